@@ -1,0 +1,275 @@
+//! Views over memory that others can change: every load and store really happens, once, and no reference to the bytes
+//! exists.
+//!
+//! `&[u8]` over such bytes would be undefined behaviour, because the compiler may load twice and assume it saw the same.
+//! Volatile accesses promise nothing of the kind. Accesses wider than a byte may tear where they are not aligned, or not
+//! of a machine word: then they show bytes of two moments, each a valid byte.
+
+use super::typed::read_value;
+use crate::error::{Errno, Error, Result, Subject};
+use crate::page;
+use crate::region::outside;
+use crate::sys;
+use std::marker::PhantomData;
+use std::ops::RangeBounds;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Bytes that others may change at any time, for reading.
+///
+/// Offsets are in bytes. In a [guard](crate::MappedFile::guard) a load from a page that cannot be supplied gives zero, and
+/// the guard's result becomes an error; in [shared memory](crate::SharedMem::view) every page can be supplied.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    start: *const u8,
+    len: usize,
+    memory: PhantomData<&'a ()>,
+}
+
+// SAFETY: a view only makes volatile loads from memory that is mapped, or guarded, for `'a`, in the whole process.
+unsafe impl Send for View<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for View<'_> {}
+
+/// A word without alignment: volatile loads of it compile to one instruction where the machine allows.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct Word(u64);
+
+impl<'a> View<'a> {
+    /// # Safety
+    ///
+    /// For `'a`, loads from the `len` bytes at `start` have an effect that is defined: they are mapped readable, or
+    /// guarded. No Rust allocation lies there.
+    pub(crate) unsafe fn new(start: *const u8, len: usize) -> Self {
+        Self { start, len, memory: PhantomData }
+    }
+
+    /// Bytes in the view.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The first byte. Loads through it are the caller's to make volatile.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.start
+    }
+
+    /// A part of the view.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL if the range does not lie inside.
+    pub fn slice(&self, range: impl RangeBounds<usize>) -> Result<View<'a>> {
+        let wanted = (range.start_bound().cloned(), range.end_bound().cloned());
+        match page::resolve(range, self.len) {
+            Some(range) => Ok(Self {
+                start: self.start.wrapping_add(range.start),
+                len: range.len(),
+                memory: PhantomData,
+            }),
+            None => Err(Error::rule(
+                "slice",
+                Subject::named("a view").with_detail(format!(
+                    "{} of {} bytes",
+                    page::written(&wanted),
+                    self.len
+                )),
+                "the range must lie inside the view",
+                format!("keep to 0..{}", self.len),
+            )),
+        }
+    }
+
+    /// The byte at `index`, or `None` past the end.
+    #[inline]
+    pub fn get(&self, index: usize) -> Option<u8> {
+        // SAFETY: inside the view, whose loads are defined.
+        (index < self.len).then(|| unsafe { self.start.wrapping_add(index).read_volatile() })
+    }
+
+    /// A value of any type that every bit pattern is valid for, from its bytes at `offset`. It may tear.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL if it does not lie inside; a fault in a guard.
+    pub fn read<T: FromBytes>(&self, offset: usize) -> Result<T> {
+        read_value(|bytes| self.copy_to(bytes, offset))
+    }
+
+    /// Copies `buffer.len()` bytes from `offset`.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL if they do not lie inside; EFAULT, in a guard, if a page cannot be supplied.
+    #[inline]
+    pub fn copy_to(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
+        if page::within(offset, buffer.len(), self.len).is_none() {
+            return Err(outside("copy_to", Subject::named("a view"), offset, buffer.len(), self.len));
+        }
+        let from = self.start.wrapping_add(offset);
+        // SAFETY: views come from maps whose makers installed the handler; the bytes lie in one.
+        unsafe { sys::copy::copy(buffer.as_mut_ptr(), from, buffer.len(), self.addresses()) }
+            .map_err(|trap| stopped("copy_to", trap, self.start as usize))
+    }
+
+    fn addresses(&self) -> std::ops::Range<usize> {
+        self.start as usize..self.start as usize + self.len
+    }
+
+    /// All bytes, in order.
+    pub fn bytes(&self) -> impl ExactSizeIterator<Item = u8> + use<'a> {
+        let Self { start, len, .. } = *self;
+        // SAFETY: inside the view, whose loads are defined.
+        (0..len).map(move |index| unsafe { start.wrapping_add(index).read_volatile() })
+    }
+
+    /// The bytes eight at a time, as native-endian words, the quickest way through a view; and the up to seven bytes
+    /// that are left, in [`Words::rest`].
+    pub fn words(&self) -> Words<'a> {
+        Words { view: *self, next: 0 }
+    }
+}
+
+/// The words of a [`View`]; see [`View::words`].
+#[derive(Debug, Clone)]
+pub struct Words<'a> {
+    view: View<'a>,
+    next: usize,
+}
+
+impl<'a> Words<'a> {
+    /// The bytes behind the last whole word that was taken.
+    pub fn rest(&self) -> View<'a> {
+        let View { start, len, memory } = self.view;
+        View { start: start.wrapping_add(self.next), len: len - self.next, memory }
+    }
+}
+
+impl Iterator for Words<'_> {
+    type Item = u64;
+
+    #[inline]
+    fn next(&mut self) -> Option<u64> {
+        if self.view.len - self.next < 8 {
+            return None;
+        }
+        let at = self.view.start.wrapping_add(self.next).cast::<Word>();
+        self.next += 8;
+        // SAFETY: eight bytes inside the view, whose loads are defined; `Word` has no alignment and any bits will do.
+        Some(unsafe { at.read_volatile() }.0)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = (self.view.len - self.next) / 8;
+        (left, Some(left))
+    }
+
+    /// Four loads a round: a chain of single ones would wait for its own counter.
+    #[inline]
+    fn fold<B, F: FnMut(B, u64) -> B>(self, init: B, mut f: F) -> B {
+        let words = (self.view.len - self.next) / 8;
+        let start = self.view.start.wrapping_add(self.next).cast::<Word>();
+        let mut state = init;
+        let mut index = 0;
+        // SAFETY: `index` counts whole words inside the view; else as above.
+        let load = |index: usize| unsafe { start.wrapping_add(index).read_volatile() }.0;
+        while index + 4 <= words {
+            let four = [load(index), load(index + 1), load(index + 2), load(index + 3)];
+            state = four.into_iter().fold(state, &mut f);
+            index += 4;
+        }
+        while index < words {
+            state = f(state, load(index));
+            index += 1;
+        }
+        state
+    }
+}
+
+impl ExactSizeIterator for Words<'_> {}
+
+/// Bytes that others may change at any time, for reading and writing. It derefs to a [`View`] for the reads.
+///
+/// Stores through it are seen at once by all who share the memory. In a guard, stores to a page that cannot be supplied
+/// are lost, and the guard's result becomes an error.
+#[derive(Debug, Clone, Copy)]
+pub struct ViewMut<'a> {
+    view: View<'a>,
+}
+
+impl<'a> std::ops::Deref for ViewMut<'a> {
+    type Target = View<'a>;
+
+    fn deref(&self) -> &View<'a> {
+        &self.view
+    }
+}
+
+impl ViewMut<'_> {
+    /// # Safety
+    ///
+    /// As for [`View::new`], for stores too.
+    pub(crate) unsafe fn new(start: *mut u8, len: usize) -> Self {
+        // SAFETY: as the caller promised.
+        Self { view: unsafe { View::new(start, len) } }
+    }
+
+    fn start(&self) -> *mut u8 {
+        self.view.start.cast_mut()
+    }
+
+    /// Stores the byte at `index`. `false` past the end.
+    #[inline]
+    pub fn set(&self, index: usize, byte: u8) -> bool {
+        let inside = index < self.len;
+        if inside {
+            // SAFETY: inside the view, whose stores are defined.
+            unsafe { self.start().wrapping_add(index).write_volatile(byte) };
+        }
+        inside
+    }
+
+    /// Stores a value's bytes at `offset`. It may tear.
+    ///
+    /// # Errors
+    ///
+    /// As for [`copy_from`](Self::copy_from).
+    pub fn write<T: IntoBytes + Immutable>(&self, offset: usize, value: &T) -> Result<()> {
+        self.copy_from(value.as_bytes(), offset)
+    }
+
+    /// Copies `bytes` to `offset`.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL if they do not lie inside; EFAULT, in a guard, if a page cannot be supplied.
+    #[inline]
+    pub fn copy_from(&self, bytes: &[u8], offset: usize) -> Result<()> {
+        if page::within(offset, bytes.len(), self.len).is_none() {
+            return Err(outside("copy_from", Subject::named("a view"), offset, bytes.len(), self.len));
+        }
+        let to = self.start().wrapping_add(offset);
+        // SAFETY: as for `copy_to`.
+        unsafe { sys::copy::copy(to, bytes.as_ptr(), bytes.len(), self.addresses()) }
+            .map_err(|trap| stopped("copy_from", trap, self.start as usize))
+    }
+}
+
+/// A bulk copy through a view met a page that cannot be supplied.
+#[cold]
+fn stopped(call: &'static str, trap: sys::copy::Trap, start: usize) -> Error {
+    Error::rule_as(
+        Errno::FAULT,
+        call,
+        Subject::named("a view")
+            .with_address(trap.address)
+            .with_detail(format!("byte {}", trap.address - start)),
+        "the page cannot be supplied",
+        "a guard tells the cause, as does read_at of the map",
+    )
+}

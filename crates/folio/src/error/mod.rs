@@ -1,0 +1,187 @@
+//! The one error type. A refusal says which call, on which object and range, what rule was broken and how to mend it;
+//! a fault says which bytes could not be supplied and why.
+
+mod explain;
+mod fault;
+mod subject;
+
+pub use fault::{Fault, FaultCause};
+pub use rustix::io::Errno;
+pub use subject::Subject;
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// Why folio could not do what it was asked. Nothing was changed, unless the call's own documentation says otherwise.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The kernel refused a call, or folio refused it first because it breaks a rule.
+    #[error(transparent)]
+    Refused(Box<Refusal>),
+    /// A page could not be supplied: what would have been a SIGBUS or a SIGSEGV.
+    #[error(transparent)]
+    Fault(Box<Fault>),
+}
+
+/// A result whose error is folio's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A call that was refused: by the kernel, or by folio before the kernel was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub struct Refusal {
+    call: &'static str,
+    subject: Subject,
+    errno: Errno,
+    by_kernel: bool,
+    rule: Cow<'static, str>,
+    remedy: Cow<'static, str>,
+}
+
+impl Refusal {
+    /// The system call, or folio's own operation, that was refused.
+    pub fn call(&self) -> &'static str {
+        self.call
+    }
+
+    /// What the call was about: object, range, protection, flags.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// The rule that was broken.
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+
+    /// How to mend it.
+    pub fn remedy(&self) -> &str {
+        &self.remedy
+    }
+
+    /// Whether the kernel was asked. If not, folio knew the answer and no call was made.
+    pub fn by_kernel(&self) -> bool {
+        self.by_kernel
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { call, subject, errno, rule, remedy, .. } = self;
+        write!(f, "{call} of {subject}: ")?;
+        if self.by_kernel {
+            write!(f, "{} ({}): ", explain::words(*errno), explain::symbol(*errno))?;
+        }
+        write!(f, "{rule}; {remedy}")
+    }
+}
+
+impl Error {
+    /// The kernel refused `call` with `errno`; the rule and the remedy are looked up.
+    pub(crate) fn kernel(call: &'static str, errno: Errno, subject: Subject) -> Self {
+        let (rule, remedy) = explain::explain(call, errno, &subject);
+        Self::Refused(Box::new(Refusal { call, subject, errno, by_kernel: true, rule, remedy }))
+    }
+
+    /// folio refuses `call`: it knows that `rule` is broken, or does not allow it to be.
+    pub(crate) fn rule(
+        call: &'static str,
+        subject: Subject,
+        rule: impl Into<Cow<'static, str>>,
+        remedy: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::rule_as(Errno::INVAL, call, subject, rule, remedy)
+    }
+
+    /// As [`rule`](Self::rule), with the errno that says it best.
+    pub(crate) fn rule_as(
+        errno: Errno,
+        call: &'static str,
+        subject: Subject,
+        rule: impl Into<Cow<'static, str>>,
+        remedy: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let (rule, remedy) = (rule.into(), remedy.into());
+        Self::Refused(Box::new(Refusal { call, subject, errno, by_kernel: false, rule, remedy }))
+    }
+
+    /// The errno: what the kernel answered, or what best names a rule that folio checked itself. EFAULT for a fault.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::Refused(refusal) => refusal.errno,
+            Self::Fault(_) => Errno::FAULT,
+        }
+    }
+
+    /// The refusal, if this is one.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            Self::Fault(_) => None,
+        }
+    }
+
+    /// The fault, if this is one.
+    pub fn fault(&self) -> Option<&Fault> {
+        match self {
+            Self::Fault(fault) => Some(fault),
+            Self::Refused(_) => None,
+        }
+    }
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(Box::new(fault))
+    }
+}
+
+/// Keeps folio's message, and takes the kind from the errno.
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::Fault(fault) if fault.cause() == FaultCause::PastEnd => std::io::ErrorKind::UnexpectedEof,
+            _ => std::io::Error::from(error.errno()).kind(),
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// A conversion that was refused, with the map it would have consumed, unchanged.
+pub struct Refused<M> {
+    /// The map, as it was.
+    pub map: M,
+    /// Why.
+    pub error: Error,
+}
+
+impl<M> Refused<M> {
+    pub(crate) fn new(map: M, error: Error) -> Self {
+        Self { map, error }
+    }
+}
+
+impl<M> fmt::Debug for Refused<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refused").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl<M> fmt::Display for Refused<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<M> std::error::Error for Refused<M> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// Lets `?` drop the map and keep the error.
+impl<M> From<Refused<M>> for Error {
+    fn from(refused: Refused<M>) -> Self {
+        refused.error
+    }
+}

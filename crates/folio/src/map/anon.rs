@@ -1,0 +1,296 @@
+//! Memory of this process's own: nobody else can change it, so it is plain slices.
+
+use super::handle::handle_calls;
+use super::mapping::Mapping;
+use super::options::MapOptions;
+use crate::advice::Discard;
+use crate::error::{Errno, Error, Refused, Result, Subject};
+use crate::page::PageSize;
+use crate::prot::Prot;
+use crate::region::{Region, Resize};
+use crate::residency::Residency;
+use std::ops::{Deref, DerefMut, RangeBounds};
+use std::os::fd::AsFd;
+
+/// Zero-filled memory that nobody else can change (PRIVATE, ANONYMOUS): derefs to `&[u8]` and `&mut [u8]`.
+///
+/// It comes straight from the kernel, page by page as it is touched, and goes straight back when it is dropped: what an
+/// allocator takes for a big block. With [`MapOptions`] it has huge pages, guard pages, room to grow, a lock.
+///
+/// **Fork:** a child inherits a copy (copied on write), and drops only its own. With [`Fork::Absent`](crate::Fork::Absent)
+/// the child has nothing there and must not touch the slices; with [`Fork::Wiped`](crate::Fork::Wiped) it finds zeros.
+///
+/// Huge pages and fork do not go well together: when parent and child both store to one, the kernel needs another from the
+/// pool, and a child that gets none is killed by a SIGBUS.
+///
+/// Source: mmap(2).
+///
+/// ```
+/// let mut block = folio::Anon::new(1 << 20)?;
+/// block[1000] = 7;
+/// assert_eq!((block[1000], block[1001], block.len()), (7, 0, 1 << 20));
+/// # Ok::<(), folio::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Anon {
+    mapping: Mapping,
+    /// How it was made, if it lies in a reservation, or has no bytes yet.
+    made: Option<Box<Made>>,
+}
+
+/// How a map was made, to make more of it.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) options: MapOptions,
+    /// The bytes it can have at most without running over a guard page.
+    pub(super) room: usize,
+}
+
+impl Anon {
+    /// `length` bytes, all zero. No memory is used until it is touched.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM if the kernel does not promise so much, or the process has `vm.max_map_count` areas.
+    pub fn new(length: usize) -> Result<Self> {
+        MapOptions::new().anon(length)
+    }
+
+    pub(super) fn new_from(mapping: Mapping, made: Option<Box<Made>>) -> Self {
+        Self { mapping, made }
+    }
+
+    /// Reads everything that can be read from a descriptor, from its position to its end: for what cannot be mapped, such as
+    /// pipes, sockets and files of `/proc`.
+    ///
+    /// # Errors
+    ///
+    /// What read(2) answers; ENOMEM.
+    pub fn read_from(file: impl AsFd) -> Result<Self> {
+        const FIRST: usize = 64 << 10;
+        let fd = file.as_fd();
+        let mut anon = Self::new(FIRST)?;
+        let mut filled = 0;
+        loop {
+            if filled == anon.len() {
+                anon.resize(filled * 2)?;
+            }
+            match rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut anon[filled..])) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(errno) => {
+                    return Err(Error::kernel("read", errno, Subject::file(fd).with_range(filled as u64, 0)));
+                }
+            }
+        }
+        anon.resize(filled)?;
+        Ok(anon)
+    }
+
+    handle_calls!();
+
+    /// Grows to `length` bytes without moving: what pointed into it stays valid. New bytes are zero, and come as the map
+    /// was made: huge, executable, locked, kept from children. Rounding leaves room in the last page; beyond it, the map
+    /// needs [`MapOptions::capacity`], or a free place behind it.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM if there is no room, or no memory; EINVAL to shrink. Nothing changed then.
+    pub fn grow(&mut self, length: usize) -> Result<()> {
+        let Mapping { region, len, .. } = &mut self.mapping;
+        if length < *len {
+            return Err(Error::rule(
+                "grow",
+                Subject::anonymous().with_length(length),
+                format!("the map has {len} bytes already"),
+                "use resize to shrink",
+            ));
+        }
+        let place = region.behind()?;
+        if region.is_empty() {
+            return self.resize(length);
+        }
+        let page = region.page_size();
+        let made = self.made.as_deref();
+        let more = page.ceil(length).map(|whole| whole.saturating_sub(region.len()));
+        match (more, place) {
+            (Some(0), _) => {}
+            (Some(_), Some(_)) if made.is_some_and(|made| length > made.room) => {
+                return Err(Error::rule_as(
+                    Errno::NOMEM,
+                    "grow",
+                    Subject::anonymous().with_length(length),
+                    format!("the map was made with room for {} bytes", made.map_or(0, |made| made.room)),
+                    "make it with more capacity",
+                ));
+            }
+            (Some(more), Some(place)) => {
+                let next = match made {
+                    Some(made) => made.options.more_anon(more, place)?,
+                    None => MapOptions::new().more_anon(more, place)?,
+                };
+                region.append(next)?;
+            }
+            _ => region.resize(length, Resize::InPlace)?,
+        }
+        *len = length;
+        Ok(())
+    }
+
+    /// Makes it `length` bytes long, at another address if need be. No byte is copied: pages move by their table entries.
+    /// New bytes are zero. A map that is cut to no bytes keeps one page, to grow from.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM; EINVAL for a map with [`capacity`](MapOptions::capacity), or in another reservation, that would have to
+    /// shrink by pages. Nothing changed then.
+    pub fn resize(&mut self, length: usize) -> Result<()> {
+        let Mapping { region, len, .. } = &mut self.mapping;
+        let fixed = region.behind()?.is_some();
+        if region.is_empty() {
+            let made = self.made.as_deref().map(|made| made.options.clone());
+            *self = made.unwrap_or_default().anon(length)?;
+            return Ok(());
+        }
+        if fixed && length > region.len() {
+            return self.grow(length);
+        }
+        if region.page_size().ceil(length.max(1)) != Some(region.len()) {
+            region.resize(length.max(1), Resize::MayMove)?;
+        }
+        // What a later growth shows again on the last page must be zero.
+        let kept = region.len().min(*len);
+        if kept > length {
+            // SAFETY: the bytes are this map's, mapped writable, and `&mut self` says that nobody uses them.
+            unsafe { region.as_ptr().add(length).write_bytes(0, kept - length) };
+        }
+        *len = length;
+        Ok(())
+    }
+
+    /// Throws the bytes of whole pages away, and gives their memory back: they read as zero from now on. The range must
+    /// consist of whole pages; one that ends where the map ends takes the rest of its last page along.
+    ///
+    /// Pages from the hugetlb pool are zeroed and kept: once given back, the pool might have none for the next touch of the
+    /// slices, which would be a SIGBUS.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL for a range that is not whole pages (the error names the nearest), or is locked (but huge pages may be).
+    pub fn discard(&mut self, range: impl RangeBounds<usize>) -> Result<()> {
+        let range = self.mapping.shift_whole("madvise", range)?;
+        let region = &mut self.mapping.region;
+        let page = region.page_size();
+        if page > PageSize::system() && page.divides(range.start) && page.divides(range.end) {
+            region.check_present("madvise", &range)?;
+            // SAFETY: the bytes are this map's, mapped writable, and `&mut self` says that nobody uses them.
+            unsafe { region.as_ptr().add(range.start).write_bytes(0, range.len()) };
+            return Ok(());
+        }
+        // Refuses a part of a huge page, too.
+        region.discard(range, Discard::DontNeed)
+    }
+
+    /// Which pages are in memory. Untouched ones are not.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL for a range outside the map.
+    pub fn residency(&self, range: impl RangeBounds<usize>) -> Result<Residency> {
+        self.mapping.residency(range)
+    }
+
+    /// Gives up the slices for the region, whose protection can be changed and which can be split and moved.
+    pub fn into_region(self) -> Region {
+        self.mapping.region
+    }
+
+    /// Gives all of it another protection: to run generated code from, say. The result has no slices.
+    ///
+    /// # Errors
+    ///
+    /// With the map, unchanged: EACCES where a security policy forbids it.
+    pub fn protect(self, prot: Prot) -> Result<Region, Refused<Self>> {
+        let Self { mapping: Mapping { mut region, lead, len, .. }, made } = self;
+        let error = match region.protect(.., prot) {
+            Ok(()) => return Ok(region),
+            Err(error) => error,
+        };
+        Err(Refused::new(Self { mapping: Mapping::new(region, lead, len), made }, error))
+    }
+
+    /// Takes a region as plain memory, all of it. In a reservation it cannot [`grow`](Self::grow) beyond its pages: what
+    /// lies behind them may be a guard page.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL, with the region, if a part of it was unmapped; ENOMEM in a child that does not have it.
+    ///
+    /// # Safety
+    ///
+    /// The region is private anonymous memory, readable and writable throughout; nothing else refers to it, and no
+    /// advice that makes bytes vanish is in force.
+    pub unsafe fn from_region(region: Region) -> Result<Self, Refused<Region>> {
+        if region.mapped().ne((!region.is_empty()).then_some(0..region.len())) {
+            let error = Error::rule_as(
+                Errno::INVAL,
+                "from_region",
+                region.subject(0..region.len()),
+                "a part of the region was unmapped",
+                "split it at its holes",
+            );
+            return Err(Refused::new(region, error));
+        }
+        let len = region.len();
+        let made = match region.behind() {
+            Ok(place) => place.map(|_| Box::new(Made { options: MapOptions::new(), room: len })),
+            Err(error) => return Err(Refused::new(region, error)),
+        };
+        Ok(Self { mapping: Mapping::new(region, 0, len), made })
+    }
+}
+
+impl Deref for Anon {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the bytes are mapped readable for as long as the handle lives, nobody else can change them, and
+        // nothing changes protection or range while it is borrowed.
+        unsafe { std::slice::from_raw_parts(self.mapping.start(), self.mapping.len) }
+    }
+}
+
+impl DerefMut for Anon {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `deref`, writable, and borrowed alone.
+        unsafe { std::slice::from_raw_parts_mut(self.mapping.start(), self.mapping.len) }
+    }
+}
+
+impl AsRef<[u8]> for Anon {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl AsMut<[u8]> for Anon {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self
+    }
+}
+
+impl From<Anon> for Region {
+    fn from(anon: Anon) -> Self {
+        anon.into_region()
+    }
+}
+
+/// Without a copy: the map is unmapped when the last `Bytes` of it is dropped.
+#[cfg(feature = "bytes")]
+impl From<Anon> for bytes::Bytes {
+    fn from(anon: Anon) -> Self {
+        Self::from_owner(anon)
+    }
+}

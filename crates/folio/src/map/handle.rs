@@ -1,0 +1,181 @@
+//! The calls that every handle has, written once. Ranges are in bytes of the handle.
+
+/// Calls for a handle with a field `mapping: Mapping`. They round ranges outwards to whole pages, within the map.
+macro_rules! handle_calls {
+    () => {
+        /// Bytes in the map.
+        #[inline]
+        pub fn len(&self) -> usize {
+            self.mapping.len
+        }
+
+        /// Whether there are none.
+        #[inline]
+        pub fn is_empty(&self) -> bool {
+            self.mapping.len == 0
+        }
+
+        /// The first byte. Valid for as long as the map exists; what may be done with it depends on who else can change
+        /// the bytes.
+        #[inline]
+        pub fn as_ptr(&self) -> *const u8 {
+            self.mapping.start()
+        }
+
+        /// The size of the map's pages.
+        pub fn page_size(&self) -> $crate::PageSize {
+            self.mapping.region.page_size()
+        }
+
+        /// Gives advice; see [`Region::advise`](crate::Region::advise).
+        ///
+        /// # Errors
+        ///
+        /// As there.
+        pub fn advise(
+            &self,
+            range: impl std::ops::RangeBounds<usize>,
+            advice: $crate::Advice,
+        ) -> $crate::Result<()> {
+            self.mapping.region.advise(self.mapping.shift("madvise", range)?, advice)
+        }
+
+        /// Keeps pages in memory; see [`Region::lock`](crate::Region::lock).
+        ///
+        /// # Errors
+        ///
+        /// As there.
+        pub fn lock(&self, range: impl std::ops::RangeBounds<usize>) -> $crate::Result<()> {
+            self.mapping.region.lock(self.mapping.shift("mlock", range)?)
+        }
+
+        /// Keeps pages in memory from their first touch on; see
+        /// [`Region::lock_on_fault`](crate::Region::lock_on_fault).
+        ///
+        /// # Errors
+        ///
+        /// As there.
+        pub fn lock_on_fault(&self, range: impl std::ops::RangeBounds<usize>) -> $crate::Result<()> {
+            self.mapping.region.lock_on_fault(self.mapping.shift("mlock", range)?)
+        }
+
+        /// Undoes the two above; see [`Region::unlock`](crate::Region::unlock).
+        ///
+        /// # Errors
+        ///
+        /// As there.
+        pub fn unlock(&self, range: impl std::ops::RangeBounds<usize>) -> $crate::Result<()> {
+            self.mapping.region.unlock(self.mapping.shift("munlock", range)?)
+        }
+
+        /// Faults pages in, `step` bytes (rounded up to whole pages) at a time, and reports a page that cannot be supplied.
+        /// `progress` is told the bytes done and the bytes in all, both in whole pages, and returns whether to go on. Returns
+        /// the bytes that were populated; see [`Region::populate`](crate::Region::populate).
+        ///
+        /// # Errors
+        ///
+        /// As there.
+        pub fn populate(
+            &self,
+            range: impl std::ops::RangeBounds<usize>,
+            how: $crate::Populate,
+            step: usize,
+            progress: impl FnMut(usize, usize) -> std::ops::ControlFlow<()>,
+        ) -> $crate::Result<usize> {
+            self.mapping.region.populate(self.mapping.shift("populate", range)?, how, step, progress)
+        }
+
+        /// Names the map's area, where the kernel has names; see [`Region::name_area`](crate::Region::name_area).
+        ///
+        /// # Errors
+        ///
+        /// As there.
+        pub fn name_area(&self, name: &str) -> $crate::Result<bool> {
+            self.mapping.region.name_area(name)
+        }
+
+        /// Sets what forked children get of the map; see [`Fork`](crate::Fork).
+        ///
+        /// # Errors
+        ///
+        /// EINVAL for [`Fork::Wiped`](crate::Fork::Wiped) on anything but private anonymous memory.
+        pub fn set_fork(&mut self, fork: $crate::Fork) -> $crate::Result<()> {
+            self.mapping.set_fork(fork)
+        }
+
+        /// Seals the map for the life of the process: it can never be unmapped; see
+        /// [`Region::seal`](crate::Region::seal).
+        ///
+        /// # Errors
+        ///
+        /// With the map: ENOSYS before Linux 6.10.
+        pub fn seal(mut self) -> $crate::Result<&'static Self, $crate::Refused<Self>> {
+            match self.mapping.region.seal_in_place() {
+                Ok(()) => Ok(Box::leak(Box::new(self))),
+                Err(error) => Err($crate::Refused::new(self, error)),
+            }
+        }
+
+        /// Unmaps it, and says if that failed; dropping it does the same and says nothing.
+        ///
+        /// # Errors
+        ///
+        /// ENOMEM at `vm.max_map_count`, EPERM for sealed memory.
+        pub fn unmap(self) -> $crate::Result<()> {
+            Ok(self.into_region().unmap()?)
+        }
+    };
+}
+
+/// Typed access over `read_at`.
+macro_rules! typed_reads {
+    () => {
+        /// The value whose bytes start at `offset`, of any type that every bit pattern is valid for. It need not be
+        /// aligned. If someone is writing it just now, it may show bytes of two moments.
+        ///
+        /// # Errors
+        ///
+        /// As for `read_at`.
+        pub fn read<T: zerocopy::FromBytes>(&self, offset: usize) -> $crate::Result<T> {
+            $crate::access::read_value(|bytes| self.read_at(bytes, offset))
+        }
+
+        /// Copies a range out into a vector.
+        ///
+        /// # Errors
+        ///
+        /// As for `read_at`.
+        pub fn read_vec(&self, range: impl std::ops::RangeBounds<usize>) -> $crate::Result<Vec<u8>> {
+            let range = self.mapping.shift("read_vec", range)?;
+            let mut bytes = vec![0; range.len()];
+            self.read_at(&mut bytes, range.start - self.mapping.lead)?;
+            Ok(bytes)
+        }
+
+        /// The bytes from the start to the end as a stream, read by checked copies.
+        pub fn reader(&self) -> $crate::Reader<'_> {
+            $crate::Reader::new(self.len(), |buffer, offset| self.read_at(buffer, offset))
+        }
+    };
+}
+
+/// Typed access over `write_at`.
+macro_rules! typed_writes {
+    () => {
+        /// Stores a value's bytes at `offset`, which need not be aligned. Who reads it meanwhile may see bytes of two
+        /// moments.
+        ///
+        /// # Errors
+        ///
+        /// As for `write_at`.
+        pub fn write<T: zerocopy::IntoBytes + zerocopy::Immutable>(
+            &self,
+            offset: usize,
+            value: &T,
+        ) -> $crate::Result<()> {
+            self.write_at(value.as_bytes(), offset)
+        }
+    };
+}
+
+pub(crate) use {handle_calls, typed_reads, typed_writes};

@@ -1,0 +1,40 @@
+//! The handles: one type for each answer to "who else can change these bytes?", one file each.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`options`] | the one builder |
+//! | [`anon`] | [`Anon`]: nobody else; slices |
+//! | [`sealed`] | [`Sealed`]: nobody ever again; slices, sendable |
+//! | [`file`] | [`FileMap`], [`FileMapMut`], [`FileMapPrivate`]: whoever has the file; checked copies, guards |
+//! | [`stable`] | [`Stable`], [`StableMut`]: a file map with the promise that nobody does; slices |
+//! | [`shared`] | [`SharedMem`]: the processes it is shared with; atomics, views |
+//! | [`device`] | [`Device`]: hardware; single loads and stores |
+//! | [`mapping`] | what all of them have: a region, and which of its bytes are shown |
+//! | [`handle`] | the calls that all of them have |
+//! | [`passing`] | descriptors over a Unix socket |
+//! | [`object`] | the object behind a map: opened, measured, its holes filled |
+//! | [`keep`] | which descriptor a map is made from, and whether it keeps it |
+
+mod anon;
+mod device;
+mod file;
+mod handle;
+mod keep;
+mod mapping;
+mod object;
+mod options;
+mod passing;
+mod sealed;
+mod shared;
+mod stable;
+
+pub use anon::Anon;
+pub use device::{Device, Register};
+pub use file::{
+    FileAccess, FileMap, FileMapMut, FileMapPrivate, MappedFile, Private, ReadOnly, ReadWrite, WriteAccess,
+};
+pub use keep::MapFile;
+pub use options::MapOptions;
+pub use sealed::Sealed;
+pub use shared::{Atom, SharedMem};
+pub use stable::{Stable, StableMut};

@@ -1,0 +1,107 @@
+//! The object behind a map: opened, measured, lengthened, its holes filled; with errors that explain themselves.
+
+use super::keep::Keep;
+use crate::error::{Errno, Error, Result, Subject};
+use crate::flags::MapFlags;
+use crate::page::PageSize;
+use crate::prot::Prot;
+use crate::region::{Place, Region, Request};
+use crate::sys;
+use rustix::fs::FileType;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// How many bytes the object has, by its kind.
+pub(super) fn size(fd: BorrowedFd<'_>, status: &sys::file::Status) -> Result<u64> {
+    match status.kind {
+        FileType::RegularFile | FileType::BlockDevice => {
+            sys::file::length(fd, status).map_err(|errno| Error::kernel("ioctl", errno, Subject::file(fd)))
+        }
+        FileType::CharacterDevice => Err(Error::rule_as(
+            Errno::NODEV,
+            "map",
+            Subject::file(fd),
+            "a character device is not a file of bytes",
+            "map it with Device",
+        )),
+        _ => {
+            // The kernel says which: ENODEV for pipes, sockets and directories.
+            let page = PageSize::system();
+            drop(Region::create(&Request {
+                len: page.bytes(),
+                page,
+                prot: Prot::READ,
+                flags: MapFlags::PRIVATE,
+                fd: Some(fd),
+                offset: 0,
+                place: Place::Anywhere,
+            })?);
+            Ok(status.size)
+        }
+    }
+}
+
+pub(super) fn status(fd: BorrowedFd<'_>) -> Result<sys::file::Status> {
+    sys::file::status(fd).map_err(|errno| {
+        Error::kernel("fstat", errno, Subject::named(format!("descriptor {}", fd.as_raw_fd())))
+    })
+}
+
+pub(super) fn set_length(fd: BorrowedFd<'_>, length: u64) -> Result<()> {
+    rustix::fs::ftruncate(fd, length)
+        .map_err(|errno| Error::kernel("ftruncate", errno, Subject::file(fd).with_range(0, length as usize)))
+}
+
+/// Backs the holes of a file range with space; nothing else of the file changes.
+pub(super) fn fill_holes(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Result<()> {
+    let subject = |hole: &std::ops::Range<u64>| {
+        Subject::file(fd).with_range(hole.start, (hole.end - hole.start) as usize)
+    };
+    // A block device has no holes (and fallocate(2) drops what its page cache holds, on some kernels); a shared map of
+    // huge pages takes them from the pool by itself.
+    if status(fd)?.kind != FileType::RegularFile || sys::file::huge_page_bytes(fd).is_some() {
+        return Ok(());
+    }
+    let mut next = range.start;
+    while next < range.end {
+        let (hole, told) = match sys::file::next_hole(fd, next, range.end) {
+            Ok(Some(hole)) => (hole, true),
+            Ok(None) => return Ok(()),
+            Err(_) if sys::file::is_full_tmpfs(fd, &(next..range.end)) => return Ok(()),
+            // A file system that does not tell its holes: ask for all of it.
+            Err(_) => (next..range.end, false),
+        };
+        match sys::file::allocate(fd, hole.clone()) {
+            Ok(()) => next = hole.end,
+            // It can do neither (NFS before 4.2): no harm if there is no hole.
+            Err(Errno::OPNOTSUPP) if !told && sys::file::seeks_no_hole(fd, hole.clone()) == Ok(true) => {
+                return Ok(());
+            }
+            Err(errno) => return Err(Error::kernel("fallocate", errno, subject(&hole))),
+        }
+    }
+    Ok(())
+}
+
+/// Opens a file for a map: to read, or to read and write.
+pub(super) fn open(path: impl AsRef<std::path::Path>, write: bool) -> Result<std::fs::File> {
+    let path = path.as_ref();
+    std::fs::OpenOptions::new().read(true).write(write).open(path).map_err(|error| opening(&error, path))
+}
+
+pub(super) fn opening(error: &std::io::Error, path: &std::path::Path) -> Error {
+    let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
+    Error::kernel("open", errno, Subject::named(path.display().to_string()))
+}
+
+/// Descriptors that a map was made from and keeps, for those that need one.
+pub(super) fn kept<'a>(keep: &'a Keep, call: &'static str, region: &Region) -> Result<BorrowedFd<'a>> {
+    keep.descriptor().ok_or_else(|| {
+        Error::rule_as(
+            Errno::BADF,
+            call,
+            region.subject(0..region.len()),
+            "the map was made from a borrowed descriptor, and keeps none",
+            "make it from a File, an OwnedFd or an Arc<File>, or with `open`",
+        )
+    })
+}

@@ -1,0 +1,402 @@
+//! What changes a region's range, or the rights of its pages. All of it takes the region whole or mutably, so that no
+//! borrow of its bytes can be in the way.
+
+use super::{Errno, Error, Fork, Place, Refused, Region, Reservation, Result};
+use crate::prot::Prot;
+use crate::sys;
+use std::ops::{Range, RangeBounds};
+use std::sync::Arc;
+
+/// Whether a region may move when it is resized.
+///
+/// Source: mremap(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Resize {
+    /// It keeps its address, or the call fails with ENOMEM.
+    InPlace,
+    /// It may get another address (MREMAP_MAYMOVE). Pages move by their table entries; no byte is copied.
+    MayMove,
+}
+
+impl Region {
+    /// Unmaps the region, and says if that failed: with the region, of which the failing part is still there.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM at `vm.max_map_count`, EPERM for sealed memory.
+    ///
+    /// Source: munmap(2).
+    pub fn unmap(mut self) -> Result<(), Refused<Self>> {
+        match self.release_all() {
+            Ok(()) => Ok(()),
+            Err(errno) => {
+                let error = Error::kernel("munmap", errno, self.subject(0..self.len));
+                Err(Refused::new(self, error))
+            }
+        }
+    }
+
+    /// Unmaps whole pages out of the region and leaves a hole there, which any later map may take. The other parts
+    /// keep their place in the region. Accesses to the hole through the region are errors.
+    ///
+    /// Parts that were unmapped before are passed over, as munmap(2) does.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL if the range is not whole pages of the region; ENOMEM where a hole would split an area and the process
+    /// has `vm.max_map_count` of them; EPERM for sealed memory.
+    ///
+    /// Source: munmap(2).
+    pub fn unmap_range(&mut self, range: impl RangeBounds<usize>) -> Result<()> {
+        let wanted = (range.start_bound().cloned(), range.end_bound().cloned());
+        // Holes are no error here: resolve as if there were none, but in the right process.
+        let holes = self.rare.as_deref_mut().map(|rare| std::mem::take(&mut rare.holes)).unwrap_or_default();
+        let range = self.whole_pages("munmap", wanted);
+        if !holes.is_empty() {
+            self.rare().holes = holes;
+        }
+        let range = range?;
+        let parts: Vec<_> =
+            self.mapped().map(|part| part.start.max(range.start)..part.end.min(range.end)).collect();
+        for part in parts {
+            if !part.is_empty() {
+                self.release(part.clone())
+                    .map_err(|errno| Error::kernel("munmap", errno, self.subject(part.clone())))?;
+                self.add_hole(part);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_hole(&mut self, hole: Range<usize>) {
+        let holes = &mut self.rare().holes;
+        holes.push(hole);
+        holes.sort_unstable_by_key(|hole| hole.start);
+        holes.dedup_by(|next, hole| {
+            let adjacent = hole.end == next.start;
+            if adjacent {
+                hole.end = next.end;
+            }
+            adjacent
+        });
+    }
+
+    /// Splits the region at `offset`, a multiple of its page size: it keeps what lies before, and returns the rest.
+    /// Memory and kernel notice nothing.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL if `offset` is no multiple of the page size, or past the end.
+    pub fn split_off(&mut self, offset: usize) -> Result<Self> {
+        if offset > self.len || !self.page.divides(offset) {
+            let page = self.page;
+            return Err(Error::rule(
+                "split_off",
+                self.subject(0..self.len).with_detail(format!("at {offset} of {}", self.len)),
+                format!("a region is split at a multiple of its page size ({page}) inside it"),
+                format!(
+                    "use {} or {}",
+                    page.floor(offset).min(self.len),
+                    page.ceil(offset).unwrap_or(0).min(self.len)
+                ),
+            ));
+        }
+        let mut rest = Self {
+            // SAFETY: `offset` is at most the length, so the address lies in the range or just behind it, and is not
+            // null.
+            base: unsafe { self.base.add(offset) },
+            len: self.len - offset,
+            page: self.page,
+            rare: None,
+        };
+        if let Some(rare) = self.rare.as_deref_mut() {
+            let cut = |hole: &Range<usize>, from: usize, to: usize| hole.start.max(from)..hole.end.min(to);
+            let (all, whole) = (std::mem::take(&mut rare.holes), self.len);
+            let part =
+                |from, to| all.iter().map(move |hole| cut(hole, from, to)).filter(|hole| !hole.is_empty());
+            rare.holes = part(0, offset).collect();
+            let (home, process, wiped, sealed) = (rare.home.clone(), rare.process, rare.wiped, rare.sealed);
+            let other = rest.rare();
+            other.holes = part(offset, whole).map(|hole| hole.start - offset..hole.end - offset).collect();
+            (other.home, other.process, other.wiped, other.sealed) = (home, process, wiped, sealed);
+        }
+        self.len = offset;
+        Ok(rest)
+    }
+
+    /// Joins `next`, which must start where this region ends. Memory and kernel notice nothing; areas with the same
+    /// rights are one to the kernel already.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL, with `next`, if it is not adjacent, has another page size, or does not share this region's
+    /// reservation, process and seal.
+    pub fn merge(&mut self, mut next: Self) -> Result<(), Refused<Self>> {
+        let owner = |region: &Self| {
+            region.rare.as_deref().map_or((None, None, false), |rare| {
+                (rare.home.as_ref().map(Arc::as_ptr), rare.process, rare.sealed)
+            })
+        };
+        let adjacent = self.addresses().end == next.addresses().start;
+        if !adjacent || self.page != next.page || owner(self) != owner(&next) {
+            let error = Error::rule(
+                "merge",
+                next.subject(0..next.len),
+                format!(
+                    "a region is joined with one that starts where it ends ({:#x})",
+                    self.addresses().end
+                ),
+                "split and merge in order, and keep reservation, page size and fork option the same",
+            );
+            return Err(Refused::new(next, error));
+        }
+        let offset = self.len;
+        self.len += next.len;
+        next.len = 0;
+        if let Some(rare) = next.rare.take() {
+            for hole in rare.holes {
+                self.add_hole(hole.start + offset..hole.end + offset);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the protection of whole pages. Only this process's pages; the object and other maps of it are not
+    /// concerned.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL if the range is not whole pages, EACCES where the file was not opened for it, ENOMEM at
+    /// `vm.max_map_count` or where a range with holes is named, EPERM for sealed memory.
+    ///
+    /// Source: mprotect(2).
+    pub fn protect(&mut self, range: impl RangeBounds<usize>, prot: Prot) -> Result<()> {
+        let range = self.whole_pages("mprotect", range)?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: a region gives out no references, and `&mut self` says that nothing else uses it now; accesses
+        // through it are checked.
+        unsafe { sys::mm::mprotect(self.at(range.start), range.len(), prot.bits()) }
+            .map_err(|errno| Error::kernel("mprotect", errno, self.subject(range).with_prot(prot)))
+    }
+
+    /// Makes the region `length` bytes long, rounded up to whole pages. What is cut off is unmapped; what is new shows
+    /// more of the file, or zeros.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM if it cannot grow in place, or memory, areas or address space do not suffice; EINVAL for a length of
+    /// zero, a region that is empty, has holes, or lies in a reservation (place the further part there, and
+    /// [`merge`](Self::merge) it); EAGAIN when it is locked and RLIMIT_MEMLOCK is reached; EFAULT if it grows and its
+    /// parts differ; EPERM for sealed memory. The region is unchanged then.
+    ///
+    /// Source: mremap(2).
+    pub fn resize(&mut self, length: usize, how: Resize) -> Result<()> {
+        let plain = match self.rare.as_deref() {
+            None => true,
+            Some(rare) => rare.holes.is_empty() && rare.home.is_none(),
+        };
+        let new = self.page.ceil(length).filter(|&new| new > 0);
+        let (Some(new), true, true) = (new, plain, self.len > 0) else {
+            return Err(Error::rule(
+                "mremap",
+                self.subject(0..self.len).with_detail(format!("to length {length}")),
+                "a region that is resized is one whole, outside any reservation, and neither length is zero",
+                "split it at its holes, or map the further part by itself",
+            ));
+        };
+        self.check_present("mremap", &(0..self.len))?;
+        let flags = match how {
+            Resize::InPlace => 0,
+            Resize::MayMove => libc::MREMAP_MAYMOVE,
+        };
+        // SAFETY: the range is this region's, and `&mut self` says that nothing uses it now.
+        let base = unsafe { sys::mm::mremap(self.as_ptr(), self.len, new, flags, std::ptr::null_mut()) };
+        let base = base.map_err(|errno| {
+            let subject = self.subject(0..self.len).with_new_length(new);
+            let subject = subject.with_detail(format!("to length {new}, {how:?}"));
+            Error::kernel("mremap", errno, subject)
+        })?;
+        // SAFETY: mremap(2) returned a mapped address, which is never null.
+        self.base = unsafe { std::ptr::NonNull::new_unchecked(base) };
+        self.len = new;
+        Ok(())
+    }
+
+    /// The place behind the region, if it lies in a reservation and this process has it.
+    pub(crate) fn behind(&self) -> Result<Option<Place>> {
+        self.check_present("grow", &(0..0))?;
+        let home = self.rare.as_deref().and_then(|rare| rare.home.as_ref());
+        Ok(home.map(|home| Place::Within(Arc::clone(home), self.addresses().end - home.start())))
+    }
+
+    /// Takes over what was mapped [behind](Self::behind) the region. Children get of it what they get of the region.
+    pub(crate) fn append(&mut self, mut next: Self) -> Result<()> {
+        let (process, wiped) = self.rare.as_deref().map_or((None, false), |rare| (rare.process, rare.wiped));
+        if let (Some(_), Some(home)) = (process, next.rare().home.clone()) {
+            // The whole space is kept from children if this region is.
+            home.keep_from_children()
+                .map_err(|errno| Error::kernel("madvise", errno, next.subject(0..next.len)))?;
+            next.rare().process = process;
+        } else if wiped {
+            next.set_fork(Fork::Wiped)?;
+        }
+        Ok(self.merge(next)?)
+    }
+
+    /// Moves the region to `offset` of a reservation, without copying a byte (MREMAP_FIXED). Its old addresses are free
+    /// afterwards.
+    ///
+    /// # Errors
+    ///
+    /// With the region unchanged: ENOMEM or EEXIST if there is no room at that place, EINVAL if the place is not
+    /// aligned to the region's pages or the region is no single whole, EFAULT if its parts differ (in rights, advice or
+    /// object, so that they are several areas to the kernel), EPERM for sealed memory.
+    ///
+    /// Source: mremap(2).
+    pub fn relocate(mut self, reservation: &Reservation, offset: usize) -> Result<Self, Refused<Self>> {
+        let place = || {
+            let whole =
+                self.rare.as_deref().is_none_or(|rare| rare.holes.is_empty() && rare.process.is_none());
+            if !whole || self.len == 0 || !self.page.divides(offset) {
+                return Err(Error::rule(
+                    "mremap",
+                    self.subject(0..self.len).with_detail(format!("to offset {offset} of a reservation")),
+                    "a region that moves is one whole that children inherit, and its place is aligned to its pages",
+                    "split it at its holes, and round the offset",
+                ));
+            }
+            if !sys::process::is_one_area(&self.addresses()) {
+                // Since 6.17 the kernel moves several areas one by one, and can fail after the first.
+                return Err(Error::rule_as(
+                    Errno::FAULT,
+                    "mremap",
+                    self.subject(0..self.len).with_detail(format!("to offset {offset} of a reservation")),
+                    "a region that moves must be one area to the kernel, or it could be torn apart: the same object, \
+                     rights and advice throughout",
+                    "give its parts the same rights and advice, or split it and move each part by itself",
+                ));
+            }
+            let space = reservation.space();
+            let target = space.claim(offset, self.len)?;
+            let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+            // SAFETY: the target is claimed, so nobody uses it; the region is owned, so nothing refers to its bytes.
+            match unsafe { sys::mm::mremap(self.as_ptr(), self.len, self.len, flags, target as *mut u8) } {
+                Ok(base) => Ok((base, Arc::clone(space))),
+                Err(errno) => {
+                    // A failed mremap(2) may have unmapped its target.
+                    space.restore(target, self.len, false);
+                    let subject = self.subject(0..self.len).with_detail(format!("to address {target:#x}"));
+                    Err(Error::kernel("mremap", errno, subject))
+                }
+            }
+        };
+        match place() {
+            Err(error) => Err(Refused::new(self, error)),
+            Ok((base, space)) => {
+                if let Some(old) = self.rare().home.replace(space) {
+                    old.restore(self.base.as_ptr() as usize, self.len, true);
+                }
+                // SAFETY: mremap(2) returned a mapped address, which is never null.
+                self.base = unsafe { std::ptr::NonNull::new_unchecked(base) };
+                Ok(self)
+            }
+        }
+    }
+
+    /// Sets what forked children get of the whole region.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL for [`Fork::Wiped`] on anything but private anonymous memory, and for [`Fork::Absent`] in a reservation
+    /// that others share; ENOMEM for a region with holes.
+    pub fn set_fork(&mut self, fork: Fork) -> Result<()> {
+        self.check_present("madvise", &(0..self.len))?;
+        let advise = |region: &Self, advice: i32| {
+            // SAFETY: concerns children only; what they find is recorded below, or is inherited memory.
+            unsafe { sys::mm::madvise(region.as_ptr(), region.len, advice) }.map_err(|errno| {
+                Error::kernel(
+                    "madvise",
+                    errno,
+                    region.subject(0..region.len).with_detail(format!("{fork:?}")),
+                )
+            })
+        };
+        if self.len == 0 {
+            return Ok(());
+        }
+        match fork {
+            Fork::Inherit => {
+                advise(self, libc::MADV_DOFORK)?;
+                // Only private anonymous memory can have been wiped, and other memory refuses to be kept.
+                if let Err(error) = advise(self, libc::MADV_KEEPONFORK)
+                    && error.errno() != Errno::INVAL
+                {
+                    return Err(error);
+                }
+                if let Some(rare) = self.rare.as_deref_mut() {
+                    (rare.process, rare.wiped) = (None, false);
+                }
+            }
+            Fork::Absent => {
+                if let Some(home) = self.rare.as_deref().and_then(|rare| rare.home.as_ref()) {
+                    if Arc::strong_count(home) > 1 {
+                        return Err(Error::rule(
+                            "madvise",
+                            self.subject(0..self.len).with_detail("Fork::Absent"),
+                            "a reservation that others use too is inherited by children, with all that lies in it",
+                            "map the region by itself",
+                        ));
+                    }
+                    home.keep_from_children().map_err(|errno| {
+                        Error::kernel("madvise", errno, self.subject(0..self.len).with_detail("Fork::Absent"))
+                    })?;
+                } else {
+                    advise(self, libc::MADV_DONTFORK)?;
+                }
+                self.rare().process = Some(sys::identity::token());
+            }
+            Fork::Wiped => {
+                advise(self, libc::MADV_WIPEONFORK)?;
+                if self.rare.as_deref().is_some_and(|rare| rare.process.is_some()) {
+                    // It was absent from children before, which else would go first.
+                    advise(self, libc::MADV_DOFORK)?;
+                }
+                let rare = self.rare();
+                (rare.process, rare.wiped) = (None, true);
+            }
+        }
+        Ok(())
+    }
+
+    /// Records that the kernel keeps the region from children by itself, as it does with the memory of some devices.
+    pub(crate) fn is_absent_in_children(&mut self) {
+        self.rare().process = Some(sys::identity::token());
+    }
+
+    /// Seals the region for the life of the process (mseal(2), since 6.10): it can never be unmapped, moved, resized
+    /// or protected otherwise, by anyone in the process. Its bytes are as changeable as before.
+    ///
+    /// # Errors
+    ///
+    /// With the region: ENOSYS before 6.10, ENOMEM if it has holes.
+    pub fn seal(self) -> Result<&'static Self, Refused<Self>> {
+        let mut this = self;
+        match this.seal_in_place() {
+            Ok(()) => Ok(Box::leak(Box::new(this))),
+            Err(error) => Err(Refused::new(this, error)),
+        }
+    }
+
+    /// mseal(2), for whoever leaks the region next.
+    pub(crate) fn seal_in_place(&mut self) -> Result<()> {
+        self.check_present("mseal", &(0..self.len))?;
+        if self.len > 0 {
+            sys::mm::mseal(self.as_ptr(), self.len)
+                .map_err(|errno| Error::kernel("mseal", errno, self.subject(0..self.len)))?;
+        }
+        self.rare().sealed = true;
+        Ok(())
+    }
+}

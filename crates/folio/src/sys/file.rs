@@ -1,0 +1,163 @@
+//! What a map needs to know of a file, and do to it: its size, owner and name, its holes, its space.
+
+use crate::page::PageSize;
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
+use rustix::ioctl;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+/// What fstat(2) says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Status {
+    pub(crate) size: u64,
+    /// The device that the inode lies on, major and minor.
+    pub(crate) device: (u32, u32),
+    pub(crate) inode: u64,
+    pub(crate) owner: u32,
+    /// The file system's preferred block, in bytes: for hugetlbfs, its page.
+    pub(crate) block: usize,
+    pub(crate) kind: rustix::fs::FileType,
+}
+
+pub(crate) fn status(fd: BorrowedFd<'_>) -> Result<Status, Errno> {
+    rustix::fs::fstat(fd).map(|stat| Status {
+        size: stat.st_size.cast_unsigned(),
+        device: (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)),
+        inode: stat.st_ino,
+        owner: stat.st_uid,
+        block: stat.st_blksize as usize,
+        kind: rustix::fs::FileType::from_raw_mode(stat.st_mode),
+    })
+}
+
+/// Finds what a path names, without opening it: nothing is waited for, and no device notices.
+pub(crate) fn find(path: &std::path::Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The name the kernel has for a descriptor: a path, possibly with " (deleted)", or `memfd:x`, `pipe:[5]` …
+pub(crate) fn name(fd: BorrowedFd<'_>) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()
+}
+
+/// Whether this process, with its effective ids, may write to the file.
+pub(crate) fn may_write(fd: BorrowedFd<'_>) -> bool {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    rustix::fs::accessat(rustix::fs::CWD, path, rustix::fs::Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+}
+
+/// The size of the pages that a map of this file has, where that is not the machine's base page: files in hugetlbfs.
+pub(crate) fn huge_page_bytes(fd: BorrowedFd<'_>) -> Option<usize> {
+    /// `HUGETLBFS_MAGIC` of linux/magic.h.
+    const HUGETLBFS: i64 = 0x9584_58f6;
+    let stat = rustix::fs::fstatfs(fd).ok()?;
+    (stat.f_type as i64 == HUGETLBFS).then_some(stat.f_bsize as usize)
+}
+
+/// How many bytes an object has, by its status; of a block device fstat(2) does not say it.
+pub(crate) fn length(fd: BorrowedFd<'_>, status: &Status) -> Result<u64, Errno> {
+    match status.kind {
+        rustix::fs::FileType::BlockDevice => {
+            const BLKGETSIZE64: ioctl::Opcode = ioctl::opcode::read::<usize>(0x12, 114);
+            // SAFETY: the kernel writes one u64, whatever type the opcode was made with.
+            unsafe { ioctl::ioctl(fd, ioctl::Getter::<BLKGETSIZE64, u64>::new()) }
+        }
+        _ => Ok(status.size),
+    }
+}
+
+/// How many bytes an object has now.
+pub(crate) fn present_length(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    length(fd, &status(fd)?)
+}
+
+/// `struct fiemap_extent` of linux/fiemap.h: bytes of a file that have space.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+struct Extent {
+    start: u64,
+    physical: u64,
+    length: u64,
+    reserved: [u64; 2],
+    flags: u32,
+    more_reserved: [u32; 3],
+}
+
+/// `struct fiemap`, which room for extents follows.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+struct Extents {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped: u32,
+    room: u32,
+    reserved: u32,
+}
+
+/// The first hole at or after `from`, as far as `end`, or `None` if there is none. An error where the file system does not
+/// tell (tmpfs). By FIEMAP: lseek(2) would move the position at which all who have the descriptor read and write.
+pub(crate) fn next_hole(
+    fd: BorrowedFd<'_>,
+    from: u64,
+    end: u64,
+) -> Result<Option<std::ops::Range<u64>>, Errno> {
+    const ROOM: usize = 64;
+    const FIEMAP: ioctl::Opcode = ioctl::opcode::read_write::<Extents>(b'f', 11);
+    let mut next = from;
+    while next < end {
+        let head = Extents { start: next, length: end - next, room: ROOM as u32, ..Extents::default() };
+        let mut answer = (head, [Extent::default(); ROOM]);
+        // SAFETY: the kernel reads and writes one `struct fiemap` and as many extents behind it as it says there is room
+        // for; both structs are whole multiples of eight bytes, and aligned to eight.
+        unsafe { ioctl::ioctl(fd, ioctl::Updater::<FIEMAP, _>::new(&mut answer)) }?;
+        let (head, extents) = &answer;
+        let before = next;
+        for extent in extents.iter().take(head.mapped as usize) {
+            if extent.start > next {
+                return Ok(Some(next..extent.start.min(end)));
+            }
+            next = next.max(extent.start.saturating_add(extent.length));
+        }
+        // Fewer extents than there was room for: behind them is nothing.
+        if (head.mapped as usize) < ROOM || next == before {
+            return Ok((next < end).then_some(next..end));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether tmpfs has a page for every byte of the range, in memory or in swap: there the page cache is the file, and
+/// cachestat(2) (since 6.5) counts it.
+pub(crate) fn is_full_tmpfs(fd: BorrowedFd<'_>, range: &std::ops::Range<u64>) -> bool {
+    /// `TMPFS_MAGIC` of linux/magic.h.
+    const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+    let page = PageSize::system().bytes() as u64;
+    let pages = range.end.div_ceil(page) - range.start / page;
+    rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type == TMPFS)
+        && super::mm::cachestat(fd.as_raw_fd(), range.start, range.end - range.start)
+            .is_ok_and(|stat| stat.cache + stat.evicted >= pages)
+}
+
+/// Whether lseek(2) finds no hole in the range. It moves the descriptor's position for a moment, so it is for file systems
+/// where nothing else answers.
+pub(crate) fn seeks_no_hole(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Result<bool, Errno> {
+    let position = rustix::fs::seek(fd, SeekFrom::Current(0))?;
+    let hole = rustix::fs::seek(fd, SeekFrom::Hole(range.start));
+    rustix::fs::seek(fd, SeekFrom::Start(position))?;
+    hole.map(|hole| hole >= range.end)
+}
+
+/// fallocate(2): backs the range with space, and leaves the bytes and the size alone.
+pub(crate) fn allocate(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Result<(), Errno> {
+    rustix::io::retry_on_intr(|| {
+        rustix::fs::fallocate(fd, FallocateFlags::KEEP_SIZE, range.start, range.end - range.start)
+    })
+}
+
+/// Whether fs-verity protects the file's bytes from change (`FS_IOC_GETFLAGS`, `FS_VERITY_FL`).
+pub(crate) fn is_verity(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    const VERITY: u32 = 0x0010_0000;
+    rustix::fs::ioctl_getflags(fd).map(|flags| flags.bits() & VERITY != 0)
+}

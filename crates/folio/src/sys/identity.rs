@@ -1,0 +1,57 @@
+//! Which process this is, told without a system call: a number that differs between a process and the children it
+//! forks.
+//!
+//! The number lives in a page with MADV_WIPEONFORK, which a child finds zeroed. A pid would not do: it is used again.
+
+use super::mm;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The last number given out in this process or, before a fork, in its ancestors.
+static LAST: AtomicU64 = AtomicU64::new(0);
+
+static PAGE: OnceLock<Option<&'static AtomicU64>> = OnceLock::new();
+
+/// This process's number, if it was asked for before: for a signal handler, which must not make one. In a child that did not
+/// ask yet it is zero, which no process has.
+pub(super) fn known_token() -> Option<u64> {
+    match PAGE.get()? {
+        Some(cell) => Some(cell.load(Ordering::Relaxed)),
+        None => Some(pid()),
+    }
+}
+
+fn pid() -> u64 {
+    rustix::process::getpid().as_raw_nonzero().get().cast_unsigned().into()
+}
+
+/// This process's number: never zero, never one of an ancestor's.
+pub(crate) fn token() -> u64 {
+    // Without such a page (it needs Linux 4.14 and one page of memory) the pid is the best there is.
+    let Some(cell) = PAGE.get_or_init(wiped_on_fork) else {
+        return pid();
+    };
+    match cell.load(Ordering::Relaxed) {
+        0 => {
+            let fresh = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+            // Another thread may have been first; its number holds.
+            cell.compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed).err().unwrap_or(fresh)
+        }
+        number => number,
+    }
+}
+
+fn wiped_on_fork() -> Option<&'static AtomicU64> {
+    let len = rustix::param::page_size();
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new anonymous map, without FIXED.
+    let page = unsafe { mm::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) }.ok()?;
+    // SAFETY: the page is this function's own, and nothing is stored in it yet.
+    if unsafe { mm::madvise(page, len, libc::MADV_WIPEONFORK) }.is_err() {
+        // SAFETY: nothing refers to the page.
+        let _ = unsafe { mm::munmap(page, len) };
+        return None;
+    }
+    // SAFETY: the page is zeroed, aligned, readable and writable, and stays mapped for the life of the process.
+    Some(unsafe { &*page.cast::<AtomicU64>() })
+}

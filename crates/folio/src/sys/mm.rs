@@ -1,0 +1,139 @@
+//! The system calls on address ranges, as they are: bytes in, errno out.
+//!
+//! They go through libc rather than through rustix's typed wrappers, since the raw door has to pass what those types
+//! refuse: a closed descriptor, an unknown flag, advice newer than the crate.
+
+use super::check;
+use rustix::io::Errno;
+use std::os::fd::RawFd;
+
+/// mmap(2).
+///
+/// # Safety
+///
+/// With FIXED in `flags`, nothing that is still in use may be mapped in the range.
+pub(crate) unsafe fn mmap(
+    addr: *mut u8,
+    len: usize,
+    prot: i32,
+    flags: i32,
+    fd: RawFd,
+    offset: i64,
+) -> Result<*mut u8, Errno> {
+    // SAFETY: the caller answers for FIXED; without it the kernel picks addresses that nobody uses.
+    let start = unsafe { libc::mmap(addr.cast(), len, prot, flags, fd, offset) };
+    if start == libc::MAP_FAILED { Err(super::last_errno()) } else { Ok(start.cast()) }
+}
+
+/// munmap(2).
+///
+/// # Safety
+///
+/// Nothing may use the range any more.
+pub(crate) unsafe fn munmap(addr: *mut u8, len: usize) -> Result<(), Errno> {
+    // SAFETY: as the caller promised.
+    check(unsafe { libc::munmap(addr.cast(), len) }).map(drop)
+}
+
+/// mprotect(2).
+///
+/// # Safety
+///
+/// Nothing may go on using the range in a way that `prot` forbids.
+pub(crate) unsafe fn mprotect(addr: *mut u8, len: usize, prot: i32) -> Result<(), Errno> {
+    // SAFETY: as the caller promised.
+    check(unsafe { libc::mprotect(addr.cast(), len, prot) }).map(drop)
+}
+
+/// mremap(2). `target` is used with MREMAP_FIXED and with MREMAP_DONTUNMAP only.
+///
+/// # Safety
+///
+/// Nothing may go on using the old range where it goes away, nor what MREMAP_FIXED replaces.
+pub(crate) unsafe fn mremap(
+    addr: *mut u8,
+    old: usize,
+    new: usize,
+    flags: i32,
+    target: *mut u8,
+) -> Result<*mut u8, Errno> {
+    // SAFETY: as the caller promised.
+    let start = unsafe { libc::mremap(addr.cast(), old, new, flags, target) };
+    if start == libc::MAP_FAILED { Err(super::last_errno()) } else { Ok(start.cast()) }
+}
+
+/// msync(2): changes no byte of memory, so no range makes it unsafe.
+pub(crate) fn msync(addr: *mut u8, len: usize, flags: i32) -> Result<(), Errno> {
+    // SAFETY: msync(2) only writes pages back; a range that is not mapped is ENOMEM. (MS_INVALIDATE does nothing to
+    // the bytes on Linux, whose maps of a file all share the page cache.)
+    check(unsafe { libc::msync(addr.cast(), len, flags) }).map(drop)
+}
+
+/// madvise(2).
+///
+/// # Safety
+///
+/// The bytes that `advice` changes or takes away must be the caller's to change.
+pub(crate) unsafe fn madvise(addr: *mut u8, len: usize, advice: i32) -> Result<(), Errno> {
+    // SAFETY: as the caller promised.
+    check(unsafe { libc::madvise(addr.cast(), len, advice) }).map(drop)
+}
+
+/// mlock(2), or with `on_fault` mlock2(MLOCK_ONFAULT). Changes no byte.
+pub(crate) fn mlock(addr: *mut u8, len: usize, on_fault: bool) -> Result<(), Errno> {
+    let flags: libc::c_uint = if on_fault { libc::MLOCK_ONFAULT } else { 0 };
+    // SAFETY: locking changes no byte and no permission; a range that is not mapped is ENOMEM.
+    check(unsafe { libc::mlock2(addr.cast(), len, flags) }).map(drop)
+}
+
+/// munlock(2).
+pub(crate) fn munlock(addr: *mut u8, len: usize) -> Result<(), Errno> {
+    // SAFETY: as for mlock.
+    check(unsafe { libc::munlock(addr.cast(), len) }).map(drop)
+}
+
+/// mincore(2): one byte a base page into `pages`; the lowest bit says whether the page is resident.
+pub(crate) fn mincore(addr: *mut u8, pages: &mut [u8], page_bytes: usize) -> Result<(), Errno> {
+    // SAFETY: the kernel writes one byte for each page of the range, which is as many as `pages` holds.
+    check(unsafe { libc::mincore(addr.cast(), pages.len() * page_bytes, pages.as_mut_ptr()) }).map(drop)
+}
+
+/// mseal(2), since 6.10: the range can never be unmapped, moved or protected otherwise again.
+pub(crate) fn mseal(addr: *mut u8, len: usize) -> Result<(), Errno> {
+    /// The same number on every architecture (it came after the tables were unified).
+    const SYS_MSEAL: libc::c_long = 462;
+    // SAFETY: sealing takes rights away and changes no byte.
+    check(unsafe { libc::syscall(SYS_MSEAL, addr, len, 0_usize) }).map(drop)
+}
+
+/// prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME): names an anonymous area in `/proc/PID/maps`.
+pub(crate) fn name_area(addr: *mut u8, len: usize, name: &std::ffi::CStr) -> Result<(), Errno> {
+    const PR_SET_VMA: i32 = 0x5356_4d41;
+    const PR_SET_VMA_ANON_NAME: usize = 0;
+    // SAFETY: the kernel copies the name, which `CStr` ends with a NUL, and changes no byte of the range.
+    check(unsafe {
+        libc::prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, addr as usize, len, name.as_ptr() as usize)
+    })
+    .map(drop)
+}
+
+/// What cachestat(2) (since 6.5) counts, in base pages.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct RawCacheStat {
+    pub(crate) cache: u64,
+    pub(crate) dirty: u64,
+    pub(crate) writeback: u64,
+    pub(crate) evicted: u64,
+    pub(crate) recently_evicted: u64,
+}
+
+/// cachestat(2): the page cache's state over `len` bytes from `offset` of a file; zero `len` means to the end.
+pub(crate) fn cachestat(fd: RawFd, offset: u64, len: u64) -> Result<RawCacheStat, Errno> {
+    const SYS_CACHESTAT: libc::c_long = 451;
+    let range = [offset, len];
+    let mut stat = RawCacheStat::default();
+    // SAFETY: the kernel reads two u64 from `range` and writes one `struct cachestat`, five u64, to `stat`.
+    check(unsafe { libc::syscall(SYS_CACHESTAT, fd, range.as_ptr(), &raw mut stat, 0) })?;
+    Ok(stat)
+}

@@ -1,0 +1,49 @@
+//! Every system call, and nearly every `unsafe`. No policy: these modules do what they are told and return the errno.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`mm`] | the calls on address ranges: mmap, munmap, mprotect, mremap, msync, madvise, mlock, mincore, mseal … |
+//! | [`memfd`] | files that live in memory, and their seals |
+//! | [`file`] | what a map needs to know of a file: size, owner, holes, name |
+//! | [`process`] | what the process and the machine allow: limits, areas, the pool of huge pages |
+//! | [`identity`] | which process this is, across fork |
+//! | [`copy`] | the copy routine that a fault ends early |
+//! | [`slot`] | one entry of a table that a signal handler looks through |
+//! | [`replace`] | the wait-free table of guarded maps, and what a fault in one does |
+//! | [`replaced`] | the pages of a map that were replaced by zero pages, and how they come back |
+//! | [`gate`] | a lock that fork cannot leave locked |
+//! | [`signal`] | the handler of SIGBUS and SIGSEGV, chained to what was there before |
+
+pub(crate) mod copy;
+pub(crate) mod file;
+mod gate;
+pub(crate) mod identity;
+pub(crate) mod memfd;
+pub(crate) mod mm;
+pub(crate) mod process;
+pub(crate) mod replace;
+pub(crate) mod replaced;
+pub(crate) mod signal;
+mod slot;
+
+pub(crate) use rustix::io::Errno;
+
+/// The errno that the last libc call of this thread left.
+pub(crate) fn last_errno() -> Errno {
+    // SAFETY: `__errno_location` returns this thread's own errno cell, valid for the thread's life.
+    Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
+}
+
+/// The result of a libc call that returns -1 for an error.
+pub(crate) fn check(result: impl Into<i64>) -> Result<i64, Errno> {
+    match result.into() {
+        -1 => Err(last_errno()),
+        value => Ok(value),
+    }
+}
+
+/// What [`slot`] is built on; its model in the tests puts other ones there.
+mod atomics {
+    pub(super) use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+    pub(super) use std::thread::yield_now;
+}

@@ -1,0 +1,191 @@
+//! What the process and the machine allow: areas and their limit, locked memory, address space, huge pages. Read on
+//! cold paths only, to explain an error.
+
+use std::io::{BufRead, BufReader};
+use std::ops::Range;
+use std::path::PathBuf;
+
+/// One line of `/proc/self/maps`.
+#[derive(Debug, Clone)]
+pub(crate) struct Area {
+    pub(crate) range: Range<usize>,
+    /// As the kernel writes it: `rw-p`.
+    pub(crate) rights: String,
+    pub(crate) offset: u64,
+    /// The device that the inode lies on, major and minor.
+    pub(crate) device: (u32, u32),
+    pub(crate) inode: u64,
+    /// The mapped object, or `[heap]` and the like; `None` for anonymous memory.
+    pub(crate) object: Option<PathBuf>,
+}
+
+fn parse_area(line: &str) -> Option<Area> {
+    let mut words = line.splitn(6, ' ');
+    let (start, end) = words.next()?.split_once('-')?;
+    let rights = words.next()?.to_owned();
+    let offset = u64::from_str_radix(words.next()?, 16).ok()?;
+    let (major, minor) = words.next()?.split_once(':')?;
+    let device = (u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?);
+    let inode = words.next()?.parse().ok()?;
+    let object = words.next().map(str::trim).filter(|name| !name.is_empty()).map(PathBuf::from);
+    let range = usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?;
+    Some(Area { range, rights, offset, device, inode, object })
+}
+
+/// A file of `/proc/self` line by line: a process at the limit of areas has megabytes of them, and no room to map a
+/// buffer for the whole list.
+fn lines(path: &str) -> impl Iterator<Item = String> {
+    let mut file = std::fs::File::open(path).ok().map(BufReader::new);
+    std::iter::from_fn(move || {
+        let mut line = Vec::new();
+        file.as_mut()?.read_until(b'\n', &mut line).ok().filter(|&count| count > 0)?;
+        // Names of files need not be UTF-8; a lost character in a message is better than no message.
+        Some(String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned())
+    })
+}
+
+fn areas() -> impl Iterator<Item = Area> {
+    lines("/proc/self/maps").filter_map(|line| parse_area(&line))
+}
+
+/// The area that holds `addr`.
+pub(crate) fn area_at(addr: usize) -> Option<Area> {
+    areas().find(|area| area.range.contains(&addr))
+}
+
+/// Whether one area covers the whole of `range`.
+pub(crate) fn is_one_area(range: &Range<usize>) -> bool {
+    area_at(range.start).is_some_and(|area| range.end <= area.range.end)
+}
+
+/// The first address of `range` at which nothing is mapped.
+pub(crate) fn first_gap(range: Range<usize>) -> Option<usize> {
+    let mut next = range.start;
+    for area in areas() {
+        if next >= range.end || area.range.start > next {
+            break;
+        }
+        next = next.max(area.range.end);
+    }
+    (next < range.end).then_some(next)
+}
+
+/// Whether the kernel keeps the area at an address from forked children (VM_DONTCOPY: `dc` in `/proc/self/smaps`), as some
+/// drivers ask for. Where it does not tell, the answer is no.
+pub(crate) fn is_kept_from_children(addr: usize) -> bool {
+    let Ok(text) = std::fs::read("/proc/self/smaps") else { return false };
+    let text = String::from_utf8_lossy(&text);
+    let mut lines = text.lines();
+    let inside = |line: &str| parse_area(line).is_some_and(|area| area.range.contains(&addr));
+    lines.any(inside)
+        && lines
+            .find_map(|line| line.strip_prefix("VmFlags:"))
+            .is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "dc"))
+}
+
+/// How many areas the process has.
+pub(crate) fn area_count() -> usize {
+    lines("/proc/self/maps").count()
+}
+
+/// Whether a part of `range` is sealed (mseal).
+pub(crate) fn is_sealed(range: &Range<usize>) -> bool {
+    has_flag(range, "sl")
+}
+
+/// Whether a part of `range` is locked (mlock).
+pub(crate) fn is_locked(range: &Range<usize>) -> bool {
+    has_flag(range, "lo")
+}
+
+/// Whether a part of `range` was advised to be read at random (MADV_RANDOM).
+pub(crate) fn is_random(range: &Range<usize>) -> bool {
+    has_flag(range, "rr")
+}
+
+/// Whether an area that lies in `range` has this flag in `/proc/self/smaps`.
+fn has_flag(range: &Range<usize>, wanted: &str) -> bool {
+    let mut inside = false;
+    for line in lines("/proc/self/smaps") {
+        if let Some(flags) = line.strip_prefix("VmFlags:") {
+            if inside && flags.split_whitespace().any(|flag| flag == wanted) {
+                return true;
+            }
+        } else if let Some(area) = parse_area(&line) {
+            inside = area.range.start < range.end && range.start < area.range.end;
+        }
+    }
+    false
+}
+
+/// The kernel's major and minor version; zeros if it does not say.
+pub(crate) fn kernel_version() -> (u32, u32) {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// A number from a file of `/proc/sys`.
+pub(crate) fn sysctl(name: &str) -> Option<u64> {
+    std::fs::read_to_string(format!("/proc/sys/{name}")).ok()?.trim().parse().ok()
+}
+
+/// A field of `/proc/self/status` or `/proc/meminfo` that counts KiB, in bytes.
+fn kib_field(path: &str, field: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? << 10)
+}
+
+/// Bytes of the process's address space in use (what RLIMIT_AS limits).
+pub(crate) fn address_space() -> Option<u64> {
+    kib_field("/proc/self/status", "VmSize")
+}
+
+/// Bytes of private writable memory the process has mapped (what RLIMIT_DATA limits).
+pub(crate) fn private_writable() -> Option<u64> {
+    kib_field("/proc/self/status", "VmData")
+}
+
+/// Bytes the process has locked (what RLIMIT_MEMLOCK limits).
+pub(crate) fn locked() -> Option<u64> {
+    kib_field("/proc/self/status", "VmLck")
+}
+
+/// The machine's default huge page, in bytes.
+pub(crate) fn default_huge_page() -> Option<usize> {
+    kib_field("/proc/meminfo", "Hugepagesize").map(|bytes| bytes as usize)
+}
+
+/// How many huge pages of `bytes` the pool has free, and has in all.
+pub(crate) fn huge_pool(bytes: usize) -> Option<(u64, u64)> {
+    let read = |name: &str| {
+        let path = format!("/sys/kernel/mm/hugepages/hugepages-{}kB/{name}", bytes >> 10);
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    Some((read("free_hugepages")?, read("nr_hugepages")?))
+}
+
+/// The soft limit of RLIMIT_MEMLOCK, RLIMIT_AS or RLIMIT_DATA, in bytes; `None` for unlimited.
+pub(crate) fn limit(resource: rustix::process::Resource) -> Option<u64> {
+    rustix::process::getrlimit(resource).current
+}
+
+/// Whether the kernel treats this process as the owner of every file (CAP_FOWNER).
+pub(crate) fn owns_every_file() -> bool {
+    const CAP_FOWNER: u32 = 3;
+    capable(CAP_FOWNER)
+}
+
+/// Whether RLIMIT_MEMLOCK does not bind this process (CAP_IPC_LOCK).
+pub(crate) fn locks_without_limit() -> bool {
+    const CAP_IPC_LOCK: u32 = 14;
+    capable(CAP_IPC_LOCK)
+}
+
+fn capable(capability: u32) -> bool {
+    let Ok(text) = std::fs::read_to_string("/proc/self/status") else { return false };
+    text.lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
+        .is_some_and(|caps| caps & (1 << capability) != 0)
+}

@@ -1,0 +1,292 @@
+//! The pages of a guarded map that were replaced by zero pages, and how they come back.
+//!
+//! A page that cannot be supplied is not lost: its area, with file, offset and rights, is first cloned to the same place of
+//! a *shadow* (a reservation as long as the map), and cloned back at the end. The shadow stays mapped throughout, so that
+//! no other thread's map can come to lie in it before it is given back as a whole. Areas are cloned page by page: a
+//! range that spans several may be cloned in part before it fails.
+//!
+//! Each replaced page that has no replaced neighbour costs four areas, and a process may have 65,530. So the first faults
+//! replace one page each, later ones ever longer runs: a run may take pages along that are in order.
+
+use super::mm;
+use rustix::io::Errno;
+use std::ops::Range;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+/// How an area is cloned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum CloneBy {
+    /// mremap(2) with DONTUNMAP, which takes private pages along: since 5.13 for file maps, not for huge pages.
+    Moving,
+    /// mremap(2) from length zero: shared maps only.
+    Duplicating,
+    /// Not at all: the page ends without access.
+    Nothing,
+}
+
+impl CloneBy {
+    /// What this kernel can do for a map of this kind.
+    pub(crate) fn best(shared: bool, huge: bool) -> Self {
+        static MOVES_FILES: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+        let moves_files = || super::process::kernel_version() >= (5, 13);
+        if !huge && *MOVES_FILES.get_or_init(moves_files) {
+            Self::Moving
+        } else if shared {
+            Self::Duplicating
+        } else {
+            Self::Nothing
+        }
+    }
+
+    pub(super) fn from_number(number: u8) -> Self {
+        [Self::Moving, Self::Duplicating].into_iter().find(|&by| by as u8 == number).unwrap_or(Self::Nothing)
+    }
+}
+
+/// The record: a header, then four bits a page, in memory of its own.
+#[derive(Debug)]
+pub(super) struct Replaced {
+    /// Bytes of the record.
+    record: usize,
+    /// The guarded range, and log2 of its page size.
+    lo: usize,
+    hi: usize,
+    shift: u32,
+    by: CloneBy,
+    /// The start of the shadow's mapping; zero without one.
+    shadow: usize,
+    /// How many runs of pages were replaced.
+    runs: AtomicU32,
+    /// A clone failed, and may have left a hole in the shadow that is someone else's by now.
+    torn: AtomicBool,
+}
+
+/// After so many runs the next ones are twice as long.
+const RUNS_A_LENGTH: u32 = 16;
+/// The longest run, as a power of two: some milliseconds in the handler.
+const LONGEST_RUN: u32 = 12;
+
+const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+
+impl Replaced {
+    fn words(lo: usize, hi: usize, shift: u32) -> usize {
+        ((hi - lo) >> shift).div_ceil(64)
+    }
+
+    /// Bytes of the shadow's mapping, with room to align it as the range is, which huge pages need.
+    fn shadow_bytes(lo: usize, hi: usize, shift: u32) -> usize {
+        hi - lo + (1 << shift)
+    }
+
+    /// Without the addresses for a shadow, pages are replaced one by one, and end without access.
+    pub(super) fn make(range: Range<usize>, shift: u32, by: CloneBy) -> Result<NonNull<Self>, Errno> {
+        has_room_for_areas()?;
+        let Range { start: lo, end: hi } = range;
+        let record = size_of::<Self>() + 4 * 8 * Self::words(lo, hi, shift);
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new anonymous map.
+        let start = unsafe { mm::mmap(ptr::null_mut(), record, rights, ANONYMOUS, -1, 0) }?;
+        let len = Self::shadow_bytes(lo, hi, shift);
+        let shadow = if by == CloneBy::Nothing {
+            0
+        } else {
+            // SAFETY: a new anonymous map.
+            unsafe { mm::mmap(ptr::null_mut(), len, libc::PROT_NONE, ANONYMOUS, -1, 0) }
+                .map_or(0, |at| at as usize)
+        };
+        let by = if shadow == 0 { CloneBy::Nothing } else { by };
+        let this = start.cast::<Self>();
+        let (runs, torn) = (AtomicU32::new(0), AtomicBool::new(false));
+        // SAFETY: the record is at least a header long, writable, page-aligned, and nobody else knows it.
+        unsafe { this.write(Self { record, lo, hi, shift, by, shadow, runs, torn }) };
+        NonNull::new(this).ok_or(Errno::NOMEM)
+    }
+
+    /// # Safety
+    ///
+    /// `this` came from [`make`](Self::make), and nobody uses it any more.
+    pub(super) unsafe fn free(this: *mut Self) {
+        // SAFETY: as the caller promised.
+        let Self { record, lo, hi, shift, shadow, torn, .. } = unsafe { this.read() };
+        if shadow != 0 && !torn.into_inner() {
+            // SAFETY: the shadow is this record's own, and without holes.
+            let _ = unsafe { mm::munmap(shadow as *mut u8, Self::shadow_bytes(lo, hi, shift)) };
+        }
+        // SAFETY: the record is nobody else's.
+        let _ = unsafe { mm::munmap(this.cast(), record) };
+    }
+
+    pub(super) fn page_bytes(&self) -> usize {
+        1 << self.shift
+    }
+
+    /// Where page `index` lies in the shadow, aligned as a page.
+    pub(super) fn shadow_of(&self, index: usize) -> usize {
+        let start = (self.shadow + self.page_bytes() - 1) & !(self.page_bytes() - 1);
+        start + (index << self.shift)
+    }
+
+    pub(super) fn page_at(&self, index: usize) -> usize {
+        self.lo + (index << self.shift)
+    }
+
+    pub(super) fn page_of(&self, address: usize) -> usize {
+        (address - self.lo) >> self.shift
+    }
+
+    fn count(&self) -> usize {
+        (self.hi - self.lo) >> self.shift
+    }
+
+    fn bits(&self, which: usize) -> Bits<'_> {
+        let words = Self::words(self.lo, self.hi, self.shift);
+        // SAFETY: the record holds four arrays of `words` zero-initialised u64 behind its header, which is a multiple
+        // of eight long.
+        Bits(unsafe {
+            let first = ptr::from_ref(self).add(1).cast::<AtomicU64>();
+            std::slice::from_raw_parts(first.add(which * words), words)
+        })
+    }
+
+    /// Pages that are replaced, or about to be.
+    pub(super) fn claimed(&self) -> Bits<'_> {
+        self.bits(0)
+    }
+
+    /// Pages whose area lies in the shadow.
+    pub(super) fn cloned(&self) -> Bits<'_> {
+        self.bits(1)
+    }
+
+    /// Pages that an access found missing; the other claimed ones were taken along.
+    pub(super) fn faulted(&self) -> Bits<'_> {
+        self.bits(2)
+    }
+
+    /// Pages whose replacement has ended.
+    pub(super) fn done(&self) -> Bits<'_> {
+        self.bits(3)
+    }
+
+    /// Takes `page` and as many behind it as are due and free. `None` if `page` is taken.
+    pub(super) fn claim(&self, page: usize) -> Option<Range<usize>> {
+        if !self.claimed().set(page) {
+            return None;
+        }
+        self.faulted().set(page);
+        let runs = self.runs.fetch_add(1, Ordering::Relaxed);
+        // Without clones, pages that are in order would be lost.
+        let doublings = if self.by == CloneBy::Nothing { 0 } else { (runs / RUNS_A_LENGTH).min(LONGEST_RUN) };
+        let limit = page.saturating_add(1 << doublings).min(self.count());
+        let mut end = page + 1;
+        while end < limit && self.claimed().set(end) {
+            end += 1;
+        }
+        Some(page..end)
+    }
+
+    /// Maps at `to` what is mapped at `from`, a page: file, offset, rights, and the page if it is private. Both stay mapped.
+    ///
+    /// # Safety
+    ///
+    /// `to` is the record's to replace.
+    unsafe fn clone_page(&self, from: usize, to: usize) -> bool {
+        let fixed = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let (len, old, flags) = match self.by {
+            CloneBy::Moving => (self.page_bytes(), self.page_bytes(), fixed | libc::MREMAP_DONTUNMAP),
+            CloneBy::Duplicating => (self.page_bytes(), 0, fixed),
+            CloneBy::Nothing => return false,
+        };
+        // SAFETY: as the caller promised; with DONTUNMAP, or from length zero, `from` stays mapped.
+        let cloned = unsafe { mm::mremap(from as *mut u8, old, len, flags, to as *mut u8) }.is_ok();
+        if !cloned {
+            self.torn.store(true, Ordering::Relaxed);
+        }
+        cloned
+    }
+
+    /// Puts zero pages over `pages`, which are claimed.
+    pub(super) fn replace_run(&self, pages: Range<usize>) -> Result<(), Errno> {
+        if self.by != CloneBy::Nothing {
+            for page in pages.clone() {
+                // SAFETY: the target lies in the record's own shadow, which nothing uses for this page yet.
+                if !unsafe { self.clone_page(self.page_at(page), self.shadow_of(page)) } {
+                    return Err(Errno::NOMEM);
+                }
+                self.cloned().set(page);
+            }
+        }
+        self.map_zeros(pages.clone(), libc::PROT_READ | libc::PROT_WRITE)?;
+        for page in pages {
+            self.done().set(page);
+        }
+        Ok(())
+    }
+
+    fn map_zeros(&self, pages: Range<usize>, rights: i32) -> Result<(), Errno> {
+        let (at, len) = (self.page_at(pages.start) as *mut u8, pages.len() << self.shift);
+        // SAFETY: the pages lie in the guarded range, whose owner asked for this by opening a guard.
+        unsafe { mm::mmap(at, len, rights, ANONYMOUS | libc::MAP_FIXED, -1, 0) }.map(drop)
+    }
+
+    /// Puts every clone back over its zero page; a page without a clone ends without access. On an error some pages still
+    /// show zeros.
+    pub(super) fn undo(&self) -> Result<(), Errno> {
+        let mut next = 0;
+        while let Some(page) = self.claimed().first(next..self.count()) {
+            next = page + 1;
+            if !self.cloned().get(page) {
+                self.map_zeros(page..next, libc::PROT_NONE)?;
+            // SAFETY: the zero page was put there by the handler, and its bytes are thrown away with the guard's result.
+            } else if !unsafe { self.clone_page(self.shadow_of(page), self.page_at(page)) } {
+                return Err(Errno::NOMEM);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the process can have some more areas. Near the limit mremap(2) refuses to move anything, and behind it mmap(2)
+/// refuses everything: a record that could not be used must not be what passes it.
+fn has_room_for_areas() -> Result<(), Errno> {
+    let page = rustix::param::page_size();
+    let len = 8 * page;
+    // SAFETY: a new anonymous map.
+    let probe = unsafe { mm::mmap(ptr::null_mut(), len, libc::PROT_NONE, ANONYMOUS, -1, 0) }?;
+    // SAFETY: the pages are the probe's own; each of these makes two areas more.
+    let parts = [1, 3, 5].map(|at| unsafe { mm::mprotect(probe.add(at * page), page, libc::PROT_READ) });
+    // SAFETY: as above.
+    let _ = unsafe { mm::munmap(probe, len) };
+    parts.into_iter().collect()
+}
+
+/// One bit a page, set and looked at by any thread.
+#[derive(Clone, Copy)]
+pub(super) struct Bits<'a>(&'a [AtomicU64]);
+
+impl Bits<'_> {
+    /// Sets a bit. Whether it was clear.
+    fn set(self, page: usize) -> bool {
+        let bit = 1 << (page % 64);
+        self.0[page / 64].fetch_or(bit, Ordering::AcqRel) & bit == 0
+    }
+
+    pub(super) fn get(self, page: usize) -> bool {
+        self.0[page / 64].load(Ordering::Acquire) >> (page % 64) & 1 == 1
+    }
+
+    /// The first set bit of a range.
+    pub(super) fn first(self, range: Range<usize>) -> Option<usize> {
+        let mut next = range.start;
+        while next < range.end {
+            let word = self.0[next / 64].load(Ordering::Acquire) >> (next % 64);
+            if word != 0 {
+                return Some(next + word.trailing_zeros() as usize).filter(|&page| page < range.end);
+            }
+            next = (next / 64 + 1) * 64;
+        }
+        None
+    }
+}

@@ -1,0 +1,93 @@
+//! One entry of the table that the signal handler looks through: taken and freed by ordinary code, read by a handler that
+//! can come at any instruction and may not wait.
+//!
+//! `tests/slot_model.rs` checks the protocol under every order of steps.
+
+use super::atomics::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence, yield_now};
+use std::ptr;
+
+/// Holds a reference for as long as it is entered, and keeps count of who looks at it.
+#[derive(Debug)]
+pub(super) struct Slot<T> {
+    /// Null: free. [`busy`]: taken, and not to be looked at.
+    pub(super) entry: AtomicPtr<T>,
+    /// Handlers that look at the entry just now.
+    pub(super) users: AtomicUsize,
+    /// The process and the thread that entered it.
+    pub(super) process: AtomicU64,
+    pub(super) thread: AtomicUsize,
+}
+
+/// Who takes a slot, or looks at one. After fork(2) a child has copies of its parent's slots: those of the one thread it has
+/// are as good as before; the others' threads are gone, and what they entered may be anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Who {
+    pub(super) process: u64,
+    pub(super) thread: usize,
+}
+
+fn busy<T>() -> *mut T {
+    ptr::without_provenance_mut(1)
+}
+
+impl<T> Slot<T> {
+    /// Enters `value` if the slot is free. Whether it was.
+    pub(super) fn take(&self, value: &T, who: Who) -> bool {
+        let free = self
+            .entry
+            .compare_exchange(ptr::null_mut(), busy(), Ordering::Acquire, Ordering::Relaxed)
+            .is_ok();
+        if free {
+            self.process.store(who.process, Ordering::Relaxed);
+            self.thread.store(who.thread, Ordering::Relaxed);
+            self.entry.store(ptr::from_ref(value).cast_mut(), Ordering::Release);
+        }
+        free
+    }
+
+    /// Hides the entry, and waits for those that look at it already.
+    pub(super) fn silence(&self, who: Who) {
+        self.entry.store(busy(), Ordering::Relaxed);
+        // Hide first, then count; `look` counts first, then reads: one of the two sees the other.
+        fence(Ordering::SeqCst);
+        // A child waits for no handler of its parent's threads.
+        while self.process.load(Ordering::Relaxed) == who.process && self.users.load(Ordering::Acquire) != 0 {
+            yield_now();
+        }
+    }
+
+    /// Frees a slot that was silenced.
+    pub(super) fn release(&self) {
+        self.entry.store(ptr::null_mut(), Ordering::Release);
+    }
+
+    /// Whether who entered it is in this process.
+    pub(super) fn concerns(&self, who: Who) -> bool {
+        self.process.load(Ordering::Relaxed) == who.process
+            || self.thread.load(Ordering::Relaxed) == who.thread
+    }
+
+    /// Lets a handler look at the entry, if there is one that concerns `who`. Never waits.
+    ///
+    /// # Safety
+    ///
+    /// Whoever took the slot keeps the value in place until [`silence`](Self::silence) has returned.
+    pub(super) unsafe fn look<R>(&self, who: Who, work: impl FnOnce(&T) -> Option<R>) -> Option<R> {
+        // Most slots are free, and a look at one costs a load.
+        if self.entry.load(Ordering::Relaxed).is_null() {
+            return None;
+        }
+        self.users.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let entry = self.entry.load(Ordering::Acquire);
+        let entered = !entry.is_null() && entry != busy();
+        let result = if entered && self.concerns(who) {
+            // SAFETY: entered, and whoever entered it waits in `silence` until `users` is back.
+            work(unsafe { &*entry })
+        } else {
+            None
+        };
+        self.users.fetch_sub(1, Ordering::Release);
+        result
+    }
+}
