@@ -1,0 +1,11 @@
+//! E0596
+//! A promise that nobody changes the bytes, the kernel's or the caller's, is no leave to change them.
+use folio::*;
+
+pub fn stable(stable: &mut Stable<ReadWrite>) {
+    let _: &mut [u8] = stable; //~
+}
+
+pub fn sealed(sealed: &mut Sealed) {
+    let _: &mut [u8] = sealed; //~
+}

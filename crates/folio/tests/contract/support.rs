@@ -1,0 +1,163 @@
+//! What the tests share: real children, directories on a disk and in memory, small file systems, and saying what was
+//! skipped.
+
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// How a child ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It exited with this status.
+    Exited(i32),
+    /// A signal killed it.
+    Killed(i32),
+    /// It panicked: a test in it failed.
+    Panicked(String),
+}
+
+/// Forks a child that runs `work`, and waits for it. Process-wide things (limits, handlers, capabilities) are changed in
+/// children only. The child ends with `_exit`: it runs no destructors but those of `work`.
+pub(crate) fn in_child(work: impl FnOnce()) -> End {
+    let (pid, mut reader) = spawn_child(work);
+    let mut message = String::new();
+    reader.read_to_string(&mut message).unwrap();
+    match wait(pid) {
+        End::Exited(101) => End::Panicked(message),
+        end => end,
+    }
+}
+
+/// Forks a child that must succeed.
+#[track_caller]
+pub(crate) fn child_succeeds(work: impl FnOnce()) {
+    let end = in_child(work);
+    assert_eq!(end, End::Exited(0), "the child failed");
+}
+
+/// Forks a child and does not wait: its pid, for [`wait`], and a pipe with its panic message.
+pub(crate) fn spawn_child(work: impl FnOnce()) -> (i32, File) {
+    let mut ends = [0; 2];
+    // SAFETY: `ends` has room for the two descriptors.
+    assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
+    // SAFETY: just opened, and owned by nobody else.
+    let (reader, writer) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
+    // SAFETY: the child runs on the calling thread's copy alone; what it uses (glibc's heap, folio) works after a fork,
+    // and it ends with `_exit`.
+    match unsafe { libc::fork() } {
+        -1 => panic!("fork: {}", std::io::Error::last_os_error()),
+        0 => {
+            drop(reader);
+            // A child that hangs is a failure that says so (SIGALRM), not a run without an end.
+            // SAFETY: sets a timer.
+            unsafe { libc::alarm(120) };
+            let status = match catch_unwind(AssertUnwindSafe(work)) {
+                Ok(()) => 0,
+                Err(panic) => {
+                    let text = panic.downcast_ref::<String>().map(String::as_str);
+                    let text =
+                        text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message");
+                    let _ = File::from(writer).write_all(text.as_bytes());
+                    101
+                }
+            };
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(status) }
+        }
+        pid => (pid, File::from(reader)),
+    }
+}
+
+/// Waits for a child.
+pub(crate) fn wait(pid: i32) -> End {
+    let mut status = 0;
+    // SAFETY: `status` has room for the answer.
+    while unsafe { libc::waitpid(pid, &raw mut status, 0) } != pid {
+        assert_eq!(std::io::Error::last_os_error().kind(), std::io::ErrorKind::Interrupted);
+    }
+    if libc::WIFSIGNALED(status) {
+        End::Killed(libc::WTERMSIG(status))
+    } else {
+        End::Exited(libc::WEXITSTATUS(status))
+    }
+}
+
+/// Says that a test did not run, and why. Use: `return skip("needs root")`.
+pub(crate) fn skip(why: &str) {
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Straight to the descriptor: the harness shows captured output of failed tests only.
+    let _ = writeln!(std::io::stderr(), "skipped {name}: {why}");
+}
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A directory on the disk that holds the build.
+pub(crate) fn disk_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// A directory in memory (tmpfs), where there is one.
+pub(crate) fn memory_dir() -> Option<tempfile::TempDir> {
+    tempfile::tempdir_in("/dev/shm").ok()
+}
+
+/// A new file with these bytes, and its path.
+pub(crate) fn file_with(dir: &Path, bytes: &[u8]) -> PathBuf {
+    let path = dir.join("file");
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// The machine's page, in bytes.
+pub(crate) fn page() -> usize {
+    folio::PageSize::system().bytes()
+}
+
+/// `count` pages of bytes that differ from page to page and within each.
+pub(crate) fn pattern(count: usize) -> Vec<u8> {
+    (0..count * page()).map(|i| (i / page() * 31 + i % 251) as u8 | 1).collect()
+}
+
+/// A file system of its own, mounted for one test and unmounted afterwards.
+#[derive(Debug)]
+pub(crate) struct Mounted {
+    dir: tempfile::TempDir,
+}
+
+impl Mounted {
+    /// Mounts a tmpfs with these options (`size=64k`, `noexec` …); `None` without the right to mount.
+    pub(crate) fn tmpfs(options: &str) -> Option<Self> {
+        Self::new(&["-t", "tmpfs", "-o", options, "tmpfs"])
+    }
+
+    /// Mounts what `mount ARGUMENTS DIR` mounts.
+    pub(crate) fn new(arguments: &[&str]) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let output = Command::new("mount").args(arguments).arg(dir.path()).output().ok()?;
+        output.status.success().then(|| Self { dir })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
+    }
+}
+
+/// A command that runs one of the examples, which cargo builds beside the tests.
+pub(crate) fn example(name: &str) -> Command {
+    let tests = std::env::current_exe().unwrap();
+    let profile = tests.parent().and_then(Path::parent).unwrap();
+    Command::new(profile.join("examples").join(name))
+}

@@ -1,0 +1,110 @@
+//! The protocol of the signal handler's table, under every order of steps that the memory model allows (loom).
+
+#[path = "../src/sys/slot.rs"]
+mod slot;
+
+/// What the slot is built on, as loom counts it.
+mod atomics {
+    pub(super) use loom::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+    pub(super) use loom::thread::yield_now;
+}
+
+use loom::sync::Arc;
+use loom::thread;
+use slot::{Slot, Who};
+
+fn slot() -> Slot<loom::cell::UnsafeCell<u32>> {
+    Slot {
+        entry: atomics::AtomicPtr::new(std::ptr::null_mut()),
+        users: atomics::AtomicUsize::new(0),
+        process: atomics::AtomicU64::new(0),
+        thread: atomics::AtomicUsize::new(0),
+    }
+}
+
+const WHO: Who = Who { process: 1, thread: 1 };
+
+/// What a map enters: loom fails the run if a look at it and its end can happen together.
+type Entry = loom::cell::UnsafeCell<u32>;
+
+fn look(slot: &Slot<Entry>) -> Option<u32> {
+    // SAFETY: the entries below stay in place until they are silenced.
+    unsafe {
+        slot.look(WHO, |entry| {
+            // SAFETY: loom checks that nobody changes it meanwhile.
+            Some(entry.with(|value| *value))
+        })
+    }
+}
+
+/// Ends an entry as a map's end does: its bytes may be anything from then on.
+fn end(entry: &Entry) {
+    // SAFETY: loom checks that nobody looks at it meanwhile.
+    entry.with_mut(|value| unsafe { *value = 0xdead });
+}
+
+#[test]
+fn a_handler_never_looks_at_a_map_that_has_ended() {
+    loom::model(|| {
+        let shared = Arc::new((slot(), Entry::new(7)));
+        assert!(shared.0.take(&shared.1, WHO));
+        let handler = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || assert!(matches!(look(&shared.0), None | Some(7)))
+        });
+        shared.0.silence(WHO);
+        end(&shared.1);
+        shared.0.release();
+        handler.join().unwrap();
+        assert_eq!(look(&shared.0), None);
+    });
+}
+
+#[test]
+fn a_slot_that_is_used_again_shows_the_new_map_only() {
+    loom::model(|| {
+        let shared = Arc::new((slot(), Entry::new(1), Entry::new(2)));
+        assert!(shared.0.take(&shared.1, WHO));
+        let handler = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || assert!(matches!(look(&shared.0), None | Some(1 | 2)))
+        });
+        shared.0.silence(WHO);
+        end(&shared.1);
+        shared.0.release();
+        assert!(shared.0.take(&shared.2, WHO));
+        handler.join().unwrap();
+        assert_eq!(look(&shared.0), Some(2));
+    });
+}
+
+#[test]
+fn two_maps_never_take_the_same_slot() {
+    loom::model(|| {
+        let shared = Arc::new((slot(), Entry::new(1), Entry::new(2)));
+        let other = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.0.take(&shared.1, WHO)
+        });
+        let mine = shared.0.take(&shared.2, WHO);
+        let theirs = other.join().unwrap();
+        assert!(mine != theirs);
+        assert_eq!(look(&shared.0), Some(if mine { 2 } else { 1 }));
+    });
+}
+
+#[test]
+fn a_child_sees_what_its_own_thread_entered_before_the_fork_and_no_more() {
+    loom::model(|| {
+        let (slot, entry) = (slot(), Entry::new(7));
+        assert!(slot.take(&entry, WHO));
+        // SAFETY: the entry stays in place.
+        let look = |who| unsafe { slot.look(who, |_| Some(())) };
+        assert_eq!(look(Who { process: 2, thread: 1 }), Some(()));
+        assert_eq!(look(Who { process: 2, thread: 9 }), None);
+        assert_eq!(look(Who { process: 1, thread: 9 }), Some(()));
+        // A handler of a thread that the child does not have was looking when it was forked.
+        slot.users.store(1, atomics::Ordering::Relaxed);
+        slot.silence(Who { process: 2, thread: 1 });
+    });
+}
