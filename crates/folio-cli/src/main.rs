@@ -1,0 +1,53 @@
+//! The command `folio`: memory-mapped files from the shell.
+#![forbid(unsafe_code)]
+
+mod cat;
+mod failure;
+mod output;
+mod progress;
+mod size;
+mod source;
+
+use clap::{Parser, Subcommand};
+use failure::{Failure, Kind, say};
+use std::process::ExitCode;
+
+/// Memory-mapped files from the shell
+#[derive(Debug, Parser)]
+#[command(name = "folio", version, arg_required_else_help = true, after_help = cat::EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Cat(cat::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match cli.command {
+        Command::Cat(args) => cat::run(&args),
+    }
+}
+
+/// Help, the version, or what was wrong with the arguments.
+fn usage(error: &clap::Error) -> ExitCode {
+    let wants_json = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    if error.use_stderr() && wants_json {
+        let text = error.render().to_string();
+        let text = text.trim();
+        let (message, rest) = text.split_once("\n\n").unwrap_or((text, "see `folio --help`"));
+        let message = message.strip_prefix("error: ").unwrap_or(message);
+        let failure = Failure::new(Kind::Usage, message).remedy(rest);
+        say(format_args!("{}", failure.json(serde_json::Map::new())));
+        return failure.exit_code();
+    }
+    // A closed pipe is no reason to complain here either.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
