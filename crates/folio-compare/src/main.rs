@@ -1,0 +1,68 @@
+//! folio measured beside its peers: `cargo compare SUITE [--quick] [--json]`.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `measure.rs` | taking turns, medians, ratios |
+//! | `report.rs` | the table, and JSON |
+//! | `data.rs` | the files that are read |
+//! | `kernel/` | the suite `kernel`: one file a group of cases |
+
+mod data;
+mod kernel;
+mod measure;
+mod report;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use report::{Report, Style};
+use std::path::PathBuf;
+
+/// Runs folio and its peers in turn, and prints medians and ratios.
+#[derive(Debug, Parser)]
+#[command(name = "cargo compare", bin_name = "cargo compare")]
+struct Command {
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+#[derive(Debug, Subcommand)]
+enum Suite {
+    /// The kernel engine beside memmap2, mmap-rs, plain libc calls and pread.
+    ///
+    /// A ratio is folio's cost over the peer's: below 1, folio is cheaper. It is the median of the ratios of all rounds.
+    Kernel(Options),
+}
+
+/// What every suite takes.
+#[derive(Debug, Args)]
+struct Options {
+    /// Fewer rounds: done within 50 seconds.
+    #[arg(long)]
+    quick: bool,
+    /// One JSON object a line instead of the table; remarks go to the error output.
+    #[arg(long)]
+    json: bool,
+    /// Run only the cases whose names contain one of these.
+    #[arg(long = "case", value_name = "NAME")]
+    cases: Vec<String>,
+    /// Where to put the test files (1 GiB) meanwhile; a directory on a disk.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl Options {
+    fn wants(&self, case: &str) -> bool {
+        self.cases.is_empty() || self.cases.iter().any(|part| case.contains(part.as_str()))
+    }
+
+    /// Seconds for a group of cases that gets `quick` seconds of a quick run.
+    fn seconds(&self, quick: f64) -> f64 {
+        if self.quick { quick } else { 4.0 * quick }
+    }
+}
+
+fn main() -> Result<()> {
+    let Command { suite: Suite::Kernel(options) } = Command::parse();
+    let mut report = Report::new("kernel", if options.json { Style::Json } else { Style::Table });
+    kernel::run(&options, &mut report)
+}

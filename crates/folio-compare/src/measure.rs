@@ -1,0 +1,150 @@
+//! Taking turns. In each round every side runs once, the order turning from round to round, so that a machine that
+//! speeds up or slows down does so for all of them.
+//!
+//! The ratio of two sides is the median of the ratios of each round: the two samples of a round are neighbours in time,
+//! so what disturbs both cancels, which it does not in the ratio of two medians.
+
+use anyhow::Result;
+use std::time::{Duration, Instant};
+
+/// One way of doing the work of a case. It returns what a sample cost; what it does untimed is its own affair.
+pub(crate) struct Side<'a> {
+    pub(crate) name: &'static str,
+    sample: Box<dyn FnMut() -> Result<f64> + 'a>,
+}
+
+impl<'a> Side<'a> {
+    pub(crate) fn new(name: &'static str, sample: impl FnMut() -> Result<f64> + 'a) -> Self {
+        Self { name, sample: Box::new(sample) }
+    }
+}
+
+/// Rounds that are run even if they take longer than was planned.
+const LEAST: usize = 3;
+
+/// What every side cost in every round.
+#[derive(Debug)]
+pub(crate) struct Rounds {
+    names: Vec<&'static str>,
+    /// By side, then by round.
+    costs: Vec<Vec<f64>>,
+}
+
+/// Two sides compared.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Comparison {
+    pub(crate) folio: f64,
+    pub(crate) peer: f64,
+    pub(crate) ratio: f64,
+    /// Half of the rounds lie as near as this to the ratio.
+    pub(crate) spread: f64,
+    pub(crate) rounds: usize,
+}
+
+/// Runs the sides in turn for so many seconds. The first round warms up, and does not count.
+pub(crate) fn take_turns(sides: &mut [Side<'_>], seconds: f64) -> Result<Rounds> {
+    let count = sides.len();
+    let mut costs = vec![Vec::new(); count];
+    for side in &mut *sides {
+        (side.sample)()?;
+    }
+    let end = Instant::now() + Duration::from_secs_f64(seconds);
+    let mut round = 0;
+    while round < LEAST || Instant::now() < end {
+        for turn in 0..count {
+            // Every side gets every place, and every other side before it.
+            let turn = if round % 2 == 0 { turn } else { count - 1 - turn };
+            let which = (turn + round / 2) % count;
+            costs[which].push((sides[which].sample)()?);
+        }
+        round += 1;
+    }
+    Ok(Rounds { names: sides.iter().map(|side| side.name).collect(), costs })
+}
+
+impl Rounds {
+    /// Compares two sides by name.
+    pub(crate) fn compare(&self, folio: &str, peer: &str) -> Comparison {
+        let costs = |name: &str| {
+            let side = self.names.iter().position(|&other| other == name);
+            &self.costs[side.expect("pairs name sides of their own group")]
+        };
+        let (folio, peer) = (costs(folio), costs(peer));
+        let ratios: Vec<f64> = folio.iter().zip(peer).map(|(folio, peer)| folio / peer).collect();
+        let ratio = median(ratios.iter().copied());
+        Comparison {
+            folio: median(folio.iter().copied()),
+            peer: median(peer.iter().copied()),
+            ratio,
+            spread: median(ratios.iter().map(|other| (other - ratio).abs())),
+            rounds: ratios.len(),
+        }
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let half = values.len() / 2;
+    if values.len() % 2 == 1 { values[half] } else { f64::midpoint(values[half - 1], values[half]) }
+}
+
+/// The processor time that `work` takes, in nanoseconds, for each of `count` equal parts. The kernel's part of it is
+/// included; waiting while other programs run is not.
+pub(crate) fn busy<R>(count: usize, work: impl FnOnce() -> Result<R>) -> Result<f64> {
+    let start = thread_time();
+    let result = work()?;
+    let time = thread_time().saturating_sub(start);
+    std::hint::black_box(result);
+    Ok(time.as_nanos() as f64 / count as f64)
+}
+
+/// The time that passes while `work` is done, in nanoseconds, for each of `count` equal parts: for what waits for a disk.
+pub(crate) fn passing<R>(count: usize, work: impl FnOnce() -> Result<R>) -> Result<f64> {
+    let start = Instant::now();
+    let result = work()?;
+    let time = start.elapsed();
+    std::hint::black_box(result);
+    Ok(time.as_nanos() as f64 / count as f64)
+}
+
+/// The processor time that this thread has used.
+fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` has room for the answer. The clock exists on every Linux, so the call cannot fail.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Rounds, Side, median, take_turns};
+
+    #[test]
+    fn the_ratio_is_the_median_of_the_rounds() {
+        // The machine slows down tenfold after the second round: the ratio of the medians would be 0.1 or 10.
+        let rounds = Rounds {
+            names: vec!["folio", "peer"],
+            costs: vec![vec![1.0, 2.0, 20.0, 10.0, 10.0], vec![2.0, 4.0, 40.0, 20.0, 5.0]],
+        };
+        let found = rounds.compare("folio", "peer");
+        assert_eq!((found.ratio.to_string(), found.rounds), ("0.5".to_owned(), 5));
+        assert_eq!(median([3.0, 1.0, 2.0, 9.0].into_iter()).to_string(), "2.5");
+    }
+
+    #[test]
+    fn every_side_is_first_in_turn() {
+        let order = std::cell::RefCell::new(Vec::new());
+        let side = |name: &'static str| {
+            let order = &order;
+            Side::new(name, move || {
+                order.borrow_mut().push(name);
+                Ok(1.0)
+            })
+        };
+        take_turns(&mut [side("a"), side("b"), side("c")], 0.0).unwrap();
+        let order = order.into_inner();
+        let rounds: Vec<String> = order.chunks(3).map(<[&str]>::concat).collect();
+        assert_eq!(rounds, ["abc", "abc", "cba", "bca"]);
+    }
+}
