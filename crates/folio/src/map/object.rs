@@ -25,19 +25,21 @@ pub(super) fn size(fd: BorrowedFd<'_>, status: &sys::file::Status) -> Result<u64
         )),
         _ => {
             // The kernel says which: ENODEV for pipes, sockets and directories.
-            let page = PageSize::system();
-            drop(Region::create(&Request {
-                len: page.bytes(),
-                page,
-                prot: Prot::READ,
-                flags: MapFlags::PRIVATE,
-                fd: Some(fd),
-                offset: 0,
-                place: Place::Anywhere,
-            })?);
+            probe(fd, PageSize::system(), Prot::READ, MapFlags::PRIVATE)?;
             Ok(status.size)
         }
     }
+}
+
+/// Maps the first page and lets it go again: the kernel's word on whether the object can be mapped so.
+pub(super) fn probe(fd: BorrowedFd<'_>, page: PageSize, prot: Prot, flags: MapFlags) -> Result<()> {
+    let (len, place) = (page.bytes(), Place::Anywhere);
+    Region::create(&Request { len, page, prot, flags, fd: Some(fd), offset: 0, place }).map(drop)
+}
+
+/// The size of the pages that a map of the object has.
+pub(super) fn page_size(fd: BorrowedFd<'_>) -> PageSize {
+    sys::file::huge_page_bytes(fd).and_then(PageSize::new).unwrap_or_else(PageSize::system)
 }
 
 pub(super) fn status(fd: BorrowedFd<'_>) -> Result<sys::file::Status> {

@@ -193,10 +193,7 @@ impl Region {
     ///
     /// Source: mremap(2).
     pub fn resize(&mut self, length: usize, how: Resize) -> Result<()> {
-        let plain = match self.rare.as_deref() {
-            None => true,
-            Some(rare) => rare.holes.is_empty() && rare.home.is_none(),
-        };
+        let plain = self.rare.as_deref().is_none_or(|rare| rare.holes.is_empty() && rare.home.is_none());
         let new = self.page.ceil(length).filter(|&new| new > 0);
         let (Some(new), true, true) = (new, plain, self.len > 0) else {
             return Err(Error::rule(
@@ -371,7 +368,7 @@ impl Region {
     }
 
     /// Records that the kernel keeps the region from children by itself, as it does with the memory of some devices.
-    pub(crate) fn is_absent_in_children(&mut self) {
+    pub(crate) fn record_absent_in_children(&mut self) {
         self.rare().process = Some(sys::identity::token());
     }
 

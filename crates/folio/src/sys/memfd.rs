@@ -41,6 +41,9 @@ pub(crate) fn add_seals(fd: BorrowedFd<'_>, seals: SealFlags) -> Result<(), Errn
     rustix::fs::fcntl_add_seals(fd, seals)
 }
 
+/// The seals with which no process can ever change, lengthen or shorten the bytes.
+pub(crate) const UNCHANGING: SealFlags = Seals::WRITE.union(Seals::GROW).union(Seals::SHRINK);
+
 /// The seals on a descriptor; `EINVAL` if it is no memfd.
 pub(crate) fn seals(fd: BorrowedFd<'_>) -> Result<SealFlags, Errno> {
     rustix::fs::fcntl_get_seals(fd)

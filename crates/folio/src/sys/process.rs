@@ -1,5 +1,5 @@
-//! What the process and the machine allow: areas and their limit, locked memory, address space, huge pages. Read on
-//! cold paths only, to explain an error.
+//! What the process has and the machine allows: areas and their limit, locked memory, address space, huge pages. Read
+//! from `/proc` and `/sys`, so on cold paths only: to explain an error, or to find out what a map is.
 
 use std::io::{BufRead, BufReader};
 use std::ops::Range;
@@ -73,14 +73,7 @@ pub(crate) fn first_gap(range: Range<usize>) -> Option<usize> {
 /// Whether the kernel keeps the area at an address from forked children (VM_DONTCOPY: `dc` in `/proc/self/smaps`), as some
 /// drivers ask for. Where it does not tell, the answer is no.
 pub(crate) fn is_kept_from_children(addr: usize) -> bool {
-    let Ok(text) = std::fs::read("/proc/self/smaps") else { return false };
-    let text = String::from_utf8_lossy(&text);
-    let mut lines = text.lines();
-    let inside = |line: &str| parse_area(line).is_some_and(|area| area.range.contains(&addr));
-    lines.any(inside)
-        && lines
-            .find_map(|line| line.strip_prefix("VmFlags:"))
-            .is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "dc"))
+    has_flag(&(addr..addr + 1), "dc")
 }
 
 /// How many areas the process has.

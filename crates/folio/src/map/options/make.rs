@@ -242,7 +242,7 @@ impl MapOptions {
             return Err(Error::rule("map", Subject::file(fd), "the device tells no size", "pass `length`"));
         }
         // Files are taken too, and those of hugetlbfs are mapped in whole huge pages.
-        let page = sys::file::huge_page_bytes(fd).and_then(PageSize::new).unwrap_or_else(PageSize::system);
+        let page = object::page_size(fd);
         let cover = page.cover(self.offset, length).ok_or_else(|| too_long("a device", length))?;
         let mut region = Region::create(&Request {
             len: cover.mapped,
@@ -254,7 +254,7 @@ impl MapOptions {
             place: self.placed(page)?,
         })?;
         if sys::process::is_kept_from_children(region.as_ptr() as usize) {
-            region.is_absent_in_children();
+            region.record_absent_in_children();
         }
         let region = self.finish(region, true)?;
         Ok(Device::new_from(Mapping::new(region, cover.lead, length)))
@@ -312,12 +312,12 @@ impl MapOptions {
         } else {
             fill(&mut []);
         }
-        let seal = |fd: OwnedFd| {
-            let seals = sys::memfd::Seals::WRITE | sys::memfd::Seals::GROW | sys::memfd::Seals::SHRINK;
-            match sys::memfd::add_seals(fd.as_fd(), seals | sys::memfd::Seals::SEAL) {
-                Ok(()) => Ok(fd),
-                Err(errno) => Err((errno, fd)),
-            }
+        let seal = |fd: OwnedFd| match sys::memfd::add_seals(
+            fd.as_fd(),
+            sys::memfd::UNCHANGING | sys::memfd::Seals::SEAL,
+        ) {
+            Ok(()) => Ok(fd),
+            Err(errno) => Err((errno, fd)),
         };
         seal(fd)
             .or_else(|(errno, fd)| {
@@ -336,8 +336,7 @@ impl MapOptions {
     }
 
     fn sealed_from(&self, fd: OwnedFd, length: Option<usize>) -> Result<Sealed> {
-        let wanted = sys::memfd::Seals::WRITE | sys::memfd::Seals::GROW | sys::memfd::Seals::SHRINK;
-        if !sys::memfd::seals(fd.as_fd()).is_ok_and(|seals| seals.contains(wanted)) {
+        if !sys::memfd::seals(fd.as_fd()).is_ok_and(|seals| seals.contains(sys::memfd::UNCHANGING)) {
             return Err(Error::rule(
                 "map",
                 Subject::file(fd.as_fd()),
@@ -347,8 +346,7 @@ impl MapOptions {
         }
         let size = status(fd.as_fd())?.size as usize;
         let length = length.unwrap_or(size);
-        let page =
-            sys::file::huge_page_bytes(fd.as_fd()).and_then(PageSize::new).unwrap_or_else(PageSize::system);
+        let page = object::page_size(fd.as_fd());
         if length == 0 {
             return Ok(Sealed::new_from(Mapping::new(Region::empty(page), 0, 0), fd));
         }
@@ -394,21 +392,10 @@ impl MapOptions {
         let size = object::size(fd, &status)?;
         // Only files whose blocks are larger than a page can be hugetlbfs's: the common file costs no call for this.
         let base = PageSize::system();
-        let huge = if status.block > base.bytes() { sys::file::huge_page_bytes(fd) } else { None };
-        let page = huge.and_then(PageSize::new).unwrap_or(base);
+        let page = if status.block > base.bytes() { object::page_size(fd) } else { base };
         if size == 0 && self.length.is_none_or(|length| length == 0) {
             // An empty file maps to nothing; one that only looks empty (in /proc) must not.
-            let (flags, prot) = (self.flags | self.sharing::<A>(), self.prot(A::PROT));
-            let (place, offset) = (Place::Anywhere, 0);
-            drop(Region::create(&Request {
-                len: page.bytes(),
-                page,
-                prot,
-                flags,
-                fd: Some(fd),
-                offset,
-                place,
-            })?);
+            object::probe(fd, page, self.prot(A::PROT), self.flags | self.sharing::<A>())?;
         }
         let length = match self.length {
             Some(length) => length,
