@@ -6,7 +6,8 @@
 //! killer), EBADF of madvise(2) (a kernel without swap), EHWPOISON (a memory failure).
 
 use crate::support::{
-    End, Mounted, child_succeeds, disk_dir, file_with, in_child, is_root, page, pattern, skip,
+    End, Mounted, become_nobody, child_succeeds, disk_dir, file_with, in_child, is_root, lower_limit, page,
+    pattern, skip,
 };
 use folio::{
     Advice, Anon, Discard, Errno, Error, FileMap, FileMapMut, FileMapPrivate, HugePage, MapFlags, MapOptions,
@@ -73,29 +74,6 @@ fn raw_map(prot: Prot, flags: MapFlags, fd: i32, offset: i64) -> folio::Result<*
 }
 
 const PRIVATE_ANONYMOUS: MapFlags = MapFlags::PRIVATE.union(MapFlags::ANONYMOUS);
-
-/// Lowers a soft limit of this process: in children only.
-fn lower_limit(resource: libc::__rlimit_resource_t, bytes: u64) {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` has room for the answer.
-    assert_eq!(unsafe { libc::getrlimit(resource, &raw mut limit) }, 0);
-    limit.rlim_cur = bytes;
-    // SAFETY: `limit` is one.
-    assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
-}
-
-/// Gives root's rights up for good (CAP_IPC_LOCK, CAP_SYS_ADMIN …): in children only.
-fn become_nobody() {
-    const NOBODY: u32 = 65534;
-    if is_root() {
-        // SAFETY: changes who this process is, no memory.
-        unsafe {
-            assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
-            assert_eq!(libc::setresgid(NOBODY, NOBODY, NOBODY), 0);
-            assert_eq!(libc::setresuid(NOBODY, NOBODY, NOBODY), 0);
-        }
-    }
-}
 
 fn number(path: &str) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()

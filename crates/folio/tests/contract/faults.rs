@@ -2,8 +2,8 @@
 //! the process may notice.
 
 use super::support::{
-    End, Mounted, child_succeeds, disk_dir, file_with, in_child, memory_dir, page, pattern, skip,
-    spawn_child, wait,
+    End, Mounted, child_succeeds, disk_dir, file_with, in_child, lower_limit, memory_dir, page, pattern,
+    skip, spawn_child, wait,
 };
 use folio::{Errno, Error, FaultCause, FileMap, FileMapMut, FileMapPrivate, MapOptions, Prot};
 use std::fs::{File, OpenOptions};
@@ -431,10 +431,7 @@ fn a_guard_at_the_limit_of_address_space_is_an_error() {
         guard_at_a_limit(|| {
             let status = std::fs::read_to_string("/proc/self/statm").unwrap();
             let used: usize = status.split(' ').next().unwrap().parse().unwrap();
-            let limit =
-                libc::rlimit { rlim_cur: ((used + 4) * page()) as u64, rlim_max: libc::RLIM_INFINITY };
-            // SAFETY: `limit` is a valid limit.
-            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) }, 0);
+            lower_limit(libc::RLIMIT_AS, ((used + 4) * page()) as u64);
         });
     });
 }
@@ -502,9 +499,7 @@ fn a_guard_without_addresses_for_its_bookkeeping_still_replaces_pages() {
         file.set_len(page() as u64).unwrap();
         let status = std::fs::read_to_string("/proc/self/statm").unwrap();
         let used: usize = status.split(' ').next().unwrap().parse::<usize>().unwrap() * page();
-        let limit = libc::rlimit { rlim_cur: (used + (256 << 20)) as u64, rlim_max: libc::RLIM_INFINITY };
-        // SAFETY: `limit` is a valid limit.
-        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) }, 0);
+        lower_limit(libc::RLIMIT_AS, (used + (256 << 20)) as u64);
         assert!(map.guard(|view| view.get(1 << 20)).is_err());
         assert_eq!(map.read::<u8>(0).unwrap(), 0, "pages that are in order stay");
     });

@@ -1,11 +1,10 @@
 //! One test for each flag of mmap(2), on what today's kernel does with it; hugetlb pages; and what is refused before the
 //! kernel is asked.
 
-use crate::regions::{
-    Area, area_at, become_nobody, faulted, is_mapped, kernel_since, refused_by_kernel, refused_by_rule,
-};
+use crate::regions::{Area, area_at, faulted, is_mapped, kernel_since, refused_by_kernel, refused_by_rule};
 use crate::support::{
-    End, child_succeeds, disk_dir, file_with, in_child, is_root, memory_dir, page, pattern, skip,
+    End, become_nobody, child_succeeds, disk_dir, file_with, in_child, is_root, memory_dir, page, pattern,
+    skip,
 };
 use folio::{
     Anon, Errno, FaultCause, FileMapMut, Fork, HugePage, MapFlags, MapOptions, PageSize, Prot, Region,

@@ -1,7 +1,8 @@
 //! Every operation of `Region`, on the real kernel.
 
 use crate::support::{
-    End, child_succeeds, disk_dir, file_with, in_child, is_root, memory_dir, page, pattern, skip,
+    End, become_nobody, child_succeeds, disk_dir, file_with, in_child, is_root, memory_dir, page, pattern,
+    skip,
 };
 use folio::{
     Advice, Anon, CacheStat, Discard, Errno, Error, FaultCause, FileMap, FileMapMut, FileMapPrivate,
@@ -1618,27 +1619,22 @@ fn residency_of_a_file_is_the_page_cache() {
     assert!(!pages.as_slice()[0] && !pages.as_slice()[63], "{pages:?}");
 }
 
-/// Becomes the user `nobody`, without any capability. For children only.
-pub(crate) fn become_nobody() {
-    // SAFETY: changes the ids of this process, a child with one thread.
-    unsafe {
-        assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
-        assert_eq!(libc::setresgid(65534, 65534, 65534), 0);
-        assert_eq!(libc::setresuid(65534, 65534, 65534), 0);
-    }
+/// A file of sixteen pages, all of them holes, with these rights.
+fn sparse(dir: &std::path::Path, mode: u32) -> std::path::PathBuf {
+    let path = dir.join("sparse");
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(16 * page() as u64).unwrap();
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    path
 }
 
 #[test]
 fn residency_of_a_file_of_another_owner_is_unknown_and_not_a_hundred_percent() {
-    use std::os::unix::fs::PermissionsExt;
     if !is_root() {
         return skip("needs root, to become another user");
     }
     let dir = disk_dir();
-    let path = dir.path().join("sparse");
-    let file = std::fs::File::create(&path).unwrap();
-    file.set_len(16 * page() as u64).unwrap();
-    file.set_permissions(std::fs::Permissions::from_mode(0o644)).unwrap();
+    let path = sparse(dir.path(), 0o644);
     child_succeeds(|| {
         let file = std::fs::File::open(&path).unwrap();
         let borrowed = FileMap::map(&file).unwrap();
@@ -1663,15 +1659,11 @@ fn residency_of_a_file_of_another_owner_is_unknown_and_not_a_hundred_percent() {
 
 #[test]
 fn who_may_write_to_a_file_may_know_its_residency() {
-    use std::os::unix::fs::PermissionsExt;
     if !is_root() {
         return skip("needs root, to become another user");
     }
     let dir = disk_dir();
-    let path = dir.path().join("sparse");
-    let file = std::fs::File::create(&path).unwrap();
-    file.set_len(16 * page() as u64).unwrap();
-    file.set_permissions(std::fs::Permissions::from_mode(0o666)).unwrap();
+    let path = sparse(dir.path(), 0o666);
     child_succeeds(|| {
         let map = FileMap::open(&path).unwrap();
         become_nobody();

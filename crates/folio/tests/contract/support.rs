@@ -115,6 +115,29 @@ pub(crate) fn file_with(dir: &Path, bytes: &[u8]) -> PathBuf {
     path
 }
 
+/// Lowers a soft limit of this process: in children only.
+pub(crate) fn lower_limit(resource: libc::__rlimit_resource_t, bytes: u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` has room for the answer.
+    assert_eq!(unsafe { libc::getrlimit(resource, &raw mut limit) }, 0);
+    limit.rlim_cur = bytes;
+    // SAFETY: `limit` is one.
+    assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
+}
+
+/// Gives root's rights up for good (CAP_IPC_LOCK, CAP_SYS_ADMIN …): in children only.
+pub(crate) fn become_nobody() {
+    const NOBODY: u32 = 65534;
+    if is_root() {
+        // SAFETY: changes who this process is, no memory.
+        unsafe {
+            assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
+            assert_eq!(libc::setresgid(NOBODY, NOBODY, NOBODY), 0);
+            assert_eq!(libc::setresuid(NOBODY, NOBODY, NOBODY), 0);
+        }
+    }
+}
+
 /// The machine's page, in bytes.
 pub(crate) fn page() -> usize {
     folio::PageSize::system().bytes()
