@@ -81,10 +81,12 @@ pub mod faults;
 mod flags;
 mod map;
 mod page;
+mod pager;
 mod prot;
 pub mod raw;
 mod region;
 mod residency;
+pub mod source;
 mod sys;
 
 pub use access::{Reader, View, ViewMut, Words};
@@ -93,9 +95,11 @@ pub use error::{Errno, Error, Fault, FaultCause, Refusal, Refused, Result, Subje
 pub use flags::{HugePage, MapFlags};
 pub use map::{
     Anon, Atom, Device, FileAccess, FileMap, FileMapMut, FileMapPrivate, MapFile, MapOptions, MappedFile,
-    Private, ReadOnly, ReadWrite, Register, Sealed, SharedMem, Stable, StableMut, WriteAccess,
+    Paged, PagedMut, PagedShared, Pinned, Private, ReadOnly, ReadWrite, Register, Sealed, SharedMem, Stable,
+    StableMut, WriteAccess,
 };
 pub use page::PageSize;
+pub use pager::{Builder as PagerBuilder, Pager, Stats as PagerStats};
 pub use prot::Prot;
 pub use region::{Fork, Populate, Region, Reservation, Resize, WriteBack};
 pub use residency::{CacheStat, Pages, Residency};

@@ -11,6 +11,8 @@ pub struct Fault {
     pub(crate) range: Range<usize>,
     pub(crate) file_offset: Option<u64>,
     pub(crate) cause: FaultCause,
+    /// What the source said.
+    pub(crate) detail: Option<String>,
 }
 
 impl Fault {
@@ -29,6 +31,11 @@ impl Fault {
         self.cause
     }
 
+    /// What the source of a [`Paged`](crate::Paged) map said of it, if it said anything.
+    pub fn detail(&self) -> Option<&str> {
+        self.detail.as_deref()
+    }
+
     /// The mapped object.
     pub fn object(&self) -> &str {
         &self.object
@@ -37,12 +44,14 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { call, object, range, file_offset, cause } = self;
+        let Self { call, object, range, file_offset, cause, detail } = self;
         write!(f, "{call} of {object}: bytes {}..{} of the map", range.start, range.end)?;
         if let Some(offset) = file_offset {
             write!(f, " (file offset {offset})")?;
         }
-        write!(f, " could not be supplied: {cause}")
+        let done = if *cause == FaultCause::NotWritten { "written back" } else { "supplied" };
+        write!(f, " could not be {done}: {cause}")?;
+        detail.as_ref().map_or(Ok(()), |detail| write!(f, " ({detail})"))
     }
 }
 
@@ -61,6 +70,16 @@ pub enum FaultCause {
     Protection,
     /// Nothing is mapped there, in this process.
     NotMapped,
+    /// The source of a pager's map failed, or gave fewer bytes than it has.
+    SourceFailed,
+    /// The source's bytes are not those that the map has shown, or that it was made for.
+    Changed,
+    /// The source did not answer within its deadline.
+    Deadline,
+    /// The pager's budget is used up by what is pinned, or dirty and cannot be written.
+    NoMemory,
+    /// What was stored could not be written to the source. The pages stay dirty, and are tried again.
+    NotWritten,
 }
 
 impl fmt::Display for FaultCause {
@@ -76,6 +95,13 @@ impl fmt::Display for FaultCause {
             }
             Self::MemoryFailure => "the memory failed; the page's contents are lost",
             Self::Protection => "the page's protection forbids the access; change it with `protect`",
+            Self::SourceFailed => "the source failed; try again, or mend the source",
+            Self::Changed => "the source has changed since the map was made; map it again",
+            Self::Deadline => "the source did not answer within its deadline; try again, or set a longer one",
+            Self::NoMemory => {
+                "the pager's budget is used up by pages that are pinned, or dirty and cannot be written; give it more, or pin less"
+            }
+            Self::NotWritten => "the source refused it; the pages stay dirty: mend the source, and sync again",
             Self::NotMapped => "nothing is mapped there; the range was unmapped, or never was this process's",
         })
     }

@@ -331,6 +331,7 @@ impl<A: FileAccess> MappedFile<A> {
             range: offset + kept..offset + buffer.len(),
             file_offset: Some(first + kept as u64),
             cause: FaultCause::PastEnd,
+            detail: None,
         }
         .into())
     }

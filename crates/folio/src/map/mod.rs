@@ -9,6 +9,7 @@
 //! | [`stable`] | [`Stable`], [`StableMut`]: a file map with the promise that nobody does; slices |
 //! | [`shared`] | [`SharedMem`]: the processes it is shared with; atomics, views |
 //! | [`device`] | [`Device`]: hardware; single loads and stores |
+//! | [`paged`], [`paged_mut`], [`paged_shared`] | folio's own pager: slices, or views where several write |
 //! | [`mapping`] | what all of them have: a region, and which of its bytes are shown |
 //! | [`handle`] | the calls that all of them have |
 //! | [`passing`] | descriptors over a Unix socket |
@@ -23,6 +24,9 @@ mod keep;
 mod mapping;
 mod object;
 mod options;
+mod paged;
+mod paged_mut;
+mod paged_shared;
 mod passing;
 mod sealed;
 mod shared;
@@ -35,6 +39,9 @@ pub use file::{
 };
 pub use keep::MapFile;
 pub use options::MapOptions;
+pub use paged::{Paged, Pinned};
+pub use paged_mut::PagedMut;
+pub use paged_shared::PagedShared;
 pub use sealed::Sealed;
 pub use shared::{Atom, SharedMem};
 pub use stable::{Stable, StableMut};

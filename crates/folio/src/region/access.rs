@@ -111,7 +111,14 @@ impl Region {
             (None, Some(_)) => "anonymous memory".to_owned(),
             (None, None) => "unmapped memory".to_owned(),
         };
-        Fault { call, object, range: range.start - origin.lead..range.end - origin.lead, file_offset, cause }
+        Fault {
+            call,
+            object,
+            range: range.start - origin.lead..range.end - origin.lead,
+            file_offset,
+            cause,
+            detail: None,
+        }
     }
 }
 

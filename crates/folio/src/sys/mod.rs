@@ -12,6 +12,8 @@
 //! | [`replace`] | the wait-free table of guarded maps, and what a fault in one does |
 //! | [`replaced`] | the pages of a map that were replaced by zero pages, and how they come back |
 //! | [`gate`] | a lock that fork cannot leave locked |
+//! | [`uffd`] | userfaultfd: faults that another thread serves |
+//! | [`ring`] | io_uring: reads and writes that end later |
 //! | [`signal`] | the handler of SIGBUS and SIGSEGV, chained to what was there before |
 
 pub(crate) mod copy;
@@ -23,8 +25,10 @@ pub(crate) mod mm;
 pub(crate) mod process;
 pub(crate) mod replace;
 pub(crate) mod replaced;
+pub(crate) mod ring;
 pub(crate) mod signal;
 mod slot;
+pub(crate) mod uffd;
 
 pub(crate) use rustix::io::Errno;
 

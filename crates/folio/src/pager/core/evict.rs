@@ -1,0 +1,196 @@
+//! Memory: the budget, which pages are taken out of their maps, and which are dropped.
+//!
+//! Replacement is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023), with a soft fault in
+//! place of its access bit, which user space does not see: what is taken out of the map stays in memory for a while
+//! (the inactive queue), and if it is wanted again it goes to the main queue, at the cost of a fault without a read.
+
+use super::frames::{Doom, FrameId, Place, Queue};
+use super::{Action, Core, ObjectId, Reason, Run};
+use std::collections::{HashSet, VecDeque};
+
+/// Runs longer than this leave no ghost: they were a scan's.
+const GHOST_RUN: u32 = 16;
+/// Take-outs under way at once: a batch, so that a fault seldom waits for one.
+const LEAVING: u64 = 512;
+/// Frames that are looked at to find one that may go.
+const LOOKS: usize = 512;
+
+/// What was dropped lately, by first page.
+#[derive(Debug, Default)]
+pub(crate) struct Ghosts {
+    order: VecDeque<(ObjectId, u64)>,
+    set: HashSet<(ObjectId, u64)>,
+}
+
+impl Ghosts {
+    fn add(&mut self, key: (ObjectId, u64), most: usize) {
+        if self.set.insert(key) {
+            self.order.push_back(key);
+        }
+        while self.order.len() > most {
+            if let Some(old) = self.order.pop_front() {
+                self.set.remove(&old);
+            }
+        }
+    }
+
+    /// Whether it was dropped lately; once.
+    pub(crate) fn take(&mut self, key: (ObjectId, u64)) -> bool {
+        self.set.remove(&key)
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        (self.order.capacity() + 2 * self.set.capacity()) * size_of::<(ObjectId, u64)>()
+    }
+}
+
+impl Core {
+    /// Pages that may be in use, beside the records and what a copy needs for a moment.
+    fn limit(&self) -> u64 {
+        let records = (self.record_bytes() / self.limits.page) as u64;
+        let reserve = u64::from(self.widest());
+        self.limits.budget.saturating_sub(records + reserve).max(4)
+    }
+
+    /// Pages that are free.
+    pub(super) fn free(&self) -> u64 {
+        self.limit().saturating_sub(self.used)
+    }
+
+    /// The share that is kept free or ready to be dropped.
+    fn inactive_target(&self) -> u64 {
+        self.limit() / 8
+    }
+
+    /// Makes room for so many pages by dropping what is outside the map and clean. Whether there is room.
+    pub(super) fn make_room(&mut self, pages: u64) -> bool {
+        let mut limit = self.limit();
+        while self.used + pages > limit {
+            let Some(frame) = self.droppable() else { return false };
+            self.drop_frame(frame);
+            limit = self.limit();
+        }
+        true
+    }
+
+    fn droppable(&self) -> Option<FrameId> {
+        let mut next = self.frames.front(Queue::Inactive);
+        for _ in 0..LOOKS {
+            let frame = next?;
+            if self.may_drop(frame) {
+                return Some(frame);
+            }
+            next = self.frames.after(frame);
+        }
+        None
+    }
+
+    fn may_drop(&self, frame: FrameId) -> bool {
+        let this = &self.frames[frame];
+        this.place == Place::Out
+            && !this.writing
+            && this.waiters.is_empty()
+            && !this.eager
+            && (!this.dirty || this.doom == Doom::Now)
+    }
+
+    /// A frame that is outside the map goes away with its bytes.
+    pub(super) fn drop_frame(&mut self, id: FrameId) {
+        let frame = self.frames.remove(id);
+        let Some(object) = self.objects.get_mut(&frame.object) else { return };
+        object.table.set(frame.run, None);
+        if frame.ahead {
+            object.readahead.wasted(frame.run.first);
+            self.counts.ahead_wasted += u64::from(frame.run.len);
+        }
+        if frame.dirty {
+            self.dirty -= u64::from(frame.run.len);
+        }
+        if frame.buffer {
+            self.used -= u64::from(frame.run.len);
+        }
+        self.counts.pages_evicted += u64::from(frame.run.len);
+        if frame.run.len <= GHOST_RUN && !frame.ahead && !object.leaving {
+            let most = (self.limits.budget as usize).clamp(16, 1 << 20) / 2;
+            self.ghosts.add((frame.object, frame.run.first), most);
+        }
+        let shown = frame.seen && !frame.dirty && !object.leaving;
+        let (object, run) = (frame.object, frame.run);
+        self.actions.push_back(Action::Discard { frame: id, object, run, last: true, shown });
+    }
+
+    pub(super) fn is_pinned(&self, object: ObjectId, run: Run) -> bool {
+        let Some(object) = self.objects.get(&object) else { return false };
+        object.pins.iter().any(|&(first, end)| first < run.end() && run.first < end)
+    }
+
+    /// Takes pages out of maps while too little is free or ready to be dropped.
+    pub(super) fn replenish(&mut self) {
+        let (limit, target) = (self.limit(), self.inactive_target());
+        let ready = |core: &Self| {
+            limit.saturating_sub(core.used) + core.frames.pages(Queue::Inactive) + core.leaving + core.writing
+        };
+        let mut looks = 0;
+        let asked =
+            self.stalled.len() as u64 + if self.wants.is_empty() { 0 } else { u64::from(self.widest()) };
+        // Batches: nothing is taken out before a quarter of the share is used up.
+        if ready(self) >= target.max(asked) - target / 4 {
+            return;
+        }
+        while ready(self) < target.max(asked)
+            && self.leaving < LEAVING.max(2 * u64::from(self.widest()))
+            && looks < LOOKS
+        {
+            looks += 1;
+            let small = self.frames.pages(Queue::Small);
+            let from_small = small > limit / 10 || self.frames.pages(Queue::Main) == 0;
+            let queue = if from_small { Queue::Small } else { Queue::Main };
+            let Some(victim) = self.frames.front(queue) else { break };
+            let frame = &self.frames[victim];
+            let (object, run) = (frame.object, frame.run);
+            let may = frame.place == Place::Installed && !frame.writing && frame.waiters.is_empty();
+            if !may || self.is_pinned(object, run) {
+                self.frames.enqueue(victim, Queue::Main);
+                continue;
+            }
+            looks = 0;
+            self.take_out(victim);
+        }
+    }
+
+    pub(super) fn take_out(&mut self, id: FrameId) {
+        let frame = &mut self.frames[id];
+        frame.place = Place::Leaving;
+        self.leaving += u64::from(frame.run.len);
+        let (object, run) = (frame.object, frame.run);
+        self.frames.enqueue(id, Queue::None);
+        self.actions.push_back(Action::TakeOut { frame: id, object, run });
+    }
+
+    pub(super) fn taken_out(&mut self, id: FrameId, result: Result<(), Reason>) {
+        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == Place::Leaving) else { return };
+        let (len, tracked) = (u64::from(frame.run.len), self.objects[&frame.object].traits.tracked);
+        self.leaving -= len;
+        let frame = &mut self.frames[id];
+        if result.is_err() {
+            // Held by direct I/O: it stays, and counts as written to.
+            frame.place = Place::Installed;
+            self.frames.enqueue(id, Queue::Main);
+            if tracked {
+                self.frames[id].protected = false;
+                self.set_dirty(id);
+            }
+            return self.settle(id);
+        }
+        (frame.place, frame.buffer, frame.protected) = (Place::Out, true, false);
+        let wanted = !frame.waiters.is_empty() || frame.eager;
+        match (frame.doom, frame.dirty) {
+            (Doom::Now, _) | (Doom::WhenClean, false) if !wanted || frame.doom == Doom::Now => {
+                self.drop_frame(id);
+            }
+            _ if wanted => self.install(id),
+            (_, true) => self.to_write.push_back(id),
+            _ => self.frames.enqueue(id, Queue::Inactive),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Frames: runs of pages in memory, what state each is in, and the queues that order their eviction.
+
+use super::{ObjectId, Run};
+
+/// A frame's number. It is used again when the frame is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct FrameId(pub(crate) u32);
+
+/// Where the bytes of a frame are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On their way from the source into the buffer.
+    Reading,
+    /// In the buffer, outside the map.
+    Out,
+    /// On their way from the buffer into the map.
+    Installing,
+    /// In the map.
+    Installed,
+    /// On their way from the map into the buffer.
+    Leaving,
+    /// In the map, while a copy of them is taken for write-back.
+    Copying,
+}
+
+/// A queue of eviction; the oldest is its front.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Queue {
+    None,
+    /// Read for the first time.
+    Small,
+    /// Wanted again after it was taken out.
+    Main,
+    /// Outside the map and clean: dropped when memory is needed, put back if it is wanted before.
+    Inactive,
+}
+
+const QUEUES: usize = 3;
+
+impl Queue {
+    fn index(self) -> Option<usize> {
+        match self {
+            Self::None => None,
+            Self::Small => Some(0),
+            Self::Main => Some(1),
+            Self::Inactive => Some(2),
+        }
+    }
+}
+
+/// A thread that waits for a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Waiter {
+    pub(crate) page: u64,
+    pub(crate) write: bool,
+    pub(crate) since: u64,
+}
+
+/// What becomes of a frame as soon as it can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doom {
+    None,
+    /// Written back if it is dirty, then dropped.
+    WhenClean,
+    /// Dropped, with what was written to it.
+    Now,
+}
+
+/// A run of pages in memory. Booleans here are independent facts, not options.
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts about a frame")]
+pub(crate) struct Frame {
+    pub(crate) object: ObjectId,
+    pub(crate) run: Run,
+    pub(crate) place: Place,
+    pub(crate) doom: Doom,
+    /// Installed so that a store faults.
+    pub(crate) protected: bool,
+    /// Changed since it was last written to the source.
+    pub(crate) dirty: bool,
+    /// A write from the buffer is under way.
+    pub(crate) writing: bool,
+    /// Read ahead, and not used yet.
+    pub(crate) ahead: bool,
+    /// To be installed as soon as it is read, without a fault.
+    pub(crate) eager: bool,
+    /// Was in the map before.
+    pub(crate) seen: bool,
+    /// Memory is held outside the map.
+    pub(crate) buffer: bool,
+    /// The buffer stays when the frame is put into the map: it is being written.
+    pub(crate) kept: bool,
+    /// When it became dirty.
+    pub(crate) dirtied: u64,
+    /// The last write failed then; it is tried again later.
+    pub(crate) failed: u64,
+    pub(crate) read_at: u64,
+    pub(crate) waiters: Vec<Waiter>,
+    queue: Queue,
+    before: u32,
+    after: u32,
+}
+
+const NIL: u32 = u32::MAX;
+
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    front: u32,
+    back: u32,
+    pages: u64,
+}
+
+/// All frames, and their queues.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    slots: Vec<Option<Frame>>,
+    free: Vec<u32>,
+    queues: [Ends; QUEUES],
+}
+
+impl Frames {
+    pub(crate) fn new() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            queues: [Ends { front: NIL, back: NIL, pages: 0 }; QUEUES],
+        }
+    }
+
+    pub(crate) fn add(&mut self, object: ObjectId, run: Run, place: Place, now: u64) -> FrameId {
+        let frame = Frame {
+            object,
+            run,
+            place,
+            doom: Doom::None,
+            protected: false,
+            dirty: false,
+            writing: false,
+            ahead: false,
+            eager: false,
+            seen: false,
+            buffer: false,
+            kept: false,
+            dirtied: 0,
+            failed: 0,
+            read_at: now,
+            waiters: Vec::new(),
+            queue: Queue::None,
+            before: NIL,
+            after: NIL,
+        };
+        if let Some(slot) = self.free.pop() {
+            self.slots[slot as usize] = Some(frame);
+            return FrameId(slot);
+        }
+        self.slots.push(Some(frame));
+        FrameId((self.slots.len() - 1) as u32)
+    }
+
+    pub(crate) fn remove(&mut self, id: FrameId) -> Frame {
+        self.enqueue(id, Queue::None);
+        self.free.push(id.0);
+        self.slots[id.0 as usize].take().expect("a frame is removed once")
+    }
+
+    pub(crate) fn get(&self, id: FrameId) -> Option<&Frame> {
+        self.slots.get(id.0 as usize)?.as_ref()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (FrameId, &Frame)> {
+        self.slots.iter().enumerate().filter_map(|(n, slot)| Some((FrameId(n as u32), slot.as_ref()?)))
+    }
+
+    /// Bytes that the records themselves take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<Option<Frame>>() + self.free.capacity() * 4
+    }
+
+    /// Pages in a queue.
+    pub(crate) fn pages(&self, queue: Queue) -> u64 {
+        queue.index().map_or(0, |queue| self.queues[queue].pages)
+    }
+
+    pub(crate) fn queue(&self, id: FrameId) -> Queue {
+        self[id].queue
+    }
+
+    /// The oldest frame of a queue.
+    pub(crate) fn front(&self, queue: Queue) -> Option<FrameId> {
+        let front = self.queues[queue.index()?].front;
+        (front != NIL).then_some(FrameId(front))
+    }
+
+    /// The frame after `id` in its queue.
+    pub(crate) fn after(&self, id: FrameId) -> Option<FrameId> {
+        let after = self[id].after;
+        (after != NIL).then_some(FrameId(after))
+    }
+
+    fn detach(&mut self, id: FrameId) {
+        let Frame { queue, before, after, run, .. } = self[id];
+        let Some(queue) = queue.index() else { return };
+        match before {
+            NIL => self.queues[queue].front = after,
+            before => self[FrameId(before)].after = after,
+        }
+        match after {
+            NIL => self.queues[queue].back = before,
+            after => self[FrameId(after)].before = before,
+        }
+        self.queues[queue].pages -= u64::from(run.len);
+        let frame = &mut self[id];
+        (frame.queue, frame.before, frame.after) = (Queue::None, NIL, NIL);
+    }
+
+    /// Puts a frame at the back of a queue, out of the one it was in.
+    pub(crate) fn enqueue(&mut self, id: FrameId, queue: Queue) {
+        self.detach(id);
+        let Some(index) = queue.index() else { return };
+        let back = std::mem::replace(&mut self.queues[index].back, id.0);
+        match back {
+            NIL => self.queues[index].front = id.0,
+            back => self[FrameId(back)].after = id.0,
+        }
+        let frame = &mut self[id];
+        (frame.queue, frame.before) = (queue, back);
+        self.queues[index].pages += u64::from(frame.run.len);
+    }
+
+    /// Puts a frame at the front of a queue: the next to go.
+    pub(crate) fn enqueue_first(&mut self, id: FrameId, queue: Queue) {
+        self.detach(id);
+        let Some(index) = queue.index() else { return };
+        let front = std::mem::replace(&mut self.queues[index].front, id.0);
+        match front {
+            NIL => self.queues[index].back = id.0,
+            front => self[FrameId(front)].before = id.0,
+        }
+        let frame = &mut self[id];
+        (frame.queue, frame.after) = (queue, front);
+        self.queues[index].pages += u64::from(frame.run.len);
+    }
+
+    /// Changes which pages a frame is of, keeping the count of its queue.
+    pub(crate) fn reshape(&mut self, id: FrameId, run: Run) {
+        let old = std::mem::replace(&mut self[id].run, run);
+        if let Some(queue) = self[id].queue.index() {
+            let pages = &mut self.queues[queue].pages;
+            *pages = *pages + u64::from(run.len) - u64::from(old.len);
+        }
+    }
+}
+
+impl std::ops::Index<FrameId> for Frames {
+    type Output = Frame;
+
+    fn index(&self, id: FrameId) -> &Frame {
+        self.slots[id.0 as usize].as_ref().expect("a frame's number is used while it lives")
+    }
+}
+
+impl std::ops::IndexMut<FrameId> for Frames {
+    fn index_mut(&mut self, id: FrameId) -> &mut Frame {
+        self.slots[id.0 as usize].as_mut().expect("a frame's number is used while it lives")
+    }
+}

@@ -1,0 +1,275 @@
+//! What takes more than one step: prefetches, pins, evictions that were asked for.
+
+use super::frames::{Doom, FrameId, Place};
+use super::table::CHUNK;
+use super::{Action, Core, Failure, ObjectId, Reason, Run, Ticket};
+use std::collections::VecDeque;
+
+/// Reads by request under way at once.
+const READS: u64 = 256;
+
+/// Pages that are wanted in the map without a fault.
+#[derive(Debug)]
+pub(crate) struct Want {
+    pub(crate) object: ObjectId,
+    next: u64,
+    end: u64,
+}
+
+/// A pin whose pages are not all there yet.
+#[derive(Debug)]
+pub(crate) struct PinJob {
+    pub(crate) object: ObjectId,
+    pub(crate) ticket: Ticket,
+    first: u64,
+    end: u64,
+    missing: u64,
+    progress: u64,
+}
+
+impl PinJob {
+    /// How many pages of `run` it waits for.
+    fn overlap(&self, run: Run) -> u64 {
+        run.end().min(self.end).saturating_sub(run.first.max(self.first))
+    }
+
+    pub(crate) fn missing_in(&self, run: Run) -> bool {
+        self.missing > 0 && self.overlap(run) > 0
+    }
+}
+
+/// An eviction under way.
+#[derive(Debug)]
+pub(crate) struct EvictJob {
+    object: ObjectId,
+    /// Nobody, if the object goes away with its pages.
+    ticket: Option<Ticket>,
+    pending: VecDeque<u64>,
+    since: u64,
+}
+
+impl Core {
+    pub(super) fn prefetch(&mut self, object: ObjectId, runs: Vec<(u64, u64)>) {
+        let Some(this) = self.objects.get(&object).filter(|object| !object.leaving) else { return };
+        let pages = this.pages;
+        for (first, end) in runs {
+            if first < end.min(pages) {
+                self.wants.push_back(Want { object, next: first, end: end.min(pages) });
+            }
+        }
+    }
+
+    /// The most that may be pinned: faults need the rest.
+    fn pinnable(&self) -> u64 {
+        self.budget() / 4 * 3
+    }
+
+    pub(super) fn pin(&mut self, object: ObjectId, first: u64, end: u64, ticket: Ticket) {
+        let pages = end.saturating_sub(first);
+        let (now, room) = (self.now, self.pinned + pages <= self.pinnable());
+        let Some(this) =
+            self.objects.get_mut(&object).filter(|object| end <= object.pages && !object.leaving)
+        else {
+            return self.reply(ticket, Err(Self::failure(first, &Reason::PastEnd)));
+        };
+        if !room {
+            return self.reply(ticket, Err(Self::failure(first, &Reason::NoMemory)));
+        }
+        this.pins.push((first, end));
+        let frames = this.table.frames_in(first, end);
+        for &id in &frames {
+            let frame = &mut self.frames[id];
+            if frame.doom == Doom::WhenClean {
+                frame.doom = Doom::None;
+            }
+        }
+        let present: u64 = frames
+            .into_iter()
+            .filter(|&id| matches!(self.frames[id].place, Place::Installed | Place::Copying))
+            .map(|id| {
+                let run = self.frames[id].run;
+                run.end().min(end) - run.first.max(first)
+            })
+            .sum();
+        self.pinned += pages;
+        if present == pages {
+            return self.reply(ticket, Ok(()));
+        }
+        self.pin_jobs.push(PinJob { object, ticket, first, end, missing: pages - present, progress: now });
+        self.wants.push_back(Want { object, next: first, end });
+    }
+
+    pub(super) fn unpin(&mut self, object: ObjectId, first: u64, end: u64) {
+        let Some(this) = self.objects.get_mut(&object) else { return };
+        if let Some(at) = this.pins.iter().position(|&pin| pin == (first, end)) {
+            this.pins.swap_remove(at);
+            self.pinned -= end - first;
+        }
+    }
+
+    /// `run` has come into the map.
+    pub(super) fn pin_progress(&mut self, object: ObjectId, run: Run) {
+        let mut ended = Vec::new();
+        for pin in self.pin_jobs.iter_mut().filter(|pin| pin.object == object) {
+            let came = pin.overlap(run);
+            if came > 0 {
+                pin.missing = pin.missing.saturating_sub(came);
+                pin.progress = self.now;
+                if pin.missing == 0 {
+                    ended.push(pin.ticket);
+                }
+            }
+        }
+        if !ended.is_empty() {
+            self.pin_jobs.retain(|pin| pin.missing > 0);
+            ended.into_iter().for_each(|ticket| self.reply(ticket, Ok(())));
+        }
+    }
+
+    /// A page cannot be supplied: pins that wait for it are refused.
+    pub(super) fn pin_failed(&mut self, object: ObjectId, page: u64, reason: &Reason) {
+        let fails = |pin: &PinJob| pin.object == object && (pin.first..pin.end).contains(&page);
+        if self.pin_jobs.iter().any(fails) {
+            let (failed, others) = std::mem::take(&mut self.pin_jobs).into_iter().partition(fails);
+            self.pin_jobs = others;
+            self.refuse(failed, page, reason);
+        }
+    }
+
+    fn refuse(&mut self, pins: Vec<PinJob>, page: u64, reason: &Reason) {
+        for pin in pins {
+            self.unpin(pin.object, pin.first, pin.end);
+            let page = page.max(pin.first);
+            self.reply(pin.ticket, Err(Failure { page, reason: reason.clone() }));
+        }
+    }
+
+    pub(super) fn expire_pins(&mut self) {
+        let now = self.now;
+        let late = |pin: &PinJob| {
+            self.objects.get(&pin.object).is_none_or(|object| pin.progress + object.traits.deadline <= now)
+        };
+        if self.pin_jobs.iter().any(late) {
+            let pins = std::mem::take(&mut self.pin_jobs);
+            let (failed, others): (Vec<_>, Vec<_>) = pins.into_iter().partition(late);
+            self.pin_jobs = others;
+            self.refuse(failed, 0, &Reason::Deadline);
+        }
+    }
+
+    pub(super) fn pump_wants(&mut self) {
+        while let Some(want) = self.wants.front_mut() {
+            let (object, page, end) = (want.object, want.next, want.end);
+            let Some(this) = self.objects.get(&object).filter(|this| page < end && page < this.pages) else {
+                self.wants.pop_front();
+                continue;
+            };
+            let next = if let Some(id) = this.table.frame(page) {
+                let frame = &mut self.frames[id];
+                match frame.place {
+                    Place::Out => {
+                        frame.eager = true;
+                        self.install(id);
+                    }
+                    Place::Reading | Place::Leaving => frame.eager = true,
+                    _ => {}
+                }
+                self.frames[id].run.end()
+            } else {
+                let widest = u64::from(self.widest());
+                let unit_end = (page / widest + 1) * widest;
+                let len = (unit_end.min(end) - page).min(CHUNK) as u32;
+                let run = self.absent_run(object, page, len);
+                let len = u64::from(run.len);
+                if self.reading >= READS && self.reading + len > self.budget() / 4 || !self.make_room(len) {
+                    return;
+                }
+                let id = self.read(object, run);
+                self.frames[id].eager = true;
+                run.end()
+            };
+            if let Some(want) = self.wants.front_mut() {
+                want.next = next;
+            }
+        }
+    }
+
+    /// Pages leave memory: as soon as they are clean, or with `discard` at once.
+    pub(super) fn evict(
+        &mut self,
+        object: ObjectId,
+        first: u64,
+        end: u64,
+        discard: bool,
+        ticket: Option<Ticket>,
+    ) {
+        let Some(this) = self.objects.get_mut(&object) else {
+            if let Some(ticket) = ticket {
+                self.reply(ticket, Ok(()));
+            }
+            return;
+        };
+        if discard {
+            this.table.forget_marks(first, end);
+        }
+        let ids = this.table.frames_in(first, end);
+        let mut pending = VecDeque::new();
+        for id in ids {
+            let run = self.frames[id].run;
+            if !discard && self.is_pinned(object, run) {
+                continue;
+            }
+            pending.push_back(run.first);
+            self.frames[id].doom = if discard { Doom::Now } else { Doom::WhenClean };
+            self.hasten(id);
+        }
+        self.evictions.push(EvictJob { object, ticket, pending, since: self.now });
+    }
+
+    /// Lets a doomed frame go, if nothing is under way with it.
+    fn hasten(&mut self, id: FrameId) {
+        let frame = &self.frames[id];
+        match frame.place {
+            Place::Installed if !frame.writing => self.take_out(id),
+            Place::Out if !frame.writing && (!frame.dirty || frame.doom == Doom::Now) => self.drop_frame(id),
+            Place::Out if !frame.writing => self.to_write.push_back(id),
+            _ => {}
+        }
+    }
+
+    pub(super) fn pump_evictions(&mut self) {
+        let mut jobs = std::mem::take(&mut self.evictions);
+        jobs.retain_mut(|job| !self.advance_eviction(job));
+        jobs.append(&mut self.evictions);
+        self.evictions = jobs;
+    }
+
+    /// Whether an eviction has ended.
+    fn advance_eviction(&mut self, job: &mut EvictJob) -> bool {
+        let Some(object) = self.objects.get(&job.object) else { return true };
+        while let Some(&page) = job.pending.front() {
+            let frame = object.table.frame(page).and_then(|id| self.frames.get(id));
+            if frame.is_some_and(|frame| frame.doom != Doom::None) {
+                break;
+            }
+            job.pending.pop_front();
+        }
+        if let Some(ticket) = job.ticket {
+            if job.pending.is_empty() {
+                self.reply(ticket, Ok(()));
+                return true;
+            }
+            if job.since + object.traits.deadline <= self.now {
+                self.reply(ticket, Err(Self::failure(job.pending[0], &Reason::Deadline)));
+                return true;
+            }
+            return false;
+        }
+        if job.pending.is_empty() && object.table.is_empty() && object.writes.is_empty() && !object.flushing {
+            self.objects.remove(&job.object);
+            self.actions.push_back(Action::Detached { object: job.object });
+            return true;
+        }
+        false
+    }
+}

@@ -1,0 +1,559 @@
+//! The pager's mind: a state machine without I/O, clock or thread. [`Core::handle`] takes an event; [`Core::actions`] gives what
+//! is to be done.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`frames`] | runs of pages in memory, their states, the queues of eviction |
+//! | [`table`] | which frame a page is in; what is remembered of pages that are not in memory |
+//! | [`readahead`] | what to read beside the page that is wanted |
+//! | [`supply`] | faults, reads, installing, failing |
+//! | [`evict`] | memory: the budget, taking out, dropping |
+//! | [`write`] | dirty pages: write-back, sync, errors |
+//! | [`jobs`] | prefetches, pins and evictions that take more than one step |
+//!
+//! Times are microseconds since any fixed moment; memory is counted in pages.
+#![forbid(unsafe_code)]
+
+mod evict;
+pub(crate) mod frames;
+mod jobs;
+pub(crate) mod readahead;
+#[cfg(test)]
+mod simulate;
+mod supply;
+mod table;
+mod write;
+
+pub(crate) use frames::FrameId;
+pub(crate) use readahead::Pattern;
+
+use frames::Frames;
+use readahead::Readahead;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use table::Table;
+
+/// An object's number in its shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ObjectId(pub(crate) u32);
+
+/// Who waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Ticket(pub(crate) u64);
+
+/// Neighbouring pages of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub(crate) struct Run {
+    pub(crate) first: u64,
+    pub(crate) len: u32,
+}
+
+impl Run {
+    pub(crate) fn one(page: u64) -> Self {
+        Self { first: page, len: 1 }
+    }
+
+    pub(crate) fn end(self) -> u64 {
+        self.first + u64::from(self.len)
+    }
+
+    pub(crate) fn holds(self, page: u64) -> bool {
+        (self.first..self.end()).contains(&page)
+    }
+}
+
+/// Why a page could not be supplied or written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// The source's own error, and its errno if it has one.
+    Source { message: Arc<str>, errno: Option<i32> },
+    /// The source gave fewer bytes than its length promises.
+    Short,
+    /// The bytes are not those that were seen before, or the source's version changed.
+    Changed,
+    /// The source did not answer in time.
+    Deadline,
+    /// All memory of the budget is pinned, or dirty with nowhere to go.
+    NoMemory,
+    /// Past the object's end.
+    PastEnd,
+    /// The kernel refused to put the page into the map.
+    Refused { errno: i32 },
+    /// Direct I/O or a device holds the page.
+    Busy,
+}
+
+/// A page that could not be supplied or written, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) page: u64,
+    pub(crate) reason: Reason,
+}
+
+/// What is true of an object for as long as it lives.
+#[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts about an object")]
+pub(crate) struct Traits {
+    /// The program may store to it.
+    pub(crate) tracked: bool,
+    /// Stores never reach the source: dirty pages go to the spill file.
+    pub(crate) private: bool,
+    /// The buffer and the map are the same memory (the memfd store).
+    pub(crate) shares_buffer: bool,
+    /// Pages of the source's natural unit.
+    pub(crate) block: u32,
+    /// How long a page may take, in microseconds.
+    pub(crate) deadline: u64,
+}
+
+/// Where bytes are read from, or written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backing {
+    Source,
+    Spill,
+}
+
+/// How a run is put into the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The program never stores to it.
+    ReadOnly,
+    /// A store faults.
+    Protected,
+    /// A store goes unnoticed.
+    Writable,
+}
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    Attach {
+        object: ObjectId,
+        pages: u64,
+        traits: Traits,
+    },
+    Fault {
+        object: ObjectId,
+        page: u64,
+        write: bool,
+    },
+    ReadDone {
+        frame: FrameId,
+        result: Result<(), Reason>,
+    },
+    WriteDone {
+        frame: FrameId,
+        result: Result<(), Reason>,
+    },
+    Installed {
+        frame: FrameId,
+        result: Result<(), Reason>,
+    },
+    TakenOut {
+        frame: FrameId,
+        result: Result<(), Reason>,
+    },
+    Copied {
+        frame: FrameId,
+        result: Result<(), Reason>,
+    },
+    Flushed {
+        object: ObjectId,
+        result: Result<(), Reason>,
+    },
+    Prefetch {
+        object: ObjectId,
+        runs: Vec<(u64, u64)>,
+    },
+    Advise {
+        object: ObjectId,
+        pattern: Pattern,
+    },
+    Pin {
+        object: ObjectId,
+        first: u64,
+        end: u64,
+        ticket: Ticket,
+    },
+    Unpin {
+        object: ObjectId,
+        first: u64,
+        end: u64,
+    },
+    /// Dirty pages are written; `flush` makes them durable too.
+    Sync {
+        object: ObjectId,
+        first: u64,
+        end: u64,
+        flush: bool,
+        ticket: Ticket,
+    },
+    /// Pages leave memory; with `discard`, stores to them are lost.
+    Evict {
+        object: ObjectId,
+        first: u64,
+        end: u64,
+        discard: bool,
+        ticket: Ticket,
+    },
+    Resized {
+        object: ObjectId,
+        pages: u64,
+    },
+    /// Nobody uses the object any more. What is dirty is lost.
+    Detach {
+        object: ObjectId,
+    },
+    Budget {
+        pages: u64,
+    },
+    Tick {
+        now: u64,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    Read {
+        frame: FrameId,
+        object: ObjectId,
+        run: Run,
+        from: Backing,
+    },
+    /// Put the buffer's bytes into the map and wake who waits; with `keep` the buffer stays.
+    Install {
+        frame: FrameId,
+        object: ObjectId,
+        run: Run,
+        mode: Mode,
+        keep: bool,
+    },
+    TakeOut {
+        frame: FrameId,
+        object: ObjectId,
+        run: Run,
+    },
+    /// Protect the run, and put a copy of it into the buffer.
+    Copy {
+        frame: FrameId,
+        object: ObjectId,
+        run: Run,
+    },
+    /// Stores go unnoticed from now on; wake who waits.
+    Unprotect {
+        object: ObjectId,
+        run: Run,
+    },
+    Write {
+        frame: FrameId,
+        object: ObjectId,
+        run: Run,
+        to: Backing,
+    },
+    /// Give the buffer back. `last` says that the bytes leave memory with it, `shown` that the program has seen them and may see
+    /// them again.
+    Discard {
+        frame: FrameId,
+        object: ObjectId,
+        run: Run,
+        last: bool,
+        shown: bool,
+    },
+    Flush {
+        object: ObjectId,
+    },
+    Poison {
+        object: ObjectId,
+        page: u64,
+        reason: Reason,
+    },
+    Unpoison {
+        object: ObjectId,
+        page: u64,
+    },
+    Wake {
+        object: ObjectId,
+        run: Run,
+    },
+    Reply {
+        ticket: Ticket,
+        result: Result<(), Failure>,
+    },
+    /// Nothing is under way for the object any more.
+    Detached {
+        object: ObjectId,
+    },
+}
+
+/// What the pager was told to keep to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Memory, with all records.
+    pub(crate) budget: u64,
+    /// A dirty page is written after so long, in microseconds.
+    pub(crate) dirty_age: u64,
+    /// Bytes of a page.
+    pub(crate) page: usize,
+}
+
+/// Counts since the core was made.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) faults_missing: u64,
+    pub(crate) faults_soft: u64,
+    pub(crate) faults_write: u64,
+    pub(crate) faults_spurious: u64,
+    pub(crate) reads: u64,
+    pub(crate) pages_read: u64,
+    pub(crate) ahead_read: u64,
+    pub(crate) ahead_used: u64,
+    pub(crate) ahead_wasted: u64,
+    pub(crate) pages_evicted: u64,
+    pub(crate) pages_prefetched: u64,
+    pub(crate) writes: u64,
+    pub(crate) pages_written: u64,
+    pub(crate) pages_spilled: u64,
+    pub(crate) read_errors: u64,
+    pub(crate) write_errors: u64,
+    pub(crate) poisoned: u64,
+}
+
+/// An object as the core sees it.
+#[derive(Debug)]
+pub(crate) struct Object {
+    pages: u64,
+    traits: Traits,
+    table: Table,
+    readahead: Readahead,
+    pins: Vec<(u64, u64)>,
+    /// Write operations under way, by number.
+    writes: BTreeSet<u64>,
+    /// The stores that came last, to find streams of them.
+    last_store: Run,
+    flushing: bool,
+    leaving: bool,
+}
+
+/// What a store's or a fault's latency was, for the histogram.
+pub(crate) const BUCKETS: usize = 32;
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    limits: Limits,
+    now: u64,
+    frames: Frames,
+    objects: HashMap<ObjectId, Object>,
+    /// Pages of memory in use: in maps and in buffers.
+    used: u64,
+    /// Pages that are pinned.
+    pinned: u64,
+    /// Pages that are dirty.
+    dirty: u64,
+    /// Dirty frames in the order in which they became so; entries may be stale.
+    dirty_order: VecDeque<(FrameId, u64)>,
+    /// Faults that found no memory.
+    stalled: VecDeque<supply::Stalled>,
+    /// Frames that somebody waits for, with the last moment; entries may be stale.
+    waiting: VecDeque<(u64, FrameId)>,
+    ghosts: evict::Ghosts,
+    wants: VecDeque<jobs::Want>,
+    pin_jobs: Vec<jobs::PinJob>,
+    syncs: Vec<write::SyncJob>,
+    evictions: Vec<jobs::EvictJob>,
+    /// Frames outside the map that are to be written.
+    to_write: VecDeque<FrameId>,
+    writing: u64,
+    write_number: u64,
+    write_numbers: HashMap<FrameId, u64>,
+    reading: u64,
+    leaving: u64,
+    actions: VecDeque<Action>,
+    counts: Counts,
+    latency: [u64; BUCKETS],
+}
+
+impl Core {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            now: 0,
+            frames: Frames::new(),
+            objects: HashMap::new(),
+            used: 0,
+            pinned: 0,
+            dirty: 0,
+            dirty_order: VecDeque::new(),
+            stalled: VecDeque::new(),
+            waiting: VecDeque::new(),
+            ghosts: evict::Ghosts::default(),
+            wants: VecDeque::new(),
+            pin_jobs: Vec::new(),
+            syncs: Vec::new(),
+            evictions: Vec::new(),
+            to_write: VecDeque::new(),
+            writing: 0,
+            write_number: 0,
+            write_numbers: HashMap::new(),
+            reading: 0,
+            leaving: 0,
+            actions: VecDeque::new(),
+            counts: Counts::default(),
+            latency: [0; BUCKETS],
+        }
+    }
+
+    /// The time, told before events so that waits are measured from when they began.
+    pub(crate) fn set_now(&mut self, now: u64) {
+        self.now = self.now.max(now);
+    }
+
+    /// What is to be done next. Each action that has an outcome is answered by an event.
+    pub(crate) fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// How many faults took up to 2^n microseconds.
+    pub(crate) fn latency(&self) -> &[u64; BUCKETS] {
+        &self.latency
+    }
+
+    /// Pages in use, in maps and in buffers.
+    pub(crate) fn used(&self) -> u64 {
+        self.used
+    }
+
+    pub(crate) fn dirty(&self) -> u64 {
+        self.dirty
+    }
+
+    pub(crate) fn pinned(&self) -> u64 {
+        self.pinned
+    }
+
+    pub(crate) fn budget(&self) -> u64 {
+        self.limits.budget
+    }
+
+    /// Bytes of the core's own records.
+    pub(crate) fn record_bytes(&self) -> usize {
+        let tables: usize = self.objects.values().map(|object| object.table.bytes()).sum();
+        self.frames.bytes() + self.ghosts.bytes() + tables + 32 * self.dirty_order.len()
+    }
+
+    /// The runs of an object that are in the map now, in order.
+    pub(crate) fn resident(&self, object: ObjectId) -> Vec<Run> {
+        let Some(this) = self.objects.get(&object) else { return Vec::new() };
+        let installed = |frame: &FrameId| self.frames[*frame].place == frames::Place::Installed;
+        let frames = this.table.frames_in(0, this.pages);
+        frames.into_iter().filter(installed).map(|frame| self.frames[frame].run).collect()
+    }
+
+    /// Whether something waits for time to pass.
+    pub(crate) fn wants_ticks(&self) -> bool {
+        self.dirty > 0 || !self.waiting.is_empty() || !self.stalled.is_empty() || !self.syncs.is_empty()
+    }
+
+    /// Takes an event. Objects and frames that are gone are no error: what is under way outlives them.
+    pub(crate) fn handle(&mut self, event: Event) {
+        match event {
+            Event::Attach { object, pages, traits } => self.attach(object, pages, traits),
+            Event::Fault { object, page, write } => self.fault(object, page, write),
+            Event::ReadDone { frame, result } => self.read_done(frame, result),
+            Event::WriteDone { frame, result } => self.write_done(frame, result),
+            Event::Installed { frame, result } => self.installed(frame, result),
+            Event::TakenOut { frame, result } => self.taken_out(frame, result),
+            Event::Copied { frame, result } => self.copied(frame, result),
+            Event::Flushed { object, result } => self.flushed(object, result),
+            Event::Prefetch { object, runs } => self.prefetch(object, runs),
+            Event::Advise { object, pattern } => {
+                if let Some(object) = self.objects.get_mut(&object) {
+                    object.readahead.set_pattern(pattern);
+                }
+            }
+            Event::Pin { object, first, end, ticket } => self.pin(object, first, end, ticket),
+            Event::Unpin { object, first, end } => self.unpin(object, first, end),
+            Event::Sync { object, first, end, flush, ticket } => self.sync(object, first, end, flush, ticket),
+            Event::Evict { object, first, end, discard, ticket } => {
+                self.evict(object, first, end, discard, Some(ticket));
+            }
+            Event::Resized { object, pages } => {
+                if let Some(object) = self.objects.get_mut(&object) {
+                    object.pages = pages;
+                }
+            }
+            Event::Detach { object } => self.detach(object),
+            Event::Budget { pages } => {
+                self.limits.budget = pages;
+                let widest = self.widest();
+                self.objects.values_mut().for_each(|object| object.readahead.set_widest(widest));
+            }
+            Event::Tick { now } => self.tick(now),
+        }
+        self.pump();
+    }
+
+    fn attach(&mut self, object: ObjectId, pages: u64, traits: Traits) {
+        let readahead = Readahead::new(traits.block, self.widest());
+        let new = Object {
+            pages,
+            traits,
+            table: Table::default(),
+            readahead,
+            pins: Vec::new(),
+            writes: BTreeSet::new(),
+            last_store: Run::default(),
+            flushing: false,
+            leaving: false,
+        };
+        self.objects.insert(object, new);
+    }
+
+    fn detach(&mut self, object: ObjectId) {
+        let Some(this) = self.objects.get_mut(&object) else { return };
+        this.leaving = true;
+        let (end, pins) = (this.pages, std::mem::take(&mut this.pins));
+        for (first, end) in pins {
+            self.pinned -= end - first;
+        }
+        self.wants.retain(|want| want.object != object);
+        self.stalled.retain(|stalled| stalled.object != object);
+        let failure = Failure { page: 0, reason: Reason::PastEnd };
+        let (mine, others) =
+            std::mem::take(&mut self.pin_jobs).into_iter().partition(|pin| pin.object == object);
+        self.pin_jobs = others;
+        for pin in mine {
+            self.reply(pin.ticket, Err(failure.clone()));
+        }
+        self.evict(object, 0, end.max(1), true, None);
+    }
+
+    /// Time passed: who waited too long gets an error, old dirty pages are written, failed writes are tried again.
+    fn tick(&mut self, now: u64) {
+        self.set_now(now);
+        self.expire();
+        self.write_back_old();
+    }
+
+    /// Goes on with what waited for memory, or for something to end.
+    fn pump(&mut self) {
+        self.pump_stalled();
+        self.pump_evictions();
+        self.pump_writes();
+        self.pump_syncs();
+        self.pump_wants();
+        self.replenish();
+    }
+
+    fn reply(&mut self, ticket: Ticket, result: Result<(), Failure>) {
+        self.actions.push_back(Action::Reply { ticket, result });
+    }
+
+    /// The widest run that is read at once: small budgets are not spent on one.
+    fn widest(&self) -> u32 {
+        let share = (self.limits.budget / 32).clamp(1, u64::from(readahead::WIDEST)) as u32;
+        1 << share.ilog2()
+    }
+}

@@ -1,0 +1,659 @@
+//! A simulator of everything around the core: programs that load and store, sources that are slow, fail and answer in any order,
+//! maps that a page enters and leaves. Every schedule follows from a seed, and every invariant is checked at every step.
+//!
+//! `FOLIO_SCHEDULES` says how many schedules are run, `FOLIO_SEED` replays one.
+
+use super::frames::Place;
+use super::{
+    Action, Backing, Core, Event, Failure, FrameId, Limits, Mode, ObjectId, Pattern, Reason, Run, Ticket,
+    Traits,
+};
+use std::collections::{BTreeMap, HashMap};
+
+struct Random(u64);
+
+impl Random {
+    /// splitmix64 (Steele et al., 2014).
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        n != 0 && self.below(n) == 0
+    }
+}
+
+/// One page of a map.
+#[derive(Debug, Clone, Copy)]
+struct Mapped {
+    value: u64,
+    writable: bool,
+}
+
+#[derive(Debug)]
+struct Thread {
+    object: ObjectId,
+    /// The page and whether it is stored to, while the thread waits.
+    blocked: Option<(u64, bool)>,
+    since: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Outcome {
+    Read(FrameId, Run, Backing),
+    Write(FrameId, Run, Backing),
+    Flush,
+    /// A thread's fault is read.
+    Fault(usize),
+    /// What an immediate action answers, a moment later.
+    Event(fn(FrameId, Result<(), Reason>) -> Event, FrameId, Result<(), Reason>),
+}
+
+#[derive(Debug)]
+struct Pending {
+    object: ObjectId,
+    at: u64,
+    outcome: Outcome,
+}
+
+#[derive(Debug)]
+struct World {
+    traits: Traits,
+    pages: u64,
+    map: HashMap<u64, Mapped>,
+    poisoned: HashMap<u64, Reason>,
+    buffers: HashMap<FrameId, (Run, Vec<u64>)>,
+    writing: Vec<Run>,
+    source: BTreeMap<u64, u64>,
+    durable: BTreeMap<u64, u64>,
+    spill: BTreeMap<u64, u64>,
+    /// What a load must see.
+    expected: BTreeMap<u64, u64>,
+    detached: bool,
+}
+
+struct Simulation {
+    random: Random,
+    core: Core,
+    worlds: BTreeMap<ObjectId, World>,
+    threads: Vec<Thread>,
+    pending: Vec<Pending>,
+    now: u64,
+    tickets: BTreeMap<Ticket, (ObjectId, Asked)>,
+    next_ticket: u64,
+    pins: Vec<(ObjectId, u64, u64)>,
+    /// One in so many operations fails; 0: none.
+    errors: u64,
+    may_fail: bool,
+    /// `FOLIO_TRACE`: every event and action is told.
+    traced: bool,
+    budget: u64,
+    stored: u64,
+}
+
+#[derive(Debug)]
+enum Asked {
+    Pin(u64, u64),
+    Sync(u64, u64, BTreeMap<u64, u64>),
+    Evict,
+}
+
+const DEADLINE: u64 = 50_000;
+
+fn limits(budget: u64) -> Limits {
+    Limits { budget, dirty_age: 5_000, page: 1 << 30 }
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let budget = 8 + random.below(120);
+        // A page of a gibibyte: the records take none, so that the budget is exact.
+        let mut core = Core::new(limits(budget));
+        let mut worlds = BTreeMap::new();
+        for n in 0..1 + random.below(3) {
+            let tracked = random.one_in(2);
+            let traits = Traits {
+                tracked,
+                private: tracked && random.one_in(3),
+                shares_buffer: random.one_in(2),
+                block: 1 << random.below(3),
+                deadline: DEADLINE,
+            };
+            let pages = 1 + random.below(1_200);
+            let source: BTreeMap<u64, u64> = (0..pages).map(|page| (page, page + 1)).collect();
+            let id = ObjectId(n as u32);
+            core.handle(Event::Attach { object: id, pages, traits });
+            let world = World {
+                traits,
+                pages,
+                map: HashMap::new(),
+                poisoned: HashMap::new(),
+                buffers: HashMap::new(),
+                writing: Vec::new(),
+                durable: source.clone(),
+                expected: source.clone(),
+                source,
+                spill: BTreeMap::new(),
+                detached: false,
+            };
+            worlds.insert(id, world);
+        }
+        let objects = worlds.len() as u64;
+        let threads = (0..1 + random.below(4))
+            .map(|n| Thread { object: ObjectId((n % objects) as u32), blocked: None, since: 0 })
+            .collect();
+        let errors = [0, 0, 50, 8][random.below(4) as usize];
+        Self {
+            random,
+            core,
+            worlds,
+            threads,
+            pending: Vec::new(),
+            now: 0,
+            tickets: BTreeMap::new(),
+            next_ticket: 0,
+            pins: Vec::new(),
+            errors,
+            may_fail: errors > 0,
+            traced: std::env::var_os("FOLIO_TRACE").is_some(),
+            budget,
+            stored: 1_000_000,
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        if self.traced {
+            eprintln!("{:>8} {event:?}", self.now);
+        }
+        self.core.set_now(self.now);
+        self.core.handle(event);
+        self.act();
+    }
+
+    fn later(&mut self, object: ObjectId, most: u64, outcome: Outcome) {
+        let at = self.now + 1 + self.random.below(most);
+        self.pending.push(Pending { object, at, outcome });
+    }
+
+    fn answer(
+        &mut self,
+        object: ObjectId,
+        event: fn(FrameId, Result<(), Reason>) -> Event,
+        frame: FrameId,
+        result: Result<(), Reason>,
+    ) {
+        let most = if self.random.one_in(4) { 200 } else { 1 };
+        self.later(object, most, Outcome::Event(event, frame, result));
+    }
+
+    /// The core's count is that of its frames.
+    fn check_counts(&self) {
+        let used: u64 = (self.core.frames.iter())
+            .map(|(_, frame)| {
+                let len = u64::from(frame.run.len);
+                let shares = self.core.objects[&frame.object].traits.shares_buffer;
+                let twice =
+                    !shares && frame.kept && matches!(frame.place, Place::Installed | Place::Installing);
+                let copying = !shares && frame.place == Place::Copying;
+                len * (1 + u64::from(twice) + u64::from(copying))
+            })
+            .sum();
+        assert_eq!(used, self.core.used(), "the count of pages is not that of the frames");
+        let dirty: u64 =
+            (self.core.frames.iter()).map(|(_, f)| if f.dirty { f.run.len.into() } else { 0 }).sum();
+        assert_eq!(dirty, self.core.dirty(), "the count of dirty pages is not that of the frames");
+    }
+
+    fn act(&mut self) {
+        self.check_counts();
+        while let Some(action) = self.core.next_action() {
+            if self.traced {
+                eprintln!("{:>8}   {action:?}", self.now);
+            }
+            self.perform(action);
+            self.check();
+        }
+    }
+
+    #[allow(clippy::too_many_lines, reason = "one arm an action")]
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Read { frame, object, run, from } => {
+                let world = self.worlds.get_mut(&object).unwrap();
+                assert!(run.end() <= world.pages, "a read past the end: {run:?}");
+                assert_eq!(run.first >> 9, (run.end() - 1) >> 9, "{run:?} crosses a chunk");
+                let old = world.buffers.insert(frame, (run, vec![0; run.len as usize]));
+                assert!(old.is_none(), "{frame:?} has a buffer already");
+                let most = if self.random.one_in(300) { 3 * DEADLINE } else { 500 };
+                self.later(object, most, Outcome::Read(frame, run, from));
+            }
+            Action::Install { frame, object, run, mode, keep } => {
+                let refused = self.errors > 0 && self.random.one_in(400);
+                let world = self.worlds.get_mut(&object).unwrap();
+                if !refused {
+                    let (held, bytes) = world.buffers[&frame].clone();
+                    assert_eq!(held, run, "the buffer is of other pages");
+                    assert_eq!(world.traits.tracked, mode != Mode::ReadOnly);
+                    for (page, value) in (run.first..).zip(bytes) {
+                        assert!(!world.poisoned.contains_key(&page), "{page} is poisoned");
+                        let old = world.map.insert(page, Mapped { value, writable: mode == Mode::Writable });
+                        assert!(old.is_none(), "{page} is in the map already");
+                    }
+                    let being_written =
+                        world.writing.iter().any(|w| w.first < run.end() && run.first < w.end());
+                    assert_eq!(keep, being_written, "a buffer that is being written stays");
+                    if !keep {
+                        world.buffers.remove(&frame);
+                    }
+                    self.wake(object, run);
+                }
+                let result = if refused { Err(Reason::Refused { errno: 12 }) } else { Ok(()) };
+                self.answer(object, |frame, result| Event::Installed { frame, result }, frame, result);
+            }
+            Action::TakeOut { frame, object, run } => {
+                let busy = self.errors > 0 && self.random.one_in(30);
+                let world = self.worlds.get_mut(&object).unwrap();
+                if !busy {
+                    let bytes =
+                        (run.first..run.end()).map(|page| world.map.remove(&page).unwrap().value).collect();
+                    let old = world.buffers.insert(frame, (run, bytes));
+                    assert!(old.is_none(), "{frame:?} has a buffer already");
+                } else if world.traits.tracked {
+                    // Put back, without the protection.
+                    (run.first..run.end()).for_each(|page| world.map.get_mut(&page).unwrap().writable = true);
+                }
+                let result = if busy { Err(Reason::Busy) } else { Ok(()) };
+                self.answer(object, |frame, result| Event::TakenOut { frame, result }, frame, result);
+            }
+            Action::Copy { frame, object, run } => {
+                let busy = self.errors > 0 && self.random.one_in(30);
+                let world = self.worlds.get_mut(&object).unwrap();
+                let mut bytes = Vec::new();
+                for page in run.first..run.end() {
+                    let mapped = world.map.get_mut(&page).unwrap();
+                    mapped.writable = busy;
+                    bytes.push(mapped.value);
+                }
+                if !busy {
+                    let old = world.buffers.insert(frame, (run, bytes));
+                    assert!(old.is_none(), "{frame:?} has a buffer already");
+                }
+                let result = if busy { Err(Reason::Busy) } else { Ok(()) };
+                self.answer(object, |frame, result| Event::Copied { frame, result }, frame, result);
+            }
+            Action::Unprotect { object, run } => {
+                let world = self.worlds.get_mut(&object).unwrap();
+                for page in run.first..run.end() {
+                    let mapped = world.map.get_mut(&page).expect("only pages in the map are unprotected");
+                    mapped.writable = true;
+                }
+                self.wake(object, run);
+            }
+            Action::Write { frame, object, run, to } => {
+                let world = self.worlds.get_mut(&object).unwrap();
+                assert!(world.traits.tracked && (to == Backing::Spill) == world.traits.private);
+                assert!(run.end() <= world.pages);
+                assert_eq!(world.buffers[&frame].0, run);
+                assert!(
+                    !world.writing.iter().any(|w| w.first < run.end() && run.first < w.end()),
+                    "two writes overlap"
+                );
+                world.writing.push(run);
+                let most = if self.random.one_in(300) { 2 * DEADLINE } else { 1_000 };
+                self.later(object, most, Outcome::Write(frame, run, to));
+            }
+            Action::Discard { frame, object, run, last, .. } => {
+                let world = self.worlds.get_mut(&object).unwrap();
+                assert!(!world.writing.contains(&run), "a buffer goes while it is being written");
+                assert!(!last || (run.first..run.end()).all(|page| !world.map.contains_key(&page)));
+                world.buffers.remove(&frame).expect("a buffer is discarded once");
+            }
+            Action::Flush { object } => self.later(object, 500, Outcome::Flush),
+            Action::Poison { object, page, reason } => {
+                self.worlds.get_mut(&object).unwrap().poisoned.insert(page, reason.clone());
+                assert!(
+                    self.may_fail || reason == Reason::Deadline || reason == Reason::NoMemory,
+                    "{reason:?} without cause"
+                );
+                for thread in self.threads.iter_mut().filter(|thread| thread.object == object) {
+                    if thread.blocked.is_some_and(|(wanted, _)| wanted == page) {
+                        thread.blocked = None;
+                    }
+                }
+            }
+            Action::Unpoison { object, page } => {
+                self.worlds.get_mut(&object).unwrap().poisoned.remove(&page).expect("only what is poisoned");
+            }
+            Action::Wake { object, run } => self.wake(object, run),
+            Action::Reply { ticket, result } => self.replied(ticket, result),
+            Action::Detached { object } => {
+                let world = self.worlds.get_mut(&object).unwrap();
+                assert!(world.map.is_empty() && world.buffers.is_empty() && world.writing.is_empty());
+                world.detached = true;
+            }
+        }
+    }
+
+    /// Threads that wait for these pages try again, as the kernel lets them.
+    fn wake(&mut self, object: ObjectId, run: Run) {
+        for n in 0..self.threads.len() {
+            let thread = &self.threads[n];
+            if thread.object == object
+                && let Some((page, write)) = thread.blocked
+                && run.holds(page)
+            {
+                self.threads[n].blocked = None;
+                self.access_later(n, page, write);
+            }
+        }
+    }
+
+    fn access_later(&mut self, n: usize, page: u64, write: bool) {
+        // The fault's own event must not come in the middle of the actions: it is queued as the kernel does.
+        let object = self.threads[n].object;
+        let world = self.worlds.get_mut(&object).unwrap();
+        match world.map.get_mut(&page) {
+            Some(mapped) if !write || mapped.writable => {
+                assert_eq!(
+                    mapped.value, world.expected[&page],
+                    "page {page} shows other bytes than were stored"
+                );
+                if write {
+                    self.stored += 1;
+                    mapped.value = self.stored;
+                    world.expected.insert(page, self.stored);
+                    if world.traits.shares_buffer {
+                        assert!(
+                            !world.writing.iter().any(|w| w.holds(page)),
+                            "page {page} changed while it was written"
+                        );
+                    }
+                }
+            }
+            _ if world.poisoned.contains_key(&page) => {}
+            _ => {
+                self.threads[n].blocked = Some((page, write));
+                let at = self.now + 1;
+                self.pending.push(Pending { object, at, outcome: Outcome::Fault(n) });
+            }
+        }
+    }
+
+    fn replied(&mut self, ticket: Ticket, result: Result<(), Failure>) {
+        let (object, asked) = self.tickets.remove(&ticket).expect("one reply a ticket");
+        let world = &self.worlds[&object];
+        match (asked, result) {
+            (Asked::Pin(first, end), Ok(())) => {
+                for page in first..end {
+                    assert!(world.map.contains_key(&page), "page {page} is pinned and not in the map");
+                }
+                self.pins.push((object, first, end));
+            }
+            (Asked::Sync(first, end, at_call), Ok(())) if !world.traits.private => {
+                for (page, value) in at_call.range(first..end) {
+                    let durable = world.durable[page];
+                    assert!(durable >= *value, "page {page}: {durable} is durable, {value} was synced");
+                }
+            }
+            (Asked::Sync(..) | Asked::Pin(..), Err(failure)) => {
+                let allowed = matches!(failure.reason, Reason::Deadline | Reason::NoMemory | Reason::PastEnd);
+                assert!(self.may_fail || allowed, "{failure:?} without cause");
+            }
+            _ => {}
+        }
+    }
+
+    /// What must be true at every step.
+    fn check(&self) {
+        let mut used = 0;
+        for (id, world) in &self.worlds {
+            let buffers: u64 = world.buffers.iter().map(|(_, (run, _))| u64::from(run.len)).sum();
+            used += if world.traits.shares_buffer {
+                let mut pages: std::collections::BTreeSet<u64> = world.map.keys().copied().collect();
+                world.buffers.values().for_each(|(run, _)| pages.extend(run.first..run.end()));
+                pages.len() as u64
+            } else {
+                buffers + world.map.len() as u64
+            };
+            for &(object, first, end) in self.pins.iter().filter(|pin| pin.0 == *id) {
+                let there = (first..end).all(|page| world.map.contains_key(&page));
+                assert!(there, "pinned pages {first}..{end} of {object:?} left the map");
+            }
+        }
+        // What an action takes is counted before it is done, and what it gives back after.
+        assert!(used <= self.core.used().max(self.budget), "{used} in use, {} counted", self.core.used());
+        assert!(used <= self.budget, "{used} pages in use of {}, {} counted", self.budget, self.core.used());
+    }
+
+    fn ticket(&mut self, object: ObjectId, asked: Asked) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.tickets.insert(ticket, (object, asked));
+        ticket
+    }
+
+    fn step(&mut self) {
+        let due: Vec<usize> = (0..self.pending.len()).filter(|&n| self.pending[n].at <= self.now).collect();
+        if !due.is_empty() {
+            let which = due[self.random.below(due.len() as u64) as usize];
+            let pending = self.pending.swap_remove(which);
+            return self.complete(pending);
+        }
+        self.now += 1 + self.random.below(40);
+        if self.random.one_in(10) {
+            let now = self.now;
+            return self.event(Event::Tick { now });
+        }
+        let n = self.random.below(self.threads.len() as u64) as usize;
+        if self.threads[n].blocked.is_none() {
+            self.program(n);
+        }
+    }
+
+    /// What a program does next.
+    fn program(&mut self, n: usize) {
+        let object = self.threads[n].object;
+        let world = &self.worlds[&object];
+        let (pages, tracked) = (world.pages, world.traits.tracked);
+        let page = if self.random.one_in(2) {
+            (self.threads[n].since + 1) % pages
+        } else {
+            self.random.below(pages)
+        };
+        self.threads[n].since = page;
+        let end = (page + 1 + self.random.below(20)).min(pages);
+        match self.random.below(40) {
+            0 => {
+                let ticket = self.ticket(object, Asked::Pin(page, end));
+                self.event(Event::Pin { object, first: page, end, ticket });
+            }
+            1 | 2 => {
+                if let Some(at) = self.pins.iter().position(|pin| pin.0 == object) {
+                    let (object, first, end) = self.pins.swap_remove(at);
+                    self.event(Event::Unpin { object, first, end });
+                }
+            }
+            3 => {
+                let runs = vec![(page, end), (0, 1 + self.random.below(pages))];
+                self.event(Event::Prefetch { object, runs });
+            }
+            4 => {
+                let expected = self.worlds[&object].expected.clone();
+                let (first, end) = if self.random.one_in(2) { (0, pages) } else { (page, end) };
+                let ticket = self.ticket(object, Asked::Sync(first, end, expected));
+                self.event(Event::Sync { object, first, end, flush: true, ticket });
+            }
+            5 => {
+                let ticket = self.ticket(object, Asked::Evict);
+                self.event(Event::Evict { object, first: page, end, discard: false, ticket });
+            }
+            6 => {
+                let pattern =
+                    [Pattern::Normal, Pattern::Sequential, Pattern::Random][self.random.below(3) as usize];
+                self.event(Event::Advise { object, pattern });
+            }
+            _ => {
+                let write = tracked && self.random.one_in(2);
+                self.access_later(n, page, write);
+            }
+        }
+    }
+
+    fn complete(&mut self, pending: Pending) {
+        let object = pending.object;
+        let failed = self.random.one_in(self.errors);
+        match pending.outcome {
+            Outcome::Fault(thread) => {
+                if let Some((page, write)) = self.threads[thread].blocked {
+                    self.event(Event::Fault { object, page, write });
+                }
+            }
+            Outcome::Event(make, frame, result) => self.event(make(frame, result)),
+            Outcome::Read(frame, run, from) => {
+                let result = if failed {
+                    let reasons = [
+                        Reason::Short,
+                        Reason::Changed,
+                        Reason::Source { message: "broken".into(), errno: Some(5) },
+                    ];
+                    Err(reasons[self.random.below(3) as usize].clone())
+                } else {
+                    let world = self.worlds.get_mut(&object).unwrap();
+                    let values = if from == Backing::Spill { &world.spill } else { &world.source };
+                    let bytes = (run.first..run.end()).map(|page| values[&page]).collect();
+                    world.buffers.insert(frame, (run, bytes)).expect("the buffer stays until the read ends");
+                    Ok(())
+                };
+                self.event(Event::ReadDone { frame, result });
+            }
+            Outcome::Write(frame, run, to) => {
+                let world = self.worlds.get_mut(&object).unwrap();
+                world.writing.retain(|other| *other != run);
+                let bytes = world.buffers[&frame].1.clone();
+                let result = if failed {
+                    Err(Reason::Source { message: "full".into(), errno: Some(28) })
+                } else {
+                    let bytes: Vec<u64> = if world.traits.shares_buffer {
+                        (run.first..)
+                            .zip(bytes)
+                            .map(|(page, old)| world.map.get(&page).map_or(old, |m| m.value))
+                            .collect()
+                    } else {
+                        bytes
+                    };
+                    let values = if to == Backing::Spill { &mut world.spill } else { &mut world.source };
+                    values.extend((run.first..).zip(bytes));
+                    Ok(())
+                };
+                self.event(Event::WriteDone { frame, result });
+            }
+            Outcome::Flush => {
+                let world = self.worlds.get_mut(&object).unwrap();
+                world.durable = world.source.clone();
+                self.event(Event::Flushed { object, result: Ok(()) });
+            }
+        }
+    }
+
+    /// Everything ends: no thread waits for ever, no ticket is forgotten, and what was stored is in the source.
+    fn finish(&mut self) {
+        self.errors = 0;
+        for _ in 0..400_000 {
+            let busy = !self.pending.is_empty()
+                || self.threads.iter().any(|thread| thread.blocked.is_some())
+                || !self.tickets.is_empty();
+            if !busy {
+                break;
+            }
+            self.now += 1_000;
+            self.errors = 0;
+            let due = (0..self.pending.len()).find(|&n| self.pending[n].at <= self.now);
+            if let Some(due) = due {
+                let pending = self.pending.swap_remove(due);
+                self.complete(pending);
+            } else {
+                let now = self.now;
+                self.event(Event::Tick { now });
+            }
+        }
+        assert!(self.tickets.is_empty(), "no answer: {:?}", self.tickets);
+        assert!(
+            self.threads.iter().all(|thread| thread.blocked.is_none()),
+            "waits for ever: {:?}\n{}",
+            self.threads,
+            self.story()
+        );
+    }
+
+    /// What the core knows of the pages that threads wait for.
+    fn story(&self) -> String {
+        let blocked = self.threads.iter().filter_map(|thread| Some((thread.object, thread.blocked?.0)));
+        let told = blocked.map(|(object, page)| {
+            let this = &self.core.objects[&object];
+            let frame = this.table.frame(page).map(|frame| &self.core.frames[frame]);
+            format!("{object:?} {:?} of {} pages, page {page}: {frame:?}", this.traits, this.pages)
+        });
+        let stalled = format!("stalled {:?}, used {}", self.core.stalled, self.core.used);
+        told.chain([stalled]).collect::<Vec<_>>().join("\n")
+    }
+
+    fn run(&mut self) {
+        let steps = 200 + self.random.below(1_500);
+        let errors = self.errors;
+        for _ in 0..steps {
+            self.step();
+        }
+        self.finish();
+        // Poison is an allowed end; the pages that are left must be right.
+        for pin in std::mem::take(&mut self.pins) {
+            self.event(Event::Unpin { object: pin.0, first: pin.1, end: pin.2 });
+        }
+        let objects: Vec<ObjectId> = self.worlds.keys().copied().collect();
+        for &object in &objects {
+            let (pages, expected) = (self.worlds[&object].pages, self.worlds[&object].expected.clone());
+            for _ in 0..3 {
+                let ticket = self.ticket(object, Asked::Sync(0, pages, expected.clone()));
+                self.event(Event::Sync { object, first: 0, end: pages, flush: true, ticket });
+                self.finish();
+            }
+            let world = &self.worlds[&object];
+            if !world.traits.private && world.traits.tracked {
+                assert_eq!(world.durable, world.expected, "a store was lost (errors {errors})");
+            }
+            if world.traits.private {
+                assert!(
+                    world.source.iter().all(|(page, value)| *value == page + 1),
+                    "a private store reached the source"
+                );
+            }
+            self.event(Event::Detach { object });
+            self.finish();
+            assert!(self.worlds[&object].detached, "{object:?} is not let go");
+        }
+        assert_eq!((self.core.used(), self.core.dirty(), self.core.pinned()), (0, 0, 0));
+    }
+}
+
+#[test]
+fn every_schedule_keeps_the_invariants() {
+    let schedules = std::env::var("FOLIO_SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000);
+    let fixed: Option<u64> = std::env::var("FOLIO_SEED").ok().and_then(|seed| seed.parse().ok());
+    let first = std::env::var("FOLIO_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let seeds = fixed.map_or(first..first + schedules, |seed| seed..seed + 1);
+    for seed in seeds {
+        let result = std::panic::catch_unwind(|| Simulation::new(seed).run());
+        if let Err(panic) = result {
+            eprintln!("FOLIO_SEED={seed} replays this schedule");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! Dirty pages: how they become so, write-back in the background and by `sync`, and writes that fail.
+//!
+//! A dirty page is never written from the map: the driver takes it out, or copies it under protection, and only that
+//! buffer is written. A page that is stored to meanwhile is dirty again.
+
+use super::frames::{Doom, FrameId, Place, Queue};
+use super::table::Mark;
+use super::{Action, Backing, Core, Failure, ObjectId, Reason, Run, Ticket};
+use std::collections::VecDeque;
+
+/// Writes under way at once.
+const WINDOW: u64 = 128;
+/// A failed write is tried again after so long, in microseconds.
+const RETRY: u64 = 1_000_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Starts the writes.
+    Starting,
+    /// Waits for those up to this number.
+    Writing(u64),
+    WantsFlush,
+    Flushing,
+}
+
+/// A sync under way.
+#[derive(Debug)]
+pub(crate) struct SyncJob {
+    object: ObjectId,
+    ticket: Ticket,
+    first: u64,
+    end: u64,
+    flush: bool,
+    /// First pages of the frames that were dirty when it began.
+    pending: VecDeque<u64>,
+    phase: Phase,
+    failure: Option<Failure>,
+    /// When something was last seen to go on.
+    progress: u64,
+}
+
+impl Core {
+    /// What was stored to frame `id` is not in the source.
+    pub(super) fn set_dirty(&mut self, id: FrameId) {
+        let now = self.now;
+        let frame = &mut self.frames[id];
+        if frame.dirty {
+            return;
+        }
+        (frame.dirty, frame.dirtied) = (true, now);
+        self.dirty += u64::from(frame.run.len);
+        let object = frame.object;
+        if !self.objects[&object].traits.private {
+            self.dirty_order.push_back((id, now));
+        }
+    }
+
+    /// A store to `page` of a protected frame in the map.
+    pub(super) fn make_writable(&mut self, id: FrameId, page: u64) {
+        let widest = u64::from(self.widest());
+        let frame = &self.frames[id];
+        let (object, run) = (frame.object, frame.run);
+        let whole = frame.writing || frame.dirty || run.len == 1;
+        let Some(this) = self.objects.get_mut(&object) else { return };
+        // A stream of stores gets ever longer runs, so that it does not fault at each page.
+        let unit = if page == this.last_store.end() {
+            (2 * u64::from(this.last_store.len)).clamp(1, widest)
+        } else {
+            1
+        };
+        let store = if whole { run } else { Run { first: page, len: unit.min(run.end() - page) as u32 } };
+        this.last_store = store;
+        let id = if whole { id } else { self.cut(id, store) };
+        self.frames[id].protected = false;
+        self.set_dirty(id);
+        self.actions.push_back(Action::Unprotect { object, run: store });
+    }
+
+    /// Makes `part` of a frame without a buffer a frame of its own.
+    fn cut(&mut self, id: FrameId, part: Run) -> FrameId {
+        let (object, run, read_at) = (self.frames[id].object, self.frames[id].run, self.frames[id].read_at);
+        let (queue, doom, protected) =
+            (self.frames.queue(id), self.frames[id].doom, self.frames[id].protected);
+        let buffer = self.frames[id].buffer;
+        let left = Run { first: run.first, len: (part.first - run.first) as u32 };
+        let right = Run { first: part.end(), len: (run.end() - part.end()) as u32 };
+        let mut made = id;
+        let mut kept = false;
+        for piece in [left, part, right].into_iter().filter(|piece| piece.len > 0) {
+            let this = if std::mem::replace(&mut kept, true) {
+                let this = self.frames.add(object, piece, Place::Installed, read_at);
+                let frame = &mut self.frames[this];
+                (frame.doom, frame.protected, frame.buffer, frame.seen) = (doom, protected, buffer, true);
+                self.frames.enqueue(this, queue);
+                this
+            } else {
+                self.frames.reshape(id, piece);
+                id
+            };
+            if let Some(object) = self.objects.get_mut(&object) {
+                object.table.set(piece, Some(this));
+            }
+            if piece == part {
+                made = this;
+            }
+        }
+        made
+    }
+
+    /// The number of the write that begins with frame `id`.
+    fn number(&mut self, id: FrameId) {
+        if self.write_numbers.contains_key(&id) {
+            return;
+        }
+        self.write_number += 1;
+        self.write_numbers.insert(id, self.write_number);
+        let object = self.frames[id].object;
+        if let Some(object) = self.objects.get_mut(&object) {
+            object.writes.insert(self.write_number);
+        }
+    }
+
+    fn numbered_end(&mut self, id: FrameId, object: ObjectId) {
+        if let (Some(number), Some(object)) = (self.write_numbers.remove(&id), self.objects.get_mut(&object))
+        {
+            object.writes.remove(&number);
+        }
+    }
+
+    /// Takes a copy of a dirty frame in the map, to be written. Whether there was memory for it.
+    fn copy(&mut self, id: FrameId) -> bool {
+        let (object, run) = (self.frames[id].object, self.frames[id].run);
+        if !self.objects[&object].traits.shares_buffer {
+            if !self.make_room(u64::from(run.len)) {
+                return false;
+            }
+            self.used += u64::from(run.len);
+        }
+        self.number(id);
+        self.frames[id].place = Place::Copying;
+        self.actions.push_back(Action::Copy { frame: id, object, run });
+        true
+    }
+
+    pub(super) fn copied(&mut self, id: FrameId, result: Result<(), Reason>) {
+        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == Place::Copying) else { return };
+        let (object, run) = (frame.object, frame.run);
+        let now = self.now;
+        let shares = self.objects[&object].traits.shares_buffer;
+        let frame = &mut self.frames[id];
+        frame.place = Place::Installed;
+        if let Err(reason) = result {
+            (frame.protected, frame.failed) = (false, now.max(1));
+            if !shares {
+                self.used -= u64::from(run.len);
+            }
+            self.numbered_end(id, object);
+            self.write_failed(object, run, &reason);
+            return self.settle(id);
+        }
+        (frame.protected, frame.buffer, frame.kept) = (true, true, true);
+        self.start_write(id);
+        self.settle(id);
+    }
+
+    /// Writes a dirty frame from its buffer.
+    fn start_write(&mut self, id: FrameId) {
+        self.number(id);
+        let frame = &mut self.frames[id];
+        let (object, run) = (frame.object, frame.run);
+        (frame.dirty, frame.writing, frame.failed) = (false, true, 0);
+        self.dirty -= u64::from(run.len);
+        self.writing += u64::from(run.len);
+        self.counts.writes += 1;
+        let private = self.objects[&object].traits.private;
+        let to = if private { Backing::Spill } else { Backing::Source };
+        self.actions.push_back(Action::Write { frame: id, object, run, to });
+    }
+
+    pub(super) fn write_done(&mut self, id: FrameId, result: Result<(), Reason>) {
+        if self.frames.get(id).is_none_or(|frame| !frame.writing) {
+            return;
+        }
+        let frame = &mut self.frames[id];
+        frame.writing = false;
+        let (object, run) = (frame.object, frame.run);
+        self.writing -= u64::from(run.len);
+        self.numbered_end(id, object);
+        for sync in &mut self.syncs {
+            if sync.object == object {
+                sync.progress = self.now;
+            }
+        }
+        match result {
+            Ok(()) => {
+                let private = self.objects[&object].traits.private;
+                self.counts.pages_written += if private { 0 } else { u64::from(run.len) };
+                self.counts.pages_spilled += if private { u64::from(run.len) } else { 0 };
+                if private && let Some(object) = self.objects.get_mut(&object) {
+                    (run.first..run.end()).for_each(|page| object.table.mark(Mark::Spilled, page, true));
+                }
+            }
+            Err(reason) => {
+                self.counts.write_errors += 1;
+                self.set_dirty(id);
+                self.frames[id].failed = self.now.max(1);
+                self.write_failed(object, run, &reason);
+            }
+        }
+        let frame = &self.frames[id];
+        match frame.place {
+            Place::Installed => {
+                self.release_copy(id);
+                self.settle(id);
+            }
+            Place::Out => {
+                let wanted = !frame.waiters.is_empty() || frame.eager;
+                match (frame.doom, frame.dirty) {
+                    (Doom::Now, _) => self.drop_frame(id),
+                    (Doom::WhenClean, false) if !wanted => self.drop_frame(id),
+                    _ if wanted => self.install(id),
+                    (_, false) => self.frames.enqueue(id, Queue::Inactive),
+                    // Tried again by a tick.
+                    (_, true) => {}
+                }
+            }
+            // `installed` sees that the write has ended.
+            _ => {}
+        }
+    }
+
+    /// The buffer of a frame in the map is not needed any more.
+    pub(super) fn release_copy(&mut self, id: FrameId) {
+        let frame = &mut self.frames[id];
+        let (object, run) = (frame.object, frame.run);
+        let shares = self.objects[&object].traits.shares_buffer;
+        if frame.place == Place::Installed && frame.kept && !frame.writing {
+            frame.kept = false;
+            frame.buffer = shares;
+            if !shares {
+                self.used -= u64::from(run.len);
+            }
+            self.actions.push_back(Action::Discard { frame: id, object, run, last: false, shown: false });
+        }
+    }
+
+    fn write_failed(&mut self, object: ObjectId, run: Run, reason: &Reason) {
+        for sync in &mut self.syncs {
+            if sync.object == object && sync.first < run.end() && run.first < sync.end {
+                sync.failure.get_or_insert_with(|| Self::failure(run.first, reason));
+            }
+        }
+    }
+
+    /// Writes what was taken out dirty.
+    pub(super) fn pump_writes(&mut self) {
+        while self.write_numbers.len() < WINDOW as usize {
+            let Some(id) = self.to_write.pop_front() else { return };
+            let Some(frame) = self.frames.get(id) else { continue };
+            if frame.place == Place::Out && frame.dirty && !frame.writing {
+                self.start_write(id);
+            }
+        }
+    }
+
+    /// Writes what has been dirty for long, or all if too much is; tries failed writes again.
+    pub(super) fn write_back_old(&mut self) {
+        let now = self.now;
+        for _ in 0..self.dirty_order.len() {
+            let Some((id, dirtied)) = self.dirty_order.pop_front() else { return };
+            let Some(frame) = self.frames.get(id) else { continue };
+            if !frame.dirty || frame.dirtied != dirtied {
+                continue;
+            }
+            let many = self.dirty > self.limits.budget / 4;
+            let old = dirtied + self.limits.dirty_age <= now;
+            let due = frame.failed == 0 || frame.failed + RETRY <= now;
+            let window = self.write_numbers.len() < WINDOW as usize;
+            if due && window && (old || many || frame.failed != 0) && !frame.writing {
+                match frame.place {
+                    Place::Installed => _ = self.copy(id),
+                    Place::Out => self.to_write.push_back(id),
+                    _ => {}
+                }
+            }
+            self.dirty_order.push_back((id, dirtied));
+            if !(old || many || !due) && self.dirty_order.front().is_some_and(|first| first.1 >= dirtied) {
+                break;
+            }
+        }
+        // Private pages that could not be spilled are in no order: all that are outside the map and dirty.
+        let stuck: Vec<FrameId> = self
+            .frames
+            .iter()
+            .filter(|(_, frame)| {
+                frame.place == Place::Out
+                    && frame.dirty
+                    && !frame.writing
+                    && frame.failed != 0
+                    && frame.failed + RETRY <= now
+            })
+            .map(|(id, _)| id)
+            .collect();
+        self.to_write.extend(stuck);
+    }
+
+    pub(super) fn sync(&mut self, object: ObjectId, first: u64, end: u64, flush: bool, ticket: Ticket) {
+        let Some(this) = self.objects.get(&object) else {
+            return self.reply(ticket, Err(Self::failure(first, &Reason::PastEnd)));
+        };
+        let private = this.traits.private;
+        let pending = this
+            .table
+            .frames_in(first, end)
+            .into_iter()
+            .filter(|&id| {
+                let frame = &self.frames[id];
+                // One that is leaving may come back stored to.
+                !private && (frame.dirty || frame.writing || frame.place == Place::Leaving)
+            })
+            .map(|id| self.frames[id].run.first)
+            .collect();
+        self.syncs.push(SyncJob {
+            object,
+            ticket,
+            first,
+            end,
+            flush: flush && !private,
+            pending,
+            phase: Phase::Starting,
+            failure: None,
+            progress: self.now,
+        });
+    }
+
+    pub(super) fn pump_syncs(&mut self) {
+        let mut jobs = std::mem::take(&mut self.syncs);
+        jobs.retain_mut(|job| !self.advance(job));
+        jobs.append(&mut self.syncs);
+        self.syncs = jobs;
+    }
+
+    /// Goes on with a sync; whether it has ended.
+    fn advance(&mut self, job: &mut SyncJob) -> bool {
+        if job.phase == Phase::Starting {
+            while let Some(&page) = job.pending.front() {
+                let Some(object) = self.objects.get(&job.object) else { break };
+                let Some(id) = object.table.frame(page) else {
+                    job.pending.pop_front();
+                    continue;
+                };
+                let frame = &self.frames[id];
+                let window = self.write_numbers.len() < WINDOW as usize;
+                let done = match (frame.dirty, frame.writing, frame.place) {
+                    (false, _, Place::Leaving) => false,
+                    (false, ..) | (true, _, Place::Copying) => true,
+                    (true, false, Place::Installed) if window => {
+                        if self.copy(id) {
+                            true
+                        } else {
+                            // No memory for a copy: the page itself goes out.
+                            let run = self.frames[id].run;
+                            let idle = self.write_numbers.is_empty() && self.leaving == 0;
+                            if idle && !self.is_pinned(job.object, run) {
+                                self.take_out(id);
+                            }
+                            false
+                        }
+                    }
+                    (true, false, Place::Out) if window => {
+                        self.start_write(id);
+                        true
+                    }
+                    _ => false,
+                };
+                if !done {
+                    break;
+                }
+                job.pending.pop_front();
+            }
+            if job.pending.is_empty() {
+                job.phase = Phase::Writing(self.write_number);
+            }
+        }
+        if let Phase::Writing(last) = job.phase {
+            let Some(object) = self.objects.get(&job.object) else { return true };
+            if object.writes.first().is_none_or(|&first| first > last) {
+                if job.failure.is_some() || !job.flush {
+                    self.reply(job.ticket, job.failure.take().map_or(Ok(()), Err));
+                    return true;
+                }
+                job.phase = Phase::WantsFlush;
+            }
+        }
+        if job.phase == Phase::WantsFlush
+            && let Some(object) = self.objects.get_mut(&job.object)
+            && !object.flushing
+        {
+            object.flushing = true;
+            job.phase = Phase::Flushing;
+            self.actions.push_back(Action::Flush { object: job.object });
+        }
+        let Some(object) = self.objects.get(&job.object) else { return true };
+        if job.progress + object.traits.deadline <= self.now {
+            self.reply(job.ticket, Err(Self::failure(job.first, &Reason::Deadline)));
+            return true;
+        }
+        false
+    }
+
+    pub(super) fn flushed(&mut self, object: ObjectId, result: Result<(), Reason>) {
+        if let Some(object) = self.objects.get_mut(&object) {
+            object.flushing = false;
+        }
+        let jobs = std::mem::take(&mut self.syncs);
+        for job in jobs {
+            if job.object == object && job.phase == Phase::Flushing {
+                let result = result.clone().map_err(|reason| Failure { page: job.first, reason });
+                self.reply(job.ticket, result);
+            } else {
+                self.syncs.push(job);
+            }
+        }
+    }
+}

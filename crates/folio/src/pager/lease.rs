@@ -1,0 +1,374 @@
+//! Who has an object mapped, and as what: many readers, or one writer, or many shared writers. What all handles do is here.
+
+use super::core::{Event, Failure, ObjectId, Pattern as Reading, Reason};
+use super::inbox::Message;
+use super::shard::NewObject;
+use super::{Inner, ended};
+use crate::advice::{Advice, Pattern};
+use crate::error::{Errno, Error, Fault, FaultCause, Result, Subject};
+use crate::page;
+use crate::source::{Identity, Source, Version};
+use std::collections::HashMap;
+use std::io;
+use std::ops::{Range, RangeBounds};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// What a source is mapped for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Read,
+    Write,
+    Private,
+    Shared,
+}
+
+/// Which objects are mapped, by identity.
+#[derive(Default)]
+pub(crate) struct Registry(Mutex<HashMap<Identity, Weak<Lease>>>);
+
+/// An object and its memory, for as long as a handle has it.
+pub(crate) struct Lease {
+    pager: Arc<Inner>,
+    object: ObjectId,
+    source: Arc<dyn Source>,
+    identity: Option<Identity>,
+    purpose: Purpose,
+    version: Option<Version>,
+    start: usize,
+    reserve: u64,
+    /// When it was opened.
+    len: usize,
+    name: String,
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lease")
+            .field("name", &self.name)
+            .field("purpose", &self.purpose)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a page's failure is to whoever asked.
+fn cause_of(reason: &Reason) -> (FaultCause, Option<String>) {
+    match reason {
+        Reason::Source { message, .. } => (FaultCause::SourceFailed, Some(message.to_string())),
+        Reason::Short => (FaultCause::SourceFailed, Some("it gave fewer bytes than its length".to_owned())),
+        Reason::Changed => (FaultCause::Changed, None),
+        Reason::Deadline => (FaultCause::Deadline, None),
+        Reason::NoMemory => (FaultCause::NoMemory, None),
+        Reason::PastEnd => (FaultCause::PastEnd, None),
+        Reason::Refused { errno } => {
+            (FaultCause::NoBacking, Some(io::Error::from_raw_os_error(*errno).to_string()))
+        }
+        Reason::Busy => (FaultCause::NoBacking, Some("direct I/O holds the page".to_owned())),
+    }
+}
+
+impl Lease {
+    pub(crate) fn open(
+        pager: &Arc<Inner>,
+        source: Arc<dyn Source>,
+        purpose: Purpose,
+        pattern: Pattern,
+    ) -> Result<(Arc<Self>, usize)> {
+        pager.at_home("map")?;
+        let name = source.name();
+        let subject = || Subject::named(name.clone());
+        let failed = |error: io::Error| {
+            let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+            Error::rule_as(errno, "map", subject(), error.to_string(), "see whether the source can be read")
+        };
+        if matches!(purpose, Purpose::Write | Purpose::Shared) && !source.is_writable() {
+            let rule = "the source was opened read-only";
+            let remedy = "open it writable, or map it privately";
+            return Err(Error::rule_as(Errno::ACCESS, "map", subject(), rule, remedy));
+        }
+        let version = match purpose {
+            Purpose::Read | Purpose::Private => Some(source.version().map_err(failed)?),
+            // Its own writes change the version.
+            Purpose::Write | Purpose::Shared => None,
+        };
+        let identity = if purpose == Purpose::Private { None } else { source.identity() };
+        let len = source.len().map_err(failed)?;
+        // Dropped after the lock: dropping the last handle takes it.
+        let held;
+        // Held until the object is there, so that two that map it at once get the same.
+        let mut registry = pager.registry.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held = identity.and_then(|identity| registry.get(&identity).and_then(Weak::upgrade));
+        if let Some(held) = &held {
+            let same = held.purpose == purpose;
+            match purpose {
+                Purpose::Shared if same => return Ok((Arc::clone(held), held.len)),
+                Purpose::Read if same && held.version == version => return Ok((Arc::clone(held), held.len)),
+                // Its maps show a version that is gone; this one gets pages of its own.
+                Purpose::Read if same => {}
+                _ => {
+                    let holder = match held.purpose {
+                        Purpose::Read => "read-only",
+                        Purpose::Write => "writable, by one handle",
+                        Purpose::Private | Purpose::Shared => "shared, by handles that may write",
+                    };
+                    let rule = format!("it is mapped {holder} in this pager already");
+                    let remedy = "drop that map, map it the same way, or use map_shared or map_private";
+                    return Err(Error::rule_as(Errno::BUSY, "map", subject(), rule, remedy));
+                }
+            }
+        }
+        if usize::try_from(len).is_err() || len > 1 << 46 {
+            let rule = "the source is longer than the addresses of a process";
+            return Err(Error::rule_as(Errno::OVERFLOW, "map", subject(), rule, "map a part of it"));
+        }
+        let tracked = purpose != Purpose::Read;
+        let reserve = if tracked { (2 * len).max(len + (1 << 30)) } else { len };
+        let new = NewObject {
+            source: Arc::clone(&source),
+            len,
+            reserve,
+            version,
+            tracked,
+            private: purpose == Purpose::Private,
+            shared: purpose == Purpose::Shared,
+            pattern: reading(pattern),
+        };
+        let (object, start) = pager
+            .inbox
+            .ask(|reply| Message::Attach(Box::new(new), reply))
+            .ok_or_else(ended)?
+            .map_err(|errno| Error::kernel("mmap", errno, subject().with_length(len as usize)))?;
+        let lease = Arc::new(Self {
+            pager: Arc::clone(pager),
+            object,
+            source,
+            identity,
+            purpose,
+            version,
+            start,
+            reserve,
+            len: len as usize,
+            name,
+        });
+        if let Some(identity) = identity {
+            registry.insert(identity, Arc::downgrade(&lease));
+            registry.retain(|_, lease| lease.strong_count() > 0);
+        }
+        drop(registry);
+        Ok((lease, len as usize))
+    }
+
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.start as *mut u8
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    fn refused(&self, call: &'static str, error: &io::Error) -> Error {
+        let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+        let subject = Subject::named(self.name.clone());
+        Error::rule_as(errno, call, subject, error.to_string(), "see whether the source allows it")
+    }
+
+    fn page() -> usize {
+        rustix::param::page_size()
+    }
+
+    /// The bytes that `range` means.
+    pub(crate) fn bytes(
+        &self,
+        call: &'static str,
+        range: impl RangeBounds<usize>,
+        len: usize,
+    ) -> Result<Range<usize>> {
+        let asked = (range.start_bound().cloned(), range.end_bound().cloned());
+        page::resolve(range, len).ok_or_else(|| {
+            let subject = Subject::named(self.name.clone()).with_detail(page::written(&asked));
+            let rule = format!("the range is not inside the map's {len} bytes");
+            Error::rule(call, subject, rule, format!("ask for a part of 0..{len}"))
+        })
+    }
+
+    fn pages(range: &Range<usize>) -> (u64, u64) {
+        if range.is_empty() {
+            let page = (range.start / Self::page()) as u64;
+            return (page, page);
+        }
+        ((range.start / Self::page()) as u64, range.end.div_ceil(Self::page()) as u64)
+    }
+
+    fn tell(&self, call: &'static str, event: Event) -> Result<()> {
+        self.pager.at_home(call)?;
+        self.pager.inbox.send(Message::Tell(event));
+        Ok(())
+    }
+
+    fn ask(
+        &self,
+        call: &'static str,
+        range: &Range<usize>,
+        make: impl FnOnce(super::core::Ticket) -> Event + Send + 'static,
+    ) -> Result<()> {
+        self.pager.at_home(call)?;
+        let outcome = self.pager.inbox.ask(|reply| Message::Ask(Box::new(make), reply)).ok_or_else(ended)?;
+        outcome.map_err(|failure| self.fault(call, range, &failure))
+    }
+
+    /// A page's failure, as an error about the bytes that were asked for.
+    fn fault(&self, call: &'static str, range: &Range<usize>, failure: &Failure) -> Error {
+        let page = failure.page as usize * Self::page();
+        let start = page.clamp(range.start, range.end.max(range.start));
+        let end = (page + Self::page()).clamp(start, range.end.max(start));
+        let (cause, detail) = cause_of(&failure.reason);
+        let cause =
+            if call == "sync" && cause == FaultCause::SourceFailed { FaultCause::NotWritten } else { cause };
+        let object = self.name.clone();
+        Fault { call, object, range: start..end, file_offset: Some(start as u64), cause, detail }.into()
+    }
+
+    pub(crate) fn prefetch(&self, ranges: &[Range<usize>], len: usize) -> Result<()> {
+        let mut runs = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            runs.push(Self::pages(&self.bytes("prefetch", range.clone(), len)?));
+        }
+        self.tell("prefetch", Event::Prefetch { object: self.object, runs })
+    }
+
+    pub(crate) fn pin(&self, call: &'static str, range: &Range<usize>) -> Result<()> {
+        let object = self.object;
+        let (first, end) = Self::pages(range);
+        self.ask(call, range, move |ticket| Event::Pin { object, first, end, ticket })
+    }
+
+    pub(crate) fn unpin(&self, range: &Range<usize>) {
+        let (first, end) = Self::pages(range);
+        // In a child nothing is pinned.
+        let _ = self.tell("unpin", Event::Unpin { object: self.object, first, end });
+    }
+
+    pub(crate) fn advise(&self, range: Range<usize>, advice: Advice) -> Result<()> {
+        let object = self.object;
+        let pattern = match advice {
+            Advice::Normal => Reading::Normal,
+            Advice::Random => Reading::Random,
+            Advice::Sequential => Reading::Sequential,
+            Advice::WillNeed => {
+                let runs = vec![Self::pages(&range)];
+                return self.tell("advise", Event::Prefetch { object, runs });
+            }
+            Advice::Cold | Advice::PageOut => return self.evict(&range, false),
+            Advice::PopulateRead => {
+                self.pin("advise", &range)?;
+                self.unpin(&range);
+                return Ok(());
+            }
+            _ => {
+                let subject = Subject::named(self.name.clone()).with_detail(format!("{advice:?}"));
+                let rule = "the advice is about the kernel's own pages";
+                let remedy = "give Normal, Random, Sequential, WillNeed, PopulateRead, Cold or PageOut";
+                return Err(Error::rule("advise", subject, rule, remedy));
+            }
+        };
+        self.tell("advise", Event::Advise { object, pattern })
+    }
+
+    pub(crate) fn evict(&self, range: &Range<usize>, discard: bool) -> Result<()> {
+        let object = self.object;
+        let (first, end) = Self::pages(range);
+        self.ask("advise", range, move |ticket| Event::Evict { object, first, end, discard, ticket })
+    }
+
+    pub(crate) fn sync(&self, range: &Range<usize>, wait: bool) -> Result<()> {
+        let object = self.object;
+        let (first, end) = Self::pages(range);
+        let make = move |ticket| Event::Sync { object, first, end, flush: true, ticket };
+        if wait {
+            return self.ask("sync", range, make);
+        }
+        self.pager.at_home("sync")?;
+        let (unheard, _) = std::sync::mpsc::sync_channel(1);
+        self.pager.inbox.send(Message::Ask(Box::new(make), unheard));
+        Ok(())
+    }
+
+    /// Sets the source's length, and the map's.
+    pub(crate) fn resize(&self, old: usize, new: usize) -> Result<()> {
+        self.pager.at_home("resize")?;
+        if new as u64 > self.reserve {
+            let subject = Subject::named(self.name.clone()).with_length(old).with_new_length(new);
+            let rule = format!("the map has addresses for {} bytes", self.reserve);
+            return Err(Error::rule_as(Errno::NOMEM, "resize", subject, rule, "close it and map it again"));
+        }
+        let page = Self::page();
+        if new < old {
+            // The last page that stays is written first; what lies behind it is lost.
+            let kept = new.div_ceil(page) * page;
+            self.sync(&(new / page * page..kept.min(old)), true)?;
+            self.evict(&(new / page * page..kept.min(old)), false)?;
+            self.evict(&(kept.min(old)..old), true)?;
+        } else {
+            let tail = old / page * page..old;
+            self.sync(&tail, true)?;
+            self.evict(&tail, false)?;
+        }
+        if self.purpose != Purpose::Private {
+            self.source.resize(new as u64).map_err(|error| self.refused("resize", &error))?;
+        }
+        let object = self.object;
+        let done = self.pager.inbox.ask(|done| Message::Resized { object, len: new as u64, done });
+        done.ok_or_else(ended)?.map_err(|failure| self.fault("resize", &(0..new), &failure))
+    }
+
+    /// The ranges of bytes that are in the map now.
+    pub(crate) fn resident(&self, len: usize) -> Result<Vec<Range<usize>>> {
+        self.pager.at_home("resident")?;
+        let runs = self.pager.inbox.ask(|reply| Message::Resident(self.object, reply)).ok_or_else(ended)?;
+        let page = Self::page();
+        Ok(runs
+            .into_iter()
+            .map(|(first, end)| first as usize * page..(end as usize * page).min(len))
+            .collect())
+    }
+
+    pub(crate) fn at_home(&self, call: &'static str) -> Result<()> {
+        self.pager.at_home(call)
+    }
+}
+
+fn reading(pattern: Pattern) -> Reading {
+    match pattern {
+        Pattern::Normal => Reading::Normal,
+        Pattern::Sequential => Reading::Sequential,
+        Pattern::Random => Reading::Random,
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // A child has neither the memory nor the thread; what was stored is the parent's to write.
+        if !self.pager.is_at_home() {
+            return;
+        }
+        // Held until all is written: whoever maps the source next reads what was stored.
+        let mut registry = self.pager.registry.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(self.purpose, Purpose::Write | Purpose::Shared)
+            && let Err(error) = self.sync(&(0..self.reserve as usize), true)
+        {
+            // As the standard library does where a drop cannot fail; `close` returns the error.
+            eprintln!("folio: {}: what was stored is lost: {error}", self.name);
+        }
+        if let Some(identity) = self.identity {
+            // A newer object may have its place.
+            if registry.get(&identity).is_some_and(|lease| lease.strong_count() == 0) {
+                registry.remove(&identity);
+            }
+        }
+        drop(registry);
+        self.pager.inbox.send(Message::Tell(Event::Detach { object: self.object }));
+    }
+}

@@ -1,0 +1,295 @@
+//! The pager engine: mmap's mechanism in user space. It maps any [`Source`] as plain memory, within a budget.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`core`] | the mind: page states, readahead, replacement, write-back. No I/O, no clock, no `unsafe` |
+//! | [`shard`] | the driver: one thread that owns a core, and does what it wants |
+//! | [`store`] | where resident pages live, and how they enter and leave a map |
+//! | [`disk`] | local files: io_uring, or threads |
+//! | [`inbox`] | what other threads ask of a shard |
+//! | [`records`] | hashes of pages that left memory |
+//! | [`lease`] | who has an object mapped, and as what |
+//! | [`features`] | what the kernel offers, and what of it is used |
+
+pub(crate) mod core;
+mod disk;
+pub(crate) mod inbox;
+pub(crate) mod lease;
+mod records;
+mod shard;
+mod stats;
+mod store;
+
+pub use stats::Stats;
+
+use crate::advice::Pattern;
+use crate::error::{Errno, Error, Result, Subject};
+use crate::map::{Paged, PagedMut, PagedShared};
+use crate::source::Source;
+use crate::sys::identity;
+use crate::sys::uffd::{self, Uffd};
+use inbox::{Inbox, Message};
+use lease::{Lease, Purpose, Registry};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// The least budget: 4 MiB.
+const LEAST: usize = 4 << 20;
+
+/// Maps [sources](crate::source) as memory, and keeps no more of them in memory than its budget.
+///
+/// One thread of the pager's own serves the faults of all its maps. Clones are the same pager; it ends when the last clone and the
+/// last map are gone.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("data");
+/// # std::fs::write(&path, vec![7_u8; 100_000])?;
+/// use folio::{Pager, source::LocalFile};
+///
+/// let pager = Pager::builder().budget(64 << 20).build()?;
+/// let map = pager.map(LocalFile::open(&path)?)?;
+/// assert_eq!(map[99_999], 7); // a page fault, served by the pager
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Source: userfaultfd(2).
+#[derive(Debug, Clone)]
+pub struct Pager {
+    inner: Arc<Inner>,
+}
+
+/// What all clones of a pager, and all its maps, hold.
+pub(crate) struct Inner {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) registry: Registry,
+    budget: usize,
+    process: u64,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("budget", &self.budget).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// Whether this is the process that made the pager: a forked child has no thread that serves it.
+    pub(crate) fn is_at_home(&self) -> bool {
+        self.process == identity::token()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if self.is_at_home() {
+            self.inbox.send(Message::Close);
+        }
+    }
+}
+
+/// Options of a [`Pager`].
+#[derive(Debug, Clone)]
+#[must_use = "build() makes the pager"]
+pub struct Builder {
+    budget: usize,
+    dirty_age: Duration,
+    spill_dir: PathBuf,
+    name: String,
+}
+
+impl Builder {
+    /// Bytes of memory for pages and the pager's records of them, 4 MiB at least. 256 MiB unless told.
+    pub fn budget(mut self, bytes: usize) -> Self {
+        self.budget = bytes;
+        self
+    }
+
+    /// After how long what was stored is written back in the background. 5 seconds unless told.
+    pub fn write_back_after(mut self, age: Duration) -> Self {
+        self.dirty_age = age;
+        self
+    }
+
+    /// Where private pages go that do not fit into the budget: to a file without a name in this directory. `/var/tmp` unless
+    /// told.
+    pub fn spill_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.spill_dir = dir.into();
+        self
+    }
+
+    /// Starts the pager.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL if the budget is less than 4 MiB; EPERM or ENOSYS where the kernel allows no userfaultfd; EAGAIN if no thread can
+    /// be started.
+    pub fn build(self) -> Result<Pager> {
+        let subject = || Subject::named("a pager").with_length(self.budget);
+        if self.budget < LEAST {
+            let rule = "a budget below 4 MiB leaves no room to read and evict at once";
+            return Err(Error::rule("pager", subject(), rule, "give it 4 MiB or more"));
+        }
+        let refused = |errno| Error::kernel("userfaultfd", errno, subject());
+        let (uffd, have) = open_uffd().map_err(refused)?;
+        let inbox = Arc::new(Inbox::new().map_err(refused)?);
+        let config = shard::Config {
+            budget: self.budget,
+            dirty_age: self.dirty_age,
+            uffd: Arc::new(uffd),
+            moves: have & uffd::feature::MOVE != 0,
+            marks: have & uffd::feature::POISON != 0,
+            huge: true,
+            ring: true,
+            spill_dir: self.spill_dir,
+        };
+        let shard = shard::Shard::new(config, Arc::clone(&inbox));
+        let thread = std::thread::Builder::new().name(self.name);
+        if thread.spawn(move || shard.run()).is_err() {
+            return Err(Error::kernel("clone", Errno::AGAIN, Subject::named("a pager's thread")));
+        }
+        let inner =
+            Inner { inbox, registry: Registry::default(), budget: self.budget, process: identity::token() };
+        Ok(Pager { inner: Arc::new(inner) })
+    }
+}
+
+/// The best userfaultfd that is allowed, and the features it has.
+fn open_uffd() -> std::result::Result<(Uffd, u64), Errno> {
+    use uffd::{Way, feature};
+    let mut refused = Errno::NOSYS;
+    for way in [Way::Syscall, Way::Device, Way::UserModeOnly] {
+        match Uffd::open(way) {
+            Ok(probe) => {
+                // One handshake asks, and only a second descriptor can be given what was found.
+                let offered = probe.handshake(0)?;
+                let wanted = offered
+                    & (feature::PAGEFAULT_FLAG_WP
+                        | feature::MISSING_SHMEM
+                        | feature::MINOR_SHMEM
+                        | feature::WP_HUGETLBFS_SHMEM
+                        | feature::POISON
+                        | feature::MOVE);
+                let uffd = Uffd::open(way)?;
+                uffd.handshake(wanted)?;
+                return Ok((uffd, wanted));
+            }
+            Err(errno) => refused = errno,
+        }
+    }
+    Err(refused)
+}
+
+impl Pager {
+    /// Options for a pager of one's own.
+    pub fn builder() -> Builder {
+        Builder {
+            budget: 256 << 20,
+            dirty_age: Duration::from_secs(5),
+            spill_dir: PathBuf::from("/var/tmp"),
+            name: "folio-pager".to_owned(),
+        }
+    }
+
+    /// The pager of the whole program, with the default options; made when it is first asked for.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Builder::build`]; it is tried again the next time.
+    pub fn global() -> Result<&'static Pager> {
+        static GLOBAL: OnceLock<Pager> = OnceLock::new();
+        if let Some(pager) = GLOBAL.get() {
+            return Ok(pager);
+        }
+        let pager = Self::builder().build()?;
+        Ok(GLOBAL.get_or_init(|| pager))
+    }
+
+    /// Maps a source for reading. Any number of read-only maps of one source share their pages.
+    ///
+    /// The map shows the source as it is now: if the source changes, pages that were not read yet are errors.
+    ///
+    /// # Errors
+    ///
+    /// What the source says of its length and version; EBUSY while the source is mapped writable; ENOMEM for addresses.
+    pub fn map(&self, source: impl Source) -> Result<Paged> {
+        Lease::open(&self.inner, Arc::new(source), Purpose::Read, Pattern::Normal).map(Paged::new)
+    }
+
+    /// Maps a source for reading and writing, for one handle alone. What is stored reaches the source some time later
+    /// ([`Builder::write_back_after`], or when memory is needed), with [`PagedMut::sync`], and at the latest when the map is closed
+    /// or dropped.
+    ///
+    /// # Errors
+    ///
+    /// As for [`map`](Self::map); EBUSY while the source is mapped at all; EACCES if it cannot be written.
+    pub fn map_mut(&self, source: impl Source) -> Result<PagedMut> {
+        Lease::open(&self.inner, Arc::new(source), Purpose::Write, Pattern::Normal).map(PagedMut::new)
+    }
+
+    /// Maps a source copy-on-write: what is stored never reaches the source. Stored pages that do not fit into the budget go
+    /// to an unlinked file ([`Builder::spill_dir`]).
+    ///
+    /// The map shows the source as it is now, never its later changes: pages of a changed source that were not read yet are
+    /// errors.
+    ///
+    /// # Errors
+    ///
+    /// As for [`map`](Self::map), but it may be mapped otherwise too.
+    pub fn map_private(&self, source: impl Source) -> Result<PagedMut> {
+        Lease::open(&self.inner, Arc::new(source), Purpose::Private, Pattern::Normal).map(PagedMut::new)
+    }
+
+    /// Maps a source for many writable handles: they see each other's stores at once, through volatile views.
+    ///
+    /// # Errors
+    ///
+    /// As for [`map_mut`](Self::map_mut), but it may be mapped shared already.
+    pub fn map_shared(&self, source: impl Source) -> Result<PagedShared> {
+        Lease::open(&self.inner, Arc::new(source), Purpose::Shared, Pattern::Normal).map(PagedShared::new)
+    }
+
+    /// What the pager did so far, and what is in memory now.
+    ///
+    /// # Errors
+    ///
+    /// ECHILD in a forked child, which has no pager.
+    pub fn stats(&self) -> Result<Stats> {
+        self.inner.at_home("stats")?;
+        self.inner.inbox.ask(Message::Stats).ok_or_else(ended)
+    }
+
+    /// The budget in bytes.
+    pub fn budget(&self) -> usize {
+        self.inner.budget
+    }
+}
+
+impl Inner {
+    /// An error in a forked child.
+    pub(crate) fn at_home(&self, call: &'static str) -> Result<()> {
+        if self.is_at_home() {
+            return Ok(());
+        }
+        Err(Error::rule_as(
+            Errno::CHILD,
+            call,
+            Subject::named("a pager of the parent process"),
+            "a pager and its maps are not inherited across fork",
+            "make a pager in the child",
+        ))
+    }
+}
+
+pub(crate) fn ended() -> Error {
+    Error::rule_as(
+        Errno::PIPE,
+        "pager",
+        Subject::named("a pager"),
+        "the pager's thread has ended",
+        "see what it said when it panicked, and report it",
+    )
+}

@@ -1,0 +1,703 @@
+//! The driver: one thread that owns a core, its objects and their pages. It reads faults, performs the core's actions, and
+//! tells it how they ended.
+
+use super::core::{
+    Action, Backing, Core, Event, FrameId, Limits, Mode, ObjectId, Pattern, Reason, Run, Ticket, Traits,
+};
+use super::disk::{Disk, Operation};
+use super::inbox::{Inbox, Message, Outcome};
+use super::records::{Records, Secret};
+use super::stats::Stats;
+use super::store::{self, Memfd, Pool, Private, Slot, Store};
+use crate::source::request::{FlushRequest, ReadRequest, Sink, WriteRequest};
+use crate::source::workers::Workers;
+use crate::source::{Hand, LocalFile, Source, Version};
+use crate::sys::Errno;
+use crate::sys::uffd::Uffd;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+/// How often time is told to the core while something waits for it.
+const TICK: Duration = Duration::from_millis(20);
+/// Faults that are read at once.
+const FAULTS: usize = 64;
+
+/// What a shard is made with.
+pub(crate) struct Config {
+    pub(crate) budget: usize,
+    pub(crate) dirty_age: Duration,
+    pub(crate) uffd: Arc<Uffd>,
+    pub(crate) moves: bool,
+    /// UFFDIO_POISON is there.
+    pub(crate) marks: bool,
+    pub(crate) huge: bool,
+    pub(crate) ring: bool,
+    pub(crate) spill_dir: std::path::PathBuf,
+}
+
+/// An object to attach.
+pub(crate) struct NewObject {
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) len: u64,
+    /// Bytes of addresses, for growth.
+    pub(crate) reserve: u64,
+    pub(crate) version: Option<Version>,
+    pub(crate) tracked: bool,
+    pub(crate) private: bool,
+    /// Shared by handles: on the memfd store.
+    pub(crate) shared: bool,
+    pub(crate) pattern: Pattern,
+}
+
+struct Object {
+    store: Store,
+    source: Arc<dyn Source>,
+    len: u64,
+    /// The version that a read-only map shows.
+    version: Option<Version>,
+    records: Records,
+    spill: Option<LocalFile>,
+    reserve: u64,
+}
+
+/// An operation under way.
+struct Op {
+    frame: FrameId,
+    object: ObjectId,
+    kind: Kind,
+    /// Where the buffer is, how much of it is asked for, and how much of that is done.
+    buffer: *mut u8,
+    offset: u64,
+    len: usize,
+    done: usize,
+    run: Run,
+    backing: Backing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
+    Flush,
+}
+
+/// Requests to one source that are handed over together.
+#[derive(Default)]
+struct Batch {
+    reads: Vec<ReadRequest>,
+    writes: Vec<WriteRequest>,
+    flush: Option<FlushRequest>,
+}
+
+pub(crate) struct Shard {
+    core: Core,
+    config: Config,
+    pool: Pool,
+    objects: HashMap<ObjectId, Object>,
+    /// Objects by address.
+    areas: BTreeMap<usize, (usize, ObjectId)>,
+    slots: HashMap<FrameId, Slot>,
+    ops: HashMap<u64, Op>,
+    batches: HashMap<ObjectId, Batch>,
+    replies: HashMap<Ticket, SyncSender<Outcome>>,
+    inbox: Arc<Inbox>,
+    disk: Disk,
+    /// Who calls sources that are not folio's own: they may block, and may use memory that this shard serves.
+    callers: Workers,
+    secret: Secret,
+    page: usize,
+    next: u64,
+    started: Instant,
+    ticked: Instant,
+    closing: bool,
+}
+
+// SAFETY: the pointers in `ops` are to buffers of this shard, which moves to its thread before it has any.
+unsafe impl Send for Shard {}
+
+impl Shard {
+    pub(crate) fn new(config: Config, inbox: Arc<Inbox>) -> Self {
+        let page = rustix::param::page_size();
+        let limits = Limits {
+            budget: (config.budget / page) as u64,
+            dirty_age: config.dirty_age.as_micros() as u64,
+            page,
+        };
+        let mover = config.moves.then(|| Arc::clone(&config.uffd));
+        let now = Instant::now();
+        Self {
+            core: Core::new(limits),
+            pool: Pool::new(2 * config.budget + (64 << 20), mover, config.huge),
+            objects: HashMap::new(),
+            areas: BTreeMap::new(),
+            slots: HashMap::new(),
+            ops: HashMap::new(),
+            batches: HashMap::new(),
+            replies: HashMap::new(),
+            disk: Disk::new(config.ring, &inbox),
+            inbox,
+            callers: Workers::new(4),
+            secret: Secret::draw(),
+            page,
+            next: 0,
+            started: now,
+            ticked: now,
+            closing: false,
+            config,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
+    }
+
+    /// Serves until the pager is dropped and nothing is left.
+    pub(crate) fn run(mut self) {
+        let mut messages = Vec::new();
+        while !(self.closing && self.objects.is_empty() && self.ops.is_empty()) {
+            self.core.set_now(self.now());
+            let mut busy = self.take_faults();
+            self.inbox.take(&mut messages);
+            busy |= !messages.is_empty();
+            for message in messages.drain(..) {
+                self.message(message);
+            }
+            while let Some((id, result)) = self.disk.completed() {
+                busy = true;
+                self.ended(id, result);
+            }
+            if self.ticked.elapsed() >= TICK && self.core.wants_ticks() {
+                self.ticked = Instant::now();
+                let now = self.now();
+                self.event(Event::Tick { now });
+            }
+            self.hand_over();
+            if !busy {
+                self.sleep();
+            }
+        }
+    }
+
+    /// Waits for a fault, a message, or the end of an operation.
+    fn sleep(&mut self) {
+        if !self.inbox.may_sleep() {
+            return;
+        }
+        let wait_for = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let mut fds = [
+            wait_for(self.config.uffd.as_fd().as_raw_fd()),
+            wait_for(self.inbox.bell().as_raw_fd()),
+            // A negative descriptor is passed over.
+            wait_for(self.disk.poll_fd().unwrap_or(-1)),
+        ];
+        let timeout = if self.core.wants_ticks() { TICK.as_millis() as i32 } else { -1 };
+        // SAFETY: `fds` are as many as is said. An interrupted wait is a wait that ended.
+        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
+        self.inbox.awake();
+    }
+
+    fn event(&mut self, event: Event) {
+        self.core.handle(event);
+        while let Some(action) = self.core.next_action() {
+            if let Some(event) = self.perform(action) {
+                self.core.handle(event);
+            }
+        }
+    }
+
+    fn take_faults(&mut self) -> bool {
+        let mut faults = Vec::new();
+        // Nothing to read is an error too; a real one shows again.
+        let _ = self.config.uffd.read(FAULTS, |message| faults.push(message));
+        for fault in &faults {
+            let area = self.areas.range(..=fault.address).next_back();
+            if let Some((&start, &(len, object))) = area
+                && fault.address - start < len
+            {
+                let page = ((fault.address - start) / self.page) as u64;
+                self.event(Event::Fault { object, page, write: fault.write || fault.wp });
+            }
+        }
+        !faults.is_empty()
+    }
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::Attach(new, reply) => {
+                let _ = reply.send(self.attach(*new));
+            }
+            Message::Tell(event) => self.event(event),
+            Message::Ask(make, reply) => {
+                self.next += 1;
+                let ticket = Ticket(self.next);
+                self.replies.insert(ticket, reply);
+                self.event(make(ticket));
+            }
+            Message::Resized { object, len, done } => {
+                let pages = len.div_ceil(self.page as u64);
+                if let Some(object) = self.objects.get_mut(&object) {
+                    object.len = len;
+                    object.records.forget_from(pages.saturating_sub(1));
+                }
+                self.event(Event::Resized { object, pages });
+                let _ = done.send(Ok(()));
+            }
+            Message::Stats(reply) => {
+                let _ = reply.send(self.stats());
+            }
+            Message::Resident(object, reply) => {
+                let runs = self.core.resident(object).into_iter().map(|run| (run.first, run.end())).collect();
+                let _ = reply.send(runs);
+            }
+            Message::Ended { id, result } => self.ended(id, result),
+            Message::Close => self.closing = true,
+        }
+    }
+
+    fn attach(&mut self, new: NewObject) -> Result<(ObjectId, usize), Errno> {
+        let pages = (new.reserve.max(new.len)).div_ceil(self.page as u64) as usize;
+        let uffd = Arc::clone(&self.config.uffd);
+        let store = if new.shared {
+            Store::Memfd(Memfd::new(pages, uffd, new.tracked)?)
+        } else {
+            Store::Private(Private::new(pages, uffd, new.tracked, self.config.moves, self.config.huge)?)
+        };
+        self.next += 1;
+        let id = ObjectId(self.next as u32);
+        let address = store.address();
+        let block = new.source.block().clamp(self.page, store::CHUNK * self.page).next_power_of_two();
+        let traits = Traits {
+            tracked: new.tracked,
+            private: new.private,
+            shares_buffer: store.shares_buffer(),
+            block: (block / self.page) as u32,
+            deadline: (new.source.deadline().as_micros() as u64).max(1),
+        };
+        self.areas.insert(address, (pages * self.page, id));
+        let records = Records::new(self.secret, self.page);
+        let object = Object {
+            store,
+            source: new.source,
+            len: new.len,
+            version: new.version,
+            records,
+            spill: None,
+            reserve: new.reserve.max(new.len),
+        };
+        self.objects.insert(id, object);
+        self.event(Event::Attach { object: id, pages: new.len.div_ceil(self.page as u64), traits });
+        self.event(Event::Advise { object: id, pattern: new.pattern });
+        Ok((id, address))
+    }
+
+    fn stats(&self) -> Stats {
+        let counts = self.core.counts();
+        let page = self.page as u64;
+        let hashes: usize = self.objects.values().map(|object| object.records.bytes()).sum();
+        Stats {
+            faults_missing: counts.faults_missing,
+            faults_soft: counts.faults_soft,
+            faults_write: counts.faults_write,
+            faults_spurious: counts.faults_spurious,
+            reads: counts.reads,
+            pages_read: counts.pages_read,
+            readahead_pages: counts.ahead_read,
+            readahead_used: counts.ahead_used,
+            readahead_wasted: counts.ahead_wasted,
+            pages_prefetched: counts.pages_prefetched,
+            pages_evicted: counts.pages_evicted,
+            writes: counts.writes,
+            pages_written: counts.pages_written,
+            pages_spilled: counts.pages_spilled,
+            read_errors: counts.read_errors,
+            write_errors: counts.write_errors,
+            faults_failed: counts.poisoned,
+            resident_bytes: self.core.used() * page,
+            dirty_bytes: self.core.dirty() * page,
+            pinned_bytes: self.core.pinned() * page,
+            record_bytes: (self.core.record_bytes() + hashes) as u64,
+            budget: self.config.budget as u64,
+            latency: *self.core.latency(),
+        }
+    }
+
+    /// Does what the core wants; an outcome that is known at once is returned.
+    fn perform(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Read { frame, object, run, from } => {
+                let result = self.read(frame, object, run, from);
+                result.transpose().map(|result| Event::ReadDone { frame, result })
+            }
+            Action::Install { frame, object, run, mode, keep } => {
+                let result = self.install(frame, object, run, mode, keep);
+                Some(Event::Installed { frame, result })
+            }
+            Action::TakeOut { frame, object, run } => {
+                let taken = self.objects.get_mut(&object)?.store.take_out(&mut self.pool, run_of(run));
+                let result = self.fill(frame, taken);
+                Some(Event::TakenOut { frame, result })
+            }
+            Action::Copy { frame, object, run } => {
+                let copied = self.objects.get_mut(&object)?.store.snapshot(&mut self.pool, run_of(run));
+                let result = self.fill(frame, copied);
+                Some(Event::Copied { frame, result })
+            }
+            Action::Unprotect { object, run } => {
+                // A page that left the map meanwhile faults again.
+                let _ = self.objects.get_mut(&object)?.store.unprotect(run_of(run));
+                None
+            }
+            Action::Write { frame, object, run, to } => {
+                let result = self.write(frame, object, run, to);
+                result.transpose().map(|result| Event::WriteDone { frame, result })
+            }
+            Action::Discard { frame, object, run, last, shown } => {
+                self.discard(frame, object, run, last, shown);
+                None
+            }
+            Action::Flush { object } => self.flush(object).map(|result| Event::Flushed { object, result }),
+            Action::Poison { object, page, reason: _ } => {
+                let marks = self.config.marks;
+                let _ = self.objects.get_mut(&object)?.store.poison(page as usize, marks);
+                None
+            }
+            Action::Unpoison { object, page } => {
+                let _ = self.objects.get_mut(&object)?.store.unpoison(page as usize);
+                None
+            }
+            Action::Wake { object, run } => {
+                let _ = self.objects.get_mut(&object)?.store.wake(run_of(run));
+                None
+            }
+            Action::Reply { ticket, result } => {
+                if let Some(reply) = self.replies.remove(&ticket) {
+                    // Who asked may have gone.
+                    let _ = reply.send(result);
+                }
+                None
+            }
+            Action::Detached { object } => {
+                if let Some(object) = self.objects.remove(&object) {
+                    self.areas.remove(&object.store.address());
+                }
+                None
+            }
+        }
+    }
+
+    fn fill(&mut self, frame: FrameId, slot: Result<Slot, Errno>) -> Result<(), Reason> {
+        match slot {
+            Ok(slot) => {
+                self.slots.insert(frame, slot);
+                Ok(())
+            }
+            Err(_) => Err(Reason::Busy),
+        }
+    }
+
+    fn install(
+        &mut self,
+        frame: FrameId,
+        object: ObjectId,
+        run: Run,
+        mode: Mode,
+        keep: bool,
+    ) -> Result<(), Reason> {
+        let (Some(object), Some(slot)) = (self.objects.get_mut(&object), self.slots.remove(&frame)) else {
+            return Err(Reason::PastEnd);
+        };
+        let mode = match mode {
+            Mode::ReadOnly => store::Mode::ReadOnly,
+            Mode::Protected => store::Mode::Protected,
+            Mode::Writable => store::Mode::Writable,
+        };
+        match object.store.install(&mut self.pool, run_of(run), slot, mode, keep) {
+            Ok(kept) => {
+                if let Some(slot) = kept {
+                    self.slots.insert(frame, slot);
+                }
+                Ok(())
+            }
+            Err((slot, errno)) => {
+                self.slots.insert(frame, slot);
+                Err(Reason::Refused { errno: errno.raw_os_error() })
+            }
+        }
+    }
+
+    fn discard(&mut self, frame: FrameId, object: ObjectId, run: Run, last: bool, shown: bool) {
+        let Some(slot) = self.slots.remove(&frame) else { return };
+        let Some(object) = self.objects.get_mut(&object) else { return self.pool.give(slot) };
+        if shown {
+            // SAFETY: the slot holds the run's bytes, outside the map, and only this thread has it.
+            let bytes = unsafe { std::slice::from_raw_parts(slot.buffer(), slot.pages() * self.page) };
+            object.records.keep(run, bytes);
+        }
+        if last {
+            let _ = object.store.discard(&mut self.pool, run_of(run), slot);
+        } else {
+            self.pool.give(slot);
+        }
+    }
+
+    /// Idle slots hold memory that the core takes for free: it is given back before the budget is passed.
+    fn keep_budget(&mut self) {
+        let used = self.core.used() as usize * self.page + self.pool.resident_idle();
+        if used > self.config.budget {
+            self.pool.trim((used - self.config.budget).max(256 << 10));
+        }
+    }
+
+    /// Starts to read a run; `Some` if it ended at once.
+    fn read(&mut self, frame: FrameId, id: ObjectId, run: Run, from: Backing) -> Result<Option<()>, Reason> {
+        let refused = |errno: Errno| Reason::Refused { errno: errno.raw_os_error() };
+        let object = self.objects.get_mut(&id).ok_or(Reason::PastEnd)?;
+        let slot = object.store.stage(&mut self.pool, run_of(run)).map_err(refused)?;
+        let buffer = slot.buffer();
+        let room = slot.pages() * self.page;
+        self.slots.insert(frame, slot);
+        self.keep_budget();
+        let object = self.objects.get_mut(&id).ok_or(Reason::PastEnd)?;
+        let offset = run.first * self.page as u64;
+        let len = (object.len - offset.min(object.len)).min(room as u64) as usize;
+        let op = Op { frame, object: id, kind: Kind::Read, buffer, offset, len, done: 0, run, backing: from };
+        if from == Backing::Spill {
+            return self.start(op).map(|()| None);
+        }
+        match object.source.at_hand().0 {
+            Hand::Zeros => {
+                // SAFETY: the slot is `room` bytes, and this thread's alone.
+                unsafe { buffer.write_bytes(0, room) };
+                self.finish_read(&op).map(Some)
+            }
+            Hand::Bytes(bytes) => {
+                let from = bytes.get(offset as usize..offset as usize + len).ok_or(Reason::Short)?;
+                // SAFETY: as above; the source's memory is not the pool's.
+                unsafe { buffer.copy_from_nonoverlapping(from.as_ptr(), len) };
+                self.finish_read(&op).map(Some)
+            }
+            Hand::File(_) => self.start(op).map(|()| None),
+            Hand::No => {
+                self.next += 1;
+                let number = self.next;
+                self.ops.insert(number, op);
+                let sink = Arc::clone(&self.inbox) as Arc<dyn Sink>;
+                // SAFETY: the slot is the operation's until it ends, and anonymous memory is initialised. The shard, and with it
+                // the pool, lives until every operation has ended.
+                let request = unsafe { ReadRequest::new(offset, buffer, len, sink, number) };
+                self.batches.entry(id).or_default().reads.push(request);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Starts what is left of an operation on a file.
+    fn start(&mut self, op: Op) -> Result<(), Reason> {
+        let object = self.objects.get(&op.object).ok_or(Reason::PastEnd)?;
+        let file = match (op.backing, object.source.at_hand().0) {
+            (Backing::Spill, _) => object.spill.as_ref(),
+            (Backing::Source, Hand::File(file)) => Some(&**file),
+            _ => None,
+        };
+        let file = file.ok_or(Reason::PastEnd)?;
+        let at = op.buffer.wrapping_add(op.done);
+        let offset = op.offset + op.done as u64;
+        let operation = match op.kind {
+            Kind::Read => {
+                // Room for whole blocks keeps the tail of the file direct.
+                let room = op.run.len as usize * self.page - op.done;
+                let plan = file.plan_read(offset, room, at as usize);
+                Operation::Read { fd: plan.fd, to: at, len: plan.len, offset }
+            }
+            Kind::Write => {
+                let plan = file.plan_write(offset, op.len - op.done, at as usize);
+                Operation::Write { fd: plan.fd, from: at, len: plan.len, offset }
+            }
+            Kind::Flush => Operation::Sync { fd: file.flush_fd() },
+        };
+        self.next += 1;
+        let number = self.next;
+        // SAFETY: the slot stays until the operation has ended, and so does the object with its file.
+        let started = unsafe { self.disk.start(operation, number) };
+        started.map_err(|error| reason_of(&error))?;
+        self.ops.insert(number, op);
+        Ok(())
+    }
+
+    /// An operation ended, or a part of it.
+    fn ended(&mut self, number: u64, result: io::Result<usize>) {
+        let Some(mut op) = self.ops.remove(&number) else { return };
+        let (frame, object, kind) = (op.frame, op.object, op.kind);
+        let outcome = match result {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && self.gave_up_direct(&op) => None,
+            Err(error) => Some(Err(reason_of(&error))),
+            Ok(count) => {
+                op.done = (op.done + count).min(op.len.max(op.done));
+                let goes_on = count > 0 && self.is_by_pager(&op);
+                match kind {
+                    Kind::Flush => Some(Ok(())),
+                    Kind::Read if op.done >= op.len => Some(self.finish_read(&op)),
+                    Kind::Write if op.done >= op.len => Some(Ok(())),
+                    _ if goes_on => None,
+                    _ => Some(Err(Reason::Short)),
+                }
+            }
+        };
+        if let Some(outcome) = outcome.or_else(|| self.start(op).err().map(Err)) {
+            self.tell(frame, object, kind, outcome);
+        }
+    }
+
+    fn tell(&mut self, frame: FrameId, object: ObjectId, kind: Kind, result: Result<(), Reason>) {
+        self.event(match kind {
+            Kind::Read => Event::ReadDone { frame, result },
+            Kind::Write => Event::WriteDone { frame, result },
+            Kind::Flush => Event::Flushed { object, result },
+        });
+    }
+
+    fn is_by_pager(&self, op: &Op) -> bool {
+        let Some(object) = self.objects.get(&op.object) else { return false };
+        op.backing == Backing::Spill || matches!(object.source.at_hand().0, Hand::File(_))
+    }
+
+    /// Whether an operation that was refused with EINVAL may go by the page cache instead.
+    fn gave_up_direct(&mut self, op: &Op) -> bool {
+        let Some(object) = self.objects.get(&op.object) else { return false };
+        match (op.backing, object.source.at_hand().0) {
+            (Backing::Spill, _) => object.spill.as_ref().is_some_and(LocalFile::stop_direct),
+            (Backing::Source, Hand::File(file)) => file.stop_direct(),
+            _ => false,
+        }
+    }
+
+    /// The bytes are there: the rest of the last page is zeroed, and they must be what they were.
+    fn finish_read(&mut self, op: &Op) -> Result<(), Reason> {
+        let object = self.objects.get(&op.object).ok_or(Reason::PastEnd)?;
+        let room = op.run.len as usize * self.page;
+        // SAFETY: the slot is `room` bytes, and this thread's alone again.
+        let bytes = unsafe {
+            op.buffer.add(op.len).write_bytes(0, room - op.len);
+            std::slice::from_raw_parts(op.buffer, room)
+        };
+        if op.backing == Backing::Source
+            && let (Some(version), Hand::File(file)) = (object.version, object.source.at_hand().0)
+            && file.version().ok() != Some(version)
+        {
+            return Err(Reason::Changed);
+        }
+        if object.records.agree(op.run, bytes) { Ok(()) } else { Err(Reason::Changed) }
+    }
+
+    /// Starts to write a run; `Some` if it ended at once.
+    fn write(&mut self, frame: FrameId, id: ObjectId, run: Run, to: Backing) -> Result<Option<()>, Reason> {
+        let offset = run.first * self.page as u64;
+        let object = self.objects.get_mut(&id).ok_or(Reason::PastEnd)?;
+        let buffer = self.slots.get(&frame).ok_or(Reason::PastEnd)?.buffer();
+        let mut len =
+            (object.len - offset.min(object.len)).min(u64::from(run.len) * self.page as u64) as usize;
+        if to == Backing::Spill {
+            len = run.len as usize * self.page;
+            if object.spill.is_none() {
+                let spill =
+                    spill_file(&self.config.spill_dir, object.reserve.next_multiple_of(self.page as u64));
+                object.spill = Some(spill.map_err(|error| reason_of(&error))?);
+            }
+        }
+        let op = Op { frame, object: id, kind: Kind::Write, buffer, offset, len, done: 0, run, backing: to };
+        if to == Backing::Spill || matches!(object.source.at_hand().0, Hand::File(_)) {
+            return self.start(op).map(|()| None);
+        }
+        self.next += 1;
+        let number = self.next;
+        self.ops.insert(number, op);
+        let sink = Arc::clone(&self.inbox) as Arc<dyn Sink>;
+        // SAFETY: nobody changes a buffer that is being written, and it stays until the operation has ended.
+        let request = unsafe { WriteRequest::new(offset, buffer, len, sink, number) };
+        self.batches.entry(id).or_default().writes.push(request);
+        Ok(None)
+    }
+
+    /// Starts to make an object's writes durable; `Some` if that ended at once.
+    fn flush(&mut self, id: ObjectId) -> Option<Result<(), Reason>> {
+        let object = self.objects.get(&id)?;
+        let op = Op {
+            frame: FrameId(u32::MAX),
+            object: id,
+            kind: Kind::Flush,
+            buffer: std::ptr::null_mut(),
+            offset: 0,
+            len: 0,
+            done: 0,
+            run: Run::default(),
+            backing: Backing::Source,
+        };
+        if matches!(object.source.at_hand().0, Hand::File(_)) {
+            return self.start(op).err().map(Err);
+        }
+        self.next += 1;
+        let number = self.next;
+        self.ops.insert(number, op);
+        let sink = Arc::clone(&self.inbox) as Arc<dyn Sink>;
+        self.batches.entry(id).or_default().flush = Some(FlushRequest::new(sink, number));
+        None
+    }
+
+    /// Gives what was started to the kernel and to the sources.
+    fn hand_over(&mut self) {
+        for (id, batch) in std::mem::take(&mut self.batches) {
+            let Some(object) = self.objects.get(&id) else { continue };
+            let (source, version) = (Arc::clone(&object.source), object.version);
+            self.callers.run(move || {
+                if !batch.reads.is_empty() {
+                    let now = version.map(|_| source.version());
+                    match (version, now) {
+                        (Some(version), Some(Ok(now))) if version != now => {
+                            for request in batch.reads {
+                                request.complete(Err(io::Error::other(ChangedVersion)));
+                            }
+                        }
+                        _ => source.read(batch.reads),
+                    }
+                }
+                if !batch.writes.is_empty() {
+                    source.write(batch.writes);
+                }
+                if let Some(flush) = batch.flush {
+                    source.flush(flush);
+                }
+            });
+        }
+        // What the kernel refuses now it takes with the next.
+        let _ = self.disk.submit();
+    }
+}
+
+/// A source that shows another version than the map.
+#[derive(Debug, thiserror::Error)]
+#[error("the source has another version than when it was mapped")]
+struct ChangedVersion;
+
+fn reason_of(error: &io::Error) -> Reason {
+    if error.get_ref().is_some_and(|inner| inner.is::<ChangedVersion>()) {
+        return Reason::Changed;
+    }
+    Reason::Source { message: error.to_string().into(), errno: error.raw_os_error() }
+}
+
+fn run_of(run: Run) -> store::Run {
+    store::Run { first: run.first as usize, pages: run.len as usize }
+}
+
+/// A file without a name for private pages.
+fn spill_file(dir: &std::path::Path, len: u64) -> io::Result<LocalFile> {
+    use rustix::fs::{Mode, OFlags};
+    let unnamed = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(dir, unnamed, Mode::RUSR | Mode::WUSR)?;
+    rustix::fs::ftruncate(&fd, len)?;
+    LocalFile::from_file(std::fs::File::from(fd))
+}

@@ -1,0 +1,226 @@
+//! A pool of threads for work that blocks. Threads start when there is work, and end when there is none for a while.
+
+use crate::sys::identity;
+use std::collections::VecDeque;
+use std::fmt;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// How long a thread waits for more work before it ends.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Threads that do jobs in the order in which they came, several at once.
+///
+/// Dropping it waits for nothing: jobs that are queued are still done, then the threads end. A thread that is stuck keeps
+/// only the queue alive, and what its job owns.
+pub(crate) struct Workers {
+    queue: Arc<Queue>,
+    most: usize,
+    /// The process that has the threads: a forked child has none of them.
+    process: u64,
+}
+
+struct Queue {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    waiting: usize,
+    closed: bool,
+}
+
+impl Workers {
+    /// A pool of at most so many threads, at least one. None runs yet.
+    pub(crate) fn new(most: usize) -> Self {
+        let queue = Queue { state: Mutex::default(), wake: Condvar::new() };
+        Self { queue: Arc::new(queue), most: most.max(1), process: identity::token() }
+    }
+
+    /// Queues a job. Where no thread can be had (in a forked child, or at the limit of threads), the caller does it.
+    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
+        if self.process != identity::token() {
+            return job();
+        }
+        let mut state = self.queue.lock();
+        state.jobs.push_back(Box::new(job));
+        if state.jobs.len() <= state.waiting || state.threads >= self.most {
+            drop(state);
+            self.queue.wake.notify_one();
+            return;
+        }
+        state.threads += 1;
+        drop(state);
+        if self.start().is_err() {
+            let mut state = self.queue.lock();
+            state.threads -= 1;
+            // With a thread left the job is only later; with none nobody else would do it.
+            if state.threads == 0 {
+                let jobs = mem::take(&mut state.jobs);
+                drop(state);
+                jobs.into_iter().for_each(do_job);
+            }
+        }
+    }
+
+    fn start(&self) -> std::io::Result<()> {
+        let queue = Arc::clone(&self.queue);
+        // The thread inherits the mask, so that there is no moment at which a signal of the program's could reach it.
+        let before = block_signals();
+        let started = std::thread::Builder::new().name("folio-io".into()).spawn(move || queue.work());
+        // SAFETY: `before` is the mask that this thread had.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) };
+        started.map(drop)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        // In a forked child the lock may be held by a thread that is not there.
+        if self.process == identity::token() {
+            self.queue.lock().closed = true;
+            self.queue.wake.notify_all();
+        }
+    }
+}
+
+impl fmt::Debug for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Workers(at most {})", self.most)
+    }
+}
+
+impl Queue {
+    /// No job runs under the lock, so what it protects is whole even if a thread panicked.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a thread does for its whole life.
+    fn work(&self) {
+        let mut state = self.lock();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                drop(state);
+                do_job(job);
+                state = self.lock();
+                continue;
+            }
+            if state.closed {
+                break;
+            }
+            state.waiting += 1;
+            let (woken, wait) = self.wake.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+            state.waiting -= 1;
+            if wait.timed_out() && state.jobs.is_empty() {
+                break;
+            }
+        }
+        // Under the lock that found no job: none can be queued for a thread that has gone.
+        state.threads -= 1;
+    }
+}
+
+/// Does a job; a panic ends the job only.
+fn do_job(job: Job) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(job)) {
+        // What was thrown may panic once more when it is dropped.
+        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+            mem::forget(again);
+        }
+    }
+}
+
+/// Blocks every signal of this thread but those of its own faults, and says what was blocked before.
+fn block_signals() -> libc::sigset_t {
+    // SAFETY: a signal set is plain data, which `sigfillset` fills; the calls get sets that live here.
+    unsafe {
+        let mut all: libc::sigset_t = mem::zeroed();
+        let mut before: libc::sigset_t = mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL] {
+            libc::sigdelset(&raw mut all, fault);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+        before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn jobs_run_at_once_up_to_the_limit() {
+        let workers = Workers::new(3);
+        let barrier = Arc::new(std::sync::Barrier::new(3));
+        let (done, ended) = mpsc::channel();
+        for _ in 0..3 {
+            let (barrier, done) = (Arc::clone(&barrier), done.clone());
+            workers.run(move || {
+                barrier.wait();
+                done.send(std::thread::current().name().map(str::to_owned)).unwrap();
+            });
+        }
+        for _ in 0..3 {
+            assert_eq!(ended.recv_timeout(SOON).unwrap().as_deref(), Some("folio-io"));
+        }
+        assert!(workers.queue.lock().threads <= 3);
+    }
+
+    #[test]
+    fn a_panicking_job_takes_no_thread_along() {
+        let workers = Workers::new(1);
+        workers.run(|| panic!("a job that panics, on purpose"));
+        let (done, ended) = mpsc::channel();
+        workers.run(move || done.send(()).unwrap());
+        ended.recv_timeout(SOON).unwrap();
+        assert_eq!(workers.queue.lock().threads, 1);
+    }
+
+    #[test]
+    fn dropping_the_pool_does_not_wait_for_a_stuck_job_and_loses_none() {
+        let workers = Workers::new(1);
+        let (go, stuck) = mpsc::channel::<()>();
+        let (done, ended) = mpsc::channel();
+        workers.run(move || stuck.recv().unwrap());
+        workers.run(move || done.send(()).unwrap());
+        let queue = Arc::downgrade(&workers.queue);
+        drop(workers);
+        go.send(()).unwrap();
+        ended.recv_timeout(SOON).unwrap();
+        let start = std::time::Instant::now();
+        while queue.strong_count() > 0 {
+            assert!(start.elapsed() < SOON, "the thread did not end");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_worker_blocks_signals_but_not_its_own_faults() {
+        let workers = Workers::new(1);
+        let (done, ended) = mpsc::channel();
+        workers.run(move || {
+            // SAFETY: asks for this thread's mask, and looks into the set that was filled.
+            let blocked = unsafe {
+                let mut mask: libc::sigset_t = mem::zeroed();
+                libc::pthread_sigmask(libc::SIG_SETMASK, std::ptr::null(), &raw mut mask);
+                [libc::SIGTERM, libc::SIGUSR1, libc::SIGSEGV, libc::SIGBUS]
+                    .map(|signal| libc::sigismember(&raw const mask, signal))
+            };
+            done.send(blocked).unwrap();
+        });
+        assert_eq!(ended.recv_timeout(SOON).unwrap(), [1, 1, 0, 0]);
+    }
+}
