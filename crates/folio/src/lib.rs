@@ -99,7 +99,10 @@ pub use map::{
     StableMut, WriteAccess,
 };
 pub use page::PageSize;
-pub use pager::{Builder as PagerBuilder, Pager, Stats as PagerStats};
+pub use pager::{
+    Builder as PagerBuilder, Capability, Delivery, Pager, Report as PagerReport, Stats as PagerStats,
+    WorkingSet,
+};
 pub use prot::Prot;
 pub use region::{Fork, Populate, Region, Reservation, Resize, WriteBack};
 pub use residency::{CacheStat, Pages, Residency};

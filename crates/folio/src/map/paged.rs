@@ -59,6 +59,24 @@ macro_rules! paged_calls {
             self.lease.advise(self.lease.bytes("advise", range, self.len)?, advice)
         }
 
+        /// Starts (anew) or ends the recording of which pages come into the map, in which order.
+        ///
+        /// # Errors
+        ///
+        /// ECHILD in a forked child.
+        pub fn record(&self, on: bool) -> Result<()> {
+            self.lease.record(on)
+        }
+
+        /// What was recorded since [`record`](Self::record) or the last call, a million runs at most.
+        ///
+        /// # Errors
+        ///
+        /// ECHILD in a forked child.
+        pub fn recorded(&self) -> Result<crate::WorkingSet> {
+            Ok(crate::WorkingSet::new(self.lease.recorded(self.len)?))
+        }
+
         /// The ranges of bytes that are in the map now, in order.
         ///
         /// # Errors
@@ -144,7 +162,10 @@ impl AsRef<[u8]> for Paged {
 
 impl std::fmt::Debug for Paged {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Paged").field("name", &self.lease.name()).field("len", &self.len).finish()
+        f.debug_struct("Paged")
+            .field("name", &self.lease.name())
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }
 

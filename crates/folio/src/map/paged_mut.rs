@@ -145,6 +145,6 @@ impl AsMut<[u8]> for PagedMut {
 
 impl std::fmt::Debug for PagedMut {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PagedMut").field("name", &self.name()).field("len", &self.len).finish()
+        f.debug_struct("PagedMut").field("name", &self.name()).field("len", &self.len).finish_non_exhaustive()
     }
 }

@@ -85,6 +85,9 @@ impl PagedShared {
 
 impl std::fmt::Debug for PagedShared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PagedShared").field("name", &self.name()).field("len", &self.len).finish()
+        f.debug_struct("PagedShared")
+            .field("name", &self.name())
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }

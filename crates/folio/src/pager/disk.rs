@@ -63,10 +63,6 @@ impl Disk {
         }
     }
 
-    pub(super) fn is_ring(&self) -> bool {
-        matches!(self, Self::Ring(_))
-    }
-
     /// Starts an operation. Its end comes by [`completed`](Self::completed), or to the inbox.
     ///
     /// # Safety

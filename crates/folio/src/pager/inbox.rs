@@ -28,6 +28,9 @@ pub(crate) enum Message {
         done: SyncSender<Outcome>,
     },
     Stats(SyncSender<Stats>),
+    SetBudget(usize),
+    /// The runs that came into the map since the recording began.
+    Recording(ObjectId, SyncSender<Vec<(u64, u64)>>),
     Resident(ObjectId, SyncSender<Vec<(u64, u64)>>),
     /// A request ended.
     Ended {

@@ -335,6 +335,23 @@ impl Lease {
             .collect())
     }
 
+    pub(crate) fn record(&self, on: bool) -> Result<()> {
+        self.tell("record", Event::Record { object: self.object, on })
+    }
+
+    pub(crate) fn recorded(&self, len: usize) -> Result<Vec<Range<usize>>> {
+        self.pager.at_home("recorded")?;
+        let runs = self.pager.inbox.ask(|reply| Message::Recording(self.object, reply)).ok_or_else(ended)?;
+        Ok(Self::byte_ranges(runs, len))
+    }
+
+    fn byte_ranges(runs: Vec<(u64, u64)>, len: usize) -> Vec<Range<usize>> {
+        let page = Self::page();
+        let bytes =
+            |(first, end): (u64, u64)| (first as usize * page).min(len)..(end as usize * page).min(len);
+        runs.into_iter().map(bytes).collect()
+    }
+
     pub(crate) fn at_home(&self, call: &'static str) -> Result<()> {
         self.pager.at_home(call)
     }

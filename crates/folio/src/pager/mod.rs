@@ -7,30 +7,39 @@
 //! | [`store`] | where resident pages live, and how they enter and leave a map |
 //! | [`disk`] | local files: io_uring, or threads |
 //! | [`inbox`] | what other threads ask of a shard |
+//! | [`pressure`] | the machine's memory pressure |
 //! | [`records`] | hashes of pages that left memory |
 //! | [`lease`] | who has an object mapped, and as what |
+//! | [`working_set`] | the pages that a program used, to be prefetched the next time |
 //! | [`features`] | what the kernel offers, and what of it is used |
 
 pub(crate) mod core;
 mod disk;
+mod features;
 pub(crate) mod inbox;
 pub(crate) mod lease;
+mod pressure;
 mod records;
 mod shard;
 mod stats;
 mod store;
+mod working_set;
 
+pub use features::{Capability, Delivery, Report};
 pub use stats::Stats;
+pub use working_set::WorkingSet;
 
 use crate::advice::Pattern;
 use crate::error::{Errno, Error, Result, Subject};
 use crate::map::{Paged, PagedMut, PagedShared};
 use crate::source::Source;
 use crate::sys::identity;
-use crate::sys::uffd::{self, Uffd};
+use crate::sys::uffd::Uffd;
+use features::{Choice, Features, Masks, Probe};
 use inbox::{Inbox, Message};
 use lease::{Lease, Purpose, Registry};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -66,7 +75,7 @@ pub struct Pager {
 pub(crate) struct Inner {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) registry: Registry,
-    budget: usize,
+    budget: AtomicUsize,
     process: u64,
 }
 
@@ -98,6 +107,9 @@ pub struct Builder {
     budget: usize,
     dirty_age: Duration,
     spill_dir: PathBuf,
+    pressure: bool,
+    features: String,
+    delivery: String,
     name: String,
 }
 
@@ -121,66 +133,83 @@ impl Builder {
         self
     }
 
+    /// Whether to use less than the budget while the machine is short of memory (pressure stall information, where the kernel has
+    /// it and lets this process watch it): three quarters at each sign of it, and by steps the whole again. No unless told.
+    pub fn shrink_under_pressure(mut self, shrink: bool) -> Self {
+        self.pressure = shrink;
+        self
+    }
+
+    /// Leaves features of the kernel out, as `FOLIO_FEATURES` does: `"-move,-poison"`. What is left out has a second way. The
+    /// words are those that `folio doctor` lists.
+    pub fn features(mut self, mask: &str) -> Self {
+        mask.clone_into(&mut self.features);
+        self
+    }
+
+    /// Has faults delivered in this way and no other, as `FOLIO_DELIVERY` does: `"uffd"` (the best of the next three),
+    /// `"syscall"`, `"device"`, `"user-mode-only"` or `"signal"`.
+    pub fn delivery(mut self, way: &str) -> Self {
+        way.clone_into(&mut self.delivery);
+        self
+    }
+
     /// Starts the pager.
     ///
     /// # Errors
     ///
-    /// EINVAL if the budget is less than 4 MiB; EPERM or ENOSYS where the kernel allows no userfaultfd; EAGAIN if no thread can
+    /// EINVAL if the budget is less than 4 MiB, or a feature or delivery is not known or not there; EPERM or ENOSYS where the kernel allows no userfaultfd; EAGAIN if no thread can
     /// be started.
     pub fn build(self) -> Result<Pager> {
         let subject = || Subject::named("a pager").with_length(self.budget);
-        if self.budget < LEAST {
-            let rule = "a budget below 4 MiB leaves no room to read and evict at once";
-            return Err(Error::rule("pager", subject(), rule, "give it 4 MiB or more"));
-        }
+        check_budget(self.budget)?;
         let refused = |errno| Error::kernel("userfaultfd", errno, subject());
-        let (uffd, have) = open_uffd().map_err(refused)?;
+        let masks = Masks::from_environment()?;
+        let asked = Masks::parse(&self.features, &self.delivery)?;
+        let forced = asked.forced.or(masks.forced);
+        let choice = Choice::make(Probe::machine(), masks.features | asked.features, forced)?;
+        let Some(way) = choice.delivery.way() else {
+            let rule = "faults would have to be delivered by SIGSEGV, which this version cannot do yet";
+            let remedy = "allow userfaultfd (vm.unprivileged_userfaultfd, or access to /dev/userfaultfd); `folio doctor` says more";
+            return Err(Error::rule_as(Errno::NOSYS, "pager", subject(), rule, remedy));
+        };
+        let uffd = Uffd::open(way).map_err(refused)?;
+        uffd.handshake(choice.handshake()).map_err(refused)?;
         let inbox = Arc::new(Inbox::new().map_err(refused)?);
         let config = shard::Config {
             budget: self.budget,
             dirty_age: self.dirty_age,
             uffd: Arc::new(uffd),
-            moves: have & uffd::feature::MOVE != 0,
-            marks: have & uffd::feature::POISON != 0,
-            huge: true,
-            ring: true,
+            moves: choice.private_store_moves,
+            marks: choice.features.contains(Features::POISON),
+            huge: choice.features.contains(Features::HUGE),
+            ring: choice.features.contains(Features::IO_URING),
+            tracks: choice.written_delivery.way().is_some(),
+            shares: choice.shared_delivery.way().is_some(),
             spill_dir: self.spill_dir,
+            pressure: self.pressure,
         };
         let shard = shard::Shard::new(config, Arc::clone(&inbox));
         let thread = std::thread::Builder::new().name(self.name);
         if thread.spawn(move || shard.run()).is_err() {
             return Err(Error::kernel("clone", Errno::AGAIN, Subject::named("a pager's thread")));
         }
-        let inner =
-            Inner { inbox, registry: Registry::default(), budget: self.budget, process: identity::token() };
+        let inner = Inner {
+            inbox,
+            registry: Registry::default(),
+            budget: self.budget.into(),
+            process: identity::token(),
+        };
         Ok(Pager { inner: Arc::new(inner) })
     }
 }
 
-/// The best userfaultfd that is allowed, and the features it has.
-fn open_uffd() -> std::result::Result<(Uffd, u64), Errno> {
-    use uffd::{Way, feature};
-    let mut refused = Errno::NOSYS;
-    for way in [Way::Syscall, Way::Device, Way::UserModeOnly] {
-        match Uffd::open(way) {
-            Ok(probe) => {
-                // One handshake asks, and only a second descriptor can be given what was found.
-                let offered = probe.handshake(0)?;
-                let wanted = offered
-                    & (feature::PAGEFAULT_FLAG_WP
-                        | feature::MISSING_SHMEM
-                        | feature::MINOR_SHMEM
-                        | feature::WP_HUGETLBFS_SHMEM
-                        | feature::POISON
-                        | feature::MOVE);
-                let uffd = Uffd::open(way)?;
-                uffd.handshake(wanted)?;
-                return Ok((uffd, wanted));
-            }
-            Err(errno) => refused = errno,
-        }
+fn check_budget(bytes: usize) -> Result<()> {
+    if bytes >= LEAST {
+        return Ok(());
     }
-    Err(refused)
+    let rule = "a budget below 4 MiB leaves no room to read and evict at once";
+    Err(Error::rule("pager", Subject::named("a pager").with_length(bytes), rule, "give it 4 MiB or more"))
 }
 
 impl Pager {
@@ -190,6 +219,9 @@ impl Pager {
             budget: 256 << 20,
             dirty_age: Duration::from_secs(5),
             spill_dir: PathBuf::from("/var/tmp"),
+            pressure: false,
+            features: String::new(),
+            delivery: String::new(),
             name: "folio-pager".to_owned(),
         }
     }
@@ -264,7 +296,20 @@ impl Pager {
 
     /// The budget in bytes.
     pub fn budget(&self) -> usize {
-        self.inner.budget
+        self.inner.budget.load(Ordering::Relaxed)
+    }
+
+    /// Sets the budget. When it is lowered, pages leave memory until it is kept: soon, and dirty ones after they were written.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL below 4 MiB; ECHILD in a forked child.
+    pub fn set_budget(&self, bytes: usize) -> Result<()> {
+        self.inner.at_home("set_budget")?;
+        check_budget(bytes)?;
+        self.inner.budget.store(bytes, Ordering::Relaxed);
+        self.inner.inbox.send(Message::SetBudget(bytes));
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ use super::core::{
 };
 use super::disk::{Disk, Operation};
 use super::inbox::{Inbox, Message, Outcome};
+use super::pressure::Pressure;
 use super::records::{Records, Secret};
 use super::stats::Stats;
 use super::store::{self, Memfd, Pool, Private, Slot, Store};
@@ -27,6 +28,7 @@ const TICK: Duration = Duration::from_millis(20);
 const FAULTS: usize = 64;
 
 /// What a shard is made with.
+#[allow(clippy::struct_excessive_bools, reason = "independent features of the machine")]
 pub(crate) struct Config {
     pub(crate) budget: usize,
     pub(crate) dirty_age: Duration,
@@ -35,8 +37,14 @@ pub(crate) struct Config {
     /// UFFDIO_POISON is there.
     pub(crate) marks: bool,
     pub(crate) huge: bool,
+    /// Stores to private memory can be watched.
+    pub(crate) tracks: bool,
+    /// Shared memory can be watched.
+    pub(crate) shares: bool,
     pub(crate) ring: bool,
     pub(crate) spill_dir: std::path::PathBuf,
+    /// Give memory back when the machine is short of it.
+    pub(crate) pressure: bool,
 }
 
 /// An object to attach.
@@ -62,6 +70,8 @@ struct Object {
     records: Records,
     spill: Option<LocalFile>,
     reserve: u64,
+    /// The hash of a page could not be kept: no page can be shown again.
+    unknown: bool,
 }
 
 /// An operation under way.
@@ -113,6 +123,7 @@ pub(crate) struct Shard {
     next: u64,
     started: Instant,
     ticked: Instant,
+    pressure: Option<Pressure>,
     closing: bool,
 }
 
@@ -146,6 +157,7 @@ impl Shard {
             next: 0,
             started: now,
             ticked: now,
+            pressure: if config.pressure { Pressure::watch(config.budget) } else { None },
             closing: false,
             config,
         }
@@ -175,6 +187,7 @@ impl Shard {
                 let now = self.now();
                 self.event(Event::Tick { now });
             }
+            self.mind_pressure();
             self.hand_over();
             if !busy {
                 self.sleep();
@@ -193,11 +206,35 @@ impl Shard {
             wait_for(self.inbox.bell().as_raw_fd()),
             // A negative descriptor is passed over.
             wait_for(self.disk.poll_fd().unwrap_or(-1)),
+            libc::pollfd {
+                fd: self.pressure.as_ref().map_or(-1, Pressure::poll_fd),
+                events: libc::POLLPRI,
+                revents: 0,
+            },
         ];
-        let timeout = if self.core.wants_ticks() { TICK.as_millis() as i32 } else { -1 };
+        let shrunk = self.pressure.as_ref().is_some_and(Pressure::is_shrunk);
+        let timeout = match (self.core.wants_ticks(), shrunk) {
+            (true, _) => TICK.as_millis() as i32,
+            (false, true) => 1_000,
+            (false, false) => -1,
+        };
         // SAFETY: `fds` are as many as is said. An interrupted wait is a wait that ended.
         unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
+        if fds[3].revents & libc::POLLPRI != 0
+            && let Some(pressure) = &mut self.pressure
+        {
+            pressure.felt();
+        }
         self.inbox.awake();
+    }
+
+    /// Follows the machine's memory: less of the budget under pressure, more when it is over.
+    fn mind_pressure(&mut self) {
+        let budget = self.pressure.as_mut().and_then(|pressure| pressure.change(self.config.budget));
+        if let Some(budget) = budget {
+            self.event(Event::Budget { pages: (budget / self.page) as u64 });
+            self.pool.trim(usize::MAX);
+        }
     }
 
     fn event(&mut self, event: Event) {
@@ -249,6 +286,15 @@ impl Shard {
             Message::Stats(reply) => {
                 let _ = reply.send(self.stats());
             }
+            Message::SetBudget(bytes) => {
+                self.config.budget = bytes;
+                self.event(Event::Budget { pages: (bytes / self.page) as u64 });
+                self.keep_budget();
+            }
+            Message::Recording(object, reply) => {
+                let runs = self.core.take_recording(object);
+                let _ = reply.send(runs.into_iter().map(|run| (run.first, run.end())).collect());
+            }
             Message::Resident(object, reply) => {
                 let runs = self.core.resident(object).into_iter().map(|run| (run.first, run.end())).collect();
                 let _ = reply.send(runs);
@@ -261,6 +307,10 @@ impl Shard {
     fn attach(&mut self, new: NewObject) -> Result<(ObjectId, usize), Errno> {
         let pages = (new.reserve.max(new.len)).div_ceil(self.page as u64) as usize;
         let uffd = Arc::clone(&self.config.uffd);
+        // The probe has found that this kernel cannot tell of stores to such memory.
+        if (new.shared && !self.config.shares) || (new.tracked && !self.config.tracks) {
+            return Err(Errno::OPNOTSUPP);
+        }
         let store = if new.shared {
             Store::Memfd(Memfd::new(pages, uffd, new.tracked)?)
         } else {
@@ -287,6 +337,7 @@ impl Shard {
             records,
             spill: None,
             reserve: new.reserve.max(new.len),
+            unknown: false,
         };
         self.objects.insert(id, object);
         self.event(Event::Attach { object: id, pages: new.len.div_ceil(self.page as u64), traits });
@@ -297,7 +348,6 @@ impl Shard {
     fn stats(&self) -> Stats {
         let counts = self.core.counts();
         let page = self.page as u64;
-        let hashes: usize = self.objects.values().map(|object| object.records.bytes()).sum();
         Stats {
             faults_missing: counts.faults_missing,
             faults_soft: counts.faults_soft,
@@ -319,7 +369,7 @@ impl Shard {
             resident_bytes: self.core.used() * page,
             dirty_bytes: self.core.dirty() * page,
             pinned_bytes: self.core.pinned() * page,
-            record_bytes: (self.core.record_bytes() + hashes) as u64,
+            record_bytes: self.core.record_bytes() as u64,
             budget: self.config.budget as u64,
             latency: *self.core.latency(),
         }
@@ -429,14 +479,35 @@ impl Shard {
         }
     }
 
-    fn discard(&mut self, frame: FrameId, object: ObjectId, run: Run, last: bool, shown: bool) {
+    /// Keeps the hashes within a sixteenth of the budget.
+    fn shed_records(&mut self, id: ObjectId) {
+        let hashes = |objects: &HashMap<ObjectId, Object>| -> usize {
+            objects.values().map(|object| object.records.bytes()).sum()
+        };
+        let mut bytes = hashes(&self.objects);
+        let dir = &self.config.spill_dir;
+        while bytes > self.config.budget / 16
+            && let Some(object) = self.objects.get_mut(&id)
+            && matches!(object.records.shed(|| unnamed_file(dir)), Ok(true))
+        {
+            bytes = hashes(&self.objects);
+        }
+        self.core.set_other_records(bytes);
+    }
+
+    fn discard(&mut self, frame: FrameId, id: ObjectId, run: Run, last: bool, shown: bool) {
         let Some(slot) = self.slots.remove(&frame) else { return };
-        let Some(object) = self.objects.get_mut(&object) else { return self.pool.give(slot) };
+        let Some(object) = self.objects.get_mut(&id) else { return self.pool.give(slot) };
         if shown {
             // SAFETY: the slot holds the run's bytes, outside the map, and only this thread has it.
             let bytes = unsafe { std::slice::from_raw_parts(slot.buffer(), slot.pages() * self.page) };
-            object.records.keep(run, bytes);
+            if object.records.keep(run, bytes).is_err() {
+                // What cannot be known again is not shown again.
+                object.unknown = true;
+            }
+            self.shed_records(id);
         }
+        let Some(object) = self.objects.get_mut(&id) else { return self.pool.give(slot) };
         if last {
             let _ = object.store.discard(&mut self.pool, run_of(run), slot);
         } else {
@@ -577,7 +648,7 @@ impl Shard {
 
     /// The bytes are there: the rest of the last page is zeroed, and they must be what they were.
     fn finish_read(&mut self, op: &Op) -> Result<(), Reason> {
-        let object = self.objects.get(&op.object).ok_or(Reason::PastEnd)?;
+        let object = self.objects.get_mut(&op.object).ok_or(Reason::PastEnd)?;
         let room = op.run.len as usize * self.page;
         // SAFETY: the slot is `room` bytes, and this thread's alone again.
         let bytes = unsafe {
@@ -590,7 +661,11 @@ impl Shard {
         {
             return Err(Reason::Changed);
         }
-        if object.records.agree(op.run, bytes) { Ok(()) } else { Err(Reason::Changed) }
+        match object.records.agree(op.run, bytes) {
+            Ok(true) if !object.unknown => Ok(()),
+            Ok(_) => Err(Reason::Changed),
+            Err(error) => Err(reason_of(&error)),
+        }
     }
 
     /// Starts to write a run; `Some` if it ended at once.
@@ -683,7 +758,7 @@ impl Shard {
 struct ChangedVersion;
 
 fn reason_of(error: &io::Error) -> Reason {
-    if error.get_ref().is_some_and(|inner| inner.is::<ChangedVersion>()) {
+    if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<ChangedVersion>) {
         return Reason::Changed;
     }
     Reason::Source { message: error.to_string().into(), errno: error.raw_os_error() }
@@ -693,11 +768,16 @@ fn run_of(run: Run) -> store::Run {
     store::Run { first: run.first as usize, pages: run.len as usize }
 }
 
-/// A file without a name for private pages.
-fn spill_file(dir: &std::path::Path, len: u64) -> io::Result<LocalFile> {
+/// A file without a name.
+fn unnamed_file(dir: &std::path::Path) -> io::Result<std::fs::File> {
     use rustix::fs::{Mode, OFlags};
     let unnamed = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(dir, unnamed, Mode::RUSR | Mode::WUSR)?;
-    rustix::fs::ftruncate(&fd, len)?;
-    LocalFile::from_file(std::fs::File::from(fd))
+    Ok(rustix::fs::open(dir, unnamed, Mode::RUSR | Mode::WUSR)?.into())
+}
+
+/// One for private pages, as long as the map may become.
+fn spill_file(dir: &std::path::Path, len: u64) -> io::Result<LocalFile> {
+    let file = unnamed_file(dir)?;
+    file.set_len(len)?;
+    LocalFile::from_file(file)
 }

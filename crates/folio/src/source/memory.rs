@@ -56,7 +56,9 @@ impl Source for Memory {
     }
 
     fn read(&self, requests: Vec<ReadRequest>) {
-        requests.into_iter().for_each(|request| copy_out(self.bytes(), request));
+        for request in requests {
+            copy_out(self.bytes(), request);
+        }
     }
 
     fn at_hand(&self) -> AtHand<'_> {
@@ -134,7 +136,9 @@ impl Source for WritableMemory {
     }
 
     fn read(&self, requests: Vec<ReadRequest>) {
-        requests.into_iter().for_each(|request| copy_out(&self.shown(), request));
+        for request in requests {
+            copy_out(&self.shown(), request);
+        }
     }
 
     fn write(&self, requests: Vec<WriteRequest>) {

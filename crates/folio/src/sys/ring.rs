@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd, RawFd};
 ///
 /// Dropping it cancels what can be cancelled and waits for the rest, since the buffers are others'.
 pub(crate) struct Ring {
-    ring: ManuallyDrop<IoUring>,
+    inner: ManuallyDrop<IoUring>,
     /// Completions taken to make room.
     ready: VecDeque<Completed>,
     in_flight: usize,
@@ -56,19 +56,12 @@ impl Ring {
             ));
         }
         Ok(Self {
-            ring: ManuallyDrop::new(ring),
+            inner: ManuallyDrop::new(ring),
             ready: VecDeque::new(),
             in_flight: 0,
             polls: Vec::new(),
             process: identity::token(),
         })
-    }
-
-    /// Whether this process may use io_uring: containers and `kernel.io_uring_disabled` commonly forbid it.
-    pub(crate) fn allowed() -> io::Result<()> {
-        let mut ring = Self::new(2)?;
-        ring.push(&opcode::Nop::new().build(), 0)?;
-        ring.submit_and_wait(1)
     }
 
     /// Adds a read, which [`submit`](Self::submit) starts.
@@ -111,22 +104,10 @@ impl Ring {
         self.push(&sync.build(), user)
     }
 
-    /// Adds a poll for readability. It goes on by itself since 5.13, else it ends with its first event:
-    /// [`Completed::more`]. An event means that something came, not that something is still there: read until there is no
-    /// more. `user` is no other poll's.
-    pub(crate) fn push_poll(&mut self, fd: RawFd, user: u64) -> io::Result<()> {
-        // The feature came with the same kernel, and older ones refuse the flag.
-        let multi = self.ring.params().is_feature_resource_tagging();
-        let poll = opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).multi(multi);
-        self.push(&poll.build(), user)?;
-        self.polls.push(user);
-        Ok(())
-    }
-
     fn push(&mut self, entry: &squeue::Entry, user: u64) -> io::Result<()> {
         let entry = entry.clone().user_data(user);
         // SAFETY: the buffers and the descriptor are good, as the callers promise; the entry itself is copied.
-        while unsafe { self.ring.submission().push(&entry) }.is_err() {
+        while unsafe { self.inner.submission().push(&entry) }.is_err() {
             self.submit()?;
         }
         self.in_flight += 1;
@@ -136,10 +117,10 @@ impl Ring {
     /// Starts all that was added.
     pub(crate) fn submit(&mut self) -> io::Result<()> {
         loop {
-            match self.ring.submit() {
+            match self.inner.submit() {
                 // The kernel stops behind an entry that it refuses; what follows is for the next call.
-                Ok(count) if count > 0 && !self.ring.submission().is_empty() => {}
-                Ok(_) if self.ring.submission().is_empty() => return Ok(()),
+                Ok(count) if count > 0 && !self.inner.submission().is_empty() => {}
+                Ok(_) if self.inner.submission().is_empty() => return Ok(()),
                 Ok(_) => return Err(io::ErrorKind::ResourceBusy.into()),
                 Err(error) => self.make_room(error)?,
             }
@@ -157,8 +138,8 @@ impl Ring {
             }
             // As many as are known to come: a poll may never fire, but then the caller waits for it.
             let wanted =
-                (count - self.ready.len()).min(self.in_flight).min(self.ring.params().cq_entries() as usize);
-            match self.ring.submit_and_wait(wanted) {
+                (count - self.ready.len()).min(self.in_flight).min(self.inner.params().cq_entries() as usize);
+            match self.inner.submit_and_wait(wanted) {
                 Ok(_) => {}
                 Err(error) => self.make_room(error)?,
             }
@@ -173,7 +154,7 @@ impl Ring {
                 if self.take_all() > 0 {
                     return Ok(());
                 }
-                if self.in_flight <= self.ring.submission().len() {
+                if self.in_flight <= self.inner.submission().len() {
                     return Err(error);
                 }
                 // The kernel has no memory for more, and something is under way: it ends, and frees some.
@@ -187,7 +168,7 @@ impl Ring {
     /// Moves all completions that are there out of the kernel's queue.
     fn take_all(&mut self) -> usize {
         let mut count = 0;
-        let mut queue = self.ring.completion();
+        let mut queue = self.inner.completion();
         queue.sync();
         for entry in &mut queue {
             count += 1;
@@ -209,21 +190,16 @@ impl Ring {
     /// The next completion, if one is there.
     pub(crate) fn completed(&mut self) -> Option<Completed> {
         if self.ready.is_empty() && self.take_all() == 0 {
-            let queue = self.ring.submission();
+            let queue = self.inner.submission();
             // Some are with the kernel, which gives them out when it is asked: they did not fit, or wait for this thread.
             if queue.cq_overflow() || queue.taskrun() {
                 drop(queue);
                 // An error here is met again by the next submit; nothing is lost.
-                let _ = self.ring.submit();
+                let _ = self.inner.submit();
                 self.take_all();
             }
         }
         self.ready.pop_front()
-    }
-
-    /// How many operations have been pushed and did not end. An armed poll is one.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight
     }
 
     fn cancel_all(&mut self) -> io::Result<()> {
@@ -239,7 +215,7 @@ impl Ring {
 
 impl AsRawFd for Ring {
     fn as_raw_fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
+        self.inner.as_raw_fd()
     }
 }
 
@@ -253,7 +229,7 @@ impl Drop for Ring {
             // What was not submitted counts as in flight, and is submitted here: its buffers are still there.
             let _ = self.cancel_all();
         }
-        while self.in_flight > self.ring.submission().len() {
+        while self.in_flight > self.inner.submission().len() {
             self.ready.clear();
             if self.submit_and_wait(1).is_err() {
                 // Giving up would free memory that the kernel still writes to. Completions come without being asked for, too.
@@ -262,7 +238,7 @@ impl Drop for Ring {
             }
         }
         // SAFETY: not used again.
-        unsafe { ManuallyDrop::drop(&mut self.ring) };
+        unsafe { ManuallyDrop::drop(&mut self.inner) };
     }
 }
 

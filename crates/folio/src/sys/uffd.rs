@@ -24,8 +24,6 @@ pub(crate) mod feature {
     pub(crate) const THREAD_ID: u64 = 1 << 8;
     /// Pages of shared memory that are in the page cache, but not in the map (5.14).
     pub(crate) const MINOR_SHMEM: u64 = 1 << 10;
-    /// Addresses are not rounded to their page (5.18).
-    pub(crate) const EXACT_ADDRESS: u64 = 1 << 11;
     /// Write-protection of shared memory (5.19).
     pub(crate) const WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
     /// UFFDIO_POISON (6.6).

@@ -52,11 +52,6 @@ impl Core {
         self.limits.budget.saturating_sub(records + reserve).max(4)
     }
 
-    /// Pages that are free.
-    pub(super) fn free(&self) -> u64 {
-        self.limit().saturating_sub(self.used)
-    }
-
     /// The share that is kept free or ready to be dropped.
     fn inactive_target(&self) -> u64 {
         self.limit() / 8
@@ -167,7 +162,7 @@ impl Core {
         self.actions.push_back(Action::TakeOut { frame: id, object, run });
     }
 
-    pub(super) fn taken_out(&mut self, id: FrameId, result: Result<(), Reason>) {
+    pub(super) fn taken_out(&mut self, id: FrameId, result: &Result<(), Reason>) {
         let Some(frame) = self.frames.get(id).filter(|frame| frame.place == Place::Leaving) else { return };
         let (len, tracked) = (u64::from(frame.run.len), self.objects[&frame.object].traits.tracked);
         self.leaving -= len;

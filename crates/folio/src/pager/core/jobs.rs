@@ -122,7 +122,9 @@ impl Core {
         }
         if !ended.is_empty() {
             self.pin_jobs.retain(|pin| pin.missing > 0);
-            ended.into_iter().for_each(|ticket| self.reply(ticket, Ok(())));
+            for ticket in ended {
+                self.reply(ticket, Ok(()));
+            }
         }
     }
 

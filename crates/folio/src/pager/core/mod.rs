@@ -57,6 +57,7 @@ impl Run {
         self.first + u64::from(self.len)
     }
 
+    #[cfg(test)]
     pub(crate) fn holds(self, page: u64) -> bool {
         (self.first..self.end()).contains(&page)
     }
@@ -199,6 +200,11 @@ pub(crate) enum Event {
         object: ObjectId,
         pages: u64,
     },
+    /// From now on, remember (or no more) in which order pages come into the map.
+    Record {
+        object: ObjectId,
+        on: bool,
+    },
     /// Nobody uses the object any more. What is dirty is lost.
     Detach {
         object: ObjectId,
@@ -331,6 +337,8 @@ pub(crate) struct Object {
     last_store: Run,
     flushing: bool,
     leaving: bool,
+    /// Runs in the order in which they came into the map, while that is recorded.
+    recording: Option<Vec<Run>>,
 }
 
 /// What a store's or a fault's latency was, for the histogram.
@@ -367,6 +375,7 @@ pub(crate) struct Core {
     reading: u64,
     leaving: u64,
     actions: VecDeque<Action>,
+    other_records: usize,
     counts: Counts,
     latency: [u64; BUCKETS],
 }
@@ -396,6 +405,7 @@ impl Core {
             reading: 0,
             leaving: 0,
             actions: VecDeque::new(),
+            other_records: 0,
             counts: Counts::default(),
             latency: [0; BUCKETS],
         }
@@ -440,7 +450,7 @@ impl Core {
     /// Bytes of the core's own records.
     pub(crate) fn record_bytes(&self) -> usize {
         let tables: usize = self.objects.values().map(|object| object.table.bytes()).sum();
-        self.frames.bytes() + self.ghosts.bytes() + tables + 32 * self.dirty_order.len()
+        self.other_records + self.frames.bytes() + self.ghosts.bytes() + tables + 32 * self.dirty_order.len()
     }
 
     /// The runs of an object that are in the map now, in order.
@@ -449,6 +459,17 @@ impl Core {
         let installed = |frame: &FrameId| self.frames[*frame].place == frames::Place::Installed;
         let frames = this.table.frames_in(0, this.pages);
         frames.into_iter().filter(installed).map(|frame| self.frames[frame].run).collect()
+    }
+
+    /// What was recorded since [`Event::Record`], which starts anew.
+    pub(crate) fn take_recording(&mut self, object: ObjectId) -> Vec<Run> {
+        let recording = self.objects.get_mut(&object).and_then(|object| object.recording.as_mut());
+        recording.map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Bytes of records that others keep of pages: they count, too.
+    pub(crate) fn set_other_records(&mut self, bytes: usize) {
+        self.other_records = bytes;
     }
 
     /// Whether something waits for time to pass.
@@ -464,9 +485,9 @@ impl Core {
             Event::ReadDone { frame, result } => self.read_done(frame, result),
             Event::WriteDone { frame, result } => self.write_done(frame, result),
             Event::Installed { frame, result } => self.installed(frame, result),
-            Event::TakenOut { frame, result } => self.taken_out(frame, result),
+            Event::TakenOut { frame, result } => self.taken_out(frame, &result),
             Event::Copied { frame, result } => self.copied(frame, result),
-            Event::Flushed { object, result } => self.flushed(object, result),
+            Event::Flushed { object, result } => self.flushed(object, &result),
             Event::Prefetch { object, runs } => self.prefetch(object, runs),
             Event::Advise { object, pattern } => {
                 if let Some(object) = self.objects.get_mut(&object) {
@@ -484,11 +505,18 @@ impl Core {
                     object.pages = pages;
                 }
             }
+            Event::Record { object, on } => {
+                if let Some(object) = self.objects.get_mut(&object) {
+                    object.recording = on.then(Vec::new);
+                }
+            }
             Event::Detach { object } => self.detach(object),
             Event::Budget { pages } => {
                 self.limits.budget = pages;
                 let widest = self.widest();
-                self.objects.values_mut().for_each(|object| object.readahead.set_widest(widest));
+                for object in self.objects.values_mut() {
+                    object.readahead.set_widest(widest);
+                }
             }
             Event::Tick { now } => self.tick(now),
         }
@@ -507,6 +535,7 @@ impl Core {
             last_store: Run::default(),
             flushing: false,
             leaving: false,
+            recording: None,
         };
         self.objects.insert(object, new);
     }
@@ -539,6 +568,7 @@ impl Core {
 
     /// Goes on with what waited for memory, or for something to end.
     fn pump(&mut self) {
+        self.make_room(0);
         self.pump_stalled();
         self.pump_evictions();
         self.pump_writes();

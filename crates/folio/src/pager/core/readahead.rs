@@ -98,10 +98,6 @@ impl Readahead {
         self.block = self.block.min(self.widest);
     }
 
-    pub(crate) fn widest(&self) -> u32 {
-        self.widest
-    }
-
     pub(crate) fn block(&self) -> u32 {
         self.block
     }

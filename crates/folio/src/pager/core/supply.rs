@@ -5,6 +5,9 @@ use super::readahead::{Pattern, Plan};
 use super::table::{CHUNK, Mark};
 use super::{Action, Backing, Core, Failure, Mode, ObjectId, Reason, Run};
 
+/// Runs that a recording holds at most.
+const RECORDED: usize = 1 << 20;
+
 /// A fault that waits for memory.
 #[derive(Debug)]
 pub(crate) struct Stalled {
@@ -234,18 +237,16 @@ impl Core {
             }
         }
         for Waiter { page, write, since } in waiters {
-            match self.objects[&object].table.frame(page) {
-                Some(frame) => self.wait(frame, Waiter { page, write, since }),
-                None => {
-                    let run =
-                        self.absent(object, page, Run { first: page - page % block, len: block as u32 });
-                    if self.make_room(u64::from(run.len)) {
-                        let id = self.read(object, run);
-                        self.wait(id, Waiter { page, write, since });
-                    } else {
-                        self.stalled.push_back(Stalled { object, page, write, since });
-                    }
-                }
+            if let Some(frame) = self.objects[&object].table.frame(page) {
+                self.wait(frame, Waiter { page, write, since });
+                continue;
+            }
+            let run = self.absent(object, page, Run { first: page - page % block, len: block as u32 });
+            if self.make_room(u64::from(run.len)) {
+                let id = self.read(object, run);
+                self.wait(id, Waiter { page, write, since });
+            } else {
+                self.stalled.push_back(Stalled { object, page, write, since });
             }
         }
     }
@@ -290,9 +291,8 @@ impl Core {
         let stored = frame.waiters.iter().any(|waiter| waiter.write);
         let mode = match (traits.tracked, frame.writing) {
             (false, _) => Mode::ReadOnly,
-            (true, true) => Mode::Protected,
             (true, false) if frame.dirty || (stored && run.len == 1) => Mode::Writable,
-            (true, false) => Mode::Protected,
+            (true, _) => Mode::Protected,
         };
         frame.place = Place::Installing;
         frame.protected = mode == Mode::Protected;
@@ -329,6 +329,11 @@ impl Core {
         for waiter in &self.frames[id].waiters {
             let took = self.now.saturating_sub(waiter.since);
             self.latency[((u64::BITS - took.leading_zeros()) as usize).min(super::BUCKETS - 1)] += 1;
+        }
+        if let Some(recording) = self.objects.get_mut(&object).and_then(|object| object.recording.as_mut())
+            && recording.len() < RECORDED
+        {
+            recording.push(run);
         }
         self.pin_progress(object, run);
         self.release_copy(id);

@@ -408,7 +408,7 @@ impl Core {
         false
     }
 
-    pub(super) fn flushed(&mut self, object: ObjectId, result: Result<(), Reason>) {
+    pub(super) fn flushed(&mut self, object: ObjectId, result: &Result<(), Reason>) {
         if let Some(object) = self.objects.get_mut(&object) {
             object.flushing = false;
         }

@@ -46,12 +46,11 @@ impl DirectFile {
         }
         let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
         let again = reopen(fd, access | OFlags::DIRECT).ok()?;
-        let (memory, offset) = match units {
-            Some(units) => units,
-            None => {
-                let units = (UNIT, block_of_device(fd).unwrap_or(UNIT));
-                is_probed(again.as_fd()).then_some(units)?
-            }
+        let (memory, offset) = if let Some(units) = units {
+            units
+        } else {
+            let units = (UNIT, block_of_device(fd).unwrap_or(UNIT));
+            is_probed(again.as_fd()).then_some(units)?
         };
         // Whatever is no power of two, or greater than any block, would break the sums below.
         let sound = |unit: u32| unit.is_power_of_two() && unit <= 1 << 21;

@@ -109,6 +109,7 @@ impl LocalFile {
         Ok(retry_on_intr(|| rustix::fs::fdatasync(&self.file))?)
     }
 
+    #[allow(clippy::unused_self, reason = "its lifetime is what keeps the descriptor open")]
     fn borrowed(&self, plan: Plan) -> BorrowedFd<'_> {
         // SAFETY: it is one of this file's two descriptors, which stay open for as long as `self` is borrowed.
         unsafe { BorrowedFd::borrow_raw(plan.fd) }

@@ -1,0 +1,172 @@
+//! What `folio doctor` shows: what the machine offers the pager, what is used, and why not more.
+
+use super::{Choice, Delivery, Features, Masks, probe, probe::Probe};
+use crate::error::Result;
+use crate::sys::process;
+use std::path::Path;
+
+/// One thing that the pager can use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capability {
+    /// The word that `FOLIO_FEATURES` knows it by.
+    pub name: &'static str,
+    /// What it is for.
+    pub purpose: &'static str,
+    /// Whether the machine offers it: it was tried.
+    pub available: bool,
+    /// Whether the pager uses it.
+    pub used: bool,
+    /// Why it is not used: what the kernel answered, or what masks it.
+    pub why_not: Option<String>,
+    /// What the pager does instead, where it is not used.
+    pub second_way: Option<&'static str>,
+}
+
+/// What the machine offers the pager, and what of it the pager uses under the environment's masks.
+///
+/// `FOLIO_FEATURES` (as `-move,-poison`) and `FOLIO_DELIVERY` (`uffd`, `syscall`, `device`, `user-mode-only` or `signal`) take
+/// away from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// The kernel's release, as uname(2) gives it.
+    pub kernel: String,
+    /// Bytes of a page.
+    pub page_size: usize,
+    /// How faults of read-only objects reach the pager.
+    pub delivery: Delivery,
+    /// The same for objects with one writer.
+    pub written_delivery: Delivery,
+    /// The same for objects that several handles write.
+    pub shared_delivery: Delivery,
+    /// Why each better delivery is not used: its name, and the reason.
+    pub better: Vec<(&'static str, String)>,
+    /// What the pager can use.
+    pub capabilities: Vec<Capability>,
+    /// What reads and writes local files: `io_uring` or `threads`.
+    pub io_engine: &'static str,
+    /// The mode of transparent huge pages: `always`, `madvise` or `never`. `None`: the kernel has none.
+    pub huge_pages: Option<String>,
+    /// vm.max_map_count: the most areas that a process may have.
+    pub max_map_count: Option<u64>,
+    /// Areas that this process has.
+    pub areas: usize,
+    /// The soft RLIMIT_MEMLOCK in bytes; `None` for unlimited.
+    pub locked_limit: Option<u64>,
+    /// The least limit of the memory cgroups that this process is in, in bytes; `None` if there is none.
+    pub cgroup_limit: Option<u64>,
+    /// Bytes of memory the machine has.
+    pub memory_total: Option<u64>,
+}
+
+impl Report {
+    /// What is true now. What the kernel offers is tried once in a process, limits are read at each call.
+    ///
+    /// # Errors
+    ///
+    /// A word of `FOLIO_FEATURES` or `FOLIO_DELIVERY` that nobody knows, or a delivery that the machine does not offer.
+    pub fn now() -> Result<Self> {
+        let masks = Masks::from_environment()?;
+        let probe = Probe::machine();
+        let choice = Choice::make(probe, masks.features, masks.forced)?;
+        Ok(Self {
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            page_size: rustix::param::page_size(),
+            delivery: choice.delivery,
+            written_delivery: choice.written_delivery,
+            shared_delivery: choice.shared_delivery,
+            capabilities: super::NAMES.iter().map(|known| capability(known, probe, &choice)).collect(),
+            io_engine: if choice.features.contains(Features::IO_URING) { "io_uring" } else { "threads" },
+            huge_pages: probe::huge_mode().ok(),
+            max_map_count: process::sysctl("vm/max_map_count"),
+            areas: process::area_count(),
+            locked_limit: process::limit(rustix::process::Resource::Memlock),
+            cgroup_limit: std::fs::read_to_string("/proc/self/cgroup")
+                .ok()
+                .and_then(|groups| cgroup_limit(&groups, Path::new("/sys/fs/cgroup"))),
+            memory_total: memory_total(),
+            better: choice.better,
+        })
+    }
+}
+
+fn capability(known: &super::Known, probe: &Probe, choice: &Choice) -> Capability {
+    let used = choice.features.contains(known.feature);
+    Capability {
+        name: known.name,
+        purpose: known.purpose,
+        available: probe.offered.contains(known.feature),
+        used,
+        why_not: choice.why_not(known.feature).map(str::to_owned),
+        second_way: (!used).then_some(known.second_way),
+    }
+}
+
+fn memory_total() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? << 10)
+}
+
+/// The least memory limit on the way from the process's groups (the text of `/proc/self/cgroup`) up to `root`.
+fn cgroup_limit(groups: &str, root: &Path) -> Option<u64> {
+    let mut least = None;
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (Some(number), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
+        // Version 2 has no list of controllers; beside version 1 it may be mounted apart.
+        let (mounts, file) = if number == "0" && controllers.is_empty() {
+            (vec![root.to_owned(), root.join("unified")], "memory.max")
+        } else if controllers.split(',').any(|controller| controller == "memory") {
+            (vec![root.join("memory")], "memory.limit_in_bytes")
+        } else {
+            continue;
+        };
+        for mount in mounts {
+            // The path may be one of the host's: what of it is not there is passed over.
+            for group in Path::new(path.trim_start_matches('/')).ancestors() {
+                let text = std::fs::read_to_string(mount.join(group).join(file)).unwrap_or_default();
+                // Version 2 says `max` for no limit, version 1 the largest number of bytes in whole pages.
+                let limit = text.trim().parse::<u64>().ok().filter(|&bytes| bytes < 1 << 62);
+                least = [least, limit].into_iter().flatten().min();
+            }
+        }
+    }
+    least
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Report, cgroup_limit};
+
+    #[test]
+    fn the_least_limit_on_the_way_up_holds_in_both_versions() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("a/memory.max", "4096000\n");
+        put("a/b/memory.max", "max\n");
+        put("memory/x/memory.limit_in_bytes", "9223372036854771712\n");
+        put("memory/memory.limit_in_bytes", "8192000\n");
+        assert_eq!(cgroup_limit("0::/a/b\n", root.path()), Some(4_096_000));
+        assert_eq!(cgroup_limit("9:cpu,memory:/x/host/only\n0::/\n", root.path()), Some(8_192_000));
+        assert_eq!(cgroup_limit("3:cpuset:/a\n", root.path()), None);
+    }
+
+    #[test]
+    fn the_report_gives_a_reason_and_a_second_way_for_all_that_is_not_used() {
+        let report = Report::now().unwrap();
+        assert!(report.page_size.is_power_of_two() && report.areas > 0, "{report:?}");
+        for capability in &report.capabilities {
+            assert!(!capability.used || capability.available, "{capability:?}");
+            assert_eq!(capability.why_not.is_some(), !capability.used, "{capability:?}");
+            assert_eq!(capability.second_way.is_some(), !capability.used, "{capability:?}");
+        }
+    }
+}
