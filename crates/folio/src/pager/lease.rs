@@ -7,7 +7,7 @@ use super::{Inner, ended};
 use crate::advice::{Advice, Pattern};
 use crate::error::{Errno, Error, Fault, FaultCause, Result, Subject};
 use crate::page;
-use crate::source::{Identity, Source, Version};
+use crate::source::{Hand, Identity, Source, Version};
 use std::collections::HashMap;
 use std::io;
 use std::ops::{Range, RangeBounds};
@@ -122,8 +122,13 @@ impl Lease {
         }
         let tracked = purpose != Purpose::Read;
         let reserve = if tracked { (2 * len).max(len + (1 << 30)) } else { len };
+        let file = match source.at_hand().0 {
+            Hand::File(file) => Some(Arc::clone(file)),
+            _ => None,
+        };
         let new = NewObject {
             source: Arc::clone(&source),
+            file,
             len,
             reserve,
             version,

@@ -50,6 +50,7 @@ pub(crate) struct Config {
 /// An object to attach.
 pub(crate) struct NewObject {
     pub(crate) source: Arc<dyn Source>,
+    pub(crate) file: Option<Arc<LocalFile>>,
     pub(crate) len: u64,
     /// Bytes of addresses, for growth.
     pub(crate) reserve: u64,
@@ -68,8 +69,9 @@ struct Object {
     /// The version that a read-only map shows.
     version: Option<Version>,
     records: Records,
-    spill: Option<LocalFile>,
-    reserve: u64,
+    /// The source, if it is a local file.
+    file: Option<Arc<LocalFile>>,
+    spill: Option<Arc<LocalFile>>,
     /// The hash of a page could not be kept: no page can be shown again.
     unknown: bool,
 }
@@ -86,6 +88,8 @@ struct Op {
     done: usize,
     run: Run,
     backing: Backing,
+    /// Open until the operation has ended, whatever the source does meanwhile.
+    file: Option<Arc<LocalFile>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -335,8 +339,8 @@ impl Shard {
             len: new.len,
             version: new.version,
             records,
+            file: new.file,
             spill: None,
-            reserve: new.reserve.max(new.len),
             unknown: false,
         };
         self.objects.insert(id, object);
@@ -433,6 +437,9 @@ impl Shard {
             Action::Detached { object } => {
                 if let Some(object) = self.objects.remove(&object) {
                     self.areas.remove(&object.store.address());
+                    let source = object.source;
+                    // A source may do anything when it is dropped, such as closing another map.
+                    self.callers.run(move || drop(source));
                 }
                 None
             }
@@ -535,8 +542,19 @@ impl Shard {
         let object = self.objects.get_mut(&id).ok_or(Reason::PastEnd)?;
         let offset = run.first * self.page as u64;
         let len = (object.len - offset.min(object.len)).min(room as u64) as usize;
-        let op = Op { frame, object: id, kind: Kind::Read, buffer, offset, len, done: 0, run, backing: from };
-        if from == Backing::Spill {
+        let op = Op {
+            frame,
+            object: id,
+            kind: Kind::Read,
+            buffer,
+            offset,
+            len,
+            done: 0,
+            run,
+            backing: from,
+            file: None,
+        };
+        if from == Backing::Spill || object.file.is_some() {
             return self.start(op).map(|()| None);
         }
         match object.source.at_hand().0 {
@@ -551,8 +569,7 @@ impl Shard {
                 unsafe { buffer.copy_from_nonoverlapping(from.as_ptr(), len) };
                 self.finish_read(&op).map(Some)
             }
-            Hand::File(_) => self.start(op).map(|()| None),
-            Hand::No => {
+            Hand::File(_) | Hand::No => {
                 self.next += 1;
                 let number = self.next;
                 self.ops.insert(number, op);
@@ -567,14 +584,13 @@ impl Shard {
     }
 
     /// Starts what is left of an operation on a file.
-    fn start(&mut self, op: Op) -> Result<(), Reason> {
+    fn start(&mut self, mut op: Op) -> Result<(), Reason> {
         let object = self.objects.get(&op.object).ok_or(Reason::PastEnd)?;
-        let file = match (op.backing, object.source.at_hand().0) {
-            (Backing::Spill, _) => object.spill.as_ref(),
-            (Backing::Source, Hand::File(file)) => Some(&**file),
-            _ => None,
+        let file = match op.backing {
+            Backing::Spill => object.spill.as_ref(),
+            Backing::Source => object.file.as_ref(),
         };
-        let file = file.ok_or(Reason::PastEnd)?;
+        let file = Arc::clone(file.ok_or(Reason::PastEnd)?);
         let at = op.buffer.wrapping_add(op.done);
         let offset = op.offset + op.done as u64;
         let operation = match op.kind {
@@ -595,6 +611,7 @@ impl Shard {
         // SAFETY: the slot stays until the operation has ended, and so does the object with its file.
         let started = unsafe { self.disk.start(operation, number) };
         started.map_err(|error| reason_of(&error))?;
+        op.file = Some(file);
         self.ops.insert(number, op);
         Ok(())
     }
@@ -604,11 +621,11 @@ impl Shard {
         let Some(mut op) = self.ops.remove(&number) else { return };
         let (frame, object, kind) = (op.frame, op.object, op.kind);
         let outcome = match result {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && self.gave_up_direct(&op) => None,
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && gave_up_direct(&op) => None,
             Err(error) => Some(Err(reason_of(&error))),
             Ok(count) => {
                 op.done = (op.done + count).min(op.len.max(op.done));
-                let goes_on = count > 0 && self.is_by_pager(&op);
+                let goes_on = count > 0 && op.file.is_some();
                 match kind {
                     Kind::Flush => Some(Ok(())),
                     Kind::Read if op.done >= op.len => Some(self.finish_read(&op)),
@@ -631,21 +648,6 @@ impl Shard {
         });
     }
 
-    fn is_by_pager(&self, op: &Op) -> bool {
-        let Some(object) = self.objects.get(&op.object) else { return false };
-        op.backing == Backing::Spill || matches!(object.source.at_hand().0, Hand::File(_))
-    }
-
-    /// Whether an operation that was refused with EINVAL may go by the page cache instead.
-    fn gave_up_direct(&mut self, op: &Op) -> bool {
-        let Some(object) = self.objects.get(&op.object) else { return false };
-        match (op.backing, object.source.at_hand().0) {
-            (Backing::Spill, _) => object.spill.as_ref().is_some_and(LocalFile::stop_direct),
-            (Backing::Source, Hand::File(file)) => file.stop_direct(),
-            _ => false,
-        }
-    }
-
     /// The bytes are there: the rest of the last page is zeroed, and they must be what they were.
     fn finish_read(&mut self, op: &Op) -> Result<(), Reason> {
         let object = self.objects.get_mut(&op.object).ok_or(Reason::PastEnd)?;
@@ -656,7 +658,7 @@ impl Shard {
             std::slice::from_raw_parts(op.buffer, room)
         };
         if op.backing == Backing::Source
-            && let (Some(version), Hand::File(file)) = (object.version, object.source.at_hand().0)
+            && let (Some(version), Some(file)) = (object.version, &object.file)
             && file.version().ok() != Some(version)
         {
             return Err(Reason::Changed);
@@ -678,13 +680,23 @@ impl Shard {
         if to == Backing::Spill {
             len = run.len as usize * self.page;
             if object.spill.is_none() {
-                let spill =
-                    spill_file(&self.config.spill_dir, object.reserve.next_multiple_of(self.page as u64));
-                object.spill = Some(spill.map_err(|error| reason_of(&error))?);
+                let spill = spill_file(&self.config.spill_dir, object.len.next_multiple_of(self.page as u64));
+                object.spill = Some(Arc::new(spill.map_err(|error| reason_of(&error))?));
             }
         }
-        let op = Op { frame, object: id, kind: Kind::Write, buffer, offset, len, done: 0, run, backing: to };
-        if to == Backing::Spill || matches!(object.source.at_hand().0, Hand::File(_)) {
+        let op = Op {
+            frame,
+            object: id,
+            kind: Kind::Write,
+            buffer,
+            offset,
+            len,
+            done: 0,
+            run,
+            backing: to,
+            file: None,
+        };
+        if to == Backing::Spill || object.file.is_some() {
             return self.start(op).map(|()| None);
         }
         self.next += 1;
@@ -710,8 +722,9 @@ impl Shard {
             done: 0,
             run: Run::default(),
             backing: Backing::Source,
+            file: None,
         };
-        if matches!(object.source.at_hand().0, Hand::File(_)) {
+        if object.file.is_some() {
             return self.start(op).err().map(Err);
         }
         self.next += 1;
@@ -766,6 +779,11 @@ fn reason_of(error: &io::Error) -> Reason {
 
 fn run_of(run: Run) -> store::Run {
     store::Run { first: run.first as usize, pages: run.len as usize }
+}
+
+/// Whether an operation that was refused with EINVAL may go by the page cache instead.
+fn gave_up_direct(op: &Op) -> bool {
+    op.file.as_ref().is_some_and(|file| file.stop_direct())
 }
 
 /// A file without a name.

@@ -3,10 +3,15 @@
 //! Two kinds of chunks of 512 pages: of huge pages, for runs of a whole chunk, and of small ones for all others, since a
 //! small run in memory that is advised to be huge would cost 2 MiB. A free slot may keep its memory: the next read into it
 //! needs none that the kernel zeroes first.
+//!
+//! Chunks are found by their longest run of free pages: a slot comes from the chunk that it fills best, so that the others stay
+//! whole.
 
 use super::{CHUNK, Place, Slot};
 use crate::sys::uffd::{Uffd, watch};
 use crate::sys::{Errno, identity, mm};
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// One bit a page of a chunk.
@@ -16,11 +21,40 @@ fn get(bits: &Bits, page: usize) -> bool {
     bits[page / 64] >> (page % 64) & 1 == 1
 }
 
-fn set(bits: &mut Bits, pages: std::ops::Range<usize>, value: bool) {
+fn set(bits: &mut Bits, pages: Range<usize>, value: bool) {
     for page in pages {
         let bit = 1 << (page % 64);
         if value { bits[page / 64] |= bit } else { bits[page / 64] &= !bit }
     }
+}
+
+/// How many bits from `page` on are set, or are clear.
+fn length(bits: &Bits, page: usize, value: bool) -> usize {
+    let mut next = page;
+    while next < CHUNK {
+        let word = bits[next / 64] >> (next % 64);
+        let count = if value { word.trailing_ones() } else { word.trailing_zeros() } as usize;
+        let inside = 64 - next % 64;
+        next += count.min(inside);
+        if count < inside {
+            break;
+        }
+    }
+    next - page
+}
+
+/// The runs of set bits, in order.
+fn runs(bits: &Bits) -> impl Iterator<Item = Range<usize>> {
+    let mut next = 0;
+    std::iter::from_fn(move || {
+        let start = next + length(bits, next, false);
+        next = start + length(bits, start, true);
+        (start < CHUNK).then_some(start..next)
+    })
+}
+
+fn both(one: &Bits, other: &Bits) -> Bits {
+    std::array::from_fn(|word| one[word] & other[word])
 }
 
 #[derive(Debug)]
@@ -31,24 +65,60 @@ struct Chunk {
     free: Bits,
     /// Pages that may hold memory.
     warm: Bits,
-    /// How many are free.
-    count: usize,
+}
+
+/// Where a chunk stands in the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Standing {
+    huge: bool,
+    /// Free pages of it may hold memory.
+    warm: bool,
+    /// Its longest run of free pages.
+    longest: usize,
 }
 
 impl Chunk {
     fn first_fit(&self, pages: usize) -> Option<usize> {
-        if self.count < pages {
-            return None;
-        }
-        let mut run = 0;
-        (0..CHUNK).find_map(|page| {
-            run = if get(&self.free, page) { run + 1 } else { 0 };
-            (run == pages).then(|| page + 1 - pages)
-        })
+        let first = |bits: &Bits| runs(bits).find(|run| run.len() >= pages).map(|run| run.start);
+        // Best where there is memory already.
+        first(&both(&self.free, &self.warm)).or_else(|| first(&self.free))
     }
 
     fn idle(&self) -> usize {
-        self.free.iter().zip(&self.warm).map(|(free, warm)| (free & warm).count_ones() as usize).sum()
+        both(&self.free, &self.warm).iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    fn standing(&self) -> Standing {
+        let longest = runs(&self.free).map(|run| run.len()).max().unwrap_or(0);
+        Standing { huge: self.huge, warm: self.idle() > 0, longest }
+    }
+}
+
+/// The chunks that have free pages, ordered by their longest run of them, and by number.
+#[derive(Debug, Default)]
+struct Index([BTreeSet<(usize, usize)>; 4]);
+
+impl Index {
+    fn set(&mut self, huge: bool, warm: bool) -> &mut BTreeSet<(usize, usize)> {
+        &mut self.0[usize::from(huge) << 1 | usize::from(warm)]
+    }
+
+    fn changed(&mut self, chunk: usize, before: Standing, now: Standing) {
+        if before == now {
+            return;
+        }
+        self.set(before.huge, before.warm).remove(&(before.longest, chunk));
+        if now.longest > 0 {
+            self.set(now.huge, now.warm).insert((now.longest, chunk));
+        }
+    }
+
+    /// The chunk in which a slot of so many pages fits best, one with memory if there is one.
+    fn find(&mut self, huge: bool, pages: usize) -> Option<usize> {
+        [true, false].into_iter().find_map(|warm| {
+            let (_, chunk) = self.set(huge, warm).range((pages, 0)..).next()?;
+            Some(*chunk)
+        })
     }
 }
 
@@ -56,6 +126,7 @@ impl Chunk {
 #[derive(Debug)]
 pub(crate) struct Pool {
     chunks: Vec<Chunk>,
+    index: Index,
     areas: Vec<(usize, usize)>,
     /// Set where pages are moved: the pool is registered with it.
     uffd: Option<Arc<Uffd>>,
@@ -74,29 +145,38 @@ impl Pool {
         let page = rustix::param::page_size();
         let limit = bytes.div_ceil(CHUNK * page).max(2);
         let process = identity::token();
-        Self { chunks: Vec::new(), areas: Vec::new(), uffd: mover, huge, page, limit, idle: 0, process }
+        Self {
+            chunks: Vec::new(),
+            index: Index::default(),
+            areas: Vec::new(),
+            uffd: mover,
+            huge,
+            page,
+            limit,
+            idle: 0,
+            process,
+        }
     }
 
     /// A free slot of 1 to 512 pages, with memory from its last use if there is such a one. `None`: no addresses left.
     pub(crate) fn take(&mut self, pages: usize) -> Option<Slot> {
         assert!((1..=CHUNK).contains(&pages), "a run of {pages} pages");
         let huge = self.huge && pages == CHUNK;
-        let fits = |chunk: &Chunk| if chunk.huge == huge { chunk.first_fit(pages) } else { None };
-        let warm = self
-            .chunks
-            .iter()
-            .position(|chunk| chunk.idle() > 0 && fits(chunk).is_some_and(|first| get(&chunk.warm, first)));
-        let index = warm
-            .or_else(|| self.chunks.iter().position(|chunk| fits(chunk).is_some()))
-            .or_else(|| self.grow(huge).ok())?;
-        let chunk = &mut self.chunks[index];
-        let first = chunk.first_fit(pages)?;
-        let before = chunk.idle();
-        set(&mut chunk.free, first..first + pages, false);
-        chunk.count -= pages;
-        self.idle -= before - chunk.idle();
+        let index = self.index.find(huge, pages).or_else(|| self.grow(huge).ok())?;
+        let first = self.chunks[index].first_fit(pages)?;
+        self.change(index, |chunk| set(&mut chunk.free, first..first + pages, false));
+        let chunk = &self.chunks[index];
         let address = chunk.address + first * self.page;
         Some(Slot { address, pages, place: Place::Pool { chunk: index, first } })
+    }
+
+    /// Changes what is free of a chunk, or holds memory.
+    fn change(&mut self, index: usize, change: impl FnOnce(&mut Chunk)) {
+        let chunk = &mut self.chunks[index];
+        let (before, idle) = (chunk.standing(), chunk.idle());
+        change(chunk);
+        self.idle = self.idle + chunk.idle() - idle;
+        self.index.changed(index, before, chunk.standing());
     }
 
     /// As [`take`](Self::take), without any memory in it: for pages to be moved to.
@@ -117,7 +197,7 @@ impl Pool {
     }
 
     /// Notes whether a slot's pages from `first` hold memory, after they were filled or moved.
-    pub(super) fn note(&mut self, slot: &Slot, pages: std::ops::Range<usize>, holds: bool) {
+    pub(super) fn note(&mut self, slot: &Slot, pages: Range<usize>, holds: bool) {
         if let Place::Pool { chunk, first } = slot.place {
             set(&mut self.chunks[chunk].warm, first + pages.start..first + pages.end, holds);
         }
@@ -129,11 +209,7 @@ impl Pool {
     pub(crate) fn give(&mut self, slot: Slot) {
         let Slot { pages, place, address: _ } = slot;
         let Place::Pool { chunk, first } = place else { return };
-        let chunk = &mut self.chunks[chunk];
-        let before = chunk.idle();
-        set(&mut chunk.free, first..first + pages, true);
-        chunk.count += pages;
-        self.idle += chunk.idle() - before;
+        self.change(chunk, |chunk| set(&mut chunk.free, first..first + pages, true));
     }
 
     /// Bytes that free slots still hold.
@@ -144,25 +220,20 @@ impl Pool {
     /// Gives back at least `bytes` of what free slots hold, or all of it. Returns how many bytes.
     pub(crate) fn trim(&mut self, bytes: usize) -> usize {
         let mut trimmed = 0;
-        for chunk in &mut self.chunks {
-            if trimmed >= bytes {
-                break;
+        while trimmed < bytes {
+            let warm = [false, true].into_iter().find_map(|huge| self.index.set(huge, true).last().copied());
+            let Some((_, index)) = warm else { break };
+            let chunk = &self.chunks[index];
+            let idle = both(&chunk.free, &chunk.warm);
+            for run in runs(&idle) {
+                discard(chunk.address + run.start * self.page, run.len() * self.page);
+                trimmed += run.len() * self.page;
             }
-            let mut page = 0;
-            while page < CHUNK {
-                let start = page;
-                while page < CHUNK && get(&chunk.free, page) && get(&chunk.warm, page) {
-                    page += 1;
+            self.change(index, |chunk| {
+                for (warm, idle) in chunk.warm.iter_mut().zip(idle) {
+                    *warm &= !idle;
                 }
-                if page == start {
-                    page += 1;
-                } else {
-                    discard(chunk.address + start * self.page, (page - start) * self.page);
-                    set(&mut chunk.warm, start..page, false);
-                    self.idle -= page - start;
-                    trimmed += (page - start) * self.page;
-                }
-            }
+            });
         }
         trimmed
     }
@@ -198,8 +269,8 @@ impl Pool {
             huge,
             free: [u64::MAX; CHUNK / 64],
             warm: [0; CHUNK / 64],
-            count: CHUNK,
         }));
+        self.index.set(huge, false).extend((first..first + count).map(|index| (CHUNK, index)));
         Ok(first)
     }
 }
@@ -238,6 +309,78 @@ mod tests {
         }
         let all: Vec<_> = std::iter::from_fn(|| pool.take(CHUNK)).collect();
         assert_eq!(all.len(), 32);
+    }
+
+    #[test]
+    fn every_page_is_found_again_however_slots_came_and_went() {
+        let mut pool = Pool::new(64 << 20, None, false);
+        let page = rustix::param::page_size();
+        let mut taken: Vec<super::Slot> = Vec::new();
+        let mut random = 1_u64;
+        let mut next = |limit: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random as usize % limit
+        };
+        for _ in 0..20_000 {
+            if next(5) < 3 {
+                let most = [1, 16, 64, CHUNK][next(4)];
+                let pages = 1 + next(most);
+                if let Some(slot) = pool.take(pages) {
+                    let held = 0..next(pages + 1);
+                    pool.note(&slot, 0..pages, false);
+                    pool.note(&slot, held, true);
+                    taken.push(slot);
+                }
+            } else if !taken.is_empty() {
+                pool.give(taken.swap_remove(next(taken.len())));
+            }
+            if next(1000) == 0 {
+                pool.trim(next(1 << 24));
+            }
+            let idle: usize = pool.chunks.iter().map(super::Chunk::idle).sum();
+            assert_eq!(pool.resident_idle(), idle * page);
+        }
+        let mut ranges: Vec<_> = taken.iter().map(|s| (s.address, s.address + s.pages * page)).collect();
+        ranges.sort_unstable();
+        assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0));
+        let used: usize = taken.iter().map(|slot| slot.pages).sum();
+        let left = std::iter::from_fn(|| pool.take(1)).count();
+        assert_eq!(used + left, pool.chunks.len() * CHUNK);
+        assert_eq!(pool.trim(usize::MAX), 0, "nothing is free");
+    }
+
+    #[test]
+    fn memory_of_the_last_use_is_used_before_new_memory() {
+        let mut pool = Pool::new(64 << 20, None, false);
+        let slots: Vec<_> = (0..100).map(|_| pool.take(8).unwrap()).collect();
+        let mut given = Vec::new();
+        for (number, slot) in slots.into_iter().enumerate() {
+            pool.note(&slot, 0..8, number % 3 == 0);
+            if number % 3 == 0 {
+                given.push(slot.address);
+            }
+            pool.give(slot);
+        }
+        let mut again: Vec<_> = (0..given.len()).map(|_| pool.take(8).unwrap().address).collect();
+        again.sort_unstable();
+        given.sort_unstable();
+        assert_eq!(again, given);
+    }
+
+    #[test]
+    fn slots_of_one_page_leave_the_other_chunks_whole() {
+        let mut pool = Pool::new(64 << 20, None, false);
+        let slots: Vec<_> = (0..2 * CHUNK).map(|_| pool.take(1).unwrap()).collect();
+        for (number, slot) in slots.into_iter().enumerate() {
+            if number % 2 == 0 {
+                pool.give(slot);
+            }
+        }
+        let again: Vec<_> = (0..CHUNK).map(|_| pool.take(1).unwrap()).collect();
+        assert_eq!(again.len(), CHUNK);
+        assert_eq!(std::iter::from_fn(|| pool.take(CHUNK)).count(), 30);
     }
 
     #[test]

@@ -1,0 +1,661 @@
+//! Every store, against real threads and the real kernel.
+
+use super::{CHUNK, Memfd, Mode, Pool, Private, Run, Store, Trapped};
+use crate::pager::delivery::{Delivery, RawFault};
+use crate::sys::trap_queue::TrapQueue;
+use crate::sys::uffd::{Uffd, Way, feature};
+use crate::sys::{Errno, copy, mm, process, signal};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::thread::JoinHandleExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+const NAME: &str = "object";
+const RUN: Run = Run { first: 3, pages: 4 };
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Moved,
+    Copied,
+    Memfd,
+    Trapped,
+}
+
+struct Shard {
+    delivery: Delivery,
+    pool: Pool,
+    store: Store,
+    page: usize,
+}
+
+/// What this machine offers; a kernel without a feature is tested without it.
+fn shard(kind: Kind, tracked: bool) -> Option<Shard> {
+    if kind == Kind::Trapped {
+        return Some(trapped(1024, tracked, 4));
+    }
+    let all = Uffd::open(Way::Syscall).ok()?.handshake(0).ok()?;
+    let wanted = feature::PAGEFAULT_FLAG_WP
+        | (all & feature::POISON)
+        | match kind {
+            Kind::Moved => feature::MOVE,
+            Kind::Copied | Kind::Trapped => 0,
+            Kind::Memfd => feature::MISSING_SHMEM | feature::MINOR_SHMEM | feature::WP_HUGETLBFS_SHMEM,
+        };
+    if all & wanted != wanted {
+        return None;
+    }
+    let uffd = Arc::new(Uffd::open(Way::Syscall).unwrap());
+    uffd.handshake(wanted).unwrap();
+    let moves = kind == Kind::Moved;
+    let pool = Pool::new(64 << 20, moves.then(|| Arc::clone(&uffd)), moves);
+    let store = match kind {
+        Kind::Memfd => Store::Memfd(Memfd::new(NAME, 1024, Arc::clone(&uffd), tracked).unwrap()),
+        _ => Store::Private(Private::new(NAME, 1024, Arc::clone(&uffd), tracked, moves, true).unwrap()),
+    };
+    Some(Shard { delivery: Delivery::Uffd(uffd), pool, store, page: rustix::param::page_size() })
+}
+
+fn trapped(pages: usize, tracked: bool, cells: usize) -> Shard {
+    let queue = TrapQueue::new(cells).unwrap();
+    let store = Store::Trapped(Trapped::new(NAME, pages, &queue, tracked).unwrap());
+    let pool = Pool::new(64 << 20, None, false);
+    Shard { delivery: Delivery::Signal(queue), pool, store, page: rustix::param::page_size() }
+}
+
+impl Shard {
+    fn at(&self, run: Run) -> usize {
+        self.store.address() + run.first * self.page
+    }
+
+    fn fill(&mut self, run: Run, byte: u8, mode: Mode) {
+        let slot = self.store.stage(&mut self.pool, run).unwrap();
+        // SAFETY: the slot has that many pages.
+        unsafe { slot.buffer().write_bytes(byte, run.pages * self.page) };
+        assert!(self.store.install(&mut self.pool, run, slot, mode, false).unwrap().is_none());
+    }
+
+    fn take(&mut self) -> Vec<RawFault> {
+        let mut faults = Vec::new();
+        self.delivery.faults(&mut faults).unwrap();
+        faults
+    }
+
+    fn faults(&mut self) -> usize {
+        self.take().len()
+    }
+
+    /// Serves a thread to its end, all of whose pages are in the map: its fault may come after the wake.
+    fn join<T>(&mut self, thread: std::thread::JoinHandle<T>) -> T {
+        while !thread.is_finished() {
+            if self.faults() > 0 {
+                self.store.wake(RUN).unwrap();
+            }
+            std::thread::yield_now();
+        }
+        thread.join().unwrap()
+    }
+
+    fn poison(&mut self, page: usize, reason: &str) {
+        let marks = Uffd::open(Way::Syscall)
+            .and_then(|uffd| uffd.handshake(0))
+            .is_ok_and(|all| all & feature::POISON != 0);
+        self.store.poison(page, marks, reason).unwrap();
+    }
+}
+
+fn word(at: usize) -> &'static AtomicU64 {
+    // SAFETY: in the map of a shard that outlives the use.
+    unsafe { &*(at as *const AtomicU64) }
+}
+
+const KINDS: [Kind; 4] = [Kind::Moved, Kind::Copied, Kind::Memfd, Kind::Trapped];
+
+#[test]
+fn a_load_of_a_missing_page_waits_for_its_bytes() {
+    for kind in KINDS {
+        for mode in [Mode::ReadOnly, Mode::Protected, Mode::Writable] {
+            let Some(mut shard) = shard(kind, mode != Mode::ReadOnly) else { continue };
+            let at = shard.at(RUN);
+            let loader = std::thread::spawn(move || word(at + 8).load(Ordering::SeqCst));
+            while shard.faults() == 0 {
+                std::thread::yield_now();
+            }
+            shard.fill(RUN, 7, mode);
+            assert_eq!(loader.join().unwrap(), u64::from_ne_bytes([7; 8]), "{kind:?} {mode:?}");
+        }
+    }
+}
+
+#[test]
+fn no_store_is_lost_to_eviction_or_to_a_snapshot() {
+    for kind in KINDS {
+        let Some(mut shard) = shard(kind, true) else { continue };
+        let at = shard.at(RUN);
+        shard.fill(RUN, 0, Mode::Writable);
+        let stop = Arc::new(AtomicBool::new(false));
+        let made = Arc::new(AtomicU64::new(0));
+        let writer = std::thread::spawn({
+            let (stop, made) = (Arc::clone(&stop), Arc::clone(&made));
+            move || {
+                while !stop.load(Ordering::SeqCst) {
+                    word(at).fetch_add(1, Ordering::SeqCst);
+                    made.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        });
+        let mut round = 0;
+        // However little the writer comes to run.
+        while round < 2000 || made.load(Ordering::SeqCst) < 100 {
+            round += 1;
+            let taken = if round % 2 == 0 {
+                shard.store.take_out(&mut shard.pool, RUN)
+            } else {
+                shard.store.snapshot(&mut shard.pool, RUN)
+            };
+            match taken {
+                Ok(slot) => {
+                    let before = word(slot.buffer() as usize).load(Ordering::SeqCst);
+                    std::thread::yield_now();
+                    let after = word(slot.buffer() as usize).load(Ordering::SeqCst);
+                    assert_eq!(before, after, "{kind:?}: the slot changed");
+                    if round % 2 == 0 {
+                        let mode = if round % 4 == 0 { Mode::Protected } else { Mode::Writable };
+                        shard.store.install(&mut shard.pool, RUN, slot, mode, false).unwrap();
+                    } else {
+                        shard.pool.give(slot);
+                    }
+                }
+                Err(errno) => assert_eq!(errno, Errno::BUSY),
+            }
+            shard.store.unprotect(RUN).unwrap();
+            shard.faults();
+            shard.store.wake(RUN).unwrap();
+            std::thread::yield_now();
+        }
+        stop.store(true, Ordering::SeqCst);
+        shard.join(writer);
+        assert_eq!(word(at).load(Ordering::SeqCst), made.load(Ordering::SeqCst), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_page_that_was_taken_out_is_missing_and_a_discarded_one_too() {
+    for kind in KINDS {
+        let Some(mut shard) = shard(kind, true) else { continue };
+        let at = shard.at(RUN);
+        shard.fill(RUN, 5, Mode::Protected);
+        let slot = shard.store.take_out(&mut shard.pool, RUN).unwrap();
+        shard.store.discard(&mut shard.pool, RUN, slot).unwrap();
+        let loader = std::thread::spawn(move || word(at).load(Ordering::SeqCst));
+        while shard.faults() == 0 {
+            std::thread::yield_now();
+        }
+        shard.fill(RUN, 9, Mode::Protected);
+        assert_eq!(loader.join().unwrap(), u64::from_ne_bytes([9; 8]), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_system_call_on_a_poisoned_page_is_efault_until_it_is_supplied() {
+    for kind in KINDS {
+        for marks in [true, false] {
+            let Some(mut shard) = shard(kind, true) else { continue };
+            if marks
+                && kind != Kind::Trapped
+                && Uffd::open(Way::Syscall).unwrap().handshake(0).unwrap() & feature::POISON == 0
+            {
+                continue;
+            }
+            let file = tempfile::tempfile().unwrap();
+            let write = |at: usize| {
+                // SAFETY: one byte of the map, which only the kernel looks at.
+                let byte = unsafe { std::slice::from_raw_parts(at as *const u8, 1) };
+                rustix::io::write(&file, byte)
+            };
+            let at = shard.at(RUN);
+            shard.store.poison(RUN.first, marks, "lost").unwrap();
+            assert_eq!(write(at), Err(Errno::FAULT), "{kind:?} {marks}");
+            shard.store.unpoison(RUN.first).unwrap();
+            shard.fill(RUN, 3, Mode::Protected);
+            assert_eq!(write(at), Ok(1), "{kind:?} {marks}");
+        }
+    }
+}
+
+/// KiB of huge pages in the area at an address.
+fn huge_kib(at: usize) -> usize {
+    let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut lines = text.lines().skip_while(|line| !line.starts_with(&format!("{at:x}-")));
+    let line = lines.find_map(|line| line.strip_prefix("AnonHugePages:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_huge_page_stays_one_on_its_way_into_the_map_and_out_again() {
+    let Some(mut shard) = shard(Kind::Moved, false) else { return };
+    let run = Run { first: 512, pages: 512 };
+    let slot = shard.store.stage(&mut shard.pool, run).unwrap();
+    // SAFETY: the slot has that many pages.
+    unsafe { slot.buffer().write_bytes(6, run.pages * shard.page) };
+    let staged = huge_kib(shard.pool.first_area());
+    if staged == 0 {
+        // The machine has huge pages off, or none to give.
+        return;
+    }
+    let loader = std::thread::spawn({
+        let at = shard.at(run);
+        move || word(at).load(Ordering::SeqCst)
+    });
+    while shard.faults() == 0 {
+        std::thread::yield_now();
+    }
+    shard.store.install(&mut shard.pool, run, slot, Mode::ReadOnly, false).unwrap();
+    assert_eq!(loader.join().unwrap(), u64::from_ne_bytes([6; 8]));
+    assert_eq!((huge_kib(shard.store.address()), huge_kib(shard.pool.first_area())), (staged, 0));
+    let slot = shard.store.take_out(&mut shard.pool, run).unwrap();
+    assert_eq!((huge_kib(shard.store.address()), huge_kib(shard.pool.first_area())), (0, staged));
+    shard.pool.give(slot);
+    assert_eq!(shard.pool.resident_idle(), run.pages * shard.page);
+}
+
+/// How a child that runs `work` ends, and what it wrote to stderr. Zero for `work` that returns.
+fn child(work: impl FnOnce()) -> (i32, String) {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    // SAFETY: the child runs `work` on the one thread it has, and never returns from here.
+    match unsafe { libc::fork() } {
+        -1 => panic!("no child"),
+        0 => {
+            // SAFETY: descriptors of the child's own.
+            unsafe { libc::dup2(writer.as_raw_fd(), 2) };
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            if let Err(message) = &done {
+                // Past the test harness, which would keep it.
+                let message = message.downcast_ref::<String>().map_or("panicked", |text| text);
+                let _ = std::io::stderr().write_all(message.as_bytes());
+            }
+            // SAFETY: nothing of the parent's is to be cleaned up here.
+            unsafe { libc::_exit(if done.is_ok() { 0 } else { 99 }) }
+        }
+        pid => {
+            drop(writer);
+            let mut text = String::new();
+            reader.read_to_string(&mut text).unwrap();
+            let mut status = 0;
+            // SAFETY: waits for the child just made.
+            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+            let signal = if libc::WIFSIGNALED(status) { libc::WTERMSIG(status) } else { 0 };
+            (if signal == 0 { libc::WEXITSTATUS(status) } else { -signal }, text)
+        }
+    }
+}
+
+const BY_SIGBUS: i32 = -libc::SIGBUS;
+
+fn touch(at: usize) {
+    word(at).load(Ordering::SeqCst);
+}
+
+#[test]
+fn a_lost_page_ends_the_process_with_a_message_that_says_what_was_lost() {
+    for kind in KINDS {
+        let (end, text) = child(|| {
+            let Some(mut shard) = shard(kind, true) else {
+                std::io::stderr().write_all(b"skipped").unwrap();
+                return;
+            };
+            shard.poison(5, "the disk is gone");
+            shard.poison(6, "the checksum is wrong");
+            touch(shard.store.address() + 5 * shard.page + 8);
+        });
+        if text == "skipped" {
+            continue;
+        }
+        assert_eq!(
+            text, "folio: object: page at offset 20480 could not be supplied: the disk is gone\n",
+            "{kind:?}"
+        );
+        assert_eq!(end, BY_SIGBUS, "{kind:?}");
+    }
+}
+
+#[test]
+fn the_last_reasons_are_kept_and_an_older_page_ends_without_one() {
+    let (end, text) = child(|| {
+        let mut shard = trapped(64, true, 4);
+        for page in 0..20 {
+            for _ in 0..2 {
+                shard.poison(page, "lost");
+            }
+        }
+        touch(shard.store.address());
+    });
+    let said = "folio: object: page at offset 0 could not be supplied: the reason is not known\n";
+    assert_eq!((end, text.as_str()), (BY_SIGBUS, said));
+}
+
+#[test]
+fn a_child_that_touches_its_parents_memory_is_told_so() {
+    for kind in KINDS {
+        let Some(mut shard) = shard(kind, true) else { continue };
+        shard.fill(RUN, 1, Mode::Writable);
+        let at = shard.at(RUN);
+        let (end, text) = child(|| touch(at));
+        let said = "folio: this memory belongs to the parent process: a pager's memory is not inherited across fork\n";
+        assert_eq!((end, text.as_str()), (BY_SIGBUS, said), "{kind:?}");
+    }
+}
+
+#[test]
+fn an_area_that_is_gone_is_nobodys() {
+    for kind in KINDS {
+        let (end, text) = child(|| {
+            let Some(shard) = shard(kind, true) else { return touch(0) };
+            let at = shard.at(RUN);
+            drop(shard);
+            touch(at);
+        });
+        assert_eq!(end, -libc::SIGSEGV, "{kind:?} {text}");
+        assert!(!text.contains("folio"), "{kind:?} {text}");
+    }
+}
+
+#[test]
+fn a_checked_copy_of_a_lost_page_is_an_error() {
+    signal::install();
+    for kind in KINDS {
+        let Some(mut shard) = shard(kind, true) else { continue };
+        shard.fill(Run { first: 0, pages: 1 }, 7, Mode::Protected);
+        shard.poison(1, "lost");
+        let start = shard.store.address();
+        let mut bytes = vec![0_u8; 2 * shard.page];
+        // SAFETY: the buffer has as many bytes; the other side is the shard's map.
+        let trap = unsafe {
+            copy::copy(bytes.as_mut_ptr(), start as *const u8, bytes.len(), start..start + bytes.len())
+        };
+        assert!(
+            (start + shard.page..start + 2 * shard.page).contains(&trap.unwrap_err().address),
+            "{kind:?}"
+        );
+        assert_eq!(bytes[shard.page - 1], 7, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_checked_copy_of_a_missing_page_waits_for_its_bytes() {
+    signal::install();
+    for kind in KINDS {
+        let Some(mut shard) = shard(kind, true) else { continue };
+        let at = shard.at(RUN);
+        let copier = std::thread::spawn(move || {
+            let mut bytes = [0_u8; 100];
+            // SAFETY: the buffer has as many bytes; the other side is the shard's map.
+            unsafe { copy::copy(bytes.as_mut_ptr(), at as *const u8, 100, at..at + 100) }.map(|()| bytes[99])
+        });
+        let fault = loop {
+            if let Some(&fault) = shard.take().first() {
+                break fault;
+            }
+            std::thread::yield_now();
+        };
+        assert!((at..at + shard.page).contains(&fault.address) || fault.address == at, "{fault:?}");
+        assert!(!fault.write && !fault.protected, "{fault:?}");
+        shard.fill(RUN, 7, Mode::Protected);
+        assert_eq!(copier.join().unwrap(), Ok(7), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_store_to_a_protected_page_is_told_from_a_load_of_a_missing_one() {
+    for kind in KINDS {
+        let Some(mut shard) = shard(kind, true) else { continue };
+        let at = shard.at(RUN);
+        shard.fill(RUN, 0, Mode::Protected);
+        let writer = std::thread::spawn(move || word(at).store(5, Ordering::SeqCst));
+        let fault = loop {
+            if let Some(&fault) = shard.take().first() {
+                break fault;
+            }
+            std::thread::yield_now();
+        };
+        assert!(fault.write && fault.protected, "{kind:?} {fault:?}");
+        shard.store.unprotect(RUN).unwrap();
+        writer.join().unwrap();
+        assert_eq!(word(at).load(Ordering::SeqCst), 5);
+    }
+}
+
+#[test]
+fn a_store_to_an_object_that_is_never_written_is_a_segmentation_fault() {
+    for filled in [false, true] {
+        let (end, text) = child(|| {
+            let mut shard = trapped(64, false, 4);
+            let at = shard.at(RUN);
+            if filled {
+                shard.fill(RUN, 1, Mode::ReadOnly);
+            }
+            word(at).store(1, Ordering::SeqCst);
+        });
+        assert_eq!((end, text.contains("folio")), (-libc::SIGSEGV, false), "{text}");
+    }
+}
+
+#[test]
+fn the_shards_own_fault_ends_instead_of_waiting_for_itself() {
+    let (end, text) = child(|| {
+        let mut shard = trapped(64, true, 4);
+        assert_eq!(shard.faults(), 0);
+        touch(shard.at(RUN));
+    });
+    assert_eq!(end, BY_SIGBUS);
+    assert!(text.contains("a pager's own thread"), "{text}");
+}
+
+#[test]
+fn when_the_pager_is_gone_a_missing_page_ends_and_who_waits_does_too() {
+    let (end, text) = child(|| {
+        let Shard { mut delivery, store, .. } = trapped(64, true, 4);
+        let at = store.address();
+        let waiter = std::thread::spawn(move || touch(at));
+        let mut faults = Vec::new();
+        while faults.is_empty() {
+            delivery.faults(&mut faults).unwrap();
+        }
+        drop(delivery);
+        let _ = waiter.join();
+    });
+    assert_eq!(end, BY_SIGBUS);
+    assert!(text.contains("its pager is gone"), "{text}");
+}
+
+#[test]
+fn threads_that_outnumber_the_cells_all_come_through() {
+    const THREADS: usize = 8;
+    const PAGES: usize = 512;
+    const ROUNDS: usize = 3000;
+    let mut shard = trapped(PAGES, true, 4);
+    let (start, page) = (shard.store.address(), shard.page);
+    let left = Arc::new(AtomicU64::new(THREADS as u64));
+    let threads: Vec<_> = (0..THREADS)
+        .map(|thread| {
+            let left = Arc::clone(&left);
+            std::thread::spawn(move || {
+                let mut random = thread as u64 + 1;
+                for _ in 0..ROUNDS {
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    let at = start + random as usize % PAGES * page;
+                    if random >> 40 & 1 == 0 {
+                        word(at + 8 * (1 + thread)).fetch_add(1, Ordering::SeqCst);
+                    } else {
+                        let filled = word(at).load(Ordering::SeqCst);
+                        assert_eq!(filled, (at - start) as u64 + 1, "a page without its bytes");
+                    }
+                }
+                left.fetch_sub(1, Ordering::SeqCst);
+            })
+        })
+        .collect();
+    let mut filled = vec![false; PAGES];
+    let mut turn = 0;
+    while left.load(Ordering::SeqCst) > 0 {
+        for fault in shard.take() {
+            let index = (fault.address - start) / page;
+            let run = Run { first: index, pages: 1 };
+            let slot = shard.store.stage(&mut shard.pool, run).unwrap();
+            word(slot.buffer() as usize).store((index * page) as u64 + 1, Ordering::SeqCst);
+            filled[index] = true;
+            let mode = if fault.write { Mode::Writable } else { Mode::Protected };
+            shard.store.install(&mut shard.pool, run, slot, mode, false).unwrap();
+        }
+        // Pages go all the time, so that faults never end.
+        for _ in 0..4 {
+            turn = (turn + 1) % PAGES;
+            if filled[turn] {
+                shard.store.take_out(&mut shard.pool, Run { first: turn, pages: 1 }).unwrap();
+            }
+        }
+        std::thread::yield_now();
+    }
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    let whole = Run { first: 0, pages: PAGES };
+    let slot = shard.store.take_out(&mut shard.pool, whole).unwrap();
+    let stores: u64 = (0..PAGES)
+        .flat_map(|index| (1..=THREADS).map(move |thread| index * page + 8 * thread))
+        .map(|offset| word(slot.buffer() as usize + offset).load(Ordering::SeqCst))
+        .sum();
+    assert!(stores > (THREADS * ROUNDS / 3) as u64, "{stores} stores");
+    assert_eq!(shard.store.area_cost(), 2);
+}
+
+#[test]
+fn other_signals_wait_while_a_thread_waits_for_a_page() {
+    static SEEN: AtomicU64 = AtomicU64::new(0);
+    extern "C" fn count(_: i32) {
+        SEEN.fetch_add(1, Ordering::SeqCst);
+    }
+    // SAFETY: nobody else uses this signal; the handler is async-signal-safe.
+    unsafe { libc::signal(libc::SIGURG, count as *const () as usize) };
+    let mut shard = trapped(64, true, 4);
+    let at = shard.at(RUN);
+    let waiter = std::thread::spawn(move || {
+        let before = SEEN.load(Ordering::SeqCst);
+        touch(at);
+        before
+    });
+    while shard.faults() == 0 {
+        std::thread::yield_now();
+    }
+    // The thread is a few instructions before it blocks signals at worst.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    // SAFETY: the thread is there until it is joined.
+    unsafe { libc::pthread_kill(waiter.as_pthread_t(), libc::SIGURG) };
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert_eq!(SEEN.load(Ordering::SeqCst), 0);
+    shard.fill(RUN, 1, Mode::Protected);
+    assert_eq!(waiter.join().unwrap(), 0);
+    assert_eq!(SEEN.load(Ordering::SeqCst), 1);
+}
+
+fn areas_in(range: std::ops::Range<usize>) -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines()
+        .filter(|line| {
+            usize::from_str_radix(line.split('-').next().unwrap(), 16).is_ok_and(|at| range.contains(&at))
+        })
+        .count()
+}
+
+#[test]
+fn the_areas_that_a_map_takes_are_counted() {
+    let mut shard = trapped(2 * CHUNK, true, 4);
+    let start = shard.store.address();
+    let whole = start..start + 2 * CHUNK * shard.page;
+    let mut random = 7_u64;
+    for _ in 0..600 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let first = (random >> 33) as usize % 1000;
+        let run = Run { first, pages: 1 + (random >> 50) as usize % (CHUNK - first % CHUNK).min(24) };
+        match random >> 60 & 3 {
+            0 => shard.fill(run, 1, Mode::Protected),
+            1 => shard.fill(run, 1, Mode::Writable),
+            2 => drop(shard.store.take_out(&mut shard.pool, run).unwrap()),
+            _ => shard.poison(first, "lost"),
+        }
+    }
+    assert!(shard.store.area_cost() > 20);
+    assert_eq!(areas_in(whole), shard.store.area_cost() - 1);
+}
+
+#[test]
+fn at_the_limit_of_areas_a_map_stays_as_it_was() {
+    let limit = process::sysctl("vm/max_map_count").unwrap() as usize;
+    if limit > 1 << 20 {
+        return;
+    }
+    let (end, text) = child(|| {
+        let mut shard = trapped(64, true, 4);
+        let at = shard.at(RUN);
+        shard.fill(Run { first: RUN.first, pages: 2 }, 1, Mode::Protected);
+        shard.fill(Run { first: RUN.first + 2, pages: 6 }, 2, Mode::Writable);
+        let before = shard.store.area_cost();
+        let len = 2 * limit * shard.page;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new map.
+        let filler = unsafe { mm::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) }.unwrap();
+        // SAFETY: pages of that map.
+        let split = |n: usize| unsafe {
+            mm::mprotect(filler.add((2 * n + 1) * shard.page), shard.page, libc::PROT_READ)
+        };
+        assert!((0..limit).any(|n| split(n).is_err()), "no limit");
+        // The middle of an area, so that it takes two more.
+        let inside = Run { first: RUN.first + 3, pages: 2 };
+        let refused = shard.store.take_out(&mut shard.pool, inside).err();
+        let middle = Run { first: 20, pages: 1 };
+        let slot = shard.store.stage(&mut shard.pool, middle).unwrap();
+        let mode = Mode::Protected;
+        let also =
+            shard.store.install(&mut shard.pool, middle, slot, mode, false).err().map(|(_, errno)| errno);
+        // SAFETY: the filler is nobody's.
+        unsafe { mm::munmap(filler, len) }.unwrap();
+        assert_eq!((refused, also), (Some(Errno::NOMEM), Some(Errno::NOMEM)));
+        assert_eq!(shard.store.area_cost(), before);
+        assert_eq!(word(at).load(Ordering::SeqCst), u64::from_ne_bytes([1; 8]));
+        word(at + 3 * shard.page).store(9, Ordering::SeqCst);
+        shard.store.take_out(&mut shard.pool, inside).unwrap();
+    });
+    assert_eq!(end, 0, "{text}");
+}
+
+#[test]
+fn areas_come_and_go_while_threads_wait_in_others() {
+    let makers: Vec<_> = (0..4_u8)
+        .map(|maker| {
+            std::thread::spawn(move || {
+                for round in 0..100_u8 {
+                    // More than one block of the table, of all four together.
+                    let others: Vec<_> = (0..20).map(|_| trapped(8, true, 1)).collect();
+                    let mut shard = trapped(64, true, 2);
+                    let at = shard.at(RUN);
+                    let loaders: Vec<_> =
+                        (0..3).map(|_| std::thread::spawn(move || word(at).load(Ordering::SeqCst))).collect();
+                    while shard.faults() == 0 {
+                        std::thread::yield_now();
+                    }
+                    drop(others);
+                    let byte = maker ^ round;
+                    shard.fill(RUN, byte, Mode::Protected);
+                    for loader in loaders {
+                        assert_eq!(shard.join(loader), u64::from_ne_bytes([byte; 8]));
+                    }
+                }
+            })
+        })
+        .collect();
+    for maker in makers {
+        maker.join().unwrap();
+    }
+}

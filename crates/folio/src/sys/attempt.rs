@@ -1,0 +1,100 @@
+//! What an instruction that faulted tried to do, as the kernel tells the signal handler.
+//!
+//! Source: Intel SDM 3A, 4.7 (the page fault's error code, in `gregs[REG_ERR]`); Arm ARM, ESR_EL1 (in a record of the context,
+//! arch/arm64/include/uapi/asm/sigcontext.h).
+
+/// See the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    Load,
+    Store,
+    /// To run the page as code.
+    Fetch,
+    /// The machine does not tell.
+    #[cfg_attr(all(target_arch = "x86_64", not(test)), allow(dead_code))]
+    Unknown,
+}
+
+impl Attempt {
+    /// # Safety
+    ///
+    /// `context` is the `ucontext_t` that the kernel passed to the handler of a SIGSEGV.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) unsafe fn of(context: *const libc::c_void) -> Self {
+        const WRITE: i64 = 1 << 1;
+        const FETCH: i64 = 1 << 4;
+        // SAFETY: as the caller promised.
+        let code = unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_ERR as usize] };
+        match code {
+            code if code & FETCH != 0 => Self::Fetch,
+            code if code & WRITE != 0 => Self::Store,
+            _ => Self::Load,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `context` is the `ucontext_t` that the kernel passed to the handler of a SIGSEGV.
+    #[cfg(target_arch = "aarch64")]
+    pub(super) unsafe fn of(context: *const libc::c_void) -> Self {
+        const ESR_MAGIC: u32 = 0x4553_5201;
+        const RECORDS: usize = 4096;
+        const HEADER: usize = 8;
+        const RECORD: usize = HEADER + size_of::<u64>();
+        // SAFETY: as the caller promised. The records follow `pstate`, at the next multiple of 16, 4096 bytes of them; each
+        // starts with a magic number and its length.
+        unsafe {
+            let context = context.cast::<libc::ucontext_t>();
+            let after = (&raw const (*context).uc_mcontext.pstate).add(1).cast::<u8>();
+            let records = after.map_addr(|address| address.next_multiple_of(16));
+            let mut at = 0;
+            while at + RECORD <= RECORDS {
+                let header = records.add(at).cast::<[u32; 2]>().read_unaligned();
+                match header {
+                    [ESR_MAGIC, _] => {
+                        return Self::of_syndrome(records.add(at + HEADER).cast::<u64>().read_unaligned());
+                    }
+                    [0, _] => break,
+                    [_, len] if (len as usize) < HEADER => break,
+                    [_, len] => at += len as usize,
+                }
+            }
+        }
+        Self::Unknown
+    }
+
+    #[cfg(any(target_arch = "aarch64", test))]
+    fn of_syndrome(syndrome: u64) -> Self {
+        /// Aborts from user space.
+        const INSTRUCTION_ABORT: u64 = 0x20;
+        const DATA_ABORT: u64 = 0x24;
+        const WRITE_NOT_READ: u64 = 1 << 6;
+        match syndrome >> 26 & 0x3f {
+            INSTRUCTION_ABORT => Self::Fetch,
+            DATA_ABORT if syndrome & WRITE_NOT_READ != 0 => Self::Store,
+            DATA_ABORT => Self::Load,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// None needed; as on the other machines.
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    pub(super) unsafe fn of(_: *const libc::c_void) -> Self {
+        Self::Unknown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Attempt;
+
+    #[test]
+    fn an_arm_syndrome_tells_loads_stores_and_fetches_apart() {
+        assert_eq!(Attempt::of_syndrome(0x9200_0007), Attempt::Load);
+        assert_eq!(Attempt::of_syndrome(0x9200_004f), Attempt::Store);
+        assert_eq!(Attempt::of_syndrome(0x8200_000f), Attempt::Fetch);
+        assert_eq!(Attempt::of_syndrome(0), Attempt::Unknown);
+    }
+}

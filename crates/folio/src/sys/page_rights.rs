@@ -1,0 +1,62 @@
+//! What a thread may do with each page of an area whose faults come as signals: two bits a page, changed by the shard,
+//! looked at by the signal handler.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What an access to a page meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum PageRight {
+    /// Nothing is there.
+    Missing = 0,
+    Readable = 1,
+    Writable = 2,
+    /// Nothing is there, nor ever will be: an access ends.
+    Poisoned = 3,
+}
+
+impl PageRight {
+    /// The protection that mprotect(2) gives such a page.
+    pub(crate) fn protection(self) -> i32 {
+        match self {
+            Self::Missing | Self::Poisoned => libc::PROT_NONE,
+            Self::Readable => libc::PROT_READ,
+            Self::Writable => libc::PROT_READ | libc::PROT_WRITE,
+        }
+    }
+}
+
+const PAGES_A_WORD: usize = usize::BITS as usize / 2;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct PageRights(Box<[AtomicUsize]>);
+
+impl PageRights {
+    /// As many pages, all missing.
+    pub(crate) fn new(pages: usize) -> Self {
+        // Zeroed by the kernel, and not resident before a page of it is used.
+        let words = Box::into_raw(vec![0_usize; pages.div_ceil(PAGES_A_WORD)].into_boxed_slice());
+        // SAFETY: `AtomicUsize` has the size, the alignment and the bits of `usize`.
+        Self(unsafe { Box::from_raw(words as *mut [AtomicUsize]) })
+    }
+
+    pub(crate) fn get(&self, page: usize) -> PageRight {
+        match self.0[page / PAGES_A_WORD].load(Ordering::Acquire) >> (page % PAGES_A_WORD * 2) & 3 {
+            0 => PageRight::Missing,
+            1 => PageRight::Readable,
+            2 => PageRight::Writable,
+            _ => PageRight::Poisoned,
+        }
+    }
+
+    /// For the shard, which is the only one to change them.
+    pub(crate) fn set(&self, pages: Range<usize>, right: PageRight) {
+        for page in pages {
+            let (word, shift) = (&self.0[page / PAGES_A_WORD], page % PAGES_A_WORD * 2);
+            let others = word.load(Ordering::Relaxed) & !(3 << shift);
+            word.store(others | (right as usize) << shift, Ordering::Release);
+        }
+    }
+}
