@@ -11,6 +11,8 @@
 //! | [`SharedMem`] | SHARED, anonymous, `/dev/zero` or memfd | the processes it is shared with | atomics, volatile [views](ViewMut) |
 //! | [`Device`] | SHARED, a device | hardware | single loads and stores of u8 to u64 |
 //! | [`Stable`], [`StableMut`] | as the file map | nobody, by an `unsafe` promise | `&[u8]`, `&mut [u8]` |
+//! | [`Paged`], [`PagedMut`] | folio's own [pager](Pager) over any [source] | nobody: the pages are folio's | `&[u8]`, `&mut [u8]` |
+//! | [`PagedShared`] | the same, shared memory | other handles of the same source | [views](ViewMut) |
 //! | [`Region`] | any | as it was made | checked copies; every operation on the range |
 //! | [`Reservation`] | PROT_NONE, NORESERVE | nobody | addresses to place maps in, memory that grows in place |
 //!

@@ -1,15 +1,15 @@
 //! What the pager can put behind an address: anything that can be read in ranges.
 //!
-//! A [`Source`] knows no pager. It is given [requests](request), each with a buffer of its own, and completes them in any
-//! order, at any time, from any thread.
+//! A [`Source`] knows no pager. It is given requests, each with a buffer of its own, and completes them in any order, at any time,
+//! from any thread.
 //!
-//! | file | what |
+//! | source | what |
 //! | --- | --- |
-//! | [`request`] | a read, a write or a flush under way: its buffer, and its completion |
-//! | [`file`] | a local file: direct I/O where the file allows, buffered where not |
-//! | [`memory`], [`zeros`], [`function`] | bytes at hand, no bytes at all, bytes that a function makes |
-//! | [`blocking`] | a blocking reader with a pool of threads |
-//! | [`workers`] | the pool of threads |
+//! | [`LocalFile`] | a local file: direct I/O where the file allows, buffered where not |
+//! | [`Memory`], [`WritableMemory`] | bytes at hand |
+//! | [`Zeros`] | no bytes at all |
+//! | [`Function`] | bytes that a function makes |
+//! | [`Blocking`] | a blocking reader, with a pool of threads |
 
 mod arc;
 mod blocking;
