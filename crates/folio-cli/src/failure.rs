@@ -15,6 +15,8 @@ pub(crate) enum Kind {
     Output,
     /// The arguments make no sense.
     Usage,
+    /// The pager cannot run on this machine.
+    Pager,
     /// Bytes of the source went away, or could not be supplied, while they were printed.
     Fault,
 }
@@ -25,6 +27,7 @@ impl Kind {
             Self::Source => "source",
             Self::Output => "output",
             Self::Usage => "usage",
+            Self::Pager => "pager",
             Self::Fault => "fault",
         }
     }
@@ -32,7 +35,7 @@ impl Kind {
     /// The exit codes that the help documents.
     fn code(self) -> u8 {
         match self {
-            Self::Source | Self::Output => 1,
+            Self::Source | Self::Output | Self::Pager => 1,
             Self::Usage => 2,
             Self::Fault => 3,
         }
@@ -71,6 +74,10 @@ impl Failure {
     pub(crate) fn at(mut self, offset: u64) -> Self {
         self.at = Some(offset);
         self
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {

@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 mod cat;
+mod doctor;
 mod failure;
 mod output;
+mod paging;
 mod progress;
 mod size;
 mod source;
@@ -23,6 +25,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Cat(cat::Args),
+    Doctor(doctor::Args),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Cat(args) => cat::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
     }
 }
 

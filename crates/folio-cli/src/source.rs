@@ -1,6 +1,8 @@
-//! What is printed: a file, by checked copies out of a map of it; or, where there is no map, a stream that is read.
+//! What is printed: a file, by checked copies out of a map of it (the kernel's or the pager's); or, where there is no map, a
+//! stream that is read.
 
 use crate::failure::{Failure, Kind, shown, words};
+use crate::paging::Paging;
 use folio::{FaultCause, FileMap, MapOptions, Pattern};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::{File, Metadata};
@@ -22,21 +24,33 @@ pub(crate) struct Source {
     pub(crate) name: String,
     pub(crate) metadata: Metadata,
     pub(crate) engine: Engine,
+    /// The pager's map, if that is the engine.
+    pub(crate) paging: Option<Paging>,
     file: Arc<File>,
+}
+
+/// Who maps what can be mapped.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Mapper {
+    Kernel,
+    /// With a budget in bytes.
+    Pager(Option<u64>),
 }
 
 /// How the bytes are got.
 #[derive(Debug, Clone)]
 pub(crate) enum Engine {
-    /// Out of a map, of a file with so many bytes.
+    /// Out of a map of the kernel, of a file with so many bytes.
     Map { size: u64 },
+    /// Out of a map of folio's pager, of a file with so many bytes.
+    Pager { size: u64 },
     /// Read, and why.
     Read { reason: String },
 }
 
 impl Source {
     /// Opens a file, or takes standard input for `-`.
-    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+    pub(crate) fn open(path: &Path, mapper: Mapper) -> Result<Self, Failure> {
         let stdin = path == Path::new("-");
         let name = if stdin { "standard input".to_owned() } else { shown(path) };
         let failed = |error: io::Error| Failure::io(Kind::Source, &name, &error);
@@ -50,21 +64,30 @@ impl Source {
         let engine = if stdin {
             Engine::Read { reason: "it is a stream, read from where it stands".into() }
         } else {
-            engine(&file, &metadata).map_err(failed)?
+            engine(&file, &metadata, mapper).map_err(failed)?
         };
-        Ok(Self { name, metadata, engine, file: Arc::new(file) })
+        let mut source = Self { name, metadata, engine, paging: None, file: Arc::new(file) };
+        if let (Engine::Pager { size }, Mapper::Pager(budget)) = (&mut source.engine, mapper) {
+            let paging = Paging::open(&source.file, &source.name, budget)?;
+            *size = paging.size();
+            source.paging = Some(paging);
+        }
+        Ok(source)
     }
 
     /// Sets out to read `length` bytes from `offset`, or all to the end.
     pub(crate) fn bytes(&self, offset: Option<u64>, length: Option<u64>) -> Result<Bytes<'_>, Failure> {
         let start = offset.unwrap_or(0);
         let way = match &self.engine {
-            Engine::Map { size } => {
+            Engine::Map { size } | Engine::Pager { size } => {
                 if start > *size || (start == *size && offset.is_some()) {
                     return Err(self.past_end(start, Some(*size)));
                 }
                 let left = (size - start).min(length.unwrap_or(u64::MAX));
-                Way::Map { window: None, end: start + left }
+                match &self.paging {
+                    Some(paging) => Way::Pager { paging, started: start as usize, end: start + left },
+                    None => Way::Map { window: None, end: start + left },
+                }
             }
             Engine::Read { .. } => {
                 self.skip(start)?;
@@ -118,7 +141,7 @@ impl Source {
 }
 
 /// How to get at the bytes of an open file.
-fn engine(file: &File, metadata: &Metadata) -> io::Result<Engine> {
+fn engine(file: &File, metadata: &Metadata, mapper: Mapper) -> io::Result<Engine> {
     let read = |reason: &str| Ok(Engine::Read { reason: reason.to_owned() });
     let kind = metadata.file_type();
     let size = if kind.is_file() {
@@ -135,6 +158,17 @@ fn engine(file: &File, metadata: &Metadata) -> io::Result<Engine> {
     } else {
         return read("it is neither a file nor a block device");
     };
+    if let Mapper::Pager(_) = mapper {
+        let last = size.saturating_sub(1);
+        return match file.read_at(&mut [0], last) {
+            Ok(count) if count > 0 && size == 0 => read("it tells no size"),
+            // The last byte is missing, and so would be pages before it.
+            Ok(0) if size > 0 && file.metadata()?.len() == metadata.len() => {
+                read("it has fewer bytes than it tells")
+            }
+            _ => Ok(Engine::Pager { size }),
+        };
+    }
     // A file of /proc or /sys tells a size that means nothing, so it must not be believed before something was mapped.
     match MapOptions::new().length(size.min(1) as usize).map(file) {
         Err(error) => {
@@ -157,12 +191,13 @@ pub(crate) struct Bytes<'a> {
     source: &'a Source,
     /// Where the next byte lies in the source.
     at: u64,
-    way: Way,
+    way: Way<'a>,
 }
 
 #[derive(Debug)]
-enum Way {
+enum Way<'a> {
     Map { window: Option<FileMap>, end: u64 },
+    Pager { paging: &'a Paging, started: usize, end: u64 },
     Stream { left: Option<u64>, must_have: bool },
 }
 
@@ -170,7 +205,7 @@ impl Bytes<'_> {
     /// How many bytes are left, if that is known.
     pub(crate) fn left(&self) -> Option<u64> {
         match &self.way {
-            Way::Map { end, .. } => Some(end - self.at),
+            Way::Map { end, .. } | Way::Pager { end, .. } => Some(end - self.at),
             Way::Stream { left, .. } => *left,
         }
     }
@@ -187,6 +222,12 @@ impl Bytes<'_> {
                 Ok(count) => (count, None),
                 Err((count, error)) => (count, Some(self.source.lost(&error, self.at + count as u64))),
             },
+            Way::Pager { paging, started, end } => {
+                match paging.copy(self.at as usize..*end as usize, started, buffer) {
+                    Ok(count) => (count, None),
+                    Err((count, error)) => (count, Some(self.source.lost(&error, self.at + count as u64))),
+                }
+            }
             Way::Stream { left, must_have } => match read(&self.source.file, buffer) {
                 Ok(0) if *must_have => (0, Some(self.source.past_end(self.at, None))),
                 Ok(count) => {
@@ -263,24 +304,38 @@ impl Source {
             let message = format!("{name}: the bytes at offset {offset} could not be supplied: {why}");
             Failure::new(Kind::Fault, message).at(offset)
         };
+        let now = self.file.metadata();
+        let shorter = now.as_ref().is_ok_and(|now| now.len() < self.metadata.len());
+        if fault.cause() == FaultCause::Changed && !shorter {
+            let message = format!(
+                "{name}: changed while it was printed: the bytes from offset {offset} on cannot be had as they were"
+            );
+            return Failure::new(Kind::Fault, message).at(offset).remedy(
+                "what was printed is what the file had; print it again, or use `--engine kernel` for a file that changes",
+            );
+        }
         if !self.metadata.is_file() {
             return failed(&"the device cannot read them, or is gone").remedy("see the kernel's log (dmesg)");
         }
-        if fault.cause() != FaultCause::PastEnd {
-            return failed(&fault.cause());
+        let gone = matches!(fault.cause(), FaultCause::PastEnd | FaultCause::Changed)
+            || (shorter && self.paging.is_some());
+        if !gone {
+            return match fault.detail() {
+                Some(detail) => failed(&format!("{} ({})", fault.cause(), shown(Path::new(detail)))),
+                None => failed(&fault.cause()),
+            };
         }
-        let now = self
-            .file
-            .metadata()
-            .map_or_else(|_| String::new(), |now| format!(" (it has {} bytes now)", now.len()));
-        Failure::new(
-            Kind::Fault,
-            format!(
-                "{name}: truncated while it was printed: the bytes from offset {offset} on are gone{now}"
-            ),
-        )
-        .at(offset)
-        .remedy("what was printed is all there was before that offset; print again what the file has now")
+        // The pager shows one version of a file: what is still there is of another.
+        let what = match &now {
+            Ok(now) if now.len() > offset => "cannot be had as they were",
+            _ => "are gone",
+        };
+        let now = now.map_or_else(|_| String::new(), |now| format!(" (it has {} bytes now)", now.len()));
+        let message =
+            format!("{name}: truncated while it was printed: the bytes from offset {offset} on {what}{now}");
+        Failure::new(Kind::Fault, message)
+            .at(offset)
+            .remedy("what was printed is all there was before that offset; print again what the file has now")
     }
 }
 

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -764,4 +764,228 @@ fn a_bar_is_for_long_work_and_who_looks_at_it() {
     }
     let seen = on_a_terminal(&format!("{FOLIO} cat {source} --length 65M")).unwrap();
     assert!(!seen.contains("MiB of"), "no bar between the bytes");
+}
+
+/// Whether the pager can run on this machine.
+fn pager_runs() -> bool {
+    let runs = Command::new(FOLIO).arg("doctor").stdout(Stdio::null()).status().unwrap().success();
+    if !runs {
+        println!("skipped: the pager cannot run here (see `folio doctor`)");
+    }
+    runs
+}
+
+#[test]
+fn the_pager_gives_the_same_bytes_as_the_kernel() {
+    if !pager_runs() {
+        return;
+    }
+    let place = Place::new();
+    let file = place.file("data", &pattern((3 << 20) + 123));
+    for offset in ["0", "1", "4095", "4096", "1M", "0x2fffff", "3145850"] {
+        for length in ["0", "1", "4097", "1.5M", "1T"] {
+            let range: [&dyn AsRef<OsStr>; 5] = [&file, &"--offset", &offset, &"--length", &length];
+            let by = |engine: &str| command(&range).args(["--engine", engine]).output().unwrap();
+            let kernel = by("kernel");
+            printed(&kernel, &kernel.stdout);
+            let pager = by("pager");
+            printed(&pager, &kernel.stdout);
+            assert_eq!(err(&pager), "", "nothing to say");
+            printed(&by("auto"), &kernel.stdout);
+        }
+    }
+    for offset in ["3145851", "4M", "0xffffffffffffffff"] {
+        failed(
+            &cat(&[&file, &"--engine", &"pager", &"--offset", &offset]),
+            1,
+            &["past the end", "3145851 bytes"],
+        );
+    }
+    let empty = place.file("empty", b"");
+    printed(&cat(&[&empty, &"--engine", &"pager", &"-v"]), b"");
+    failed(&cat(&[&empty, &"--engine", &"pager", &"--offset", &"0"]), 1, &["past the end", "0 bytes"]);
+    let out = place.path("out");
+    printed(&cat(&[&file, &"--engine", &"pager", &"--offset", &"1M", &"-o", &out]), b"");
+    assert!(fs::read(&out).unwrap() == pattern((3 << 20) + 123)[1 << 20..]);
+}
+
+#[test]
+fn the_pager_prints_a_file_of_many_budgets_within_its_budget() {
+    if !pager_runs() {
+        return;
+    }
+    let place = Place::new();
+    let bytes = pattern((20 << 20) + 321);
+    let file = place.file("data", &bytes);
+    for masked in ["", "-move,-io_uring,-huge"] {
+        let mut command = command(&[&file, &"--engine", &"pager", &"--budget", &"4M", &"--json"]);
+        let output = command.env("FOLIO_FEATURES", masked).output().unwrap();
+        printed(&output, &bytes);
+        let json = json(&output);
+        assert_eq!((&json["engine"], &json["bytes"]), (&"pager".into(), &bytes.len().into()));
+        let count = |name: &str| json["pager"][name].as_u64().unwrap_or_else(|| panic!("no {name}: {json}"));
+        assert_eq!(count("budget"), 4 << 20);
+        assert!(count("resident_bytes") + count("record_bytes") <= 4 << 20, "{json}");
+        // Every page came, and most had to go again; each was read once.
+        let pages = (bytes.len() as u64).div_ceil(rustix::param::page_size() as u64);
+        assert_eq!(count("pages_read"), pages, "{json}");
+        assert!(count("pages_evicted") * 2 > pages, "{json}");
+    }
+}
+
+#[test]
+fn the_pager_needs_neither_memory_nor_time_for_a_hole_of_a_terabyte() {
+    if !pager_runs() {
+        return;
+    }
+    let place = Place::new();
+    let path = place.path("holes");
+    if let Err(error) = File::create(&path).and_then(|file| file.set_len(1 << 40)) {
+        println!("skipped: the file system has no files of a terabyte ({error})");
+        return;
+    }
+    let range: [&dyn AsRef<OsStr>; 5] = [&path, &"--offset", &"1023G", &"--length", &"100"];
+    printed(&command(&range).args(["--engine", "pager", "--budget", "4M"]).output().unwrap(), &[0; 100]);
+}
+
+#[test]
+fn what_cannot_be_mapped_is_read_whatever_the_engine() {
+    let bytes = pattern(3_000_000);
+    for engine in ["auto", "kernel", "pager"] {
+        let stdin = fed(&mut command(&[&"-", &"--engine", &engine, &"--offset", &"1M", &"-v"]), &bytes);
+        printed(&stdin, &bytes[1 << 20..]);
+        assert!(err(&stdin).contains("read instead"), "{}", err(&stdin));
+        printed(&cat(&[&"/dev/zero", &"--engine", &engine, &"--length", &"5000"]), &[0; 5000]);
+        for path in ["/proc/version", "/sys/kernel/mm/transparent_hugepage/enabled"] {
+            let Ok(there) = fs::read(path) else { continue };
+            let output = cat(&[&path, &"--engine", &engine, &"-v"]);
+            printed(&output, &there);
+            assert!(err(&output).contains("cannot be mapped"), "{}", err(&output));
+        }
+    }
+}
+
+#[test]
+fn the_pager_prints_a_block_device() {
+    if !pager_runs() {
+        return;
+    }
+    let place = Place::new();
+    let bytes = pattern(1 << 20);
+    let image = place.file("image", &bytes);
+    let line = "device=$(losetup --show -rf \"$1\") || exit 77
+        \"$FOLIO\" cat \"$device\" --engine pager --offset 4097 --length 100000 --json; status=$?
+        losetup -d \"$device\"; exit $status";
+    let output = shell(line, &[&image]);
+    if matches!(output.status.code(), Some(77 | 127)) {
+        println!("skipped: no loop device ({})", err(&output));
+        return;
+    }
+    printed(&output, &bytes[4097..104_097]);
+    assert_eq!(json(&output)["engine"], "pager");
+}
+
+/// Lets the pager print a file of 16 MiB within 4 MiB, and calls `change` while it waits for who reads its output.
+fn meanwhile(change: impl FnOnce(&File)) -> Output {
+    let place = Place::new();
+    let bytes = pattern(16 << 20);
+    let file = place.file("data", &bytes);
+    // The clock of the file system must have moved on since the file was written, for its times to tell.
+    std::thread::sleep(Duration::from_millis(50));
+    let mut child = start(&mut command(&[&file, &"--engine", &"pager", &"--budget", &"4M"]));
+    let mut stdout = child.stdout.take().unwrap();
+    let mut got = vec![0; 100];
+    stdout.read_exact(&mut got).unwrap();
+    change(&File::options().write(true).open(&file).unwrap());
+    stdout.read_to_end(&mut got).unwrap();
+    let mut output = child.wait_with_output().unwrap();
+    assert!(
+        got.len() < bytes.len() && bytes.starts_with(&got),
+        "{} bytes: what the file had, or an error",
+        got.len()
+    );
+    output.stdout = got;
+    output
+}
+
+#[test]
+fn a_file_that_is_truncated_under_the_pager_is_an_error_and_no_signal() {
+    if !pager_runs() {
+        return;
+    }
+    for left in [0, (1 << 20) + 1, (3 << 20) + 100, 9 << 20, (16 << 20) - 1] {
+        let output = meanwhile(|file| file.set_len(left).unwrap());
+        let at = format!("offset {} ", output.stdout.len());
+        failed(&output, 3, &["data", "truncated", &at, &format!("has {left} bytes now"), "remedy: "]);
+    }
+}
+
+#[test]
+fn a_file_that_changes_under_the_pager_is_an_error_and_no_mixture() {
+    if !pager_runs() {
+        return;
+    }
+    for place in [0, 15 << 20, 20 << 20] {
+        let output = meanwhile(|file| file.write_all_at(b"other", place).unwrap());
+        let at = format!("offset {} ", output.stdout.len());
+        failed(&output, 3, &["data", "changed while", &at, "remedy: "]);
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_quiet_for_the_pager_too() {
+    if !pager_runs() {
+        return;
+    }
+    let place = Place::new();
+    let file = place.file("data", &pattern(16 << 20));
+    let mut child = start(&mut command(&[&file, &"--engine", &"pager"]));
+    child.stdout.take().unwrap().read_exact(&mut [0; 10]).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), err(&output).as_str()), (Some(0), ""));
+}
+
+#[test]
+fn verbose_counts_what_the_pager_did() {
+    if !pager_runs() {
+        return;
+    }
+    let place = Place::new();
+    let file = place.file("data", &pattern(500_000));
+    let output = cat(&[&file, &"--engine", &"pager", &"--budget", &"8M", &"-v"]);
+    printed(&output, &pattern(500_000));
+    let text = err(&output);
+    assert!(text.contains("500000 bytes from offset 0 (mapped by the pager; the file has 500000)"), "{text}");
+    let pages = 500_000_usize.div_ceil(rustix::param::page_size());
+    let read = format!("  read       {pages} pages in ");
+    for words in
+        ["  faults     ", "  latency    ", &read, "  readahead  ", "  evicted    ", "of a budget of 8.00 MiB"]
+    {
+        assert!(text.contains(words), "`{words}` is not in: {text}");
+    }
+    let kernel = err(&cat(&[&file, &"--engine", &"kernel", &"-v"]));
+    assert!(kernel.contains("500000 bytes from offset 0 (mapped by the kernel"), "{kernel}");
+    assert_eq!(kernel.lines().count(), 1);
+}
+
+#[test]
+fn engines_and_budgets_that_make_no_sense() {
+    let place = Place::new();
+    let file = place.file("data", b"x");
+    for engine in [&[][..], &["--engine", "kernel"], &["--engine=auto"]] {
+        let output = command(&[&file, &"--budget", &"64M"]).args(engine).output().unwrap();
+        failed(&output, 2, &["--budget is for the pager", "remedy: ", "--engine pager"]);
+        assert!(output.stdout.is_empty());
+    }
+    let json = json(&cat(&[&file, &"--budget", &"64M", &"--json"]));
+    assert_eq!((&json["kind"], &json["exit_code"]), (&"usage".into(), &2.into()));
+    failed(&cat(&[&file, &"--engine", &"disk"]), 2, &["--engine", "auto, kernel, pager"]);
+    failed(&cat(&[&file, &"--engine", &"pager", &"--budget", &"64MB"]), 2, &["--budget", "MiB"]);
+    failed(&cat(&[&file, &"--engine", &"pager", &"--budget", &"1M"]), 2, &["4 MiB"]);
+    let by_pager = || command(&[&file, &"--engine", &"pager"]);
+    failed(
+        &by_pager().env("FOLIO_FEATURES", "-mov").output().unwrap(),
+        2,
+        &["FOLIO_FEATURES", "mov", "-move"],
+    );
 }

@@ -1,6 +1,7 @@
 //! `Paged`: a source as memory, read-only, by folio's own pager.
 
 use crate::error::Result;
+use crate::page::PageSize;
 use crate::pager::lease::Lease;
 use std::ops::{Deref, Range, RangeBounds};
 use std::sync::Arc;
@@ -102,12 +103,33 @@ pub(super) fn in_pieces(
     let mut start = range.start;
     while start < range.end {
         let piece = start..range.end.min((start / PIECE + 1) * PIECE);
-        lease.pin(call, &piece)?;
-        each(piece.clone());
-        lease.unpin(&piece);
+        match lease.pin(call, &piece) {
+            Ok(()) => {
+                each(piece.clone());
+                lease.unpin(&piece);
+            }
+            // Page by page, so that all before the one that failed is done.
+            Err(_) if piece.len() > 1 && !in_one_page(&piece) => {
+                let page = PageSize::system().bytes();
+                let mut at = piece.start;
+                while at < piece.end {
+                    let part = at..piece.end.min((at / page + 1) * page);
+                    lease.pin(call, &part)?;
+                    each(part.clone());
+                    lease.unpin(&part);
+                    at = part.end;
+                }
+            }
+            Err(error) => return Err(error),
+        }
         start = piece.end;
     }
     Ok(())
+}
+
+fn in_one_page(range: &Range<usize>) -> bool {
+    let page = PageSize::system();
+    page.floor(range.start) == page.floor(range.end - 1)
 }
 
 impl Paged {

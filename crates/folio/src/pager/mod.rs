@@ -14,6 +14,8 @@
 //! | [`features`] | what the kernel offers, and what of it is used |
 
 pub(crate) mod core;
+#[allow(dead_code)]
+mod delivery;
 mod disk;
 mod features;
 pub(crate) mod inbox;
@@ -168,18 +170,19 @@ impl Builder {
         let asked = Masks::parse(&self.features, &self.delivery)?;
         let forced = asked.forced.or(masks.forced);
         let choice = Choice::make(Probe::machine(), masks.features | asked.features, forced)?;
-        let Some(way) = choice.delivery.way() else {
-            let rule = "faults would have to be delivered by SIGSEGV, which this version cannot do yet";
-            let remedy = "allow userfaultfd (vm.unprivileged_userfaultfd, or access to /dev/userfaultfd); `folio doctor` says more";
-            return Err(Error::rule_as(Errno::NOSYS, "pager", subject(), rule, remedy));
+        let uffd = match choice.delivery.way() {
+            Some(way) => {
+                let uffd = Uffd::open(way).map_err(refused)?;
+                uffd.handshake(choice.handshake()).map_err(refused)?;
+                Some(Arc::new(uffd))
+            }
+            None => None,
         };
-        let uffd = Uffd::open(way).map_err(refused)?;
-        uffd.handshake(choice.handshake()).map_err(refused)?;
         let inbox = Arc::new(Inbox::new().map_err(refused)?);
         let config = shard::Config {
             budget: self.budget,
             dirty_age: self.dirty_age,
-            uffd: Arc::new(uffd),
+            uffd,
             moves: choice.private_store_moves,
             marks: choice.features.contains(Features::POISON),
             huge: choice.features.contains(Features::HUGE),

@@ -4,35 +4,38 @@
 use super::core::{
     Action, Backing, Core, Event, FrameId, Limits, Mode, ObjectId, Pattern, Reason, Run, Ticket, Traits,
 };
+use super::delivery::Delivery;
 use super::disk::{Disk, Operation};
 use super::inbox::{Inbox, Message, Outcome};
 use super::pressure::Pressure;
 use super::records::{Records, Secret};
 use super::stats::Stats;
-use super::store::{self, Memfd, Pool, Private, Slot, Store};
+use super::store::{self, Memfd, Pool, Private, Slot, Store, Trapped};
 use crate::source::request::{FlushRequest, ReadRequest, Sink, WriteRequest};
 use crate::source::workers::Workers;
 use crate::source::{Hand, LocalFile, Source, Version};
-use crate::sys::Errno;
+use crate::sys::trap_queue::{CELLS, TrapQueue};
 use crate::sys::uffd::Uffd;
+use crate::sys::{Errno, process};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 /// How often time is told to the core while something waits for it.
 const TICK: Duration = Duration::from_millis(20);
-/// Faults that are read at once.
-const FAULTS: usize = 64;
+/// The least run where faults are signals: 64 KiB.
+const TRAPPED_RUN: usize = 64 << 10;
 
 /// What a shard is made with.
 #[allow(clippy::struct_excessive_bools, reason = "independent features of the machine")]
 pub(crate) struct Config {
     pub(crate) budget: usize,
     pub(crate) dirty_age: Duration,
-    pub(crate) uffd: Arc<Uffd>,
+    /// `None`: all faults come as signals.
+    pub(crate) uffd: Option<Arc<Uffd>>,
     pub(crate) moves: bool,
     /// UFFDIO_POISON is there.
     pub(crate) marks: bool,
@@ -114,6 +117,8 @@ pub(crate) struct Shard {
     objects: HashMap<ObjectId, Object>,
     /// Objects by address.
     areas: BTreeMap<usize, (usize, ObjectId)>,
+    /// Where faults come from: userfaultfd, signals, or both.
+    deliveries: Vec<Delivery>,
     slots: HashMap<FrameId, Slot>,
     ops: HashMap<u64, Op>,
     batches: HashMap<ObjectId, Batch>,
@@ -124,6 +129,8 @@ pub(crate) struct Shard {
     callers: Workers,
     secret: Secret,
     page: usize,
+    /// Areas that runs may take: half of what a process may have.
+    most_areas: usize,
     next: u64,
     started: Instant,
     ticked: Instant,
@@ -142,13 +149,14 @@ impl Shard {
             dirty_age: config.dirty_age.as_micros() as u64,
             page,
         };
-        let mover = config.moves.then(|| Arc::clone(&config.uffd));
+        let mover = config.uffd.clone().filter(|_| config.moves);
         let now = Instant::now();
         Self {
             core: Core::new(limits),
             pool: Pool::new(2 * config.budget + (64 << 20), mover, config.huge),
             objects: HashMap::new(),
             areas: BTreeMap::new(),
+            deliveries: config.uffd.iter().map(|uffd| Delivery::Uffd(Arc::clone(uffd))).collect(),
             slots: HashMap::new(),
             ops: HashMap::new(),
             batches: HashMap::new(),
@@ -158,6 +166,7 @@ impl Shard {
             callers: Workers::new(4),
             secret: Secret::draw(),
             page,
+            most_areas: process::sysctl("vm/max_map_count").map_or(32_000, |most| most as usize / 2),
             next: 0,
             started: now,
             ticked: now,
@@ -192,6 +201,7 @@ impl Shard {
                 self.event(Event::Tick { now });
             }
             self.mind_pressure();
+            self.spare_areas();
             self.hand_over();
             if !busy {
                 self.sleep();
@@ -205,8 +215,11 @@ impl Shard {
             return;
         }
         let wait_for = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let delivery =
+            |n: usize| self.deliveries.get(n).map_or(-1, |delivery| delivery.poll_fd().as_raw_fd());
         let mut fds = [
-            wait_for(self.config.uffd.as_fd().as_raw_fd()),
+            wait_for(delivery(0)),
+            wait_for(delivery(1)),
             wait_for(self.inbox.bell().as_raw_fd()),
             // A negative descriptor is passed over.
             wait_for(self.disk.poll_fd().unwrap_or(-1)),
@@ -224,7 +237,7 @@ impl Shard {
         };
         // SAFETY: `fds` are as many as is said. An interrupted wait is a wait that ended.
         unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
-        if fds[3].revents & libc::POLLPRI != 0
+        if fds[4].revents & libc::POLLPRI != 0
             && let Some(pressure) = &mut self.pressure
         {
             pressure.felt();
@@ -250,17 +263,46 @@ impl Shard {
         }
     }
 
+    /// The faults that come as signals.
+    fn traps(&mut self) -> Result<&TrapQueue, Errno> {
+        let there = self.deliveries.iter().position(|delivery| matches!(delivery, Delivery::Signal(_)));
+        let at = if let Some(at) = there {
+            at
+        } else {
+            let mut queue = TrapQueue::new(CELLS)?;
+            // Tells it which thread serves: this one must never wait for itself.
+            let _ = queue.take(&mut Vec::new());
+            self.deliveries.push(Delivery::Signal(queue));
+            self.deliveries.len() - 1
+        };
+        match &self.deliveries[at] {
+            Delivery::Signal(queue) => Ok(queue),
+            Delivery::Uffd(_) => Err(Errno::INVAL),
+        }
+    }
+
+    /// Areas are scarce where each run is one: the oldest runs leave before there are none.
+    fn spare_areas(&mut self) {
+        let runs: usize = self.objects.values().map(|object| object.store.area_cost()).sum();
+        if runs > self.most_areas {
+            let frames = (runs - self.most_areas * 3 / 4) as u32;
+            self.event(Event::Relieve { frames });
+        }
+    }
+
     fn take_faults(&mut self) -> bool {
         let mut faults = Vec::new();
-        // Nothing to read is an error too; a real one shows again.
-        let _ = self.config.uffd.read(FAULTS, |message| faults.push(message));
+        for delivery in &mut self.deliveries {
+            // Nothing to read is an error too; a real one shows again.
+            let _ = delivery.faults(&mut faults);
+        }
         for fault in &faults {
             let area = self.areas.range(..=fault.address).next_back();
             if let Some((&start, &(len, object))) = area
                 && fault.address - start < len
             {
                 let page = ((fault.address - start) / self.page) as u64;
-                self.event(Event::Fault { object, page, write: fault.write || fault.wp });
+                self.event(Event::Fault { object, page, write: fault.write || fault.protected });
             }
         }
         !faults.is_empty()
@@ -309,26 +351,35 @@ impl Shard {
     }
 
     fn attach(&mut self, new: NewObject) -> Result<(ObjectId, usize), Errno> {
-        let pages = (new.reserve.max(new.len)).div_ceil(self.page as u64) as usize;
-        let uffd = Arc::clone(&self.config.uffd);
-        // The probe has found that this kernel cannot tell of stores to such memory.
-        if (new.shared && !self.config.shares) || (new.tracked && !self.config.tracks) {
-            return Err(Errno::OPNOTSUPP);
-        }
-        let store = if new.shared {
-            Store::Memfd(Memfd::new(pages, uffd, new.tracked)?)
-        } else {
-            Store::Private(Private::new(pages, uffd, new.tracked, self.config.moves, self.config.huge)?)
+        // An empty source has an address, too.
+        let pages = (new.reserve.max(new.len)).div_ceil(self.page as u64).max(1) as usize;
+        let name = new.source.name();
+        // Where this kernel's userfaultfd cannot tell of such accesses, they are signals.
+        let told = match (new.shared, new.tracked) {
+            (true, _) => self.config.shares,
+            (false, tracked) => !tracked || self.config.tracks,
         };
+        let store = match self.config.uffd.clone().filter(|_| told) {
+            Some(uffd) if new.shared => Store::Memfd(Memfd::new(&name, pages, uffd, new.tracked)?),
+            Some(uffd) => {
+                let Config { moves, huge, .. } = self.config;
+                Store::Private(Private::new(&name, pages, uffd, new.tracked, moves, huge)?)
+            }
+            None => Store::Trapped(Trapped::new(&name, pages, self.traps()?, new.tracked)?),
+        };
+        let trapped = matches!(store, Store::Trapped(_));
         self.next += 1;
         let id = ObjectId(self.next as u32);
         let address = store.address();
-        let block = new.source.block().clamp(self.page, store::CHUNK * self.page).next_power_of_two();
+        // A run is an area of its own there.
+        let least = if trapped { TRAPPED_RUN } else { self.page };
+        let block = new.source.block().clamp(least, store::CHUNK * self.page).next_power_of_two();
         let traits = Traits {
             tracked: new.tracked,
             private: new.private,
             shares_buffer: store.shares_buffer(),
             block: (block / self.page) as u32,
+            cut: (least / self.page) as u32,
             deadline: (new.source.deadline().as_micros() as u64).max(1),
         };
         self.areas.insert(address, (pages * self.page, id));
@@ -414,9 +465,10 @@ impl Shard {
                 None
             }
             Action::Flush { object } => self.flush(object).map(|result| Event::Flushed { object, result }),
-            Action::Poison { object, page, reason: _ } => {
+            Action::Poison { object, page, reason } => {
                 let marks = self.config.marks;
-                let _ = self.objects.get_mut(&object)?.store.poison(page as usize, marks);
+                let _ =
+                    self.objects.get_mut(&object)?.store.poison(page as usize, marks, &reason.to_string());
                 None
             }
             Action::Unpoison { object, page } => {

@@ -14,20 +14,32 @@
 //! | [`gate`] | a lock that fork cannot leave locked |
 //! | [`uffd`] | userfaultfd: faults that another thread serves |
 //! | [`ring`] | io_uring: reads and writes that end later |
+//! | [`trap_queue`] | faults that come as signals, and are answered by another thread as well |
+//! | [`trap_cell`] | where one thread waits for such an answer |
+//! | [`page_rights`] | what a thread may do with each page of an area whose faults come as signals |
+//! | [`attempt`] | what an instruction that faulted tried to do |
+//! | [`ends`] | the wait-free table of a pager's areas, and how a process ends that touches a lost page |
+//! | [`futex`] | waiting for a word of memory |
 //! | [`signal`] | the handler of SIGBUS and SIGSEGV, chained to what was there before |
 
+mod attempt;
 pub(crate) mod copy;
+pub(crate) mod ends;
 pub(crate) mod file;
+mod futex;
 mod gate;
 pub(crate) mod identity;
 pub(crate) mod memfd;
 pub(crate) mod mm;
+pub(crate) mod page_rights;
 pub(crate) mod process;
 pub(crate) mod replace;
 pub(crate) mod replaced;
 pub(crate) mod ring;
 pub(crate) mod signal;
 mod slot;
+mod trap_cell;
+pub(crate) mod trap_queue;
 pub(crate) mod uffd;
 
 pub(crate) use rustix::io::Errno;
@@ -46,8 +58,8 @@ pub(crate) fn check(result: impl Into<i64>) -> Result<i64, Errno> {
     }
 }
 
-/// What [`slot`] is built on; its model in the tests puts other ones there.
+/// What [`slot`] and [`trap_cell`] are built on; their models in the tests put other ones there.
 mod atomics {
-    pub(super) use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+    pub(super) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
     pub(super) use std::thread::yield_now;
 }

@@ -1,12 +1,13 @@
 //! The handler of SIGBUS and SIGSEGV: installed on first use, chained to what was there before.
 //!
-//! It allocates nothing from the heap and locks nothing. A fault in a checked copy ends the copy; a fault in a guarded
-//! range gets a zero page; every other fault, and every signal that was sent by a process, goes to the handler that was
+//! It allocates nothing from the heap and locks nothing. A fault in a pager's area may wait for its page; a fault in a checked
+//! copy ends the copy; a fault in a guarded range gets a zero page; a page that a pager cannot supply ends the process with a
+//! message; every other fault, and every signal that was sent by a process, goes to the handler that was
 //! there before folio's, with the same arguments, or to the default action.
 //!
 //! Source: sigaction(2), signal-safety(7).
 
-use super::{copy, replace};
+use super::{copy, ends, replace};
 use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -213,8 +214,10 @@ extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: *mut li
         let code = (*info).si_code;
         let address = (*info).si_addr() as usize;
         let handled = is_fault(&*info)
-            && (copy::recover(context, address, signal, code)
-                || replace::supply(address, copy::program_counter(context), signal, code));
+            && (ends::supply(context, address, signal, code)
+                || copy::recover(context, address, signal, code)
+                || replace::supply(address, copy::program_counter(context), signal, code)
+                || ends::report(context, address, signal, code));
         if !handled && let Some(previous) = PREVIOUS.iter().find(|previous| previous.signal == signal) {
             previous.forward(info, context);
         }

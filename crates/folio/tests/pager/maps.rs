@@ -241,3 +241,67 @@ fn many_threads_fault_on_one_map() {
         }
     });
 }
+
+#[test]
+fn an_empty_source_is_an_empty_map() {
+    let map = pager(16 * MIB).map(Memory::from(Vec::new())).unwrap();
+    assert!(map.is_empty() && map[..].is_empty());
+    assert!(map.read_at(&mut [0], 0).is_err());
+}
+
+#[test]
+fn read_at_gives_what_comes_before_the_page_that_failed() {
+    let fails = Function::new("fails", 1 << 20, |offset, buffer: &mut [u8]| {
+        if offset <= 40_960 && 40_960 < offset + buffer.len() as u64 {
+            return Err(std::io::Error::other("a bad page"));
+        }
+        buffer.fill(5);
+        Ok(())
+    });
+    let map = pager(16 * MIB).map(fails).unwrap();
+    let mut buffer = vec![0; 100_000];
+    let error = map.read_at(&mut buffer, 100).unwrap_err();
+    assert_eq!(error.fault().unwrap().range().start, 40_960, "{error}");
+    assert!(buffer[..40_860].iter().all(|&byte| byte == 5));
+}
+
+#[test]
+fn a_recorded_working_set_is_prefetched_the_next_time() {
+    let dir = disk();
+    let pager = pager(16 * MIB);
+    let bytes = pattern(8 * MIB);
+    let map = pager.map(Memory::from(bytes.clone())).unwrap();
+    map.record(true).unwrap();
+    let used = [5 * MIB, 3, 7 * MIB + 9];
+    assert!(used.iter().all(|&at| map[at] == bytes[at]));
+    map.recorded().unwrap().save(dir.path().join("set")).unwrap();
+    drop(map);
+    let map = pager.map(Memory::from(bytes)).unwrap();
+    let set = folio::WorkingSet::load(dir.path().join("set")).unwrap();
+    assert_eq!(
+        set.ranges().iter().map(|range| range.start / 4096).collect::<Vec<_>>(),
+        used.map(|at| at / 4096)
+    );
+    map.prefetch(set.ranges()).unwrap();
+    for range in set.ranges() {
+        drop(map.pin(range.clone()).unwrap());
+    }
+    let before = pager.stats().unwrap().faults();
+    assert!(used.iter().all(|&at| map[at] == map[at]));
+    assert_eq!(pager.stats().unwrap().faults(), before);
+}
+
+#[test]
+fn a_lower_budget_is_kept_soon() {
+    let pager = pager(32 * MIB);
+    let map = pager.map(Memory::from(pattern(16 * MIB))).unwrap();
+    map.advise(.., Advice::PopulateRead).unwrap();
+    assert!(pager.stats().unwrap().resident_bytes >= 16 << 20);
+    pager.set_budget(4 * MIB).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while pager.stats().unwrap().resident_bytes > 4 << 20 {
+        assert!(std::time::Instant::now() < deadline, "{:?}", pager.stats());
+        drop(map.pin(..1).unwrap());
+    }
+    assert!(map[..] == pattern(16 * MIB)[..]);
+}

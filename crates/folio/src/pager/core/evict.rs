@@ -153,6 +153,24 @@ impl Core {
         }
     }
 
+    /// Takes the oldest frames out of their maps.
+    pub(super) fn relieve(&mut self, frames: u32) {
+        let mut left = frames;
+        for queue in [Queue::Small, Queue::Main] {
+            let mut next = self.frames.front(queue);
+            while let Some(id) = next.filter(|_| left > 0) {
+                next = self.frames.after(id);
+                let frame = &self.frames[id];
+                let (object, run) = (frame.object, frame.run);
+                let may = frame.place == Place::Installed && !frame.writing && frame.waiters.is_empty();
+                if may && !self.is_pinned(object, run) {
+                    self.take_out(id);
+                    left -= 1;
+                }
+            }
+        }
+    }
+
     pub(super) fn take_out(&mut self, id: FrameId) {
         let frame = &mut self.frames[id];
         frame.place = Place::Leaving;

@@ -84,6 +84,23 @@ pub(crate) enum Reason {
     Busy,
 }
 
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Source { message, .. } => write!(f, "the source failed: {message}"),
+            Self::Short => f.write_str("the source gave fewer bytes than its length"),
+            Self::Changed => f.write_str("the source has changed since it was mapped"),
+            Self::Deadline => f.write_str("the source did not answer within its deadline"),
+            Self::NoMemory => {
+                f.write_str("the pager's budget is used up by pages that are pinned or cannot be written")
+            }
+            Self::PastEnd => f.write_str("it lies past the end"),
+            Self::Refused { errno } => write!(f, "the kernel refused: errno {errno}"),
+            Self::Busy => f.write_str("direct I/O holds the page"),
+        }
+    }
+}
+
 /// A page that could not be supplied or written, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
@@ -103,6 +120,8 @@ pub(crate) struct Traits {
     pub(crate) shares_buffer: bool,
     /// Pages of the source's natural unit.
     pub(crate) block: u32,
+    /// The least part of a frame that becomes dirty alone, in pages.
+    pub(crate) cut: u32,
     /// How long a page may take, in microseconds.
     pub(crate) deadline: u64,
 }
@@ -211,6 +230,10 @@ pub(crate) enum Event {
     },
     Budget {
         pages: u64,
+    },
+    /// So many frames leave their maps: each takes something that is scarce.
+    Relieve {
+        frames: u32,
     },
     Tick {
         now: u64,
@@ -518,6 +541,7 @@ impl Core {
                     object.readahead.set_widest(widest);
                 }
             }
+            Event::Relieve { frames } => self.relieve(frames),
             Event::Tick { now } => self.tick(now),
         }
         self.pump();

@@ -126,6 +126,7 @@ impl Simulation {
                 private: tracked && random.one_in(3),
                 shares_buffer: random.one_in(2),
                 block: 1 << random.below(3),
+                cut: 1 << random.below(3),
                 deadline: DEADLINE,
             };
             let pages = 1 + random.below(1_200);
@@ -496,6 +497,10 @@ impl Simulation {
                 // Raised and lowered again: the budget that the checks hold it to is the highest.
                 let pages = self.budget - self.random.below(self.budget / 4);
                 self.event(Event::Budget { pages });
+            }
+            8 => {
+                let frames = self.random.below(10) as u32;
+                self.event(Event::Relieve { frames });
             }
             5 => {
                 let ticket = self.ticket(object, Asked::Evict);

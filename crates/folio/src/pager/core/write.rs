@@ -68,7 +68,10 @@ impl Core {
         } else {
             1
         };
-        let store = if whole { run } else { Run { first: page, len: unit.min(run.end() - page) as u32 } };
+        let cut = u64::from(this.traits.cut);
+        let first = (page - page % cut).max(run.first);
+        let len = unit.next_multiple_of(cut).min(run.end() - first) as u32;
+        let store = if whole { run } else { Run { first, len } };
         this.last_store = store;
         let id = if whole { id } else { self.cut(id, store) };
         self.frames[id].protected = false;

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`private`] | anonymous memory, filled from the pool by moving or copying pages |
 //! | [`memfd`] | shared memory, filled through a second view |
+//! | [`trapped`] | the same where faults come as signals |
 //! | [`pool`] | the staging memory of a shard |
 //!
 //! Only the shard's own thread calls these. A fault on a page that is in the map is answered with [`Store::wake`].
@@ -11,10 +12,12 @@
 mod memfd;
 mod pool;
 mod private;
+mod trapped;
 
 pub(crate) use memfd::Memfd;
 pub(crate) use pool::Pool;
 pub(crate) use private::Private;
+pub(crate) use trapped::Trapped;
 
 use crate::sys::uffd::{Progress, Uffd};
 use crate::sys::{Errno, mm};
@@ -75,31 +78,40 @@ impl Slot {
 pub(crate) enum Store {
     Private(Private),
     Memfd(Memfd),
-}
-
-macro_rules! each {
-    ($self:ident, $store:ident => $call:expr) => {
-        match $self {
-            Store::Private($store) => $call,
-            Store::Memfd($store) => $call,
-        }
-    };
+    Trapped(Trapped),
 }
 
 impl Store {
-    /// What watches the map, and the size of its pages.
-    fn watcher(&self) -> (&Uffd, usize) {
-        each!(self, store => store.watcher())
-    }
-
     /// Where the map starts: a multiple of a chunk.
     pub(crate) fn address(&self) -> usize {
-        each!(self, store => store.address())
+        match self {
+            Self::Private(store) => store.address(),
+            Self::Memfd(store) => store.views().address,
+            Self::Trapped(store) => store.views().address,
+        }
+    }
+
+    fn page(&self) -> usize {
+        match self {
+            Self::Private(store) => store.page(),
+            Self::Memfd(store) => store.views().page,
+            Self::Trapped(store) => store.views().page,
+        }
+    }
+
+    /// How many of the process's areas (`vm.max_map_count`) the store may take. Where faults come as signals, calls that need more
+    /// than there are give NOMEM, and change nothing.
+    pub(crate) fn area_cost(&self) -> usize {
+        match self {
+            Self::Private(_) => 1,
+            Self::Memfd(_) => 2,
+            Self::Trapped(store) => 1 + store.area_cost(),
+        }
     }
 
     /// Whether a slot of a run is the run's own memory: while one is being written, the run must stay protected.
     pub(crate) fn shares_buffer(&self) -> bool {
-        matches!(self, Self::Memfd(_))
+        matches!(self, Self::Memfd(_) | Self::Trapped(_))
     }
 
     /// Memory to read a run into. NOMEM: the pool has none.
@@ -110,7 +122,8 @@ impl Store {
                 pool.note(&slot, 0..run.pages, true);
                 Ok(slot)
             }
-            Self::Memfd(store) => Ok(store.alias(run)),
+            Self::Memfd(store) => Ok(store.views().alias(run)),
+            Self::Trapped(store) => Ok(store.views().alias(run)),
         }
     }
 
@@ -124,7 +137,12 @@ impl Store {
         mode: Mode,
         keep: bool,
     ) -> Result<Option<Slot>, (Slot, Errno)> {
-        match each!(self, store => store.install(pool, run, &slot, mode, keep)) {
+        let result = match self {
+            Self::Private(store) => store.install(pool, run, &slot, mode, keep),
+            Self::Memfd(store) => store.install(run, mode),
+            Self::Trapped(store) => store.install(run, mode),
+        };
+        match result {
             Ok(()) if keep => Ok(Some(slot)),
             Ok(()) => {
                 pool.give(slot);
@@ -137,18 +155,30 @@ impl Store {
     /// Takes a whole run out of the map: later accesses fault, and its bytes are in the slot. BUSY: the run is still in the map
     /// (a page is pinned), protected if it is tracked. NOBUFS: the pool has no addresses; nothing happened. NOMEM: it may be in the map and *writable*, so count it as dirty.
     pub(crate) fn take_out(&mut self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
-        each!(self, store => store.take_out(pool, run))
+        match self {
+            Self::Private(store) => store.take_out(pool, run),
+            Self::Memfd(store) => store.take_out(run),
+            Self::Trapped(store) => store.take_out(run),
+        }
     }
 
     /// Protects a run that stays in the map, and returns bytes that no store changes. Errors as for
     /// [`take_out`](Self::take_out).
     pub(crate) fn snapshot(&mut self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
-        each!(self, store => store.snapshot(pool, run))
+        match self {
+            Self::Private(store) => store.snapshot(pool, run),
+            Self::Memfd(store) => store.snapshot(run),
+            Self::Trapped(store) => store.snapshot(run),
+        }
     }
 
     /// Lets stores to a protected run happen, and wakes who waits.
     pub(crate) fn unprotect(&mut self, run: Run) -> Result<(), Errno> {
-        each!(self, store => store.unprotect(run))
+        match self {
+            Self::Private(store) => store.unprotect(run),
+            Self::Memfd(store) => store.unprotect(run),
+            Self::Trapped(store) => store.unprotect(run),
+        }
     }
 
     /// The bytes of a run that was taken out, or never put in, are not wanted any more.
@@ -158,40 +188,62 @@ impl Store {
                 pool.give(slot);
                 Ok(())
             }
-            Self::Memfd(store) => store.punch(run),
+            Self::Memfd(store) => store.views().punch(run),
+            Self::Trapped(store) => store.views().punch(run),
         }
     }
 
-    /// Every access to a missing page, now and later, ends: with SIGBUS, or SIGSEGV on a kernel without `marks` (UFFDIO_POISON); in a
-    /// system call with EFAULT.
-    pub(crate) fn poison(&mut self, page: usize, marks: bool) -> Result<(), Errno> {
-        let run = Run { first: page, pages: 1 };
-        let (uffd, size) = self.watcher();
-        let (start, len) = span(self.address(), size, run);
+    /// Every access to a missing page, now and later, ends, and the process with it, in a message that says `reason`; a checked copy gets
+    /// an error, a system call EFAULT. With `marks` (UFFDIO_POISON) the kernel marks the page, else its rights are taken.
+    pub(crate) fn poison(&mut self, page: usize, marks: bool, reason: &str) -> Result<(), Errno> {
+        let (start, size) = (self.address() + page * self.page(), self.page());
+        let uffd = match self {
+            Self::Trapped(store) => {
+                store.area().set_message(page, reason.to_owned());
+                return store.poison(page);
+            }
+            Self::Private(store) => {
+                store.area().set_message(page, reason.to_owned());
+                store.watcher()
+            }
+            Self::Memfd(store) => {
+                store.area().set_message(page, reason.to_owned());
+                store.watcher()
+            }
+        };
         if marks {
             // SAFETY: the map is the shard's, and the page is missing.
-            let poison = |_| unsafe { uffd.poison(start, len) };
-            return advance(len, size, poison, |_| Err(Errno::EXIST)).map_err(|(_, errno)| errno);
+            let poison = |_| unsafe { uffd.poison(start, size) };
+            return advance(size, size, poison, |_| Err(Errno::EXIST)).map_err(|(_, errno)| errno);
         }
         // SAFETY: the page is missing: nobody uses it.
-        unsafe { mm::mprotect(start as *mut u8, len, libc::PROT_NONE) }?;
-        uffd.wake(start, len)
+        unsafe { mm::mprotect(start as *mut u8, size, libc::PROT_NONE) }?;
+        uffd.wake(start, size)
     }
 
     /// Makes a poisoned page a missing one.
     pub(crate) fn unpoison(&mut self, page: usize) -> Result<(), Errno> {
-        let (_, size) = self.watcher();
-        let (start, len) = span(self.address(), size, Run { first: page, pages: 1 });
+        let (start, size) = (self.address() + page * self.page(), self.page());
+        if let Self::Trapped(store) = self {
+            return store.unpoison(page);
+        }
         // SAFETY: a poisoned page has no bytes; its rights are those of the rest of the map again.
         unsafe {
-            mm::madvise(start as *mut u8, len, libc::MADV_DONTNEED)?;
-            mm::mprotect(start as *mut u8, len, libc::PROT_READ | libc::PROT_WRITE)
+            mm::madvise(start as *mut u8, size, libc::MADV_DONTNEED)?;
+            mm::mprotect(start as *mut u8, size, libc::PROT_READ | libc::PROT_WRITE)
         }
     }
 
     /// Threads that wait for a page of the run try again.
-    pub(crate) fn wake(&self, run: Run) -> Result<(), Errno> {
-        each!(self, store => store.wake(run))
+    pub(crate) fn wake(&mut self, run: Run) -> Result<(), Errno> {
+        match self {
+            Self::Private(store) => store.wake(run),
+            Self::Memfd(store) => store.wake(run),
+            Self::Trapped(store) => {
+                store.wake(run);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -275,219 +327,4 @@ fn copy_in(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Memfd, Mode, Pool, Private, Run, Store};
-    use crate::sys::Errno;
-    use crate::sys::uffd::{Uffd, Way, feature};
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-    const RUN: Run = Run { first: 3, pages: 4 };
-
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    enum Kind {
-        Moved,
-        Copied,
-        Memfd,
-    }
-
-    struct Shard {
-        uffd: Arc<Uffd>,
-        pool: Pool,
-        store: Store,
-        page: usize,
-    }
-
-    /// What this machine offers; a kernel without a feature is tested without it.
-    fn shard(kind: Kind, tracked: bool) -> Option<Shard> {
-        let all = Uffd::open(Way::Syscall).ok()?.handshake(0).ok()?;
-        let wanted = feature::PAGEFAULT_FLAG_WP
-            | (all & feature::POISON)
-            | match kind {
-                Kind::Moved => feature::MOVE,
-                Kind::Copied => 0,
-                Kind::Memfd => feature::MISSING_SHMEM | feature::MINOR_SHMEM | feature::WP_HUGETLBFS_SHMEM,
-            };
-        if all & wanted != wanted {
-            return None;
-        }
-        let uffd = Arc::new(Uffd::open(Way::Syscall).unwrap());
-        uffd.handshake(wanted).unwrap();
-        let moves = kind == Kind::Moved;
-        let pool = Pool::new(64 << 20, moves.then(|| Arc::clone(&uffd)), moves);
-        let store = match kind {
-            Kind::Memfd => Store::Memfd(Memfd::new(1024, Arc::clone(&uffd), tracked).unwrap()),
-            _ => Store::Private(Private::new(1024, Arc::clone(&uffd), tracked, moves, true).unwrap()),
-        };
-        Some(Shard { uffd, pool, store, page: rustix::param::page_size() })
-    }
-
-    impl Shard {
-        fn at(&self, run: Run) -> usize {
-            self.store.address() + run.first * self.page
-        }
-
-        fn fill(&mut self, run: Run, byte: u8, mode: Mode) {
-            let slot = self.store.stage(&mut self.pool, run).unwrap();
-            // SAFETY: the slot has that many pages.
-            unsafe { slot.buffer().write_bytes(byte, run.pages * self.page) };
-            assert!(self.store.install(&mut self.pool, run, slot, mode, false).unwrap().is_none());
-        }
-
-        fn faults(&self) -> usize {
-            let mut count = 0;
-            self.uffd.read(64, |_| count += 1).unwrap();
-            count
-        }
-    }
-
-    fn word(at: usize) -> &'static AtomicU64 {
-        // SAFETY: in the map of a shard that outlives the use.
-        unsafe { &*(at as *const AtomicU64) }
-    }
-
-    const KINDS: [Kind; 3] = [Kind::Moved, Kind::Copied, Kind::Memfd];
-
-    #[test]
-    fn a_load_of_a_missing_page_waits_for_its_bytes() {
-        for kind in KINDS {
-            for mode in [Mode::ReadOnly, Mode::Protected, Mode::Writable] {
-                let Some(mut shard) = shard(kind, mode != Mode::ReadOnly) else { continue };
-                let at = shard.at(RUN);
-                let loader = std::thread::spawn(move || word(at + 8).load(Ordering::SeqCst));
-                while shard.faults() == 0 {
-                    std::thread::yield_now();
-                }
-                shard.fill(RUN, 7, mode);
-                assert_eq!(loader.join().unwrap(), u64::from_ne_bytes([7; 8]), "{kind:?} {mode:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn no_store_is_lost_to_eviction_or_to_a_snapshot() {
-        for kind in KINDS {
-            let Some(mut shard) = shard(kind, true) else { continue };
-            let at = shard.at(RUN);
-            shard.fill(RUN, 0, Mode::Writable);
-            let stop = Arc::new(AtomicBool::new(false));
-            let writer = std::thread::spawn({
-                let stop = Arc::clone(&stop);
-                move || {
-                    let mut stores = 0_u64;
-                    while !stop.load(Ordering::SeqCst) {
-                        word(at).fetch_add(1, Ordering::SeqCst);
-                        stores += 1;
-                    }
-                    stores
-                }
-            });
-            for round in 0..2000 {
-                let taken = if round % 2 == 0 {
-                    shard.store.take_out(&mut shard.pool, RUN)
-                } else {
-                    shard.store.snapshot(&mut shard.pool, RUN)
-                };
-                match taken {
-                    Ok(slot) => {
-                        let before = word(slot.buffer() as usize).load(Ordering::SeqCst);
-                        std::thread::yield_now();
-                        let after = word(slot.buffer() as usize).load(Ordering::SeqCst);
-                        assert_eq!(before, after, "{kind:?}: the slot changed");
-                        if round % 2 == 0 {
-                            let mode = if round % 4 == 0 { Mode::Protected } else { Mode::Writable };
-                            shard.store.install(&mut shard.pool, RUN, slot, mode, false).unwrap();
-                        } else {
-                            shard.pool.give(slot);
-                        }
-                    }
-                    Err(errno) => assert_eq!(errno, Errno::BUSY),
-                }
-                shard.store.unprotect(RUN).unwrap();
-                shard.faults();
-                shard.store.wake(RUN).unwrap();
-            }
-            stop.store(true, Ordering::SeqCst);
-            let stores = writer.join().unwrap();
-            assert!(stores > 0);
-            assert_eq!(word(at).load(Ordering::SeqCst), stores, "{kind:?}");
-        }
-    }
-
-    #[test]
-    fn a_page_that_was_taken_out_is_missing_and_a_discarded_one_too() {
-        for kind in KINDS {
-            let Some(mut shard) = shard(kind, true) else { continue };
-            let at = shard.at(RUN);
-            shard.fill(RUN, 5, Mode::Protected);
-            let slot = shard.store.take_out(&mut shard.pool, RUN).unwrap();
-            shard.store.discard(&mut shard.pool, RUN, slot).unwrap();
-            let loader = std::thread::spawn(move || word(at).load(Ordering::SeqCst));
-            while shard.faults() == 0 {
-                std::thread::yield_now();
-            }
-            shard.fill(RUN, 9, Mode::Protected);
-            assert_eq!(loader.join().unwrap(), u64::from_ne_bytes([9; 8]), "{kind:?}");
-        }
-    }
-
-    #[test]
-    fn a_system_call_on_a_poisoned_page_is_efault_until_it_is_supplied() {
-        for kind in KINDS {
-            for marks in [true, false] {
-                let Some(mut shard) = shard(kind, true) else { continue };
-                if marks && Uffd::open(Way::Syscall).unwrap().handshake(0).unwrap() & feature::POISON == 0 {
-                    continue;
-                }
-                let file = tempfile::tempfile().unwrap();
-                let write = |at: usize| {
-                    // SAFETY: one byte of the map, which only the kernel looks at.
-                    let byte = unsafe { std::slice::from_raw_parts(at as *const u8, 1) };
-                    rustix::io::write(&file, byte)
-                };
-                let at = shard.at(RUN);
-                shard.store.poison(RUN.first, marks).unwrap();
-                assert_eq!(write(at), Err(Errno::FAULT), "{kind:?} {marks}");
-                shard.store.unpoison(RUN.first).unwrap();
-                shard.fill(RUN, 3, Mode::Protected);
-                assert_eq!(write(at), Ok(1), "{kind:?} {marks}");
-            }
-        }
-    }
-
-    /// KiB of huge pages in the area at an address.
-    fn huge_kib(at: usize) -> usize {
-        let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let mut lines = text.lines().skip_while(|line| !line.starts_with(&format!("{at:x}-")));
-        let line = lines.find_map(|line| line.strip_prefix("AnonHugePages:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
-    }
-
-    #[test]
-    fn a_huge_page_stays_one_on_its_way_into_the_map_and_out_again() {
-        let Some(mut shard) = shard(Kind::Moved, false) else { return };
-        let run = Run { first: 512, pages: 512 };
-        let slot = shard.store.stage(&mut shard.pool, run).unwrap();
-        // SAFETY: the slot has that many pages.
-        unsafe { slot.buffer().write_bytes(6, run.pages * shard.page) };
-        let staged = huge_kib(shard.pool.first_area());
-        if staged == 0 {
-            // The machine has huge pages off, or none to give.
-            return;
-        }
-        let loader = std::thread::spawn({
-            let at = shard.at(run);
-            move || word(at).load(Ordering::SeqCst)
-        });
-        while shard.faults() == 0 {
-            std::thread::yield_now();
-        }
-        shard.store.install(&mut shard.pool, run, slot, Mode::ReadOnly, false).unwrap();
-        assert_eq!(loader.join().unwrap(), u64::from_ne_bytes([6; 8]));
-        assert_eq!((huge_kib(shard.store.address()), huge_kib(shard.pool.first_area())), (staged, 0));
-        let slot = shard.store.take_out(&mut shard.pool, run).unwrap();
-        assert_eq!((huge_kib(shard.store.address()), huge_kib(shard.pool.first_area())), (0, staged));
-        shard.pool.give(slot);
-        assert_eq!(shard.pool.resident_idle(), run.pages * shard.page);
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@
 //! UFFDIO_COPY. Without MOVE a page leaves by protection, copy and MADV_DONTNEED, in that order.
 
 use super::{CHUNK, Mode, Pool, Run, Slot, advance, copy_in, reserve, span};
+use crate::sys::ends::Area;
 use crate::sys::uffd::{Uffd, watch};
 use crate::sys::{Errno, identity, mm};
 use std::sync::Arc;
@@ -11,19 +12,28 @@ use std::sync::Arc;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Private {
-    address: usize,
-    len: usize,
+    // Before the memory, which goes after it.
+    area: Area,
+    memory: Memory,
     uffd: Arc<Uffd>,
     page: usize,
     /// Stores are watched.
     tracked: bool,
     moves: bool,
+}
+
+/// The map's addresses.
+#[derive(Debug)]
+struct Memory {
+    address: usize,
+    len: usize,
     process: u64,
 }
 
 impl Private {
-    /// A map of `pages`, all missing. `moves`: UFFDIO_MOVE is there, and the pool was made for it. `huge`: ask for huge pages.
+    /// A map of `pages`, all missing, of the object `name`. `moves`: UFFDIO_MOVE is there, and the pool was made for it. `huge`: ask for huge pages.
     pub(crate) fn new(
+        name: &str,
         pages: usize,
         uffd: Arc<Uffd>,
         tracked: bool,
@@ -33,7 +43,7 @@ impl Private {
         let page = rustix::param::page_size();
         let len = pages.div_ceil(CHUNK) * CHUNK * page;
         let address = reserve(len, CHUNK * page, libc::PROT_READ | libc::PROT_WRITE, None)?;
-        let store = Self { address, len, uffd, page, tracked, moves, process: identity::token() };
+        let memory = Memory { address, len, process: identity::token() };
         if moves && huge && !tracked {
             // Else a fault that comes before a huge page makes a table of small ones, and splits it.
             // SAFETY: new memory; the advice changes no byte.
@@ -41,16 +51,25 @@ impl Private {
         }
         let mode = if tracked { watch::MISSING | watch::WP } else { watch::MISSING };
         // SAFETY: the store's own memory, which nobody uses yet.
-        unsafe { store.uffd.register(address, len, mode) }?;
-        Ok(store)
+        unsafe { uffd.register(address, len, mode) }?;
+        let area = Area::new(address..address + len, name);
+        Ok(Self { area, memory, uffd, page, tracked, moves })
     }
 
     pub(super) fn address(&self) -> usize {
-        self.address
+        self.memory.address
     }
 
-    pub(super) fn watcher(&self) -> (&Uffd, usize) {
-        (&self.uffd, self.page)
+    pub(super) fn page(&self) -> usize {
+        self.page
+    }
+
+    pub(super) fn area(&mut self) -> &mut Area {
+        &mut self.area
+    }
+
+    pub(super) fn watcher(&self) -> &Uffd {
+        &self.uffd
     }
 
     pub(super) fn install(
@@ -61,7 +80,7 @@ impl Private {
         mode: Mode,
         keep: bool,
     ) -> Result<(), Errno> {
-        let (to, len) = span(self.address, self.page, run);
+        let (to, len) = span(self.memory.address, self.page, run);
         let mut done = 0;
         if self.moves && mode == Mode::ReadOnly && !keep {
             match self.shift(to, slot.address, len) {
@@ -87,7 +106,7 @@ impl Private {
     }
 
     pub(super) fn take_out(&mut self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
-        let (from, len) = span(self.address, self.page, run);
+        let (from, len) = span(self.memory.address, self.page, run);
         if !self.moves {
             let slot = self.protected_copy(pool, run)?;
             // SAFETY: the bytes are in the slot, and no store came since.
@@ -114,7 +133,7 @@ impl Private {
 
     /// Undoes a move that did not come to its end. Watched pages come back protected, dirty or not.
     fn put_back(&self, pool: &mut Pool, run: Run, slot: &Slot, moved: usize) -> Result<(), Errno> {
-        let (to, _) = span(self.address, self.page, run);
+        let (to, _) = span(self.memory.address, self.page, run);
         pool.note(slot, 0..moved / self.page, true);
         let mut done = 0;
         if self.tracked {
@@ -139,7 +158,7 @@ impl Private {
         }
         // Out first: a protection does not stop a device that stores to the page.
         let slot = self.take_out(pool, run)?;
-        let (to, len) = span(self.address, self.page, run);
+        let (to, len) = span(self.memory.address, self.page, run);
         match copy_in(&self.uffd, to, slot.address, len, Mode::Protected, self.page) {
             Ok(()) => Ok(slot),
             Err((copied, errno)) => {
@@ -156,7 +175,7 @@ impl Private {
 
     /// A copy of a run that is in the map and protected from now on.
     fn protected_copy(&self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
-        let (from, len) = span(self.address, self.page, run);
+        let (from, len) = span(self.memory.address, self.page, run);
         let slot = pool.take(run.pages).ok_or(Errno::NOBUFS)?;
         if self.tracked
             && let Err(errno) = self.uffd.write_protect(from, len, true)
@@ -171,17 +190,17 @@ impl Private {
     }
 
     pub(super) fn unprotect(&mut self, run: Run) -> Result<(), Errno> {
-        let (start, len) = span(self.address, self.page, run);
+        let (start, len) = span(self.memory.address, self.page, run);
         self.uffd.write_protect(start, len, false)
     }
 
     pub(super) fn wake(&self, run: Run) -> Result<(), Errno> {
-        let (start, len) = span(self.address, self.page, run);
+        let (start, len) = span(self.memory.address, self.page, run);
         self.uffd.wake(start, len)
     }
 }
 
-impl Drop for Private {
+impl Drop for Memory {
     fn drop(&mut self) {
         // A child has not inherited the area.
         if identity::token() == self.process {
