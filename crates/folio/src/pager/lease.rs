@@ -341,7 +341,9 @@ impl Lease {
     }
 
     pub(crate) fn record(&self, on: bool) -> Result<()> {
-        self.tell("record", Event::Record { object: self.object, on })
+        self.tell("record", Event::Record { object: self.object, on })?;
+        // Answered after the event was taken: the next fault is recorded.
+        self.recorded(0).map(drop)
     }
 
     pub(crate) fn recorded(&self, len: usize) -> Result<Vec<Range<usize>>> {
