@@ -20,7 +20,7 @@ pub(crate) fn page() -> usize {
 pub(crate) struct Numbers(pub(crate) u64);
 
 impl Numbers {
-    pub(crate) fn next(&mut self) -> u64 {
+    pub(crate) const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -42,6 +42,22 @@ impl Numbers {
     }
 }
 
+/// The first eight bytes of a page, by its number: whoever reads a page can see that it is the right one.
+pub(crate) const fn stamp(page: usize) -> u64 {
+    Numbers(page as u64).next()
+}
+
+/// Fills whole pages that start at `offset` of the data.
+pub(crate) fn fill(bytes: &mut [u8], offset: usize) {
+    let first = offset / page();
+    for (number, page) in bytes.chunks_exact_mut(page()).enumerate() {
+        let mut numbers = Numbers((first + number) as u64);
+        for word in page.as_chunks_mut().0 {
+            *word = numbers.next().to_ne_bytes();
+        }
+    }
+}
+
 /// A file without a name, on a disk.
 #[derive(Debug)]
 pub(crate) struct Data {
@@ -50,22 +66,16 @@ pub(crate) struct Data {
 }
 
 impl Data {
-    /// Writes `len` bytes that differ from page to page, and brings them to the disk. They stay in the page cache.
+    /// Writes `len` bytes that look random, and brings them to the disk. They stay in the page cache. Each page starts with its
+    /// [`stamp`].
     pub(crate) fn create(dir: Option<&Path>, len: usize) -> Result<Self> {
         let dir = directory(dir, len as u64)?;
         let mut file = tempfile::tempfile_in(&dir)
             .with_context(|| format!("cannot make a test file in {}", dir.display()))?;
-        let mut numbers = Numbers(len as u64);
-        let mut block: Vec<u8> = (0..(1 << 20) / 8).flat_map(|_| numbers.next().to_ne_bytes()).collect();
-        let mut left = len;
-        while left > 0 {
-            // New words throughout would take longer than the disk; one a page makes every page another.
-            for page in block.chunks_exact_mut(page()) {
-                page[..8].copy_from_slice(&numbers.next().to_ne_bytes());
-            }
-            let part = left.min(block.len());
-            file.write_all(&block[..part])?;
-            left -= part;
+        let mut block = vec![0; 1 << 20];
+        for offset in (0..len).step_by(block.len()) {
+            fill(&mut block, offset);
+            file.write_all(&block[..(len - offset).min(block.len())])?;
         }
         file.sync_all()?;
         Ok(Self { file, len })
@@ -89,6 +99,11 @@ impl Data {
         File::open(path).context("cannot open the test file again")
     }
 
+    /// A path by which this process's children can open the file, too.
+    pub(crate) fn path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into()
+    }
+
     /// Makes sure that all of the file is in the page cache.
     pub(crate) fn warm(&self) -> Result<()> {
         if self.resident()? < self.pages() {
@@ -108,28 +123,11 @@ impl Data {
 
     /// Makes sure that none of the file is in the page cache, but for a page in a thousand.
     pub(crate) fn evict(&self) -> Result<()> {
-        for _ in 0..10 {
-            // SAFETY: the call changes no byte of the file, nor of this process's memory.
-            unsafe { libc::posix_fadvise(self.file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
-            if self.resident()? * 1000 <= self.pages() {
-                return Ok(());
-            }
-            // Pages that readahead is still bringing in cannot be let go.
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        bail!(
-            "the test file cannot be evicted from the page cache: another process uses it, or its disk is memory"
-        )
+        evict(&self.file, self.len)
     }
 
-    /// How many pages are in the page cache, by mincore(2): it needs no new kernel, and this process owns the file.
     fn resident(&self) -> Result<usize> {
-        let map = plain::Map::new(&self.file, self.len)?;
-        let mut pages = vec![0_u8; self.len.div_ceil(page())];
-        // SAFETY: the range is the map's; `pages` has a byte for each of its pages.
-        let done = unsafe { libc::mincore(map.start().cast(), self.len, pages.as_mut_ptr()) };
-        ensure!(done == 0, "mincore: {}", std::io::Error::last_os_error());
-        Ok(pages.into_iter().filter(|page| page & 1 == 1).count())
+        resident(&self.file, self.len)
     }
 
     /// The readahead of the file's device, in KiB.
@@ -141,9 +139,36 @@ impl Data {
     }
 }
 
+/// Makes sure that none of a file is in the page cache, but for a page in a thousand. What was written to it must be on the
+/// disk.
+pub(crate) fn evict(file: &File, len: usize) -> Result<()> {
+    for _ in 0..10 {
+        // SAFETY: the call changes no byte of the file, nor of this process's memory.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        if resident(file, len)? * 1000 <= len / page() {
+            return Ok(());
+        }
+        // Pages that readahead is still bringing in cannot be let go.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    bail!(
+        "the test file cannot be evicted from the page cache: another process uses it, or its disk is memory"
+    )
+}
+
+/// How many pages of a file are in the page cache, by mincore(2): it needs no new kernel, and this process owns the file.
+fn resident(file: &File, len: usize) -> Result<usize> {
+    let map = plain::Map::new(file, len)?;
+    let mut pages = vec![0_u8; len.div_ceil(page())];
+    // SAFETY: the range is the map's; `pages` has a byte for each of its pages.
+    let done = unsafe { libc::mincore(map.start().cast(), len, pages.as_mut_ptr()) };
+    ensure!(done == 0, "mincore: {}", std::io::Error::last_os_error());
+    Ok(pages.into_iter().filter(|page| page & 1 == 1).count())
+}
+
 /// The asked directory, or the first that is on a disk with room enough: this crate's target directory, or where
 /// temporary files go.
-fn directory(asked: Option<&Path>, room: u64) -> Result<PathBuf> {
+pub(crate) fn directory(asked: Option<&Path>, room: u64) -> Result<PathBuf> {
     if let Some(dir) = asked {
         fits(dir, room)?;
         return Ok(dir.to_owned());
@@ -219,5 +244,28 @@ pub(crate) mod plain {
             // SAFETY: the map is this value's own, and nothing borrows it any more.
             unsafe { libc::munmap(self.start.cast(), self.len) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Numbers, fill, page, stamp};
+
+    #[test]
+    fn a_page_starts_with_its_stamp_wherever_the_block_starts() {
+        let mut block = vec![0; 3 * page()];
+        fill(&mut block, 5 * page());
+        for (number, page) in block.chunks_exact(page()).enumerate() {
+            assert_eq!(page[..8], stamp(5 + number).to_ne_bytes());
+        }
+        assert_ne!(stamp(5), stamp(6));
+    }
+
+    #[test]
+    fn a_shuffle_is_a_permutation() {
+        let mut shuffled = Numbers(7).shuffled(1000);
+        assert_ne!(shuffled, (0..1000).collect::<Vec<_>>(), "nothing moved");
+        shuffled.sort_unstable();
+        assert_eq!(shuffled, (0..1000).collect::<Vec<_>>());
     }
 }

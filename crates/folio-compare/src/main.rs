@@ -5,12 +5,16 @@
 //! | `measure.rs` | taking turns, medians, ratios |
 //! | `report.rs` | the table, and JSON |
 //! | `data.rs` | the files that are read |
+//! | `suite.rs` | groups of sides, and what is reported of them |
 //! | `kernel/` | the suite `kernel`: one file a group of cases |
+//! | `pager/` | the suite `pager`: one file a group of cases |
 
 mod data;
 mod kernel;
 mod measure;
+mod pager;
 mod report;
+mod suite;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -31,12 +35,20 @@ enum Suite {
     ///
     /// A ratio is folio's cost over the peer's: below 1, folio is cheaper. It is the median of the ratios of all rounds.
     Kernel(Options),
+    /// The pager engine beside the kernel's own paging, the device, and the bare mechanisms it is made of.
+    ///
+    /// Both sides of a case that is larger than memory run in processes of their own, each in a memory cgroup with the
+    /// same limit. A ratio is folio's cost over the peer's, the median of the ratios of all rounds.
+    Pager(Options),
+    /// One side of a case, in a process of its own: started by the suites.
+    #[command(hide = true)]
+    Worker { job: String },
 }
 
 /// What every suite takes.
 #[derive(Debug, Args)]
 struct Options {
-    /// Fewer rounds: done within 50 seconds.
+    /// Fewer rounds: `kernel` is done within 50 seconds, `pager` within 4 minutes.
     #[arg(long)]
     quick: bool,
     /// One JSON object a line instead of the table; remarks go to the error output.
@@ -45,7 +57,7 @@ struct Options {
     /// Run only the cases whose names contain one of these.
     #[arg(long = "case", value_name = "NAME")]
     cases: Vec<String>,
-    /// Where to put the test files (1 GiB) meanwhile; a directory on a disk.
+    /// Where to put the test files (1 GiB, for `pager` 5 GiB) meanwhile; a directory on a disk.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -62,7 +74,10 @@ impl Options {
 }
 
 fn main() -> Result<()> {
-    let Command { suite: Suite::Kernel(options) } = Command::parse();
-    let mut report = Report::new("kernel", if options.json { Style::Json } else { Style::Table });
-    kernel::run(&options, &mut report)
+    let style = |options: &Options| if options.json { Style::Json } else { Style::Table };
+    match Command::parse().suite {
+        Suite::Kernel(options) => kernel::run(&options, &mut Report::new("kernel", style(&options))),
+        Suite::Pager(options) => pager::run(&options, &mut Report::new("pager", style(&options))),
+        Suite::Worker { job } => pager::worker::serve(&job),
+    }
 }

@@ -41,13 +41,15 @@ pub(crate) struct Comparison {
     pub(crate) rounds: usize,
 }
 
-/// Runs the sides in turn for so many seconds. The first round warms up, and does not count.
+/// A round that does not count: sides that keep something from sample to sample have it afterwards.
+pub(crate) fn warm_up(sides: &mut [Side<'_>]) -> Result<()> {
+    sides.iter_mut().try_for_each(|side| (side.sample)().map(drop))
+}
+
+/// Runs the sides in turn for so many seconds.
 pub(crate) fn take_turns(sides: &mut [Side<'_>], seconds: f64) -> Result<Rounds> {
     let count = sides.len();
     let mut costs = vec![Vec::new(); count];
-    for side in &mut *sides {
-        (side.sample)()?;
-    }
     let end = Instant::now() + Duration::from_secs_f64(seconds);
     let mut round = 0;
     while round < LEAST || Instant::now() < end {
@@ -63,13 +65,24 @@ pub(crate) fn take_turns(sides: &mut [Side<'_>], seconds: f64) -> Result<Rounds>
 }
 
 impl Rounds {
+    fn costs(&self, name: &str) -> &[f64] {
+        let side = self.names.iter().position(|&other| other == name);
+        &self.costs[side.expect("pairs name sides of their own group")]
+    }
+
+    /// What a side cost.
+    pub(crate) fn cost(&self, name: &str) -> f64 {
+        median(self.costs(name).iter().copied())
+    }
+
+    /// Which of these sides cost least.
+    pub(crate) fn cheapest(&self, names: &[&'static str]) -> Option<&'static str> {
+        names.iter().copied().min_by(|one, other| self.cost(one).total_cmp(&self.cost(other)))
+    }
+
     /// Compares two sides by name.
     pub(crate) fn compare(&self, folio: &str, peer: &str) -> Comparison {
-        let costs = |name: &str| {
-            let side = self.names.iter().position(|&other| other == name);
-            &self.costs[side.expect("pairs name sides of their own group")]
-        };
-        let (folio, peer) = (costs(folio), costs(peer));
+        let (folio, peer) = (self.costs(folio), self.costs(peer));
         let ratios: Vec<f64> = folio.iter().zip(peer).map(|(folio, peer)| folio / peer).collect();
         let ratio = median(ratios.iter().copied());
         Comparison {
@@ -118,7 +131,7 @@ fn thread_time() -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::{Rounds, Side, median, take_turns};
+    use super::{Rounds, Side, median, take_turns, warm_up};
 
     #[test]
     fn the_ratio_is_the_median_of_the_rounds() {
@@ -129,6 +142,8 @@ mod tests {
         };
         let found = rounds.compare("folio", "peer");
         assert_eq!((found.ratio.to_string(), found.rounds), ("0.5".to_owned(), 5));
+        assert_eq!(rounds.cheapest(&["folio", "peer"]), Some("peer"));
+        assert_eq!(rounds.cheapest(&[]), None);
         assert_eq!(median([3.0, 1.0, 2.0, 9.0].into_iter()).to_string(), "2.5");
     }
 
@@ -142,7 +157,10 @@ mod tests {
                 Ok(1.0)
             })
         };
-        take_turns(&mut [side("a"), side("b"), side("c")], 0.0).unwrap();
+        let mut sides = [side("a"), side("b"), side("c")];
+        warm_up(&mut sides).unwrap();
+        take_turns(&mut sides, 0.0).unwrap();
+        drop(sides);
         let order = order.into_inner();
         let rounds: Vec<String> = order.chunks(3).map(<[&str]>::concat).collect();
         assert_eq!(rounds, ["abc", "abc", "cba", "bca"]);

@@ -25,7 +25,7 @@ pub(crate) struct Line<'a> {
     pub(crate) unit: &'a str,
     /// The ratio that the case must not pass.
     pub(crate) goal: Option<f64>,
-    pub(crate) note: Option<&'a str>,
+    pub(crate) notes: &'a [String],
     pub(crate) found: Comparison,
 }
 
@@ -38,6 +38,14 @@ impl Report {
     pub(crate) fn explain(&self, text: &str) {
         if self.style == Style::Table {
             println!("{text}");
+        }
+    }
+
+    /// A remark that belongs to no line: a case that is left out, and why.
+    pub(crate) fn remark(&self, text: &str) {
+        match self.style {
+            Style::Table => println!("{text}"),
+            Style::Json => eprintln!("{text}"),
         }
     }
 
@@ -55,14 +63,14 @@ impl Report {
             Style::Json => {
                 println!("{}", self.object(line));
                 // Beside the objects, whose fields are fixed.
-                if let Some(note) = line.note {
+                for note in line.notes {
                     eprintln!("{}: {note}", line.case);
                 }
             }
             Style::Table => {
                 if !std::mem::replace(&mut self.started, true) {
                     println!(
-                        "{:<15} {:<14} {:>10} {:>10} {:<9} {:>7} {:>7} {:>6}  {:<8} rounds",
+                        "{:<17} {:<15} {:>10} {:>10} {:<9} {:>7} {:>7} {:>6}  {:<8} rounds",
                         "case", "peer", "folio", "peer", "unit", "ratio", "±", "goal", "goal met"
                     );
                 }
@@ -73,11 +81,11 @@ impl Report {
                     None => "-",
                 };
                 println!(
-                    "{:<15} {:<14} {folio:>10.2} {peer:>10.2} {:<9} {ratio:>7.3} {spread:>7.3} {goal:>6}  {met:<8} {rounds}",
+                    "{:<17} {:<15} {folio:>10.2} {peer:>10.2} {:<9} {ratio:>7.3} {spread:>7.3} {goal:>6}  {met:<8} {rounds}",
                     line.case, line.peer, line.unit
                 );
-                if let Some(note) = line.note {
-                    println!("{:15} {note}", "");
+                for note in line.notes {
+                    println!("{:17} {note}", "");
                 }
             }
         }
@@ -102,7 +110,7 @@ mod tests {
             peer: "pread",
             unit: "ns/read",
             goal: Some(0.1),
-            note: Some("slow"),
+            notes: &["slow".to_owned()],
             found,
         };
         let want = serde_json::json!({

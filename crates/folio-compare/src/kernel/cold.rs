@@ -6,9 +6,10 @@
 //! as folio. The copies are few beside the file, as they would be in one that is larger than memory: what readahead brings in
 //! beside a page is hardly ever hit.
 
-use super::{FOLIO, Group, Pair, memmap2};
+use super::memmap2;
 use crate::data::{Data, Numbers, page};
 use crate::measure::{Side, passing};
+use crate::suite::{FOLIO, Group, Pair};
 use anyhow::Result;
 use folio::{MapOptions, Pattern};
 use std::hint::black_box;
@@ -71,5 +72,5 @@ pub(super) fn group(data: &Data) -> Result<Group<'_>> {
         Pair { note: Some(note), ..Pair::new("cold-rand", "memmap2").goal(0.05) },
         Pair::new("cold-rand", ADVISED),
     ];
-    Ok(Group { sides, pairs, unit: "µs/read" })
+    Ok(Group::of(sides, pairs, "µs/read"))
 }

@@ -1,9 +1,10 @@
 //! `map-small`: map all of a 4 KiB file whose descriptor is open, and unmap it, touching nothing. Every side asks the kernel
 //! for the length first, as who maps "all of a file" must.
 
-use super::{FOLIO, Group, Pair, memmap2, mmap_rs};
+use super::{memmap2, mmap_rs};
 use crate::data::{Data, plain};
 use crate::measure::{Side, busy};
+use crate::suite::{FOLIO, Group, Pair};
 use anyhow::Result;
 use folio::FileMap;
 use std::fs::File;
@@ -44,7 +45,7 @@ pub(super) fn group(_: &Data) -> Result<Group<'_>> {
     let case = "map-small";
     let pairs =
         vec![Pair::new(case, "memmap2").goal(1.05), Pair::new(case, "mmap-rs"), Pair::new(case, "libc")];
-    Ok(Group { sides, pairs, unit: "ns/map" })
+    Ok(Group::of(sides, pairs, "ns/map"))
 }
 
 /// The length by fstat(2), the cheapest way to learn it.

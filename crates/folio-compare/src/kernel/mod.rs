@@ -12,48 +12,11 @@ mod touch;
 
 use crate::Options;
 use crate::data::{Data, LARGE};
-use crate::measure::{self, Side};
-use crate::report::{Line, Report};
+use crate::measure;
+use crate::report::Report;
+use crate::suite::Group;
 use anyhow::Result;
 use std::time::Instant;
-
-/// What the table calls folio's own sides.
-const FOLIO: &str = "folio";
-
-/// A result to report: two sides of a group, and the goal.
-#[derive(Debug)]
-struct Pair {
-    case: &'static str,
-    folio: &'static str,
-    peer: &'static str,
-    goal: Option<f64>,
-    note: Option<String>,
-    /// A side whose own ratio to the peer is told, as what could be reached at best.
-    beside: Option<&'static str>,
-}
-
-impl Pair {
-    const fn new(case: &'static str, peer: &'static str) -> Self {
-        Self { case, folio: FOLIO, peer, goal: None, note: None, beside: None }
-    }
-
-    const fn goal(mut self, ratio: f64) -> Self {
-        self.goal = Some(ratio);
-        self
-    }
-
-    const fn beside(mut self, side: &'static str) -> Self {
-        self.beside = Some(side);
-        self
-    }
-}
-
-/// Sides that take turns, and what is reported of them.
-struct Group<'a> {
-    sides: Vec<Side<'a>>,
-    pairs: Vec<Pair>,
-    unit: &'static str,
-}
 
 /// What makes a group: the names of its cases, and the function that prepares it.
 struct Entry {
@@ -96,21 +59,9 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
         let planned: f64 = groups[done..].iter().map(|entry| entry.seconds).sum();
         let share = (options.seconds(QUICK) - start.elapsed().as_secs_f64()) / planned;
         let seconds = options.seconds(entry.seconds).min(entry.seconds * share.max(0.0));
+        measure::warm_up(&mut group.sides)?;
         let rounds = measure::take_turns(&mut group.sides, seconds)?;
-        for pair in group.pairs.iter().filter(|pair| options.wants(pair.case)) {
-            let beside = pair.beside.map(|side| {
-                let ratio = rounds.compare(side, pair.peer).ratio;
-                format!("a plain {side} is at {ratio:.3} of {}", pair.peer)
-            });
-            report.line(&Line {
-                case: pair.case,
-                peer: pair.peer,
-                unit: group.unit,
-                goal: pair.goal,
-                note: pair.note.as_deref().or(beside.as_deref()),
-                found: rounds.compare(pair.folio, pair.peer),
-            });
-        }
+        group.report(&rounds, options, report);
     }
     report.explain(
         "ratio: folio's cost over the peer's, the median of all rounds; ±: half of the rounds lie as near.",

@@ -9,9 +9,10 @@
 //! Each read goes to another page. Places in a sample come from a list in random order, and no two samples in a row use the
 //! same part of it, so that no side finds in the processor's cache what another has just read.
 
-use super::{FOLIO, Group, Pair, memmap2};
+use super::memmap2;
 use crate::data::{Data, Numbers, page};
 use crate::measure::{Side, busy};
+use crate::suite::{FOLIO, Group, Pair};
 use anyhow::{Result, ensure};
 use folio::FileMap;
 use std::hint::black_box;
@@ -104,14 +105,14 @@ pub(super) fn group<const N: usize>(data: &Data) -> Result<Group<'_>> {
     ];
     let pairs = if N == 64 {
         vec![
-            Pair::new("read-64", "pread").goal(0.12).beside("memcpy"),
+            Pair::new("read-64", "pread").goal(0.12).beside("memcpy", "a plain memcpy"),
             Pair::new("read-64-copy", "memcpy").goal(1.5),
         ]
     } else {
         vec![
-            Pair::new("read-4k", "pread").goal(0.65).beside("memcpy"),
+            Pair::new("read-4k", "pread").goal(0.65).beside("memcpy", "a plain memcpy"),
             Pair::new("read-4k-copy", "memcpy").goal(1.1),
         ]
     };
-    Ok(Group { sides, pairs, unit: "ns/read" })
+    Ok(Group::of(sides, pairs, "ns/read"))
 }

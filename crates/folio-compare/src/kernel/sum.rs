@@ -3,9 +3,10 @@
 //! * `guard-sum`: through the slice of folio's `unsafe guard_slice`, beside memmap2's slice: one function sums both.
 //! * `guard-view-sum`: through the view of folio's safe `guard`, whose loads are volatile, beside the same slice.
 
-use super::{FOLIO, Group, Pair, memmap2};
+use super::memmap2;
 use crate::data::Data;
 use crate::measure::{Side, busy};
+use crate::suite::{FOLIO, Group, Pair};
 use anyhow::{Result, ensure};
 use folio::{FileMap, View};
 
@@ -47,5 +48,5 @@ pub(super) fn group(data: &Data) -> Result<Group<'_>> {
         Pair::new("guard-sum", "memmap2").goal(1.02),
         Pair { folio: VIEW, ..Pair::new("guard-view-sum", "memmap2").goal(1.3) },
     ];
-    Ok(Group { sides, pairs, unit: "ms/GiB" })
+    Ok(Group::of(sides, pairs, "ms/GiB"))
 }

@@ -3,9 +3,10 @@
 //! folio's side opens one guard around the walk and touches the slice that it gets: that costs a few calls, once. Checked
 //! single-byte reads need no guard, and cost about 20 ns more a page.
 
-use super::{FOLIO, Group, Pair, memmap2, mmap_rs};
+use super::{memmap2, mmap_rs};
 use crate::data::{Data, Numbers, page, plain};
 use crate::measure::{Side, busy};
+use crate::suite::{FOLIO, Group, Pair};
 use anyhow::{Result, ensure};
 use folio::FileMap;
 use std::hint::black_box;
@@ -55,5 +56,5 @@ fn group<'a>(data: &'a Data, case: &'static str, pages: Vec<usize>) -> Result<Gr
     ensure!(sums.iter().all(|sum| *sum == sums[0]), "the sides saw different bytes");
     let pairs =
         vec![Pair::new(case, "memmap2").goal(1.02), Pair::new(case, "mmap-rs"), Pair::new(case, "libc")];
-    Ok(Group { sides, pairs, unit: "ns/page" })
+    Ok(Group::of(sides, pairs, "ns/page"))
 }

@@ -68,6 +68,9 @@ impl Records {
     /// The leaf of a page: from memory, from the file, or with `make` a new one.
     fn leaf(&mut self, leaf: u64, make: bool) -> io::Result<Option<&mut Box<Leaf>>> {
         if !self.leaves.contains_key(&leaf) {
+            if !make && !self.shed.contains(&leaf) {
+                return Ok(None);
+            }
             let mut hashes = Box::new([0; LEAF as usize]);
             if self.shed.contains(&leaf) {
                 let mut bytes = vec![0; size_of::<Leaf>()];
@@ -77,8 +80,6 @@ impl Records {
                     *hash = u64::from_ne_bytes(*bytes);
                 }
                 self.shed.remove(&leaf);
-            } else if !make {
-                return Ok(None);
             }
             self.leaves.insert(leaf, hashes);
             self.order.push_back(leaf);

@@ -116,6 +116,9 @@ impl Ring {
 
     /// Starts all that was added.
     pub(crate) fn submit(&mut self) -> io::Result<()> {
+        if self.inner.submission().is_empty() {
+            return Ok(());
+        }
         loop {
             match self.inner.submit() {
                 // The kernel stops behind an entry that it refuses; what follows is for the next call.

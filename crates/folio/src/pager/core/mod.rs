@@ -399,6 +399,8 @@ pub(crate) struct Core {
     leaving: u64,
     actions: VecDeque<Action>,
     other_records: usize,
+    /// Some write failed, and is to be tried again.
+    retries: bool,
     counts: Counts,
     latency: [u64; BUCKETS],
 }
@@ -429,6 +431,7 @@ impl Core {
             leaving: 0,
             actions: VecDeque::new(),
             other_records: 0,
+            retries: false,
             counts: Counts::default(),
             latency: [0; BUCKETS],
         }

@@ -425,11 +425,13 @@ impl Core {
     pub(super) fn expire(&mut self) {
         let now = self.now;
         let mut late = Vec::new();
+        let frames = &self.frames;
         self.waiting.retain(|&(deadline, id)| {
             if deadline <= now {
                 late.push(id);
             }
-            deadline > now
+            // Who was served since is not looked at again.
+            deadline > now && frames.get(id).is_some_and(|frame| !frame.waiters.is_empty())
         });
         for id in late {
             let Some(frame) = self.frames.get(id) else { continue };

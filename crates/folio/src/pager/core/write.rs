@@ -3,7 +3,7 @@
 //! A dirty page is never written from the map: the driver takes it out, or copies it under protection, and only that
 //! buffer is written. A page that is stored to meanwhile is dirty again.
 
-use super::frames::{Doom, FrameId, Place, Queue};
+use super::frames::{Doom, Frame, FrameId, Place, Queue};
 use super::table::Mark;
 use super::{Action, Backing, Core, Failure, ObjectId, Reason, Run, Ticket};
 use std::collections::VecDeque;
@@ -205,6 +205,7 @@ impl Core {
             }
             Err(reason) => {
                 self.counts.write_errors += 1;
+                self.retries = true;
                 self.set_dirty(id);
                 self.frames[id].failed = self.now.max(1);
                 self.write_failed(object, run, &reason);
@@ -292,19 +293,19 @@ impl Core {
             }
         }
         // Private pages that could not be spilled are in no order: all that are outside the map and dirty.
-        let stuck: Vec<FrameId> = self
+        if !self.retries {
+            return;
+        }
+        let failed =
+            |frame: &Frame| frame.place == Place::Out && frame.dirty && !frame.writing && frame.failed != 0;
+        let all: Vec<(FrameId, u64)> = self
             .frames
             .iter()
-            .filter(|(_, frame)| {
-                frame.place == Place::Out
-                    && frame.dirty
-                    && !frame.writing
-                    && frame.failed != 0
-                    && frame.failed + RETRY <= now
-            })
-            .map(|(id, _)| id)
+            .filter(|(_, frame)| failed(frame))
+            .map(|(id, frame)| (id, frame.failed))
             .collect();
-        self.to_write.extend(stuck);
+        self.retries = !all.is_empty();
+        self.to_write.extend(all.into_iter().filter(|(_, failed)| failed + RETRY <= now).map(|(id, _)| id));
     }
 
     pub(super) fn sync(&mut self, object: ObjectId, first: u64, end: u64, flush: bool, ticket: Ticket) {
