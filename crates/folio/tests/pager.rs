@@ -1,4 +1,21 @@
 //! The contract of the pager engine: one test a rule, with real files, real faults and a real thread that serves them.
 
+#[path = "contract/support.rs"]
+mod support;
+
+#[path = "pager/differential.rs"]
+mod differential;
+#[path = "pager/failing.rs"]
+mod failing;
+#[path = "pager/faulty.rs"]
+mod faulty;
+#[path = "pager/fork.rs"]
+mod fork;
+#[path = "pager/given.rs"]
+mod given;
+#[path = "pager/limits.rs"]
+mod limits;
 #[path = "pager/maps.rs"]
 mod maps;
+#[path = "pager/stress.rs"]
+mod stress;

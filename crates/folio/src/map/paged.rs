@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// **A load of a page that cannot be supplied** (the source failed, changed, or missed its deadline) ends the process with SIGBUS:
 /// a slice has no other way to say so. [`read_at`](Self::read_at) and [`pin`](Self::pin) give the error instead.
 ///
-/// **Fork:** a child has nothing at these addresses. Its loads end it with SIGSEGV, its calls return ECHILD, and its drop of the
+/// **Fork:** a child has nothing at these addresses. Its loads end it with SIGBUS and a message, its calls return ECHILD, and its drop of the
 /// handle does nothing.
 #[derive(Clone)]
 pub struct Paged {

@@ -675,6 +675,10 @@ impl Shard {
         let outcome = match result {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) && gave_up_direct(&op) => None,
             Err(error) => Some(Err(reason_of(&error))),
+            Ok(count) if op.file.is_none() && kind != Kind::Flush && count > op.len - op.done => {
+                let message = "it claims more bytes than there was room for".into();
+                Some(Err(Reason::Source { message, errno: None }))
+            }
             Ok(count) => {
                 op.done = (op.done + count).min(op.len.max(op.done));
                 let goes_on = count > 0 && op.file.is_some();

@@ -48,6 +48,19 @@ pub(crate) struct EvictJob {
     since: u64,
 }
 
+/// Pages that lie in one range or more.
+pub(super) fn pages_of(ranges: &[(u64, u64)]) -> u64 {
+    let mut ranges = ranges.to_vec();
+    ranges.sort_unstable();
+    let mut until = 0;
+    let count = |(first, end): (u64, u64)| {
+        let new = end.saturating_sub(first.max(until));
+        until = until.max(end);
+        new
+    };
+    ranges.into_iter().map(count).sum()
+}
+
 impl Core {
     pub(super) fn prefetch(&mut self, object: ObjectId, runs: Vec<(u64, u64)>) {
         let Some(this) = self.objects.get(&object).filter(|object| !object.leaving) else { return };
@@ -66,16 +79,20 @@ impl Core {
 
     pub(super) fn pin(&mut self, object: ObjectId, first: u64, end: u64, ticket: Ticket) {
         let pages = end.saturating_sub(first);
-        let (now, room) = (self.now, self.pinned + pages <= self.pinnable());
+        let (now, pinnable, pinned) = (self.now, self.pinnable(), self.pinned);
         let Some(this) =
             self.objects.get_mut(&object).filter(|object| end <= object.pages && !object.leaving)
         else {
             return self.reply(ticket, Err(Self::failure(first, &Reason::PastEnd)));
         };
-        if !room {
+        // What is pinned already costs nothing more.
+        let before = pages_of(&this.pins);
+        this.pins.push((first, end));
+        let more = pages_of(&this.pins) - before;
+        if pinned + more > pinnable {
+            this.pins.pop();
             return self.reply(ticket, Err(Self::failure(first, &Reason::NoMemory)));
         }
-        this.pins.push((first, end));
         let frames = this.table.frames_in(first, end);
         for &id in &frames {
             let frame = &mut self.frames[id];
@@ -91,7 +108,7 @@ impl Core {
                 run.end().min(end) - run.first.max(first)
             })
             .sum();
-        self.pinned += pages;
+        self.pinned += more;
         if present == pages {
             return self.reply(ticket, Ok(()));
         }
@@ -102,8 +119,9 @@ impl Core {
     pub(super) fn unpin(&mut self, object: ObjectId, first: u64, end: u64) {
         let Some(this) = self.objects.get_mut(&object) else { return };
         if let Some(at) = this.pins.iter().position(|&pin| pin == (first, end)) {
+            let before = pages_of(&this.pins);
             this.pins.swap_remove(at);
-            self.pinned -= end - first;
+            self.pinned -= before - pages_of(&this.pins);
         }
     }
 
@@ -155,7 +173,8 @@ impl Core {
             let pins = std::mem::take(&mut self.pin_jobs);
             let (failed, others): (Vec<_>, Vec<_>) = pins.into_iter().partition(late);
             self.pin_jobs = others;
-            self.refuse(failed, 0, &Reason::Deadline);
+            let reason = if self.make_room(1) { Reason::Deadline } else { Reason::NoMemory };
+            self.refuse(failed, 0, &reason);
         }
     }
 

@@ -500,7 +500,8 @@ impl Core {
 
     /// Whether something waits for time to pass.
     pub(crate) fn wants_ticks(&self) -> bool {
-        self.dirty > 0 || !self.waiting.is_empty() || !self.stalled.is_empty() || !self.syncs.is_empty()
+        let waits = !self.waiting.is_empty() || !self.stalled.is_empty() || !self.pin_jobs.is_empty();
+        waits || self.dirty > 0 || !self.syncs.is_empty() || !self.evictions.is_empty()
     }
 
     /// Takes an event. Objects and frames that are gone are no error: what is under way outlives them.
@@ -571,9 +572,7 @@ impl Core {
         let Some(this) = self.objects.get_mut(&object) else { return };
         this.leaving = true;
         let (end, pins) = (this.pages, std::mem::take(&mut this.pins));
-        for (first, end) in pins {
-            self.pinned -= end - first;
-        }
+        self.pinned -= jobs::pages_of(&pins);
         self.wants.retain(|want| want.object != object);
         self.stalled.retain(|stalled| stalled.object != object);
         let failure = Failure { page: 0, reason: Reason::PastEnd };

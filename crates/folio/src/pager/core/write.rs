@@ -23,6 +23,9 @@ enum Phase {
     Flushing,
 }
 
+/// A page that was busy is tried again after so long, in microseconds.
+const BUSY: u64 = 10_000;
+
 /// A sync under way.
 #[derive(Debug)]
 pub(crate) struct SyncJob {
@@ -158,7 +161,17 @@ impl Core {
                 self.used -= u64::from(run.len);
             }
             self.numbered_end(id, object);
-            self.write_failed(object, run, &reason);
+            if reason == Reason::Busy {
+                // Direct I/O lets go of a page in a moment: who syncs waits for it.
+                for sync in self.syncs.iter_mut().filter(|sync| sync.object == object) {
+                    if sync.first < run.end() && run.first < sync.end && sync.phase != Phase::Flushing {
+                        sync.pending.push_front(run.first);
+                        sync.phase = Phase::Starting;
+                    }
+                }
+            } else {
+                self.write_failed(object, run, &reason);
+            }
             return self.settle(id);
         }
         (frame.protected, frame.buffer, frame.kept) = (true, true, true);
@@ -358,6 +371,9 @@ impl Core {
                 let done = match (frame.dirty, frame.writing, frame.place) {
                     (false, _, Place::Leaving) => false,
                     (false, ..) | (true, _, Place::Copying) => true,
+                    (true, false, Place::Installed) if frame.failed > 0 && frame.failed + BUSY > self.now => {
+                        false
+                    }
                     (true, false, Place::Installed) if window => {
                         if self.copy(id) {
                             true

@@ -1,0 +1,324 @@
+//! Real threads under a budget of a sixteenth of the data, and direct I/O into maps: nothing is lost.
+
+use crate::given::{MIB, Random, pattern};
+use crate::support::{disk_dir, skip};
+use folio::source::{LocalFile, Memory};
+use folio::{Advice, Delivery, PagedMut, Pager, PagerReport, WriteBack};
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+const BUDGET: usize = 4 * MIB;
+const DATA: usize = 16 * BUDGET;
+const PAGE: usize = 4_096;
+
+/// Runs until it is told to end, also by a panic of the thread that holds it.
+struct Running<'a>(&'a AtomicBool);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
+fn pager() -> Pager {
+    // Write-back in the background too, all the time.
+    Pager::builder().budget(BUDGET).write_back_after(Duration::from_millis(5)).build().unwrap()
+}
+
+#[test]
+fn readers_see_the_sources_bytes_while_pages_are_evicted_under_them() {
+    let dir = disk_dir();
+    let path = dir.path().join("file");
+    let bytes = pattern(DATA);
+    fs::write(&path, &bytes).unwrap();
+    let pager = pager();
+    let map = pager.map(LocalFile::open(&path).unwrap()).unwrap();
+    let running = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        let (map, bytes, running) = (&map, &bytes, &running);
+        let _ended = Running(running);
+        scope.spawn(move || {
+            let mut random = Random(1_000);
+            while running.load(Ordering::SeqCst) {
+                map.advise(random.range(DATA, 8 * MIB), Advice::Cold).unwrap();
+                map.prefetch(&[random.range(DATA, MIB)]).unwrap();
+            }
+        });
+        let readers: Vec<_> = (0..4)
+            .map(|seed| {
+                scope.spawn(move || {
+                    let mut random = Random(seed);
+                    for step in 0..600 {
+                        let range = random.range(DATA, 200_000);
+                        if step % 3 == 0 {
+                            let mut copy = vec![0; range.len()];
+                            map.read_at(&mut copy, range.start).unwrap();
+                            assert!(copy == bytes[range.clone()], "read_at {range:?}");
+                        } else {
+                            assert!(map[range.clone()] == bytes[range.clone()], "{range:?}");
+                        }
+                    }
+                })
+            })
+            .collect();
+        for reader in readers {
+            reader.join().unwrap();
+        }
+    });
+    let stats = pager.stats().unwrap();
+    assert!(stats.resident_bytes + stats.record_bytes <= stats.budget, "{stats:?}");
+}
+
+#[test]
+fn writers_of_ranges_of_their_own_lose_nothing_to_write_back_and_eviction() {
+    const WRITERS: usize = 4;
+    const EACH: usize = DATA / WRITERS;
+    let dir = disk_dir();
+    let path = dir.path().join("file");
+    fs::write(&path, vec![0; DATA]).unwrap();
+    let pager = pager();
+    let map = pager.map_shared(LocalFile::open_writable(&path).unwrap()).unwrap();
+    let running = AtomicBool::new(true);
+    let written: Vec<Vec<u64>> = std::thread::scope(|scope| {
+        let (map, running) = (&map, &running);
+        let _ended = Running(running);
+        scope.spawn(move || {
+            let mut random = Random(2_000);
+            while running.load(Ordering::SeqCst) {
+                map.advise(random.range(DATA, 8 * MIB), Advice::Cold).unwrap();
+            }
+        });
+        scope.spawn(move || {
+            let mut random = Random(3_000);
+            while running.load(Ordering::SeqCst) {
+                map.sync(random.range(DATA, 4 * MIB), WriteBack::Wait).unwrap();
+            }
+        });
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let map = map.clone();
+                scope.spawn(move || {
+                    let mut random = Random(writer as u64);
+                    let view = map.view().unwrap();
+                    // Every eighth byte counter of the range, as it should be.
+                    let mut want = vec![0_u64; EACH / 512];
+                    for step in 1..8_000_u64 {
+                        let n = random.below(want.len());
+                        let at = writer * EACH + n * 512;
+                        assert_eq!(view.read::<u64>(at).unwrap(), want[n], "writer {writer}, byte {at}");
+                        want[n] = (writer as u64) << 32 | step;
+                        view.write(at, &want[n]).unwrap();
+                    }
+                    want
+                })
+            })
+            .collect();
+        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+    });
+    map.sync(.., WriteBack::Wait).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    for (n, want) in written.iter().flatten().enumerate() {
+        assert_eq!(bytes[n * 512..n * 512 + 8], want.to_ne_bytes(), "byte {} of the file", n * 512);
+    }
+    let stats = pager.stats().unwrap();
+    assert!(stats.pages_evicted > 0 && stats.pages_written > 0, "{stats:?}");
+}
+
+#[test]
+fn private_writers_lose_nothing_to_the_spill_file() {
+    let pager = pager();
+    let mut map = pager.map_private(Memory::from(vec![0; DATA])).unwrap();
+    std::thread::scope(|scope| {
+        for (writer, part) in map.chunks_mut(DATA / 4).enumerate() {
+            scope.spawn(move || {
+                let mut random = Random(writer as u64);
+                let mut want = vec![0_u64; part.len() / PAGE];
+                for step in 1..6_000_u64 {
+                    let n = random.below(want.len());
+                    let word: &mut [u8; 8] = (&mut part[n * PAGE..n * PAGE + 8]).try_into().unwrap();
+                    assert_eq!(u64::from_ne_bytes(*word), want[n], "writer {writer}, page {n}");
+                    want[n] = step;
+                    *word = step.to_ne_bytes();
+                }
+                for (n, want) in want.iter().enumerate() {
+                    assert_eq!(part[n * PAGE..n * PAGE + 8], want.to_ne_bytes(), "page {n} at the end");
+                }
+            });
+        }
+    });
+    assert!(pager.stats().unwrap().pages_spilled > 0);
+}
+
+/// A file that is read past the page cache, straight into whose buffer it is.
+fn direct(path: &std::path::Path) -> Option<File> {
+    File::options().read(true).custom_flags(libc::O_DIRECT).open(path).ok()
+}
+
+/// Whether system calls may touch a map's missing pages, and whether its pages are moved out before they are written.
+fn moves() -> Result<bool, &'static str> {
+    let report = PagerReport::now().unwrap();
+    let used = |name| report.capabilities.iter().any(|capability| capability.name == name && capability.used);
+    match report.written_delivery {
+        Delivery::Syscall | Delivery::Device => Ok(used("move")),
+        _ => Err("system calls on missing pages are EFAULT with this delivery"),
+    }
+}
+
+/// read(2) into a part of a map.
+fn read_into(file: &File, from: usize, part: &mut [u8]) {
+    // SAFETY: the kernel writes into the slice, which is borrowed mutably.
+    let got =
+        unsafe { libc::pread(file.as_raw_fd(), part.as_mut_ptr().cast(), part.len(), from as libc::off_t) };
+    assert_eq!(got, part.len() as isize, "{}", std::io::Error::last_os_error());
+}
+
+/// Threads that read random pages of a file straight into their parts of the map, and check that they are there later.
+fn read_directly_into(map: &mut PagedMut, file: &File, bytes: &[u8], want: &mut [u8]) {
+    const PARTS: usize = 2;
+    let len = map.len() / PARTS;
+    std::thread::scope(|scope| {
+        for (seed, (part, want)) in map.chunks_mut(len).zip(want.chunks_mut(len)).enumerate() {
+            scope.spawn(move || {
+                let mut random = Random(seed as u64);
+                for _ in 0..1_500 {
+                    let pages = 1 + random.below(8);
+                    let at = random.below(part.len() / PAGE - pages) * PAGE;
+                    let from = random.below(bytes.len() / PAGE - pages) * PAGE;
+                    let range = at..at + pages * PAGE;
+                    read_into(file, from, &mut part[range.clone()]);
+                    want[range.clone()].copy_from_slice(&bytes[from..from + pages * PAGE]);
+                    let check = random.below(part.len() / PAGE) * PAGE;
+                    let check = check..check + PAGE;
+                    assert!(part[check.clone()] == want[check.clone()], "{check:?} of part {seed}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn direct_reads_into_a_map_are_not_lost_to_write_back_and_eviction() {
+    match moves() {
+        Err(why) => return skip(why),
+        Ok(false) => return skip("without UFFDIO_MOVE direct I/O is for pinned ranges"),
+        Ok(true) => {}
+    }
+    let dir = disk_dir();
+    let (from, path) = (dir.path().join("from"), dir.path().join("file"));
+    let mut bytes = vec![0; 8 * MIB];
+    Random(4).fill(&mut bytes);
+    fs::write(&from, &bytes).unwrap();
+    File::open(&from).unwrap().sync_all().unwrap();
+    let mut want = pattern(DATA);
+    fs::write(&path, &want).unwrap();
+    let Some(file) = direct(&from) else { return skip("the disk takes no direct I/O") };
+    let pager = pager();
+    let mut map = pager.map_mut(LocalFile::open_writable(&path).unwrap()).unwrap();
+    read_directly_into(&mut map, &file, &bytes, &mut want);
+    let stats = pager.stats().unwrap();
+    assert!(stats.pages_evicted > 0 && stats.pages_written > 0, "{stats:?}");
+    assert!(map[..] == want[..], "in the map");
+    map.close().unwrap();
+    assert!(fs::read(&path).unwrap() == want, "in the file");
+}
+
+#[test]
+fn direct_reads_into_a_private_map_are_not_lost_to_the_spill_file() {
+    match moves() {
+        Err(why) => return skip(why),
+        Ok(false) => return skip("without UFFDIO_MOVE direct I/O is for pinned ranges"),
+        Ok(true) => {}
+    }
+    let dir = disk_dir();
+    let from = dir.path().join("from");
+    let mut bytes = vec![0; 8 * MIB];
+    Random(4).fill(&mut bytes);
+    fs::write(&from, &bytes).unwrap();
+    let Some(file) = direct(&from) else { return skip("the disk takes no direct I/O") };
+    let mut want = pattern(DATA);
+    let pager = pager();
+    let mut map = pager.map_private(Memory::from(want.clone())).unwrap();
+    read_directly_into(&mut map, &file, &bytes, &mut want);
+    assert!(map[..] == want[..]);
+    assert!(pager.stats().unwrap().pages_spilled > 0);
+}
+
+#[test]
+fn direct_reads_into_pinned_ranges_reach_the_file() {
+    if let Err(why) = moves() {
+        return skip(why);
+    }
+    let dir = disk_dir();
+    let (from, path) = (dir.path().join("from"), dir.path().join("file"));
+    let mut bytes = vec![0; 8 * MIB];
+    Random(4).fill(&mut bytes);
+    fs::write(&from, &bytes).unwrap();
+    let mut want = pattern(DATA);
+    fs::write(&path, &want).unwrap();
+    let Some(file) = direct(&from) else { return skip("the disk takes no direct I/O") };
+    let pager = pager();
+    let mut map = pager.map_mut(LocalFile::open_writable(&path).unwrap()).unwrap();
+    let start = map.as_mut_ptr();
+    let mut random = Random(6);
+    for _ in 0..600 {
+        let pages = 1 + random.below(16);
+        let at = random.below(DATA / PAGE - pages) * PAGE;
+        let source = random.below(bytes.len() / PAGE - pages) * PAGE;
+        let (range, len) = (at..at + pages * PAGE, pages * PAGE);
+        let pinned = map.pin(range.clone()).unwrap();
+        let running = AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            let (map, running, range) = (&map, &running, range.clone());
+            let _ended = Running(running);
+            scope.spawn(move || {
+                while running.load(Ordering::SeqCst) {
+                    // A page that the device writes is written back when the device is done.
+                    map.sync(range.clone(), WriteBack::Wait).unwrap();
+                    map.advise(range.clone(), Advice::Cold).unwrap();
+                }
+            });
+            // SAFETY: the pinned bytes of the map; nobody looks at them before the call is over.
+            let got =
+                unsafe { libc::pread(file.as_raw_fd(), start.add(at).cast(), len, source as libc::off_t) };
+            assert_eq!(got, len as isize, "{}", std::io::Error::last_os_error());
+        });
+        want[range].copy_from_slice(&bytes[source..source + len]);
+        drop(pinned);
+    }
+    assert!(map[..] == want[..], "in the map");
+    map.close().unwrap();
+    assert!(fs::read(&path).unwrap() == want, "in the file");
+}
+
+#[test]
+fn maps_come_and_go_while_others_are_used() {
+    let pager = pager();
+    let bytes = pattern(MIB);
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            let (pager, bytes) = (&pager, &bytes);
+            scope.spawn(move || {
+                let mut random = Random(seed);
+                for _ in 0..60 {
+                    let map = pager.map(Memory::from(bytes.clone())).unwrap();
+                    map.prefetch(&[random.range(MIB, MIB)]).unwrap();
+                    let range = random.range(MIB, MIB);
+                    assert!(map[range.clone()] == bytes[range]);
+                    if random.below(2) == 0 {
+                        // Gone while it is read ahead.
+                        map.prefetch(std::slice::from_ref(&(0..MIB))).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    // Every map is gone, and so are its pages.
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while pager.stats().unwrap().resident_bytes > 0 {
+        assert!(std::time::Instant::now() < end, "{:?}", pager.stats());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
