@@ -181,7 +181,6 @@ fn pins_beyond_three_quarters_of_the_budget_are_refused() {
 }
 
 #[test]
-#[ignore = "pages that are pinned twice are counted twice"]
 fn a_page_that_is_pinned_twice_counts_once() {
     let pager = pager(16 * MIB);
     let map = pager.map(Memory::from(pattern(16 * MIB))).unwrap();
