@@ -1,8 +1,10 @@
 //! The driver: one thread that owns a core, its objects and their pages. It reads faults, performs the core's actions, and
 //! tells it how they ended.
 
+use super::core::spread::SpreadMap;
 use super::core::{
-    Action, Backing, Core, Event, FrameId, Limits, Mode, ObjectId, Pattern, Reason, Run, Ticket, Traits,
+    Action, Backing, Bytes, Core, Event, FrameId, Limits, Mode, ObjectId, Pattern, Reason, Run, Ticket,
+    Traits,
 };
 use super::delivery::Delivery;
 use super::disk::{Disk, Operation};
@@ -14,10 +16,11 @@ use super::store::{self, Memfd, Pool, Private, Slot, Store, Trapped};
 use crate::source::request::{FlushRequest, ReadRequest, Sink, WriteRequest};
 use crate::source::workers::Workers;
 use crate::source::{Hand, LocalFile, Source, Version};
+use crate::sys::discard::Discarder;
 use crate::sys::trap_queue::{CELLS, TrapQueue};
 use crate::sys::uffd::Uffd;
 use crate::sys::{Errno, process};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -77,6 +80,54 @@ struct Object {
     spill: Option<Arc<LocalFile>>,
     /// The hash of a page could not be kept: no page can be shown again.
     unknown: bool,
+    /// Stores to it are watched.
+    tracked: bool,
+    /// A read-only map of bytes that cannot change: nothing has to be remembered of its pages.
+    constant: bool,
+}
+
+impl Object {
+    /// A run's bytes where the source has them in memory for good, if it can be put into the map from there.
+    fn in_source(&self, run: Run, page: usize) -> Option<Slot> {
+        let Hand::Bytes(bytes) = self.source.at_hand().0 else { return None };
+        let start = run.first as usize * page;
+        let bytes = bytes.get(start..start + run.len as usize * page)?;
+        self.store.copies(run_of(run)).then(|| Slot::of_source(bytes, page))
+    }
+}
+
+/// The buffers of frames, by number.
+#[derive(Default)]
+struct Slots(Vec<Option<Slot>>);
+
+impl Slots {
+    fn insert(&mut self, frame: FrameId, slot: Slot) {
+        let at = frame.0 as usize;
+        if self.0.len() <= at {
+            self.0.resize_with(at + 1, || None);
+        }
+        self.0[at] = Some(slot);
+    }
+
+    fn remove(&mut self, frame: FrameId) -> Option<Slot> {
+        self.0.get_mut(frame.0 as usize)?.take()
+    }
+
+    fn get(&self, frame: FrameId) -> Option<&Slot> {
+        self.0.get(frame.0 as usize)?.as_ref()
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.capacity() * size_of::<Option<Slot>>()
+    }
+}
+
+/// A run that is to leave its map.
+struct Departure {
+    frame: FrameId,
+    object: ObjectId,
+    run: Run,
+    wanted: bool,
 }
 
 /// An operation under way.
@@ -114,15 +165,22 @@ pub(crate) struct Shard {
     core: Core,
     config: Config,
     pool: Pool,
-    objects: HashMap<ObjectId, Object>,
+    objects: SpreadMap<ObjectId, Object>,
     /// Objects by address.
     areas: BTreeMap<usize, (usize, ObjectId)>,
     /// Where faults come from: userfaultfd, signals, or both.
     deliveries: Vec<Delivery>,
-    slots: HashMap<FrameId, Slot>,
-    ops: HashMap<u64, Op>,
-    batches: HashMap<ObjectId, Batch>,
-    replies: HashMap<Ticket, SyncSender<Outcome>>,
+    slots: Slots,
+    /// Runs that are to leave their maps together.
+    departing: Vec<Departure>,
+    discarder: Discarder,
+    ops: SpreadMap<u64, Op>,
+    /// Operations that the disk has ended, to be dealt with.
+    completed: Vec<(u64, io::Result<usize>)>,
+    /// Objects whose version was looked at since those operations ended, and whether it is still the map's.
+    versions: SpreadMap<ObjectId, bool>,
+    batches: SpreadMap<ObjectId, Batch>,
+    replies: SpreadMap<Ticket, SyncSender<Outcome>>,
     inbox: Arc<Inbox>,
     disk: Disk,
     /// Who calls sources that are not folio's own: they may block, and may use memory that this shard serves.
@@ -154,13 +212,17 @@ impl Shard {
         Self {
             core: Core::new(limits),
             pool: Pool::new(2 * config.budget + (64 << 20), mover, config.huge),
-            objects: HashMap::new(),
+            objects: SpreadMap::default(),
             areas: BTreeMap::new(),
             deliveries: config.uffd.iter().map(|uffd| Delivery::Uffd(Arc::clone(uffd))).collect(),
-            slots: HashMap::new(),
-            ops: HashMap::new(),
-            batches: HashMap::new(),
-            replies: HashMap::new(),
+            slots: Slots::default(),
+            departing: Vec::new(),
+            discarder: Discarder::new(),
+            ops: SpreadMap::default(),
+            completed: Vec::new(),
+            versions: SpreadMap::default(),
+            batches: SpreadMap::default(),
+            replies: SpreadMap::default(),
             disk: Disk::new(config.ring, &inbox),
             inbox,
             callers: Workers::new(4),
@@ -187,14 +249,20 @@ impl Shard {
             self.core.set_now(self.now());
             let mut busy = self.take_faults();
             self.inbox.take(&mut messages);
-            busy |= !messages.is_empty();
+            while let Some(done) = self.disk.completed() {
+                self.completed.push(done);
+            }
+            // All that has ended by now is checked against one look at the version.
+            self.versions.clear();
+            busy |= !messages.is_empty() || !self.completed.is_empty();
             for message in messages.drain(..) {
                 self.message(message);
             }
-            while let Some((id, result)) = self.disk.completed() {
-                busy = true;
+            let mut completed = std::mem::take(&mut self.completed);
+            for (id, result) in completed.drain(..) {
                 self.ended(id, result);
             }
+            self.completed = completed;
             if self.ticked.elapsed() >= TICK && self.core.wants_ticks() {
                 self.ticked = Instant::now();
                 let now = self.now();
@@ -202,6 +270,7 @@ impl Shard {
             }
             self.mind_pressure();
             self.spare_areas();
+            busy |= self.see_off();
             self.hand_over();
             if !busy {
                 self.sleep();
@@ -383,6 +452,7 @@ impl Shard {
             deadline: (new.source.deadline().as_micros() as u64).max(1),
         };
         self.areas.insert(address, (pages * self.page, id));
+        let constant = !new.tracked && matches!(new.source.at_hand().0, Hand::Bytes(_) | Hand::Zeros);
         let records = Records::new(self.secret, self.page);
         let object = Object {
             store,
@@ -393,6 +463,8 @@ impl Shard {
             file: new.file,
             spill: None,
             unknown: false,
+            tracked: new.tracked,
+            constant,
         };
         self.objects.insert(id, object);
         self.event(Event::Attach { object: id, pages: new.len.div_ceil(self.page as u64), traits });
@@ -441,8 +513,14 @@ impl Shard {
                 let result = self.install(frame, object, run, mode, keep);
                 Some(Event::Installed { frame, result })
             }
-            Action::TakeOut { frame, object, run } => {
-                let taken = self.objects.get_mut(&object)?.store.take_out(&mut self.pool, run_of(run));
+            Action::TakeOut { frame, object, run, bytes } => {
+                let this = self.objects.get_mut(&object)?;
+                if bytes != Bytes::Stored && this.store.copies(run_of(run)) {
+                    let wanted = bytes != Bytes::Unwanted;
+                    self.departing.push(Departure { frame, object, run, wanted });
+                    return None;
+                }
+                let taken = this.store.take_out(&mut self.pool, run_of(run));
                 let result = self.fill(frame, taken);
                 Some(Event::TakenOut { frame, result })
             }
@@ -498,6 +576,85 @@ impl Shard {
         }
     }
 
+    /// Runs that nobody stores to leave their maps: copied where their bytes are wanted, then given back together. Whether
+    /// there were any.
+    fn see_off(&mut self) -> bool {
+        let departing = std::mem::take(&mut self.departing);
+        // The copies are memory beside the budget's: no more at a time than the core leaves for such.
+        let most = (self.config.budget / self.page / 32).clamp(1, 128);
+        let mut left = &departing[..];
+        while !left.is_empty() {
+            let mut pages = 0;
+            let fits = |departure: &&Departure| {
+                pages += departure.run.len as usize;
+                pages <= most
+            };
+            let (now, later) = left.split_at(left.iter().take_while(fits).count().max(1));
+            left = later;
+            self.depart(now);
+        }
+        !departing.is_empty()
+    }
+
+    fn depart(&mut self, departing: &[Departure]) {
+        let mut outcomes = Vec::with_capacity(departing.len());
+        for departure in departing {
+            let run = run_of(departure.run);
+            let object = self.objects.get(&departure.object);
+            outcomes.push(object.filter(|_| departure.wanted).map_or(Ok(None), |object| {
+                let here = object.in_source(departure.run, self.page).filter(|_| object.constant);
+                here.map_or_else(|| object.store.copy_out(&mut self.pool, run), Ok).map(Some)
+            }));
+        }
+        let leaves = |(departure, outcome): &(&Departure, &Result<Option<Slot>, Errno>)| {
+            outcome.is_ok() && self.objects.contains_key(&departure.object)
+        };
+        let going: Vec<usize> = departing
+            .iter()
+            .zip(&outcomes)
+            .enumerate()
+            .filter(|(_, pair)| leaves(pair))
+            .map(|(place, _)| place)
+            .collect();
+        let ranges = going.iter().map(|&place| {
+            let Departure { object, run, .. } = departing[place];
+            self.objects[&object].store.addresses(run_of(run))
+        });
+        let mut refused = Vec::new();
+        // SAFETY: the bytes were copied, or nobody wants them, and nobody stores to these runs of this shard's maps.
+        unsafe { self.discarder.discard(ranges, |place, _| refused.push(going[place])) };
+        for (place, (departure, outcome)) in departing.iter().zip(outcomes).enumerate() {
+            let &Departure { frame, object: id, run, .. } = departure;
+            let outcome = match (outcome, self.objects.get_mut(&id)) {
+                // Locked memory, or no memory for a copy: as it is done with a run that may be stored to.
+                (outcome, Some(object)) if outcome.is_err() || refused.contains(&place) => {
+                    if let Ok(Some(slot)) = outcome {
+                        self.pool.give(slot);
+                    }
+                    object.store.take_out(&mut self.pool, run_of(run)).map(Some)
+                }
+                (outcome, Some(object)) => {
+                    if object.tracked || !departure.wanted {
+                        // Who waits to store to a page that was protected faults again, on one that is missing.
+                        let _ = object.store.wake(run_of(run));
+                    }
+                    outcome
+                }
+                (outcome, None) => outcome,
+            };
+            let result = match outcome {
+                Ok(slot) => {
+                    if let Some(slot) = slot {
+                        self.slots.insert(frame, slot);
+                    }
+                    Ok(())
+                }
+                Err(_) => Err(Reason::Busy),
+            };
+            self.event(Event::TakenOut { frame, result });
+        }
+    }
+
     fn fill(&mut self, frame: FrameId, slot: Result<Slot, Errno>) -> Result<(), Reason> {
         match slot {
             Ok(slot) => {
@@ -516,7 +673,7 @@ impl Shard {
         mode: Mode,
         keep: bool,
     ) -> Result<(), Reason> {
-        let (Some(object), Some(slot)) = (self.objects.get_mut(&object), self.slots.remove(&frame)) else {
+        let (Some(object), Some(slot)) = (self.objects.get_mut(&object), self.slots.remove(frame)) else {
             return Err(Reason::PastEnd);
         };
         let mode = match mode {
@@ -540,7 +697,7 @@ impl Shard {
 
     /// Keeps the hashes within a sixteenth of the budget.
     fn shed_records(&mut self, id: ObjectId) {
-        let hashes = |objects: &HashMap<ObjectId, Object>| -> usize {
+        let hashes = |objects: &SpreadMap<ObjectId, Object>| -> usize {
             objects.values().map(|object| object.records.bytes()).sum()
         };
         let mut bytes = hashes(&self.objects);
@@ -551,13 +708,13 @@ impl Shard {
         {
             bytes = hashes(&self.objects);
         }
-        self.core.set_other_records(bytes);
+        self.core.set_other_records(bytes + self.slots.bytes());
     }
 
     fn discard(&mut self, frame: FrameId, id: ObjectId, run: Run, last: bool, shown: bool) {
-        let Some(slot) = self.slots.remove(&frame) else { return };
+        let Some(slot) = self.slots.remove(frame) else { return };
         let Some(object) = self.objects.get_mut(&id) else { return self.pool.give(slot) };
-        if shown {
+        if shown && !object.constant {
             // SAFETY: the slot holds the run's bytes, outside the map, and only this thread has it.
             let bytes = unsafe { std::slice::from_raw_parts(slot.buffer(), slot.pages() * self.page) };
             if object.records.keep(run, bytes).is_err() {
@@ -586,6 +743,12 @@ impl Shard {
     fn read(&mut self, frame: FrameId, id: ObjectId, run: Run, from: Backing) -> Result<Option<()>, Reason> {
         let refused = |errno: Errno| Reason::Refused { errno: errno.raw_os_error() };
         let object = self.objects.get_mut(&id).ok_or(Reason::PastEnd)?;
+        if from == Backing::Source
+            && let Some(slot) = object.in_source(run, self.page)
+        {
+            self.slots.insert(frame, slot);
+            return Ok(Some(()));
+        }
         let slot = object.store.stage(&mut self.pool, run_of(run)).map_err(refused)?;
         let buffer = slot.buffer();
         let room = slot.pages() * self.page;
@@ -715,9 +878,12 @@ impl Shard {
         };
         if op.backing == Backing::Source
             && let (Some(version), Some(file)) = (object.version, &object.file)
-            && file.version().ok() != Some(version)
+            && !*self.versions.entry(op.object).or_insert_with(|| file.version().ok() == Some(version))
         {
             return Err(Reason::Changed);
+        }
+        if object.constant {
+            return Ok(());
         }
         match object.records.agree(op.run, bytes) {
             Ok(true) if !object.unknown => Ok(()),
@@ -730,7 +896,7 @@ impl Shard {
     fn write(&mut self, frame: FrameId, id: ObjectId, run: Run, to: Backing) -> Result<Option<()>, Reason> {
         let offset = run.first * self.page as u64;
         let object = self.objects.get_mut(&id).ok_or(Reason::PastEnd)?;
-        let buffer = self.slots.get(&frame).ok_or(Reason::PastEnd)?.buffer();
+        let buffer = self.slots.get(frame).ok_or(Reason::PastEnd)?.buffer();
         let mut len =
             (object.len - offset.min(object.len)).min(u64::from(run.len) * self.page as u64) as usize;
         if to == Backing::Spill {

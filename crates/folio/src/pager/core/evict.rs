@@ -5,8 +5,9 @@
 //! (the inactive queue), and if it is wanted again it goes to the main queue, at the cost of a fault without a read.
 
 use super::frames::{Doom, FrameId, Place, Queue};
-use super::{Action, Core, ObjectId, Reason, Run};
-use std::collections::{HashSet, VecDeque};
+use super::spread::SpreadSet;
+use super::{Action, Bytes, Core, ObjectId, Reason, Run};
+use std::collections::VecDeque;
 
 /// Runs longer than this leave no ghost: they were a scan's.
 const GHOST_RUN: u32 = 16;
@@ -19,7 +20,7 @@ const LOOKS: usize = 512;
 #[derive(Debug, Default)]
 pub(crate) struct Ghosts {
     order: VecDeque<(ObjectId, u64)>,
-    set: HashSet<(ObjectId, u64)>,
+    set: SpreadSet<(ObjectId, u64)>,
 }
 
 impl Ghosts {
@@ -176,8 +177,14 @@ impl Core {
         frame.place = Place::Leaving;
         self.leaving += u64::from(frame.run.len);
         let (object, run) = (frame.object, frame.run);
+        let tracked = self.objects.get(&object).is_some_and(|object| object.traits.tracked);
+        let bytes = match (frame.doom, frame.dirty) {
+            (Doom::Now, _) => Bytes::Unwanted,
+            (_, false) if frame.protected || !tracked => Bytes::Still,
+            _ => Bytes::Stored,
+        };
         self.frames.enqueue(id, Queue::None);
-        self.actions.push_back(Action::TakeOut { frame: id, object, run });
+        self.actions.push_back(Action::TakeOut { frame: id, object, run, bytes });
     }
 
     pub(super) fn taken_out(&mut self, id: FrameId, result: &Result<(), Reason>) {

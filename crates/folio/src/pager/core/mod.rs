@@ -20,6 +20,7 @@ mod jobs;
 pub(crate) mod readahead;
 #[cfg(test)]
 mod simulate;
+pub(crate) mod spread;
 mod supply;
 mod table;
 mod write;
@@ -29,7 +30,8 @@ pub(crate) use readahead::Pattern;
 
 use frames::Frames;
 use readahead::Readahead;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use spread::SpreadMap;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use table::Table;
 
@@ -142,6 +144,17 @@ pub(crate) enum Mode {
     Protected,
     /// A store goes unnoticed.
     Writable,
+}
+
+/// What is known of the bytes of a run that leaves the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bytes {
+    /// They may be stored to until they are gone.
+    Stored,
+    /// Nobody stores to them: a copy is as good.
+    Still,
+    /// Nobody wants them.
+    Unwanted,
 }
 
 #[derive(Debug)]
@@ -260,6 +273,7 @@ pub(crate) enum Action {
         frame: FrameId,
         object: ObjectId,
         run: Run,
+        bytes: Bytes,
     },
     /// Protect the run, and put a copy of it into the buffer.
     Copy {
@@ -372,7 +386,7 @@ pub(crate) struct Core {
     limits: Limits,
     now: u64,
     frames: Frames,
-    objects: HashMap<ObjectId, Object>,
+    objects: SpreadMap<ObjectId, Object>,
     /// Pages of memory in use: in maps and in buffers.
     used: u64,
     /// Pages that are pinned.
@@ -394,7 +408,7 @@ pub(crate) struct Core {
     to_write: VecDeque<FrameId>,
     writing: u64,
     write_number: u64,
-    write_numbers: HashMap<FrameId, u64>,
+    write_numbers: SpreadMap<FrameId, u64>,
     reading: u64,
     leaving: u64,
     actions: VecDeque<Action>,
@@ -411,7 +425,7 @@ impl Core {
             limits,
             now: 0,
             frames: Frames::new(),
-            objects: HashMap::new(),
+            objects: SpreadMap::default(),
             used: 0,
             pinned: 0,
             dirty: 0,
@@ -426,7 +440,7 @@ impl Core {
             to_write: VecDeque::new(),
             writing: 0,
             write_number: 0,
-            write_numbers: HashMap::new(),
+            write_numbers: SpreadMap::default(),
             reading: 0,
             leaving: 0,
             actions: VecDeque::new(),

@@ -5,8 +5,8 @@
 
 use super::frames::Place;
 use super::{
-    Action, Backing, Core, Event, Failure, FrameId, Limits, Mode, ObjectId, Pattern, Reason, Run, Ticket,
-    Traits,
+    Action, Backing, Bytes, Core, Event, Failure, FrameId, Limits, Mode, ObjectId, Pattern, Reason, Run,
+    Ticket, Traits,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -260,9 +260,11 @@ impl Simulation {
                 let result = if refused { Err(Reason::Refused { errno: 12 }) } else { Ok(()) };
                 self.answer(object, |frame, result| Event::Installed { frame, result }, frame, result);
             }
-            Action::TakeOut { frame, object, run } => {
+            Action::TakeOut { frame, object, run, bytes } => {
                 let busy = self.errors > 0 && self.random.one_in(30);
                 let world = self.worlds.get_mut(&object).unwrap();
+                let still = (run.first..run.end()).all(|page| !world.map[&page].writable);
+                assert!(bytes != Bytes::Still || still, "{run:?} may be stored to while it is copied");
                 if !busy {
                     let bytes =
                         (run.first..run.end()).map(|page| world.map.remove(&page).unwrap().value).collect();

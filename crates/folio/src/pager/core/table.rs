@@ -3,8 +3,7 @@
 
 use super::Run;
 use super::frames::FrameId;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use super::spread::SpreadMap;
 
 /// log2 of the pages of a chunk.
 const SHIFT: u32 = 9;
@@ -12,28 +11,6 @@ const SHIFT: u32 = 9;
 pub(crate) const CHUNK: u64 = 1 << SHIFT;
 const NONE: u32 = u32::MAX;
 
-/// Spreads chunk numbers; they come from the program itself, not from an adversary.
-#[derive(Default)]
-pub(crate) struct Spread(u64);
-
-impl Hasher for Spread {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(byte.into());
-        }
-    }
-
-    fn write_u64(&mut self, n: u64) {
-        let mixed = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ (mixed >> 32);
-    }
-}
-
-type Spreading = BuildHasherDefault<Spread>;
 type Bits = [u64; (CHUNK / 64) as usize];
 
 #[derive(Debug)]
@@ -44,8 +21,8 @@ struct Chunk {
 
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    chunks: HashMap<u64, Chunk, Spreading>,
-    marks: [HashMap<u64, Box<Bits>, Spreading>; 2],
+    chunks: SpreadMap<u64, Chunk>,
+    marks: [SpreadMap<u64, Box<Bits>>; 2],
 }
 
 /// What is remembered of a page that is not in memory.
@@ -150,7 +127,7 @@ impl Table {
 
     /// Bytes that the records themselves take.
     pub(crate) fn bytes(&self) -> usize {
-        let marks: usize = self.marks.iter().map(HashMap::len).sum();
+        let marks: usize = self.marks.iter().map(SpreadMap::len).sum();
         self.chunks.len() * (size_of::<[u32; CHUNK as usize]>() + 48) + marks * (size_of::<Bits>() + 32)
     }
 }

@@ -60,7 +60,13 @@ enum Place {
     },
     /// The second view of a memfd: the pages themselves.
     Alias,
+    /// The source's own memory, which never changes.
+    Source,
 }
+
+/// Runs up to so many pages are copied in and out: to move a page interrupts the other processors, which costs more than a
+/// copy of it.
+const COPIED: usize = 16;
 
 impl Slot {
     /// Where the bytes are.
@@ -70,6 +76,11 @@ impl Slot {
 
     pub(crate) fn pages(&self) -> usize {
         self.pages
+    }
+
+    /// A run's bytes where its source has them: they are read, and never change.
+    pub(crate) fn of_source(bytes: &[u8], page: usize) -> Self {
+        Self { address: bytes.as_ptr() as usize, pages: bytes.len() / page, place: Place::Source }
     }
 }
 
@@ -112,6 +123,27 @@ impl Store {
     /// Whether a slot of a run is the run's own memory: while one is being written, the run must stay protected.
     pub(crate) fn shares_buffer(&self) -> bool {
         matches!(self, Self::Memfd(_) | Self::Trapped(_))
+    }
+
+    /// Whether a run may be put into the map out of any memory, and, while nobody stores to it, leave by a copy and
+    /// MADV_DONTNEED, for many runs at once.
+    pub(crate) fn copies(&self, run: Run) -> bool {
+        matches!(self, Self::Private(_)) && run.pages <= COPIED
+    }
+
+    /// The addresses of a run: start and length.
+    pub(crate) fn addresses(&self, run: Run) -> (usize, usize) {
+        span(self.address(), self.page(), run)
+    }
+
+    /// A copy of a run that is in the map and that nobody stores to.
+    pub(crate) fn copy_out(&self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
+        let slot = pool.take(run.pages).ok_or(Errno::NOBUFS)?;
+        let (from, len) = self.addresses(run);
+        // SAFETY: the run is in the map, so no fault waits for this thread; nobody stores to it; the slot is this call's.
+        unsafe { slot.buffer().copy_from_nonoverlapping(from as *const u8, len) };
+        pool.note(&slot, 0..run.pages, true);
+        Ok(slot)
     }
 
     /// Memory to read a run into. NOMEM: the pool has none.

@@ -3,7 +3,7 @@
 //! UFFDIO_MOVE installs a page writable, and a store that lands before the protection would go unseen: so a watched page comes by
 //! UFFDIO_COPY. Without MOVE a page leaves by protection, copy and MADV_DONTNEED, in that order.
 
-use super::{CHUNK, Mode, Pool, Run, Slot, advance, copy_in, reserve, span};
+use super::{CHUNK, COPIED, Mode, Pool, Run, Slot, advance, copy_in, reserve, span};
 use crate::sys::ends::Area;
 use crate::sys::uffd::{Uffd, watch};
 use crate::sys::{Errno, identity, mm};
@@ -82,7 +82,7 @@ impl Private {
     ) -> Result<(), Errno> {
         let (to, len) = span(self.memory.address, self.page, run);
         let mut done = 0;
-        if self.moves && mode == Mode::ReadOnly && !keep {
+        if self.moves && mode == Mode::ReadOnly && !keep && run.pages > COPIED {
             match self.shift(to, slot.address, len) {
                 Ok(()) => done = len,
                 // A read's pins may last a little longer than the read: the rest is copied.
