@@ -733,7 +733,8 @@ impl Shard {
 
     /// Idle slots hold memory that the core takes for free: it is given back before the budget is passed.
     fn keep_budget(&mut self) {
-        let used = self.core.used() as usize * self.page + self.pool.resident_idle();
+        let records = self.core.record_bytes();
+        let used = self.core.used() as usize * self.page + records + self.pool.resident_idle();
         if used > self.config.budget {
             self.pool.trim((used - self.config.budget).max(256 << 10));
         }

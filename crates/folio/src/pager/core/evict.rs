@@ -47,14 +47,14 @@ impl Ghosts {
 
 impl Core {
     /// Pages that may be in use, beside the records and what a copy needs for a moment.
-    fn limit(&self) -> u64 {
+    pub(super) fn limit(&self) -> u64 {
         let records = (self.record_bytes() / self.limits.page) as u64;
         let reserve = u64::from(self.widest());
         self.limits.budget.saturating_sub(records + reserve).max(4)
     }
 
     /// The share that is kept free or ready to be dropped.
-    fn inactive_target(&self) -> u64 {
+    pub(super) fn inactive_target(&self) -> u64 {
         self.limit() / 8
     }
 

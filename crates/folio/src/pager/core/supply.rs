@@ -8,6 +8,9 @@ use super::{Action, Backing, Core, Failure, Mode, ObjectId, Reason, Run};
 /// Runs that a recording holds at most.
 const RECORDED: usize = 1 << 20;
 
+/// A part that was wanted, of the surroundings of a page, for which the rest is read as well.
+const FILL_SHARE: u64 = 64;
+
 /// A fault that waits for memory.
 #[derive(Debug)]
 pub(crate) struct Stalled {
@@ -108,7 +111,42 @@ impl Core {
         if sequential {
             self.drop_behind(object, page);
         }
-        self.read_ahead(object, plan);
+        if plan.ahead.is_empty() {
+            self.fill(object, page);
+        } else {
+            self.read_ahead(object, plan);
+        }
+    }
+
+    /// Reads the rest of the page's surroundings, up to 2 MiB, if a part of them was wanted already, in whatever order, and
+    /// there is memory that nobody uses: nothing leaves for it.
+    fn fill(&mut self, object: ObjectId, page: u64) {
+        let window = u64::from(self.widest());
+        let this = &self.objects[&object];
+        let block = u64::from(this.readahead.block());
+        let (first, end) = (page - page % window, (page - page % window + window).min(this.pages));
+        let dense = block * (window / FILL_SHARE).max(2);
+        if this.readahead.pattern() != Pattern::Normal || window < 4 * dense {
+            return;
+        }
+        let spare = self.limit() - self.inactive_target();
+        if self.used + window > spare
+            || self.reading + window > self.budget() / 4
+            || self.objects[&object].table.count_in(first, end) < dense
+        {
+            return;
+        }
+        let mut page = first;
+        while page < end {
+            if self.objects[&object].table.frame(page).is_none() {
+                let run = self.absent(object, page, Run { first: page, len: (end - page) as u32 });
+                let id = self.read(object, run);
+                self.frames[id].eager = true;
+                page = run.end();
+            } else {
+                page += 1;
+            }
+        }
     }
 
     /// The part of `run` around `page` that is inside the object and the page's chunk, in no frame, and on the same backing.

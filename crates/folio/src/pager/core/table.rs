@@ -120,6 +120,14 @@ impl Table {
         found
     }
 
+    /// How many pages from `first` to before `end`, which lie in one chunk, are in frames.
+    pub(crate) fn count_in(&self, first: u64, end: u64) -> u64 {
+        let Some(chunk) = self.chunks.get(&(first >> SHIFT)) else { return 0 };
+        let at = (first % CHUNK) as usize;
+        let frames = &chunk.frames[at..at + (end - first) as usize];
+        frames.iter().filter(|&&frame| frame != NONE).count() as u64
+    }
+
     /// Whether no page is in memory.
     pub(crate) fn is_empty(&self) -> bool {
         self.chunks.is_empty()
