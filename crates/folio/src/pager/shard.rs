@@ -524,8 +524,9 @@ impl Shard {
                 let result = self.fill(frame, taken);
                 Some(Event::TakenOut { frame, result })
             }
-            Action::Copy { frame, object, run } => {
-                let copied = self.objects.get_mut(&object)?.store.snapshot(&mut self.pool, run_of(run));
+            Action::Copy { frame, object, run, protect } => {
+                let store = &mut self.objects.get_mut(&object)?.store;
+                let copied = store.snapshot(&mut self.pool, run_of(run), protect);
                 let result = self.fill(frame, copied);
                 Some(Event::Copied { frame, result })
             }

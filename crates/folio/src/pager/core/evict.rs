@@ -117,7 +117,7 @@ impl Core {
 
     pub(super) fn is_pinned(&self, object: ObjectId, run: Run) -> bool {
         let Some(object) = self.objects.get(&object) else { return false };
-        object.pins.iter().any(|&(first, end)| first < run.end() && run.first < end)
+        object.pins.iter().any(|pin| pin.overlaps(run))
     }
 
     /// Takes pages out of maps while too little is free or ready to be dropped.

@@ -2,7 +2,7 @@
 
 use super::frames::{Doom, FrameId, Place};
 use super::table::CHUNK;
-use super::{Action, Core, Failure, ObjectId, Reason, Run, Ticket};
+use super::{Action, Core, Failure, ObjectId, Pin, Reason, Run, Ticket};
 use std::collections::VecDeque;
 
 /// Reads by request under way at once.
@@ -21,8 +21,7 @@ pub(crate) struct Want {
 pub(crate) struct PinJob {
     pub(crate) object: ObjectId,
     pub(crate) ticket: Ticket,
-    first: u64,
-    end: u64,
+    pin: Pin,
     missing: u64,
     progress: u64,
 }
@@ -30,7 +29,7 @@ pub(crate) struct PinJob {
 impl PinJob {
     /// How many pages of `run` it waits for.
     fn overlap(&self, run: Run) -> u64 {
-        run.end().min(self.end).saturating_sub(run.first.max(self.first))
+        run.end().min(self.pin.end).saturating_sub(run.first.max(self.pin.first))
     }
 
     pub(crate) fn missing_in(&self, run: Run) -> bool {
@@ -48,9 +47,9 @@ pub(crate) struct EvictJob {
     since: u64,
 }
 
-/// Pages that lie in one range or more.
-pub(super) fn pages_of(ranges: &[(u64, u64)]) -> u64 {
-    let mut ranges = ranges.to_vec();
+/// Pages that are pinned once or more.
+pub(super) fn pages_of(pins: &[Pin]) -> u64 {
+    let mut ranges: Vec<(u64, u64)> = pins.iter().map(|pin| (pin.first, pin.end)).collect();
     ranges.sort_unstable();
     let mut until = 0;
     let count = |(first, end): (u64, u64)| {
@@ -77,7 +76,8 @@ impl Core {
         self.budget() / 4 * 3
     }
 
-    pub(super) fn pin(&mut self, object: ObjectId, first: u64, end: u64, ticket: Ticket) {
+    pub(super) fn pin(&mut self, object: ObjectId, pin: Pin, ticket: Ticket) {
+        let Pin { first, end, .. } = pin;
         let pages = end.saturating_sub(first);
         let (now, pinnable, pinned) = (self.now, self.pinnable(), self.pinned);
         let Some(this) =
@@ -87,7 +87,7 @@ impl Core {
         };
         // What is pinned already costs nothing more.
         let before = pages_of(&this.pins);
-        this.pins.push((first, end));
+        this.pins.push(pin);
         let more = pages_of(&this.pins) - before;
         if pinned + more > pinnable {
             this.pins.pop();
@@ -109,20 +109,47 @@ impl Core {
             })
             .sum();
         self.pinned += more;
+        self.hold(object, first, end);
         if present == pages {
             return self.reply(ticket, Ok(()));
         }
-        self.pin_jobs.push(PinJob { object, ticket, first, end, missing: pages - present, progress: now });
+        self.pin_jobs.push(PinJob { object, ticket, pin, missing: pages - present, progress: now });
         self.wants.push_back(Want { object, next: first, end });
     }
 
-    pub(super) fn unpin(&mut self, object: ObjectId, first: u64, end: u64) {
+    pub(super) fn unpin(&mut self, object: ObjectId, pin: Pin) {
         let Some(this) = self.objects.get_mut(&object) else { return };
-        if let Some(at) = this.pins.iter().position(|&pin| pin == (first, end)) {
+        if let Some(at) = this.pins.iter().position(|&other| other == pin) {
             let before = pages_of(&this.pins);
             this.pins.swap_remove(at);
             self.pinned -= before - pages_of(&this.pins);
         }
+    }
+
+    /// Pages of these that are pinned for stores can be stored to from now on, and are dirty.
+    pub(super) fn hold(&mut self, object: ObjectId, first: u64, end: u64) {
+        let Some(this) = self.objects.get(&object).filter(|this| this.traits.tracked) else { return };
+        let held: Vec<Pin> = this
+            .pins
+            .iter()
+            .filter(|pin| pin.stores && pin.first < end && first < pin.end)
+            .copied()
+            .collect();
+        for pin in held {
+            let (first, end) = (pin.first.max(first), pin.end.min(end));
+            for id in self.objects[&object].table.frames_in(first, end) {
+                let frame = &self.frames[id];
+                if frame.place == Place::Installed && (frame.protected || !frame.dirty) {
+                    self.let_store(id, first, end);
+                }
+            }
+        }
+    }
+
+    /// Whether pages of a run are pinned for stores.
+    pub(super) fn is_held(&self, object: ObjectId, run: Run) -> bool {
+        let Some(object) = self.objects.get(&object) else { return false };
+        object.pins.iter().any(|pin| pin.stores && pin.overlaps(run))
     }
 
     /// `run` has come into the map.
@@ -148,7 +175,7 @@ impl Core {
 
     /// A page cannot be supplied: pins that wait for it are refused.
     pub(super) fn pin_failed(&mut self, object: ObjectId, page: u64, reason: &Reason) {
-        let fails = |pin: &PinJob| pin.object == object && (pin.first..pin.end).contains(&page);
+        let fails = |job: &PinJob| job.object == object && job.pin.overlaps(Run::one(page));
         if self.pin_jobs.iter().any(fails) {
             let (failed, others) = std::mem::take(&mut self.pin_jobs).into_iter().partition(fails);
             self.pin_jobs = others;
@@ -157,10 +184,10 @@ impl Core {
     }
 
     fn refuse(&mut self, pins: Vec<PinJob>, page: u64, reason: &Reason) {
-        for pin in pins {
-            self.unpin(pin.object, pin.first, pin.end);
+        for PinJob { object, pin, ticket, .. } in pins {
+            self.unpin(object, pin);
             let page = page.max(pin.first);
-            self.reply(pin.ticket, Err(Failure { page, reason: reason.clone() }));
+            self.reply(ticket, Err(Failure { page, reason: reason.clone() }));
         }
     }
 

@@ -146,6 +146,21 @@ pub(crate) enum Mode {
     Writable,
 }
 
+/// Pages that stay in the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pin {
+    pub(crate) first: u64,
+    pub(crate) end: u64,
+    /// They can be stored to at any time without a fault, by system calls and devices too, and so stay dirty.
+    pub(crate) stores: bool,
+}
+
+impl Pin {
+    pub(crate) fn overlaps(&self, run: Run) -> bool {
+        self.first < run.end() && run.first < self.end
+    }
+}
+
 /// What is known of the bytes of a run that leaves the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bytes {
@@ -203,14 +218,12 @@ pub(crate) enum Event {
     },
     Pin {
         object: ObjectId,
-        first: u64,
-        end: u64,
+        pin: Pin,
         ticket: Ticket,
     },
     Unpin {
         object: ObjectId,
-        first: u64,
-        end: u64,
+        pin: Pin,
     },
     /// Dirty pages are written; `flush` makes them durable too.
     Sync {
@@ -275,11 +288,12 @@ pub(crate) enum Action {
         run: Run,
         bytes: Bytes,
     },
-    /// Protect the run, and put a copy of it into the buffer.
+    /// Protect the run, and put a copy of it into the buffer; without `protect` it may be stored to meanwhile.
     Copy {
         frame: FrameId,
         object: ObjectId,
         run: Run,
+        protect: bool,
     },
     /// Stores go unnoticed from now on; wake who waits.
     Unprotect {
@@ -367,7 +381,7 @@ pub(crate) struct Object {
     traits: Traits,
     table: Table,
     readahead: Readahead,
-    pins: Vec<(u64, u64)>,
+    pins: Vec<Pin>,
     /// Write operations under way, by number.
     writes: BTreeSet<u64>,
     /// The stores that came last, to find streams of them.
@@ -535,8 +549,8 @@ impl Core {
                     object.readahead.set_pattern(pattern);
                 }
             }
-            Event::Pin { object, first, end, ticket } => self.pin(object, first, end, ticket),
-            Event::Unpin { object, first, end } => self.unpin(object, first, end),
+            Event::Pin { object, pin, ticket } => self.pin(object, pin, ticket),
+            Event::Unpin { object, pin } => self.unpin(object, pin),
             Event::Sync { object, first, end, flush, ticket } => self.sync(object, first, end, flush, ticket),
             Event::Evict { object, first, end, discard, ticket } => {
                 self.evict(object, first, end, discard, Some(ticket));

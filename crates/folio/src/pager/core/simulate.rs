@@ -5,7 +5,7 @@
 
 use super::frames::Place;
 use super::{
-    Action, Backing, Bytes, Core, Event, Failure, FrameId, Limits, Mode, ObjectId, Pattern, Reason, Run,
+    Action, Backing, Bytes, Core, Event, Failure, FrameId, Limits, Mode, ObjectId, Pattern, Pin, Reason, Run,
     Ticket, Traits,
 };
 use std::collections::{BTreeMap, HashMap};
@@ -89,7 +89,7 @@ struct Simulation {
     now: u64,
     tickets: BTreeMap<Ticket, (ObjectId, Asked)>,
     next_ticket: u64,
-    pins: Vec<(ObjectId, u64, u64)>,
+    pins: Vec<(ObjectId, Pin)>,
     /// One in so many operations fails; 0: none.
     errors: u64,
     may_fail: bool,
@@ -101,7 +101,7 @@ struct Simulation {
 
 #[derive(Debug)]
 enum Asked {
-    Pin(u64, u64),
+    Pin(Pin),
     Sync(u64, u64, BTreeMap<u64, u64>),
     Evict,
 }
@@ -277,13 +277,13 @@ impl Simulation {
                 let result = if busy { Err(Reason::Busy) } else { Ok(()) };
                 self.answer(object, |frame, result| Event::TakenOut { frame, result }, frame, result);
             }
-            Action::Copy { frame, object, run } => {
+            Action::Copy { frame, object, run, protect } => {
                 let busy = self.errors > 0 && self.random.one_in(30);
                 let world = self.worlds.get_mut(&object).unwrap();
                 let mut bytes = Vec::new();
                 for page in run.first..run.end() {
                     let mapped = world.map.get_mut(&page).unwrap();
-                    mapped.writable = busy;
+                    mapped.writable = busy || !protect;
                     bytes.push(mapped.value);
                 }
                 if !busy {
@@ -374,11 +374,11 @@ impl Simulation {
                     self.stored += 1;
                     mapped.value = self.stored;
                     world.expected.insert(page, self.stored);
-                    if world.traits.shares_buffer {
-                        assert!(
-                            !world.writing.iter().any(|w| w.holds(page)),
-                            "page {page} changed while it was written"
-                        );
+                    if world.traits.shares_buffer && world.writing.iter().any(|w| w.holds(page)) {
+                        // Pages that are pinned for stores are written as they are, and once more.
+                        let frame = self.core.objects[&object].table.frame(page);
+                        let again = frame.is_some_and(|frame| self.core.frames[frame].dirty);
+                        assert!(again, "page {page} changed while it was written");
                     }
                 }
             }
@@ -395,11 +395,11 @@ impl Simulation {
         let (object, asked) = self.tickets.remove(&ticket).expect("one reply a ticket");
         let world = &self.worlds[&object];
         match (asked, result) {
-            (Asked::Pin(first, end), Ok(())) => {
-                for page in first..end {
+            (Asked::Pin(pin), Ok(())) => {
+                for page in pin.first..pin.end {
                     assert!(world.map.contains_key(&page), "page {page} is pinned and not in the map");
                 }
-                self.pins.push((object, first, end));
+                self.pins.push((object, pin));
             }
             (Asked::Sync(first, end, at_call), Ok(())) if !world.traits.private => {
                 for (page, value) in at_call.range(first..end) {
@@ -407,7 +407,7 @@ impl Simulation {
                     assert!(durable >= *value, "page {page}: {durable} is durable, {value} was synced");
                 }
             }
-            (Asked::Sync(..) | Asked::Pin(..), Err(failure)) => {
+            (Asked::Sync(..) | Asked::Pin(_), Err(failure)) => {
                 let allowed = matches!(failure.reason, Reason::Deadline | Reason::NoMemory | Reason::PastEnd);
                 assert!(self.may_fail || allowed, "{failure:?} without cause");
             }
@@ -427,9 +427,9 @@ impl Simulation {
             } else {
                 buffers + world.map.len() as u64
             };
-            for &(object, first, end) in self.pins.iter().filter(|pin| pin.0 == *id) {
-                let there = (first..end).all(|page| world.map.contains_key(&page));
-                assert!(there, "pinned pages {first}..{end} of {object:?} left the map");
+            for &(object, pin) in self.pins.iter().filter(|pin| pin.0 == *id) {
+                let there = (pin.first..pin.end).all(|page| world.map.contains_key(&page));
+                assert!(there, "pages of {pin:?} of {object:?} left the map");
             }
         }
         // What an action takes is counted before it is done, and what it gives back after.
@@ -476,13 +476,14 @@ impl Simulation {
         let end = (page + 1 + self.random.below(20)).min(pages);
         match self.random.below(40) {
             0 => {
-                let ticket = self.ticket(object, Asked::Pin(page, end));
-                self.event(Event::Pin { object, first: page, end, ticket });
+                let pin = Pin { first: page, end, stores: self.random.one_in(2) };
+                let ticket = self.ticket(object, Asked::Pin(pin));
+                self.event(Event::Pin { object, pin, ticket });
             }
             1 | 2 => {
                 if let Some(at) = self.pins.iter().position(|pin| pin.0 == object) {
-                    let (object, first, end) = self.pins.swap_remove(at);
-                    self.event(Event::Unpin { object, first, end });
+                    let (object, pin) = self.pins.swap_remove(at);
+                    self.event(Event::Unpin { object, pin });
                 }
             }
             3 => {
@@ -495,6 +496,7 @@ impl Simulation {
                 let ticket = self.ticket(object, Asked::Sync(first, end, expected));
                 self.event(Event::Sync { object, first, end, flush: true, ticket });
             }
+            9 | 10 => self.device(object),
             7 => {
                 // Raised and lowered again: the budget that the checks hold it to is the highest.
                 let pages = self.budget - self.random.below(self.budget / 4);
@@ -518,6 +520,25 @@ impl Simulation {
                 self.access_later(n, page, write);
             }
         }
+    }
+
+    /// A device stores to a page that is pinned for stores: without a fault, whatever is under way.
+    fn device(&mut self, object: ObjectId) {
+        let held = |pin: &&(ObjectId, Pin)| pin.0 == object && pin.1.stores;
+        let Some(&(_, pin)) = self.pins.iter().find(held) else { return };
+        let page = pin.first + self.random.below(pin.end - pin.first);
+        let frame = self.core.objects[&object].table.frame(page).map(|id| &self.core.frames[id]);
+        let world = self.worlds.get_mut(&object).unwrap();
+        // The driver copies in one step; here the end of it may be still to come.
+        let copying = frame.is_some_and(|frame| frame.place == Place::Copying);
+        if !world.traits.tracked || copying {
+            return;
+        }
+        let mapped = world.map.get_mut(&page).expect("pinned pages are in the map");
+        assert!(mapped.writable, "page {page} of {pin:?} is protected");
+        self.stored += 1;
+        mapped.value = self.stored;
+        world.expected.insert(page, self.stored);
     }
 
     fn complete(&mut self, pending: Pending) {
@@ -627,7 +648,7 @@ impl Simulation {
         self.finish();
         // Poison is an allowed end; the pages that are left must be right.
         for pin in std::mem::take(&mut self.pins) {
-            self.event(Event::Unpin { object: pin.0, first: pin.1, end: pin.2 });
+            self.event(Event::Unpin { object: pin.0, pin: pin.1 });
         }
         let objects: Vec<ObjectId> = self.worlds.keys().copied().collect();
         for &object in &objects {

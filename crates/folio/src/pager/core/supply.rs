@@ -373,6 +373,7 @@ impl Core {
         {
             recording.push(run);
         }
+        self.hold(object, run.first, run.end());
         self.pin_progress(object, run);
         self.release_copy(id);
         self.settle(id);

@@ -61,9 +61,7 @@ impl Core {
     /// A store to `page` of a protected frame in the map.
     pub(super) fn make_writable(&mut self, id: FrameId, page: u64) {
         let widest = u64::from(self.widest());
-        let frame = &self.frames[id];
-        let (object, run) = (frame.object, frame.run);
-        let whole = frame.writing || frame.dirty || run.len == 1;
+        let (object, run) = (self.frames[id].object, self.frames[id].run);
         let Some(this) = self.objects.get_mut(&object) else { return };
         // A stream of stores gets ever longer runs, so that it does not fault at each page.
         let unit = if page == this.last_store.end() {
@@ -71,15 +69,27 @@ impl Core {
         } else {
             1
         };
-        let cut = u64::from(this.traits.cut);
-        let first = (page - page % cut).max(run.first);
-        let len = unit.next_multiple_of(cut).min(run.end() - first) as u32;
-        let store = if whole { run } else { Run { first, len } };
-        this.last_store = store;
-        let id = if whole { id } else { self.cut(id, store) };
+        let store = self.let_store(id, page, (page + unit).min(run.end()));
+        if let Some(this) = self.objects.get_mut(&object) {
+            this.last_store = store;
+        }
+    }
+
+    /// Pages of a frame in the map, from `first` to before `end`, can be stored to and are dirty: they are cut off from the
+    /// rest where that is possible. Returns the whole that became so.
+    pub(super) fn let_store(&mut self, id: FrameId, first: u64, end: u64) -> Run {
+        let frame = &self.frames[id];
+        let (object, run) = (frame.object, frame.run);
+        let whole = frame.writing || frame.dirty || run.len == 1;
+        let cut = self.objects.get(&object).map_or(1, |object| u64::from(object.traits.cut));
+        let first = (first - first % cut).max(run.first);
+        let end = end.next_multiple_of(cut).min(run.end());
+        let store = if whole { run } else { Run { first, len: (end - first) as u32 } };
+        let id = if store == run { id } else { self.cut(id, store) };
         self.frames[id].protected = false;
         self.set_dirty(id);
         self.actions.push_back(Action::Unprotect { object, run: store });
+        store
     }
 
     /// Makes `part` of a frame without a buffer a frame of its own.
@@ -143,8 +153,10 @@ impl Core {
             self.used += u64::from(run.len);
         }
         self.number(id);
-        self.frames[id].place = Place::Copying;
-        self.actions.push_back(Action::Copy { frame: id, object, run });
+        let protect = !self.is_held(object, run);
+        let frame = &mut self.frames[id];
+        (frame.place, frame.protected) = (Place::Copying, protect);
+        self.actions.push_back(Action::Copy { frame: id, object, run, protect });
         true
     }
 
@@ -174,8 +186,13 @@ impl Core {
             }
             return self.settle(id);
         }
-        (frame.protected, frame.buffer, frame.kept) = (true, true, true);
+        (frame.buffer, frame.kept) = (true, true);
         self.start_write(id);
+        if !self.frames[id].protected {
+            // Stores go on unnoticed.
+            self.set_dirty(id);
+        }
+        self.hold(object, run.first, run.end());
         self.settle(id);
     }
 
@@ -292,7 +309,7 @@ impl Core {
             let many = self.dirty > self.limits.budget / 4;
             let old = dirtied + self.limits.dirty_age <= now;
             let due = frame.failed == 0 || frame.failed + RETRY <= now;
-            let window = self.write_numbers.len() < WINDOW as usize;
+            let window = self.write_numbers.len() < WINDOW as usize && !self.is_held(frame.object, frame.run);
             if due && window && (old || many || frame.failed != 0) && !frame.writing {
                 match frame.place {
                     Place::Installed => _ = self.copy(id),

@@ -20,7 +20,7 @@ pub(crate) use private::Private;
 pub(crate) use trapped::Trapped;
 
 use crate::sys::uffd::{Progress, Uffd};
-use crate::sys::{Errno, mm};
+use crate::sys::{Errno, copy, mm};
 use std::sync::Arc;
 
 /// Pages of a chunk: the most a run has.
@@ -136,12 +136,17 @@ impl Store {
         span(self.address(), self.page(), run)
     }
 
-    /// A copy of a run that is in the map and that nobody stores to.
+    /// A copy of a run that is in the map; what is stored meanwhile may be in it or not.
     pub(crate) fn copy_out(&self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
         let slot = pool.take(run.pages).ok_or(Errno::NOBUFS)?;
         let (from, len) = self.addresses(run);
-        // SAFETY: the run is in the map, so no fault waits for this thread; nobody stores to it; the slot is this call's.
-        unsafe { slot.buffer().copy_from_nonoverlapping(from as *const u8, len) };
+        // SAFETY: the run is in the map, so no fault waits for this thread; the routine is no Rust access, which a store meanwhile
+        // would race with; the slot is this call's.
+        let copied = unsafe { copy::copy(slot.buffer(), from as *const u8, len, from..from + len) };
+        if copied.is_err() {
+            pool.give(slot);
+            return Err(Errno::FAULT);
+        }
         pool.note(&slot, 0..run.pages, true);
         Ok(slot)
     }
@@ -195,10 +200,13 @@ impl Store {
     }
 
     /// Protects a run that stays in the map, and returns bytes that no store changes. Errors as for
-    /// [`take_out`](Self::take_out).
-    pub(crate) fn snapshot(&mut self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
+    /// [`take_out`](Self::take_out). Without `protect` it may be stored to meanwhile, and what is returned is of no one moment.
+    pub(crate) fn snapshot(&mut self, pool: &mut Pool, run: Run, protect: bool) -> Result<Slot, Errno> {
         match self {
+            Self::Private(_) if !protect => self.copy_out(pool, run),
             Self::Private(store) => store.snapshot(pool, run),
+            Self::Memfd(store) if !protect => Ok(store.views().alias(run)),
+            Self::Trapped(store) if !protect => Ok(store.views().alias(run)),
             Self::Memfd(store) => store.snapshot(run),
             Self::Trapped(store) => store.snapshot(run),
         }
