@@ -104,6 +104,8 @@ impl Slots {
     fn insert(&mut self, frame: FrameId, slot: Slot) {
         let at = frame.0 as usize;
         if self.0.len() <= at {
+            // An eighth more at a time: records count against the budget.
+            self.0.reserve_exact((at + 1 - self.0.len()).max(1024).max(self.0.len() / 8));
             self.0.resize_with(at + 1, || None);
         }
         self.0[at] = Some(slot);

@@ -168,7 +168,7 @@ impl Core {
 
     /// Starts to read a run, all of whose pages are in no frame. There is room.
     pub(super) fn read(&mut self, object: ObjectId, run: Run) -> FrameId {
-        let id = self.frames.add(object, run, Place::Reading, self.now);
+        let id = self.frames.add(object, run, Place::Reading);
         let this = self.objects.get_mut(&object).expect("only objects that are attached are read");
         this.table.set(run, Some(id));
         let from =

@@ -94,7 +94,7 @@ impl Core {
 
     /// Makes `part` of a frame without a buffer a frame of its own.
     fn cut(&mut self, id: FrameId, part: Run) -> FrameId {
-        let (object, run, read_at) = (self.frames[id].object, self.frames[id].run, self.frames[id].read_at);
+        let (object, run) = (self.frames[id].object, self.frames[id].run);
         let (queue, doom, protected) =
             (self.frames.queue(id), self.frames[id].doom, self.frames[id].protected);
         let buffer = self.frames[id].buffer;
@@ -104,7 +104,7 @@ impl Core {
         let mut kept = false;
         for piece in [left, part, right].into_iter().filter(|piece| piece.len > 0) {
             let this = if std::mem::replace(&mut kept, true) {
-                let this = self.frames.add(object, piece, Place::Installed, read_at);
+                let this = self.frames.add(object, piece, Place::Installed);
                 let frame = &mut self.frames[this];
                 (frame.doom, frame.protected, frame.buffer, frame.seen) = (doom, protected, buffer, true);
                 self.frames.enqueue(this, queue);

@@ -42,7 +42,7 @@ impl Views {
     }
 
     pub(super) fn alias(&self, run: Run) -> Slot {
-        Slot { address: self.alias + run.first * self.page, pages: run.pages, place: Place::Alias }
+        Slot { address: self.alias + run.first * self.page, pages: run.pages as u32, place: Place::Alias }
     }
 
     pub(super) fn punch(&self, run: Run) -> Result<(), Errno> {

@@ -48,15 +48,15 @@ pub(crate) enum Mode {
 #[derive(Debug)]
 pub(crate) struct Slot {
     address: usize,
-    pages: usize,
+    pages: u32,
     place: Place,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Pool {
-        chunk: usize,
-        first: usize,
+        chunk: u32,
+        first: u32,
     },
     /// The second view of a memfd: the pages themselves.
     Alias,
@@ -75,12 +75,24 @@ impl Slot {
     }
 
     pub(crate) fn pages(&self) -> usize {
-        self.pages
+        self.pages as usize
+    }
+
+    fn new(address: usize, pages: usize, chunk: usize, first: usize) -> Self {
+        Self { address, pages: pages as u32, place: Place::Pool { chunk: chunk as u32, first: first as u32 } }
+    }
+
+    /// The chunk of the pool, and the first page of it.
+    fn in_pool(&self) -> Option<(usize, usize)> {
+        match self.place {
+            Place::Pool { chunk, first } => Some((chunk as usize, first as usize)),
+            Place::Alias | Place::Source => None,
+        }
     }
 
     /// A run's bytes where its source has them: they are read, and never change.
     pub(crate) fn of_source(bytes: &[u8], page: usize) -> Self {
-        Self { address: bytes.as_ptr() as usize, pages: bytes.len() / page, place: Place::Source }
+        Self { address: bytes.as_ptr() as usize, pages: (bytes.len() / page) as u32, place: Place::Source }
     }
 }
 

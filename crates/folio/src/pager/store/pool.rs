@@ -7,7 +7,7 @@
 //! Chunks are found by their longest run of free pages: a slot comes from the chunk that it fills best, so that the others stay
 //! whole.
 
-use super::{CHUNK, Place, Slot};
+use super::{CHUNK, Slot};
 use crate::sys::uffd::{Uffd, watch};
 use crate::sys::{Errno, identity, mm};
 use std::collections::BTreeSet;
@@ -171,7 +171,7 @@ impl Pool {
             && let Some((chunk, first)) = self.loose.pop()
         {
             let address = self.chunks[chunk].address + first * self.page;
-            return Some(Slot { address, pages, place: Place::Pool { chunk, first } });
+            return Some(Slot::new(address, pages, chunk, first));
         }
         let huge = self.huge && pages == CHUNK;
         let index = self.index.find(huge, pages).or_else(|| {
@@ -183,7 +183,7 @@ impl Pool {
         self.change(index, |chunk| set(&mut chunk.free, first..first + pages, false));
         let chunk = &self.chunks[index];
         let address = chunk.address + first * self.page;
-        Some(Slot { address, pages, place: Place::Pool { chunk: index, first } })
+        Some(Slot::new(address, pages, index, first))
     }
 
     /// Changes what is free of a chunk, or holds memory.
@@ -204,17 +204,17 @@ impl Pool {
 
     /// Gives a slot's memory back to the kernel.
     pub(super) fn empty(&mut self, slot: &Slot) {
-        let Place::Pool { chunk, first } = slot.place else { return };
+        let Some((chunk, first)) = slot.in_pool() else { return };
         let chunk = &mut self.chunks[chunk];
-        if (first..first + slot.pages).any(|page| get(&chunk.warm, page)) {
-            discard(slot.address, slot.pages * self.page);
-            set(&mut chunk.warm, first..first + slot.pages, false);
+        if (first..first + slot.pages()).any(|page| get(&chunk.warm, page)) {
+            discard(slot.address, slot.pages() * self.page);
+            set(&mut chunk.warm, first..first + slot.pages(), false);
         }
     }
 
     /// Notes whether a slot's pages from `first` hold memory, after they were filled or moved.
     pub(super) fn note(&mut self, slot: &Slot, pages: Range<usize>, holds: bool) {
-        if let Place::Pool { chunk, first } = slot.place {
+        if let Some((chunk, first)) = slot.in_pool() {
             set(&mut self.chunks[chunk].warm, first + pages.start..first + pages.end, holds);
         }
     }
@@ -223,8 +223,8 @@ impl Pool {
     // By value: who gives a slot has it no more.
     #[allow(clippy::needless_pass_by_value)]
     pub(crate) fn give(&mut self, slot: Slot) {
-        let Slot { pages, place, address: _ } = slot;
-        let Place::Pool { chunk, first } = place else { return };
+        let Some((chunk, first)) = slot.in_pool() else { return };
+        let pages = slot.pages();
         if pages == 1 && self.loose.len() < LOOSE && get(&self.chunks[chunk].warm, first) {
             self.loose.push((chunk, first));
             return;
@@ -329,7 +329,7 @@ mod tests {
         let mut pool = Pool::new(64 << 20, None, false);
         let page = rustix::param::page_size();
         let slots: Vec<_> = [1, 512, 300, 212, 7, 512, 3].map(|pages| pool.take(pages).unwrap()).into();
-        let mut ranges: Vec<_> = slots.iter().map(|s| (s.address, s.address + s.pages * page)).collect();
+        let mut ranges: Vec<_> = slots.iter().map(|s| (s.address, s.address + s.pages() * page)).collect();
         ranges.sort_unstable();
         assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{ranges:x?}");
         for slot in slots {
@@ -370,10 +370,10 @@ mod tests {
             let idle: usize = pool.chunks.iter().map(super::Chunk::idle).sum();
             assert_eq!(pool.resident_idle(), (idle + pool.loose.len()) * page);
         }
-        let mut ranges: Vec<_> = taken.iter().map(|s| (s.address, s.address + s.pages * page)).collect();
+        let mut ranges: Vec<_> = taken.iter().map(|s| (s.address, s.address + s.pages() * page)).collect();
         ranges.sort_unstable();
         assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0));
-        let used: usize = taken.iter().map(|slot| slot.pages).sum();
+        let used: usize = taken.iter().map(super::Slot::pages).sum();
         let left = std::iter::from_fn(|| pool.take(1)).count();
         assert_eq!(used + left, pool.chunks.len() * CHUNK);
         assert_eq!(pool.trim(usize::MAX), 0, "nothing is free");
