@@ -7,7 +7,7 @@ use super::core::{
     Traits,
 };
 use super::delivery::Delivery;
-use super::disk::{Disk, Operation};
+use super::disk::{Disk, Operation, WATCHED};
 use super::inbox::{Inbox, Message, Outcome};
 use super::pressure::Pressure;
 use super::records::{Records, Secret};
@@ -22,13 +22,17 @@ use crate::sys::uffd::Uffd;
 use crate::sys::{Errno, process};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 /// How often time is told to the core while something waits for it.
 const TICK: Duration = Duration::from_millis(20);
+/// The longest wait that nothing ends.
+const IDLE: Duration = Duration::from_secs(1);
+/// The place of memory pressure among what is watched.
+const PRESSURE: usize = 3;
 /// The least run where faults are signals: 64 KiB.
 const TRAPPED_RUN: usize = 64 << 10;
 
@@ -195,6 +199,12 @@ pub(crate) struct Shard {
     started: Instant,
     ticked: Instant,
     pressure: Option<Pressure>,
+    /// Which deliveries may have faults to take.
+    due: [bool; 2],
+    /// What was started was not given to the kernel in the last turn.
+    held_back: bool,
+    /// When the deliveries were last looked at without a sign.
+    slept: Instant,
     closing: bool,
 }
 
@@ -235,6 +245,9 @@ impl Shard {
             started: now,
             ticked: now,
             pressure: if config.pressure { Pressure::watch(config.budget) } else { None },
+            due: [true; 2],
+            held_back: false,
+            slept: now,
             closing: false,
             config,
         }
@@ -249,11 +262,16 @@ impl Shard {
         let mut messages = Vec::new();
         while !(self.closing && self.objects.is_empty() && self.ops.is_empty()) {
             self.core.set_now(self.now());
-            let mut busy = self.take_faults();
-            self.inbox.take(&mut messages);
             while let Some(done) = self.disk.completed() {
                 self.completed.push(done);
             }
+            match self.disk.fired() {
+                Some(fired) => self.heed(fired),
+                // Nobody tells.
+                None => self.due = [true; 2],
+            }
+            let mut busy = self.take_faults();
+            self.inbox.take(&mut messages);
             // All that has ended by now is checked against one look at the version.
             self.versions.clear();
             busy |= !messages.is_empty() || !self.completed.is_empty();
@@ -274,46 +292,86 @@ impl Shard {
             self.spare_areas();
             busy |= self.see_off();
             self.hand_over();
-            if !busy {
+            if busy {
+                // To wait hands over what was started, too: one call less, if there is nothing else to do.
+                if std::mem::replace(&mut self.held_back, true) {
+                    self.submit();
+                }
+            } else {
+                self.held_back = false;
                 self.sleep();
             }
         }
     }
 
-    /// Waits for a fault, a message, or the end of an operation.
-    fn sleep(&mut self) {
-        if !self.inbox.may_sleep() {
-            return;
+    /// Gives what was started to the kernel. What it refuses now it takes with the next.
+    fn submit(&mut self) {
+        let _ = self.disk.submit();
+        self.held_back = false;
+    }
+
+    /// Notes which descriptors have something, by their places in [`watched`](Self::watched).
+    fn heed(&mut self, fired: [bool; WATCHED]) {
+        for (due, fired) in self.due.iter_mut().zip(fired) {
+            *due |= fired;
         }
-        let wait_for = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let delivery =
-            |n: usize| self.deliveries.get(n).map_or(-1, |delivery| delivery.poll_fd().as_raw_fd());
-        let mut fds = [
-            wait_for(delivery(0)),
-            wait_for(delivery(1)),
-            wait_for(self.inbox.bell().as_raw_fd()),
-            // A negative descriptor is passed over.
-            wait_for(self.disk.poll_fd().unwrap_or(-1)),
-            libc::pollfd {
-                fd: self.pressure.as_ref().map_or(-1, Pressure::poll_fd),
-                events: libc::POLLPRI,
-                revents: 0,
-            },
-        ];
-        let shrunk = self.pressure.as_ref().is_some_and(Pressure::is_shrunk);
-        let timeout = match (self.core.wants_ticks(), shrunk) {
-            (true, _) => TICK.as_millis() as i32,
-            (false, true) => 1_000,
-            (false, false) => -1,
-        };
-        // SAFETY: `fds` are as many as is said. An interrupted wait is a wait that ended.
-        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
-        if fds[4].revents & libc::POLLPRI != 0
+        if fired[PRESSURE]
             && let Some(pressure) = &mut self.pressure
         {
             pressure.felt();
         }
+    }
+
+    /// What a shard waits for beside its operations, and for which events.
+    fn watched(&self) -> [(RawFd, i16); WATCHED] {
+        let delivery =
+            |n: usize| self.deliveries.get(n).map_or(-1, |delivery| delivery.poll_fd().as_raw_fd());
+        let pressure = self.pressure.as_ref().map_or(-1, Pressure::poll_fd);
+        let bell = self.inbox.bell().as_raw_fd();
+        [
+            (delivery(0), libc::POLLIN),
+            (delivery(1), libc::POLLIN),
+            (bell, libc::POLLIN),
+            (pressure, libc::POLLPRI),
+        ]
+    }
+
+    /// Waits for a fault, a message, or the end of an operation.
+    fn sleep(&mut self) {
+        if !self.inbox.may_sleep() {
+            return self.submit();
+        }
+        let shrunk = self.pressure.as_ref().is_some_and(Pressure::is_shrunk);
+        let timeout = match (self.core.wants_ticks(), shrunk) {
+            (true, _) => Some(TICK),
+            (false, true) => Some(IDLE),
+            (false, false) => None,
+        };
+        let watched = self.watched();
+        if self.disk.wait(watched, timeout.unwrap_or(IDLE)) {
+            if self.slept.elapsed() >= IDLE {
+                // Should the ring ever not tell of a fault, it waits no longer than this.
+                self.slept = Instant::now();
+                self.due = [true; 2];
+            }
+        } else {
+            self.submit();
+            self.poll(watched, timeout);
+        }
         self.inbox.awake();
+    }
+
+    /// As [`Disk::wait`], by poll(2).
+    fn poll(&mut self, watched: [(RawFd, i16); WATCHED], timeout: Option<Duration>) {
+        let wait_for = |(fd, events)| libc::pollfd { fd, events, revents: 0 };
+        let [one, two, three, four] = watched.map(wait_for);
+        // A negative descriptor is passed over.
+        let disk = wait_for((self.disk.poll_fd().unwrap_or(-1), libc::POLLIN));
+        let mut fds = [one, two, three, four, disk];
+        let timeout = timeout.map_or(-1, |timeout| timeout.as_millis() as i32);
+        // SAFETY: `fds` are as many as is said. An interrupted wait is a wait that ended.
+        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
+        self.heed(std::array::from_fn(|place| fds[place].revents != 0));
     }
 
     /// Follows the machine's memory: less of the budget under pressure, more when it is over.
@@ -363,9 +421,14 @@ impl Shard {
 
     fn take_faults(&mut self) -> bool {
         let mut faults = Vec::new();
-        for delivery in &mut self.deliveries {
-            // Nothing to read is an error too; a real one shows again.
-            let _ = delivery.faults(&mut faults);
+        for (delivery, due) in self.deliveries.iter_mut().zip(&mut self.due) {
+            if *due {
+                let before = faults.len();
+                // Nothing to read is an error too; a real one shows again.
+                let _ = delivery.faults(&mut faults);
+                // All that came later is told of anew.
+                *due = faults.len() - before >= Delivery::MOST;
+            }
         }
         for fault in &faults {
             let area = self.areas.range(..=fault.address).next_back();
@@ -961,7 +1024,7 @@ impl Shard {
         None
     }
 
-    /// Gives what was started to the kernel and to the sources.
+    /// Gives what was started to the sources.
     fn hand_over(&mut self) {
         for (id, batch) in std::mem::take(&mut self.batches) {
             let Some(object) = self.objects.get(&id) else { continue };
@@ -986,8 +1049,6 @@ impl Shard {
                 }
             });
         }
-        // What the kernel refuses now it takes with the next.
-        let _ = self.disk.submit();
     }
 }
 

@@ -115,7 +115,7 @@ const BLOCK: usize = 256;
 /// All frames, and their queues.
 #[derive(Debug)]
 pub(crate) struct Frames {
-    blocks: Vec<Box<[Option<Frame>; BLOCK]>>,
+    blocks: Vec<Box<[Option<Frame>]>>,
     /// Numbers that were given out, one after the other.
     given: u32,
     free: Vec<u32>,
@@ -155,7 +155,7 @@ impl Frames {
         };
         let id = self.free.pop().unwrap_or_else(|| {
             if self.given as usize == self.blocks.len() * BLOCK {
-                self.blocks.push(Box::new([const { None }; BLOCK]));
+                self.blocks.push(std::iter::repeat_with(|| None).take(BLOCK).collect());
             }
             self.given += 1;
             self.given - 1
