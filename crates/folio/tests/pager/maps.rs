@@ -305,3 +305,16 @@ fn a_lower_budget_is_kept_soon() {
     }
     assert!(map[..] == pattern(16 * MIB)[..]);
 }
+
+#[test]
+fn a_cut_between_two_pages_keeps_what_was_stored_before_it() {
+    let dir = disk();
+    let path = dir.path().join("file");
+    fs::write(&path, vec![1; 50 * 4096]).unwrap();
+    let mut map = pager(16 * MIB).map_mut(LocalFile::open_writable(&path).unwrap()).unwrap();
+    map.fill(2);
+    map.resize(40 * 4096).unwrap();
+    assert!(map.iter().all(|&byte| byte == 2));
+    map.close().unwrap();
+    assert!(fs::read(&path).unwrap() == vec![2; 40 * 4096]);
+}
