@@ -820,6 +820,9 @@ impl Shard {
                 Operation::Read { fd: plan.fd, to: at, len: plan.len, offset }
             }
             Kind::Write => {
+                if op.backing == Backing::Source {
+                    file.check_inside(offset, op.len - op.done).map_err(|error| reason_of(&error))?;
+                }
                 let plan = file.plan_write(offset, op.len - op.done, at as usize);
                 Operation::Write { fd: plan.fd, from: at, len: plan.len, offset }
             }

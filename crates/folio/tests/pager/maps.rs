@@ -318,3 +318,17 @@ fn a_cut_between_two_pages_keeps_what_was_stored_before_it() {
     map.close().unwrap();
     assert!(fs::read(&path).unwrap() == vec![2; 40 * 4096]);
 }
+
+#[test]
+fn a_file_that_another_cuts_does_not_grow_again_by_what_was_stored() {
+    let dir = disk();
+    let path = dir.path().join("file");
+    fs::write(&path, pattern(MIB)).unwrap();
+    let mut map = pager(16 * MIB).map_mut(LocalFile::open_writable(&path).unwrap()).unwrap();
+    map[MIB - 1] = 0;
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(8_192).unwrap();
+    let error = map.sync(.., WriteBack::Wait).unwrap_err();
+    assert_eq!(error.fault().unwrap().cause(), FaultCause::NotWritten, "{error}");
+    drop(map);
+    assert_eq!(fs::metadata(&path).unwrap().len(), 8_192);
+}
