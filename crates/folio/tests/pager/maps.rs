@@ -1,5 +1,6 @@
 //! What maps show, and what becomes of what is stored to them.
 
+use crate::support::{End, in_child};
 use folio::source::{Function, LocalFile, Memory, WritableMemory, Zeros};
 use folio::{Advice, FaultCause, Pager, WriteBack};
 use std::fs;
@@ -331,4 +332,15 @@ fn a_file_that_another_cuts_does_not_grow_again_by_what_was_stored() {
     assert_eq!(error.fault().unwrap().cause(), FaultCause::NotWritten, "{error}");
     drop(map);
     assert_eq!(fs::metadata(&path).unwrap().len(), 8_192);
+}
+
+#[test]
+fn a_load_behind_the_last_page_ends_the_process_with_sigbus() {
+    let end = in_child(|| {
+        let map = pager(16 * MIB).map(Memory::from(pattern(5_000))).unwrap();
+        let behind = map.as_ptr().wrapping_add(2 * 4096);
+        // SAFETY: there is no such byte, and the map's own addresses reach so far: the load does not return.
+        std::hint::black_box(unsafe { behind.read_volatile() });
+    });
+    assert_eq!(end, End::Killed(libc::SIGBUS));
 }
