@@ -3,8 +3,12 @@
 #[path = "contract/support.rs"]
 mod support;
 
+#[path = "pager/contract.rs"]
+mod contract;
 #[path = "pager/differential.rs"]
 mod differential;
+#[path = "pager/engines.rs"]
+mod engines;
 #[path = "pager/failing.rs"]
 mod failing;
 #[path = "pager/faulty.rs"]
@@ -19,3 +23,5 @@ mod limits;
 mod maps;
 #[path = "pager/stress.rs"]
 mod stress;
+#[path = "pager/ways.rs"]
+mod ways;

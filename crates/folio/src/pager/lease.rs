@@ -316,8 +316,10 @@ impl Lease {
         if new < old {
             // The last page that stays is written first; what lies behind it is lost.
             let kept = new.div_ceil(page) * page;
-            self.sync(&(new / page * page..kept.min(old)), true)?;
-            self.evict(&(new / page * page..kept.min(old)), false)?;
+            // With it goes all that came in one run with it, so that no run reaches over the new end.
+            let last = kept.saturating_sub(page)..kept.min(old);
+            self.sync(&last, true)?;
+            self.evict(&last, false)?;
             self.evict(&(kept.min(old)..old), true)?;
         } else {
             let tail = old / page * page..old;

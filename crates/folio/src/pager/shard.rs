@@ -516,7 +516,8 @@ impl Shard {
             cut: (least / self.page) as u32,
             deadline: (new.source.deadline().as_micros() as u64).max(1),
         };
-        self.areas.insert(address, (pages * self.page, id));
+        // As far as the store reaches: a fault behind the last page has to end, too.
+        self.areas.insert(address, (pages.next_multiple_of(store::CHUNK) * self.page, id));
         let constant = !new.tracked && matches!(new.source.at_hand().0, Hand::Bytes(_) | Hand::Zeros);
         let records = Records::new(self.secret, self.page);
         let object = Object {
@@ -883,6 +884,9 @@ impl Shard {
                 Operation::Read { fd: plan.fd, to: at, len: plan.len, offset }
             }
             Kind::Write => {
+                if op.backing == Backing::Source {
+                    file.check_inside(offset, op.len - op.done).map_err(|error| reason_of(&error))?;
+                }
                 let plan = file.plan_write(offset, op.len - op.done, at as usize);
                 Operation::Write { fd: plan.fd, from: at, len: plan.len, offset }
             }

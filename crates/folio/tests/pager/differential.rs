@@ -3,7 +3,7 @@
 //!
 //! A failure prints the seed: `FOLIO_SEED=…` runs the same operations again, `FOLIO_OPERATIONS=100000` more of them.
 
-use crate::given::{MIB, Random, pager, pattern};
+use crate::given::{MIB, Random, pager, pattern, steps};
 use crate::support::disk_dir;
 use folio::source::LocalFile;
 use folio::{Advice, PagedMut, PagedShared, Pager, Result, WriteBack};
@@ -176,7 +176,7 @@ fn run(kind: Kind) {
     let seed = asked("FOLIO_SEED").unwrap_or_else(|| {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64
     });
-    let operations = asked("FOLIO_OPERATIONS").unwrap_or(5_000);
+    let operations = asked("FOLIO_OPERATIONS").unwrap_or_else(|| steps(4_000));
     let mut random = Random(seed);
     let mut place = Place { seed, step: 0, doing: String::new() };
     let pager = pager(BUDGET);

@@ -1,7 +1,7 @@
 //! Sources that fail, are short, slow, or give other bytes than before: what the pager makes of them.
 
 use crate::faulty::{Answer, Faulty};
-use crate::given::{MIB, Random, pager, pattern};
+use crate::given::{MIB, Random, pager, pattern, steps};
 use crate::support::{End, in_child};
 use folio::source::{Memory, WritableMemory};
 use folio::{Advice, Error, FaultCause, WriteBack};
@@ -130,7 +130,7 @@ fn reads_may_end_in_any_order_from_any_thread() {
             let (map, bytes) = (&map, &bytes);
             scope.spawn(move || {
                 let mut random = Random(seed);
-                for _ in 0..300 {
+                for _ in 0..steps(300) {
                     let range = random.range(bytes.len(), 100_000);
                     assert!(map[range.clone()] == bytes[range.clone()], "{range:?}");
                 }
@@ -147,7 +147,7 @@ fn writes_may_end_in_any_order_from_any_thread() {
     source.writes(Answer::Scrambled);
     let mut map = pager(4 * MIB).map_mut(Arc::clone(&source)).unwrap();
     let (mut want, mut random) = (pattern(12 * MIB), Random(5));
-    for _ in 0..1_500 {
+    for _ in 0..steps(1_500) {
         let range = random.range(want.len(), 50_000);
         random.fill(&mut map[range.clone()]);
         want[range.clone()].copy_from_slice(&map[range.clone()]);
