@@ -387,7 +387,9 @@ impl Core {
                 let window = self.write_numbers.len() < WINDOW as usize;
                 let done = match (frame.dirty, frame.writing, frame.place) {
                     (false, _, Place::Leaving) => false,
-                    (false, ..) | (true, _, Place::Copying) => true,
+                    (false, ..) => true,
+                    // A copy of what may be stored to meanwhile is not enough.
+                    (true, _, Place::Copying) if frame.protected => true,
                     (true, false, Place::Installed) if frame.failed > 0 && frame.failed + BUSY > self.now => {
                         false
                     }
