@@ -290,19 +290,11 @@ fn direct_reads_into_pins(pager: &Pager, syncs: bool) {
 
 #[test]
 fn direct_reads_into_pinned_ranges_reach_the_file() {
-    if let Err(why) = moves() {
-        return skip(why);
-    }
     direct_reads_into_pins(&pager(), false);
 }
 
 #[test]
 fn direct_reads_into_pinned_ranges_reach_the_file_while_they_are_synced() {
-    match moves() {
-        Err(why) => return skip(why),
-        Ok(false) => return skip("without UFFDIO_MOVE a direct read that lands after the copy is lost"),
-        Ok(true) => {}
-    }
     direct_reads_into_pins(&pager(), true);
 }
 
@@ -314,9 +306,6 @@ fn limited(features: &str, delivery: &str) -> Option<Pager> {
 
 #[test]
 fn direct_reads_into_pinned_ranges_reach_the_file_without_move() {
-    if let Err(why) = moves() {
-        return skip(why);
-    }
     let Some(pager) = limited("-move", "") else { return skip("no such delivery") };
     direct_reads_into_pins(&pager, false);
 }

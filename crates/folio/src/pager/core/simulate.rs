@@ -1,7 +1,9 @@
-//! A simulator of everything around the core: programs that load and store, sources that are slow, fail and answer in any order,
-//! maps that a page enters and leaves. Every schedule follows from a seed, and every invariant is checked at every step.
+//! A simulator of everything around the core: programs and devices that load and store, sources that are slow, fail, are short, change
+//! their version and answer in any order, maps that a page enters and leaves, and a crash after which the next process finds what was
+//! durable. Every schedule follows from a seed, and every invariant is checked at every step.
 //!
-//! `FOLIO_SCHEDULES` says how many schedules are run, `FOLIO_SEED` replays one.
+//! `FOLIO_SCHEDULES` says how many schedules are run, from `FOLIO_FIRST` on; `FOLIO_SEED` replays one, and `FOLIO_TRACE` tells all of
+//! its events and actions.
 
 use super::frames::Place;
 use super::{
@@ -9,6 +11,7 @@ use super::{
     Ticket, Traits,
 };
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 struct Random(u64);
 
@@ -50,7 +53,8 @@ struct Thread {
 enum Outcome {
     Read(FrameId, Run, Backing),
     Write(FrameId, Run, Backing),
-    Flush,
+    /// What the source has when it begins: a write that ends later may not be durable after it.
+    Flush(BTreeMap<u64, u64>),
     /// A thread's fault is read.
     Fault(usize),
     /// What an immediate action answers, a moment later.
@@ -77,7 +81,32 @@ struct World {
     spill: BTreeMap<u64, u64>,
     /// What a load must see.
     expected: BTreeMap<u64, u64>,
+    /// What syncs have said to be durable.
+    promised: BTreeMap<u64, u64>,
+    /// The source has another version than when it was attached: reads of a map that shows one version fail.
+    changed: bool,
     detached: bool,
+}
+
+impl World {
+    /// Nothing of it is in memory.
+    fn new(pages: u64, traits: Traits, source: BTreeMap<u64, u64>) -> Self {
+        Self {
+            traits,
+            pages,
+            map: HashMap::new(),
+            poisoned: HashMap::new(),
+            buffers: HashMap::new(),
+            writing: Vec::new(),
+            durable: source.clone(),
+            expected: source.clone(),
+            promised: BTreeMap::new(),
+            changed: false,
+            source,
+            spill: BTreeMap::new(),
+            detached: false,
+        }
+    }
 }
 
 struct Simulation {
@@ -133,19 +162,7 @@ impl Simulation {
             let source: BTreeMap<u64, u64> = (0..pages).map(|page| (page, page + 1)).collect();
             let id = ObjectId(n as u32);
             core.handle(Event::Attach { object: id, pages, traits });
-            let world = World {
-                traits,
-                pages,
-                map: HashMap::new(),
-                poisoned: HashMap::new(),
-                buffers: HashMap::new(),
-                writing: Vec::new(),
-                durable: source.clone(),
-                expected: source.clone(),
-                source,
-                spill: BTreeMap::new(),
-                detached: false,
-            };
+            let world = World::new(pages, traits, source);
             worlds.insert(id, world);
         }
         let objects = worlds.len() as u64;
@@ -320,7 +337,10 @@ impl Simulation {
                 assert!(!last || (run.first..run.end()).all(|page| !world.map.contains_key(&page)));
                 world.buffers.remove(&frame).expect("a buffer is discarded once");
             }
-            Action::Flush { object } => self.later(object, 500, Outcome::Flush),
+            Action::Flush { object } => {
+                let source = self.worlds[&object].source.clone();
+                self.later(object, 500, Outcome::Flush(source));
+            }
             Action::Poison { object, page, reason } => {
                 self.worlds.get_mut(&object).unwrap().poisoned.insert(page, reason.clone());
                 assert!(
@@ -393,7 +413,7 @@ impl Simulation {
 
     fn replied(&mut self, ticket: Ticket, result: Result<(), Failure>) {
         let (object, asked) = self.tickets.remove(&ticket).expect("one reply a ticket");
-        let world = &self.worlds[&object];
+        let world = self.worlds.get_mut(&object).unwrap();
         match (asked, result) {
             (Asked::Pin(pin), Ok(())) => {
                 for page in pin.first..pin.end {
@@ -405,6 +425,7 @@ impl Simulation {
                 for (page, value) in at_call.range(first..end) {
                     let durable = world.durable[page];
                     assert!(durable >= *value, "page {page}: {durable} is durable, {value} was synced");
+                    world.promised.insert(*page, durable);
                 }
             }
             (Asked::Sync(..) | Asked::Pin(_), Err(failure)) => {
@@ -420,13 +441,16 @@ impl Simulation {
         let mut used = 0;
         for (id, world) in &self.worlds {
             let buffers: u64 = world.buffers.iter().map(|(_, (run, _))| u64::from(run.len)).sum();
-            used += if world.traits.shares_buffer {
-                let mut pages: std::collections::BTreeSet<u64> = world.map.keys().copied().collect();
-                world.buffers.values().for_each(|(run, _)| pages.extend(run.first..run.end()));
-                pages.len() as u64
-            } else {
-                buffers + world.map.len() as u64
-            };
+            used += world.map.len() as u64
+                + if world.traits.shares_buffer {
+                    // A buffer is the map's own page, where it is in the map.
+                    let outside = |run: &Run| {
+                        (run.first..run.end()).filter(|page| !world.map.contains_key(page)).count() as u64
+                    };
+                    world.buffers.values().map(|(run, _)| outside(run)).sum()
+                } else {
+                    buffers
+                };
             for &(object, pin) in self.pins.iter().filter(|pin| pin.0 == *id) {
                 let there = (pin.first..pin.end).all(|page| world.map.contains_key(&page));
                 assert!(there, "pages of {pin:?} of {object:?} left the map");
@@ -444,7 +468,75 @@ impl Simulation {
         ticket
     }
 
+    /// No page is lost: what a load must see is in the map, in a buffer, or where the core reads it from.
+    fn check_one_page(&mut self) {
+        let at = self.random.below(self.worlds.len() as u64) as usize;
+        let (&object, world) = self.worlds.iter().nth(at).unwrap();
+        let page = self.random.below(world.pages);
+        let want = world.expected[&page];
+        if let Some(mapped) = world.map.get(&page) {
+            return assert_eq!(mapped.value, want, "page {page} of {object:?} in the map");
+        }
+        let is_wanted = |value: Option<&u64>| value == Some(&want);
+        let in_buffer = world
+            .buffers
+            .values()
+            .any(|(run, values)| run.holds(page) && is_wanted(values.get((page - run.first) as usize)));
+        let backing = is_wanted(world.spill.get(&page)) || is_wanted(world.source.get(&page));
+        assert!(in_buffer || backing, "page {page} of {object:?} is nowhere: {want}\n{}", self.story());
+    }
+
+    /// The process dies, and the machine with it: of what was written and not flushed, anything may be durable. The next process
+    /// finds all that a sync had promised.
+    fn crash(&mut self) {
+        if self.traced {
+            eprintln!("{:>8} crash", self.now);
+        }
+        self.core = Core::new(limits(self.budget));
+        self.pending.clear();
+        self.tickets.clear();
+        self.pins.clear();
+        for thread in &mut self.threads {
+            thread.blocked = None;
+        }
+        let objects: Vec<ObjectId> = self.worlds.keys().copied().collect();
+        for object in objects {
+            let world = self.worlds.get_mut(&object).unwrap();
+            // Writes that were under way, too.
+            let mut written = world.source.clone();
+            if !world.traits.private {
+                for (run, values) in world.buffers.values().filter(|(run, _)| world.writing.contains(run)) {
+                    for (page, value) in (run.first..).zip(values) {
+                        let value = if world.traits.shares_buffer { &world.expected[&page] } else { value };
+                        written.insert(page, *value);
+                    }
+                }
+            }
+            for (page, value) in &mut written {
+                if self.random.one_in(2) {
+                    *value = world.durable[page];
+                }
+                if self.random.one_in(2) && world.source[page] < *value {
+                    *value = world.source[page];
+                }
+            }
+            for (page, promised) in &world.promised {
+                let found = written[page];
+                assert!(found >= *promised, "page {page} has {found} after a crash, {promised} was synced");
+            }
+            let untouched = written.iter().all(|(page, value)| *value == page + 1);
+            assert!(
+                untouched || (world.traits.tracked && !world.traits.private),
+                "nobody may write to {object:?}"
+            );
+            let (pages, traits) = (world.pages, world.traits);
+            *world = World::new(pages, traits, written);
+            self.core.handle(Event::Attach { object, pages, traits });
+        }
+    }
+
     fn step(&mut self) {
+        self.check_one_page();
         let due: Vec<usize> = (0..self.pending.len()).filter(|&n| self.pending[n].at <= self.now).collect();
         if !due.is_empty() {
             let which = due[self.random.below(due.len() as u64) as usize];
@@ -497,6 +589,9 @@ impl Simulation {
                 self.event(Event::Sync { object, first, end, flush: true, ticket });
             }
             9 | 10 => self.device(object),
+            11 if self.errors > 0 && self.random.one_in(20) => {
+                self.worlds.get_mut(&object).unwrap().changed = true;
+            }
             7 => {
                 // Raised and lowered again: the budget that the checks hold it to is the highest.
                 let pages = self.budget - self.random.below(self.budget / 4);
@@ -552,7 +647,11 @@ impl Simulation {
             }
             Outcome::Event(make, frame, result) => self.event(make(frame, result)),
             Outcome::Read(frame, run, from) => {
-                let result = if failed {
+                let world = &self.worlds[&object];
+                let shows_one_version = !world.traits.tracked || world.traits.private;
+                let result = if world.changed && from == Backing::Source && shows_one_version {
+                    Err(Reason::Changed)
+                } else if failed {
                     let reasons = [
                         Reason::Short,
                         Reason::Changed,
@@ -572,27 +671,38 @@ impl Simulation {
                 let world = self.worlds.get_mut(&object).unwrap();
                 world.writing.retain(|other| *other != run);
                 let bytes = world.buffers[&frame].1.clone();
+                let bytes: Vec<u64> = if world.traits.shares_buffer {
+                    (run.first..)
+                        .zip(bytes)
+                        .map(|(page, old)| world.map.get(&page).map_or(old, |m| m.value))
+                        .collect()
+                } else {
+                    bytes
+                };
+                let values = if to == Backing::Spill { &mut world.spill } else { &mut world.source };
+                for (page, value) in (run.first..).zip(bytes) {
+                    // A write that fails may have come to any of its pages.
+                    if failed && self.random.one_in(2) {
+                        continue;
+                    }
+                    let old = values.insert(page, value).unwrap_or(0);
+                    assert!(old <= value, "page {page}: {value} is written over {old}, which is newer");
+                }
                 let result = if failed {
                     Err(Reason::Source { message: "full".into(), errno: Some(28) })
                 } else {
-                    let bytes: Vec<u64> = if world.traits.shares_buffer {
-                        (run.first..)
-                            .zip(bytes)
-                            .map(|(page, old)| world.map.get(&page).map_or(old, |m| m.value))
-                            .collect()
-                    } else {
-                        bytes
-                    };
-                    let values = if to == Backing::Spill { &mut world.spill } else { &mut world.source };
-                    values.extend((run.first..).zip(bytes));
                     Ok(())
                 };
                 self.event(Event::WriteDone { frame, result });
             }
-            Outcome::Flush => {
-                let world = self.worlds.get_mut(&object).unwrap();
-                world.durable = world.source.clone();
-                self.event(Event::Flushed { object, result: Ok(()) });
+            Outcome::Flush(source) => {
+                let result = if failed {
+                    Err(Reason::Source { message: "not durable".into(), errno: Some(5) })
+                } else {
+                    self.worlds.get_mut(&object).unwrap().durable = source;
+                    Ok(())
+                };
+                self.event(Event::Flushed { object, result });
             }
         }
     }
@@ -642,7 +752,11 @@ impl Simulation {
     fn run(&mut self) {
         let steps = 100 + self.random.below(900);
         let errors = self.errors;
-        for _ in 0..steps {
+        let crash = if self.random.one_in(3) { Some(self.random.below(steps)) } else { None };
+        for step in 0..steps {
+            if crash == Some(step) {
+                self.crash();
+            }
             self.step();
         }
         self.finish();
@@ -682,11 +796,24 @@ fn every_schedule_keeps_the_invariants() {
     let fixed: Option<u64> = std::env::var("FOLIO_SEED").ok().and_then(|seed| seed.parse().ok());
     let first = std::env::var("FOLIO_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let seeds = fixed.map_or(first..first + schedules, |seed| seed..seed + 1);
-    for seed in seeds {
-        let result = std::panic::catch_unwind(|| Simulation::new(seed).run());
-        if let Err(panic) = result {
-            eprintln!("FOLIO_SEED={seed} replays this schedule");
-            std::panic::resume_unwind(panic);
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+    let next = AtomicU64::new(seeds.start);
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(schedules) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let result = std::panic::catch_unwind(|| Simulation::new(seed).run());
+                    if let Err(panic) = result {
+                        next.store(seeds.end, Ordering::Relaxed);
+                        eprintln!("FOLIO_SEED={seed} replays this schedule");
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            });
         }
-    }
+    });
 }
