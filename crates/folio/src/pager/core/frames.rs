@@ -90,6 +90,8 @@ pub(crate) struct Frame {
     pub(crate) buffer: bool,
     /// The buffer stays when the frame is put into the map: it is being written.
     pub(crate) kept: bool,
+    /// The buffer is memory beside the map's own.
+    pub(crate) copied: bool,
     /// When it became dirty.
     pub(crate) dirtied: u64,
     /// The last write failed then; it is tried again later.
@@ -146,6 +148,7 @@ impl Frames {
             seen: false,
             buffer: false,
             kept: false,
+            copied: false,
             dirtied: 0,
             failed: 0,
             waiters: Vec::new(),

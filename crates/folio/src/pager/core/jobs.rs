@@ -103,6 +103,7 @@ impl Core {
         let present: u64 = frames
             .into_iter()
             .filter(|&id| matches!(self.frames[id].place, Place::Installed | Place::Copying))
+            .filter(|&id| !pin.stores || !self.awaits_write(id))
             .map(|id| {
                 let run = self.frames[id].run;
                 run.end().min(end) - run.first.max(first)
@@ -139,10 +140,28 @@ impl Core {
             let (first, end) = (pin.first.max(first), pin.end.min(end));
             for id in self.objects[&object].table.frames_in(first, end) {
                 let frame = &self.frames[id];
-                if frame.place == Place::Installed && (frame.protected || !frame.dirty) {
+                let held = frame.dirty && !frame.protected;
+                if frame.place == Place::Installed && !held && !self.awaits_write(id) {
                     self.let_store(id, first, end);
                 }
             }
+        }
+    }
+
+    /// Whether a frame is being written from the map's own memory, which must not change before that has ended.
+    pub(super) fn awaits_write(&self, id: FrameId) -> bool {
+        let frame = &self.frames[id];
+        let tracked = |object: &super::Object| object.traits.tracked && object.traits.shares_buffer;
+        self.objects.get(&frame.object).is_some_and(tracked)
+            && (frame.writing || frame.place == Place::Copying)
+            && !frame.copied
+    }
+
+    /// A write has ended; if it was from the map's own memory (`waited`), the pins for stores that waited for it go on.
+    pub(super) fn hold_after_write(&mut self, object: ObjectId, run: Run, waited: bool) {
+        self.hold(object, run.first, run.end());
+        if waited {
+            self.pin_progress(object, run, |pin| pin.stores);
         }
     }
 
@@ -152,10 +171,10 @@ impl Core {
         object.pins.iter().any(|pin| pin.stores && pin.overlaps(run))
     }
 
-    /// `run` has come into the map.
-    pub(super) fn pin_progress(&mut self, object: ObjectId, run: Run) {
+    /// `run` has come into the map, or can be stored to at last: progress for the pins that `counts` tells.
+    pub(super) fn pin_progress(&mut self, object: ObjectId, run: Run, counts: impl Fn(&Pin) -> bool) {
         let mut ended = Vec::new();
-        for pin in self.pin_jobs.iter_mut().filter(|pin| pin.object == object) {
+        for pin in self.pin_jobs.iter_mut().filter(|job| job.object == object && counts(&job.pin)) {
             let came = pin.overlap(run);
             if came > 0 {
                 pin.missing = pin.missing.saturating_sub(came);

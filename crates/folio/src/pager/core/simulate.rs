@@ -10,7 +10,7 @@ use super::{
     Action, Backing, Bytes, Core, Event, Failure, FrameId, Limits, Mode, ObjectId, Pattern, Pin, Reason, Run,
     Ticket, Traits,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 struct Random(u64);
@@ -75,6 +75,8 @@ struct World {
     map: HashMap<u64, Mapped>,
     poisoned: HashMap<u64, Reason>,
     buffers: HashMap<FrameId, (Run, Vec<u64>)>,
+    /// Of these, buffers that are not the map's own memory though others of the object are.
+    beside: BTreeSet<FrameId>,
     writing: Vec<Run>,
     source: BTreeMap<u64, u64>,
     durable: BTreeMap<u64, u64>,
@@ -97,6 +99,7 @@ impl World {
             map: HashMap::new(),
             poisoned: HashMap::new(),
             buffers: HashMap::new(),
+            beside: BTreeSet::new(),
             writing: Vec::new(),
             durable: source.clone(),
             expected: source.clone(),
@@ -218,11 +221,9 @@ impl Simulation {
         let used: u64 = (self.core.frames.iter())
             .map(|(_, frame)| {
                 let len = u64::from(frame.run.len);
-                let shares = self.core.objects[&frame.object].traits.shares_buffer;
-                let twice =
-                    !shares && frame.kept && matches!(frame.place, Place::Installed | Place::Installing);
-                let copying = !shares && frame.place == Place::Copying;
-                len * (1 + u64::from(twice) + u64::from(copying))
+                let inside = matches!(frame.place, Place::Installed | Place::Installing | Place::Copying);
+                assert!(inside || !frame.copied, "a copy beside nothing: {frame:?}");
+                len * (1 + u64::from(frame.copied))
             })
             .sum();
         assert_eq!(used, self.core.used(), "the count of pages is not that of the frames");
@@ -306,6 +307,9 @@ impl Simulation {
                 if !busy {
                     let old = world.buffers.insert(frame, (run, bytes));
                     assert!(old.is_none(), "{frame:?} has a buffer already");
+                    if world.traits.shares_buffer && !protect {
+                        world.beside.insert(frame);
+                    }
                 }
                 let result = if busy { Err(Reason::Busy) } else { Ok(()) };
                 self.answer(object, |frame, result| Event::Copied { frame, result }, frame, result);
@@ -336,6 +340,7 @@ impl Simulation {
                 assert!(!world.writing.contains(&run), "a buffer goes while it is being written");
                 assert!(!last || (run.first..run.end()).all(|page| !world.map.contains_key(&page)));
                 world.buffers.remove(&frame).expect("a buffer is discarded once");
+                world.beside.remove(&frame);
             }
             Action::Flush { object } => {
                 let source = self.worlds[&object].source.clone();
@@ -395,10 +400,8 @@ impl Simulation {
                     mapped.value = self.stored;
                     world.expected.insert(page, self.stored);
                     if world.traits.shares_buffer && world.writing.iter().any(|w| w.holds(page)) {
-                        // Pages that are pinned for stores are written as they are, and once more.
-                        let frame = self.core.objects[&object].table.frame(page);
-                        let again = frame.is_some_and(|frame| self.core.frames[frame].dirty);
-                        assert!(again, "page {page} changed while it was written");
+                        let frame = self.core.objects[&object].table.frame(page).unwrap();
+                        assert!(world.beside.contains(&frame), "page {page} changed while it was written");
                     }
                 }
             }
@@ -447,7 +450,10 @@ impl Simulation {
                     let outside = |run: &Run| {
                         (run.first..run.end()).filter(|page| !world.map.contains_key(page)).count() as u64
                     };
-                    world.buffers.values().map(|(run, _)| outside(run)).sum()
+                    let pages = |(frame, (run, _)): (&FrameId, &(Run, Vec<u64>))| {
+                        if world.beside.contains(frame) { u64::from(run.len) } else { outside(run) }
+                    };
+                    world.buffers.iter().map(pages).sum()
                 } else {
                     buffers
                 };
@@ -507,7 +513,6 @@ impl Simulation {
             if !world.traits.private {
                 for (run, values) in world.buffers.values().filter(|(run, _)| world.writing.contains(run)) {
                     for (page, value) in (run.first..).zip(values) {
-                        let value = if world.traits.shares_buffer { &world.expected[&page] } else { value };
                         written.insert(page, *value);
                     }
                 }
@@ -671,14 +676,6 @@ impl Simulation {
                 let world = self.worlds.get_mut(&object).unwrap();
                 world.writing.retain(|other| *other != run);
                 let bytes = world.buffers[&frame].1.clone();
-                let bytes: Vec<u64> = if world.traits.shares_buffer {
-                    (run.first..)
-                        .zip(bytes)
-                        .map(|(page, old)| world.map.get(&page).map_or(old, |m| m.value))
-                        .collect()
-                } else {
-                    bytes
-                };
                 let values = if to == Backing::Spill { &mut world.spill } else { &mut world.source };
                 for (page, value) in (run.first..).zip(bytes) {
                     // A write that fails may have come to any of its pages.

@@ -334,7 +334,7 @@ impl Core {
         };
         frame.place = Place::Installing;
         frame.protected = mode == Mode::Protected;
-        frame.kept = keep;
+        (frame.kept, frame.copied) = (keep, keep && !traits.shares_buffer);
         let again = frame.seen;
         if keep && !traits.shares_buffer {
             self.used += len;
@@ -374,7 +374,8 @@ impl Core {
             recording.push(run);
         }
         self.hold(object, run.first, run.end());
-        self.pin_progress(object, run);
+        let waits = self.awaits_write(id);
+        self.pin_progress(object, run, |pin| !pin.stores || !waits);
         self.release_copy(id);
         self.settle(id);
     }
@@ -386,7 +387,7 @@ impl Core {
         frame.eager = false;
         let waiters = std::mem::take(&mut frame.waiters);
         let (dirty, run) = (frame.dirty, frame.run);
-        if frame.kept && !self.objects[&object].traits.shares_buffer {
+        if std::mem::take(&mut frame.copied) {
             self.used -= len;
         }
         for page in run.first..run.end() {

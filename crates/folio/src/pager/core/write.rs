@@ -146,16 +146,18 @@ impl Core {
     /// Takes a copy of a dirty frame in the map, to be written. Whether there was memory for it.
     fn copy(&mut self, id: FrameId) -> bool {
         let (object, run) = (self.frames[id].object, self.frames[id].run);
-        if !self.objects[&object].traits.shares_buffer {
+        let protect = !self.is_held(object, run);
+        // What may be stored to while it is written is written from a copy, whatever the store.
+        let copied = !self.objects[&object].traits.shares_buffer || !protect;
+        if copied {
             if !self.make_room(u64::from(run.len)) {
                 return false;
             }
             self.used += u64::from(run.len);
         }
         self.number(id);
-        let protect = !self.is_held(object, run);
         let frame = &mut self.frames[id];
-        (frame.place, frame.protected) = (Place::Copying, protect);
+        (frame.place, frame.protected, frame.copied) = (Place::Copying, protect, copied);
         self.actions.push_back(Action::Copy { frame: id, object, run, protect });
         true
     }
@@ -164,12 +166,12 @@ impl Core {
         let Some(frame) = self.frames.get(id).filter(|frame| frame.place == Place::Copying) else { return };
         let (object, run) = (frame.object, frame.run);
         let now = self.now;
-        let shares = self.objects[&object].traits.shares_buffer;
+        let waited = self.awaits_write(id);
         let frame = &mut self.frames[id];
         frame.place = Place::Installed;
         if let Err(reason) = result {
             (frame.protected, frame.failed) = (false, now.max(1));
-            if !shares {
+            if std::mem::take(&mut frame.copied) {
                 self.used -= u64::from(run.len);
             }
             self.numbered_end(id, object);
@@ -184,6 +186,7 @@ impl Core {
             } else {
                 self.write_failed(object, run, &reason);
             }
+            self.hold_after_write(object, run, waited);
             return self.settle(id);
         }
         (frame.buffer, frame.kept) = (true, true);
@@ -214,6 +217,7 @@ impl Core {
         if self.frames.get(id).is_none_or(|frame| !frame.writing) {
             return;
         }
+        let waited = self.awaits_write(id);
         let frame = &mut self.frames[id];
         frame.writing = false;
         let (object, run) = (frame.object, frame.run);
@@ -245,6 +249,7 @@ impl Core {
         match frame.place {
             Place::Installed => {
                 self.release_copy(id);
+                self.hold_after_write(object, run, waited);
                 self.settle(id);
             }
             Place::Out => {
@@ -271,7 +276,7 @@ impl Core {
         if frame.place == Place::Installed && frame.kept && !frame.writing {
             frame.kept = false;
             frame.buffer = shares;
-            if !shares {
+            if std::mem::take(&mut frame.copied) {
                 self.used -= u64::from(run.len);
             }
             self.actions.push_back(Action::Discard { frame: id, object, run, last: false, shown: false });
@@ -306,7 +311,8 @@ impl Core {
             if !frame.dirty || frame.dirtied != dirtied {
                 continue;
             }
-            let many = self.dirty > self.limits.budget / 4;
+            // What is pinned is not written before somebody asks.
+            let many = self.dirty.saturating_sub(self.pinned) > self.limits.budget / 4;
             let old = dirtied + self.limits.dirty_age <= now;
             let due = frame.failed == 0 || frame.failed + RETRY <= now;
             let window = self.write_numbers.len() < WINDOW as usize && !self.is_held(frame.object, frame.run);

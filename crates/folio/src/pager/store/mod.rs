@@ -215,10 +215,8 @@ impl Store {
     /// [`take_out`](Self::take_out). Without `protect` it may be stored to meanwhile, and what is returned is of no one moment.
     pub(crate) fn snapshot(&mut self, pool: &mut Pool, run: Run, protect: bool) -> Result<Slot, Errno> {
         match self {
-            Self::Private(_) if !protect => self.copy_out(pool, run),
+            _ if !protect => self.copy_out(pool, run),
             Self::Private(store) => store.snapshot(pool, run),
-            Self::Memfd(store) if !protect => Ok(store.views().alias(run)),
-            Self::Trapped(store) if !protect => Ok(store.views().alias(run)),
             Self::Memfd(store) => store.snapshot(run),
             Self::Trapped(store) => store.snapshot(run),
         }
