@@ -321,6 +321,8 @@ impl Lease {
             self.sync(&last, true)?;
             self.evict(&last, false)?;
             self.evict(&(kept.min(old)..old), true)?;
+            // A prefetch may have brought it back before that ended it.
+            self.evict(&last, false)?;
         } else {
             let tail = old / page * page..old;
             self.sync(&tail, true)?;

@@ -64,7 +64,7 @@ impl<T> Slot<T> {
 
     /// Whether handlers of this process are counted in `users`.
     fn counts(users: u64, who: Who) -> bool {
-        users > of(who.process) && users - of(who.process) <= u64::from(u32::MAX)
+        users >> 32 == of(who.process) >> 32 && users != of(who.process)
     }
 
     /// Counts a handler. What was counted in another process, of which this one is a child, is gone.

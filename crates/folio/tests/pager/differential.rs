@@ -268,6 +268,8 @@ fn run(kind: Kind) {
                     } else {
                         LEN / 2 + random.below(MOST - LEN / 2) + 1
                     };
+                    // Between two pages, too.
+                    let new = if random.below(3) == 0 { new.next_multiple_of(4_096).min(MOST) } else { new };
                     place.doing = format!("resize from {len} to {new}");
                     let Paged::Mut(map) = &mut ours else { unreachable!("a writable map") };
                     map.resize(new).unwrap();

@@ -329,3 +329,19 @@ fn a_load_behind_the_last_page_ends_the_process_with_sigbus() {
     });
     assert_eq!(end, End::Killed(libc::SIGBUS));
 }
+
+#[test]
+fn what_was_being_prefetched_when_a_map_was_cut_never_comes_back() {
+    let dir = disk_dir();
+    let path = dir.path().join("file");
+    let pager = pager(16 * MIB);
+    for round in 0..10 {
+        fs::write(&path, vec![9; 24 * MIB]).unwrap();
+        let mut map = pager.map_mut(LocalFile::open_writable(&path).unwrap()).unwrap();
+        map.prefetch(std::slice::from_ref(&(0..map.len()))).unwrap();
+        map.resize(MIB + round * 4_096).unwrap();
+        map.resize(24 * MIB).unwrap();
+        let wrong = map[MIB + round * 4_096..].iter().step_by(512).position(|&byte| byte != 0);
+        assert_eq!(wrong, None, "round {round}");
+    }
+}

@@ -91,21 +91,11 @@ fn all_tests_pass_without_moving_pages() {
 }
 
 #[test]
-fn all_tests_pass_without_poison_huge_pages_and_numbers_of_threads() {
-    all_tests_pass("uffd", "-poison,-huge,-thread_id");
-}
-
-#[test]
-fn all_tests_pass_where_stores_to_shared_memory_are_signals() {
-    all_tests_pass("uffd", "-wp_shmem");
+fn all_tests_pass_without_poison_and_huge_pages_where_stores_to_shared_memory_are_signals() {
+    all_tests_pass("uffd", "-poison,-huge,-thread_id,-wp_shmem");
 }
 
 #[test]
 fn all_tests_pass_where_all_stores_are_signals_and_loads_are_not() {
     all_tests_pass("uffd", "-wp,-minor");
-}
-
-#[test]
-fn all_tests_pass_where_nothing_is_offered_but_signals_and_threads() {
-    all_tests_pass("signal", "-io_uring");
 }

@@ -278,6 +278,10 @@ impl Core {
         };
         if discard {
             this.table.forget_marks(first, end);
+            // What was still to be prefetched there, or in the page that is cut, would come back.
+            for want in self.wants.iter_mut().filter(|want| want.object == object) {
+                want.end = want.end.min(first.saturating_sub(1));
+            }
         }
         let ids = this.table.frames_in(first, end);
         let mut pending = VecDeque::new();

@@ -129,6 +129,11 @@ struct Simulation {
     traced: bool,
     budget: u64,
     stored: u64,
+    resize: Option<Resize>,
+    /// How a step of it ended.
+    resized: Option<Result<(), Failure>>,
+    /// A resize failed half-way: the program ends there.
+    ended: bool,
 }
 
 #[derive(Debug)]
@@ -136,6 +141,15 @@ enum Asked {
     Pin(Pin),
     Sync(u64, u64, BTreeMap<u64, u64>),
     Evict,
+    Resize,
+}
+
+/// A map that gets another length, by the steps that its handle takes, and by no other program meanwhile.
+#[derive(Debug, Clone, Copy)]
+struct Resize {
+    object: ObjectId,
+    pages: u64,
+    step: u64,
 }
 
 const DEADLINE: u64 = 50_000;
@@ -188,6 +202,9 @@ impl Simulation {
             traced: std::env::var_os("FOLIO_TRACE").is_some(),
             budget,
             stored: 1_000_000,
+            resize: None,
+            resized: None,
+            ended: false,
         }
     }
 
@@ -431,6 +448,7 @@ impl Simulation {
                     world.promised.insert(*page, durable);
                 }
             }
+            (Asked::Resize, result) => self.resized = Some(result),
             (Asked::Sync(..) | Asked::Pin(_), Err(failure)) => {
                 let allowed = matches!(failure.reason, Reason::Deadline | Reason::NoMemory | Reason::PastEnd);
                 assert!(self.may_fail || allowed, "{failure:?} without cause");
@@ -479,6 +497,9 @@ impl Simulation {
         let at = self.random.below(self.worlds.len() as u64) as usize;
         let (&object, world) = self.worlds.iter().nth(at).unwrap();
         let page = self.random.below(world.pages);
+        if self.resize.is_some_and(|resize| resize.object == object && resize.pages <= page) {
+            return;
+        }
         let want = world.expected[&page];
         if let Some(mapped) = world.map.get(&page) {
             return assert_eq!(mapped.value, want, "page {page} of {object:?} in the map");
@@ -502,6 +523,7 @@ impl Simulation {
         self.pending.clear();
         self.tickets.clear();
         self.pins.clear();
+        (self.resize, self.resized) = (None, None);
         for thread in &mut self.threads {
             thread.blocked = None;
         }
@@ -540,7 +562,47 @@ impl Simulation {
         }
     }
 
+    /// The next step of a resize: the last page that stays is written, with all that came in one run with it, what lies behind is
+    /// dropped, and the source is cut or grows.
+    fn resize(&mut self, resize: Resize) {
+        let Resize { object, pages, step } = resize;
+        let old = self.worlds[&object].pages;
+        let last = pages.min(old) - 1;
+        if step == 4 || (step == 2 && pages >= old) {
+            self.resize = None;
+            let world = self.worlds.get_mut(&object).unwrap();
+            for values in [&mut world.source, &mut world.durable, &mut world.expected] {
+                values.retain(|&page, _| page < pages);
+                values.extend((old..pages).map(|page| (page, 0)));
+            }
+            world.promised.retain(|&page, _| page < pages);
+            world.pages = pages;
+            return self.event(Event::Resized { object, pages });
+        }
+        self.resize = Some(Resize { step: step + 1, ..resize });
+        let ticket = self.ticket(object, Asked::Resize);
+        let evict = |first, end, discard| Event::Evict { object, first, end, discard, ticket };
+        self.event(match step {
+            0 => Event::Sync { object, first: last, end: last + 1, flush: true, ticket },
+            2 => evict(pages, old, true),
+            _ => evict(last, last + 1, false),
+        });
+    }
+
+    fn go_on_with_resize(&mut self) {
+        match (self.resize, self.resized.take()) {
+            (Some(resize), Some(Ok(()))) => self.resize(resize),
+            // Refused: the map is as it was, unless something of it was dropped already.
+            (Some(resize), Some(Err(_))) => (self.resize, self.ended) = (None, resize.step > 2),
+            _ => {}
+        }
+    }
+
     fn step(&mut self) {
+        self.go_on_with_resize();
+        if self.ended {
+            return;
+        }
         self.check_one_page();
         let due: Vec<usize> = (0..self.pending.len()).filter(|&n| self.pending[n].at <= self.now).collect();
         if !due.is_empty() {
@@ -554,7 +616,8 @@ impl Simulation {
             return self.event(Event::Tick { now });
         }
         let n = self.random.below(self.threads.len() as u64) as usize;
-        if self.threads[n].blocked.is_none() {
+        let object = self.threads[n].object;
+        if self.threads[n].blocked.is_none() && self.resize.is_none_or(|resize| resize.object != object) {
             self.program(n);
         }
     }
@@ -594,6 +657,17 @@ impl Simulation {
                 self.event(Event::Sync { object, first, end, flush: true, ticket });
             }
             9 | 10 => self.device(object),
+            12 if tracked && !self.worlds[&object].traits.private => {
+                let idle = |thread: &Thread| thread.object != object || thread.blocked.is_none();
+                let alone = self.resize.is_none()
+                    && self.threads.iter().all(idle)
+                    && self.pins.iter().all(|pin| pin.0 != object)
+                    && self.tickets.values().all(|(other, _)| *other != object);
+                if alone {
+                    let pages = 1 + self.random.below(1_200);
+                    self.resize(Resize { object, pages, step: 0 });
+                }
+            }
             11 if self.errors > 0 && self.random.one_in(20) => {
                 self.worlds.get_mut(&object).unwrap().changed = true;
             }
@@ -755,8 +829,18 @@ impl Simulation {
                 self.crash();
             }
             self.step();
+            if self.ended {
+                return;
+            }
         }
         self.finish();
+        while self.resize.is_some() && !self.ended {
+            self.go_on_with_resize();
+            self.finish();
+        }
+        if self.ended {
+            return;
+        }
         // Poison is an allowed end; the pages that are left must be right.
         for pin in std::mem::take(&mut self.pins) {
             self.event(Event::Unpin { object: pin.0, pin: pin.1 });

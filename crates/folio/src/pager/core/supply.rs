@@ -241,7 +241,8 @@ impl Core {
         self.counts.read_errors += 1;
         let frame = &mut self.frames[id];
         frame.place = Place::Out;
-        let (object, run, eager) = (frame.object, frame.run, frame.eager);
+        let (object, run) = (frame.object, frame.run);
+        let eager = frame.eager && frame.doom != Doom::Now;
         let waiters = std::mem::take(&mut frame.waiters);
         frame.eager = false;
         frame.ahead = false;
