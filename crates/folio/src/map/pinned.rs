@@ -57,7 +57,7 @@ impl Deref for Pinned<'_> {
 ///
 /// They can be given to a system call that stores to them, read(2) with O_DIRECT included, with every way in which the pager
 /// learns of faults: no store to them is a fault, and none is missed. They are written to the source by
-/// [`sync`](Self::sync), and some time after this was dropped.
+/// [`sync`](Self::sync), and some time after this was dropped. In a forked child it is as its map there.
 #[derive(Debug)]
 pub struct PinnedMut<'a> {
     pin: Pin<'a>,
@@ -115,9 +115,14 @@ impl<'a> PinnedShared<'a> {
     }
 
     /// The bytes, for volatile loads and stores.
-    pub fn view(&self) -> ViewMut<'_> {
+    ///
+    /// # Errors
+    ///
+    /// ECHILD in a forked child.
+    pub fn view(&self) -> Result<ViewMut<'_>> {
+        self.pin.lease.at_home("view")?;
         // SAFETY: inside the map, which the lease keeps for as long as this is borrowed; shared maps have no slices.
-        unsafe { ViewMut::new(self.pin.start(), self.pin.range.len()) }
+        Ok(unsafe { ViewMut::new(self.pin.start(), self.pin.range.len()) })
     }
 
     /// As [`PinnedMut::sync`].

@@ -88,15 +88,35 @@ struct Object {
     tracked: bool,
     /// A read-only map of bytes that cannot change: nothing has to be remembered of its pages.
     constant: bool,
+    hand: Held,
+}
+
+/// What a source had at hand when it was attached; asked again it might say something else.
+#[derive(Clone, Copy)]
+enum Held {
+    Nothing,
+    Zeros,
+    /// Start and length of bytes that stay, and stay the same, for as long as the source lives.
+    Bytes(usize, usize),
+}
+
+impl Held {
+    fn of(source: &dyn Source) -> Self {
+        match source.at_hand().0 {
+            Hand::Zeros => Self::Zeros,
+            Hand::Bytes(bytes) => Self::Bytes(bytes.as_ptr() as usize, bytes.len()),
+            Hand::File(_) | Hand::No => Self::Nothing,
+        }
+    }
 }
 
 impl Object {
     /// A run's bytes where the source has them in memory for good, if it can be put into the map from there.
     fn in_source(&self, run: Run, page: usize) -> Option<Slot> {
-        let Hand::Bytes(bytes) = self.source.at_hand().0 else { return None };
+        let Held::Bytes(address, len) = self.hand else { return None };
         let start = run.first as usize * page;
-        let bytes = bytes.get(start..start + run.len as usize * page)?;
-        self.store.copies(run_of(run)).then(|| Slot::of_source(bytes, page))
+        let inside = start + run.len as usize * page <= len;
+        (inside && self.store.copies(run_of(run))).then(|| Slot::of_source(address + start, run.len as usize))
     }
 }
 
@@ -107,9 +127,11 @@ struct Slots(Vec<Option<Slot>>);
 impl Slots {
     fn insert(&mut self, frame: FrameId, slot: Slot) {
         let at = frame.0 as usize;
-        if self.0.len() <= at {
+        if self.0.capacity() <= at {
             // An eighth more at a time: records count against the budget.
             self.0.reserve_exact((at + 1 - self.0.len()).max(1024).max(self.0.len() / 8));
+        }
+        if self.0.len() <= at {
             self.0.resize_with(at + 1, || None);
         }
         self.0[at] = Some(slot);
@@ -177,6 +199,8 @@ pub(crate) struct Shard {
     /// Where faults come from: userfaultfd, signals, or both.
     deliveries: Vec<Delivery>,
     slots: Slots,
+    /// What the hashes of pages take.
+    hash_bytes: usize,
     /// Runs that are to leave their maps together.
     departing: Vec<Departure>,
     discarder: Discarder,
@@ -228,6 +252,7 @@ impl Shard {
             areas: BTreeMap::new(),
             deliveries: config.uffd.iter().map(|uffd| Delivery::Uffd(Arc::clone(uffd))).collect(),
             slots: Slots::default(),
+            hash_bytes: 0,
             departing: Vec::new(),
             discarder: Discarder::new(),
             ops: SpreadMap::default(),
@@ -518,7 +543,8 @@ impl Shard {
         };
         // As far as the store reaches: a fault behind the last page has to end, too.
         self.areas.insert(address, (pages.next_multiple_of(store::CHUNK) * self.page, id));
-        let constant = !new.tracked && matches!(new.source.at_hand().0, Hand::Bytes(_) | Hand::Zeros);
+        let hand = Held::of(&*new.source);
+        let constant = !new.tracked && !matches!(hand, Held::Nothing);
         let records = Records::new(self.secret, self.page);
         let object = Object {
             store,
@@ -531,6 +557,7 @@ impl Shard {
             unknown: false,
             tracked: new.tracked,
             constant,
+            hand,
         };
         self.objects.insert(id, object);
         self.event(Event::Attach { object: id, pages: new.len.div_ceil(self.page as u64), traits });
@@ -581,7 +608,12 @@ impl Shard {
             }
             Action::TakeOut { frame, object, run, bytes } => {
                 let this = self.objects.get_mut(&object)?;
-                if bytes != Bytes::Stored && this.store.copies(run_of(run)) {
+                let together = match bytes {
+                    Bytes::Stored => false,
+                    Bytes::Still => this.store.copies(run_of(run)),
+                    Bytes::Unwanted => this.store.forgets(),
+                };
+                if together {
                     let wanted = bytes != Bytes::Unwanted;
                     self.departing.push(Departure { frame, object, run, wanted });
                     return None;
@@ -648,7 +680,7 @@ impl Shard {
     fn see_off(&mut self) -> bool {
         let departing = std::mem::take(&mut self.departing);
         // The copies are memory beside the budget's: no more at a time than the core leaves for such.
-        let most = (self.config.budget / self.page / 32).clamp(1, 128);
+        let most = (self.core.widest() as usize).min(128);
         let mut left = &departing[..];
         while !left.is_empty() {
             let mut pages = 0;
@@ -693,11 +725,14 @@ impl Shard {
         for (place, (departure, outcome)) in departing.iter().zip(outcomes).enumerate() {
             let &Departure { frame, object: id, run, .. } = departure;
             let outcome = match (outcome, self.objects.get_mut(&id)) {
-                // Locked memory, or no memory for a copy: as it is done with a run that may be stored to.
+                (Ok(Some(slot)), Some(object)) if refused.contains(&place) => {
+                    // A part of it may be gone.
+                    let restored = object.store.restore(run_of(run), &slot);
+                    self.pool.give(slot);
+                    restored.and(Err(Errno::BUSY))
+                }
+                // No memory for a copy, or nothing that was copied: as it is done with a run that may be stored to.
                 (outcome, Some(object)) if outcome.is_err() || refused.contains(&place) => {
-                    if let Ok(Some(slot)) = outcome {
-                        self.pool.give(slot);
-                    }
                     object.store.take_out(&mut self.pool, run_of(run)).map(Some)
                 }
                 (outcome, Some(object)) => {
@@ -775,7 +810,7 @@ impl Shard {
         {
             bytes = hashes(&self.objects);
         }
-        self.core.set_other_records(bytes + self.slots.bytes());
+        self.hash_bytes = bytes;
     }
 
     fn discard(&mut self, frame: FrameId, id: ObjectId, run: Run, last: bool, shown: bool) {
@@ -800,6 +835,7 @@ impl Shard {
 
     /// Idle slots hold memory that the core takes for free: it is given back before the budget is passed.
     fn keep_budget(&mut self) {
+        self.core.set_other_records(self.hash_bytes + self.slots.bytes());
         let records = self.core.record_bytes();
         let used = self.core.used() as usize * self.page + records + self.pool.resident_idle();
         if used > self.config.budget {
@@ -815,6 +851,7 @@ impl Shard {
             && let Some(slot) = object.in_source(run, self.page)
         {
             self.slots.insert(frame, slot);
+            self.keep_budget();
             return Ok(Some(()));
         }
         let slot = object.store.stage(&mut self.pool, run_of(run)).map_err(refused)?;
@@ -840,19 +877,21 @@ impl Shard {
         if from == Backing::Spill || object.file.is_some() {
             return self.start(op).map(|()| None);
         }
-        match object.source.at_hand().0 {
-            Hand::Zeros => {
+        match object.hand {
+            Held::Zeros => {
                 // SAFETY: the slot is `room` bytes, and this thread's alone.
                 unsafe { buffer.write_bytes(0, room) };
                 self.finish_read(&op).map(Some)
             }
-            Hand::Bytes(bytes) => {
-                let from = bytes.get(offset as usize..offset as usize + len).ok_or(Reason::Short)?;
-                // SAFETY: as above; the source's memory is not the pool's.
-                unsafe { buffer.copy_from_nonoverlapping(from.as_ptr(), len) };
+            Held::Bytes(address, all) => {
+                if offset as usize + len > all {
+                    return Err(Reason::Short);
+                }
+                // SAFETY: as above. The source's bytes are there while it lives, which the object sees to, and are not the pool's.
+                unsafe { buffer.copy_from_nonoverlapping((address as *const u8).add(offset as usize), len) };
                 self.finish_read(&op).map(Some)
             }
-            Hand::File(_) | Hand::No => {
+            Held::Nothing => {
                 self.next += 1;
                 let number = self.next;
                 self.ops.insert(number, op);

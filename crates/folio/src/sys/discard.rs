@@ -38,6 +38,7 @@ impl Discarder {
         mut failed: impl FnMut(usize, Errno),
     ) {
         let mut done = 0;
+        let mut doubt = false;
         while ranges.len() - done > 1 {
             let Some(process) = self.process.as_ref().filter(|_| identity::token() == self.token) else {
                 break;
@@ -63,10 +64,8 @@ impl Discarder {
                 )
             });
             let Ok(bytes) = result else {
-                // One by one says which range it is; a kernel that never takes the advice is not asked again.
-                if result == Err(Errno::INVAL) && done == 0 {
-                    self.process = None;
-                }
+                // One by one says which range it is, or that the kernel does not take the advice at all.
+                doubt = done == 0;
                 break;
             };
             let mut bytes = bytes as usize;
@@ -83,9 +82,28 @@ impl Discarder {
         }
         for (place, (start, len)) in ranges.enumerate().skip(done) {
             // SAFETY: passed on.
-            if let Err(errno) = unsafe { mm::madvise(start as *mut u8, len, libc::MADV_DONTNEED) } {
-                failed(place, errno);
+            match unsafe { discard(start, len) } {
+                Ok(true) if doubt && place == 0 => self.process = None,
+                Ok(_) => {}
+                Err(errno) => failed(place, errno),
             }
+        }
+    }
+}
+
+/// MADV_DONTNEED, and where memory of the range is locked, MADV_DONTNEED_LOCKED (5.18). Whether the first was enough.
+///
+/// # Safety
+///
+/// Nobody needs the bytes of the range, which lies in memory of the caller's.
+pub(crate) unsafe fn discard(start: usize, len: usize) -> Result<bool, Errno> {
+    const DONTNEED_LOCKED: i32 = 24;
+    // SAFETY: passed on.
+    unsafe {
+        match mm::madvise(start as *mut u8, len, libc::MADV_DONTNEED) {
+            Ok(()) => Ok(true),
+            Err(Errno::INVAL) => mm::madvise(start as *mut u8, len, DONTNEED_LOCKED).map(|()| false),
+            Err(errno) => Err(errno),
         }
     }
 }
@@ -127,14 +145,30 @@ mod tests {
     }
 
     #[test]
+    fn locked_memory_is_given_back_too_and_the_next_call_is_one_for_many_still() {
+        let (start, size) = pages(4);
+        mm::mlock(start as *mut u8, size, false).unwrap();
+        mm::mlock((start + 2 * size) as *mut u8, size, false).unwrap();
+        let mut discarder = Discarder::new();
+        let had = discarder.process.is_some();
+        let ranges = (0..2).map(|half| (start + 2 * half * size, 2 * size));
+        // SAFETY: pages of the test's map.
+        unsafe { discarder.discard(ranges, |place, errno| panic!("{place}: {errno}")) };
+        assert_eq!(first_bytes(start, size, 4), [0; 4]);
+        assert_eq!(discarder.process.is_some(), had);
+    }
+
+    #[test]
     fn a_range_that_is_refused_is_told_and_the_others_are_given_back() {
         let (start, size) = pages(4);
-        mm::mlock((start + size) as *mut u8, size, false).unwrap();
+        // SAFETY: the test's own page.
+        unsafe { mm::munmap((start + size) as *mut u8, size) }.unwrap();
         let mut refused = Vec::new();
         let ranges = (0..4).map(|page| (start + page * size, size));
-        // SAFETY: pages of the test's map.
+        // SAFETY: pages of the test's map, one of which is gone.
         unsafe { Discarder::new().discard(ranges, |place, _| refused.push(place)) };
-        assert_eq!(refused, [1], "locked memory is not given back");
-        assert_eq!(first_bytes(start, size, 4), [0, 7, 0, 0]);
+        assert_eq!(refused, [1]);
+        let left = [0, 2, 3].map(|page| first_bytes(start + page * size, size, 1)[0]);
+        assert_eq!(left, [0; 3]);
     }
 }

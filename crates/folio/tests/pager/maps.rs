@@ -1,7 +1,7 @@
 //! What maps show, and what becomes of what is stored to them.
 
 use crate::given::{MIB, pager, pattern, steps};
-use crate::support::{End, disk_dir, in_child};
+use crate::support::{End, disk_dir, in_child, skip};
 use folio::source::{Function, LocalFile, Memory, WritableMemory, Zeros};
 use folio::{Advice, FaultCause, WriteBack};
 use std::fs;
@@ -344,4 +344,31 @@ fn what_was_being_prefetched_when_a_map_was_cut_never_comes_back() {
         let wrong = map[MIB + round * 4_096..].iter().step_by(512).position(|&byte| byte != 0);
         assert_eq!(wrong, None, "round {round}");
     }
+}
+
+#[test]
+fn locked_pages_leave_and_come_back_as_they_were() {
+    let page = rustix::param::page_size();
+    let bytes = pattern(64 * page);
+    let dir = disk_dir();
+    let path = dir.path().join("file");
+    fs::write(&path, &bytes).unwrap();
+    let pager = pager(4 * MIB);
+    let map = pager.map(LocalFile::open(&path).unwrap()).unwrap();
+    let mut written = pager.map_private(LocalFile::open(&path).unwrap()).unwrap();
+    written[5 * page] = 77;
+    for _ in 0..3 {
+        map.prefetch(&[0..16 * page, 16 * page..20 * page]).unwrap();
+        assert!(map[..] == bytes[..] && written[5 * page] == 77 && written[9 * page..] == bytes[9 * page..]);
+        for start in [map.as_ptr(), written.as_ptr()] {
+            // SAFETY: pages of the maps; locking changes no byte.
+            let locked = unsafe { libc::mlock(start.add(8 * page).cast(), page) };
+            if locked != 0 {
+                return skip("memory cannot be locked");
+            }
+        }
+        map.advise(.., Advice::Cold).unwrap();
+        written.advise(.., Advice::Cold).unwrap();
+    }
+    assert!(map[..] == bytes[..] && written[5 * page] == 77 && written[6 * page..] == bytes[6 * page..]);
 }

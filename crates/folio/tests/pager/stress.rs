@@ -386,7 +386,7 @@ fn system_calls_store_into_pinned_shared_maps_with_every_delivery() {
         let (mut reader, mut writer) = std::io::pipe().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(move || std::io::copy(&mut source, &mut writer).unwrap());
-            let view = pinned.view();
+            let view = pinned.view().unwrap();
             let mut done = 0;
             while done < view.len() {
                 // SAFETY: inside the pinned bytes, which nobody reads meanwhile.

@@ -193,8 +193,13 @@ impl Core {
         self.leaving -= len;
         let frame = &mut self.frames[id];
         if result.is_err() {
-            // Held by direct I/O: it stays, and counts as written to.
+            // Held by direct I/O: it stays, and counts as written to. Who only advised that it leave is not waited for; what
+            // must go is tried again by a tick.
             frame.place = Place::Installed;
+            frame.failed = self.now.max(1);
+            if frame.doom == Doom::WhenClean {
+                frame.doom = Doom::None;
+            }
             self.frames.enqueue(id, Queue::Main);
             if tracked {
                 self.frames[id].protected = false;

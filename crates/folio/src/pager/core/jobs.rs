@@ -308,6 +308,21 @@ impl Core {
         }
     }
 
+    /// Tries again to take out what was busy.
+    pub(super) fn retry_evictions(&mut self) {
+        let due: Vec<FrameId> = (self.evictions.iter())
+            .filter_map(|job| self.objects.get(&job.object)?.table.frame(*job.pending.front()?))
+            .filter(|&id| {
+                let frame = &self.frames[id];
+                let busy = frame.failed != 0 && frame.failed + super::write::BUSY <= self.now;
+                busy && frame.doom != Doom::None && frame.place == Place::Installed && !frame.writing
+            })
+            .collect();
+        for id in due {
+            self.take_out(id);
+        }
+    }
+
     pub(super) fn pump_evictions(&mut self) {
         let mut jobs = std::mem::take(&mut self.evictions);
         jobs.retain_mut(|job| !self.advance_eviction(job));

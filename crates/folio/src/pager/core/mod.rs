@@ -10,6 +10,7 @@
 //! | [`evict`] | memory: the budget, taking out, dropping |
 //! | [`write`] | dirty pages: write-back, sync, errors |
 //! | [`jobs`] | prefetches, pins and evictions that take more than one step |
+//! | [`spread`] | hash maps with keys that nobody chooses against them |
 //!
 //! Times are microseconds since any fixed moment; memory is counted in pages.
 #![forbid(unsafe_code)]
@@ -618,6 +619,7 @@ impl Core {
         self.set_now(now);
         self.expire();
         self.write_back_old();
+        self.retry_evictions();
     }
 
     /// Goes on with what waited for memory, or for something to end.
@@ -636,7 +638,7 @@ impl Core {
     }
 
     /// The widest run that is read at once: small budgets are not spent on one.
-    fn widest(&self) -> u32 {
+    pub(crate) fn widest(&self) -> u32 {
         let share = (self.limits.budget / 32).clamp(1, u64::from(readahead::WIDEST)) as u32;
         1 << share.ilog2()
     }

@@ -430,7 +430,8 @@ impl Core {
             }
         }
         let frame = &self.frames[id];
-        if frame.doom != Doom::None && frame.waiters.is_empty() && !frame.writing {
+        let tried = frame.failed != 0 && frame.failed + super::write::BUSY > self.now;
+        if frame.doom != Doom::None && frame.waiters.is_empty() && !frame.writing && !tried {
             self.take_out(id);
         }
     }

@@ -24,7 +24,7 @@ enum Phase {
 }
 
 /// A page that was busy is tried again after so long, in microseconds.
-const BUSY: u64 = 10_000;
+pub(super) const BUSY: u64 = 10_000;
 
 /// A sync under way.
 #[derive(Debug)]

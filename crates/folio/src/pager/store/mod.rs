@@ -91,8 +91,8 @@ impl Slot {
     }
 
     /// A run's bytes where its source has them: they are read, and never change.
-    pub(crate) fn of_source(bytes: &[u8], page: usize) -> Self {
-        Self { address: bytes.as_ptr() as usize, pages: (bytes.len() / page) as u32, place: Place::Source }
+    pub(crate) fn of_source(address: usize, pages: usize) -> Self {
+        Self { address, pages: pages as u32, place: Place::Source }
     }
 }
 
@@ -143,6 +143,11 @@ impl Store {
         matches!(self, Self::Private(_)) && run.pages <= COPIED
     }
 
+    /// Whether bytes that nobody wants can be given back by MADV_DONTNEED alone.
+    pub(crate) fn forgets(&self) -> bool {
+        matches!(self, Self::Private(_))
+    }
+
     /// The addresses of a run: start and length.
     pub(crate) fn addresses(&self, run: Run) -> (usize, usize) {
         span(self.address(), self.page(), run)
@@ -161,6 +166,14 @@ impl Store {
         }
         pool.note(&slot, 0..run.pages, true);
         Ok(slot)
+    }
+
+    /// A run of which [copies](Self::copies) is true, and that was refused to leave, is in the map as a whole again.
+    pub(crate) fn restore(&self, run: Run, slot: &Slot) -> Result<(), Errno> {
+        match self {
+            Self::Private(store) => store.restore(run, slot),
+            Self::Memfd(_) | Self::Trapped(_) => Ok(()),
+        }
     }
 
     /// Memory to read a run into. NOMEM: the pool has none.
@@ -368,7 +381,15 @@ fn copy_in(
         len,
         page,
         // SAFETY: the map is the shard's to fill, from a slot that the shard has.
-        |done| unsafe { uffd.copy(to + done, from + done, len - done, protect) },
+        |done| unsafe {
+            match uffd.copy(to + done, from + done, len - done, protect) {
+                // A call does not cross from one area to the next: mlock(2) of a part makes two.
+                Progress { bytes: 0, stopped: Some(Errno::NOENT) } if len - done > page => {
+                    uffd.copy(to + done, from + done, page, protect)
+                }
+                progress => progress,
+            }
+        },
         |done| match mode {
             Mode::ReadOnly => uffd.wake(to + done, page),
             _ => uffd.write_protect(to + done, page, protect),

@@ -86,7 +86,7 @@ impl Width {
 /// # Safety
 ///
 /// The handler is installed. Each side is either a Rust allocation that is valid for the access, or lies wholly in
-/// `checked`, where nothing but mappings may be: memory that safe references never point to.
+/// `checked`, where nothing but mappings may be: memory that safe references point to only while nobody stores to it.
 #[inline]
 pub(crate) unsafe fn copy(
     to: *mut u8,
