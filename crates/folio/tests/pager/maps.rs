@@ -372,3 +372,25 @@ fn locked_pages_leave_and_come_back_as_they_were() {
     }
     assert!(map[..] == bytes[..] && written[5 * page] == 77 && written[6 * page..] == bytes[6 * page..]);
 }
+
+#[test]
+fn a_page_past_the_end_that_was_asked_for_is_there_once_the_map_has_grown() {
+    let page = rustix::param::page_size();
+    let pager = pager(4 * MIB);
+    let mut map = pager.map_mut(WritableMemory::new(vec![1; page])).unwrap();
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    std::io::Write::write_all(&mut writer, b"x").unwrap();
+    // SAFETY: the kernel tries to store to a page past the end of the map, inside its own addresses.
+    let got =
+        unsafe { libc::read(std::os::fd::AsRawFd::as_raw_fd(&reader), map.as_mut_ptr().add(page).cast(), 1) };
+    assert_eq!(got, -1, "the page is past the end");
+    map.resize(3 * page).unwrap();
+    assert!(map[page..].iter().all(|&byte| byte == 0));
+    map[page] = 5;
+    // And when it is cut and grows again.
+    map.resize(page).unwrap();
+    map.resize(2 * page).unwrap();
+    assert_eq!(map[page], 0);
+    let mut left = [0];
+    std::io::Read::read(&mut reader, &mut left).unwrap();
+}

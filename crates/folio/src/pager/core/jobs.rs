@@ -270,6 +270,9 @@ impl Core {
         discard: bool,
         ticket: Option<Ticket>,
     ) {
+        if discard {
+            self.unpoison(object, first, end);
+        }
         let Some(this) = self.objects.get_mut(&object) else {
             if let Some(ticket) = ticket {
                 self.reply(ticket, Ok(()));

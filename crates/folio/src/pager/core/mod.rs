@@ -557,8 +557,9 @@ impl Core {
                 self.evict(object, first, end, discard, Some(ticket));
             }
             Event::Resized { object, pages } => {
-                if let Some(object) = self.objects.get_mut(&object) {
-                    object.pages = pages;
+                if let Some(this) = self.objects.get_mut(&object) {
+                    let old = std::mem::replace(&mut this.pages, pages);
+                    self.unpoison(object, old, pages);
                 }
             }
             Event::Record { object, on } => {

@@ -24,7 +24,7 @@ impl Core {
     pub(super) fn fault(&mut self, object: ObjectId, page: u64, write: bool) {
         let Some(this) = self.objects.get(&object).filter(|object| !object.leaving) else { return };
         if page >= this.pages {
-            return self.actions.push_back(Action::Poison { object, page, reason: Reason::PastEnd });
+            return self.past_end(object, page);
         }
         match this.table.frame(page) {
             None => {
@@ -32,6 +32,22 @@ impl Core {
                 self.missing(Stalled { object, page, write, since: self.now });
             }
             Some(frame) => self.fault_in_frame(frame, page, write),
+        }
+    }
+
+    fn past_end(&mut self, object: ObjectId, page: u64) {
+        if let Some(object) = self.objects.get_mut(&object) {
+            object.table.mark(Mark::Poisoned, page, true);
+        }
+        self.actions.push_back(Action::Poison { object, page, reason: Reason::PastEnd });
+    }
+
+    /// Pages from `first` to before `end` that were poisoned are simply missing from now on.
+    pub(super) fn unpoison(&mut self, object: ObjectId, first: u64, end: u64) {
+        let Some(this) = self.objects.get_mut(&object).filter(|this| !this.leaving) else { return };
+        for page in this.table.marked(Mark::Poisoned, first, end) {
+            this.table.mark(Mark::Poisoned, page, false);
+            self.actions.push_back(Action::Unpoison { object, page });
         }
     }
 
@@ -96,7 +112,7 @@ impl Core {
         let Stalled { object, page, write, since, .. } = fault;
         let Some(this) = self.objects.get_mut(&object) else { return };
         if page >= this.pages {
-            return self.actions.push_back(Action::Poison { object, page, reason: Reason::PastEnd });
+            return self.past_end(object, page);
         }
         let plan = this.readahead.access(page, true);
         let run = plan.wanted.map_or(Run::one(page), |run| self.absent(object, page, run));

@@ -77,6 +77,17 @@ impl Table {
         }
     }
 
+    /// The pages from `first` to before `end` that are marked, in no order.
+    pub(crate) fn marked(&self, mark: Mark, first: u64, end: u64) -> Vec<u64> {
+        let chunk = |(key, bits): (&u64, &Box<Bits>)| {
+            let start = key << SHIFT;
+            let set = |at: &u64| bits[(at / 64) as usize] >> (at % 64) & 1 == 1;
+            (0..CHUNK).filter(set).map(|at| start + at).collect::<Vec<_>>()
+        };
+        let pages = self.marks[mark as usize].iter().flat_map(chunk);
+        pages.filter(|page| (first..end).contains(page)).collect()
+    }
+
     /// Forgets the marks of pages from `first` to before `end`.
     pub(crate) fn forget_marks(&mut self, first: u64, end: u64) {
         for marks in &mut self.marks {
