@@ -322,7 +322,10 @@ impl Core {
             })
             .collect();
         for id in due {
-            self.take_out(id);
+            // Two evictions may want the same.
+            if self.frames[id].place == Place::Installed {
+                self.take_out(id);
+            }
         }
     }
 
