@@ -73,6 +73,9 @@
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
+// What the derive macro writes names the crate from outside.
+extern crate self as folio;
+
 #[cfg(not(target_os = "linux"))]
 compile_error!("folio is for Linux: it is built on the kernel's own mmap(2) family");
 
@@ -88,6 +91,7 @@ mod prot;
 pub mod raw;
 mod region;
 mod residency;
+pub mod shm;
 pub mod source;
 mod sys;
 

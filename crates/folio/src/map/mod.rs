@@ -27,7 +27,7 @@ mod options;
 mod paged;
 mod paged_mut;
 mod paged_shared;
-mod passing;
+pub(crate) mod passing;
 mod sealed;
 mod shared;
 mod stable;

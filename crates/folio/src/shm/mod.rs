@@ -1,0 +1,61 @@
+//! Shared memory between processes: named, typed, and safe against each other's death.
+//!
+//! Two programs that know a name and a type share memory:
+//!
+//! ```
+//! use folio::shm::{Segment, Share, field};
+//! use std::sync::atomic::{AtomicU64, Ordering};
+//!
+//! #[derive(Share)]
+//! #[repr(C)]
+//! struct Board {
+//!     visits: AtomicU64,
+//!     title: [u8; 32],
+//! }
+//!
+//! # let name = &format!("doc-{}", std::process::id());
+//! let board = Segment::<Board>::open_or_create(name)?;
+//! field!(board.visits).fetch_add(1, Ordering::Relaxed);
+//! # Ok::<(), folio::Error>(())
+//! ```
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`name`] | names, and the files they stand for |
+//! | [`header`] | the first bytes of a segment, and how they are checked |
+//! | [`party`] | who uses a segment: locks that end with their process |
+//! | [`owner`] | a party as a word of shared memory |
+//! | [`attachment`] | one process's map, party and state of a segment |
+//! | [`share`] | which types may lie in shared memory |
+//! | [`place`] | handles to a value |
+//! | [`segment`] | segments, and the builder |
+
+mod attachment;
+mod header;
+mod name;
+mod owner;
+mod party;
+mod place;
+mod segment;
+mod share;
+
+pub use crate::__shm_field as field;
+#[cfg(feature = "derive")]
+pub use folio_derive::Share;
+pub use header::{Kind, Lifetime};
+pub use name::directory;
+pub use place::{Place, Shared};
+pub use segment::{Segment, SegmentOptions, Shape};
+pub use share::{InPlace, Plain, Share, fingerprint, has_no_padding};
+
+/// A number that nobody guesses; without the kernel's it is at least another one each time.
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(8) => u64::from_ne_bytes(bytes),
+        _ => {
+            use std::hash::{BuildHasher, RandomState};
+            RandomState::new().hash_one(std::process::id())
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! A directory of segments of a test's own. The directory is named by the environment, so one test at a time has one.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+static ONE: Mutex<()> = Mutex::new(());
+
+/// The directory, for as long as the test runs.
+pub(crate) struct World {
+    dir: tempfile::TempDir,
+    _one: MutexGuard<'static, ()>,
+}
+
+impl World {
+    /// In memory, where there is a tmpfs, as `/dev/shm` is.
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        Self::with(dir)
+    }
+
+    pub(crate) fn with(dir: tempfile::TempDir) -> Self {
+        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: tests that read the environment by way of folio hold the lock; others read no variable that is set here.
+        unsafe { std::env::set_var("FOLIO_SHM_DIR", dir.path()) };
+        Self { dir, _one: one }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The file of a segment.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path().join(format!("folio.{name}"))
+    }
+
+    /// The names of all files, in order.
+    pub(crate) fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path()).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+}
