@@ -29,24 +29,40 @@
 //! | [`share`] | which types may lie in shared memory |
 //! | [`place`] | handles to a value |
 //! | [`segment`] | segments, and the builder |
+//! | [`wait`] | how threads wait for other processes |
+//! | [`lock_word`], [`lock`] | a lock's word, and all that locks have |
+//! | [`mutex`], [`condvar`] | for synchronising |
 
 mod attachment;
+mod condvar;
 mod header;
+mod lock;
+mod lock_word;
+mod mutex;
 mod name;
 mod owner;
 mod party;
 mod place;
 mod segment;
 mod share;
+mod wait;
 
 pub use crate::__shm_field as field;
+pub use condvar::Condvar;
 #[cfg(feature = "derive")]
 pub use folio_derive::Share;
 pub use header::{Kind, Lifetime};
+pub use mutex::{Guard, Locked, Mutex, Torn};
 pub use name::directory;
 pub use place::{Place, Shared};
 pub use segment::{Segment, SegmentOptions, Shape};
 pub use share::{InPlace, Plain, Share, fingerprint, has_no_padding};
+pub use wait::Wait;
+
+/// What [`lock_word`] is built on; its model in the tests puts another one there.
+mod atomics {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+}
 
 /// A number that nobody guesses; without the kernel's it is at least another one each time.
 fn random() -> u64 {

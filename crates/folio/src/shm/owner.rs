@@ -1,14 +1,12 @@
 //! Who holds something in a segment, as a word of shared memory: a slot, and which of its claims.
 
 use super::header::SLOTS;
+use super::lock_word::WAITERS;
 
 /// A party of a segment: one process that has it open. Never zero. The generation in the upper half tells the claims of
 /// one slot apart, so that a dead owner stays dead when its slot is used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Owner(u64);
-
-/// In a word that holds an owner: someone waits for it to let go.
-pub(crate) const WAITERS: u64 = 1 << 31;
 
 impl Owner {
     /// Nobody: no slot, and so never alive.
