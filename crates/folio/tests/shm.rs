@@ -3,7 +3,11 @@
 #[path = "contract/support.rs"]
 mod support;
 
+#[path = "shm/kills.rs"]
+mod kills;
 #[path = "shm/segments.rs"]
 mod segments;
+#[path = "shm/steps.rs"]
+mod steps;
 #[path = "shm/world.rs"]
 mod world;

@@ -29,6 +29,7 @@
 //! | [`share`] | which types may lie in shared memory |
 //! | [`place`] | handles to a value |
 //! | [`segment`] | segments, and the builder |
+//! | [`registry`] | all segments with a name: list, remove, collect |
 //! | [`wait`] | how threads wait for other processes |
 //! | [`lock_word`], [`lock`] | a lock's word, and all that locks have |
 //! | [`mutex`], [`condvar`] | for synchronising |
@@ -43,6 +44,7 @@ mod name;
 mod owner;
 mod party;
 mod place;
+mod registry;
 mod segment;
 mod share;
 mod wait;
@@ -55,6 +57,7 @@ pub use header::{Kind, Lifetime};
 pub use mutex::{Guard, Locked, Mutex, Torn};
 pub use name::directory;
 pub use place::{Place, Shared};
+pub use registry::{Collected, Entry, State, User, collect, list, remove};
 pub use segment::{Segment, SegmentOptions, Shape};
 pub use share::{InPlace, Plain, Share, fingerprint, has_no_padding};
 pub use wait::Wait;

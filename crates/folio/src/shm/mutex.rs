@@ -52,11 +52,8 @@ impl<T> fmt::Debug for Mutex<T> {
 // SAFETY: a word, a state and a value, for each of which all bits are valid: a word that names nobody alive is a lock whose holder
 // is dead. No reference to the value is made but by who may have one of such a type.
 unsafe impl<T: Share> Share for Mutex<T> {
-    const FINGERPRINT: u64 = fingerprint(
-        "folio::Mutex",
-        size_of::<Self>(),
-        &[("value", offset_of!(Self, value), T::FINGERPRINT)],
-    );
+    const FINGERPRINT: u64 =
+        fingerprint("folio::Mutex", size_of::<Self>(), &[("value", offset_of!(Self, value), T::FINGERPRINT)]);
 }
 
 /// What locking gave: a value in order, or one that may be torn. There is no other way to the value.

@@ -43,3 +43,12 @@ impl World {
         names
     }
 }
+
+/// Where random choices start: the environment variable `FOLIO_SEED`, or another number each time. Say it when a test fails.
+pub(crate) fn seed() -> u64 {
+    let given = std::env::var("FOLIO_SEED").ok().and_then(|text| text.parse().ok());
+    given.unwrap_or_else(|| {
+        use std::hash::{BuildHasher, RandomState};
+        RandomState::new().hash_one(0)
+    }) | 1
+}
