@@ -3,8 +3,12 @@
 #[path = "contract/support.rs"]
 mod support;
 
+#[path = "shm/hostile.rs"]
+mod hostile;
 #[path = "shm/kills.rs"]
 mod kills;
+#[path = "shm/locks.rs"]
+mod locks;
 #[path = "shm/segments.rs"]
 mod segments;
 #[path = "shm/steps.rs"]

@@ -336,8 +336,7 @@ impl Attachment {
         let page = PageSize::system();
         let found = sys::fork::held_off(|_| ALL.lock().get(&inode).and_then(Weak::upgrade));
         if let Some(found) = found {
-            found.check()?;
-            return Ok(found);
+            return found.agreed(&facts);
         }
         let end = usize::try_from(facts.data_at + facts.reserve).ok().and_then(|end| page.ceil(end));
         let Some(len) = end else { return Err(too_large("attach", subject)) };
@@ -373,7 +372,25 @@ impl Attachment {
             }
             first
         });
-        Ok(first.unwrap_or(fresh))
+        match first {
+            Some(first) => first.agreed(&fresh.facts),
+            None => Ok(fresh),
+        }
+    }
+
+    /// This attachment, for who has read `facts` in the file: its map was made by what the header said then.
+    fn agreed(self: Arc<Self>, facts: &Facts) -> Result<Arc<Self>> {
+        self.check()?;
+        if self.facts == *facts {
+            return Ok(self);
+        }
+        Err(Error::rule_as(
+            Errno::UCLEAN,
+            "attach",
+            self.subject(),
+            "a process changed its header while this one has it open",
+            "find that process, and make the segment anew",
+        ))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Waiting, across processes, for what a mutex guards to change.
 
-use super::mutex::{Guard, Locked};
+use super::guard::{Guard, Locked};
 use super::place::{Place, Shared};
 use super::share::{Share, fingerprint};
 use super::wait::{Look, Wait, is_timeout, wake};
@@ -47,7 +47,7 @@ impl<'a> Place<'a, Condvar> {
     /// Those of [`wait`](Self::wait).
     pub fn wait_with<'g, T: Share>(&self, guard: Guard<'g, T>, wait: Wait) -> Result<(Locked<'g, T>, bool)> {
         let notified = self.notified();
-        let mutex = guard.mutex();
+        let mutex = guard.held();
         let before = notified.load(Ordering::Relaxed);
         drop(guard);
         let waited = wait.until(self.attachment(), "wait", notified, |_| {

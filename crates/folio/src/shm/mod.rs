@@ -32,32 +32,41 @@
 //! | [`registry`] | all segments with a name: list, remove, collect |
 //! | [`wait`] | how threads wait for other processes |
 //! | [`lock_word`], [`lock`] | a lock's word, and all that locks have |
-//! | [`mutex`], [`condvar`] | for synchronising |
+//! | [`guard`] | what who holds a lock has |
+//! | [`mutex`], [`rwlock`], [`condvar`], [`event`], [`once`] | for synchronising |
 
 mod attachment;
 mod condvar;
+mod event;
+mod guard;
 mod header;
 mod lock;
 mod lock_word;
 mod mutex;
 mod name;
+mod once;
 mod owner;
 mod party;
 mod place;
 mod registry;
+mod rwlock;
 mod segment;
 mod share;
 mod wait;
 
 pub use crate::__shm_field as field;
 pub use condvar::Condvar;
+pub use event::Event;
 #[cfg(feature = "derive")]
 pub use folio_derive::Share;
+pub use guard::{Guard, Guards, Locked, Torn};
 pub use header::{Kind, Lifetime};
-pub use mutex::{Guard, Locked, Mutex, Torn};
+pub use mutex::Mutex;
 pub use name::directory;
+pub use once::Once;
 pub use place::{Place, Shared};
 pub use registry::{Collected, Entry, State, User, collect, list, remove};
+pub use rwlock::{ReadGuard, ReadLocked, RwLock};
 pub use segment::{Segment, SegmentOptions, Shape};
 pub use share::{InPlace, Plain, Share, fingerprint, has_no_padding};
 pub use wait::Wait;

@@ -1,15 +1,14 @@
 //! A lock across processes that survives the death of its holder, and makes the next one look at what is left.
 
-use super::lock::{Lock, torn};
+use super::guard::{Guard, Guards, Locked, Torn, sealed};
+use super::lock::Lock;
 use super::owner::Owner;
 use super::place::{Place, Shared};
-use super::share::{InPlace, Plain, Share, fingerprint};
+use super::share::{Share, fingerprint};
 use super::wait::Wait;
 use crate::error::Result;
-use crate::sys::identity;
 use std::cell::UnsafeCell;
 use std::fmt;
-use std::marker::PhantomData;
 use std::mem::offset_of;
 
 /// A value that one thread, of all processes, holds at a time. It starts free, with a value of zeros.
@@ -56,195 +55,27 @@ unsafe impl<T: Share> Share for Mutex<T> {
         fingerprint("folio::Mutex", size_of::<Self>(), &[("value", offset_of!(Self, value), T::FINGERPRINT)]);
 }
 
-/// What locking gave: a value in order, or one that may be torn. There is no other way to the value.
-#[derive(Debug)]
-#[must_use]
-pub enum Locked<'a, T: Share> {
-    /// All who had the lock before gave it back.
-    Clean(Guard<'a, T>),
-    /// Who had the lock died or panicked, or left what such a one had left.
-    Torn(Torn<'a, T>),
-}
-
-impl<'a, T: Share> Locked<'a, T> {
-    /// The guard of a value in order.
-    ///
-    /// # Errors
-    ///
-    /// EOWNERDEAD if it may be torn. It stays so, and the lock is free again.
-    pub fn clean(self) -> Result<Guard<'a, T>> {
-        match self {
-            Self::Clean(guard) => Ok(guard),
-            Self::Torn(guard) => Err(torn(guard.0.at.attachment())),
-        }
+impl<T: Share> Guards<T> for Mutex<T> {}
+#[allow(private_interfaces, reason = "see the trait")]
+impl<T: Share> sealed::Sealed<T> for Mutex<T> {
+    fn lock(at: Place<'_, Self>) -> &Lock {
+        // SAFETY: a place is aligned and mapped; a lock is made of atomics alone.
+        unsafe { &(*at.as_ptr()).lock }
     }
 
-    /// The guard, after `repair` if the value may be torn: see [`Torn::repair`].
-    ///
-    /// # Errors
-    ///
-    /// What `repair` returns.
-    pub fn or_repair(self, repair: impl FnOnce(Place<'_, T>) -> Result<()>) -> Result<Guard<'a, T>> {
-        match self {
-            Self::Clean(guard) => Ok(guard),
-            Self::Torn(torn) => torn.repair(repair),
-        }
+    fn value(at: Place<'_, Self>) -> Place<'_, T> {
+        // SAFETY: a field of a mutex that lies in the reserve.
+        unsafe { Place::new(at.attachment(), (&raw mut (*at.as_ptr()).value).cast::<T>()) }
     }
 
-    /// Whether the value may be torn.
-    pub fn is_torn(&self) -> bool {
-        matches!(self, Self::Torn(_))
-    }
-}
-
-/// The lock, held, over a value in order. Dropping it gives the lock back.
-///
-/// Plain data is copied in and out: no reference to it exists, for a process that ignores the lock could change it.
-#[must_use]
-pub struct Guard<'a, T: Share> {
-    at: Place<'a, Mutex<T>>,
-    me: Owner,
-    /// The process that locked: in a forked child this is a copy that holds nothing.
-    process: u64,
-    was_panicking: bool,
-    /// A guard stays with its thread, as those of the standard library do.
-    not_send: PhantomData<*const ()>,
-}
-
-impl<T: Share> fmt::Debug for Guard<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").field("place", &self.place()).finish_non_exhaustive()
-    }
-}
-
-impl<'a, T: Share> Guard<'a, T> {
-    fn lock(&self) -> &'a Lock {
-        lock_of(self.at)
-    }
-
-    /// The value's place, as long as the guard is there.
-    pub fn place(&self) -> Place<'_, T> {
-        value_of(self.at)
-    }
-
-    /// A field of the value, as [`Place::field`].
-    ///
-    /// # Panics
-    ///
-    /// As [`Place::field`].
-    pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> Place<'_, F> {
-        self.place().field(pick)
-    }
-
-    /// The mutex that it holds.
-    pub fn mutex(&self) -> Place<'a, Mutex<T>> {
-        self.at
-    }
-}
-
-impl<T: Plain> Guard<'_, T> {
-    /// Copies the value out.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Place::load`].
-    pub fn get(&self) -> Result<T> {
-        self.place().load()
-    }
-
-    /// Stores a value.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Place::store`].
-    pub fn set(&mut self, value: T) -> Result<()> {
-        self.place().store(value)
-    }
-
-    /// Copies the value out, lets `change` change it, and stores it.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Place::load`].
-    pub fn update<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> Result<R> {
-        let mut value = self.get()?;
-        let result = change(&mut value);
-        self.set(value)?;
-        Ok(result)
-    }
-}
-
-/// What is made of atomics is used as such.
-impl<T: InPlace> std::ops::Deref for Guard<'_, T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        let at = self.place().as_ptr();
-        // SAFETY: as for a place of its own: aligned, mapped while the guard lives, and all accesses are atomic.
-        unsafe { &*at }
-    }
-}
-
-impl<T: Share> Drop for Guard<'_, T> {
     #[inline]
-    fn drop(&mut self) {
-        if self.process != identity::token() {
-            return;
-        }
-        if std::thread::panicking() && !self.was_panicking {
-            self.lock().tear();
-        }
-        self.lock().unlock(self.me);
+    fn unlock(at: Place<'_, Self>, me: Owner) {
+        Self::lock(at).unlock(me);
     }
 }
 
-/// The lock, held, over a value that may be half changed. It can be looked at and mended; what uses it as if it were in order
-/// needs the guard that [`repair`](Self::repair) gives. Dropped, it leaves the value torn for the next.
-#[derive(Debug)]
-#[must_use]
-pub struct Torn<'a, T: Share>(Guard<'a, T>);
-
-impl<'a, T: Share> Torn<'a, T> {
-    /// The value's place, to look at and to mend.
-    pub fn place(&self) -> Place<'_, T> {
-        self.0.place()
-    }
-
-    /// A field of the value, as [`Place::field`].
-    ///
-    /// # Panics
-    ///
-    /// As [`Place::field`].
-    pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> Place<'_, F> {
-        self.0.field(pick)
-    }
-
-    /// Mends the value: when `work` succeeds it is in order again, for all. Should this process die at it, the value stays torn.
-    ///
-    /// # Errors
-    ///
-    /// What `work` returns: then the value stays torn, and the lock is free.
-    pub fn repair(self, work: impl FnOnce(Place<'_, T>) -> Result<()>) -> Result<Guard<'a, T>> {
-        work(self.0.place())?;
-        self.0.lock().mend();
-        Ok(self.0)
-    }
-
-    /// Gives the value up: locking is an error for all from now on, until someone calls
-    /// [`clear_poison`](Place::clear_poison).
-    pub fn poison(self) {
-        self.0.lock().poison();
-    }
-}
-
-fn lock_of<'a, T: Share>(at: Place<'a, Mutex<T>>) -> &'a Lock {
-    // SAFETY: a place is aligned and mapped; a lock is made of atomics alone.
-    unsafe { &(*at.as_ptr()).lock }
-}
-
-fn value_of<T: Share>(at: Place<'_, Mutex<T>>) -> Place<'_, T> {
-    // SAFETY: a field of a mutex that lies in the reserve.
-    unsafe { Place::new(at.attachment(), (&raw mut (*at.as_ptr()).value).cast::<T>()) }
+fn lock_of<T: Share>(at: Place<'_, Mutex<T>>) -> &Lock {
+    <Mutex<T> as sealed::Sealed<T>>::lock(at)
 }
 
 impl<'a, T: Share> Place<'a, Mutex<T>> {
@@ -285,14 +116,8 @@ impl<'a, T: Share> Place<'a, Mutex<T>> {
 
     #[inline]
     fn locked(self, me: Owner, torn: bool) -> Locked<'a, T> {
-        let guard = Guard {
-            at: self,
-            me,
-            process: identity::token(),
-            was_panicking: std::thread::panicking(),
-            not_send: PhantomData,
-        };
-        if torn { Locked::Torn(Torn(guard)) } else { Locked::Clean(guard) }
+        let guard = Guard::new(self, me);
+        if torn { Locked::Torn(Torn::new(guard)) } else { Locked::Clean(guard) }
     }
 
     /// Makes a poisoned value a torn one, which the next who locks it has to repair. Whether it was poisoned.

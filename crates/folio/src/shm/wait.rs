@@ -81,8 +81,16 @@ impl Wait {
         PARKS.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn has_timeout(&self) -> bool {
-        self.timeout.is_some()
+    /// The same, for who has waited in several steps since `start`.
+    pub(crate) fn since(mut self, start: Option<Instant>) -> Self {
+        let spent = start.map_or(Duration::ZERO, |start| start.elapsed());
+        self.timeout = self.timeout.map(|time| time.saturating_sub(spent));
+        self
+    }
+
+    /// Now, if there is a timeout to count from it.
+    pub(crate) fn start(&self) -> Option<Instant> {
+        self.timeout.map(|_| Instant::now())
     }
 
     /// Waits until `look` says that it is done. It parks on `word`.

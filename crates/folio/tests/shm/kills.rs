@@ -4,7 +4,8 @@ use crate::steps::{Ledger, Step, can_trace, sweep};
 use crate::support::skip;
 use crate::world::World;
 use folio::shm::{
-    self, Condvar, Guard, Lifetime, Locked, Mutex, Place, Segment, SegmentOptions, Share, Wait, field,
+    self, Condvar, Guard, Guards, Lifetime, Locked, Mutex, Once, Place, ReadLocked, RwLock, Segment,
+    SegmentOptions, Share, Wait, field,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ struct Pair {
 #[repr(C)]
 struct Desk {
     pair: Mutex<Pair>,
+    table: RwLock<Pair>,
+    once: Once,
     changed: Condvar,
     ready: folio_atomic::Flag,
     total: AtomicU64,
@@ -180,7 +183,7 @@ fn growth_is_whole_at_every_step() {
 }
 
 /// One change under the lock: in between the halves differ.
-fn change(guard: &Guard<'_, Pair>) -> folio::Result<()> {
+fn change<L: Guards<Pair>>(guard: &Guard<'_, Pair, L>) -> folio::Result<()> {
     let next = field!(guard.one).load()? + 1;
     field!(guard.one).store(next)?;
     field!(guard.other).store(next)
@@ -191,10 +194,11 @@ fn repair(pair: Place<'_, Pair>) -> folio::Result<()> {
     field!(pair.other).store(one)
 }
 
-/// Takes the lock, and says what was wrong with it.
-fn settle(ledger: &mut Ledger, pair: Place<'_, Mutex<Pair>>) {
+/// Takes the lock, and says what was wrong with it. Whether the data was torn.
+fn settle<L: Guards<Pair>>(ledger: &mut Ledger, locked: folio::Result<Locked<'_, Pair, L>>) -> bool {
     let start = Instant::now();
-    match pair.lock_with(Wait::new().timeout(PATIENCE)) {
+    let torn = matches!(locked, Ok(Locked::Torn(_)));
+    match locked {
         Ok(Locked::Clean(guard)) => {
             let Pair { one, other } = guard.get().unwrap();
             ledger.corrupted += u64::from(one != other);
@@ -209,6 +213,11 @@ fn settle(ledger: &mut Ledger, pair: Place<'_, Mutex<Pair>>) {
         Err(error) => panic!("{error}"),
     }
     ledger.hung += u64::from(start.elapsed() > PATIENCE);
+    torn
+}
+
+fn patiently() -> Wait {
+    Wait::new().timeout(PATIENCE)
 }
 
 #[test]
@@ -220,6 +229,7 @@ fn a_lock_survives_its_holder_at_every_instruction() {
     let mut ledger = Ledger::default();
     let desk = Segment::<Desk>::create("desk").unwrap();
     let mine = field!(desk.pair);
+    let mut torn = 0;
     sweep(
         &mut ledger,
         Step::Instruction,
@@ -230,10 +240,12 @@ fn a_lock_survives_its_holder_at_every_instruction() {
             field!(theirs.pair)
         },
         |theirs| change(&theirs.lock().unwrap().or_repair(repair).unwrap()).unwrap(),
-        |ledger, ()| settle(ledger, mine.place()),
+        |ledger, ()| torn += u64::from(settle(ledger, mine.lock_with(patiently()))),
     );
     drop((desk, mine));
     ledger.leaked += leaked(&world);
+    // Some died with the lock in hand, and some before or after.
+    assert!(torn > 0 && torn < ledger.kills, "{torn} of {}", ledger.kills);
     counted(&ledger, "lock and unlock");
 }
 
@@ -261,7 +273,7 @@ fn a_waiter_of_a_condition_may_die_at_every_instruction() {
             field!(theirs.changed).notify_one();
         },
         |ledger, ()| {
-            settle(ledger, pair.place());
+            settle(ledger, pair.lock_with(patiently()));
             // A notification still gets from one to another.
             let start = Instant::now();
             std::thread::scope(|scope| {
@@ -287,6 +299,89 @@ fn a_waiter_of_a_condition_may_die_at_every_instruction() {
     drop((desk, pair));
     ledger.leaked += leaked(&world);
     counted(&ledger, "condition");
+}
+
+#[test]
+fn readers_and_writers_may_die_at_every_instruction() {
+    if !can_trace() {
+        return skip("this process may not trace its children");
+    }
+    let world = World::new();
+    let mut ledger = Ledger::default();
+    let desk = Segment::<Desk>::create("desk").unwrap();
+    let mine = field!(desk.table);
+    for writes in [false, true] {
+        sweep(
+            &mut ledger,
+            Step::Instruction,
+            40,
+            || (),
+            |()| {
+                let theirs = Segment::<Desk>::open("desk").unwrap();
+                field!(theirs.table)
+            },
+            |theirs| {
+                if writes {
+                    change(&theirs.write().unwrap().or_repair(repair).unwrap()).unwrap();
+                } else if let ReadLocked::Clean(guard) = theirs.read().unwrap() {
+                    let Pair { one, other } = guard.get().unwrap();
+                    assert_eq!(one, other);
+                }
+            },
+            |ledger, ()| {
+                settle(ledger, mine.write_with(patiently()));
+                match mine.read_with(patiently()) {
+                    Ok(ReadLocked::Clean(guard)) => {
+                        let Pair { one, other } = guard.get().unwrap();
+                        ledger.corrupted += u64::from(one != other);
+                    }
+                    Ok(ReadLocked::Torn(_)) => ledger.corrupted += 1,
+                    Err(_) => ledger.hung += 1,
+                }
+            },
+        );
+    }
+    drop((desk, mine));
+    ledger.leaked += leaked(&world);
+    counted(&ledger, "readers and writers");
+}
+
+#[test]
+fn who_does_something_once_may_die_at_every_instruction() {
+    if !can_trace() {
+        return skip("this process may not trace its children");
+    }
+    let world = World::new();
+    let mut ledger = Ledger::default();
+    let work = |desk: Segment<Desk>, done: &mut u64| {
+        let total = field!(desk.total);
+        // What is done is done again from the start, and so has its effect once.
+        field!(desk.once).call(|_| {
+            *done += 1;
+            total.store(41, Ordering::SeqCst);
+            total.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        })
+    };
+    sweep(
+        &mut ledger,
+        Step::Instruction,
+        40,
+        || Segment::<Desk>::create("once").unwrap(),
+        |_| Segment::<Desk>::open("once").unwrap(),
+        |theirs| work(theirs, &mut 0).unwrap(),
+        |ledger, desk| {
+            let mut done = 0;
+            let was = field!(desk.once).is_done();
+            work(desk.clone(), &mut done).unwrap();
+            ledger.corrupted += u64::from(done != u64::from(!was));
+            ledger.corrupted += u64::from(field!(desk.total).load(Ordering::SeqCst) != 42);
+            ledger.hung += u64::from(field!(desk.once).wait(patiently()).is_err());
+            drop(desk);
+            ledger.leaked += leaked(&world);
+        },
+    );
+    counted(&ledger, "once");
 }
 
 /// Several processes at one lock at full speed, and one after the other is killed at any moment.
@@ -348,7 +443,7 @@ fn killed_while_they_compete_nobody_hangs_and_nothing_is_lost() {
         crate::support::wait(worker);
         ledger.kills += 1;
     }
-    settle(&mut ledger, field!(desk.pair).place());
+    settle(&mut ledger, field!(desk.pair).lock_with(patiently()));
     drop(desk);
     ledger.leaked += leaked(&world);
     counted(&ledger, "competing for a lock");

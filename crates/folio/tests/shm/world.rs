@@ -7,7 +7,8 @@ static ONE: Mutex<()> = Mutex::new(());
 
 /// The directory, for as long as the test runs.
 pub(crate) struct World {
-    dir: tempfile::TempDir,
+    path: PathBuf,
+    _dir: Option<tempfile::TempDir>,
     _one: MutexGuard<'static, ()>,
 }
 
@@ -15,18 +16,20 @@ impl World {
     /// In memory, where there is a tmpfs, as `/dev/shm` is.
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        Self::with(dir)
+        let path = dir.path().to_owned();
+        Self { _dir: Some(dir), ..Self::at(&path) }
     }
 
-    pub(crate) fn with(dir: tempfile::TempDir) -> Self {
+    /// A directory that somebody else takes away.
+    pub(crate) fn at(path: &Path) -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: tests that read the environment by way of folio hold the lock; others read no variable that is set here.
-        unsafe { std::env::set_var("FOLIO_SHM_DIR", dir.path()) };
-        Self { dir, _one: one }
+        unsafe { std::env::set_var("FOLIO_SHM_DIR", path) };
+        Self { path: path.to_owned(), _dir: None, _one: one }
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.dir.path()
+        &self.path
     }
 
     /// The file of a segment.
