@@ -5,7 +5,7 @@ use crate::support::skip;
 use crate::world::World;
 use folio::shm::{
     self, Condvar, Guard, Guards, Lifetime, Locked, Mutex, Once, Place, ReadLocked, RwLock, Segment,
-    SegmentOptions, Share, Wait, field,
+    SegmentOptions, Share, Shared, Wait, field,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -263,14 +263,16 @@ fn a_waiter_of_a_condition_may_die_at_every_instruction() {
         Step::Instruction,
         60,
         || (),
-        |()| Segment::<Desk>::open("desk").unwrap().value(),
-        |theirs| {
-            let lock = field!(theirs.pair);
+        |()| {
+            let theirs = Segment::<Desk>::open("desk").unwrap();
+            (field!(theirs.pair), field!(theirs.changed))
+        },
+        |(lock, changed)| {
             let guard = lock.lock().unwrap().or_repair(repair).unwrap();
             let short = Wait::new().spin(10).timeout(Duration::from_micros(200));
-            let (locked, _) = field!(theirs.changed).wait_with(guard, short).unwrap();
+            let (locked, _) = changed.wait_with(guard, short).unwrap();
             change(&locked.or_repair(repair).unwrap()).unwrap();
-            field!(theirs.changed).notify_one();
+            changed.notify_one();
         },
         |ledger, ()| {
             settle(ledger, pair.lock_with(patiently()));
@@ -353,10 +355,10 @@ fn who_does_something_once_may_die_at_every_instruction() {
     }
     let world = World::new();
     let mut ledger = Ledger::default();
-    let work = |desk: Segment<Desk>, done: &mut u64| {
-        let total = field!(desk.total);
+    let handles = |desk: &Segment<Desk>| (field!(desk.once), field!(desk.total));
+    let work = |(once, total): (Shared<Once>, Shared<AtomicU64>), done: &mut u64| {
         // What is done is done again from the start, and so has its effect once.
-        field!(desk.once).call(|_| {
+        once.call(|_| {
             *done += 1;
             total.store(41, Ordering::SeqCst);
             total.fetch_add(1, Ordering::SeqCst);
@@ -368,12 +370,12 @@ fn who_does_something_once_may_die_at_every_instruction() {
         Step::Instruction,
         40,
         || Segment::<Desk>::create("once").unwrap(),
-        |_| Segment::<Desk>::open("once").unwrap(),
+        |_| handles(&Segment::<Desk>::open("once").unwrap()),
         |theirs| work(theirs, &mut 0).unwrap(),
         |ledger, desk| {
             let mut done = 0;
             let was = field!(desk.once).is_done();
-            work(desk.clone(), &mut done).unwrap();
+            work(handles(&desk), &mut done).unwrap();
             ledger.corrupted += u64::from(done != u64::from(!was));
             ledger.corrupted += u64::from(field!(desk.total).load(Ordering::SeqCst) != 42);
             ledger.hung += u64::from(field!(desk.once).wait(patiently()).is_err());
