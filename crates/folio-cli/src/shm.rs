@@ -151,10 +151,7 @@ fn table(entries: &[Entry]) -> String {
     for [name, size, state, users, what] in &rows {
         let [first, second, third, fourth] = widths;
         // Into memory: it cannot fail.
-        let _ = writeln!(
-            text,
-            "{name:<first$}  {size:>second$}  {state:<third$}  {users:<fourth$}  {what}"
-        );
+        let _ = writeln!(text, "{name:<first$}  {size:>second$}  {state:<third$}  {users:<fourth$}  {what}");
     }
     text
 }

@@ -45,7 +45,9 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     let shares = bounds(&quote!(::folio::shm::Share));
     let types: Vec<_> = fields.iter().map(|field| field.ty).collect();
     let entries = fields.iter().map(|Described { text, member, ty }| {
-        quote!((#text, ::core::mem::offset_of!(Self, #member), <#ty as ::folio::shm::Share>::FINGERPRINT))
+        // What is wrong with a field is said where it is written.
+        let print = quote_spanned!(ty.span()=> <#ty as ::folio::shm::Share>::FINGERPRINT);
+        quote!((#text, ::core::mem::offset_of!(Self, #member), #print))
     });
     let each_shares = fields.iter().map(|field| {
         let ty = field.ty;

@@ -1,7 +1,7 @@
 //! The word of a lock: who holds it, and whether someone waits. All that changes it is here, so that a model can check it
 //! (`tests/lock_word_model.rs`).
 //!
-//! Zero is free. Else it is an [owner](super::owner), and the bit [`WAITERS`] says that someone waits for it to change. Each step
+//! Zero is free. Else it is an owner (`owner.rs`), and the bit `WAITERS` says that someone waits for it to change. Each step
 //! is one atomic operation; after any of them its process may be killed.
 
 use super::atomics::{AtomicU64, Ordering};

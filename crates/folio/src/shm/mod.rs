@@ -71,6 +71,15 @@ pub use segment::{Segment, SegmentOptions, Shape};
 pub use share::{InPlace, Plain, Share, fingerprint, has_no_padding};
 pub use wait::Wait;
 
+/// What fuzzers call; see `fuzz/`.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    /// Bytes from anywhere as the header of a segment.
+    pub fn header(bytes: &[u8]) {
+        super::header::survive(bytes);
+    }
+}
+
 /// What [`lock_word`] is built on; its model in the tests puts another one there.
 mod atomics {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering};

@@ -17,7 +17,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::mem::offset_of;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// A value that any number of threads of all processes read, or one writes. It starts free, with a value of zeros, and takes
 /// two KiB besides the value.
@@ -38,6 +38,9 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 pub struct RwLock<T> {
     /// The writer's.
     lock: Lock,
+    /// Slots from here on have never read: a writer need not look at them.
+    end: AtomicU32,
+    fill: AtomicU32,
     /// For each slot: the generation of the party that reads, and how many of its threads do.
     readers: [AtomicU64; SLOTS],
     value: UnsafeCell<T>,
@@ -197,6 +200,11 @@ fn parts<T: Share>(at: Place<'_, RwLock<T>>) -> (&Lock, &[AtomicU64; SLOTS]) {
     unsafe { (&(*at.as_ptr()).lock, &(*at.as_ptr()).readers) }
 }
 
+fn end<T: Share>(at: Place<'_, RwLock<T>>) -> &AtomicU32 {
+    // SAFETY: as above.
+    unsafe { &(*at.as_ptr()).end }
+}
+
 impl<'a, T: Share> Place<'a, RwLock<T>> {
     /// Takes the lock for reading; waits for a writer that has it or waits for it, as long as its process lives.
     ///
@@ -217,7 +225,12 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
         attachment.check()?;
         let (me, start) = (attachment.me(), wait.start());
         let (lock, readers) = parts(*self);
-        let Some(word) = me.slot().map(|slot| &readers[slot]) else { return Err(too_many(attachment)) };
+        let Some(slot) = me.slot() else { return Err(too_many(attachment)) };
+        let word = &readers[slot];
+        // Seen by each writer that sees the count, which comes later.
+        if end(*self).load(Ordering::Relaxed) <= slot as u32 {
+            end(*self).fetch_max(slot as u32 + 1, Ordering::SeqCst);
+        }
         loop {
             if !enter(word, me) {
                 return Err(too_many(attachment));
@@ -286,7 +299,8 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
         let (lock, readers) = parts(*self);
         let torn = lock.lock(attachment, wait, me)?;
         fence(Ordering::SeqCst);
-        for (slot, word) in readers.iter().enumerate() {
+        let end = end(*self).load(Ordering::SeqCst) as usize;
+        for (slot, word) in readers.iter().enumerate().take(end) {
             if word.load(Ordering::SeqCst) & COUNT == 0 {
                 continue;
             }

@@ -124,7 +124,6 @@ pub(crate) fn sweep<W, P>(
         other => panic!("the child did not get through: {other:?}"),
     };
     check(ledger, world);
-    eprintln!("{total} steps of {step:?}");
     let kills = (kills * thoroughness()).min(total);
     for kill in 0..kills {
         let at = kill * total / kills;
