@@ -194,7 +194,9 @@ fn remove(names: &[String], json: bool) -> Result<ExitCode, Failure> {
         let failed: Vec<_> = failures.iter().map(|(name, failure)| failed(name, failure)).collect();
         print(&format!("{:#}\n", json!({ "removed": removed, "failed": failed })))?;
     } else {
-        failures.iter().for_each(|(_, failure)| say(format_args!("{failure}")));
+        for (_, failure) in &failures {
+            say(format_args!("{failure}"));
+        }
     }
     Ok(code)
 }
@@ -227,6 +229,8 @@ fn collect(dry_run: bool, json: bool) -> Result<ExitCode, Failure> {
         text.push_str("nothing is left over\n");
     }
     print(&text)?;
-    failures.iter().for_each(|(_, failure)| say(format_args!("{failure}")));
+    for (_, failure) in &failures {
+        say(format_args!("{failure}"));
+    }
     Ok(code)
 }

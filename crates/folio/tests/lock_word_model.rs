@@ -140,7 +140,9 @@ fn of_three_none_waits_for_ever() {
         model.lock(THIRD);
         model.work();
         model.unlock(THIRD);
-        others.into_iter().for_each(|other| other.join().unwrap());
+        for other in others {
+            other.join().unwrap();
+        }
         assert_eq!(model.word.load(), 0);
     });
 }

@@ -5,7 +5,7 @@
 //! party it does not have ([`crate::sys::fork`]).
 
 use super::header::{
-    Changing, FIXED, Facts, Flaw, HEAD, Kind, LOST, Lifetime, READY, SLOTS, SLOTS_AT, Slot, data_at,
+    Changing, FIXED, Facts, Flaw, Kind, LOST, Lifetime, READY, SLOTS, SLOTS_AT, Slot, data_at,
 };
 use super::owner::Owner;
 use super::party::{self, NoSlot};
@@ -508,10 +508,4 @@ fn compare(
         return refuse(format!("it has {length} bytes of data, and {least} are asked for"));
     }
     Ok(())
-}
-
-/// Bytes of a segment's file besides its data.
-pub(super) fn overhead() -> u64 {
-    debug_assert!(HEAD as u64 <= data_at(PageSize::system().bytes()));
-    data_at(PageSize::system().bytes())
 }

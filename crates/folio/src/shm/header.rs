@@ -346,7 +346,9 @@ mod tests {
         let good = [(1_u64 << 20 | 1).to_le_bytes().as_slice(), &good].concat();
         proptest::proptest!(|(changes in proptest::collection::vec((0..good.len(), 0_u8..), 0..5))| {
             let mut bytes = good.clone();
-            changes.iter().for_each(|&(at, value)| bytes[at] = value);
+            for &(at, value) in &changes {
+                bytes[at] = value;
+            }
             super::survive(&bytes);
         });
     }

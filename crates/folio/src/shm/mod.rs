@@ -87,12 +87,10 @@ mod atomics {
 
 /// A number that nobody guesses; without the kernel's it is at least another one each time.
 fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
     let mut bytes = [0; 8];
-    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
-        Ok(8) => u64::from_ne_bytes(bytes),
-        _ => {
-            use std::hash::{BuildHasher, RandomState};
-            RandomState::new().hash_one(std::process::id())
-        }
+    if rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) == Ok(8) {
+        return u64::from_ne_bytes(bytes);
     }
+    RandomState::new().hash_one(std::process::id())
 }

@@ -7,6 +7,7 @@ use super::attachment::Attachment;
 use super::share::{InPlace, Plain, Share};
 use crate::error::{Error, Result};
 use crate::sys;
+use std::alloc::Layout;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -37,7 +38,10 @@ unsafe impl<T> Sync for Place<'_, T> {}
 impl<T> fmt::Debug for Place<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let offset = self.at as usize - self.attachment.base() as usize;
-        f.debug_struct("Place").field("type", &std::any::type_name::<T>()).field("offset", &offset).finish()
+        f.debug_struct("Place")
+            .field("type", &std::any::type_name::<T>())
+            .field("at", &offset)
+            .finish_non_exhaustive()
     }
 }
 
@@ -91,9 +95,15 @@ fn offset_of<T: Share, F: Share>(pick: impl FnOnce(&T) -> &F) -> usize {
         let whole = unsafe { zeros.assume_init_ref() };
         within(whole, pick(whole))
     } else {
-        let zeros = Box::<T>::new_zeroed();
+        // SAFETY: of a size that is not zero. (Where there is no memory the process ends, as for any box.)
+        let zeros = unsafe { std::alloc::alloc_zeroed(Layout::new::<T>()).cast::<MaybeUninit<T>>() };
+        if zeros.is_null() {
+            std::alloc::handle_alloc_error(Layout::new::<T>());
+        }
+        // SAFETY: just allocated with the layout of a `T`, which that of `MaybeUninit` is.
+        let zeros = unsafe { Box::from_raw(zeros) };
         // SAFETY: as above.
-        let whole = unsafe { zeros.assume_init_ref() };
+        let whole = unsafe { (*zeros).assume_init_ref() };
         within(whole, pick(whole))
     }
 }
@@ -206,7 +216,7 @@ impl<T> Clone for Shared<T> {
 impl<T: Share> fmt::Debug for Shared<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let segment = self.attachment.subject().to_string();
-        f.debug_struct("Shared").field("segment", &segment).field("place", &self.place()).finish()
+        f.debug_struct("Shared").field("segment", &segment).field("at", &self.place()).finish_non_exhaustive()
     }
 }
 

@@ -267,7 +267,7 @@ impl SegmentOptions {
             return Err(Error::rule(call, subject(), rule, "use another type"));
         }
         let bytes =
-            |count: usize| count.checked_mul(T::ELEMENT).filter(|&bytes| bytes <= isize::MAX as usize);
+            |count: usize| count.checked_mul(T::ELEMENT).filter(|&bytes| isize::try_from(bytes).is_ok());
         let (Some(length), Some(reserve)) = (bytes(least), bytes(most)) else {
             let rule = "a segment must fit into the process's addresses";
             return Err(Error::rule(call, subject(), rule, "ask for fewer elements"));
@@ -532,10 +532,8 @@ fn missing(path: &Path) -> Error {
 ///     count: AtomicU64,
 /// }
 ///
-/// # // SAFETY: nothing else reads the environment meanwhile.
-/// # unsafe { std::env::set_var("FOLIO_SHM_DIR", std::env::temp_dir()) };
-/// // The same line in both programs.
-/// let visits = Segment::<Visits>::open_or_create(&format!("visits-{}", std::process::id()))?;
+/// # let name = &format!("visits-{}", std::process::id());
+/// let visits = Segment::<Visits>::open_or_create(name)?; // the same line in both programs
 /// field!(visits.count).fetch_add(1, Ordering::Relaxed);
 /// # Ok::<(), folio::Error>(())
 /// ```
@@ -610,8 +608,14 @@ impl<T: Shape + ?Sized> Segment<T> {
         Self { attachment, of: PhantomData }
     }
 
-    pub(crate) fn attachment(&self) -> &Arc<Attachment> {
-        &self.attachment
+    /// The segment's own number, drawn when it was made: no two have the same.
+    pub fn id(&self) -> u64 {
+        self.attachment.id()
+    }
+
+    /// When its name goes away.
+    pub fn lifetime(&self) -> Lifetime {
+        self.attachment.facts().lifetime
     }
 
     /// Passes the segment to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte of data.

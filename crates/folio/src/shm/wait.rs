@@ -231,7 +231,7 @@ pub(crate) fn is_timeout(error: &Error) -> bool {
 /// The half of a word of 64 bits that holds its low bits, which is what a futex can wait for.
 pub(crate) fn low_half(word: &AtomicU64) -> &AtomicU32 {
     let halves = std::ptr::from_ref(word).cast::<AtomicU32>();
-    let low = if cfg!(target_endian = "little") { 0 } else { 1 };
+    let low = usize::from(cfg!(target_endian = "big"));
     // SAFETY: inside the word, aligned; nothing loads or stores by it: only its address is used, by the kernel.
     unsafe { &*halves.add(low) }
 }

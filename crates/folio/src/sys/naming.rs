@@ -42,13 +42,11 @@ pub(crate) fn create(dir: &Path, temporary: impl FnOnce() -> PathBuf) -> Result<
 impl Unnamed {
     /// Gives the file its name, in one step. EEXIST if something has it.
     pub(crate) fn link(&self, path: &Path) -> Result<(), Errno> {
-        match &self.temporary {
-            Some(temporary) => rustix::fs::linkat(CWD, temporary, CWD, path, AtFlags::empty()),
-            None => {
-                let from = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
-                rustix::fs::linkat(CWD, from, CWD, path, AtFlags::SYMLINK_FOLLOW)
-            }
+        if let Some(temporary) = &self.temporary {
+            return rustix::fs::linkat(CWD, temporary, CWD, path, AtFlags::empty());
         }
+        let from = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        rustix::fs::linkat(CWD, from, CWD, path, AtFlags::SYMLINK_FOLLOW)
     }
 }
 

@@ -19,6 +19,12 @@ fn kill(pid: i32, signal: i32) {
     assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
 }
 
+fn all_succeed(children: impl IntoIterator<Item = i32>) {
+    for child in children {
+        assert_eq!(wait(child), End::Exited(0));
+    }
+}
+
 #[derive(Share)]
 #[repr(C)]
 struct Desk {
@@ -64,7 +70,7 @@ fn children_and_threads_exclude_each_other() {
     };
     let children: Vec<_> = (0..2).map(|_| spawn_child(work).0).collect();
     std::thread::scope(|scope| (0..2).for_each(|_| drop(scope.spawn(work))));
-    children.into_iter().for_each(|child| assert_eq!(wait(child), End::Exited(0)));
+    all_succeed(children);
     let guard = field!(desk.numbers);
     assert_eq!(guard.lock().unwrap().clean().unwrap().get().unwrap(), [4 * EACH, 0]);
 }
@@ -282,7 +288,7 @@ fn readers_never_see_half_of_what_a_writer_does() {
     };
     let children = [spawn_child(write).0, spawn_child(read).0, spawn_child(read).0];
     std::thread::scope(|scope| (0..2).for_each(|_| drop(scope.spawn(read))));
-    children.into_iter().for_each(|child| assert_eq!(wait(child), End::Exited(0)));
+    all_succeed(children);
 }
 
 #[test]
@@ -331,7 +337,7 @@ fn an_event_is_seen_by_all_who_wait_and_taken_by_one() {
         std::thread::yield_now();
     }
     field!(desk.go).set();
-    waiters.into_iter().for_each(|child| assert_eq!(wait(child), End::Exited(0)));
+    all_succeed(waiters);
     let go = field!(desk.go);
     let none = Wait::new().timeout(Duration::ZERO);
     assert!(go.is_set() && go.take_with(none).unwrap() && !go.take_with(none).unwrap());
@@ -368,7 +374,7 @@ fn something_is_done_once_by_whoever_lives_to_do_it() {
     };
     let children: Vec<_> = (0..3).map(|_| spawn_child(work).0).collect();
     work();
-    children.into_iter().for_each(|child| assert_eq!(wait(child), End::Exited(0)));
+    all_succeed(children);
     once.wait(patiently()).unwrap();
     assert_eq!(field!(desk.counter).load(Ordering::SeqCst), 1);
 }

@@ -57,7 +57,7 @@ pub(crate) fn run<P>(
 }
 
 fn trace(pid: i32, step: Step, steps: u64) -> Option<Ended> {
-    let deadline = Instant::now() + Duration::from_mins(2);
+    let deadline = Instant::now() + Duration::from_secs(120);
     let mut taken = 0;
     loop {
         let mut status = 0;
