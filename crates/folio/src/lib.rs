@@ -13,6 +13,7 @@
 //! | [`Stable`], [`StableMut`] | as the file map | nobody, by an `unsafe` promise | `&[u8]`, `&mut [u8]` |
 //! | [`Paged`], [`PagedMut`] | folio's own [pager](Pager) over any [source] | nobody: the pages are folio's | `&[u8]`, `&mut [u8]` |
 //! | [`PagedShared`] | the same, shared memory | other handles of the same source | [views](ViewMut) |
+//! | [`shm::Segment`] | SHARED, a name, a file or a sealed memfd | the processes it is shared with | typed [values](shm), atomics, locks |
 //! | [`Region`] | any | as it was made | checked copies; every operation on the range |
 //! | [`Reservation`] | PROT_NONE, NORESERVE | nobody | addresses to place maps in, memory that grows in place |
 //!

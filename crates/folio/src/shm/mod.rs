@@ -19,21 +19,25 @@
 //! # Ok::<(), folio::Error>(())
 //! ```
 //!
-//! | file | what |
-//! | --- | --- |
-//! | [`name`] | names, and the files they stand for |
-//! | [`header`] | the first bytes of a segment, and how they are checked |
-//! | [`party`] | who uses a segment: locks that end with their process |
-//! | [`owner`] | a party as a word of shared memory |
-//! | [`attachment`] | one process's map, party and state of a segment |
-//! | [`share`] | which types may lie in shared memory |
-//! | [`place`] | handles to a value |
-//! | [`segment`] | segments, and the builder |
-//! | [`registry`] | all segments with a name: list, remove, collect |
-//! | [`wait`] | how threads wait for other processes |
-//! | [`lock_word`], [`lock`] | a lock's word, and all that locks have |
-//! | [`guard`] | what who holds a lock has |
-//! | [`mutex`], [`rwlock`], [`condvar`], [`event`], [`once`] | for synchronising |
+//! A value is reached by handles: [`Segment`], [`Shared`], [`Place`], and the guards of locks. Plain data ([`Plain`]) is copied in and
+//! out; what is made of atomics ([`InPlace`]) is used in place; everything else is reached field by field ([`field!`]). No
+//! reference to bytes exists that another process could change without an atomic, so nothing that one does makes this one unsound.
+
+// | file | what |
+// | --- | --- |
+// | `name` | names, and the files they stand for |
+// | `header` | the first bytes of a segment, and how they are checked |
+// | `party` | who uses a segment: locks that end with their process |
+// | `owner` | a party as a word of shared memory |
+// | `attachment` | one process's map, party and state of a segment |
+// | `share` | which types may lie in shared memory |
+// | `place` | handles to a value |
+// | `segment` | segments, and the builder |
+// | `registry` | all segments with a name: list, remove, collect |
+// | `wait` | how threads wait for other processes |
+// | `lock_word`, `lock` | a lock's word, and all that locks have |
+// | `guard` | what who holds a lock has |
+// | `mutex`, `rwlock`, `condvar`, `event`, `once` | for synchronising |
 
 mod attachment;
 mod condvar;
@@ -54,6 +58,7 @@ mod segment;
 mod share;
 mod wait;
 
+#[doc(inline)]
 pub use crate::__shm_field as field;
 pub use condvar::Condvar;
 pub use event::Event;
