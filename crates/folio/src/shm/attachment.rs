@@ -126,6 +126,17 @@ impl Attachment {
         if here && self.is_whole() { Ok(()) } else { self.check_closely() }
     }
 
+    /// [`check`](Self::check), and what a lock is taken with: the party, and the number of this process.
+    #[inline]
+    pub(crate) fn enter(&self) -> Result<(Owner, u64)> {
+        let token = sys::identity::token();
+        if self.process.load(Ordering::Acquire) != token || !self.is_whole() {
+            self.check_closely()?;
+        }
+        let owner = Owner::in_word(self.owner.load(Ordering::Relaxed)).unwrap_or(Owner::NOBODY);
+        Ok((owner, token))
+    }
+
     #[inline]
     fn is_whole(&self) -> bool {
         // The load goes first: where the header's own page is gone, it is what finds out.

@@ -89,14 +89,8 @@ impl<T: Share, L: Guards<T>> fmt::Debug for Guard<'_, T, L> {
 impl<'a, T: Share, L: Guards<T>> Guard<'a, T, L> {
     /// For who has just taken the lock.
     #[inline]
-    pub(super) fn new(at: Place<'a, L>, me: Owner) -> Self {
-        Self {
-            at,
-            me,
-            process: identity::token(),
-            was_panicking: std::thread::panicking(),
-            not_send: PhantomData,
-        }
+    pub(super) fn new(at: Place<'a, L>, me: Owner, process: u64) -> Self {
+        Self { at, me, process, was_panicking: std::thread::panicking(), not_send: PhantomData }
     }
 
     fn lock(&self) -> &'a Lock {

@@ -96,10 +96,9 @@ impl<'a, T: Share> Place<'a, Mutex<T>> {
     /// Those of [`lock`](Self::lock); ETIMEDOUT.
     #[inline]
     pub fn lock_with(&self, wait: Wait) -> Result<Locked<'a, T>> {
-        self.attachment().check()?;
-        let me = self.attachment().me();
+        let (me, process) = self.attachment().enter()?;
         let torn = lock_of(*self).lock(self.attachment(), wait, me)?;
-        Ok(self.locked(me, torn))
+        Ok(self.locked(me, process, torn))
     }
 
     /// Takes the lock if no process that lives has it.
@@ -108,15 +107,14 @@ impl<'a, T: Share> Place<'a, Mutex<T>> {
     ///
     /// Those of [`lock`](Self::lock).
     pub fn try_lock(&self) -> Result<Option<Locked<'a, T>>> {
-        self.attachment().check()?;
-        let me = self.attachment().me();
+        let (me, process) = self.attachment().enter()?;
         let torn = lock_of(*self).try_lock(self.attachment(), me)?;
-        Ok(torn.map(|torn| self.locked(me, torn)))
+        Ok(torn.map(|torn| self.locked(me, process, torn)))
     }
 
     #[inline]
-    fn locked(self, me: Owner, torn: bool) -> Locked<'a, T> {
-        let guard = Guard::new(self, me);
+    fn locked(self, me: Owner, process: u64, torn: bool) -> Locked<'a, T> {
+        let guard = Guard::new(self, me, process);
         if torn { Locked::Torn(Torn::new(guard)) } else { Locked::Clean(guard) }
     }
 

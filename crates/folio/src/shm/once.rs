@@ -81,11 +81,10 @@ impl<'a> Place<'a, Once> {
         if self.is_done() {
             return Ok(());
         }
-        self.attachment().check()?;
+        let (me, process) = self.attachment().enter()?;
         let (lock, done) = self.parts();
-        let me = self.attachment().me();
         let begun = lock.lock(self.attachment(), wait, me)?;
-        let _doing = Doing { lock, me, process: identity::token() };
+        let _doing = Doing { lock, me, process };
         if self.is_done() {
             return Ok(());
         }

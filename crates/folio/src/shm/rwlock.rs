@@ -222,8 +222,8 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     /// Those of [`read`](Self::read); ETIMEDOUT.
     pub fn read_with(&self, wait: Wait) -> Result<ReadLocked<'a, T>> {
         let attachment = self.attachment();
-        attachment.check()?;
-        let (me, start) = (attachment.me(), wait.start());
+        let (me, process) = attachment.enter()?;
+        let start = wait.start();
         let (lock, readers) = parts(*self);
         let Some(slot) = me.slot() else { return Err(too_many(attachment)) };
         let word = &readers[slot];
@@ -239,7 +239,6 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
             fence(Ordering::SeqCst);
             if lock.word.0.load(Ordering::Acquire) == 0 {
                 if !lock.is_torn() && !lock.is_poisoned() {
-                    let process = identity::token();
                     return Ok(ReadLocked::Clean(ReadGuard {
                         at: *self,
                         me,
@@ -294,8 +293,8 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     /// Those of [`read`](Self::read); ETIMEDOUT.
     pub fn write_with(&self, wait: Wait) -> Result<Locked<'a, T, RwLock<T>>> {
         let attachment = self.attachment();
-        attachment.check()?;
-        let (me, start) = (attachment.me(), wait.start());
+        let (me, process) = attachment.enter()?;
+        let start = wait.start();
         let (lock, readers) = parts(*self);
         let torn = lock.lock(attachment, wait, me)?;
         fence(Ordering::SeqCst);
@@ -312,7 +311,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
         }
         // What those readers did comes before what is done now.
         fence(Ordering::Acquire);
-        let guard = Guard::new(*self, me);
+        let guard = Guard::new(*self, me, process);
         Ok(if torn { Locked::Torn(Torn::new(guard)) } else { Locked::Clean(guard) })
     }
 
