@@ -1,11 +1,13 @@
-//! The word of a lock, under every order of steps that the memory model allows, with holders that die between any two (loom).
+//! The words of locks, under every order of steps that the memory model allows, with holders that die between any two (loom).
 
 #[path = "../src/shm/lock_word.rs"]
 mod lock_word;
+#[path = "../src/shm/reader_word.rs"]
+mod reader_word;
 
-/// What the word is built on, as loom counts it.
+/// What the words are built on, as loom counts it.
 mod atomics {
-    pub(super) use loom::sync::atomic::{AtomicU64, Ordering};
+    pub(super) use loom::sync::atomic::{AtomicU64, Ordering, fence};
 }
 
 use lock_word::{LockWord, Unlocked, WAITERS};
@@ -14,6 +16,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
+use reader_word::{Entered, ReaderWord};
 
 /// The owners of the model: a slot, and a generation in the upper half.
 const ONE: u64 = 1 << 32 | 1;
@@ -196,5 +199,87 @@ fn the_lock_of_one_who_unlocks_and_dies_is_taken_over_or_free_and_never_both() {
         model.unlock(THIRD);
         dying.join().unwrap();
         assert_eq!(model.word.load(), 0);
+    });
+}
+
+/// A writer's word, two readers' words, and what they guard.
+struct Table {
+    writer: LockWord,
+    readers: [ReaderWord; 2],
+    guarded: UnsafeCell<u64>,
+}
+
+impl Table {
+    fn new() -> Self {
+        Self {
+            writer: LockWord(AtomicU64::new(0)),
+            readers: [0, 0].map(|word| ReaderWord(AtomicU64::new(word))),
+            guarded: UnsafeCell::new(0),
+        }
+    }
+
+    /// Tries to read, as `Place::read` does without waiting. Whether it did.
+    fn read(&self, slot: usize) -> bool {
+        let word = &self.readers[slot];
+        let entered = word.enter(1, &self.writer);
+        if entered == Entered::Reading {
+            // SAFETY: loom checks that nobody writes meanwhile.
+            let value = self.guarded.with(|value| unsafe { *value });
+            assert!(value == 0 || value == 7);
+        }
+        word.leave(1, &self.writer);
+        entered == Entered::Reading
+    }
+
+    /// Tries to write, likewise.
+    fn write(&self, me: u64) -> bool {
+        if !self.writer.try_lock(me, false) {
+            return false;
+        }
+        reader_word::look_at_readers();
+        let free = self.readers.iter().all(|word| word.reader().is_none());
+        if free {
+            // SAFETY: loom checks that nobody else is at it.
+            self.guarded.with_mut(|value| unsafe { *value = 7 });
+        }
+        assert_eq!(self.writer.unlock(me), Unlocked::Quietly);
+        free
+    }
+}
+
+#[test]
+fn nobody_reads_while_one_writes() {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(|| {
+        let table = Arc::new(Table::new());
+        let reader = thread::spawn({
+            let table = Arc::clone(&table);
+            move || table.read(0)
+        });
+        table.write(OTHER);
+        reader.join().unwrap();
+        // When all have left, everything can be had.
+        assert!(table.read(1) && table.write(OTHER));
+    });
+}
+
+#[test]
+fn threads_of_one_process_count_and_what_another_generation_left_does_not() {
+    loom::model(|| {
+        let table = Arc::new(Table::new());
+        // A party that died while it read.
+        assert_eq!(table.readers[0].enter(9, &table.writer), Entered::Reading);
+        let dead = table.readers[0].reader().unwrap();
+        assert_eq!(dead.0, 9);
+        let other = thread::spawn({
+            let table = Arc::clone(&table);
+            move || table.read(0)
+        });
+        assert!(table.read(0) && other.join().unwrap());
+        assert_eq!(table.readers[0].reader(), None);
+        // It is not cleared twice, nor with what is not there any more.
+        assert!(!table.readers[0].clear(dead.1));
+        assert!(table.write(OTHER));
     });
 }

@@ -36,6 +36,7 @@
 // | `registry` | all segments with a name: list, remove, collect |
 // | `wait` | how threads wait for other processes |
 // | `lock_word`, `lock` | a lock's word, and all that locks have |
+// | `reader_word` | the word of a process that reads |
 // | `guard` | what who holds a lock has |
 // | `mutex`, `rwlock`, `condvar`, `event`, `once` | for synchronising |
 
@@ -52,6 +53,7 @@ mod once;
 mod owner;
 mod party;
 mod place;
+mod reader_word;
 mod registry;
 mod rwlock;
 mod segment;
@@ -85,9 +87,9 @@ pub mod fuzzing {
     }
 }
 
-/// What [`lock_word`] is built on; its model in the tests puts another one there.
+/// What [`lock_word`] and [`reader_word`] are built on; their model in the tests puts another one there.
 mod atomics {
-    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
 }
 
 /// A number that nobody guesses; without the kernel's it is at least another one each time.

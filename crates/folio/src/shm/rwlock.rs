@@ -8,6 +8,7 @@ use super::lock::Lock;
 use super::lock_word::Unlocked;
 use super::owner::Owner;
 use super::place::{Place, Shared};
+use super::reader_word::{Entered, MOST, ReaderWord, look_at_readers};
 use super::share::{InPlace, Plain, Share, fingerprint};
 use super::wait::{Look, Phase, Wait, low_half, wake};
 use crate::error::{Errno, Error, Result};
@@ -17,7 +18,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::mem::offset_of;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 /// A value that any number of threads of all processes read, or one writes. It starts free, with a value of zeros, and takes
 /// two KiB besides the value.
@@ -42,7 +43,7 @@ pub struct RwLock<T> {
     end: AtomicU32,
     fill: AtomicU32,
     /// For each slot: the generation of the party that reads, and how many of its threads do.
-    readers: [AtomicU64; SLOTS],
+    readers: [ReaderWord; SLOTS],
     value: UnsafeCell<T>,
 }
 
@@ -86,33 +87,9 @@ fn open_to_all(lock: &Lock, me: Owner) {
     }
 }
 
-/// Readers of one process at a time, at most.
-const MOST_READERS: u64 = 1 << 30;
-const COUNT: u64 = 0xffff_ffff;
-
-fn generation(owner: Owner) -> u64 {
-    u64::from(owner.generation()) << 32
-}
-
-/// Counts one thread more in, if there is room.
-fn enter(word: &AtomicU64, me: Owner) -> bool {
-    let mine = generation(me);
-    let more = |word: u64| {
-        // What another generation left is a dead party's.
-        let count = if word & !COUNT == mine { word & COUNT } else { 0 };
-        (count < MOST_READERS).then_some(mine | (count + 1))
-    };
-    word.fetch_update(Ordering::SeqCst, Ordering::Relaxed, more).is_ok()
-}
-
-/// Counts one thread out.
-fn leave(lock: &Lock, word: &AtomicU64, me: Owner) {
-    let mine = generation(me);
-    // A word that is not this party's was overwritten.
-    let fewer = |word: u64| (word & !COUNT == mine && word & COUNT != 0).then(|| word - 1);
-    let _ = word.fetch_update(Ordering::SeqCst, Ordering::Relaxed, fewer);
-    fence(Ordering::SeqCst);
-    if lock.word.load() != 0 {
+/// Counts a thread out, and wakes a writer that waits for that.
+fn leave(lock: &Lock, word: &ReaderWord, me: Owner) {
+    if word.leave(me.generation(), &lock.word) {
         lock.turn.fetch_add(1, Ordering::SeqCst);
         wake(&lock.turn, u32::MAX);
     }
@@ -195,7 +172,7 @@ impl<T: Share> Drop for ReadGuard<'_, T> {
     }
 }
 
-fn parts<T: Share>(at: Place<'_, RwLock<T>>) -> (&Lock, &[AtomicU64; SLOTS]) {
+fn parts<T: Share>(at: Place<'_, RwLock<T>>) -> (&Lock, &[ReaderWord; SLOTS]) {
     // SAFETY: a place is aligned and mapped; both are made of atomics alone.
     unsafe { (&(*at.as_ptr()).lock, &(*at.as_ptr()).readers) }
 }
@@ -232,12 +209,11 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
             end(*self).fetch_max(slot as u32 + 1, Ordering::SeqCst);
         }
         loop {
-            if !enter(word, me) {
+            let entered = word.enter(me.generation(), &lock.word);
+            if entered == Entered::Full {
                 return Err(too_many(attachment));
             }
-            // Count first, then look; who writes takes the word first, then counts: one of the two sees the other.
-            fence(Ordering::SeqCst);
-            if lock.word.0.load(Ordering::Acquire) == 0 {
+            if entered == Entered::Reading {
                 if !lock.is_torn() && !lock.is_poisoned() {
                     return Ok(ReadLocked::Clean(ReadGuard {
                         at: *self,
@@ -297,10 +273,10 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
         let start = wait.start();
         let (lock, readers) = parts(*self);
         let torn = lock.lock(attachment, wait, me)?;
-        fence(Ordering::SeqCst);
+        look_at_readers();
         let end = end(*self).load(Ordering::SeqCst) as usize;
         for (slot, word) in readers.iter().enumerate().take(end) {
-            if word.load(Ordering::SeqCst) & COUNT == 0 {
+            if word.reader().is_none() {
                 continue;
             }
             let left = wait_for_reader(attachment, wait.since(start), lock, slot, word);
@@ -332,20 +308,16 @@ fn wait_for_reader(
     wait: Wait,
     lock: &Lock,
     slot: usize,
-    word: &AtomicU64,
+    word: &ReaderWord,
 ) -> Result<()> {
     wait.until(attachment, "write", &lock.turn, |phase| {
         // First the turn, then the count: a reader that leaves in between has changed the turn.
         let turn = lock.turn.load(Ordering::SeqCst);
-        let seen = word.load(Ordering::SeqCst);
-        if seen & COUNT == 0 {
-            return Ok(Look::Done(()));
-        }
+        let Some((generation, seen)) = word.reader() else { return Ok(Look::Done(())) };
         if let Phase::Park { ask: true } = phase
-            && !attachment.is_alive(Owner::new(slot, (seen >> 32) as u32))
+            && !attachment.is_alive(Owner::new(slot, generation))
         {
-            let gone = word.compare_exchange(seen, 0, Ordering::SeqCst, Ordering::Relaxed);
-            return Ok(gone.map_or(Look::Again, |_| Look::Done(())));
+            return Ok(if word.clear(seen) { Look::Done(()) } else { Look::Again });
         }
         Ok(Look::Sleep(turn))
     })
@@ -357,7 +329,7 @@ fn too_many(attachment: &Attachment) -> Error {
         Errno::AGAIN,
         "read",
         attachment.subject(),
-        format!("at most {MOST_READERS} guards of a process can read at a time"),
+        format!("at most {MOST} guards of a process can read at a time"),
         "drop some",
     )
 }
