@@ -65,6 +65,10 @@ pub(crate) struct Attachment {
     pub(super) parks: AtomicU64,
 }
 
+// A panic cuts nothing of it in two: what changes does so by atomics, or under a lock that no panic can leave.
+impl std::panic::UnwindSafe for Attachment {}
+impl std::panic::RefUnwindSafe for Attachment {}
+
 impl Attachment {
     /// The first byte of the data. All of the reserve is mapped behind it; pages beyond [`len`](Self::len) do not exist yet.
     pub(crate) fn base(&self) -> *mut u8 {

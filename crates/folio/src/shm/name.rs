@@ -1,6 +1,7 @@
 //! Names of segments, and the files they stand for: `NAME` is `/dev/shm/folio.NAME`.
 
 use crate::error::{Error, Result, Subject};
+use crate::sys;
 use std::path::{Path, PathBuf};
 
 /// What the files of segments start with.
@@ -11,10 +12,10 @@ const TEMPORARY: &str = ".folio.";
 const LONGEST: usize = 200;
 
 /// Where named segments lie: `/dev/shm`, or what the environment variable `FOLIO_SHM_DIR` says. Programs that share a name must
-/// agree on it.
+/// agree on it. A program that has more rights than who started it (set-user-ID) does not look at the variable.
 pub fn directory() -> PathBuf {
     std::env::var_os("FOLIO_SHM_DIR")
-        .filter(|dir| !dir.is_empty())
+        .filter(|dir| !dir.is_empty() && !sys::process::has_more_rights_than_its_starter())
         .map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from)
 }
 

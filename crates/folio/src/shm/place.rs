@@ -70,10 +70,11 @@ impl<'a, T: Share> Place<'a, T> {
     /// If the closure returns something that is no part of what it was given.
     #[inline]
     pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> Place<'a, F> {
-        let offset = offset_of(pick);
-        // SAFETY: inside a `T` that lies in the reserve, and aligned as `T` and the offset in it are; the memory holds any
-        // bits, and `F` takes any.
-        unsafe { Place::new(self.attachment, self.at.wrapping_byte_add(offset).cast()) }
+        let at = self.at.wrapping_byte_add(offset_of(pick)).cast::<F>();
+        // Some bytes of an array, taken for an `F`, may have been aligned by chance.
+        assert!(at.is_aligned(), "not a part of the value that has a place of its own");
+        // SAFETY: inside a `T` that lies in the reserve, and aligned; the memory holds any bits, and `F` takes any.
+        unsafe { Place::new(self.attachment, at) }
     }
 }
 

@@ -199,3 +199,18 @@ fn many_processes_that_start_at_once_make_one_segment() {
         assert_eq!(world.files(), [""; 0]);
     }
 }
+
+#[test]
+fn a_field_is_a_part_of_its_value() {
+    let board = Segment::<Board>::anonymous().unwrap();
+    let base = board.place().as_ptr() as usize;
+    assert_eq!(field!(board.title).place().as_ptr() as usize - base, std::mem::offset_of!(Board, title));
+    let large = SegmentOptions::new().anonymous::<[[u64; 1000]; 10]>().unwrap();
+    let one = large.place().field(|rows| &rows[3][7]);
+    assert_eq!(one.as_ptr() as usize - large.place().as_ptr() as usize, 3007 * 8);
+    assert_eq!(large.place().at(3).unwrap().at(7).unwrap().as_ptr(), one.as_ptr());
+    assert!(large.place().at(10).is_none());
+    static ELSEWHERE: u64 = 0;
+    let elsewhere = std::panic::catch_unwind(|| large.place().field(|_| &ELSEWHERE));
+    assert!(elsewhere.is_err());
+}
