@@ -29,14 +29,15 @@ pub(crate) fn create(dir: &Path, temporary: impl FnOnce() -> PathBuf) -> Result<
     match rustix::fs::open(dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
         Ok(fd) => Ok(Unnamed { fd, temporary: None }),
         // A kernel or a file system that does not know such files takes the directory for what is to be opened.
-        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {
-            let name = temporary();
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let fd = rustix::fs::open(&name, flags, mode)?;
-            Ok(Unnamed { fd, temporary: Some(name) })
-        }
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => create_named(temporary()),
         Err(errno) => Err(errno),
     }
+}
+
+fn create_named(temporary: PathBuf) -> Result<Unnamed, Errno> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let fd = rustix::fs::open(&temporary, flags, Mode::RUSR | Mode::WUSR)?;
+    Ok(Unnamed { fd, temporary: Some(temporary) })
 }
 
 impl Unnamed {
@@ -61,4 +62,44 @@ pub(crate) fn reopen(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY;
     rustix::io::retry_on_intr(|| rustix::fs::open(&path, flags, Mode::empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Errno, Unnamed, create, create_named, open, reopen};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn with_and_without_a_temporary_name_a_file_appears_at_once_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = || std::fs::read_dir(dir.path()).unwrap().count();
+        let temporary = || dir.path().join("temporary");
+        let unnamed = || create(dir.path(), temporary);
+        let named = || create_named(temporary());
+        for make in [&unnamed as &dyn Fn() -> Result<Unnamed, Errno>, &named] {
+            let file = make().unwrap();
+            rustix::io::write(&file.fd, b"whole").unwrap();
+            let path = dir.path().join("name");
+            file.link(&path).unwrap();
+            assert_eq!(file.link(&path), Err(Errno::EXIST));
+            drop(file);
+            assert_eq!((names(), std::fs::read(&path).unwrap()), (1, b"whole".to_vec()));
+            std::fs::remove_file(&path).unwrap();
+            drop(make().unwrap());
+            assert_eq!(names(), 0);
+        }
+    }
+
+    #[test]
+    fn a_link_is_not_followed_and_a_file_is_opened_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("file"), dir.path().join("link"));
+        std::fs::write(&path, "bytes").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert_eq!(open(&link).unwrap_err(), Errno::LOOP);
+        let one = open(&path).unwrap();
+        let other = reopen(one.as_fd()).unwrap();
+        rustix::fs::seek(&one, rustix::fs::SeekFrom::Start(3)).unwrap();
+        assert_eq!(rustix::fs::tell(&other), Ok(0));
+    }
 }

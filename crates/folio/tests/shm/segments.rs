@@ -214,3 +214,37 @@ fn a_field_is_a_part_of_its_value() {
     let elsewhere = std::panic::catch_unwind(|| large.place().field(|_| &ELSEWHERE));
     assert!(elsewhere.is_err());
 }
+
+#[test]
+fn who_is_a_party_has_the_name_however_others_come_leave_and_collect() {
+    use std::os::unix::fs::MetadataExt;
+    const ROUNDS: usize = 2000;
+    let world = World::new();
+    let path = world.file("busy");
+    let children: Vec<_> = (0..3)
+        .map(|_| {
+            crate::support::spawn_child(|| {
+                for _ in 0..ROUNDS {
+                    let segment = Segment::<[u64; 2]>::open_or_create("busy").unwrap();
+                    // The file behind the name is this one, from the first moment to the last.
+                    let mine = rustix::fs::fstat(segment.file()).unwrap().st_ino;
+                    for _ in 0..3 {
+                        let named = std::fs::metadata(&path).expect("the name was taken away under a party");
+                        assert_eq!(named.ino(), mine, "two segments have one name");
+                        std::thread::yield_now();
+                    }
+                }
+            })
+            .0
+        })
+        .collect();
+    for _ in 0..ROUNDS {
+        let _ = shm::collect(false).unwrap();
+        let _ = shm::remove("busy");
+        let _ = shm::list().unwrap();
+    }
+    for child in children {
+        assert_eq!(crate::support::wait(child), End::Exited(0));
+    }
+    assert_eq!(world.files(), [""; 0]);
+}
