@@ -3,6 +3,8 @@
 #[path = "contract/support.rs"]
 mod support;
 
+#[path = "shm/examples.rs"]
+mod examples;
 #[path = "shm/hostile.rs"]
 mod hostile;
 #[path = "shm/kills.rs"]
