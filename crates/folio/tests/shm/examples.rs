@@ -27,8 +27,8 @@ fn people_are_seen_by_name_while_somebody_has_them() {
     let mut said = String::new();
     BufReader::new(writer.stdout.take().unwrap()).read_line(&mut said).unwrap();
     assert_eq!(said, "initialized\n");
-    let people: String =
-        (0..10_u8).map(|i| format!("name: {} age: {}\n", char::from(b'b' + i), 20 + i)).collect();
+    let line = |i: u8| format!("name: {} age: {}\n", char::from(b'b' + i), 20 + i);
+    let people = (0..10).map(line).collect::<Vec<_>>().concat();
     for _ in 0..2 {
         assert_eq!(String::from_utf8_lossy(&read().stdout), people);
     }

@@ -310,8 +310,11 @@ fn the_dead_leave_a_name_that_can_be_used_at_once() {
                     Ok(())
                 })
                 .unwrap();
-            let child = spawn_child(|| std::thread::sleep(LONG * 4)).0;
-            std::fs::write(world.path().join("ready"), child.to_string()).unwrap();
+            let _child = spawn_child(|| {
+                // It runs, and so has given up what it must not have of its parent's.
+                std::fs::write(world.path().join("ready"), std::process::id().to_string()).unwrap();
+                std::thread::sleep(LONG * 4);
+            });
             std::thread::sleep(LONG * 4);
         });
         let child = loop {
