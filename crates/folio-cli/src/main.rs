@@ -7,6 +7,7 @@ mod failure;
 mod output;
 mod paging;
 mod progress;
+mod shm;
 mod size;
 mod source;
 
@@ -26,6 +27,7 @@ struct Cli {
 enum Command {
     Cat(cat::Args),
     Doctor(doctor::Args),
+    Shm(shm::Args),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Cat(args) => cat::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Shm(args) => shm::run(&args),
     }
 }
 

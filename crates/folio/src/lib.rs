@@ -13,6 +13,7 @@
 //! | [`Stable`], [`StableMut`] | as the file map | nobody, by an `unsafe` promise | `&[u8]`, `&mut [u8]` |
 //! | [`Paged`], [`PagedMut`] | folio's own [pager](Pager) over any [source] | nobody: the pages are folio's | `&[u8]`, `&mut [u8]` |
 //! | [`PagedShared`] | the same, shared memory | other handles of the same source | [views](ViewMut) |
+//! | [`shm::Segment`] | SHARED, a name, a file or a sealed memfd | the processes it is shared with | typed [values](shm), atomics, locks |
 //! | [`Region`] | any | as it was made | checked copies; every operation on the range |
 //! | [`Reservation`] | PROT_NONE, NORESERVE | nobody | addresses to place maps in, memory that grows in place |
 //!
@@ -73,6 +74,9 @@
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
+// What the derive macro writes names the crate from outside.
+extern crate self as folio;
+
 #[cfg(not(target_os = "linux"))]
 compile_error!("folio is for Linux: it is built on the kernel's own mmap(2) family");
 
@@ -88,6 +92,7 @@ mod prot;
 pub mod raw;
 mod region;
 mod residency;
+pub mod shm;
 pub mod source;
 mod sys;
 

@@ -28,7 +28,7 @@ mod options;
 mod paged;
 mod paged_mut;
 mod paged_shared;
-mod passing;
+pub(crate) mod passing;
 mod pinned;
 mod sealed;
 mod shared;

@@ -14,7 +14,7 @@ fn subject() -> Subject {
     Subject::named("a descriptor over a Unix socket")
 }
 
-pub(super) fn send(socket: &UnixStream, fd: BorrowedFd<'_>) -> Result<()> {
+pub(crate) fn send(socket: &UnixStream, fd: BorrowedFd<'_>) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds = [fd];
@@ -27,7 +27,7 @@ pub(super) fn send(socket: &UnixStream, fd: BorrowedFd<'_>) -> Result<()> {
     sent.map(drop).map_err(|errno| Error::kernel("sendmsg", errno, subject()))
 }
 
-pub(super) fn receive(socket: &UnixStream) -> Result<OwnedFd> {
+pub(crate) fn receive(socket: &UnixStream) -> Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];

@@ -19,6 +19,19 @@ pub(crate) struct Gate<T> {
 unsafe impl<T: Send> Sync for Gate<T> {}
 
 impl<T> Gate<T> {
+    pub(crate) const fn with(value: T) -> Self {
+        Self { holder: AtomicU64::new(0), value: UnsafeCell::new(value) }
+    }
+
+    /// Ends a hold whose guard was forgotten.
+    ///
+    /// # Safety
+    ///
+    /// This thread holds the lock, and uses the value no longer.
+    pub(super) unsafe fn unlock(&self) {
+        self.holder.store(0, Ordering::Release);
+    }
+
     pub(crate) fn lock(&self) -> Held<'_, T> {
         let me = identity::token();
         let mut holder = 0;

@@ -21,8 +21,17 @@ fn pid() -> u64 {
     rustix::process::getpid().as_raw_nonzero().get().cast_unsigned().into()
 }
 
-/// This process's number: never zero, never one of an ancestor's.
+/// This process's number: never zero, never one of an ancestor's. Two loads, once it was asked for.
+#[inline]
 pub(crate) fn token() -> u64 {
+    match PAGE.get().copied().flatten().map(|cell| cell.load(Ordering::Relaxed)) {
+        None | Some(0) => find_token(),
+        Some(number) => number,
+    }
+}
+
+#[cold]
+fn find_token() -> u64 {
     // Without such a page (it needs Linux 4.14 and one page of memory) the pid is the best there is.
     let Some(cell) = PAGE.get_or_init(wiped_on_fork) else {
         return pid();

@@ -5,6 +5,9 @@
 //! | [`mm`] | the calls on address ranges: mmap, munmap, mprotect, mremap, msync, madvise, mlock, mincore, mseal … |
 //! | [`memfd`] | files that live in memory, and their seals |
 //! | [`file`] | what a map needs to know of a file: size, owner, holes, name |
+//! | [`naming`] | files that get their name when they are complete |
+//! | [`byte_lock`] | locks on bytes of a file, which end with their process |
+//! | [`fork`] | what fork must not cut in two, and descriptors that children must not have |
 //! | [`process`] | what the process and the machine allow: limits, areas, the pool of huge pages |
 //! | [`identity`] | which process this is, across fork |
 //! | [`copy`] | the copy routine that a fault ends early |
@@ -24,15 +27,18 @@
 //! | [`signal`] | the handler of SIGBUS and SIGSEGV, chained to what was there before |
 
 mod attempt;
+pub(crate) mod byte_lock;
 pub(crate) mod copy;
 pub(crate) mod discard;
 pub(crate) mod ends;
 pub(crate) mod file;
-mod futex;
-mod gate;
+pub(crate) mod fork;
+pub(crate) mod futex;
+pub(crate) mod gate;
 pub(crate) mod identity;
 pub(crate) mod memfd;
 pub(crate) mod mm;
+pub(crate) mod naming;
 pub(crate) mod page_rights;
 pub(crate) mod process;
 pub(crate) mod replace;

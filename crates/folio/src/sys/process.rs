@@ -164,6 +164,13 @@ pub(crate) fn limit(resource: rustix::process::Resource) -> Option<u64> {
     rustix::process::getrlimit(resource).current
 }
 
+/// Whether this program runs with rights that whoever started it does not have (set-user-ID, file capabilities): then what the
+/// environment says is not to be trusted.
+pub(crate) fn has_more_rights_than_its_starter() -> bool {
+    // SAFETY: only asks.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
 /// Whether the kernel treats this process as the owner of every file (CAP_FOWNER).
 pub(crate) fn owns_every_file() -> bool {
     const CAP_FOWNER: u32 = 3;

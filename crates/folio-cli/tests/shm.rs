@@ -1,0 +1,105 @@
+//! `folio shm` as a stranger runs it, on segments of this test's own.
+
+use folio::shm::{Lifetime, Segment, SegmentOptions};
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn folio(dir: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_folio"));
+    command.arg("shm").args(args).env("FOLIO_SHM_DIR", dir).stdin(Stdio::null());
+    command.output().expect("folio starts")
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn json(output: &Output) -> Value {
+    assert_eq!(err(output), "");
+    serde_json::from_slice(&output.stdout).expect("JSON on standard output")
+}
+
+/// A segment with a name in the directory, by its path: the environment is all tests' own.
+fn make(dir: &Path, name: &str) -> Segment<[u64]> {
+    let options = SegmentOptions::new().count(1000).lifetime(Lifetime::Kept);
+    options.create_file(dir.join(format!("folio.{name}"))).unwrap()
+}
+
+#[test]
+fn an_empty_directory_has_nothing_to_list_and_nothing_to_collect() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = folio(dir.path(), &["ls"]);
+    assert!(list.status.success() && out(&list).starts_with("no segments in "), "{}", out(&list));
+    assert_eq!(json(&folio(dir.path(), &["ls", "--json"])), Value::Array(Vec::new()));
+    assert_eq!(out(&folio(dir.path(), &["gc"])), "nothing is left over\n");
+    let none = folio(&dir.path().join("none"), &["ls"]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(err(&none).contains("remedy"), "{}", err(&none));
+}
+
+#[test]
+fn what_is_in_use_is_listed_with_its_users_and_not_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let used = make(dir.path(), "used");
+    drop(make(dir.path(), "idle"));
+    std::fs::write(dir.path().join("folio.bad\u{1b}[31m"), "no segment").unwrap();
+    std::fs::write(dir.path().join("somebody-elses"), "").unwrap();
+    let list = json(&folio(dir.path(), &["ls", "--json"]));
+    let list = list.as_array().unwrap();
+    let states: Vec<_> = list.iter().map(|entry| entry["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["damaged", "idle", "in use"]);
+    assert_eq!(list[2]["users"], serde_json::json!([std::process::id()]));
+    assert_eq!((&list[2]["type"], &list[2]["kind"]), (&"[u64]".into(), &"elements".into()));
+    assert!(list[2]["size"].as_u64().unwrap() >= 8000);
+    let text = out(&folio(dir.path(), &["ls"]));
+    assert!(text.lines().count() == 4 && !text.contains('\u{1b}'), "{text}");
+
+    let remove = folio(dir.path(), &["rm", "idle", "used", "none"]);
+    assert_eq!(remove.status.code(), Some(1));
+    let said = err(&remove);
+    assert!(said.contains(&std::process::id().to_string()) && said.contains("no such file"), "{said}");
+    let answer = folio(dir.path(), &["rm", "--json", "used"]);
+    assert_eq!(answer.status.code(), Some(1));
+    assert_eq!(json(&answer)["failed"][0]["name"], "used");
+    drop(used);
+    let answer = folio(dir.path(), &["rm", "--json", "used", "bad\u{1b}[31m"]);
+    assert_eq!(json(&answer)["removed"][0], "used", "{}", out(&answer));
+    // A name with a control character is none that programs can use.
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn what_killed_programs_left_is_collected() {
+    let dir = tempfile::tempdir().unwrap();
+    let temporary = dir.path().join(".folio.half.new-0123456789abcdef");
+    std::fs::write(&temporary, [0; 5000]).unwrap();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    std::fs::File::options().write(true).open(&temporary).unwrap().set_modified(old).unwrap();
+    drop(make(dir.path(), "idle"));
+    let dry = folio(dir.path(), &["gc", "--dry-run"]);
+    assert!(out(&dry).starts_with("would remove .folio.half"), "{}", out(&dry));
+    assert!(temporary.exists());
+    let answer = json(&folio(dir.path(), &["gc", "--json"]));
+    assert_eq!((&answer["dry_run"], answer["removed"].as_array().unwrap().len()), (&false.into(), 1));
+    let left: Vec<_> =
+        std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["folio.idle"]);
+}
+
+#[test]
+fn help_has_examples_and_exit_codes_and_bad_usage_is_2() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&["-h"][..], &["ls", "--help"], &["rm", "-h"], &["gc", "-h"]] {
+        let help = folio(dir.path(), args);
+        let text = out(&help);
+        assert!(help.status.success() && text.contains("Exit codes") && text.contains("Examples"), "{text}");
+    }
+    for args in [&["rm"][..], &["gc", "board"], &["ls", "-x"]] {
+        assert_eq!(folio(dir.path(), args).status.code(), Some(2), "{args:?}");
+    }
+}

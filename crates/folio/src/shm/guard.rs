@@ -1,0 +1,217 @@
+//! What who holds a lock has: a guard, or, if the value may be torn, what makes a guard of it.
+
+use super::lock::{Lock, torn};
+use super::mutex::Mutex;
+use super::owner::Owner;
+use super::place::Place;
+use super::share::{InPlace, Plain, Share};
+use crate::error::Result;
+use crate::sys::identity;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+
+pub(super) mod sealed {
+    use super::{Lock, Owner, Place, Share};
+
+    #[allow(private_interfaces, reason = "nobody outside can name the trait, let alone call it")]
+    pub trait Sealed<T: Share>: Share {
+        fn lock(at: Place<'_, Self>) -> &Lock;
+        fn value(at: Place<'_, Self>) -> Place<'_, T>;
+        fn unlock(at: Place<'_, Self>, me: Owner);
+    }
+}
+
+/// A lock around a `T`: [`Mutex`] and [`RwLock`](super::RwLock).
+pub trait Guards<T: Share>: sealed::Sealed<T> {}
+
+/// What locking gave: a value in order, or one that may be torn. There is no other way to the value.
+#[derive(Debug)]
+#[must_use]
+pub enum Locked<'a, T: Share, L: Guards<T> = Mutex<T>> {
+    /// All who had the lock before gave it back.
+    Clean(Guard<'a, T, L>),
+    /// Who had the lock died or panicked, or left what such a one had left.
+    Torn(Torn<'a, T, L>),
+}
+
+impl<'a, T: Share, L: Guards<T>> Locked<'a, T, L> {
+    /// The guard of a value in order.
+    ///
+    /// # Errors
+    ///
+    /// EOWNERDEAD if it may be torn. It stays so, and the lock is free again.
+    pub fn clean(self) -> Result<Guard<'a, T, L>> {
+        match self {
+            Self::Clean(guard) => Ok(guard),
+            Self::Torn(guard) => Err(torn(guard.0.at.attachment())),
+        }
+    }
+
+    /// The guard, after `repair` if the value may be torn: see [`Torn::repair`].
+    ///
+    /// # Errors
+    ///
+    /// What `repair` returns.
+    pub fn or_repair(self, repair: impl FnOnce(Place<'_, T>) -> Result<()>) -> Result<Guard<'a, T, L>> {
+        match self {
+            Self::Clean(guard) => Ok(guard),
+            Self::Torn(torn) => torn.repair(repair),
+        }
+    }
+
+    /// Whether the value may be torn.
+    pub fn is_torn(&self) -> bool {
+        matches!(self, Self::Torn(_))
+    }
+}
+
+/// The lock, held, over a value in order. Dropping it gives the lock back.
+///
+/// Plain data is copied in and out: no reference to it exists, for a process that ignores the lock could change it.
+#[must_use]
+pub struct Guard<'a, T: Share, L: Guards<T> = Mutex<T>> {
+    at: Place<'a, L>,
+    me: Owner,
+    /// The process that locked: in a forked child this is a copy that holds nothing.
+    process: u64,
+    was_panicking: bool,
+    /// A guard stays with its thread, as those of the standard library do.
+    not_send: PhantomData<*const T>,
+}
+
+impl<T: Share, L: Guards<T>> fmt::Debug for Guard<'_, T, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").field("place", &self.place()).finish_non_exhaustive()
+    }
+}
+
+impl<'a, T: Share, L: Guards<T>> Guard<'a, T, L> {
+    /// For who has just taken the lock.
+    #[inline]
+    pub(super) fn new(at: Place<'a, L>, me: Owner, process: u64) -> Self {
+        Self { at, me, process, was_panicking: std::thread::panicking(), not_send: PhantomData }
+    }
+
+    fn lock(&self) -> &'a Lock {
+        L::lock(self.at)
+    }
+
+    /// The value's place, as long as the guard is there.
+    pub fn place(&self) -> Place<'_, T> {
+        L::value(self.at)
+    }
+
+    /// A field of the value, as [`Place::field`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Place::field`].
+    pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> Place<'_, F> {
+        self.place().field(pick)
+    }
+
+    /// The lock that it holds.
+    pub fn held(&self) -> Place<'a, L> {
+        self.at
+    }
+}
+
+impl<T: Plain, L: Guards<T>> Guard<'_, T, L> {
+    /// Copies the value out.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::load`].
+    pub fn get(&self) -> Result<T> {
+        self.place().load()
+    }
+
+    /// Stores a value.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::store`].
+    pub fn set(&mut self, value: T) -> Result<()> {
+        self.place().store(value)
+    }
+
+    /// Copies the value out, lets `change` change it, and stores it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::load`].
+    pub fn update<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> Result<R> {
+        let mut value = self.get()?;
+        let result = change(&mut value);
+        self.set(value)?;
+        Ok(result)
+    }
+}
+
+/// What is made of atomics is used as such.
+impl<T: InPlace, L: Guards<T>> Deref for Guard<'_, T, L> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        let at = self.place().as_ptr();
+        // SAFETY: as for a place of its own: aligned, mapped while the guard lives, and all accesses are atomic.
+        unsafe { &*at }
+    }
+}
+
+impl<T: Share, L: Guards<T>> Drop for Guard<'_, T, L> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.process != identity::token() {
+            return;
+        }
+        if std::thread::panicking() && !self.was_panicking {
+            self.lock().tear();
+        }
+        L::unlock(self.at, self.me);
+    }
+}
+
+/// The lock, held, over a value that may be half changed. It can be looked at and mended; what uses it as if it were in order
+/// needs the guard that [`repair`](Self::repair) gives. Dropped, it leaves the value torn for the next.
+#[derive(Debug)]
+#[must_use]
+pub struct Torn<'a, T: Share, L: Guards<T> = Mutex<T>>(Guard<'a, T, L>);
+
+impl<'a, T: Share, L: Guards<T>> Torn<'a, T, L> {
+    pub(super) fn new(guard: Guard<'a, T, L>) -> Self {
+        Self(guard)
+    }
+
+    /// The value's place, to look at and to mend.
+    pub fn place(&self) -> Place<'_, T> {
+        self.0.place()
+    }
+
+    /// A field of the value, as [`Place::field`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Place::field`].
+    pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> Place<'_, F> {
+        self.0.field(pick)
+    }
+
+    /// Mends the value: when `work` succeeds it is in order again, for all. Should this process die at it, the value stays torn.
+    ///
+    /// # Errors
+    ///
+    /// What `work` returns: then the value stays torn, and the lock is free.
+    pub fn repair(self, work: impl FnOnce(Place<'_, T>) -> Result<()>) -> Result<Guard<'a, T, L>> {
+        work(self.0.place())?;
+        self.0.lock().mend();
+        Ok(self.0)
+    }
+
+    /// Gives the value up: locking is an error for all from now on, until someone calls
+    /// `clear_poison`.
+    pub fn poison(self) {
+        self.0.lock().poison();
+    }
+}

@@ -1,0 +1,160 @@
+//! A lock across processes that survives the death of its holder, and makes the next one look at what is left.
+
+use super::guard::{Guard, Guards, Locked, Torn, sealed};
+use super::lock::Lock;
+use super::owner::Owner;
+use super::place::{Place, Shared};
+use super::share::{Share, fingerprint};
+use super::wait::Wait;
+use crate::error::Result;
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::mem::offset_of;
+
+/// A value that one thread, of all processes, holds at a time. It starts free, with a value of zeros.
+///
+/// The lock names the *process* that holds it. When that process dies, however it dies, the next one that locks gets the value
+/// together with the fact that it may be half changed ([`Locked::Torn`]), and has to repair or poison it. So does a panic
+/// while a guard is held. A process that is merely stopped still holds the lock.
+///
+/// Not a lock for one thread twice: it waits for itself. A guard that is forgotten (`mem::forget`), or whose thread is ended
+/// without unwinding, stays held as long as its process lives. A forked child does not hold what its parent holds: dropping
+/// the copy of a guard does nothing there.
+///
+/// ```
+/// use folio::shm::{Locked, Mutex, Segment};
+///
+/// let account = Segment::<Mutex<[i64; 2]>>::anonymous()?;
+/// let mut guard = match account.place().lock()? {
+///     Locked::Clean(guard) => guard,
+///     // Someone died between the two halves of a transfer: what belongs to the second account is known from the first.
+///     Locked::Torn(torn) => torn.repair(|pair| pair.store([pair.load()?[0], -pair.load()?[0]]))?,
+/// };
+/// guard.update(|pair| {
+///     pair[0] += 10;
+///     pair[1] -= 10;
+/// })?;
+/// # Ok::<(), folio::Error>(())
+/// ```
+#[repr(C)]
+pub struct Mutex<T> {
+    lock: Lock,
+    value: UnsafeCell<T>,
+}
+
+impl<T> fmt::Debug for Mutex<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mutex").field("lock", &self.lock).finish_non_exhaustive()
+    }
+}
+
+// SAFETY: a word, a state and a value, for each of which all bits are valid: a word that names nobody alive is a lock whose holder
+// is dead. No reference to the value is made but by who may have one of such a type.
+unsafe impl<T: Share> Share for Mutex<T> {
+    const FINGERPRINT: u64 =
+        fingerprint("folio::Mutex", size_of::<Self>(), &[("value", offset_of!(Self, value), T::FINGERPRINT)]);
+}
+
+impl<T: Share> Guards<T> for Mutex<T> {}
+#[allow(private_interfaces, reason = "see the trait")]
+impl<T: Share> sealed::Sealed<T> for Mutex<T> {
+    fn lock(at: Place<'_, Self>) -> &Lock {
+        // SAFETY: a place is aligned and mapped; a lock is made of atomics alone.
+        unsafe { &(*at.as_ptr()).lock }
+    }
+
+    fn value(at: Place<'_, Self>) -> Place<'_, T> {
+        // SAFETY: a field of a mutex that lies in the reserve.
+        unsafe { Place::new(at.attachment(), (&raw mut (*at.as_ptr()).value).cast::<T>()) }
+    }
+
+    #[inline]
+    fn unlock(at: Place<'_, Self>, me: Owner) {
+        Self::lock(at).unlock(me);
+    }
+}
+
+fn lock_of<T: Share>(at: Place<'_, Mutex<T>>) -> &Lock {
+    <Mutex<T> as sealed::Sealed<T>>::lock(at)
+}
+
+impl<'a, T: Share> Place<'a, Mutex<T>> {
+    /// Takes the lock; waits for who has it, as long as that process lives.
+    ///
+    /// # Errors
+    ///
+    /// ENOTRECOVERABLE if the value was poisoned; EIO if the segment was truncated.
+    #[inline]
+    pub fn lock(&self) -> Result<Locked<'a, T>> {
+        self.lock_with(Wait::new())
+    }
+
+    /// As [`lock`](Self::lock), waiting in the way that is said.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`lock`](Self::lock); ETIMEDOUT.
+    #[inline]
+    pub fn lock_with(&self, wait: Wait) -> Result<Locked<'a, T>> {
+        let (me, process) = self.attachment().enter()?;
+        let torn = lock_of(*self).lock(self.attachment(), wait, me)?;
+        Ok(self.locked(me, process, torn))
+    }
+
+    /// Takes the lock if no process that lives has it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`lock`](Self::lock).
+    pub fn try_lock(&self) -> Result<Option<Locked<'a, T>>> {
+        let (me, process) = self.attachment().enter()?;
+        let torn = lock_of(*self).try_lock(self.attachment(), me)?;
+        Ok(torn.map(|torn| self.locked(me, process, torn)))
+    }
+
+    #[inline]
+    fn locked(self, me: Owner, process: u64, torn: bool) -> Locked<'a, T> {
+        let guard = Guard::new(self, me, process);
+        if torn { Locked::Torn(Torn::new(guard)) } else { Locked::Clean(guard) }
+    }
+
+    /// Makes a poisoned value a torn one, which the next who locks it has to repair. Whether it was poisoned.
+    pub fn clear_poison(&self) -> bool {
+        lock_of(*self).clear_poison()
+    }
+
+    /// Whether the value is poisoned.
+    pub fn is_poisoned(&self) -> bool {
+        lock_of(*self).is_poisoned()
+    }
+}
+
+impl<T: Share> Shared<Mutex<T>> {
+    /// As [`Place::lock`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::lock`].
+    #[inline]
+    pub fn lock(&self) -> Result<Locked<'_, T>> {
+        self.place().lock()
+    }
+
+    /// As [`Place::lock_with`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::lock_with`].
+    pub fn lock_with(&self, wait: Wait) -> Result<Locked<'_, T>> {
+        self.place().lock_with(wait)
+    }
+
+    /// As [`Place::try_lock`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::lock`].
+    pub fn try_lock(&self) -> Result<Option<Locked<'_, T>>> {
+        self.place().try_lock()
+    }
+}

@@ -1,0 +1,57 @@
+//! Names of segments, and the files they stand for: `NAME` is `/dev/shm/folio.NAME`.
+
+use crate::error::{Error, Result, Subject};
+use crate::sys;
+use std::path::{Path, PathBuf};
+
+/// What the files of segments start with.
+const PREFIX: &str = "folio.";
+/// The names of files on their way to becoming segments, where file systems have none without a name.
+const TEMPORARY: &str = ".folio.";
+/// The longest name of a file is 255 bytes; a temporary one has some more than the segment's.
+const LONGEST: usize = 200;
+
+/// Where named segments lie: `/dev/shm`, or what the environment variable `FOLIO_SHM_DIR` says. Programs that share a name must
+/// agree on it. A program that has more rights than who started it (set-user-ID) does not look at the variable.
+pub fn directory() -> PathBuf {
+    std::env::var_os("FOLIO_SHM_DIR")
+        .filter(|dir| !dir.is_empty() && !sys::process::has_more_rights_than_its_starter())
+        .map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from)
+}
+
+/// The file of a name.
+pub(crate) fn path(call: &'static str, name: &str) -> Result<PathBuf> {
+    let plain = |c: char| c != '/' && !c.is_control();
+    if name.is_empty() || name.len() > LONGEST || !name.chars().all(plain) {
+        return Err(Error::rule(
+            call,
+            Subject::named(format!("shared memory {name:?}")),
+            format!("a name has 1 to {LONGEST} bytes, none of them `/` or a control character"),
+            "choose another name; for a file of your own, use the calls that take a path",
+        ));
+    }
+    Ok(directory().join(format!("{PREFIX}{name}")))
+}
+
+/// The name that a file of the directory stands for, if it is a segment's.
+pub(crate) fn of_file(file: &str) -> Option<&str> {
+    file.strip_prefix(PREFIX).filter(|name| !name.is_empty())
+}
+
+/// Whether a file of the directory was on its way to becoming a segment.
+pub(crate) fn is_temporary(file: &str) -> bool {
+    file.strip_prefix(TEMPORARY).is_some_and(|rest| rest.contains(".new-"))
+}
+
+/// The name of a file on its way to `path`.
+pub(crate) fn temporary(path: &Path) -> PathBuf {
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let short = file.strip_prefix(PREFIX).unwrap_or(&file);
+    let short = short.get(..LONGEST).unwrap_or(short);
+    path.with_file_name(format!("{TEMPORARY}{short}.new-{:016x}", super::random()))
+}
+
+/// The directory that a file lies in.
+pub(crate) fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}

@@ -1,0 +1,138 @@
+//! Something that one of all processes does, once.
+
+use super::lock::Lock;
+use super::owner::Owner;
+use super::place::{Place, Shared};
+use super::share::{Share, fingerprint};
+use super::wait::{Look, Wait, wake};
+use crate::error::Result;
+use crate::sys::identity;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// What the processes of a segment do once among them. When the one that is at it dies, fails or panics, the next one that comes
+/// does it, and is told that it was begun before.
+///
+/// What must be there from the start is better stored by who makes the segment; see
+/// [`SegmentOptions::create_with`](super::SegmentOptions::create_with).
+///
+/// ```
+/// use folio::shm::{Once, Segment};
+///
+/// let once = Segment::<Once>::anonymous()?;
+/// once.place().call(|_begun_before| Ok(()))?;
+/// once.place().call(|_| unreachable!("it is done"))?;
+/// # Ok::<(), folio::Error>(())
+/// ```
+#[derive(Debug)]
+#[repr(C)]
+pub struct Once {
+    lock: Lock,
+    done: AtomicU32,
+    fill: AtomicU32,
+}
+
+// SAFETY: atomics alone; all bits are valid (what is not one is not done).
+unsafe impl Share for Once {
+    const FINGERPRINT: u64 = fingerprint("folio::Once", size_of::<Self>(), &[]);
+}
+
+/// The lock, held; what is not done when it is dropped was cut short.
+struct Doing<'a> {
+    lock: &'a Lock,
+    me: Owner,
+    process: u64,
+}
+
+impl Drop for Doing<'_> {
+    fn drop(&mut self) {
+        if self.process == identity::token() {
+            self.lock.unlock(self.me);
+        }
+    }
+}
+
+impl<'a> Place<'a, Once> {
+    fn parts(&self) -> (&'a Lock, &'a AtomicU32) {
+        // SAFETY: a place is aligned and mapped; both are made of atomics alone.
+        unsafe { (&(*self.as_ptr()).lock, &(*self.as_ptr()).done) }
+    }
+
+    /// Whether it is done. What was stored by who did it is seen.
+    #[inline]
+    pub fn is_done(&self) -> bool {
+        self.parts().1.load(Ordering::Acquire) == 1
+    }
+
+    /// Does it, unless it is done; waits for who is at it. `work` learns whether it was begun before, and not finished.
+    ///
+    /// # Errors
+    ///
+    /// What `work` returns: then it is not done. EIO if the segment was truncated.
+    pub fn call(&self, work: impl FnOnce(bool) -> Result<()>) -> Result<()> {
+        self.call_with(Wait::new(), work)
+    }
+
+    /// As [`call`](Self::call), waiting for another that is at it in the way that is said.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`call`](Self::call); ETIMEDOUT.
+    pub fn call_with(&self, wait: Wait, work: impl FnOnce(bool) -> Result<()>) -> Result<()> {
+        if self.is_done() {
+            return Ok(());
+        }
+        let (me, process) = self.attachment().enter()?;
+        let (lock, done) = self.parts();
+        let begun = lock.lock(self.attachment(), wait, me)?;
+        let _doing = Doing { lock, me, process };
+        if self.is_done() {
+            return Ok(());
+        }
+        // Whatever ends it now, but for its success, is an end before its time.
+        lock.tear();
+        work(begun)?;
+        done.store(1, Ordering::Release);
+        lock.mend();
+        wake(done, u32::MAX);
+        Ok(())
+    }
+
+    /// Waits until someone has done it.
+    ///
+    /// # Errors
+    ///
+    /// ETIMEDOUT; EIO if the segment was truncated.
+    pub fn wait(&self, wait: Wait) -> Result<()> {
+        let done = self.parts().1;
+        self.attachment().check()?;
+        wait.until(self.attachment(), "wait", done, |_| {
+            let seen = done.load(Ordering::Acquire);
+            Ok(if seen == 1 { Look::Done(()) } else { Look::Sleep(seen) })
+        })
+    }
+}
+
+impl Shared<Once> {
+    /// As [`Place::is_done`].
+    pub fn is_done(&self) -> bool {
+        self.place().is_done()
+    }
+
+    /// As [`Place::call`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::call`].
+    pub fn call(&self, work: impl FnOnce(bool) -> Result<()>) -> Result<()> {
+        self.place().call(work)
+    }
+
+    /// As [`Place::wait`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::wait`].
+    pub fn wait(&self, wait: Wait) -> Result<()> {
+        self.place().wait(wait)
+    }
+}

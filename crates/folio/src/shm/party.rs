@@ -1,0 +1,120 @@
+//! Who uses a segment. The kernel keeps the record: each party holds a lock on a byte of its own, far beyond the data, and the
+//! lock ends with the process, however that ends.
+
+use super::header::{SLOTS, Slot};
+use super::owner::Owner;
+use crate::sys::byte_lock;
+use rustix::io::Errno;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// The byte of the first slot. No file is this long.
+const LOCKS_AT: u64 = 1 << 62;
+/// The byte behind those of the slots: only who takes all of them has it.
+const DOOR: u64 = LOCKS_AT + SLOTS as u64;
+/// How long a newcomer waits for who removes the segment; removing takes microseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn byte(slot: usize) -> Range<u64> {
+    let at = LOCKS_AT + slot as u64;
+    at..at + 1
+}
+
+fn everything() -> Range<u64> {
+    LOCKS_AT..DOOR + 1
+}
+
+/// Why a slot could not be claimed.
+#[derive(Debug)]
+pub(super) enum NoSlot {
+    /// All are taken by processes that live.
+    Full,
+    /// Somebody holds all of them, and does not let go.
+    Barred,
+    Failed(Errno),
+}
+
+/// Claims a slot for the description behind `lease`.
+pub(super) fn claim(lease: BorrowedFd<'_>, slots: &[Slot; SLOTS]) -> Result<Owner, NoSlot> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // Those that look free come first: each other costs a system call.
+        let looks_free = |&slot: &usize| slots[slot].pid.load(Ordering::Relaxed) == 0;
+        let (free, rest): (Vec<_>, Vec<_>) = (0..SLOTS).partition(looks_free);
+        for slot in free.into_iter().chain(rest) {
+            if byte_lock::try_lock(lease, &byte(slot)).map_err(NoSlot::Failed)? {
+                let place = &slots[slot];
+                // It is this process's alone now; zero is no generation.
+                let generation = place.generation.load(Ordering::Relaxed).wrapping_add(1).max(1);
+                place.generation.store(generation, Ordering::Release);
+                place.pid.store(pid(), Ordering::Relaxed);
+                return Ok(Owner::new(slot, generation));
+            }
+        }
+        match byte_lock::held_by_another(lease, &(DOOR..DOOR + 1)) {
+            Ok(Some(_)) if Instant::now() > deadline => return Err(NoSlot::Barred),
+            Ok(Some(_)) => std::thread::sleep(Duration::from_millis(1)),
+            Ok(None) => {
+                // It may have been barred when the slots were tried, and free by now.
+                if (0..SLOTS).all(|slot| is_taken(lease, slot) == Ok(true)) {
+                    return Err(NoSlot::Full);
+                }
+            }
+            Err(errno) => return Err(NoSlot::Failed(errno)),
+        }
+    }
+}
+
+fn pid() -> u32 {
+    rustix::process::getpid().as_raw_nonzero().get().cast_unsigned()
+}
+
+/// Gives a slot back.
+pub(super) fn leave(lease: BorrowedFd<'_>, slots: &[Slot; SLOTS], owner: Owner) {
+    if let Some(slot) = owner.slot() {
+        slots[slot].pid.store(0, Ordering::Relaxed);
+        let _ = byte_lock::unlock(lease, &byte(slot));
+    }
+}
+
+/// Whether a description other than `fd`'s holds the byte of a slot.
+pub(super) fn is_taken(fd: BorrowedFd<'_>, slot: usize) -> Result<bool, Errno> {
+    byte_lock::held_by_another(fd, &byte(slot)).map(|held| held.is_some())
+}
+
+/// The slots that are taken.
+pub(super) fn taken(fd: BorrowedFd<'_>) -> Result<Vec<usize>, Errno> {
+    let mut taken = Vec::new();
+    let mut next = LOCKS_AT;
+    // One question for each that is taken.
+    while next < DOOR {
+        let Some(held) = byte_lock::held_by_another(fd, &(next..DOOR))? else { break };
+        // The kernel names any lock that is in the way, not the first: ask for those before it, too.
+        let mut first = held.start.max(next);
+        while first > next {
+            let Some(before) = byte_lock::held_by_another(fd, &(next..first))? else { break };
+            first = before.start.max(next);
+        }
+        let end = if first == held.start.max(next) { held.end } else { first + 1 };
+        taken.extend((first..end.min(DOOR)).map(|at| (at - LOCKS_AT) as usize));
+        next = end;
+    }
+    Ok(taken)
+}
+
+/// Bars everybody: nobody has the segment open, and nobody can until the lock is given back. `false` if somebody has.
+pub(super) fn bar(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    byte_lock::try_lock(fd, &everything())
+}
+
+/// Undoes [`bar`].
+pub(super) fn unbar(fd: BorrowedFd<'_>) {
+    let _ = byte_lock::unlock(fd, &everything());
+}
+
+/// Whether anybody has the segment open.
+pub(super) fn is_anybody_there(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    byte_lock::held_by_another(fd, &everything()).map(|held| held.is_some())
+}

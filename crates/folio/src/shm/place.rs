@@ -1,0 +1,327 @@
+//! Handles to a value in a segment: [`Shared`], which keeps the segment, and [`Place`], which borrows who does.
+//!
+//! Plain data is copied in and out. What is made of atomics is used in place. Everything else is reached field by field
+//! ([`field!`](crate::shm::field)). No reference to bytes that are not atomics exists.
+
+use super::attachment::Attachment;
+use super::share::{InPlace, Plain, Share};
+use crate::error::{Error, Result};
+use crate::sys;
+use std::alloc::Layout;
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// A value in a segment, for as long as what it was taken from is borrowed. Copies of it are the same place.
+pub struct Place<'a, T> {
+    attachment: &'a Attachment,
+    at: *mut T,
+    memory: PhantomData<&'a T>,
+}
+
+impl<T> Clone for Place<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Place<'_, T> {}
+
+// SAFETY: a place is used by all processes at once anyway: what it gives are copies, atomics, and locks that work across
+// threads as they do across processes.
+unsafe impl<T> Send for Place<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Place<'_, T> {}
+
+impl<T> fmt::Debug for Place<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let offset = self.at as usize - self.attachment.base() as usize;
+        f.debug_struct("Place")
+            .field("type", &std::any::type_name::<T>())
+            .field("at", &offset)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a, T: Share> Place<'a, T> {
+    /// # Safety
+    ///
+    /// `at` is aligned for `T`, and all of the `T` there lies within the attachment's reserve.
+    pub(crate) unsafe fn new(attachment: &'a Attachment, at: *mut T) -> Self {
+        Self { attachment, at, memory: PhantomData }
+    }
+
+    pub(crate) fn attachment(&self) -> &'a Attachment {
+        self.attachment
+    }
+
+    /// The address, in this process.
+    pub fn as_ptr(&self) -> *mut T {
+        self.at
+    }
+
+    /// A field, or an element of an array in it: `place.field(|board| &board.visits)`. The closure is given a `T` of zeros, to
+    /// name a part of it; see [`field!`](crate::shm::field) for a shorter way.
+    ///
+    /// # Panics
+    ///
+    /// If the closure returns something that is no part of what it was given.
+    #[inline]
+    pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> Place<'a, F> {
+        let at = self.at.wrapping_byte_add(offset_of(pick)).cast::<F>();
+        // Some bytes of an array, taken for an `F`, may have been aligned by chance.
+        assert!(at.is_aligned(), "not a part of the value that has a place of its own");
+        // SAFETY: inside a `T` that lies in the reserve, and aligned; the memory holds any bits, and `F` takes any.
+        unsafe { Place::new(self.attachment, at) }
+    }
+}
+
+/// How far into a `T` the part lies that `pick` names.
+#[inline]
+fn offset_of<T: Share, F: Share>(pick: impl FnOnce(&T) -> &F) -> usize {
+    #[inline]
+    fn within<T, F>(whole: &T, part: &F) -> usize {
+        let offset = (std::ptr::from_ref(part) as usize).wrapping_sub(std::ptr::from_ref(whole) as usize);
+        let fits = offset.checked_add(size_of::<F>()).is_some_and(|end| end <= size_of::<T>());
+        assert!(fits, "not a part of the value that the closure was given");
+        offset
+    }
+    /// Up to this size the zeros are on the stack, and gone once it is compiled.
+    const SMALL: usize = 4096;
+    if size_of::<T>() <= SMALL {
+        let zeros = MaybeUninit::<T>::zeroed();
+        // SAFETY: all bits are valid for what can be shared, zeros included.
+        let whole = unsafe { zeros.assume_init_ref() };
+        within(whole, pick(whole))
+    } else {
+        // SAFETY: of a size that is not zero. (Where there is no memory the process ends, as for any box.)
+        let zeros = unsafe { std::alloc::alloc_zeroed(Layout::new::<T>()).cast::<MaybeUninit<T>>() };
+        if zeros.is_null() {
+            std::alloc::handle_alloc_error(Layout::new::<T>());
+        }
+        // SAFETY: just allocated with the layout of a `T`, which that of `MaybeUninit` is.
+        let zeros = unsafe { Box::from_raw(zeros) };
+        // SAFETY: as above.
+        let whole = unsafe { (*zeros).assume_init_ref() };
+        within(whole, pick(whole))
+    }
+}
+
+impl<T: Plain> Place<'_, T> {
+    /// Copies the value out. Who stores it meanwhile may be seen half, unless it is of a machine's word: keep what belongs
+    /// together in a [`Mutex`](super::Mutex).
+    ///
+    /// # Errors
+    ///
+    /// EIO if a process truncated the segment; EFAULT if a page of it went away just now.
+    #[inline]
+    pub fn load(&self) -> Result<T> {
+        self.attachment.check()?;
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: an attachment installed the handler; the value lies in its map, and in a Rust allocation of that size.
+        unsafe {
+            sys::copy::copy(
+                value.as_mut_ptr().cast(),
+                self.at.cast(),
+                size_of::<T>(),
+                self.attachment.addresses(),
+            )
+        }
+        .map_err(|_| lost("load", self.attachment))?;
+        // SAFETY: all bytes are initialized, and any will do.
+        Ok(unsafe { value.assume_init() })
+    }
+
+    /// Stores a value, where all processes see it at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    #[inline]
+    pub fn store(&self, value: T) -> Result<()> {
+        self.attachment.check()?;
+        // SAFETY: as for `load`; plain data has no padding.
+        unsafe {
+            sys::copy::copy(
+                self.at.cast(),
+                (&raw const value).cast(),
+                size_of::<T>(),
+                self.attachment.addresses(),
+            )
+        }
+        .map_err(|_| lost("store", self.attachment))
+    }
+}
+
+#[cold]
+fn lost(call: &'static str, attachment: &Attachment) -> Error {
+    attachment.check_file().err().unwrap_or_else(|| {
+        Error::rule_as(
+            crate::error::Errno::FAULT,
+            call,
+            attachment.subject(),
+            "a page of the segment could not be supplied",
+            "see that no process truncates the file, and that its memory is not used up",
+        )
+    })
+}
+
+impl<'a, T: Share, const N: usize> Place<'a, [T; N]> {
+    /// An element of an array, or `None` past its end.
+    #[inline]
+    pub fn at(&self, index: usize) -> Option<Place<'a, T>> {
+        // SAFETY: aligned as the array is, and inside it.
+        (index < N).then(|| unsafe { Place::new(self.attachment, self.at.cast::<T>().wrapping_add(index)) })
+    }
+
+    /// The elements of an array.
+    pub fn each(&self) -> impl ExactSizeIterator<Item = Place<'a, T>> + use<'a, T, N> {
+        let (attachment, first) = (self.attachment, self.at.cast::<T>());
+        // SAFETY: as for `at`.
+        (0..N).map(move |index| unsafe { Place::new(attachment, first.wrapping_add(index)) })
+    }
+}
+
+/// What is made of atomics is used as such. A segment that was truncated shows zeros here, and an error at the next
+/// operation that can return one ([`Shared::check`]).
+impl<T: InPlace> Deref for Place<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: aligned, mapped and guarded while the place lives, and all bytes are accessed atomically by everyone.
+        unsafe { &*self.at }
+    }
+}
+
+/// A value in a segment, which it keeps attached. Clones are handles of the same value; threads share it, and a forked child's
+/// copy becomes a party of its own when it is first used.
+pub struct Shared<T> {
+    attachment: Arc<Attachment>,
+    at: *mut T,
+}
+
+// SAFETY: as for places.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as for places.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self { attachment: Arc::clone(&self.attachment), at: self.at }
+    }
+}
+
+impl<T: Share> fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let segment = self.attachment.subject().to_string();
+        f.debug_struct("Shared").field("segment", &segment).field("at", &self.place()).finish_non_exhaustive()
+    }
+}
+
+impl<T: Share> Shared<T> {
+    /// # Safety
+    ///
+    /// As for [`Place::new`].
+    pub(crate) unsafe fn new(attachment: Arc<Attachment>, at: *mut T) -> Self {
+        Self { attachment, at }
+    }
+
+    /// The value's place, borrowed from this handle: what locks, loads and stores.
+    #[inline]
+    pub fn place(&self) -> Place<'_, T> {
+        // SAFETY: as this handle was made.
+        unsafe { Place::new(&self.attachment, self.at) }
+    }
+
+    /// Whether the segment is whole and this process a party of it; a few loads.
+    ///
+    /// # Errors
+    ///
+    /// EIO if a process truncated the segment; in a forked child those of attaching.
+    pub fn check(&self) -> Result<()> {
+        self.attachment.check()
+    }
+
+    /// A field, or an element of an array in it, as [`Place::field`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Place::field`].
+    pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> Shared<F> {
+        let place = self.place().field(pick);
+        // SAFETY: as the place.
+        unsafe { Shared::new(Arc::clone(&self.attachment), place.as_ptr()) }
+    }
+}
+
+impl<T: Plain> Shared<T> {
+    /// As [`Place::load`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::load`].
+    #[inline]
+    pub fn load(&self) -> Result<T> {
+        self.place().load()
+    }
+
+    /// As [`Place::store`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::store`].
+    #[inline]
+    pub fn store(&self, value: T) -> Result<()> {
+        self.place().store(value)
+    }
+}
+
+impl<T: Share, const N: usize> Shared<[T; N]> {
+    /// An element of an array, or `None` past its end.
+    pub fn at(&self, index: usize) -> Option<Shared<T>> {
+        let place = self.place().at(index)?;
+        // SAFETY: as the place.
+        Some(unsafe { Shared::new(Arc::clone(&self.attachment), place.as_ptr()) })
+    }
+}
+
+/// What is made of atomics is used as such; see [`Place`]'s.
+impl<T: InPlace> Deref for Shared<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: as for a place; the attachment is kept while `self` is borrowed.
+        unsafe { &*self.at }
+    }
+}
+
+/// A field of a value in shared memory: of a [`Shared`] a `Shared`, of a [`Place`] or a guard a `Place`.
+///
+/// ```
+/// use folio::shm::{Segment, Share, field};
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// #[derive(Share)]
+/// #[repr(C)]
+/// struct Board {
+///     visits: AtomicU64,
+///     title: [u8; 16],
+/// }
+///
+/// let board = Segment::<Board>::anonymous()?;
+/// field!(board.visits).fetch_add(1, Ordering::Relaxed);
+/// field!(board.title).store(*b"a few words     ")?;
+/// assert_eq!(field!(board.title).load()?[2..5], *b"few");
+/// # Ok::<(), folio::Error>(())
+/// ```
+#[macro_export]
+#[doc(hidden)]
+macro_rules! __shm_field {
+    ($value:ident . $($field:tt)+) => {
+        $value.field(|value| &value.$($field)+)
+    };
+}

@@ -1,0 +1,272 @@
+//! All segments with a name: who has them open, which are leftovers, and taking those away.
+
+use super::attachment::{read_header, retire};
+use super::header::{FIXED, Facts, HEAD, Kind, Lifetime, SLOTS, SLOTS_AT, Slot};
+use super::{name, party};
+use crate::error::{Errno, Error, Result, Subject};
+use crate::sys;
+use rustix::fs::{Mode, OFlags};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// A file without a lock that is younger may be one that its maker is about to lock.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// What is with a segment's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// Processes have it open.
+    InUse,
+    /// Nobody has it open, and it is to be [kept](Lifetime::Kept).
+    Idle,
+    /// Nobody has it open, and it should have gone with its last user, who was killed; or it is a file that was on its way to
+    /// becoming a segment.
+    Leftover,
+    /// It is no segment that can be used; why.
+    Damaged(String),
+    /// This process may not look; why.
+    Closed(String),
+}
+
+impl State {
+    /// The word for it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::InUse => "in use",
+            Self::Idle => "idle",
+            Self::Leftover => "leftover",
+            Self::Damaged(_) => "damaged",
+            Self::Closed(_) => "closed",
+        }
+    }
+}
+
+/// A process that has a segment open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// What it wrote into its slot: its pid, in its own pid namespace. A label for people, which nobody vouches for.
+    pub pid: u32,
+}
+
+/// A name in the directory of segments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The name that programs use; of a file on its way to becoming a segment, its file name.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Bytes of memory (or disk) that it takes.
+    pub size: u64,
+    /// What it holds.
+    pub kind: Option<Kind>,
+    /// The type, as the program that made it calls it.
+    pub type_name: Option<String>,
+    /// When its name goes away.
+    pub lifetime: Option<Lifetime>,
+    /// Who has it open.
+    pub users: Vec<User>,
+    /// What is with it.
+    pub state: State,
+    /// The user it belongs to, and its mode.
+    pub owner: u32,
+    /// Who may use it, as in chmod(1).
+    pub mode: u32,
+}
+
+/// All segments with a name, in the order of their names.
+///
+/// # Errors
+///
+/// Those of reading the [directory](super::directory).
+pub fn list() -> Result<Vec<Entry>> {
+    let dir = name::directory();
+    let failed = |error: &std::io::Error| {
+        let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
+        Error::kernel("open", errno, Subject::named(dir.display().to_string()))
+    };
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(&dir).map_err(|error| failed(&error))? {
+        let entry = entry.map_err(|error| failed(&error))?;
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let temporary = name::is_temporary(&file);
+        let Some(name) = name::of_file(&file).or_else(|| temporary.then_some(file.as_str())) else {
+            continue;
+        };
+        entries.extend(examine(name, &entry.path(), temporary));
+    }
+    entries.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(entries)
+}
+
+/// What a file of the directory is; `None` if it went away.
+fn examine(name: &str, path: &Path, temporary: bool) -> Option<Entry> {
+    let found = sys::file::find(path).ok()?;
+    let stat = rustix::fs::fstat(&found).ok()?;
+    let mut entry = Entry {
+        name: name.to_owned(),
+        path: path.to_owned(),
+        size: stat.st_blocks.cast_unsigned() * 512,
+        kind: None,
+        type_name: None,
+        lifetime: None,
+        users: Vec::new(),
+        state: State::Leftover,
+        owner: stat.st_uid,
+        mode: stat.st_mode & 0o7777,
+    };
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+        entry.state = State::Damaged("it is no regular file".into());
+        return Some(entry);
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let looked = rustix::fs::open(path, flags, Mode::empty()).and_then(|fd| look(&mut entry, &fd, temporary));
+    if let Err(errno) = looked {
+        if errno == Errno::NOENT {
+            return None;
+        }
+        entry.state = State::Closed(Error::kernel("open", errno, Subject::default()).errno().to_string());
+    }
+    Some(entry)
+}
+
+fn look(entry: &mut Entry, fd: &OwnedFd, temporary: bool) -> Result<(), Errno> {
+    let fd = fd.as_fd();
+    let anybody = party::is_anybody_there(fd)?;
+    if temporary {
+        entry.state = if anybody || is_young(fd) { State::InUse } else { State::Leftover };
+        return Ok(());
+    }
+    match read_header(fd)? {
+        Ok((Facts { kind, lifetime, type_name, .. }, _)) => {
+            entry.users = users(fd)?;
+            (entry.kind, entry.lifetime, entry.type_name) = (Some(kind), Some(lifetime), Some(type_name));
+            entry.state = match lifetime {
+                _ if anybody => State::InUse,
+                Lifetime::Kept => State::Idle,
+                Lifetime::WhileUsed => State::Leftover,
+            };
+        }
+        Err(flaw) => {
+            // What it says of its users may be as wrong, but for people to see it is good enough.
+            entry.users = users(fd)?;
+            entry.state = State::Damaged(flaw.to_string());
+        }
+    }
+    Ok(())
+}
+
+fn is_young(fd: BorrowedFd<'_>) -> bool {
+    let changed = rustix::fs::fstat(fd).map_or(0, |stat| stat.st_mtime);
+    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(changed).unwrap_or(0));
+    SystemTime::now().duration_since(changed).is_ok_and(|age| age < SETTLED)
+}
+
+/// The processes whose slots are locked, by their labels.
+fn users(fd: BorrowedFd<'_>) -> Result<Vec<User>, Errno> {
+    const EACH: usize = size_of::<Slot>();
+    let taken = party::taken(fd)?;
+    let mut bytes = vec![0; HEAD];
+    let count = rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut bytes, 0))?;
+    debug_assert!(FIXED < SLOTS_AT && taken.iter().all(|&slot| slot < SLOTS));
+    let label = |slot: usize| {
+        let at = SLOTS_AT + slot * EACH + std::mem::offset_of!(Slot, pid);
+        let bytes = bytes[..count].get(at..at + 4)?;
+        Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+    };
+    Ok(taken.into_iter().map(|slot| User { pid: label(slot).unwrap_or(0) }).collect())
+}
+
+/// Takes a segment's name away, if nobody has it open. Nothing is deleted while a process lives that uses it.
+///
+/// # Errors
+///
+/// EBUSY with the processes that have it open; ENOENT; EACCES; EINVAL if it is no regular file.
+pub fn remove(name: &str) -> Result<()> {
+    let path = name::path("remove", name)?;
+    remove_file(&path)
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    /// Far more tries than those who leave, or look, need.
+    const TRIES: u32 = 200;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        if let Some(result) = try_remove(path, tries == TRIES) {
+            return result;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// `None` if it was in use a moment ago, and by nobody now.
+fn try_remove(path: &Path, last: bool) -> Option<Result<()>> {
+    match retire_or_users(path) {
+        Ok(users) if users.is_empty() && path.symlink_metadata().is_err() => Some(Ok(())),
+        Ok(users) if users.is_empty() && !last => None,
+        Ok(users) => {
+            let pids: Vec<_> = users.iter().map(|user| user.pid.to_string()).collect();
+            Some(Err(Error::rule_as(
+                Errno::BUSY,
+                "remove",
+                Subject::named(path.display().to_string()),
+                format!("processes have it open: {}", pids.join(", ")),
+                "end them first; or let it go with the last of them (Lifetime::WhileUsed)",
+            )))
+        }
+        Err(error) => Some(Err(error)),
+    }
+}
+
+/// Takes the name away, or says who has it open.
+fn retire_or_users(path: &Path) -> Result<Vec<User>> {
+    let subject = || Subject::named(path.display().to_string());
+    let failed = |call| move |errno| Error::kernel(call, errno, subject());
+    let fd = match sys::naming::open(path) {
+        Err(Errno::LOOP) => {
+            let rule = "it is a symbolic link, and no segment";
+            return Err(Error::rule("remove", subject(), rule, "remove it with rm(1)"));
+        }
+        result => result.map_err(failed("open"))?,
+    };
+    let status = sys::file::status(fd.as_fd()).map_err(failed("fstat"))?;
+    if status.kind != rustix::fs::FileType::RegularFile {
+        let rule = "it is no regular file, and so no segment";
+        return Err(Error::rule("remove", subject(), rule, "remove it with rm(1)"));
+    }
+    if retire(fd.as_fd(), path, (status.device, status.inode)).map_err(failed("unlink"))? {
+        return Ok(Vec::new());
+    }
+    users(fd.as_fd()).map_err(failed("fcntl"))
+}
+
+/// What [`collect`] did.
+#[derive(Debug, Default)]
+pub struct Collected {
+    /// The leftovers that are gone, or would be.
+    pub removed: Vec<Entry>,
+    /// Those that could not be removed, and why.
+    pub failed: Vec<(Entry, Error)>,
+}
+
+/// Takes all leftovers away: names of segments that should have gone with their last user, who was killed, and files that
+/// were on their way to becoming segments. With `dry_run` it only says which.
+///
+/// # Errors
+///
+/// Those of [`list`]. What cannot be removed is in the answer.
+pub fn collect(dry_run: bool) -> Result<Collected> {
+    let mut collected = Collected::default();
+    for entry in list()?.into_iter().filter(|entry| entry.state == State::Leftover) {
+        match if dry_run { Ok(()) } else { remove_file(&entry.path) } {
+            Ok(()) => collected.removed.push(entry),
+            // Somebody else was quicker, or has it open by now.
+            Err(error) if matches!(error.errno(), Errno::NOENT | Errno::BUSY) => {}
+            Err(error) => collected.failed.push((entry, error)),
+        }
+    }
+    Ok(collected)
+}

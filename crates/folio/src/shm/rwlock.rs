@@ -1,0 +1,373 @@
+//! A lock across processes for many readers or one writer. A count of readers that all share could not be repaired after one of
+//! them died; so each process has a word of its own.
+
+use super::attachment::Attachment;
+use super::guard::{Guard, Guards, Locked, Torn, sealed};
+use super::header::SLOTS;
+use super::lock::Lock;
+use super::lock_word::Unlocked;
+use super::owner::Owner;
+use super::place::{Place, Shared};
+use super::reader_word::{Entered, MOST, ReaderWord, look_at_readers};
+use super::share::{InPlace, Plain, Share, fingerprint};
+use super::wait::{Look, Phase, Wait, low_half, wake};
+use crate::error::{Errno, Error, Result};
+use crate::sys::identity;
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem::offset_of;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+
+/// A value that any number of threads of all processes read, or one writes. It starts free, with a value of zeros, and takes
+/// two KiB besides the value.
+///
+/// A writer that waits goes before readers that come later. What [`Mutex`](super::Mutex) says of dead holders, panics, forgotten
+/// guards and forks holds for writers. A reader that dies leaves nothing behind.
+///
+/// ```
+/// use folio::shm::{ReadLocked, RwLock, Segment};
+///
+/// let price = Segment::<RwLock<[u32; 2]>>::anonymous()?;
+/// price.place().write()?.clean()?.set([3, 50])?;
+/// let ReadLocked::Clean(guard) = price.place().read()? else { panic!("who wrote the price died at it") };
+/// assert_eq!(guard.get()?, [3, 50]);
+/// # Ok::<(), folio::Error>(())
+/// ```
+#[repr(C)]
+pub struct RwLock<T> {
+    /// The writer's.
+    lock: Lock,
+    /// Slots from here on have never read: a writer need not look at them.
+    end: AtomicU32,
+    fill: AtomicU32,
+    /// For each slot: the generation of the party that reads, and how many of its threads do.
+    readers: [ReaderWord; SLOTS],
+    value: UnsafeCell<T>,
+}
+
+impl<T> fmt::Debug for RwLock<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RwLock").field("lock", &self.lock).finish_non_exhaustive()
+    }
+}
+
+// SAFETY: a lock, words and a value, for each of which all bits are valid; see `Mutex`.
+unsafe impl<T: Share> Share for RwLock<T> {
+    const FINGERPRINT: u64 = fingerprint(
+        "folio::RwLock",
+        size_of::<Self>(),
+        &[("value", offset_of!(Self, value), T::FINGERPRINT)],
+    );
+}
+
+impl<T: Share> Guards<T> for RwLock<T> {}
+#[allow(private_interfaces, reason = "see the trait")]
+impl<T: Share> sealed::Sealed<T> for RwLock<T> {
+    fn lock(at: Place<'_, Self>) -> &Lock {
+        // SAFETY: a place is aligned and mapped; a lock is made of atomics alone.
+        unsafe { &(*at.as_ptr()).lock }
+    }
+
+    fn value(at: Place<'_, Self>) -> Place<'_, T> {
+        // SAFETY: a field of a lock that lies in the reserve.
+        unsafe { Place::new(at.attachment(), (&raw mut (*at.as_ptr()).value).cast::<T>()) }
+    }
+
+    fn unlock(at: Place<'_, Self>, me: Owner) {
+        open_to_all(Self::lock(at), me);
+    }
+}
+
+/// Gives the writer's lock back, and wakes all who wait: they may all be readers.
+fn open_to_all(lock: &Lock, me: Owner) {
+    if lock.word.unlock(me.word()) == Unlocked::Wake {
+        wake(low_half(&lock.word.0), u32::MAX);
+    }
+}
+
+/// Counts a thread out, and wakes a writer that waits for that.
+fn leave(lock: &Lock, word: &ReaderWord, me: Owner) {
+    if word.leave(me.generation(), &lock.word) {
+        lock.turn.fetch_add(1, Ordering::SeqCst);
+        wake(&lock.turn, u32::MAX);
+    }
+}
+
+/// What locking for reading gave.
+#[derive(Debug)]
+#[must_use]
+pub enum ReadLocked<'a, T: Share> {
+    /// The value is in order, and others may read it too.
+    Clean(ReadGuard<'a, T>),
+    /// A writer died or panicked: the value is this thread's *alone*, to be repaired.
+    Torn(Torn<'a, T, RwLock<T>>),
+}
+
+/// The lock, held for reading. Dropping it gives it back.
+#[must_use]
+pub struct ReadGuard<'a, T: Share> {
+    at: Place<'a, RwLock<T>>,
+    me: Owner,
+    process: u64,
+    not_send: PhantomData<*const T>,
+}
+
+impl<T: Share> fmt::Debug for ReadGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadGuard").field("place", &self.at).finish_non_exhaustive()
+    }
+}
+
+impl<T: Share> ReadGuard<'_, T> {
+    fn value(&self) -> Place<'_, T> {
+        sealed::Sealed::value(self.at)
+    }
+
+    /// Copies a field of the value out: `guard.get_field(|board| &board.title)`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::load`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Place::field`].
+    pub fn get_field<F: Plain>(&self, pick: impl FnOnce(&T) -> &F) -> Result<F> {
+        self.value().field(pick).load()
+    }
+}
+
+impl<T: Plain> ReadGuard<'_, T> {
+    /// Copies the value out.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::load`].
+    pub fn get(&self) -> Result<T> {
+        self.value().load()
+    }
+}
+
+/// What is made of atomics is used as such.
+impl<T: InPlace> Deref for ReadGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        let at = self.value().as_ptr();
+        // SAFETY: as for a place: aligned, mapped while the guard lives, and all accesses are atomic.
+        unsafe { &*at }
+    }
+}
+
+impl<T: Share> Drop for ReadGuard<'_, T> {
+    fn drop(&mut self) {
+        if self.process == identity::token() {
+            let (lock, readers) = parts(self.at);
+            if let Some(slot) = self.me.slot() {
+                leave(lock, &readers[slot], self.me);
+            }
+        }
+    }
+}
+
+fn parts<T: Share>(at: Place<'_, RwLock<T>>) -> (&Lock, &[ReaderWord; SLOTS]) {
+    // SAFETY: a place is aligned and mapped; both are made of atomics alone.
+    unsafe { (&(*at.as_ptr()).lock, &(*at.as_ptr()).readers) }
+}
+
+fn end<T: Share>(at: Place<'_, RwLock<T>>) -> &AtomicU32 {
+    // SAFETY: as above.
+    unsafe { &(*at.as_ptr()).end }
+}
+
+impl<'a, T: Share> Place<'a, RwLock<T>> {
+    /// Takes the lock for reading; waits for a writer that has it or waits for it, as long as its process lives.
+    ///
+    /// # Errors
+    ///
+    /// ENOTRECOVERABLE if the value was poisoned; EIO if the segment was truncated.
+    pub fn read(&self) -> Result<ReadLocked<'a, T>> {
+        self.read_with(Wait::new())
+    }
+
+    /// As [`read`](Self::read), waiting in the way that is said.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read); ETIMEDOUT.
+    pub fn read_with(&self, wait: Wait) -> Result<ReadLocked<'a, T>> {
+        let attachment = self.attachment();
+        let (me, process) = attachment.enter()?;
+        let start = wait.start();
+        let (lock, readers) = parts(*self);
+        let Some(slot) = me.slot() else { return Err(too_many(attachment)) };
+        let word = &readers[slot];
+        // Seen by each writer that sees the count, which comes later.
+        if end(*self).load(Ordering::Relaxed) <= slot as u32 {
+            end(*self).fetch_max(slot as u32 + 1, Ordering::SeqCst);
+        }
+        loop {
+            let entered = word.enter(me.generation(), &lock.word);
+            if entered == Entered::Full {
+                return Err(too_many(attachment));
+            }
+            if entered == Entered::Reading {
+                if !lock.is_torn() && !lock.is_poisoned() {
+                    return Ok(ReadLocked::Clean(ReadGuard {
+                        at: *self,
+                        me,
+                        process,
+                        not_send: PhantomData,
+                    }));
+                }
+                leave(lock, word, me);
+                return match self.write_with(wait.since(start))? {
+                    Locked::Torn(torn) => Ok(ReadLocked::Torn(torn)),
+                    // Somebody else repaired it meanwhile.
+                    Locked::Clean(guard) => {
+                        drop(guard);
+                        continue;
+                    }
+                };
+            }
+            leave(lock, word, me);
+            let wait = wait.since(start);
+            wait.until(attachment, "read", low_half(&lock.word.0), |phase| {
+                let seen = lock.word.load();
+                if seen == 0 {
+                    return Ok(Look::Done(()));
+                }
+                let Phase::Park { ask } = phase else { return Ok(Look::Again) };
+                if ask && !Owner::in_word(seen).is_some_and(|holder| attachment.is_alive(holder)) {
+                    if !lock.word.take_over(seen, me.word()) {
+                        return Ok(Look::Again);
+                    }
+                    lock.tear();
+                    open_to_all(lock, me);
+                    return Ok(Look::Done(()));
+                }
+                Ok(lock.word.announce(seen).map_or(Look::Again, |word| Look::Sleep(word as u32)))
+            })?;
+        }
+    }
+
+    /// Takes the lock for writing; waits for who has it, as long as their processes live.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read).
+    pub fn write(&self) -> Result<Locked<'a, T, RwLock<T>>> {
+        self.write_with(Wait::new())
+    }
+
+    /// As [`write`](Self::write), waiting in the way that is said.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read); ETIMEDOUT.
+    pub fn write_with(&self, wait: Wait) -> Result<Locked<'a, T, RwLock<T>>> {
+        let attachment = self.attachment();
+        let (me, process) = attachment.enter()?;
+        let start = wait.start();
+        let (lock, readers) = parts(*self);
+        let torn = lock.lock(attachment, wait, me)?;
+        look_at_readers();
+        let end = end(*self).load(Ordering::SeqCst) as usize;
+        for (slot, word) in readers.iter().enumerate().take(end) {
+            if word.reader().is_none() {
+                continue;
+            }
+            let left = wait_for_reader(attachment, wait.since(start), lock, slot, word);
+            if let Err(error) = left {
+                open_to_all(lock, me);
+                return Err(error);
+            }
+        }
+        // What those readers did comes before what is done now.
+        fence(Ordering::Acquire);
+        let guard = Guard::new(*self, me, process);
+        Ok(if torn { Locked::Torn(Torn::new(guard)) } else { Locked::Clean(guard) })
+    }
+
+    /// Makes a poisoned value a torn one, which the next who locks it has to repair. Whether it was poisoned.
+    pub fn clear_poison(&self) -> bool {
+        parts(*self).0.clear_poison()
+    }
+
+    /// Whether the value is poisoned.
+    pub fn is_poisoned(&self) -> bool {
+        parts(*self).0.is_poisoned()
+    }
+}
+
+/// Waits until no thread of the party in a slot reads, or the party is dead.
+fn wait_for_reader(
+    attachment: &Attachment,
+    wait: Wait,
+    lock: &Lock,
+    slot: usize,
+    word: &ReaderWord,
+) -> Result<()> {
+    wait.until(attachment, "write", &lock.turn, |phase| {
+        // First the turn, then the count: a reader that leaves in between has changed the turn.
+        let turn = lock.turn.load(Ordering::SeqCst);
+        let Some((generation, seen)) = word.reader() else { return Ok(Look::Done(())) };
+        if let Phase::Park { ask: true } = phase
+            && !attachment.is_alive(Owner::new(slot, generation))
+        {
+            return Ok(if word.clear(seen) { Look::Done(()) } else { Look::Again });
+        }
+        Ok(Look::Sleep(turn))
+    })
+}
+
+#[cold]
+fn too_many(attachment: &Attachment) -> Error {
+    Error::rule_as(
+        Errno::AGAIN,
+        "read",
+        attachment.subject(),
+        format!("at most {MOST} guards of a process can read at a time"),
+        "drop some",
+    )
+}
+
+impl<T: Share> Shared<RwLock<T>> {
+    /// As [`Place::read`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::read`].
+    pub fn read(&self) -> Result<ReadLocked<'_, T>> {
+        self.place().read()
+    }
+
+    /// As [`Place::read_with`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::read_with`].
+    pub fn read_with(&self, wait: Wait) -> Result<ReadLocked<'_, T>> {
+        self.place().read_with(wait)
+    }
+
+    /// As [`Place::write`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::write`].
+    pub fn write(&self) -> Result<Locked<'_, T, RwLock<T>>> {
+        self.place().write()
+    }
+
+    /// As [`Place::write_with`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::write_with`].
+    pub fn write_with(&self, wait: Wait) -> Result<Locked<'_, T, RwLock<T>>> {
+        self.place().write_with(wait)
+    }
+}

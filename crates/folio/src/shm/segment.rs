@@ -1,0 +1,800 @@
+//! Segments: shared memory with a name, a type and a checked header, and the builder that makes them.
+
+use super::attachment::{Attachment, Contents, read_header, retire};
+use super::header::{Kind, Lifetime};
+use super::place::{Place, Shared};
+use super::share::{Plain, Share};
+use super::{name, party};
+use crate::access::{View, ViewMut};
+use crate::error::{Errno, Error, Result, Subject};
+use crate::map::passing;
+use crate::sys;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, RangeBounds};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// What a [`Segment`] can be of: a [`Share`] type, or a slice of one.
+pub trait Shape: sealed::Sealed + 'static {
+    #[doc(hidden)]
+    const KIND: Kind;
+    #[doc(hidden)]
+    const FINGERPRINT: u64;
+    #[doc(hidden)]
+    const ELEMENT: usize;
+    #[doc(hidden)]
+    const ALIGN: usize;
+}
+
+impl<T: Share> sealed::Sealed for T {}
+impl<T: Share> Shape for T {
+    const KIND: Kind = Kind::Value;
+    const FINGERPRINT: u64 = T::FINGERPRINT;
+    const ELEMENT: usize = size_of::<T>();
+    const ALIGN: usize = align_of::<T>();
+}
+
+impl<T: Share> sealed::Sealed for [T] {}
+impl<T: Share> Shape for [T] {
+    const KIND: Kind = Kind::Elements;
+    const FINGERPRINT: u64 = T::FINGERPRINT;
+    const ELEMENT: usize = size_of::<T>();
+    const ALIGN: usize = align_of::<T>();
+}
+
+/// How a segment is made and opened.
+///
+/// ```
+/// use folio::shm::SegmentOptions;
+///
+/// let samples = SegmentOptions::new().count(1000).reserve(1 << 20).anonymous::<[u64]>()?;
+/// samples.grow(2000)?;
+/// assert_eq!(samples.len(), 2000);
+/// # Ok::<(), folio::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct SegmentOptions {
+    mode: u32,
+    group: Option<u32>,
+    owner: Option<u32>,
+    count: Option<usize>,
+    reserve: Option<usize>,
+    lifetime: Lifetime,
+}
+
+impl Default for SegmentOptions {
+    fn default() -> Self {
+        Self {
+            mode: 0o600,
+            group: None,
+            owner: None,
+            count: None,
+            reserve: None,
+            lifetime: Lifetime::WhileUsed,
+        }
+    }
+}
+
+/// Where a segment lies.
+enum Target<'a> {
+    Name(&'a str),
+    File(&'a Path),
+}
+
+/// What came of an attempt to open.
+enum Found {
+    Segment(Arc<Attachment>),
+    /// There is nothing, or a leftover was and is gone.
+    Nothing,
+}
+
+impl SegmentOptions {
+    /// Mode 0600, one element for each slice, no room to grow, gone with its last user.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Who may use a new segment, as chmod(1) writes it; the umask does not narrow it. All who use it need to read and
+    /// write. When a segment is opened that all the world may write to, the mode must say so too.
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// The group of a new segment, by number: with mode 0660 its members may use it.
+    pub fn group(mut self, group: u32) -> Self {
+        self.group = Some(group);
+        self
+    }
+
+    /// The user, by number, whose segments are accepted besides those of this process's user and root's. Who owns a
+    /// segment can truncate it and write what it likes.
+    pub fn owner(mut self, user: u32) -> Self {
+        self.owner = Some(user);
+        self
+    }
+
+    /// Elements of a new segment of `[T]`. A segment that exists must have that many or more; without it, any number will do.
+    pub fn count(mut self, count: usize) -> Self {
+        self.count = Some(count);
+        self
+    }
+
+    /// The most elements that a new segment of `[T]` can [grow](Segment::grow) to. It costs addresses, and no memory.
+    pub fn reserve(mut self, count: usize) -> Self {
+        self.reserve = Some(count);
+        self
+    }
+
+    /// When the name of a new segment goes away. Files given by path are always [kept](Lifetime::Kept).
+    pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
+    /// Makes a segment. Nobody sees it before it is complete; its bytes are zeros.
+    ///
+    /// # Errors
+    ///
+    /// EEXIST if the name is in use (a leftover of processes that were killed is not); ENOSPC with the number of bytes that
+    /// were free; EINVAL for a name that cannot be one; EACCES, EMFILE, ENOMEM.
+    pub fn create<T: Shape + ?Sized>(&self, name: &str) -> Result<Segment<T>> {
+        self.create_with(name, |_| Ok(()))
+    }
+
+    /// As [`create`](Self::create), with values that `init` stores before anyone else can see the segment.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`create`](Self::create), and what `init` returns: then there is no segment.
+    pub fn create_with<T: Shape + ?Sized>(
+        &self,
+        name: &str,
+        init: impl FnOnce(&Segment<T>) -> Result<()>,
+    ) -> Result<Segment<T>> {
+        self.make(&Target::Name(name), init)
+    }
+
+    /// Opens a segment that exists.
+    ///
+    /// # Errors
+    ///
+    /// ENOENT if there is none (a leftover of processes that were killed is none); EINVAL if it holds another type or layout
+    /// (the error shows both) or fewer elements than asked for; EUCLEAN if it is no segment, or damaged; EACCES; EPERM if
+    /// it belongs to a user who is not trusted, or all the world may write to it; ELOOP for a symbolic link; EUSERS at 256
+    /// processes.
+    pub fn open<T: Shape + ?Sized>(&self, name: &str) -> Result<Segment<T>> {
+        self.find(&Target::Name(name))
+    }
+
+    /// Opens a segment, or makes it if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open) and [`create`](Self::create), but for ENOENT and EEXIST.
+    pub fn open_or_create<T: Shape + ?Sized>(&self, name: &str) -> Result<Segment<T>> {
+        self.open_or_create_with(name, |_| Ok(()))
+    }
+
+    /// As [`open_or_create`](Self::open_or_create); if the segment is new, `init` stores its first values before anyone else can
+    /// see it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open_or_create`](Self::open_or_create), and what `init` returns.
+    pub fn open_or_create_with<T: Shape + ?Sized>(
+        &self,
+        name: &str,
+        init: impl Fn(&Segment<T>) -> Result<()>,
+    ) -> Result<Segment<T>> {
+        self.either(&Target::Name(name), init)
+    }
+
+    /// Makes a segment that is the file at `path`: it survives a restart of the machine where its file system does.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create).
+    pub fn create_file<T: Shape + ?Sized>(&self, path: impl AsRef<Path>) -> Result<Segment<T>> {
+        self.make(&Target::File(path.as_ref()), |_| Ok(()))
+    }
+
+    /// Opens a segment that is the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_file<T: Shape + ?Sized>(&self, path: impl AsRef<Path>) -> Result<Segment<T>> {
+        self.find(&Target::File(path.as_ref()))
+    }
+
+    /// Opens a segment that is the file at `path`, or makes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_or_create`](Self::open_or_create).
+    pub fn open_or_create_file<T: Shape + ?Sized>(&self, path: impl AsRef<Path>) -> Result<Segment<T>> {
+        self.either(&Target::File(path.as_ref()), |_| Ok(()))
+    }
+
+    /// Makes a segment without a name, for forked children, and for who is [sent](Segment::send) it. It is a memfd sealed
+    /// against shrinking: nobody can take its pages away.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM, EMFILE, ENFILE.
+    pub fn anonymous<T: Shape + ?Sized>(&self) -> Result<Segment<T>> {
+        let shape = self.shape::<T>("anonymous")?;
+        let attachment = anonymous(&shape.contents, shape.reserve)?;
+        Ok(Segment::new(attachment))
+    }
+
+    /// Attaches to the segment behind a descriptor, by a description of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn from_fd<T: Shape + ?Sized>(&self, fd: impl AsFd) -> Result<Segment<T>> {
+        let shape = self.shape::<T>("from_fd")?;
+        let fd = fd.as_fd();
+        let reopen = |errno| Error::kernel("open", errno, Subject::file(fd));
+        let own = sys::naming::reopen(fd).map_err(reopen)?;
+        let attachment = Attachment::open("from_fd", own, None, &shape.contents)?;
+        Ok(Segment::new(attachment))
+    }
+
+    fn shape<T: Shape + ?Sized>(&self, call: &'static str) -> Result<Wanted> {
+        let (least, most) = match T::KIND {
+            Kind::Elements => {
+                let count = self.count.unwrap_or(0);
+                (count, self.reserve.unwrap_or(count.max(1)).max(count))
+            }
+            _ => (1, 1),
+        };
+        let subject = || Subject::named(format!("shared memory of {}", std::any::type_name::<T>()));
+        // Data starts on a page, and nothing is aligned to more than the smallest of these.
+        if T::ALIGN > 4096 || T::ELEMENT == 0 {
+            let rule = "a type in a segment has bytes, and is aligned to a page at most";
+            return Err(Error::rule(call, subject(), rule, "use another type"));
+        }
+        let bytes =
+            |count: usize| count.checked_mul(T::ELEMENT).filter(|&bytes| isize::try_from(bytes).is_ok());
+        let (Some(length), Some(reserve)) = (bytes(least), bytes(most)) else {
+            let rule = "a segment must fit into the process's addresses";
+            return Err(Error::rule(call, subject(), rule, "ask for fewer elements"));
+        };
+        let contents = Contents {
+            kind: T::KIND,
+            fingerprint: T::FINGERPRINT,
+            type_name: std::any::type_name::<T>(),
+            element: T::ELEMENT as u64,
+            length: length as u64,
+        };
+        Ok(Wanted { contents, reserve: reserve as u64 })
+    }
+
+    fn make<T: Shape + ?Sized>(
+        &self,
+        target: &Target<'_>,
+        init: impl FnOnce(&Segment<T>) -> Result<()>,
+    ) -> Result<Segment<T>> {
+        let shape = self.shape::<T>("create")?;
+        let (path, lifetime) = self.path("create", target)?;
+        let attachment = self.create_at(&path, lifetime, &shape.contents, shape.reserve, |attachment| {
+            init(&Segment::new(Arc::clone(attachment)))
+        })?;
+        attachment.map(Segment::new).ok_or_else(|| exists(&path))
+    }
+
+    fn find<T: Shape + ?Sized>(&self, target: &Target<'_>) -> Result<Segment<T>> {
+        let shape = self.shape::<T>("open")?;
+        let (path, _) = self.path("open", target)?;
+        match self.open_at(&path, &shape.contents)? {
+            Found::Segment(attachment) => Ok(Segment::new(attachment)),
+            Found::Nothing => Err(missing(&path)),
+        }
+    }
+
+    fn either<T: Shape + ?Sized>(
+        &self,
+        target: &Target<'_>,
+        init: impl Fn(&Segment<T>) -> Result<()>,
+    ) -> Result<Segment<T>> {
+        let shape = self.shape::<T>("open_or_create")?;
+        let (path, lifetime) = self.path("open_or_create", target)?;
+        let attachment =
+            self.open_or_create_at(&path, lifetime, &shape.contents, shape.reserve, |attachment| {
+                init(&Segment::new(Arc::clone(attachment)))
+            })?;
+        Ok(Segment::new(attachment))
+    }
+
+    fn path(&self, call: &'static str, target: &Target<'_>) -> Result<(PathBuf, Lifetime)> {
+        Ok(match target {
+            Target::Name(name) => (name::path(call, name)?, self.lifetime),
+            Target::File(path) => (path.to_path_buf(), Lifetime::Kept),
+        })
+    }
+
+    /// Makes a segment at a path; `None` if the path is in use.
+    pub(crate) fn create_at(
+        &self,
+        path: &Path,
+        lifetime: Lifetime,
+        contents: &Contents<'_>,
+        reserve: u64,
+        init: impl FnOnce(&Arc<Attachment>) -> Result<()>,
+    ) -> Result<Option<Arc<Attachment>>> {
+        let subject = || Subject::named(path.display().to_string());
+        // Cheaper than to make one that gets no name; link(2) decides.
+        if !self.is_free(path)? {
+            return Ok(None);
+        }
+        let unnamed = sys::naming::create(name::parent(path), || name::temporary(path))
+            .map_err(|errno| Error::kernel("open", errno, subject()))?;
+        let own = |errno| Error::kernel("chmod", errno, subject());
+        if let Some(group) = self.group {
+            let group = rustix::fs::Gid::from_raw(group);
+            rustix::fs::fchown(&unnamed.fd, None, Some(group)).map_err(own)?;
+        }
+        rustix::fs::fchmod(&unnamed.fd, rustix::fs::Mode::from_raw_mode(self.mode & 0o666)).map_err(own)?;
+        let fd = sys::naming::reopen(unnamed.fd.as_fd())
+            .map_err(|errno| Error::kernel("open", errno, subject()))?;
+        let attachment = Attachment::create(fd, Some(path.to_owned()), contents, reserve, lifetime)?;
+        init(&attachment)?;
+        loop {
+            match unnamed.link(path) {
+                Ok(()) => return Ok(Some(attachment)),
+                Err(Errno::EXIST) if !self.is_free(path)? => return Ok(None),
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(Error::kernel("link", errno, subject())),
+            }
+        }
+    }
+
+    /// Whether nothing has the path, once a leftover that had it is taken away.
+    fn is_free(&self, path: &Path) -> Result<bool> {
+        match sys::naming::open(path) {
+            Err(Errno::NOENT) => Ok(true),
+            // Not this user's to judge: it has the name.
+            Err(_) => Ok(false),
+            Ok(fd) => Ok(self.admit(&fd, path).is_ok() && is_leftover_gone(&fd, path)?),
+        }
+    }
+
+    /// Attaches to the segment at a path.
+    fn open_at(&self, path: &Path, contents: &Contents<'_>) -> Result<Found> {
+        let subject = || Subject::named(path.display().to_string());
+        loop {
+            let fd = match sys::naming::open(path) {
+                Ok(fd) => fd,
+                Err(Errno::NOENT) => return Ok(Found::Nothing),
+                Err(Errno::LOOP) => {
+                    let rule = "a segment is a file, and no symbolic link to one is followed";
+                    let remedy = "remove the link, and find out who put it there";
+                    return Err(Error::rule_as(Errno::LOOP, "open", subject(), rule, remedy));
+                }
+                Err(errno) => return Err(Error::kernel("open", errno, subject())),
+            };
+            self.admit(&fd, path)?;
+            if is_leftover_gone(&fd, path)? {
+                return Ok(Found::Nothing);
+            }
+            let own = fd.try_clone().map_err(|_| Error::kernel("dup", Errno::MFILE, subject()))?;
+            let attachment = Attachment::open("open", own, Some(path.to_owned()), contents)?;
+            // Who removes a segment holds all its slots meanwhile: with a slot in hand it has its name for good, or never again.
+            let links = rustix::fs::fstat(&fd).map_or(1, |stat| stat.st_nlink);
+            if links > 0 {
+                return Ok(Found::Segment(attachment));
+            }
+        }
+    }
+
+    /// Opens or makes the segment at a path.
+    pub(crate) fn open_or_create_at(
+        &self,
+        path: &Path,
+        lifetime: Lifetime,
+        contents: &Contents<'_>,
+        reserve: u64,
+        init: impl Fn(&Arc<Attachment>) -> Result<()>,
+    ) -> Result<Arc<Attachment>> {
+        /// Far more than others can keep making and removing it.
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Found::Segment(attachment) = self.open_at(path, contents)? {
+                return Ok(attachment);
+            }
+            if let Some(attachment) = self.create_at(path, lifetime, contents, reserve, &init)? {
+                return Ok(attachment);
+            }
+            if Instant::now() > deadline {
+                return Err(exists(path));
+            }
+        }
+    }
+
+    /// Whether a file may be this process's segment: a file, of a user that is trusted.
+    fn admit(&self, fd: &OwnedFd, path: &Path) -> Result<()> {
+        let subject = || Subject::named(path.display().to_string());
+        let stat = rustix::fs::fstat(fd).map_err(|errno| Error::kernel("fstat", errno, subject()))?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+            let rule = "a segment is a regular file, and this is none";
+            return Err(Error::rule("open", subject(), rule, "choose another name"));
+        }
+        let me = rustix::process::geteuid().as_raw();
+        let trusted = stat.st_uid == me || stat.st_uid == 0 || self.owner == Some(stat.st_uid);
+        if !trusted {
+            return Err(Error::rule_as(
+                Errno::PERM,
+                "open",
+                subject(),
+                format!("it belongs to user {}, who could truncate it and store anything in it", stat.st_uid),
+                "find out who that is; to trust them, name them with SegmentOptions::owner",
+            ));
+        }
+        if stat.st_mode & 0o002 != 0 && self.mode & 0o002 == 0 {
+            return Err(Error::rule_as(
+                Errno::PERM,
+                "open",
+                subject(),
+                "all the world may write to it",
+                "take that right away (chmod o-w), or say that it is meant so: SegmentOptions::mode(0o666)",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What is asked for, in bytes.
+struct Wanted {
+    contents: Contents<'static>,
+    reserve: u64,
+}
+
+/// If the file is a segment that ends with its users, and they have ended: takes its name away. Whether it did.
+fn is_leftover_gone(fd: &OwnedFd, path: &Path) -> Result<bool> {
+    let failed = |errno| Error::kernel("fcntl", errno, Subject::named(path.display().to_string()));
+    let fd = fd.as_fd();
+    // What is no segment is no leftover either.
+    let Ok(Ok((facts, _))) = read_header(fd) else { return Ok(false) };
+    if facts.lifetime != Lifetime::WhileUsed || party::is_anybody_there(fd).map_err(failed)? {
+        return Ok(false);
+    }
+    let status = sys::file::status(fd).map_err(failed)?;
+    match retire(fd, path, (status.device, status.inode)) {
+        // In a directory with the sticky bit only its owner may.
+        Err(Errno::PERM | Errno::ACCESS) => Ok(false),
+        result => result.map_err(failed),
+    }
+}
+
+/// A segment without a name.
+pub(crate) fn anonymous(contents: &Contents<'_>, reserve: u64) -> Result<Arc<Attachment>> {
+    let subject = || Subject::named("a segment without a name");
+    let fd = sys::memfd::create("folio segment", None)
+        .map_err(|errno| Error::kernel("memfd_create", errno, subject()))?;
+    let seals = sys::memfd::Seals::SHRINK;
+    sys::memfd::add_seals(fd.as_fd(), seals).map_err(|errno| Error::kernel("fcntl", errno, subject()))?;
+    Attachment::create(fd, None, contents, reserve, Lifetime::WhileUsed)
+}
+
+fn exists(path: &Path) -> Error {
+    Error::rule_as(
+        Errno::EXIST,
+        "create",
+        Subject::named(path.display().to_string()),
+        "the name is in use",
+        "open it, use open_or_create, or remove it (`folio shm rm`) when nobody has it open",
+    )
+}
+
+fn missing(path: &Path) -> Error {
+    Error::rule_as(
+        Errno::NOENT,
+        "open",
+        Subject::named(path.display().to_string()),
+        "there is no such segment, or nobody has it open any more",
+        "start the program that makes it first, or use open_or_create",
+    )
+}
+
+/// Memory that processes share: one value of a [`Share`] type (`Segment<T>`), or a number of them (`Segment<[T]>`).
+///
+/// It is made complete or not at all, opened only as the type that it holds, and its space is there from the start: what
+/// would be a signal later is an error at once. The name of a segment ends with the last process that has it open, unless
+/// it is [kept](Lifetime::Kept).
+///
+/// A process that is killed leaves its place at once, and what it had locked goes to the next who asks; see
+/// [`Mutex`](super::Mutex). A process that truncates a segment with a name loses it for everyone: pages that are gone read as
+/// zeros, and operations that can return an error do.
+///
+/// **Fork:** a child has the memory; its copy of a handle becomes a party of its own when it is first used. A child made by
+/// clone(2) without the C library's fork keeps its parent's lock, and its parent is taken for alive as long as it lives.
+///
+/// ```
+/// use folio::shm::{Segment, Share, field};
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// #[derive(Share)]
+/// #[repr(C)]
+/// struct Visits {
+///     count: AtomicU64,
+/// }
+///
+/// # let name = &format!("visits-{}", std::process::id());
+/// let visits = Segment::<Visits>::open_or_create(name)?; // the same line in both programs
+/// field!(visits.count).fetch_add(1, Ordering::Relaxed);
+/// # Ok::<(), folio::Error>(())
+/// ```
+pub struct Segment<T: Shape + ?Sized> {
+    attachment: Arc<Attachment>,
+    of: PhantomData<fn() -> Box<T>>,
+}
+
+impl<T: Shape + ?Sized> Clone for Segment<T> {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.attachment))
+    }
+}
+
+impl<T: Shape + ?Sized> fmt::Debug for Segment<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Segment")
+            .field("object", &self.attachment.subject().to_string())
+            .field("type", &std::any::type_name::<T>())
+            .field("bytes", &self.attachment.len())
+            .finish_non_exhaustive()
+    }
+}
+
+macro_rules! short {
+    ($($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty)?);)*) => {$(
+        $(#[$doc])*
+        pub fn $name($($arg: $type)?) -> Result<Self> {
+            SegmentOptions::new().$name($($arg)?)
+        }
+    )*};
+}
+
+impl<T: Shape + ?Sized> Segment<T> {
+    short! {
+        /// As [`SegmentOptions::create`], with the options' defaults.
+        ///
+        /// # Errors
+        ///
+        /// Those of [`SegmentOptions::create`].
+        create(name: &str);
+        /// As [`SegmentOptions::open`], with the options' defaults.
+        ///
+        /// # Errors
+        ///
+        /// Those of [`SegmentOptions::open`].
+        open(name: &str);
+        /// As [`SegmentOptions::open_or_create`], with the options' defaults.
+        ///
+        /// # Errors
+        ///
+        /// Those of [`SegmentOptions::open_or_create`].
+        open_or_create(name: &str);
+        /// As [`SegmentOptions::anonymous`], with the options' defaults.
+        ///
+        /// # Errors
+        ///
+        /// Those of [`SegmentOptions::anonymous`].
+        anonymous();
+    }
+
+    /// As [`SegmentOptions::from_fd`], with the options' defaults.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::from_fd`].
+    pub fn from_fd(fd: impl AsFd) -> Result<Self> {
+        SegmentOptions::new().from_fd(fd)
+    }
+
+    fn new(attachment: Arc<Attachment>) -> Self {
+        Self { attachment, of: PhantomData }
+    }
+
+    /// The segment's own number, drawn when it was made: no two have the same.
+    pub fn id(&self) -> u64 {
+        self.attachment.id()
+    }
+
+    /// When its name goes away.
+    pub fn lifetime(&self) -> Lifetime {
+        self.attachment.facts().lifetime
+    }
+
+    /// Passes the segment to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte of data.
+    ///
+    /// # Errors
+    ///
+    /// What sendmsg(2) answers.
+    pub fn send(&self, socket: &UnixStream) -> Result<()> {
+        passing::send(socket, self.attachment.file())
+    }
+
+    /// Takes what [`send`](Self::send) passed, and attaches to it.
+    ///
+    /// # Errors
+    ///
+    /// What recvmsg(2) answers; those of [`from_fd`](Self::from_fd).
+    pub fn receive(socket: &UnixStream) -> Result<Self> {
+        Self::from_fd(passing::receive(socket)?)
+    }
+
+    /// The file's path, if it was made or opened by one.
+    pub fn path(&self) -> Option<&Path> {
+        self.attachment.path()
+    }
+
+    /// The file, by a description that holds no lock: closing it ends nothing.
+    pub fn file(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.attachment.file()
+    }
+
+    /// Bytes of data now.
+    pub fn bytes(&self) -> usize {
+        self.attachment.len()
+    }
+
+    /// How often the segment has grown: by this and other processes.
+    pub fn generation(&self) -> u32 {
+        self.attachment.growths()
+    }
+
+    /// Whether the segment is whole, and this process a party of it; a few loads.
+    ///
+    /// # Errors
+    ///
+    /// EIO if a process truncated the segment; in a forked child those of attaching.
+    pub fn check(&self) -> Result<()> {
+        self.attachment.check()
+    }
+
+    /// How often threads of this process have parked in waits for what lies in this segment.
+    pub fn parks(&self) -> u64 {
+        self.attachment.parks.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Writes what has changed to the device, for a segment that is a file on one, and waits until it is there.
+    ///
+    /// # Errors
+    ///
+    /// EIO.
+    pub fn sync(&self) -> Result<()> {
+        rustix::fs::fsync(self.file())
+            .map_err(|errno| Error::kernel("fsync", errno, self.attachment.subject()))
+    }
+}
+
+impl<T: Share> Segment<T> {
+    /// The value, by a handle of its own.
+    pub fn value(&self) -> Shared<T> {
+        // SAFETY: a segment of `T` has the bytes of one, from a page on; `shape` saw to the alignment.
+        unsafe { Shared::new(Arc::clone(&self.attachment), self.attachment.base().cast()) }
+    }
+
+    /// The value's place, borrowed from the segment.
+    #[inline]
+    pub fn place(&self) -> Place<'_, T> {
+        // SAFETY: as above.
+        unsafe { Place::new(&self.attachment, self.attachment.base().cast()) }
+    }
+
+    /// A field of the value, as [`Shared::field`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Place::field`].
+    pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> Shared<F> {
+        self.value().field(pick)
+    }
+}
+
+impl<T: Plain> Segment<T> {
+    /// As [`Place::load`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::load`].
+    pub fn load(&self) -> Result<T> {
+        self.place().load()
+    }
+
+    /// As [`Place::store`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::store`].
+    pub fn store(&self, value: T) -> Result<()> {
+        self.place().store(value)
+    }
+}
+
+/// A segment of atomics is used as such; see [`Place`]'s.
+impl<T: super::share::InPlace> Deref for Segment<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: as for a place; the attachment is kept while `self` is borrowed.
+        unsafe { &*self.attachment.base().cast::<T>() }
+    }
+}
+
+impl<T: Share> Segment<[T]> {
+    /// Elements now. Other processes may grow it.
+    pub fn len(&self) -> usize {
+        self.attachment.len() / size_of::<T>()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The most elements that it can grow to.
+    pub fn capacity(&self) -> usize {
+        self.attachment.reserve() / size_of::<T>()
+    }
+
+    /// An element, or `None` past the end.
+    #[inline]
+    pub fn at(&self, index: usize) -> Option<Place<'_, T>> {
+        let at = self.attachment.base().cast::<T>().wrapping_add(index);
+        // SAFETY: inside the data, which is in the reserve; aligned, as the first element is.
+        (index < self.len()).then(|| unsafe { Place::new(&self.attachment, at) })
+    }
+
+    /// An element by a handle of its own, or `None` past the end.
+    pub fn shared(&self, index: usize) -> Option<Shared<T>> {
+        let place = self.at(index)?;
+        // SAFETY: as the place.
+        Some(unsafe { Shared::new(Arc::clone(&self.attachment), place.as_ptr()) })
+    }
+
+    /// Makes the segment `count` elements long, if it is shorter: zeros that all processes see at once. Nobody maps anything
+    /// anew, and nothing moves.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL beyond the [reserve](SegmentOptions::reserve); ENOSPC.
+    pub fn grow(&self, count: usize) -> Result<()> {
+        self.attachment.grow(count.saturating_mul(size_of::<T>()))
+    }
+}
+
+impl<T: Plain> Segment<[T]> {
+    /// All bytes that there are now, for volatile reads and writes.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check`](Self::check).
+    pub fn view(&self) -> Result<ViewMut<'_>> {
+        self.attachment.check()?;
+        // SAFETY: mapped and guarded while the segment is borrowed; the handler was installed when it was attached.
+        Ok(unsafe { ViewMut::new(self.attachment.base(), self.attachment.len()) })
+    }
+
+    /// The bytes of a range, for volatile reads.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL for a range outside; those of [`check`](Self::check).
+    pub fn view_range(&self, range: impl RangeBounds<usize>) -> Result<View<'_>> {
+        self.view()?.slice(range)
+    }
+}

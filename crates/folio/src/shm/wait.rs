@@ -1,0 +1,242 @@
+//! The one way in which threads wait for what other processes do: spin a little, then park on a futex.
+//!
+//! No park is for ever. After a *slice* a waiter looks at everything anew, and asks whether the one it waits for still lives. So a
+//! process that is killed at any instruction (between a change and the wake that belongs to it, or just after it took
+//! that wake) can delay others by a slice, and never hang them.
+
+use super::attachment::Attachment;
+use crate::error::{Errno, Error, Result};
+use crate::sys::futex;
+use std::cell::Cell;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// The first park's length, and the longest: each is twice the one before.
+const FIRST_SLICE: Duration = Duration::from_millis(20);
+const LONGEST_SLICE: Duration = Duration::from_millis(100);
+/// Rounds of spinning, at least and at most, by how it went before.
+const FEWEST: u32 = 8;
+const MOST: u32 = 256;
+/// Rounds of who never parks, between two looks at the clock and at those it waits for.
+const ROUNDS_A_LOOK: u32 = 4096;
+
+/// Waits of this process that parked.
+static PARKS: AtomicU64 = AtomicU64::new(0);
+
+/// How to wait.
+///
+/// ```
+/// use folio::shm::{Locked, Mutex, Segment, Wait};
+/// use std::time::Duration;
+///
+/// let number = Segment::<Mutex<u64>>::anonymous()?;
+/// let held = number.place().lock_with(Wait::new().timeout(Duration::from_secs(1)))?;
+/// # drop(held);
+/// # Ok::<(), folio::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[must_use]
+pub struct Wait {
+    spin: Spin,
+    timeout: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Spin {
+    /// As long as it was worth it lately, in this thread.
+    #[default]
+    Adaptive,
+    Rounds(u32),
+    Always,
+}
+
+impl Wait {
+    /// Spins for a few microseconds at most, and less where that was of no use lately; then parks. Without a timeout.
+    pub const fn new() -> Self {
+        Self { spin: Spin::Adaptive, timeout: None }
+    }
+
+    /// Gives up after this time, with ETIMEDOUT. Zero is a try.
+    pub const fn timeout(mut self, time: Duration) -> Self {
+        self.timeout = Some(time);
+        self
+    }
+
+    /// Spins this many rounds (a `PAUSE` each, some ten nanoseconds) before it parks; zero parks at once.
+    pub const fn spin(mut self, rounds: u32) -> Self {
+        self.spin = Spin::Rounds(rounds);
+        self
+    }
+
+    /// Never parks: the shortest wait there is, at the price of a processor.
+    pub const fn always_spin(mut self) -> Self {
+        self.spin = Spin::Always;
+        self
+    }
+
+    /// How often waits of this process have parked, in all segments; [`Segment::parks`](super::Segment::parks) counts those in
+    /// one.
+    pub fn parks() -> u64 {
+        PARKS.load(Ordering::Relaxed)
+    }
+
+    /// The same, for who has waited in several steps since `start`.
+    pub(crate) fn since(mut self, start: Option<Instant>) -> Self {
+        let spent = start.map_or(Duration::ZERO, |start| start.elapsed());
+        self.timeout = self.timeout.map(|time| time.saturating_sub(spent));
+        self
+    }
+
+    /// Now, if there is a timeout to count from it.
+    pub(crate) fn start(&self) -> Option<Instant> {
+        self.timeout.map(|_| Instant::now())
+    }
+
+    /// Waits until `look` says that it is done. It parks on `word`.
+    ///
+    /// # Errors
+    ///
+    /// ETIMEDOUT; what `look` returns; those of [`Attachment::check`].
+    pub(crate) fn until<R>(
+        &self,
+        attachment: &Attachment,
+        call: &'static str,
+        word: &AtomicU32,
+        mut look: impl FnMut(Phase) -> Result<Look<R>>,
+    ) -> Result<R> {
+        let deadline = self.timeout.map(|time| Instant::now().checked_add(time));
+        let is_over = |now: Instant| matches!(deadline, Some(Some(deadline)) if now >= deadline);
+        let over = || Err(timed_out(attachment, call));
+        if self.spin == Spin::Always {
+            loop {
+                attachment.check()?;
+                for _ in 0..ROUNDS_A_LOOK {
+                    if let Look::Done(result) = look(Phase::Spin)? {
+                        return Ok(result);
+                    }
+                    std::hint::spin_loop();
+                }
+                if let Look::Done(result) = look(Phase::Park { ask: true })? {
+                    return Ok(result);
+                }
+                if is_over(Instant::now()) {
+                    return over();
+                }
+            }
+        }
+        for _ in 0..self.rounds() {
+            if let Look::Done(result) = look(Phase::Spin)? {
+                self.learn(true);
+                return Ok(result);
+            }
+            std::hint::spin_loop();
+        }
+        self.learn(false);
+        let (mut slice, mut ask, mut again) = (FIRST_SLICE, true, 0_u32);
+        loop {
+            attachment.check()?;
+            let value = match look(Phase::Park { ask })? {
+                Look::Done(result) => return Ok(result),
+                Look::Sleep(value) => value,
+                Look::Again => {
+                    // Something changed just now; who changes it all the time does not get past the deadline.
+                    again = again.wrapping_add(1);
+                    if again.is_multiple_of(64) && is_over(Instant::now()) {
+                        return over();
+                    }
+                    std::hint::spin_loop();
+                    continue;
+                }
+            };
+            let start = Instant::now();
+            if is_over(start) {
+                return over();
+            }
+            let left = deadline.flatten().map_or(slice, |deadline| deadline.saturating_duration_since(start));
+            PARKS.fetch_add(1, Ordering::Relaxed);
+            attachment.parks.fetch_add(1, Ordering::Relaxed);
+            futex::wait_shared(word, value, slice.min(left));
+            ask = start.elapsed() >= slice;
+            if ask {
+                slice = (slice * 2).min(LONGEST_SLICE);
+                attachment.check_file()?;
+            }
+        }
+    }
+
+    fn rounds(&self) -> u32 {
+        match self.spin {
+            Spin::Rounds(rounds) => rounds,
+            // Who has one processor spins in the way of the one it waits for.
+            Spin::Adaptive if processors() > 1 => ROUNDS.get(),
+            Spin::Adaptive | Spin::Always => 0,
+        }
+    }
+
+    fn learn(&self, was_worth_it: bool) {
+        if self.spin == Spin::Adaptive {
+            let rounds = ROUNDS.get();
+            ROUNDS.set(if was_worth_it { (rounds * 2).min(MOST) } else { (rounds / 2).max(FEWEST) });
+        }
+    }
+}
+
+thread_local! {
+    /// How long this thread spins before it parks.
+    static ROUNDS: Cell<u32> = const { Cell::new(MOST) };
+}
+
+fn processors() -> usize {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+}
+
+/// When a waiter is asked to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Between two rounds of spinning: a load or two.
+    Spin,
+    /// Before it parks. With `ask`, it has waited a slice, or is about to for the first time: time to ask whether the one
+    /// it waits for lives.
+    Park { ask: bool },
+}
+
+/// What a waiter saw.
+#[derive(Debug)]
+pub(crate) enum Look<R> {
+    Done(R),
+    /// Nothing yet: sleep while the word has this value.
+    Sleep(u32),
+    /// It changed while it was looked at.
+    Again,
+}
+
+#[cold]
+fn timed_out(attachment: &Attachment, call: &'static str) -> Error {
+    Error::rule_as(
+        Errno::TIMEDOUT,
+        call,
+        attachment.subject(),
+        "the time that was given for it is over",
+        "wait longer, or find out who has it (`folio shm ls` names the processes)",
+    )
+}
+
+/// Whether an error is that of a wait whose time was over.
+pub(crate) fn is_timeout(error: &Error) -> bool {
+    error.errno() == Errno::TIMEDOUT && error.refusal().is_some_and(|refusal| !refusal.by_kernel())
+}
+
+/// The half of a word of 64 bits that holds its low bits, which is what a futex can wait for.
+pub(crate) fn low_half(word: &AtomicU64) -> &AtomicU32 {
+    let halves = std::ptr::from_ref(word).cast::<AtomicU32>();
+    let low = usize::from(cfg!(target_endian = "big"));
+    // SAFETY: inside the word, aligned; nothing loads or stores by it: only its address is used, by the kernel.
+    unsafe { &*halves.add(low) }
+}
+
+/// Wakes up to `count` threads, of any process, that parked on the word.
+pub(crate) fn wake(word: &AtomicU32, count: u32) {
+    futex::wake_shared(word, count);
+}

@@ -1,0 +1,78 @@
+//! What fork(2) must not cut in two, and descriptors that a child must not have.
+//!
+//! A descriptor that holds a [lock](super::byte_lock) for its process is shared with forked children: the lock would outlive a
+//! killed parent as long as one of them lives. So a child closes its copies before anything else runs in it
+//! (pthread_atfork(3)). A child made by clone(2) without the C library keeps them until it ends or calls exec.
+
+use super::gate::Gate;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Once;
+
+/// Held by a thread that forks, and by whoever changes what a child finds.
+static FORKING: Gate<Vec<RawFd>> = Gate::with(Vec::new());
+
+/// Runs `work` while no thread of this process forks, and no other thread is in here. Short, and never from within itself.
+pub(crate) fn held_off<R>(work: impl FnOnce(&mut NotForked) -> R) -> R {
+    static REGISTERED: Once = Once::new();
+    REGISTERED.call_once(|| {
+        // SAFETY: the three functions have the signature that is asked for, and live as long as the process. Where there is
+        // no memory to note them a child keeps its copies, which is what a program without the call would have.
+        unsafe { libc::pthread_atfork(Some(before), Some(after), Some(in_child)) };
+    });
+    let mut held = FORKING.lock();
+    work(&mut NotForked { own: &mut held })
+}
+
+/// The list of descriptors that forked children do not keep.
+pub(crate) struct NotForked<'a> {
+    own: &'a mut Vec<RawFd>,
+}
+
+impl NotForked<'_> {
+    /// From now on every forked child closes its copy of `fd` at once. It must have been opened within this same
+    /// [`held_off`].
+    pub(crate) fn keep_from_children(&mut self, fd: OwnedFd) -> OwnFd {
+        self.own.push(fd.as_raw_fd());
+        OwnFd(std::mem::ManuallyDrop::new(fd))
+    }
+
+    /// Closes a descriptor that children did not get.
+    pub(crate) fn close(&mut self, mut fd: OwnFd) {
+        let number = fd.0.as_raw_fd();
+        if let Some(at) = self.own.iter().position(|&own| own == number) {
+            self.own.swap_remove(at);
+            // SAFETY: taken out once, here, and `fd` is not used again.
+            drop(unsafe { std::mem::ManuallyDrop::take(&mut fd.0) });
+        }
+    }
+}
+
+/// A descriptor of this process alone. In a forked child it is closed already, and its number may be anyone's. It has no
+/// `Drop`: [`NotForked::close`] closes it.
+#[derive(Debug)]
+pub(crate) struct OwnFd(std::mem::ManuallyDrop<OwnedFd>);
+
+impl OwnFd {
+    /// The descriptor, for the process that opened it.
+    pub(crate) fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&*self.0)
+    }
+}
+
+extern "C" fn before() {
+    std::mem::forget(FORKING.lock());
+}
+
+extern "C" fn after() {
+    // SAFETY: `before` took it, in this thread.
+    unsafe { FORKING.unlock() };
+}
+
+extern "C" fn in_child() {
+    // The holder was the parent, and so is no holder here.
+    let mut own = FORKING.lock();
+    for fd in own.drain(..) {
+        // SAFETY: this process's copy of a descriptor that `keep_from_children` took; no value of this process closes it.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+}

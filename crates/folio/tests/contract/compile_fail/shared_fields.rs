@@ -1,0 +1,21 @@
+//! E0609
+//! No field of what others can change is reached but through the handle.
+use folio::shm::{Mutex, Segment, Share, Shared};
+
+#[derive(Clone, Copy, Share)]
+#[repr(C)]
+pub struct Pair {
+    pub one: u64,
+    pub other: u64,
+}
+
+pub fn fields(shared: &Shared<Pair>, segment: &Segment<Pair>, lock: &Shared<Mutex<Pair>>) -> folio::Result<u64> {
+    let sum = shared.load()?.one + segment.load()?.other;
+    let _ = shared.one; //~
+    let _ = segment.one; //~
+    let _ = segment.place().one; //~
+    let mut guard = lock.lock()?.clean()?;
+    let _ = guard.one; //~
+    guard.update(|pair| pair.one += 1)?;
+    Ok(sum)
+}

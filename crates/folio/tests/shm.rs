@@ -1,0 +1,19 @@
+//! Shared memory between processes: real processes, real kills.
+
+#[path = "contract/support.rs"]
+mod support;
+
+#[path = "shm/examples.rs"]
+mod examples;
+#[path = "shm/hostile.rs"]
+mod hostile;
+#[path = "shm/kills.rs"]
+mod kills;
+#[path = "shm/locks.rs"]
+mod locks;
+#[path = "shm/segments.rs"]
+mod segments;
+#[path = "shm/steps.rs"]
+mod steps;
+#[path = "shm/world.rs"]
+mod world;

@@ -1,0 +1,414 @@
+//! Locks, conditions, events and doing things once, between real processes.
+
+use crate::support::{End, child_succeeds, in_child, spawn_child, wait};
+use folio::Errno;
+use folio::shm::{
+    Condvar, Event, Locked, Mutex, Once, ReadLocked, RwLock, Segment, SegmentOptions, Share, Wait, field,
+};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_secs(30);
+
+fn patiently() -> Wait {
+    Wait::new().timeout(LONG)
+}
+
+fn kill(pid: i32, signal: i32) {
+    // SAFETY: a child of the test's own.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+fn all_succeed(children: impl IntoIterator<Item = i32>) {
+    for child in children {
+        assert_eq!(wait(child), End::Exited(0));
+    }
+}
+
+#[derive(Share)]
+#[repr(C)]
+struct Desk {
+    numbers: Mutex<[u64; 2]>,
+    table: RwLock<[u64; 2]>,
+    changed: Condvar,
+    state: AtomicU32,
+    held: Event,
+    go: Event,
+    once: Once,
+    counter: AtomicU64,
+}
+
+fn desk() -> Segment<Desk> {
+    Segment::anonymous().unwrap()
+}
+
+/// A child that takes the lock, says so, and keeps it until it is killed.
+fn holder(desk: &Segment<Desk>) -> i32 {
+    let pid = spawn_child(|| {
+        let numbers = field!(desk.numbers);
+        let guard = numbers.lock().unwrap().clean().unwrap();
+        guard.field(|pair| &pair[0]).store(1).unwrap();
+        field!(desk.held).set();
+        std::thread::sleep(LONG * 4);
+        drop(guard);
+    })
+    .0;
+    assert!(field!(desk.held).take_with(patiently()).unwrap());
+    pid
+}
+
+#[test]
+fn children_and_threads_exclude_each_other() {
+    const EACH: u64 = 2000;
+    let desk = desk();
+    let work = || {
+        let numbers = field!(desk.numbers);
+        for _ in 0..EACH {
+            let mut guard = numbers.lock().unwrap().clean().unwrap();
+            guard.update(|pair| pair[0] += 1).unwrap();
+        }
+    };
+    let children: Vec<_> = (0..2).map(|_| spawn_child(work).0).collect();
+    std::thread::scope(|scope| (0..2).for_each(|_| drop(scope.spawn(work))));
+    all_succeed(children);
+    let guard = field!(desk.numbers);
+    assert_eq!(guard.lock().unwrap().clean().unwrap().get().unwrap(), [4 * EACH, 0]);
+}
+
+#[test]
+fn a_dead_owner_is_reported_to_the_next_locker() {
+    let desk = desk();
+    let child = holder(&desk);
+    let numbers = field!(desk.numbers);
+    assert!(numbers.try_lock().unwrap().is_none());
+    kill(child, libc::SIGKILL);
+    wait(child);
+    let Locked::Torn(torn) = numbers.lock_with(patiently()).unwrap() else {
+        panic!("it is said to be clean")
+    };
+    assert_eq!(torn.place().load().unwrap(), [1, 0]);
+    // Who does not mend it leaves it torn.
+    drop(torn);
+    assert_eq!(numbers.lock().unwrap().clean().unwrap_err().errno(), Errno::OWNERDEAD);
+    let Locked::Torn(torn) = numbers.lock().unwrap() else { panic!("it is said to be clean") };
+    let failing = torn.repair(|_| Err(folio::FileMap::open("/nowhere").unwrap_err()));
+    assert_eq!(failing.unwrap_err().errno(), Errno::NOENT);
+    let guard = numbers.lock().unwrap().or_repair(|pair| pair.store([2, 2])).unwrap();
+    drop(guard);
+    assert_eq!(numbers.lock().unwrap().clean().unwrap().get().unwrap(), [2, 2]);
+}
+
+#[test]
+fn poison_is_an_error_for_all_until_it_is_cleared_and_then_the_data_is_torn() {
+    let desk = desk();
+    let numbers = field!(desk.numbers);
+    let child = holder(&desk);
+    kill(child, libc::SIGKILL);
+    wait(child);
+    let Locked::Torn(torn) = numbers.lock().unwrap() else { panic!("it is said to be clean") };
+    torn.poison();
+    assert_eq!(numbers.lock().unwrap_err().errno(), Errno::NOTRECOVERABLE);
+    child_succeeds(|| {
+        let numbers = field!(desk.numbers);
+        assert!(numbers.place().is_poisoned());
+        assert_eq!(numbers.try_lock().unwrap_err().errno(), Errno::NOTRECOVERABLE);
+        assert!(numbers.place().clear_poison() && !numbers.place().clear_poison());
+    });
+    assert!(numbers.lock().unwrap().is_torn());
+}
+
+#[test]
+fn a_panic_with_a_guard_in_hand_tears_the_data_too() {
+    let desk = desk();
+    let numbers = field!(desk.numbers);
+    let panics = std::thread::scope(|scope| {
+        let panics = || {
+            let _guard = numbers.lock().unwrap().clean().unwrap();
+            std::panic::resume_unwind(Box::new("half way"));
+        };
+        scope.spawn(panics).join()
+    });
+    assert!(panics.is_err());
+    assert!(numbers.lock().unwrap().is_torn());
+}
+
+#[test]
+fn a_stopped_owner_is_not_a_dead_one() {
+    let desk = desk();
+    let child = holder(&desk);
+    kill(child, libc::SIGSTOP);
+    let numbers = field!(desk.numbers);
+    // Several slices long: it is asked for more than once.
+    let error = numbers.lock_with(Wait::new().timeout(Duration::from_millis(300))).unwrap_err();
+    assert_eq!(error.errno(), Errno::TIMEDOUT);
+    assert!(numbers.try_lock().unwrap().is_none());
+    kill(child, libc::SIGCONT);
+    kill(child, libc::SIGKILL);
+    wait(child);
+    assert!(numbers.lock_with(patiently()).unwrap().is_torn());
+}
+
+#[test]
+fn a_zombie_does_not_count_as_alive() {
+    let desk = desk();
+    let child = holder(&desk);
+    kill(child, libc::SIGKILL);
+    // Not waited for yet: it is a zombie once it is dead.
+    let stat = || std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap();
+    while !stat().rsplit(") ").next().unwrap().starts_with('Z') {
+        std::thread::yield_now();
+    }
+    let numbers = field!(desk.numbers);
+    assert!(numbers.lock_with(patiently()).unwrap().is_torn());
+    wait(child);
+}
+
+#[test]
+fn forked_children_do_not_keep_a_killed_parent_alive() {
+    let desk = desk();
+    // Its child lives on, with copies of all of its descriptors.
+    let (pid_cell, numbers) = (field!(desk.state), field!(desk.numbers));
+    let parent = spawn_child(|| {
+        let numbers = field!(desk.numbers);
+        let guard = numbers.lock().unwrap().clean().unwrap();
+        let (grandchild, _pipe) = spawn_child(|| std::thread::sleep(LONG * 4));
+        field!(desk.state).store(grandchild.cast_unsigned(), Ordering::SeqCst);
+        field!(desk.held).set();
+        std::thread::sleep(LONG * 4);
+        drop(guard);
+    })
+    .0;
+    assert!(field!(desk.held).take_with(patiently()).unwrap());
+    kill(parent, libc::SIGKILL);
+    wait(parent);
+    let grandchild = pid_cell.load(Ordering::SeqCst).cast_signed();
+    kill(grandchild, 0);
+    assert!(numbers.lock_with(patiently()).unwrap().is_torn());
+    kill(grandchild, libc::SIGKILL);
+}
+
+#[test]
+fn a_child_holds_nothing_of_what_its_parent_holds() {
+    let desk = desk();
+    let numbers = field!(desk.numbers);
+    let guard = numbers.lock().unwrap().clean().unwrap();
+    let end = in_child(|| {
+        assert!(numbers.try_lock().unwrap().is_none());
+        // SAFETY: a bitwise copy, as a child has one of all that was on its thread's stack; it is dropped once, here.
+        drop(unsafe { std::ptr::read(&raw const guard) });
+        assert!(numbers.try_lock().unwrap().is_none());
+    });
+    assert_eq!(end, End::Exited(0));
+    drop(guard);
+    child_succeeds(|| drop(numbers.try_lock().unwrap().unwrap().clean().unwrap()));
+    // The child left in order.
+    assert!(!numbers.lock().unwrap().is_torn());
+}
+
+#[test]
+fn garbage_in_a_lock_is_a_dead_owners() {
+    for garbage in [1 << 31, u64::MAX, 0x7fff_ffff, 257, 0xdead_beef_0000_0001, 1 << 32] {
+        let numbers = Segment::<Mutex<u64>>::anonymous().unwrap();
+        // As a peer writes them that ignores all rules: the data lies behind the header's two pages.
+        rustix::io::pwrite(numbers.file(), &garbage.to_ne_bytes(), 8192).unwrap();
+        let locked = numbers.place().lock_with(patiently()).unwrap();
+        assert!(locked.is_torn(), "{garbage:#x}");
+        drop(locked.or_repair(|_| Ok(())).unwrap());
+        drop(numbers.place().lock().unwrap().clean().unwrap());
+    }
+}
+
+#[test]
+fn a_condition_wakes_who_waits_for_it_in_another_process() {
+    let desk = desk();
+    let child = spawn_child(|| {
+        let numbers = field!(desk.numbers);
+        let guard = numbers.lock().unwrap().clean().unwrap();
+        field!(desk.held).set();
+        let none = |pair: folio::shm::Place<'_, [u64; 2]>| Ok(pair.load()?[0] == 0);
+        let guard = field!(desk.changed).wait_while(guard, none).unwrap().clean().unwrap();
+        assert_eq!(guard.get().unwrap(), [5, 0]);
+    })
+    .0;
+    field!(desk.held).wait().unwrap();
+    let numbers = field!(desk.numbers);
+    numbers.lock().unwrap().clean().unwrap().set([5, 0]).unwrap();
+    field!(desk.changed).notify_all();
+    assert_eq!(wait(child), End::Exited(0));
+    let guard = numbers.lock().unwrap().clean().unwrap();
+    let short = Wait::new().timeout(Duration::from_millis(10));
+    let (locked, timed_out) = field!(desk.changed).wait_with(guard, short).unwrap();
+    assert!(timed_out && !locked.is_torn());
+}
+
+#[test]
+fn readers_share_and_writers_do_not() {
+    let desk = desk();
+    let table = field!(desk.table);
+    let short = Wait::new().timeout(Duration::from_millis(50));
+    let ReadLocked::Clean(mine) = table.read().unwrap() else { panic!("torn") };
+    child_succeeds(|| {
+        let table = field!(desk.table);
+        let ReadLocked::Clean(theirs) = table.read().unwrap() else { panic!("torn") };
+        assert_eq!(theirs.get_field(|table| &table[1]).unwrap(), 0);
+        drop(theirs);
+        assert_eq!(table.write_with(short).unwrap_err().errno(), Errno::TIMEDOUT);
+    });
+    drop(mine);
+    let mut guard = table.write().unwrap().clean().unwrap();
+    guard.set([1, 1]).unwrap();
+    child_succeeds(|| {
+        let table = field!(desk.table);
+        assert_eq!(table.read_with(short).unwrap_err().errno(), Errno::TIMEDOUT);
+        assert_eq!(table.write_with(short).unwrap_err().errno(), Errno::TIMEDOUT);
+    });
+    drop(guard);
+    let ReadLocked::Clean(mine) = table.read().unwrap() else { panic!("torn") };
+    assert_eq!(mine.get().unwrap(), [1, 1]);
+}
+
+#[test]
+fn readers_never_see_half_of_what_a_writer_does() {
+    let desk = desk();
+    let write = || {
+        let table = field!(desk.table);
+        for round in 1..500 {
+            let guard = table.write().unwrap().clean().unwrap();
+            guard.field(|table| &table[0]).store(round).unwrap();
+            guard.field(|table| &table[1]).store(round).unwrap();
+        }
+    };
+    let read = || {
+        let table = field!(desk.table);
+        for _ in 0..2000 {
+            let ReadLocked::Clean(guard) = table.read().unwrap() else { panic!("torn") };
+            let [one, other] = guard.get().unwrap();
+            assert_eq!(one, other);
+        }
+    };
+    let children = [spawn_child(write).0, spawn_child(read).0, spawn_child(read).0];
+    std::thread::scope(|scope| (0..2).for_each(|_| drop(scope.spawn(read))));
+    all_succeed(children);
+}
+
+#[test]
+fn a_dead_reader_holds_nobody_up_and_a_dead_writer_is_reported_to_readers() {
+    let desk = desk();
+    let table = field!(desk.table);
+    let reader = spawn_child(|| {
+        let table = field!(desk.table);
+        let _guard = table.read().unwrap();
+        field!(desk.held).set();
+        std::thread::sleep(LONG * 4);
+    })
+    .0;
+    assert!(field!(desk.held).take_with(patiently()).unwrap());
+    let short = Wait::new().timeout(Duration::from_millis(50));
+    assert_eq!(table.write_with(short).unwrap_err().errno(), Errno::TIMEDOUT);
+    kill(reader, libc::SIGKILL);
+    wait(reader);
+    drop(table.write_with(patiently()).unwrap().clean().unwrap());
+    let writer = spawn_child(|| {
+        let table = field!(desk.table);
+        let guard = table.write().unwrap().clean().unwrap();
+        guard.field(|table| &table[0]).store(9).unwrap();
+        field!(desk.held).set();
+        std::thread::sleep(LONG * 4);
+    })
+    .0;
+    assert!(field!(desk.held).take_with(patiently()).unwrap());
+    kill(writer, libc::SIGKILL);
+    wait(writer);
+    let ReadLocked::Torn(torn) = table.read_with(patiently()).unwrap() else { panic!("said to be clean") };
+    assert_eq!(torn.place().load().unwrap(), [9, 0]);
+    // It is this thread's alone.
+    child_succeeds(|| assert_eq!(field!(desk.table).read_with(short).unwrap_err().errno(), Errno::TIMEDOUT));
+    drop(torn.repair(|table| table.store([9, 9])).unwrap());
+    let ReadLocked::Clean(guard) = table.read().unwrap() else { panic!("torn") };
+    assert_eq!(guard.get().unwrap(), [9, 9]);
+}
+
+#[test]
+fn an_event_is_seen_by_all_who_wait_and_taken_by_one() {
+    let desk = desk();
+    let waiters: Vec<_> = (0..2).map(|_| spawn_child(|| field!(desk.go).wait().unwrap()).0).collect();
+    let parked = std::time::Instant::now();
+    while parked.elapsed() < Duration::from_millis(20) {
+        std::thread::yield_now();
+    }
+    field!(desk.go).set();
+    all_succeed(waiters);
+    let go = field!(desk.go);
+    let none = Wait::new().timeout(Duration::ZERO);
+    assert!(go.is_set() && go.take_with(none).unwrap() && !go.take_with(none).unwrap());
+    assert!(!go.wait_with(none).unwrap() && !go.clear());
+}
+
+#[test]
+fn something_is_done_once_by_whoever_lives_to_do_it() {
+    let desk = desk();
+    let dying = spawn_child(|| {
+        field!(desk.once)
+            .call(|begun_before| {
+                assert!(!begun_before);
+                field!(desk.held).set();
+                std::thread::sleep(LONG * 4);
+                Ok(())
+            })
+            .unwrap();
+    })
+    .0;
+    assert!(field!(desk.held).take_with(patiently()).unwrap());
+    kill(dying, libc::SIGKILL);
+    wait(dying);
+    let once = field!(desk.once);
+    assert!(!once.is_done());
+    let work = || {
+        field!(desk.once)
+            .call(|begun_before| {
+                assert!(begun_before);
+                field!(desk.counter).fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            })
+            .unwrap();
+    };
+    let children: Vec<_> = (0..3).map(|_| spawn_child(work).0).collect();
+    work();
+    all_succeed(children);
+    once.wait(patiently()).unwrap();
+    assert_eq!(field!(desk.counter).load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn waits_say_how_often_they_parked() {
+    let desk = desk();
+    let before = (desk.parks(), Wait::parks());
+    let short = Wait::new().timeout(Duration::from_millis(60));
+    assert!(!field!(desk.go).wait_with(short).unwrap());
+    assert!(desk.parks() > before.0 && Wait::parks() > before.1);
+    let now = desk.parks();
+    let spinning = Wait::new().always_spin().timeout(Duration::from_millis(5));
+    assert!(!field!(desk.go).wait_with(spinning).unwrap());
+    assert_eq!(desk.parks(), now);
+}
+
+#[test]
+fn a_lock_in_a_file_is_torn_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger");
+    let end = in_child(|| {
+        let ledger = SegmentOptions::new().create_file::<Mutex<u64>>(&path).unwrap();
+        let place = ledger.value();
+        let mut guard = place.lock().unwrap().clean().unwrap();
+        guard.set(7).unwrap();
+        ledger.sync().unwrap();
+        // SAFETY: ends the process as a power cut would, as far as memory is concerned.
+        unsafe { libc::_exit(0) };
+    });
+    assert_eq!(end, End::Exited(0));
+    let ledger = SegmentOptions::new().open_file::<Mutex<u64>>(&path).unwrap();
+    let place = ledger.value();
+    let Locked::Torn(torn) = place.lock().unwrap() else { panic!("said to be clean") };
+    assert_eq!(torn.place().load().unwrap(), 7);
+    assert!(torn.repair(|_| Ok(())).is_ok());
+}

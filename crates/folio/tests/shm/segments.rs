@@ -1,0 +1,249 @@
+//! Segments: made, opened, passed, grown, refused.
+
+use crate::support::{End, in_child};
+use crate::world::World;
+use folio::shm::{self, Lifetime, Segment, SegmentOptions, Share, field};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+#[derive(Share)]
+#[repr(C)]
+struct Board {
+    visits: AtomicU64,
+    title: [u8; 16],
+    nested: Inner,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Share)]
+#[repr(C)]
+struct Inner {
+    a: u32,
+    b: [u16; 2],
+}
+
+#[test]
+fn two_processes_that_know_a_name_share_a_value() {
+    let _world = World::new();
+    let board = Segment::<Board>::create("board").unwrap();
+    field!(board.visits).fetch_add(1, Ordering::SeqCst);
+    let end = in_child(|| {
+        drop(board.clone());
+        let mine = Segment::<Board>::open("board").unwrap();
+        field!(mine.visits).fetch_add(1, Ordering::SeqCst);
+        field!(mine.title).store(*b"0123456789abcdef").unwrap();
+        field!(mine.nested.b[1]).store(7).unwrap();
+    });
+    assert_eq!(end, End::Exited(0));
+    assert_eq!(field!(board.visits).load(Ordering::SeqCst), 2);
+    assert_eq!(field!(board.title).load().unwrap(), *b"0123456789abcdef");
+    assert_eq!(field!(board.nested).load().unwrap(), Inner { a: 0, b: [0, 7] });
+}
+
+#[test]
+fn growth_is_seen_by_all_and_moves_nothing() {
+    let _world = World::new();
+    let numbers = SegmentOptions::new().count(10).reserve(1 << 20).create::<[u64]>("numbers").unwrap();
+    let first = numbers.at(0).unwrap().as_ptr();
+    let end = in_child(|| {
+        numbers.grow(100_000).unwrap();
+        numbers.at(99_999).unwrap().store(5).unwrap();
+    });
+    assert_eq!(end, End::Exited(0));
+    assert_eq!((numbers.len(), numbers.generation()), (100_000, 1));
+    assert_eq!(numbers.at(99_999).unwrap().load().unwrap(), 5);
+    assert_eq!(numbers.at(0).unwrap().as_ptr(), first);
+    assert!(numbers.at(100_000).is_none());
+    assert!(numbers.grow((1 << 20) + 1).is_err());
+}
+
+#[test]
+fn the_last_one_takes_the_name_along() {
+    let world = World::new();
+    let one = Segment::<u64>::create("last").unwrap();
+    let two = Segment::<u64>::open("last").unwrap();
+    assert_eq!(Segment::<u64>::create("last").unwrap_err().errno(), folio::Errno::EXIST);
+    drop(one);
+    assert_eq!(world.files(), ["folio.last"]);
+    drop(two);
+    assert_eq!(world.files(), [""; 0]);
+    assert_eq!(Segment::<u64>::open("last").unwrap_err().errno(), folio::Errno::NOENT);
+}
+
+#[test]
+fn a_kept_segment_stays_until_it_is_removed() {
+    let world = World::new();
+    let kept = SegmentOptions::new().lifetime(Lifetime::Kept);
+    let segment = kept.create_with("kept", |segment: &Segment<u64>| segment.store(9)).unwrap();
+    drop(segment);
+    assert_eq!(world.files(), ["folio.kept"]);
+    assert_eq!(Segment::<u64>::open("kept").unwrap().load().unwrap(), 9);
+    shm::remove("kept").unwrap();
+    assert_eq!(world.files(), [""; 0]);
+}
+
+#[test]
+fn an_initializer_that_fails_leaves_nothing() {
+    let world = World::new();
+    let options = SegmentOptions::new();
+    let failing = |_: &Segment<u64>| Err(folio::FileMap::open("/nowhere").unwrap_err());
+    assert_eq!(options.create_with("none", failing).unwrap_err().errno(), folio::Errno::NOENT);
+    assert_eq!(options.open_or_create_with("none", failing).unwrap_err().errno(), folio::Errno::NOENT);
+    assert_eq!(world.files(), [""; 0]);
+}
+
+#[test]
+fn handles_in_one_process_are_one_party() {
+    let _world = World::new();
+    let one = Segment::<u64>::create("one").unwrap();
+    let threads: Vec<_> =
+        (0..4).map(|_| std::thread::spawn(|| Segment::<u64>::open("one").unwrap())).collect();
+    let all: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    let again = Segment::<u64>::from_fd(one.file()).unwrap();
+    assert_eq!(shm::list().unwrap()[0].users.len(), 1);
+    one.store(3).unwrap();
+    assert!(all.iter().chain([&again]).all(|other| other.load().unwrap() == 3));
+}
+
+#[test]
+fn a_forked_child_is_a_party_of_its_own_from_its_first_use_on() {
+    let _world = World::new();
+    let segment = Segment::<AtomicU64>::create("forked").unwrap();
+    let users = || shm::list().unwrap()[0].users.iter().map(|user| user.pid).collect::<Vec<_>>();
+    let me = std::process::id();
+    let end = in_child(|| {
+        assert_eq!(users(), [me]);
+        segment.check().unwrap();
+        let mut both = users();
+        both.sort_unstable();
+        let mut wanted = [me, std::process::id()];
+        wanted.sort_unstable();
+        assert_eq!(both, wanted);
+        drop(segment.clone());
+        segment.fetch_add(1, Ordering::SeqCst);
+    });
+    assert_eq!(end, End::Exited(0));
+    assert_eq!((users(), segment.load(Ordering::SeqCst)), (vec![me], 1));
+    // A child that never uses it, and drops its copy, takes nothing along.
+    let copy = segment.clone();
+    assert_eq!(in_child(move || drop(copy)), End::Exited(0));
+    assert_eq!(users(), [me]);
+    segment.check().unwrap();
+}
+
+#[test]
+fn a_segment_without_a_name_goes_to_children_and_over_sockets() {
+    let segment = Segment::<AtomicU64>::anonymous().unwrap();
+    let (mine, theirs) = UnixStream::pair().unwrap();
+    segment.send(&mine).unwrap();
+    let end = in_child(|| {
+        let received = Segment::<AtomicU64>::receive(&theirs).unwrap();
+        received.fetch_add(2, Ordering::SeqCst);
+        let fresh = Segment::<AtomicU64>::anonymous().unwrap();
+        fresh.store(40, Ordering::SeqCst);
+        fresh.send(&theirs).unwrap();
+    });
+    assert_eq!(end, End::Exited(0));
+    let theirs = Segment::<AtomicU64>::receive(&mine).unwrap();
+    assert_eq!((segment.load(Ordering::SeqCst), theirs.load(Ordering::SeqCst)), (2, 40));
+}
+
+#[test]
+fn a_segment_that_is_a_file_survives_its_processes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    let end = in_child(|| {
+        let options = SegmentOptions::new().count(4);
+        let segment = options.open_or_create_file::<[u64]>(&path).unwrap();
+        segment.at(3).unwrap().store(8).unwrap();
+        segment.sync().unwrap();
+    });
+    assert_eq!(end, End::Exited(0));
+    let again = SegmentOptions::new().open_file::<[u64]>(&path).unwrap();
+    assert_eq!((again.len(), again.at(3).unwrap().load().unwrap()), (4, 8));
+    assert_eq!(again.path(), Some(&*path));
+    assert!(SegmentOptions::new().create_file::<[u64]>(&path).is_err());
+}
+
+#[test]
+fn many_processes_that_start_at_once_make_one_segment() {
+    let world = World::new();
+    for round in 0..20 {
+        let name = format!("race{round}");
+        let gate = Segment::<AtomicU64>::anonymous().unwrap();
+        let children: Vec<_> = (0..4)
+            .map(|_| {
+                crate::support::spawn_child(|| {
+                    while gate.load(Ordering::SeqCst) == 0 {
+                        std::hint::spin_loop();
+                    }
+                    let made = |segment: &Segment<[u64; 2]>| {
+                        gate.fetch_add(0x100, Ordering::SeqCst);
+                        segment.store([5, 5])
+                    };
+                    let options = SegmentOptions::new();
+                    let segment = options.open_or_create_with::<[u64; 2]>(&name, made).unwrap();
+                    assert_eq!(segment.load().unwrap(), [5, 5]);
+                    gate.fetch_add(0x1_0000, Ordering::SeqCst);
+                    // Nobody leaves before all have come.
+                    while gate.load(Ordering::SeqCst) >> 16 != 4 {
+                        std::thread::yield_now();
+                    }
+                })
+                .0
+            })
+            .collect();
+        gate.store(1, Ordering::SeqCst);
+        for child in children {
+            assert_eq!(crate::support::wait(child), End::Exited(0));
+        }
+        assert_eq!(world.files(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_field_is_a_part_of_its_value() {
+    let board = Segment::<Board>::anonymous().unwrap();
+    let base = board.place().as_ptr() as usize;
+    assert_eq!(field!(board.title).place().as_ptr() as usize - base, std::mem::offset_of!(Board, title));
+    let large = SegmentOptions::new().anonymous::<[[u64; 1000]; 10]>().unwrap();
+    let one = large.place().field(|rows| &rows[3][7]);
+    assert_eq!(one.as_ptr() as usize - large.place().as_ptr() as usize, 3007 * 8);
+    assert_eq!(large.place().at(3).unwrap().at(7).unwrap().as_ptr(), one.as_ptr());
+    assert!(large.place().at(10).is_none());
+    let elsewhere = std::panic::catch_unwind(|| large.place().field(|_| &7_u64));
+    assert!(elsewhere.is_err());
+}
+
+#[test]
+fn who_is_a_party_has_the_name_however_others_come_leave_and_collect() {
+    use std::os::unix::fs::MetadataExt;
+    const ROUNDS: usize = 2000;
+    let world = World::new();
+    let path = world.file("busy");
+    let children: Vec<_> = (0..3)
+        .map(|_| {
+            crate::support::spawn_child(|| {
+                for _ in 0..ROUNDS {
+                    let segment = Segment::<[u64; 2]>::open_or_create("busy").unwrap();
+                    // The file behind the name is this one, from the first moment to the last.
+                    let mine = rustix::fs::fstat(segment.file()).unwrap().st_ino;
+                    for _ in 0..3 {
+                        let named = std::fs::metadata(&path).expect("the name was taken away under a party");
+                        assert_eq!(named.ino(), mine, "two segments have one name");
+                        std::thread::yield_now();
+                    }
+                }
+            })
+            .0
+        })
+        .collect();
+    for _ in 0..ROUNDS {
+        let _ = shm::collect(false).unwrap();
+        let _ = shm::remove("busy");
+        let _ = shm::list().unwrap();
+    }
+    for child in children {
+        assert_eq!(crate::support::wait(child), End::Exited(0));
+    }
+    assert_eq!(world.files(), [""; 0]);
+}
