@@ -79,13 +79,13 @@ impl Table {
 
     /// The pages from `first` to before `end` that are marked, in no order.
     pub(crate) fn marked(&self, mark: Mark, first: u64, end: u64) -> Vec<u64> {
-        let chunk = |(key, bits): (&u64, &Box<Bits>)| {
+        let mut pages = Vec::new();
+        for (key, bits) in &self.marks[mark as usize] {
             let start = key << SHIFT;
-            let set = |at: &u64| bits[(at / 64) as usize] >> (at % 64) & 1 == 1;
-            (0..CHUNK).filter(set).map(|at| start + at).collect::<Vec<_>>()
-        };
-        let pages = self.marks[mark as usize].iter().flat_map(chunk);
-        pages.filter(|page| (first..end).contains(page)).collect()
+            let set = |page: &u64| bits[((page - start) / 64) as usize] >> (page % 64) & 1 == 1;
+            pages.extend((first.max(start)..end.min(start + CHUNK)).filter(set));
+        }
+        pages
     }
 
     /// Forgets the marks of pages from `first` to before `end`.
