@@ -61,7 +61,7 @@ enum Suite {
 /// What every suite takes.
 #[derive(Debug, Args)]
 struct Options {
-    /// Fewer rounds: `kernel` is done within 50 seconds, `ipc` within 1, `pager` within 4 minutes.
+    /// Fewer rounds: `kernel` is done within 50 seconds, `ipc` within 90, `pager` within 4 minutes.
     #[arg(long)]
     quick: bool,
     /// One JSON object a line instead of the table; remarks go to the error output.

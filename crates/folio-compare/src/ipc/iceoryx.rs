@@ -13,8 +13,8 @@ use iceoryx2::port::notifier::Notifier;
 use iceoryx2::port::publisher::Publisher;
 use iceoryx2::port::subscriber::Subscriber;
 use iceoryx2::prelude::{
-    BackpressureStrategy, LogLevel, Node, NodeBuilder, Path, PortFactory, SemanticString, SignalHandlingMode,
-    ipc, set_log_level,
+    BackpressureStrategy, FileName, LogLevel, Node, NodeBuilder, Path, PortFactory, SemanticString,
+    SignalHandlingMode, ipc, set_log_level,
 };
 use iceoryx2::service::port_factory::{event, publish_subscribe};
 use std::fmt::Debug;
@@ -50,8 +50,9 @@ fn told(error: impl Debug) -> anyhow::Error {
 fn node(place: &Place) -> Result<Node<ipc::Service>> {
     set_log_level(LogLevel::Error);
     let mut config = Config::default();
-    // It looks for dead nodes there, and finds those of this pair only.
+    // It looks for dead nodes there, and finds those of this pair only. What begins with the prefix is the pair's to remove.
     config.global.set_root_path(&Path::new(place.dir.as_os_str().as_bytes()).map_err(told)?);
+    config.global.prefix = FileName::new(place.name.as_bytes()).map_err(told)?;
     NodeBuilder::new()
         .config(&config)
         .signal_handling_mode(SignalHandlingMode::Disabled)

@@ -41,7 +41,7 @@ pub(super) struct Place {
     pub(super) dir: PathBuf,
     /// Memory of their own: a file of zeros that has no name.
     pub(super) memory: PathBuf,
-    /// A name that nobody else on this machine uses.
+    /// A name that nobody else on this machine uses. What begins with it in /dev/shm is removed in the end.
     pub(super) name: String,
 }
 
@@ -88,8 +88,23 @@ const PATIENCE: i32 = 60;
 pub(super) struct Pair {
     first: Process,
     second: Process,
+    // Dropped after the two have ended.
+    _leftovers: Leftovers,
     _dir: TempDir,
     _memory: File,
+}
+
+/// What a pair leaves in /dev/shm: iceoryx2 keeps a file there for the next, and one that was killed leaves more.
+#[derive(Debug)]
+struct Leftovers(String);
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        let files = std::fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+        for file in files.filter(|file| file.file_name().to_string_lossy().starts_with(&self.0)) {
+            drop(std::fs::remove_file(file.path()));
+        }
+    }
 }
 
 impl Pair {
@@ -111,6 +126,7 @@ impl Pair {
         Ok(Self {
             first: start(Role::First, processors[0])?,
             second: start(Role::Second, processors[1])?,
+            _leftovers: Leftovers(place.name),
             _dir: dir,
             _memory: memory,
         })

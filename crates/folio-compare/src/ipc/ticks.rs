@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// A point in time, in ticks.
-#[inline(always)]
+#[inline]
 pub(super) fn now() -> u64 {
     #[cfg(target_arch = "x86_64")]
     {
@@ -54,7 +54,7 @@ impl Times {
     }
 
     /// Ends a piece, and begins the next.
-    #[inline(always)]
+    #[inline]
     pub(super) fn lap(&mut self) {
         let now = now();
         self.ticks.push(now.saturating_sub(self.last));
