@@ -35,7 +35,7 @@ const BEHIND: u64 = room::<WORDS>() as u64 / 2;
 const STEP: usize = BEHIND as usize / 8;
 /// Messages of a batch: more than can lie ready.
 const BATCH: usize = 2 * BEHIND as usize;
-const BATCHES: usize = 100;
+const BATCHES: usize = 200;
 const FIRST: usize = 5;
 
 pub(super) fn start(how: How, role: Role, place: &Place) -> Result<Box<dyn Sampler>> {

@@ -43,7 +43,7 @@ const fn batch<const N: usize>() -> usize {
 }
 
 /// Batches of a sample, after some that are not timed.
-const BATCHES: usize = 100;
+const BATCHES: usize = 200;
 const FIRST: usize = 5;
 
 const fn messages<const N: usize>() -> usize {
@@ -205,7 +205,7 @@ pub(super) fn small() -> Result<Group<'static>> {
     let tail = "one-way-64-p99";
     group.pairs = vec![
         Pair::new("one-way-64", "iceoryx2").goal(0.2).tail(tail).beside("bare", "a bare ring").note(
-            "iceoryx2: loan_uninit and send, receive is polled; buffers of 1024 samples, a full one is retried",
+            "iceoryx2: loan_uninit and send, receive is polled; buffers of 256 samples, a full one is retried",
         ),
         Pair::new("one-way-64", "pipe").tail(tail),
         Pair::new("one-way-64", "socket").tail(tail),

@@ -51,9 +51,10 @@ impl Lane {
     }
 }
 
-/// How many messages of `N` words a way holds: 64 KiB or, of large ones, 512 KiB, which a core's own cache still holds.
+/// How many messages of `N` words a way holds: 16 KiB or, of large ones, 512 KiB, which a core's own cache still holds. More made no
+/// peer faster, and samples so long that a busy machine disturbs them.
 pub(super) const fn room<const N: usize>() -> usize {
-    if N <= 64 { 1024 } else { 8 }
+    if N <= 64 { 256 } else { 8 }
 }
 
 /// The bytes of a message.
