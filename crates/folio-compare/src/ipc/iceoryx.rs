@@ -4,7 +4,7 @@
 //! benchmark of latency. Where it sleeps instead, each sample is followed by a notification, and the other side waits for it.
 //! Buffers hold what folio's do, nothing overflows, and a publisher that finds no room retries, so that nothing is lost.
 
-use super::pair::Place;
+use super::pair::{Place, wait_for};
 use super::port::{Inlet, Lane, Outlet, Transport, room};
 use anyhow::{Result, anyhow, ensure};
 use iceoryx2::config::Config;
@@ -18,7 +18,9 @@ use iceoryx2::prelude::{
 };
 use iceoryx2::service::port_factory::{event, publish_subscribe};
 use std::fmt::Debug;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// With or without sleeping.
@@ -98,6 +100,11 @@ fn name(place: &Place, lane: Lane) -> String {
     format!("{}-{}", place.name, lane.name())
 }
 
+/// The file that says that one of the subscribers has connected.
+fn connected(place: &Place, lane: Lane, reader: usize) -> PathBuf {
+    place.path(&format!("{}-{reader}", lane.name()))
+}
+
 impl<const N: usize, const PARK: bool> Out<N, PARK> {
     /// A publisher that has `readers` subscribers.
     pub(super) fn new(place: &Place, lane: Lane, readers: usize) -> Result<Self> {
@@ -116,8 +123,10 @@ impl<const N: usize, const PARK: bool> Out<N, PARK> {
         } else {
             None
         };
-        // What is sent before they are there they do not get.
-        wait_until(|| messages.dynamic_config().number_of_subscribers() == readers)?;
+        // What is sent before they have connected they may not get.
+        for reader in 0..readers {
+            wait_for(&connected(place, lane, reader))?;
+        }
         Ok(Self { publisher, bell, readers, _node: node })
     }
 }
@@ -128,7 +137,13 @@ impl<const N: usize, const PARK: bool> In<N, PARK> {
         let (node, name) = (node(place)?, name(place, lane));
         let bell =
             if PARK { Some(bells(&node, &name)?.listener_builder().create().map_err(told)?) } else { None };
-        let subscriber = messages::<N>(&node, &name, readers)?.subscriber_builder().create().map_err(told)?;
+        let messages = messages::<N>(&node, &name, readers)?;
+        let subscriber = messages.subscriber_builder().create().map_err(told)?;
+        wait_until(|| messages.dynamic_config().number_of_publishers() == 1)?;
+        // It connects to publishers that are new whenever it looks for samples.
+        ensure!(subscriber.receive().map_err(told)?.is_none(), "a sample before all have connected");
+        let mut places = (0..readers).map(|reader| File::create_new(connected(place, lane, reader)));
+        ensure!(places.any(|made| made.is_ok()), "there are {readers} readers already");
         Ok(Self { subscriber, bell, _node: node })
     }
 }
