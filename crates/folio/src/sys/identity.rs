@@ -26,7 +26,19 @@ fn pid() -> u64 {
 }
 
 /// This process's number: never zero, never one of an ancestor's.
+#[inline]
 pub(crate) fn token() -> u64 {
+    match PAGE.get() {
+        Some(Some(cell)) => match cell.load(Ordering::Relaxed) {
+            0 => first_token(),
+            number => number,
+        },
+        _ => first_token(),
+    }
+}
+
+#[cold]
+fn first_token() -> u64 {
     // Without such a page (it needs Linux 4.14 and one page of memory) the pid is the best there is.
     let Some(cell) = PAGE.get_or_init(wiped_on_fork) else {
         return pid();
