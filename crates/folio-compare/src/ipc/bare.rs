@@ -8,9 +8,59 @@ use super::port::{Inlet, Lane, Outlet, Transport, room};
 use super::shared::{APART, Shared};
 use anyhow::Result;
 use std::hint;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(super) struct Bare;
+
+/// The same with sleep: a futex for each slot, without a timeout, and a wake for each message.
+pub(super) struct Futex;
+
+/// An end that sleeps or wakes.
+#[derive(Debug)]
+pub(super) struct Asleep<const N: usize>(End<N>);
+
+/// The half of a word that the kernel looks at.
+fn half(word: &AtomicU64) -> *const u32 {
+    std::ptr::from_ref(word).cast::<u32>().wrapping_add(usize::from(cfg!(target_endian = "big")))
+}
+
+impl<const N: usize> Transport<N> for Futex {
+    type Outlet = Asleep<N>;
+    type Inlet = Asleep<N>;
+
+    fn outlet(place: &Place, lane: Lane) -> Result<Asleep<N>> {
+        Ok(Asleep(End::new(place, lane)?))
+    }
+
+    fn inlet(place: &Place, lane: Lane) -> Result<Asleep<N>> {
+        Ok(Asleep(End::new(place, lane)?))
+    }
+}
+
+impl<const N: usize> Outlet<N> for Asleep<N> {
+    fn send(&mut self, message: &[u64; N]) -> Result<()> {
+        let word = half(self.0.shared.word(self.0.slot()));
+        self.0.send(message)?;
+        // SAFETY: the call looks at no memory, but for who waits for this address.
+        unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, 1) };
+        Ok(())
+    }
+}
+
+impl<const N: usize> Inlet<N> for Asleep<N> {
+    fn receive(&mut self, message: &mut [u64; N]) -> Result<()> {
+        let word = self.0.shared.word(self.0.slot());
+        loop {
+            let seen = word.load(Ordering::Acquire);
+            if seen == self.0.passed + 1 {
+                return self.0.receive(message);
+            }
+            let no_timeout = std::ptr::null::<libc::timespec>();
+            // SAFETY: the word is mapped, and only read.
+            unsafe { libc::syscall(libc::SYS_futex, half(word), libc::FUTEX_WAIT, seen as u32, no_timeout) };
+        }
+    }
+}
 
 /// Either end.
 #[derive(Debug)]

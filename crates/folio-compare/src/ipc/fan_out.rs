@@ -2,7 +2,7 @@
 //! until all four have copied it out.
 //!
 //! A log does not wait for its readers, and a publisher of iceoryx2 sleeps when it has to. So on both sides the writer looks at a
-//! word that says how far the readers are, and lets them fall behind by half of what is kept, never more: nothing is lost.
+//! word that says how far the readers are, and lets them fall behind by 128 messages, fewer than either keeps: nothing is lost.
 
 use super::folio_side;
 use super::iceoryx;

@@ -15,6 +15,8 @@ use std::io;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum How {
     Folio,
+    /// The same, with a count that is copied out and in.
+    Copied,
     /// PTHREAD_PROCESS_SHARED and PTHREAD_MUTEX_ROBUST.
     Robust,
     /// PTHREAD_PROCESS_SHARED only.
@@ -33,19 +35,14 @@ const BATCH: usize = 1_000;
 
 pub(super) fn start(how: How, role: Role, place: &Place) -> Result<Box<dyn Sampler>> {
     Ok(match how {
-        How::Folio => Box::new(Locking {
-            counter: folio_side::Counter::new(place, role)?,
-            role,
-            times: Times::new(BATCHES),
-            counted: 0,
-        }),
-        How::Robust | How::Raw => Box::new(Locking {
-            counter: Pthread::new(place, role, how == How::Robust)?,
-            role,
-            times: Times::new(BATCHES),
-            counted: 0,
-        }),
+        How::Folio => locking(folio_side::Counter::new(place)?, role),
+        How::Copied => locking(folio_side::PlainCounter::new(place)?, role),
+        How::Robust | How::Raw => locking(Pthread::new(place, role, how == How::Robust)?, role),
     })
+}
+
+fn locking(counter: impl Counter + 'static, role: Role) -> Box<dyn Sampler> {
+    Box::new(Locking { counter, role, times: Times::new(BATCHES), counted: 0 })
 }
 
 struct Locking<C> {
@@ -146,7 +143,9 @@ impl Counter for Pthread {
 
 pub(super) fn group() -> Result<Group<'static>> {
     let mut group = Group::new("ns/lock");
-    for (name, how) in [(FOLIO, How::Folio), ("pthread-robust", How::Robust), ("pthread", How::Raw)] {
+    for (name, how) in
+        [(FOLIO, How::Folio), ("copied", How::Copied), ("pthread-robust", How::Robust), ("pthread", How::Raw)]
+    {
         pair_side(&mut group, name, Work::Lock(how))?;
     }
     let tail = "lock-p99";
@@ -154,6 +153,7 @@ pub(super) fn group() -> Result<Group<'static>> {
         Pair::new("lock", "pthread-robust")
             .goal(1.0)
             .tail(tail)
+            .beside("copied", "folio with a count that is plain data, copied out and in,")
             .note("pthread-robust: PTHREAD_PROCESS_SHARED and PTHREAD_MUTEX_ROBUST, EOWNERDEAD looked for"),
         Pair::new("lock", "pthread")
             .tail(tail)

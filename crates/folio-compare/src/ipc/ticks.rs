@@ -33,6 +33,17 @@ fn nanoseconds() -> f64 {
     })
 }
 
+/// Lets so many nanoseconds pass, without sleep.
+#[inline]
+pub(super) fn pass(time: f64) {
+    if time > 0.0 {
+        let (start, ticks) = (now(), (time / nanoseconds()) as u64);
+        while now().saturating_sub(start) < ticks {
+            std::hint::spin_loop();
+        }
+    }
+}
+
 /// How long each of a row of equal pieces of work took.
 #[derive(Debug)]
 pub(super) struct Times {
@@ -50,6 +61,11 @@ impl Times {
     /// Forgets all, and begins the first piece.
     pub(super) fn start(&mut self) {
         self.ticks.clear();
+        self.last = now();
+    }
+
+    /// Begins the next piece anew: what has passed since the last one is not timed.
+    pub(super) fn skip(&mut self) {
         self.last = now();
     }
 

@@ -1,5 +1,8 @@
 //! `rtt-spin` and `rtt-park`: a message of 64 bytes goes to the other core, is changed there, and comes back.
 //!
+//! When both are to sleep, each does something else for 10 µs before it sends, and by then the other one sleeps indeed: else a side that looks
+//! a little while before it sleeps would not be asleep in a mere exchange of messages. These 10 µs are taken off what was timed.
+//!
 //! The slowest hundredth is that of single trips. The median is theirs as well when both sleep; when they spin, a trip takes a dozen
 //! of the clock's steps only, and it is the median of tens of trips.
 //!
@@ -10,7 +13,7 @@ use super::iceoryx::Iceoryx;
 use super::pair::{Place, Role, Work};
 use super::port::{Inlet, Lane, Outlet, Transport};
 use super::shared::Shared;
-use super::ticks::Times;
+use super::ticks::{self, Times};
 use super::{bare, ipc_channel, pair_side, pipe, socket};
 use crate::measure::Cost;
 use crate::process::Sampler;
@@ -25,6 +28,7 @@ pub(super) enum How {
     FolioParked,
     Floor,
     Bare,
+    Futex,
     Pipe,
     Socket,
     IpcChannel,
@@ -45,10 +49,12 @@ struct Plan {
     tens: usize,
     /// Timed one by one.
     singles: usize,
+    /// Nanoseconds that each does something else before it sends.
+    pause: f64,
 }
 
-const SPINNING: Plan = Plan { first: 2_000, together: 10, tens: 1_000, singles: 10_000 };
-const PARKED: Plan = Plan { first: 100, together: 1, tens: 0, singles: 1_000 };
+const SPINNING: Plan = Plan { first: 2_000, together: 10, tens: 1_000, singles: 10_000, pause: 0.0 };
+const PARKED: Plan = Plan { first: 100, together: 1, tens: 0, singles: 1_000, pause: 10_000.0 };
 
 impl Plan {
     const fn trips(&self) -> usize {
@@ -68,6 +74,7 @@ pub(super) fn start(how: How, role: Role, place: &Place) -> Result<Box<dyn Sampl
             })
         }
         How::Bare => trips::<bare::Bare>(role, place, SPINNING),
+        How::Futex => trips::<bare::Futex>(role, place, PARKED),
         How::Pipe => trips::<pipe::Pipe>(role, place, PARKED),
         How::Socket => trips::<socket::Socket>(role, place, PARKED),
         How::IpcChannel => trips::<ipc_channel::IpcChannel>(role, place, PARKED),
@@ -87,7 +94,8 @@ trait Ask {
 
 /// The other one.
 trait Answer {
-    fn answer(&mut self) -> Result<()>;
+    /// Takes what comes, and sends it back after so many nanoseconds.
+    fn answer(&mut self, pause: f64) -> Result<()>;
 
     fn note(&self) -> Option<String> {
         None
@@ -114,8 +122,9 @@ impl<A: Ask> Asking<A> {
 
 impl<A: Ask> Sampler for Asking<A> {
     fn sample(&mut self, _: u64) -> Result<Cost> {
-        let Plan { first, together, tens, singles } = self.plan;
+        let Plan { first, together, tens, singles, pause } = self.plan;
         for _ in 0..first {
+            ticks::pass(pause);
             self.ask.trip()?;
         }
         self.tens.start();
@@ -127,10 +136,16 @@ impl<A: Ask> Sampler for Asking<A> {
         }
         self.singles.start();
         for _ in 0..singles {
+            if pause > 0.0 {
+                ticks::pass(pause);
+                self.singles.skip();
+            }
             self.ask.trip()?;
             self.singles.lap();
         }
         let mut cost = self.singles.cost(1.0);
+        cost.typical -= pause;
+        cost.tail = cost.tail.map(|tail| tail - pause);
         if tens > 0 {
             cost.typical = self.tens.at(0.5, together as f64);
         }
@@ -145,7 +160,7 @@ impl<A: Ask> Sampler for Asking<A> {
 impl<A: Answer> Sampler for Answering<A> {
     fn sample(&mut self, _: u64) -> Result<Cost> {
         for _ in 0..self.plan.trips() {
-            self.answer.answer()?;
+            self.answer.answer(self.plan.pause)?;
         }
         Ok(Cost::default())
     }
@@ -174,7 +189,7 @@ impl Ask for Floor {
 
 impl Answer for Floor {
     #[inline]
-    fn answer(&mut self) -> Result<()> {
+    fn answer(&mut self, _: f64) -> Result<()> {
         let word = self.shared.word(0);
         while word.load(Ordering::Acquire) != self.word + 1 {}
         self.word += 2;
@@ -228,12 +243,13 @@ impl<O: Outlet<WORDS>, I: Inlet<WORDS>> Ask for Near<O, I> {
 
 impl<I: Inlet<WORDS>, O: Outlet<WORDS>> Answer for Far<I, O> {
     #[inline]
-    fn answer(&mut self) -> Result<()> {
+    fn answer(&mut self, pause: f64) -> Result<()> {
         let mut message = [0; WORDS];
         self.there.receive(&mut message)?;
         for word in &mut message {
             *word += 1;
         }
+        ticks::pass(pause);
         self.back.send(&message)
     }
 
@@ -267,6 +283,7 @@ pub(super) fn parked() -> Result<Group<'static>> {
     for (name, how) in [
         (FOLIO, How::FolioParked),
         ("pipe", How::Pipe),
+        ("futex", How::Futex),
         ("socket", How::Socket),
         ("ipc-channel", How::IpcChannel),
         ("iceoryx2", How::IceoryxParked),
@@ -275,7 +292,7 @@ pub(super) fn parked() -> Result<Group<'static>> {
     }
     let tail = "rtt-park-p99";
     group.pairs = vec![
-        Pair::new("rtt-park", "pipe").goal(1.0).tail(tail).note("pipe: a FIFO each way, a write and a read a message"),
+        Pair::new("rtt-park", "pipe").goal(1.0).tail(tail).beside("futex", "a bare ring and a futex without a timeout").note("pipe: a FIFO each way, a write and a read a message"),
         Pair::new("rtt-park", "socket").tail(tail).note("socket: a Unix stream socket each way"),
         Pair::new("rtt-park", "ipc-channel").tail(tail).note("ipc-channel: bytes_channel, which serializes nothing"),
         Pair::new("rtt-park", "iceoryx2")
