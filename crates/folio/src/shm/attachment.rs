@@ -171,11 +171,17 @@ impl Attachment {
     /// the time.
     pub(crate) fn check_file(&self) -> Result<()> {
         self.check()?;
-        let size = sys::file::status(self.file()).map_or(u64::MAX, |status| status.size);
-        if size < self.facts.data_at + self.len() as u64 {
+        // Who grows it lengthens the file first, and says so then. What is lost stays lost: it is asked twice.
+        if self.is_cut_short() && self.is_cut_short() {
             self.changing().state.store(LOST, Ordering::Relaxed);
         }
         self.check()
+    }
+
+    /// Whether the file is shorter than the header says: the header is looked at first, for files of segments only grow.
+    fn is_cut_short(&self) -> bool {
+        let wanted = self.facts.data_at + self.len() as u64;
+        sys::file::status(self.file()).is_ok_and(|status| status.size < wanted)
     }
 
     /// This process's party. In a forked child that cannot become one it is nobody; [`check`](Self::check) says why.
@@ -455,9 +461,10 @@ pub(super) fn retire(fd: BorrowedFd<'_>, path: &Path, inode: Inode) -> Result<bo
 
 /// Reads and checks a file's header. The outer error is the kernel's.
 pub(super) fn read_header(fd: BorrowedFd<'_>) -> Result<Result<(Facts, u64), Flaw>, Errno> {
-    let size = sys::file::status(fd)?.size;
     let mut bytes = [0; FIXED + size_of::<Changing>()];
     let count = rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut bytes, 0))?;
+    // In this order: a segment that grows meanwhile has a longer file before its header says so.
+    let size = sys::file::status(fd)?.size;
     Ok(Facts::parse(&bytes[..count], size, PageSize::system().bytes()))
 }
 

@@ -84,6 +84,11 @@ impl<T> Slot<T> {
         self.entry.store(ptr::null_mut(), Ordering::Release);
     }
 
+    /// Whether it was entered in this very process, and not in one that this is a child of.
+    pub(super) fn is_of(&self, who: Who) -> bool {
+        self.process.load(Ordering::Relaxed) == who.process
+    }
+
     /// Whether who entered it is in this process.
     pub(super) fn concerns(&self, who: Who) -> bool {
         self.process.load(Ordering::Relaxed) == who.process

@@ -380,3 +380,22 @@ fn nothing_is_deleted_while_a_party_lives() {
     assert_eq!(shm::collect(false).unwrap().removed.len(), 1);
     assert_eq!(world.files(), [""; 0]);
 }
+
+#[test]
+fn every_thread_of_a_forked_child_survives_a_truncation() {
+    let world = World::new();
+    let numbers = SegmentOptions::new().count(100_000).create::<[AtomicU64]>("cut").unwrap();
+    let last = numbers.shared(99_999).unwrap();
+    child_succeeds(|| {
+        numbers.check().unwrap();
+        writable(&world, "cut").set_len(8192).unwrap();
+        // Not the thread that is this child's copy of the one that attached.
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                assert_eq!(last.load(Ordering::SeqCst), 0);
+                numbers.check().unwrap_err().errno()
+            });
+            assert_eq!(other.join().unwrap(), Errno::IO);
+        });
+    });
+}

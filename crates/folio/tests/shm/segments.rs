@@ -247,3 +247,21 @@ fn who_is_a_party_has_the_name_however_others_come_leave_and_collect() {
     }
     assert_eq!(world.files(), [""; 0]);
 }
+
+#[test]
+fn a_segment_can_be_opened_at_any_moment_while_it_grows() {
+    const COUNT: usize = 200_000;
+    let _world = World::new();
+    let numbers = SegmentOptions::new().reserve(COUNT).create::<[u64]>("growing").unwrap();
+    let (child, _messages) = crate::support::spawn_child(|| {
+        for count in (0..COUNT).step_by(10) {
+            numbers.grow(count).unwrap();
+        }
+        numbers.grow(COUNT).unwrap();
+    });
+    while numbers.len() < COUNT {
+        let again = Segment::<[u64]>::open("growing").unwrap();
+        assert!(again.len() <= COUNT);
+    }
+    assert_eq!(crate::support::wait(child), End::Exited(0));
+}
