@@ -443,3 +443,23 @@ fn a_writer_behind_a_dead_reader_gets_on_however_busy_others_keep_it() {
         assert!(!got.unwrap());
     });
 }
+
+#[test]
+fn the_dead_stay_dead_when_a_file_forgets_that_they_ever_came() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    let open = || SegmentOptions::new().open_or_create_file::<Mutex<u64>>(&path).unwrap();
+    drop(open());
+    let before = std::fs::read(&path).unwrap();
+    let (holder, _messages) = spawn_child(|| {
+        let segment = open();
+        let _guard = segment.place().lock().unwrap();
+        kill(std::process::id().cast_signed(), libc::SIGKILL);
+    });
+    assert_eq!(wait(holder), End::Killed(libc::SIGKILL));
+    // As after a power loss: the page of the lock came to the disk, and that of the slots did not.
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &before[4096..8192], 4096).unwrap();
+    let segment = open();
+    assert!(segment.place().lock_with(patiently()).unwrap().is_torn());
+}
