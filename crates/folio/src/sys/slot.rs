@@ -91,8 +91,7 @@ impl<T> Slot<T> {
 
     /// Whether who entered it is in this process.
     pub(super) fn concerns(&self, who: Who) -> bool {
-        self.process.load(Ordering::Relaxed) == who.process
-            || self.thread.load(Ordering::Relaxed) == who.thread
+        self.is_of(who) || self.thread.load(Ordering::Relaxed) == who.thread
     }
 
     /// Lets a handler look at the entry, if there is one that concerns `who`: the process and the thread that run it. Never waits.

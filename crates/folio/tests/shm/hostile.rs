@@ -5,7 +5,7 @@ use crate::support::{
 };
 use crate::world::{World, seed};
 use folio::Errno;
-use folio::shm::{self, Lifetime, Mutex, Segment, SegmentOptions, Share, State, Wait, field};
+use folio::shm::{self, Lifetime, Mutex, RwLock, Segment, SegmentOptions, Share, State, Wait, field};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,12 +54,15 @@ fn plain_loads_and_locks_of_what_was_truncated_are_errors() {
     let error = plain.at(4000).unwrap().load().unwrap_err();
     assert!(matches!(error.errno(), Errno::IO | Errno::FAULT), "{error}");
     assert!(plain.at(4000).unwrap().store(1).is_err() && plain.view().is_err());
-    // The lock itself finds zeros, which say that it is free; what it guards cannot be had.
-    match pages.at(1).unwrap().lock() {
-        Ok(locked) => drop(locked.clean().unwrap().get().unwrap_err()),
-        Err(error) => assert_eq!(error.errno(), Errno::IO),
-    }
+    // The lock itself finds zeros, which say that it is free, and looks again.
     assert_eq!(pages.at(1).unwrap().lock().unwrap_err().errno(), Errno::IO);
+    for (name, write) in [("readers", false), ("writers", true)] {
+        let locks = SegmentOptions::new().count(4).create::<[RwLock<[u8; 4096]>]>(name).unwrap();
+        writable(&world, name).set_len(8192).unwrap();
+        let place = locks.at(3).unwrap();
+        let error = if write { place.write().map(drop).err() } else { place.read().map(drop).err() };
+        assert_eq!(error.unwrap().errno(), Errno::IO, "{name}");
+    }
 }
 
 #[test]
