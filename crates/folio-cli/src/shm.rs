@@ -136,8 +136,7 @@ fn table(entries: &[Entry]) -> String {
             state => state.name().to_owned(),
         };
         let what = match (entry.kind, &entry.type_name) {
-            (Some(shm::Kind::Elements), Some(name)) => format!("[{}]", plain(name)),
-            (Some(shm::Kind::Value) | None, Some(name)) => plain(name),
+            (Some(shm::Kind::Value | shm::Kind::Elements) | None, Some(name)) => plain(name),
             (Some(kind), Some(name)) => format!("{kind} {}", plain(name)),
             _ => "-".to_owned(),
         };

@@ -5,7 +5,7 @@
 //! party it does not have ([`crate::sys::fork`]).
 
 use super::header::{
-    Changing, FIXED, Facts, Flaw, Kind, LOST, Lifetime, READY, SLOTS, SLOTS_AT, Slot, data_at,
+    Changing, FIXED, Facts, Flaw, Kind, LOST, Lifetime, READY, SLOTS, SLOTS_AT, Slot, data_at, short_name,
 };
 use super::owner::Owner;
 use super::party::{self, NoSlot};
@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// What is to lie in a segment that is made, or must lie in one that is opened.
 #[derive(Debug, Clone, Copy)]
@@ -51,8 +51,10 @@ pub(crate) struct Attachment {
     inode: Inode,
     region: Region,
     facts: Facts,
-    /// The name to take away when the last party leaves.
-    path: Option<PathBuf>,
+    /// How the file is called. Set while no thread forks only.
+    path: OnceLock<PathBuf>,
+    /// The name that goes with the last party, once the segment is known to have it. Set while no thread forks only.
+    name: OnceLock<PathBuf>,
     guarded: Guarded,
     /// How often the guard was opened: once in each process, from the first one to this.
     guards: AtomicUsize,
@@ -100,7 +102,7 @@ impl Attachment {
     }
 
     pub(crate) fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
+        self.path.get().map(PathBuf::as_path)
     }
 
     /// The addresses that the handler of faults answers for.
@@ -171,11 +173,17 @@ impl Attachment {
     /// the time.
     pub(crate) fn check_file(&self) -> Result<()> {
         self.check()?;
-        let size = sys::file::status(self.file()).map_or(u64::MAX, |status| status.size);
-        if size < self.facts.data_at + self.len() as u64 {
+        // Who grows it lengthens the file first, and says so then. What is lost stays lost: it is asked twice.
+        if self.is_cut_short() && self.is_cut_short() {
             self.changing().state.store(LOST, Ordering::Relaxed);
         }
         self.check()
+    }
+
+    /// Whether the file is shorter than the header says: the header is looked at first, for files of segments only grow.
+    fn is_cut_short(&self) -> bool {
+        let wanted = self.facts.data_at + self.len() as u64;
+        sys::file::status(self.file()).is_ok_and(|status| status.size < wanted)
     }
 
     /// This process's party. In a forked child that cannot become one it is nobody; [`check`](Self::check) says why.
@@ -201,7 +209,7 @@ impl Attachment {
 
     /// How errors name the segment.
     pub(crate) fn subject(&self) -> Subject {
-        match &self.path {
+        match self.path() {
             Some(path) => Subject::named(path.display().to_string()),
             None => Subject::file(self.file()),
         }
@@ -222,6 +230,12 @@ impl Attachment {
             self.guarded.open(&self.region.addresses(), shift, CloneBy::best(true, false));
             self.guards.fetch_add(1, Ordering::Relaxed);
             match party::claim(lease.as_fd(), self.slots()) {
+                // A child that comes late. With a slot in hand, as in opening: from here on nobody takes the name away.
+                Ok(owner) if self.name_is_gone() => {
+                    party::leave(lease.as_fd(), self.slots(), owner);
+                    forks.close(lease);
+                    Err(self.name_gone())
+                }
                 Ok(owner) => {
                     self.owner.store(owner.word(), Ordering::Relaxed);
                     // What the parent's field named is closed in this process.
@@ -235,6 +249,32 @@ impl Attachment {
                 }
             }
         })
+    }
+
+    /// Whether the segment had a name that goes with its last user, and has none any more.
+    fn name_is_gone(&self) -> bool {
+        self.facts.lifetime == Lifetime::WhileUsed
+            && self.name.get().is_some()
+            && rustix::fs::fstat(self.file()).is_ok_and(|stat| stat.st_nlink == 0)
+    }
+
+    #[cold]
+    fn name_gone(&self) -> Error {
+        Error::rule_as(
+            Errno::NOENT,
+            "attach",
+            self.subject(),
+            "all processes that had it open have left before this forked child first used it, and its name went with them",
+            "call `check` in the child at once, while its parent has the segment; or open it anew",
+        )
+    }
+
+    /// Notes that the segment has this name, which goes away with its last party if that is its lifetime.
+    pub(crate) fn note_name(&self, path: &Path) {
+        let (path, name) = (path.to_owned(), path.to_owned());
+        sys::fork::held_off(|_| {
+            let _ = (self.path.set(path), self.name.set(name));
+        });
     }
 
     #[cold]
@@ -252,7 +292,7 @@ impl Attachment {
                 "attach",
                 self.subject(),
                 "a process holds all slots of the segment, as if to remove it, and does not let go",
-                "end that process (/proc/locks names it)",
+                "end that process (the lock shows in /proc/PID/fdinfo of its descriptor)",
             ),
             NoSlot::Failed(errno) => Error::kernel("fcntl", *errno, self.subject()),
         }
@@ -302,7 +342,7 @@ impl Attachment {
             data_at: data_at(PageSize::system().bytes()),
             reserve: reserve.max(contents.length).max(1),
             element: contents.element,
-            type_name: contents.type_name.to_owned(),
+            type_name: short_name(contents.type_name).to_owned(),
         };
         let subject = path
             .as_ref()
@@ -351,7 +391,12 @@ impl Attachment {
         let page = PageSize::system();
         let found = sys::fork::held_off(|_| ALL.lock().get(&inode).and_then(Weak::upgrade));
         if let Some(found) = found {
-            return found.agreed(&facts);
+            let found = found.agreed(&facts)?;
+            if let Some(path) = path {
+                // It may have come by a descriptor.
+                sys::fork::held_off(|_| drop(found.path.set(path)));
+            }
+            return Ok(found);
         }
         let end = usize::try_from(facts.data_at + facts.reserve).ok().and_then(|end| page.ceil(end));
         let Some(len) = end else { return Err(too_large("attach", subject)) };
@@ -369,7 +414,8 @@ impl Attachment {
             inode,
             region,
             facts,
-            path,
+            path: path.map_or_else(OnceLock::new, OnceLock::from),
+            name: OnceLock::new(),
             guarded: Guarded::default(),
             guards: AtomicUsize::new(0),
             process: AtomicU64::new(0),
@@ -423,10 +469,10 @@ impl Drop for Attachment {
             if let Some(lease) = lease.filter(|_| mine) {
                 let owner = Owner::in_word(self.owner.load(Ordering::Relaxed)).unwrap_or(Owner::NOBODY);
                 party::leave(lease.as_fd(), self.slots(), owner);
-                if let Some(path) = &self.path
+                if let Some(name) = self.name.get()
                     && self.facts.lifetime == Lifetime::WhileUsed
                 {
-                    let _ = retire(lease.as_fd(), path, self.inode);
+                    let _ = retire(lease.as_fd(), name, self.inode, || Ok(true));
                 }
                 forks.close(lease);
             }
@@ -437,15 +483,24 @@ impl Drop for Attachment {
     }
 }
 
-/// Takes a segment's name away if nobody has it open. Whether it did.
-pub(super) fn retire(fd: BorrowedFd<'_>, path: &Path, inode: Inode) -> Result<bool, Errno> {
+/// Takes a segment's name away if nobody has it open, and `judge` says, when nobody can come any more, that it is to go. Whether
+/// it did.
+pub(super) fn retire(
+    fd: BorrowedFd<'_>,
+    path: &Path,
+    inode: Inode,
+    judge: impl FnOnce() -> Result<bool, Errno>,
+) -> Result<bool, Errno> {
     if !party::bar(fd)? {
         return Ok(false);
     }
     // While it is barred nobody else takes the name from this file.
     let named = sys::file::find(path).and_then(|found| sys::file::status(found.as_fd()));
     let result = match named {
-        Ok(status) if (status.device, status.inode) == inode => rustix::fs::unlink(path).map(|()| true),
+        Ok(status) if (status.device, status.inode) == inode => match judge() {
+            Ok(true) => rustix::fs::unlink(path).map(|()| true),
+            other => other,
+        },
         Ok(_) | Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(errno),
     };
@@ -453,11 +508,17 @@ pub(super) fn retire(fd: BorrowedFd<'_>, path: &Path, inode: Inode) -> Result<bo
     result
 }
 
+/// When a file's name goes away, if it is a segment, or was one before pages of it went away.
+pub(super) fn lifetime(fd: BorrowedFd<'_>) -> Result<Option<Lifetime>, Errno> {
+    Ok(read_header(fd)?.map_or_else(|flaw| flaw.lifetime, |(facts, _)| Some(facts.lifetime)))
+}
+
 /// Reads and checks a file's header. The outer error is the kernel's.
 pub(super) fn read_header(fd: BorrowedFd<'_>) -> Result<Result<(Facts, u64), Flaw>, Errno> {
-    let size = sys::file::status(fd)?.size;
     let mut bytes = [0; FIXED + size_of::<Changing>()];
     let count = rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut bytes, 0))?;
+    // In this order: a segment that grows meanwhile has a longer file before its header says so.
+    let size = sys::file::status(fd)?.size;
     Ok(Facts::parse(&bytes[..count], size, PageSize::system().bytes()))
 }
 

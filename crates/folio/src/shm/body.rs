@@ -1,8 +1,7 @@
 //! Segments whose contents are folio's own: channels and logs, made and opened as all segments are.
 
 use super::attachment::{Attachment, Contents};
-use super::name;
-use super::segment::{self, SegmentOptions};
+use super::segment::{self, SegmentOptions, Spot};
 use crate::error::{Error, Result, Subject};
 use crate::sys;
 use std::os::fd::BorrowedFd;
@@ -19,15 +18,14 @@ pub(super) fn create(
     name: &str,
     contents: &Contents<'_>,
 ) -> Result<Arc<Attachment>> {
-    let path = name::path("create", name)?;
-    let made =
-        options.create_at(&path, options.chosen_lifetime(), contents, reserve(contents), |_| Ok(()))?;
-    made.ok_or_else(|| segment::exists(&path))
+    let spot = Spot::name("create", name, options.chosen_lifetime())?;
+    let made = options.create_at(&spot, contents, reserve(contents), |_| Ok(()))?;
+    made.ok_or_else(|| segment::exists(&spot))
 }
 
 pub(super) fn open(options: &SegmentOptions, name: &str, contents: &Contents<'_>) -> Result<Arc<Attachment>> {
-    let path = name::path("open", name)?;
-    options.open_existing(&path, contents)
+    let spot = Spot::name("open", name, options.chosen_lifetime())?;
+    options.open_existing(&spot, contents)
 }
 
 pub(super) fn open_or_create(
@@ -35,8 +33,7 @@ pub(super) fn open_or_create(
     name: &str,
     contents: &Contents<'_>,
 ) -> Result<Arc<Attachment>> {
-    let path = name::path("open_or_create", name)?;
-    either(options, &path, options.chosen_lifetime(), contents)
+    either(options, &Spot::name("open_or_create", name, options.chosen_lifetime())?, contents)
 }
 
 pub(super) fn at_path(
@@ -44,17 +41,12 @@ pub(super) fn at_path(
     path: &Path,
     contents: &Contents<'_>,
 ) -> Result<Arc<Attachment>> {
-    either(options, path, super::Lifetime::Kept, contents)
+    either(options, &Spot::file(path), contents)
 }
 
-fn either(
-    options: &SegmentOptions,
-    path: &Path,
-    lifetime: super::Lifetime,
-    contents: &Contents<'_>,
-) -> Result<Arc<Attachment>> {
+fn either(options: &SegmentOptions, spot: &Spot, contents: &Contents<'_>) -> Result<Arc<Attachment>> {
     // Whatever length it has that is there already.
-    options.open_or_create_at(path, lifetime, contents, reserve(contents), |_| Ok(()))
+    options.open_or_create_at(spot, contents, reserve(contents), |_| Ok(()))
 }
 
 pub(super) fn anonymous(contents: &Contents<'_>) -> Result<Arc<Attachment>> {

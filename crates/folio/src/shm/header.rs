@@ -55,7 +55,7 @@ pub(crate) const LOST: u32 = 2;
 /// One process's place in a segment. Who holds the lock of its byte owns it.
 #[repr(C)]
 pub(crate) struct Slot {
-    /// Bumped at every claim.
+    /// Drawn anew at every claim.
     pub(crate) generation: AtomicU32,
     /// A label for people; zero when its owner left in good order.
     pub(crate) pid: AtomicU32,
@@ -133,17 +133,19 @@ pub(crate) struct Flaw {
     pub(crate) field: &'static str,
     pub(crate) found: String,
     pub(crate) wanted: String,
+    /// When the name goes away, if what never changes is a segment's, and only the rest is none.
+    pub(crate) lifetime: Option<Lifetime>,
 }
 
 impl Flaw {
     fn new(field: &'static str, found: impl fmt::Display, wanted: impl fmt::Display) -> Self {
-        Self { field, found: found.to_string(), wanted: wanted.to_string() }
+        Self { field, found: found.to_string(), wanted: wanted.to_string(), lifetime: None }
     }
 }
 
 impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { field, found, wanted } = self;
+        let Self { field, found, wanted, .. } = self;
         write!(f, "its {field} is {found}, and must be {wanted}")
     }
 }
@@ -217,6 +219,20 @@ impl Facts {
             1 => Lifetime::Kept,
             other => return Err(Flaw::new("lifetime", other, "0 or 1")),
         };
+        Self::parse_rest(bytes, file, page, kind, lifetime)
+            .map_err(|flaw| Flaw { lifetime: Some(lifetime), ..flaw })
+    }
+
+    /// The rest of [`parse`](Self::parse), for bytes whose sum is right.
+    fn parse_rest(
+        bytes: &[u8],
+        file: u64,
+        page: usize,
+        kind: Kind,
+        lifetime: Lifetime,
+    ) -> Result<(Self, u64), Flaw> {
+        let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
+        let long = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
         let (data, reserve) = (long(40), long(48));
         if data != data_at(page) {
             return Err(Flaw::new("start of data", data, data_at(page)));
@@ -262,7 +278,7 @@ impl Facts {
 }
 
 /// As much of a type's name as a header has room for: the end, which tells most.
-fn short_name(name: &str) -> &str {
+pub(crate) fn short_name(name: &str) -> &str {
     let mut start = name.len().saturating_sub(NAME_ROOM);
     while !name.is_char_boundary(start) {
         start += 1;

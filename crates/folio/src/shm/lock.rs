@@ -29,6 +29,11 @@ impl Lock {
         if !self.word.try_lock(me.word(), false) {
             self.lock_slowly(attachment, wait, me)?;
         }
+        // Where its page has just gone a lock is a private zero, which anyone gets.
+        if let Err(error) = attachment.check() {
+            self.unlock(me);
+            return Err(error);
+        }
         // Only who holds the lock stores the state.
         match self.state.load(Ordering::Relaxed) {
             CLEAN => Ok(false),

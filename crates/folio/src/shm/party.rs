@@ -46,8 +46,8 @@ pub(super) fn claim(lease: BorrowedFd<'_>, slots: &[Slot; SLOTS]) -> Result<Owne
         for slot in free.into_iter().chain(rest) {
             if byte_lock::try_lock(lease, &byte(slot)).map_err(NoSlot::Failed)? {
                 let place = &slots[slot];
-                // It is this process's alone now; zero is no generation.
-                let generation = place.generation.load(Ordering::Relaxed).wrapping_add(1).max(1);
+                // It is this process's alone now.
+                let generation = another_than(place.generation.load(Ordering::Relaxed));
                 place.generation.store(generation, Ordering::Release);
                 place.pid.store(pid(), Ordering::Relaxed);
                 return Ok(Owner::new(slot, generation));
@@ -58,11 +58,22 @@ pub(super) fn claim(lease: BorrowedFd<'_>, slots: &[Slot; SLOTS]) -> Result<Owne
             Ok(Some(_)) => std::thread::sleep(Duration::from_millis(1)),
             Ok(None) => {
                 // It may have been barred when the slots were tried, and free by now.
-                if (0..SLOTS).all(|slot| is_taken(lease, slot) == Ok(true)) {
+                if taken(lease).map_err(NoSlot::Failed)?.len() == SLOTS {
                     return Err(NoSlot::Full);
                 }
             }
             Err(errno) => return Err(NoSlot::Failed(errno)),
+        }
+    }
+}
+
+/// A generation that is not zero, which is none, nor the last one. Drawn, for a file may be an old copy of itself (after a power
+/// loss, or out of a backup) whose locks name parties that its slots know nothing of: counting would come to those again.
+fn another_than(last: u32) -> u32 {
+    loop {
+        let drawn = super::random() as u32;
+        if drawn != 0 && drawn != last {
+            return drawn;
         }
     }
 }
@@ -84,24 +95,43 @@ pub(super) fn is_taken(fd: BorrowedFd<'_>, slot: usize) -> Result<bool, Errno> {
     byte_lock::held_by_another(fd, &byte(slot)).map(|held| held.is_some())
 }
 
-/// The slots that are taken.
+/// The slots that are taken. Who bars everybody is no party, and waited for; none if that does not end.
 pub(super) fn taken(fd: BorrowedFd<'_>) -> Result<Vec<usize>, Errno> {
+    /// Far more than a removal takes.
+    const LOOKS: u32 = 100;
+    for _ in 0..LOOKS {
+        if let Some(taken) = taken_unless_barred(fd)? {
+            return Ok(taken);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(Vec::new())
+}
+
+/// The slots that are taken; `None` if somebody has all of them, and the door.
+fn taken_unless_barred(fd: BorrowedFd<'_>) -> Result<Option<Vec<usize>>, Errno> {
     let mut taken = Vec::new();
     let mut next = LOCKS_AT;
     // One question for each that is taken.
     while next < DOOR {
         let Some(held) = byte_lock::held_by_another(fd, &(next..DOOR))? else { break };
+        if held.end > DOOR {
+            return Ok(None);
+        }
         // The kernel names any lock that is in the way, not the first: ask for those before it, too.
         let mut first = held.start.max(next);
         while first > next {
             let Some(before) = byte_lock::held_by_another(fd, &(next..first))? else { break };
+            if before.end > DOOR {
+                return Ok(None);
+            }
             first = before.start.max(next);
         }
         let end = if first == held.start.max(next) { held.end } else { first + 1 };
         taken.extend((first..end.min(DOOR)).map(|at| (at - LOCKS_AT) as usize));
         next = end;
     }
-    Ok(taken)
+    Ok(Some(taken))
 }
 
 /// Bars everybody: nobody has the segment open, and nobody can until the lock is given back. `false` if somebody has.

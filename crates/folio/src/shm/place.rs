@@ -197,7 +197,7 @@ impl<T: InPlace> Deref for Place<'_, T> {
 }
 
 /// A value in a segment, which it keeps attached. Clones are handles of the same value; threads share it, and a forked child's
-/// copy becomes a party of its own when it is first used.
+/// copy becomes a party of its own at its first operation that can return an error (see [`Segment`](super::Segment)).
 pub struct Shared<T> {
     attachment: Arc<Attachment>,
     at: *mut T,

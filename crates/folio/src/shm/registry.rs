@@ -1,6 +1,6 @@
 //! All segments with a name: who has them open, which are leftovers, and taking those away.
 
-use super::attachment::{read_header, retire};
+use super::attachment::{lifetime, read_header, retire};
 use super::header::{FIXED, Facts, HEAD, Kind, Lifetime, SLOTS, SLOTS_AT, Slot};
 use super::{name, party};
 use crate::error::{Errno, Error, Result, Subject};
@@ -8,7 +8,7 @@ use crate::sys;
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A file without a lock that is younger may be one that its maker is about to lock.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -134,14 +134,15 @@ fn examine(name: &str, path: &Path, temporary: bool) -> Option<Entry> {
 
 fn look(entry: &mut Entry, fd: &OwnedFd, temporary: bool) -> Result<(), Errno> {
     let fd = fd.as_fd();
-    let anybody = party::is_anybody_there(fd)?;
+    // First who it is: that waits for those who only remove it.
+    entry.users = users(fd)?;
+    let anybody = !entry.users.is_empty() || party::is_anybody_there(fd)?;
     if temporary {
         entry.state = if anybody || is_young(fd) { State::InUse } else { State::Leftover };
         return Ok(());
     }
     match read_header(fd)? {
         Ok((Facts { kind, lifetime, type_name, .. }, _)) => {
-            entry.users = users(fd)?;
             (entry.kind, entry.lifetime, entry.type_name) = (Some(kind), Some(lifetime), Some(type_name));
             entry.state = match lifetime {
                 _ if anybody => State::InUse,
@@ -149,10 +150,13 @@ fn look(entry: &mut Entry, fd: &OwnedFd, temporary: bool) -> Result<(), Errno> {
                 Lifetime::WhileUsed => State::Leftover,
             };
         }
+        // What its users labelled themselves may be as wrong, but for people to see it is good enough.
         Err(flaw) => {
-            // What it says of its users may be as wrong, but for people to see it is good enough.
-            entry.users = users(fd)?;
-            entry.state = State::Damaged(flaw.to_string());
+            entry.lifetime = flaw.lifetime;
+            entry.state = match flaw.lifetime {
+                Some(Lifetime::WhileUsed) if !anybody => State::Leftover,
+                _ => State::Damaged(flaw.to_string()),
+            };
         }
     }
     Ok(())
@@ -190,39 +194,36 @@ pub fn remove(name: &str) -> Result<()> {
 }
 
 fn remove_file(path: &Path) -> Result<()> {
-    /// Far more tries than those who leave, or look, need.
-    const TRIES: u32 = 200;
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        if let Some(result) = try_remove(path, tries == TRIES) {
-            return result;
+    /// Far more than those who leave, or remove it too, need.
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let start = Instant::now();
+    let mut again = false;
+    while !again || start.elapsed() < PATIENCE {
+        match retire_or_users(path) {
+            // Whatever has the name from now on is another segment.
+            Ok(None) => return Ok(()),
+            // It was in use a moment ago, and by nobody now.
+            Ok(Some(users)) if users.is_empty() => std::thread::sleep(Duration::from_millis(1)),
+            Ok(Some(users)) => {
+                let pids: Vec<_> = users.iter().map(|user| user.pid.to_string()).collect();
+                return Err(busy(path, format!("processes have it open: {}", pids.join(", "))));
+            }
+            // Its last user, or another who removes it, was quicker.
+            Err(error) if again && error.errno() == Errno::NOENT => return Ok(()),
+            Err(error) => return Err(error),
         }
-        std::thread::sleep(Duration::from_millis(1));
+        again = true;
     }
+    Err(busy(path, "a process holds all of its slots, as if to remove it, and does not let go".into()))
 }
 
-/// `None` if it was in use a moment ago, and by nobody now.
-fn try_remove(path: &Path, last: bool) -> Option<Result<()>> {
-    match retire_or_users(path) {
-        Ok(users) if users.is_empty() && path.symlink_metadata().is_err() => Some(Ok(())),
-        Ok(users) if users.is_empty() && !last => None,
-        Ok(users) => {
-            let pids: Vec<_> = users.iter().map(|user| user.pid.to_string()).collect();
-            Some(Err(Error::rule_as(
-                Errno::BUSY,
-                "remove",
-                Subject::named(path.display().to_string()),
-                format!("processes have it open: {}", pids.join(", ")),
-                "end them first; or let it go with the last of them (Lifetime::WhileUsed)",
-            )))
-        }
-        Err(error) => Some(Err(error)),
-    }
+fn busy(path: &Path, rule: String) -> Error {
+    let remedy = "end them first; or let it go with the last of them (Lifetime::WhileUsed)";
+    Error::rule_as(Errno::BUSY, "remove", Subject::named(path.display().to_string()), rule, remedy)
 }
 
-/// Takes the name away, or says who has it open.
-fn retire_or_users(path: &Path) -> Result<Vec<User>> {
+/// Takes the name away (`None`), or says who has it open.
+fn retire_or_users(path: &Path) -> Result<Option<Vec<User>>> {
     let subject = || Subject::named(path.display().to_string());
     let failed = |call| move |errno| Error::kernel(call, errno, subject());
     let fd = match sys::naming::open(path) {
@@ -237,10 +238,11 @@ fn retire_or_users(path: &Path) -> Result<Vec<User>> {
         let rule = "it is no regular file, and so no segment";
         return Err(Error::rule("remove", subject(), rule, "remove it with rm(1)"));
     }
-    if retire(fd.as_fd(), path, (status.device, status.inode)).map_err(failed("unlink"))? {
-        return Ok(Vec::new());
+    let inode = (status.device, status.inode);
+    if retire(fd.as_fd(), path, inode, || Ok(true)).map_err(failed("unlink"))? {
+        return Ok(None);
     }
-    users(fd.as_fd()).map_err(failed("fcntl"))
+    users(fd.as_fd()).map(Some).map_err(failed("fcntl"))
 }
 
 /// What [`collect`] did.
@@ -261,12 +263,47 @@ pub struct Collected {
 pub fn collect(dry_run: bool) -> Result<Collected> {
     let mut collected = Collected::default();
     for entry in list()?.into_iter().filter(|entry| entry.state == State::Leftover) {
-        match if dry_run { Ok(()) } else { remove_file(&entry.path) } {
-            Ok(()) => collected.removed.push(entry),
-            // Somebody else was quicker, or has it open by now.
-            Err(error) if matches!(error.errno(), Errno::NOENT | Errno::BUSY) => {}
-            Err(error) => collected.failed.push((entry, error)),
+        match if dry_run { Ok(true) } else { retire_leftover(&entry.path) } {
+            Ok(true) => collected.removed.push(entry),
+            // Somebody else was quicker, or has it open by now, or has made another segment of that name.
+            Ok(false) | Err(Errno::NOENT) => {}
+            Err(errno) => {
+                let subject = Subject::named(entry.path.display().to_string());
+                collected.failed.push((entry, Error::kernel("unlink", errno, subject)));
+            }
         }
     }
     Ok(collected)
+}
+
+/// Takes a name away if what has it is a leftover, as is found once nobody can come any more. Whether it did.
+fn retire_leftover(path: &Path) -> Result<bool, Errno> {
+    let fd = sys::naming::open(path)?;
+    let fd = fd.as_fd();
+    let status = sys::file::status(fd)?;
+    if status.kind != rustix::fs::FileType::RegularFile {
+        return Ok(false);
+    }
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    retire(fd, path, (status.device, status.inode), || {
+        if name::is_temporary(&file) {
+            return Ok(!is_young(fd));
+        }
+        Ok(lifetime(fd)? == Some(Lifetime::WhileUsed))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::retire_leftover;
+    use crate::shm::SegmentOptions;
+
+    #[test]
+    fn what_took_the_place_of_a_leftover_is_not_collected() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("folio.kept");
+        drop(SegmentOptions::new().create_file::<u64>(&path).unwrap());
+        assert_eq!(retire_leftover(&path), Ok(false));
+        assert!(path.exists());
+    }
 }

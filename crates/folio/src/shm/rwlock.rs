@@ -214,6 +214,11 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
                 return Err(too_many(attachment));
             }
             if entered == Entered::Reading {
+                // Where its page has just gone a lock is a private zero, which anyone gets.
+                if let Err(error) = attachment.check() {
+                    leave(lock, word, me);
+                    return Err(error);
+                }
                 if !lock.is_torn() && !lock.is_poisoned() {
                     return Ok(ReadLocked::Clean(ReadGuard {
                         at: *self,

@@ -1,6 +1,6 @@
 //! Segments: shared memory with a name, a type and a checked header, and the builder that makes them.
 
-use super::attachment::{Attachment, Contents, read_header, retire};
+use super::attachment::{Attachment, Contents, lifetime, retire};
 use super::header::{Kind, Lifetime};
 use super::place::{Place, Shared};
 use super::share::{Plain, Share};
@@ -90,6 +90,25 @@ enum Target<'a> {
     File(&'a Path),
 }
 
+/// The file of a segment.
+pub(crate) struct Spot {
+    path: PathBuf,
+    /// That of a new segment.
+    lifetime: Lifetime,
+    /// Whether it is a name in the directory of segments, which leftovers lose, and not a file that its users look after.
+    is_name: bool,
+}
+
+impl Spot {
+    pub(super) fn name(call: &'static str, name: &str, lifetime: Lifetime) -> Result<Self> {
+        Ok(Self { path: name::path(call, name)?, lifetime, is_name: true })
+    }
+
+    pub(super) fn file(path: &Path) -> Self {
+        Self { path: path.to_owned(), lifetime: Lifetime::Kept, is_name: false }
+    }
+}
+
 /// What came of an attempt to open.
 enum Found {
     Segment(Arc<Attachment>),
@@ -98,7 +117,7 @@ enum Found {
 }
 
 impl SegmentOptions {
-    /// Mode 0600, one element for each slice, no room to grow, gone with its last user.
+    /// Mode 0600, of a slice no elements and room for one, gone with its last user.
     pub fn new() -> Self {
         Self::default()
     }
@@ -135,7 +154,7 @@ impl SegmentOptions {
         self
     }
 
-    /// When the name of a new segment goes away. Files given by path are always [kept](Lifetime::Kept).
+    /// When the name of a new segment goes away. Files given by path are always [kept](Lifetime::Kept), whatever they hold.
     pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
         self.lifetime = lifetime;
         self
@@ -238,11 +257,16 @@ impl SegmentOptions {
         Ok(Segment::new(attachment))
     }
 
-    /// Attaches to the segment behind a descriptor, by a description of its own.
+    /// Attaches to the segment behind a descriptor, by a description of its own. It knows of no name: if the segment has one that
+    /// goes with its last user, and that is a process that has only such handles, the name is a leftover.
+    ///
+    /// Whoever could open the file is trusted: owner and mode are not looked at.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// EINVAL if it holds another type or layout or fewer elements than asked for; EUCLEAN if it is no segment, or damaged;
+    /// EACCES if this process may not open the file for reading and writing; ENOENT without `/proc`; EUSERS at 256 processes;
+    /// EMFILE, ENOMEM.
     pub fn from_fd<T: Shape + ?Sized>(&self, fd: impl AsFd) -> Result<Segment<T>> {
         let shape = self.shape::<T>("from_fd")?;
         let fd = fd.as_fd();
@@ -288,20 +312,17 @@ impl SegmentOptions {
         init: impl FnOnce(&Segment<T>) -> Result<()>,
     ) -> Result<Segment<T>> {
         let shape = self.shape::<T>("create")?;
-        let (path, lifetime) = self.path("create", target)?;
-        let attachment = self.create_at(&path, lifetime, &shape.contents, shape.reserve, |attachment| {
+        let spot = self.spot("create", target)?;
+        let attachment = self.create_at(&spot, &shape.contents, shape.reserve, |attachment| {
             init(&Segment::new(Arc::clone(attachment)))
         })?;
-        attachment.map(Segment::new).ok_or_else(|| exists(&path))
+        attachment.map(Segment::new).ok_or_else(|| exists(&spot))
     }
 
     fn find<T: Shape + ?Sized>(&self, target: &Target<'_>) -> Result<Segment<T>> {
         let shape = self.shape::<T>("open")?;
-        let (path, _) = self.path("open", target)?;
-        match self.open_at(&path, &shape.contents)? {
-            Found::Segment(attachment) => Ok(Segment::new(attachment)),
-            Found::Nothing => Err(missing(&path)),
-        }
+        let spot = self.spot("open", target)?;
+        self.open_existing(&spot, &shape.contents).map(Segment::new)
     }
 
     fn either<T: Shape + ?Sized>(
@@ -310,33 +331,32 @@ impl SegmentOptions {
         init: impl Fn(&Segment<T>) -> Result<()>,
     ) -> Result<Segment<T>> {
         let shape = self.shape::<T>("open_or_create")?;
-        let (path, lifetime) = self.path("open_or_create", target)?;
-        let attachment =
-            self.open_or_create_at(&path, lifetime, &shape.contents, shape.reserve, |attachment| {
-                init(&Segment::new(Arc::clone(attachment)))
-            })?;
+        let spot = self.spot("open_or_create", target)?;
+        let attachment = self.open_or_create_at(&spot, &shape.contents, shape.reserve, |attachment| {
+            init(&Segment::new(Arc::clone(attachment)))
+        })?;
         Ok(Segment::new(attachment))
     }
 
-    fn path(&self, call: &'static str, target: &Target<'_>) -> Result<(PathBuf, Lifetime)> {
-        Ok(match target {
-            Target::Name(name) => (name::path(call, name)?, self.lifetime),
-            Target::File(path) => (path.to_path_buf(), Lifetime::Kept),
-        })
+    fn spot(&self, call: &'static str, target: &Target<'_>) -> Result<Spot> {
+        match target {
+            Target::Name(name) => Spot::name(call, name, self.lifetime),
+            Target::File(path) => Ok(Spot::file(path)),
+        }
     }
 
     /// Makes a segment at a path; `None` if the path is in use.
     pub(crate) fn create_at(
         &self,
-        path: &Path,
-        lifetime: Lifetime,
+        spot: &Spot,
         contents: &Contents<'_>,
         reserve: u64,
         init: impl FnOnce(&Arc<Attachment>) -> Result<()>,
     ) -> Result<Option<Arc<Attachment>>> {
+        let path = &*spot.path;
         let subject = || Subject::named(path.display().to_string());
         // Cheaper than to make one that gets no name; link(2) decides.
-        if !self.is_free(path)? {
+        if !self.is_free(spot)? {
             return Ok(None);
         }
         let unnamed = sys::naming::create(name::parent(path), || name::temporary(path))
@@ -349,12 +369,15 @@ impl SegmentOptions {
         rustix::fs::fchmod(&unnamed.fd, rustix::fs::Mode::from_raw_mode(self.mode & 0o666)).map_err(own)?;
         let fd = sys::naming::reopen(unnamed.fd.as_fd())
             .map_err(|errno| Error::kernel("open", errno, subject()))?;
-        let attachment = Attachment::create(fd, Some(path.to_owned()), contents, reserve, lifetime)?;
+        let attachment = Attachment::create(fd, Some(path.to_owned()), contents, reserve, spot.lifetime)?;
         init(&attachment)?;
         loop {
             match unnamed.link(path) {
-                Ok(()) => return Ok(Some(attachment)),
-                Err(Errno::EXIST) if !self.is_free(path)? => return Ok(None),
+                Ok(()) => {
+                    attachment.note_name(path);
+                    return Ok(Some(attachment));
+                }
+                Err(Errno::EXIST) if !self.is_free(spot)? => return Ok(None),
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(Error::kernel("link", errno, subject())),
             }
@@ -362,17 +385,19 @@ impl SegmentOptions {
     }
 
     /// Whether nothing has the path, once a leftover that had it is taken away.
-    fn is_free(&self, path: &Path) -> Result<bool> {
+    fn is_free(&self, spot: &Spot) -> Result<bool> {
+        let path = &*spot.path;
         match sys::naming::open(path) {
             Err(Errno::NOENT) => Ok(true),
             // Not this user's to judge: it has the name.
             Err(_) => Ok(false),
-            Ok(fd) => Ok(self.admit(&fd, path).is_ok() && is_leftover_gone(&fd, path)?),
+            Ok(fd) => Ok(spot.is_name && self.admit(&fd, path).is_ok() && is_leftover_gone(&fd, path)?),
         }
     }
 
     /// Attaches to the segment at a path.
-    fn open_at(&self, path: &Path, contents: &Contents<'_>) -> Result<Found> {
+    fn open_at(&self, spot: &Spot, contents: &Contents<'_>) -> Result<Found> {
+        let path = &*spot.path;
         let subject = || Subject::named(path.display().to_string());
         loop {
             let fd = match sys::naming::open(path) {
@@ -386,7 +411,7 @@ impl SegmentOptions {
                 Err(errno) => return Err(Error::kernel("open", errno, subject())),
             };
             self.admit(&fd, path)?;
-            if is_leftover_gone(&fd, path)? {
+            if spot.is_name && is_leftover_gone(&fd, path)? {
                 return Ok(Found::Nothing);
             }
             let own = fd.try_clone().map_err(|_| Error::kernel("dup", Errno::MFILE, subject()))?;
@@ -394,6 +419,9 @@ impl SegmentOptions {
             // Who removes a segment holds all its slots meanwhile: with a slot in hand it has its name for good, or never again.
             let links = rustix::fs::fstat(&fd).map_or(1, |stat| stat.st_nlink);
             if links > 0 {
+                if spot.is_name {
+                    attachment.note_name(path);
+                }
                 return Ok(Found::Segment(attachment));
             }
         }
@@ -402,8 +430,7 @@ impl SegmentOptions {
     /// Opens or makes the segment at a path.
     pub(crate) fn open_or_create_at(
         &self,
-        path: &Path,
-        lifetime: Lifetime,
+        spot: &Spot,
         contents: &Contents<'_>,
         reserve: u64,
         init: impl Fn(&Arc<Attachment>) -> Result<()>,
@@ -412,14 +439,14 @@ impl SegmentOptions {
         const PATIENCE: Duration = Duration::from_secs(10);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Found::Segment(attachment) = self.open_at(path, contents)? {
+            if let Found::Segment(attachment) = self.open_at(spot, contents)? {
                 return Ok(attachment);
             }
-            if let Some(attachment) = self.create_at(path, lifetime, contents, reserve, &init)? {
+            if let Some(attachment) = self.create_at(spot, contents, reserve, &init)? {
                 return Ok(attachment);
             }
             if Instant::now() > deadline {
-                return Err(exists(path));
+                return Err(exists(spot));
             }
         }
     }
@@ -467,12 +494,12 @@ fn is_leftover_gone(fd: &OwnedFd, path: &Path) -> Result<bool> {
     let failed = |errno| Error::kernel("fcntl", errno, Subject::named(path.display().to_string()));
     let fd = fd.as_fd();
     // What is no segment is no leftover either.
-    let Ok(Ok((facts, _))) = read_header(fd) else { return Ok(false) };
-    if facts.lifetime != Lifetime::WhileUsed || party::is_anybody_there(fd).map_err(failed)? {
+    let is_leftover = || Ok(lifetime(fd) == Ok(Some(Lifetime::WhileUsed)));
+    if is_leftover() != Ok(true) || party::is_anybody_there(fd).map_err(failed)? {
         return Ok(false);
     }
     let status = sys::file::status(fd).map_err(failed)?;
-    match retire(fd, path, (status.device, status.inode)) {
+    match retire(fd, path, (status.device, status.inode), is_leftover) {
         // In a directory with the sticky bit only its owner may.
         Err(Errno::PERM | Errno::ACCESS) => Ok(false),
         result => result.map_err(failed),
@@ -489,21 +516,21 @@ pub(crate) fn anonymous(contents: &Contents<'_>, reserve: u64) -> Result<Arc<Att
     Attachment::create(fd, None, contents, reserve, Lifetime::WhileUsed)
 }
 
-pub(super) fn exists(path: &Path) -> Error {
+pub(super) fn exists(spot: &Spot) -> Error {
     Error::rule_as(
         Errno::EXIST,
         "create",
-        Subject::named(path.display().to_string()),
+        Subject::named(spot.path.display().to_string()),
         "the name is in use",
         "open it, use open_or_create, or remove it (`folio shm rm`) when nobody has it open",
     )
 }
 
-fn missing(path: &Path) -> Error {
+fn missing(spot: &Spot) -> Error {
     Error::rule_as(
         Errno::NOENT,
         "open",
-        Subject::named(path.display().to_string()),
+        Subject::named(spot.path.display().to_string()),
         "there is no such segment, or nobody has it open any more",
         "start the program that makes it first, or use open_or_create",
     )
@@ -519,8 +546,11 @@ fn missing(path: &Path) -> Error {
 /// [`Mutex`](super::Mutex). A process that truncates a segment with a name loses it for everyone: pages that are gone read as
 /// zeros, and operations that can return an error do.
 ///
-/// **Fork:** a child has the memory; its copy of a handle becomes a party of its own when it is first used. A child made by
-/// clone(2) without the C library's fork keeps its parent's lock, and its parent is taken for alive as long as it lives.
+/// **Fork:** a child has the memory; its copy of a handle becomes a party of its own at its first operation that can return an
+/// error ([`check`](Self::check) is the least). Loads and stores of bare atomics are none: a child that does nothing else is no
+/// party, so that the name may go while it lives, and a truncated page is a signal to threads that it started itself. A child whose
+/// first use comes when all parties have left, and the name with them, gets ENOENT. A child made by clone(2) without the C
+/// library's fork keeps its parent's lock, and its parent is taken for alive as long as it lives.
 ///
 /// ```
 /// use folio::shm::{Segment, Share, field};
@@ -627,7 +657,7 @@ impl<T: Shape + ?Sized> Segment<T> {
         passing::send(socket, self.attachment.file())
     }
 
-    /// Takes what [`send`](Self::send) passed, and attaches to it.
+    /// Takes what [`send`](Self::send) passed, and attaches to it; of its name it knows as much as [`from_fd`](Self::from_fd).
     ///
     /// # Errors
     ///
@@ -636,7 +666,7 @@ impl<T: Shape + ?Sized> Segment<T> {
         Self::from_fd(passing::receive(socket)?)
     }
 
-    /// The file's path, if it was made or opened by one.
+    /// The file's path, if this process has made or opened it by one.
     pub fn path(&self) -> Option<&Path> {
         self.attachment.path()
     }
@@ -660,7 +690,7 @@ impl<T: Shape + ?Sized> Segment<T> {
     ///
     /// # Errors
     ///
-    /// EIO if a process truncated the segment; in a forked child those of attaching.
+    /// EIO if a process truncated the segment; in a forked child those of attaching, and ENOENT if it comes too late.
     pub fn check(&self) -> Result<()> {
         self.attachment.check()
     }
@@ -806,10 +836,10 @@ impl SegmentOptions {
     }
 
     /// Opens the segment at a path, which is there.
-    pub(super) fn open_existing(&self, path: &Path, contents: &Contents<'_>) -> Result<Arc<Attachment>> {
-        match self.open_at(path, contents)? {
+    pub(super) fn open_existing(&self, spot: &Spot, contents: &Contents<'_>) -> Result<Arc<Attachment>> {
+        match self.open_at(spot, contents)? {
             Found::Segment(attachment) => Ok(attachment),
-            Found::Nothing => Err(missing(path)),
+            Found::Nothing => Err(missing(spot)),
         }
     }
 }

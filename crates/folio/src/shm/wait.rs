@@ -139,6 +139,8 @@ impl Wait {
         }
         self.learn(false);
         let (mut slice, mut ask, mut again) = (FIRST_SLICE, true, 0_u32);
+        // Parks that others end early add up to a slice, too: who waits among many that come and go still asks.
+        let mut asked = Instant::now();
         loop {
             attachment.check()?;
             let value = match look(Phase::Park { ask })? {
@@ -147,8 +149,11 @@ impl Wait {
                 Look::Again => {
                     // Something changed just now; who changes it all the time does not get past the deadline.
                     again = again.wrapping_add(1);
-                    if again.is_multiple_of(64) && is_over(Instant::now()) {
-                        return over();
+                    if again.is_multiple_of(64) {
+                        ask |= asked.elapsed() >= slice;
+                        if is_over(Instant::now()) {
+                            return over();
+                        }
                     }
                     std::hint::spin_loop();
                     continue;
@@ -162,8 +167,9 @@ impl Wait {
             PARKS.fetch_add(1, Ordering::Relaxed);
             attachment.parks.fetch_add(1, Ordering::Relaxed);
             futex::wait_shared(word, value, slice.min(left));
-            ask = start.elapsed() >= slice;
+            ask = asked.elapsed() >= slice;
             if ask {
+                asked = Instant::now();
                 slice = (slice * 2).min(LONGEST_SLICE);
                 attachment.check_file()?;
             }
@@ -244,4 +250,27 @@ pub(crate) fn low_half(word: &AtomicU64) -> &AtomicU32 {
 /// Wakes up to `count` threads, of any process, that parked on the word.
 pub(crate) fn wake(word: &AtomicU32, count: u32) {
     futex::wake_shared(word, count);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Look, Phase, Wait};
+    use crate::shm::Segment;
+    use std::sync::atomic::AtomicU32;
+    use std::time::Duration;
+
+    #[test]
+    fn who_is_woken_all_the_time_still_asks_whether_the_one_it_waits_for_lives() {
+        let segment = Segment::<u64>::anonymous().unwrap();
+        let place = segment.place();
+        let word = AtomicU32::new(0);
+        let mut asked = 0;
+        let wait = Wait::new().spin(0).timeout(Duration::from_secs(30));
+        wait.until(place.attachment(), "wait", &word, |phase| {
+            asked += u32::from(phase == Phase::Park { ask: true });
+            // The first question is before the first park. No park lasts: the word has another value.
+            Ok(if asked == 3 { Look::Done(()) } else { Look::Sleep(1) })
+        })
+        .unwrap();
+    }
 }

@@ -69,11 +69,14 @@ impl Guarded {
     pub(crate) fn open(&self, range: &Range<usize>, shift: u32, by: CloneBy) {
         let mut open = self.gate.lock();
         let who = who();
-        if let Some(slot) = open.slot.filter(|slot| !slot.concerns(who)) {
-            // This is a child, and the threads that opened those guards are not in it.
+        if let Some(slot) = open.slot.filter(|slot| !slot.is_of(who)) {
+            // This is a child. Of the threads that opened those guards it has the one that forked, at most: its guards go on,
+            // and those of the others will not be closed. Entered anew before the old entry goes: a fault finds one of them.
+            let goes_on = slot.concerns(who);
+            open.slot = goes_on.then(|| register(self, who));
+            open.guards = if goes_on { open.guards } else { 0 };
             slot.silence(who);
             slot.release();
-            *open = Open::default();
         }
         if open.guards == 0 {
             if !self.lost.load(Ordering::SeqCst) {

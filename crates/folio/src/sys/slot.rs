@@ -84,10 +84,14 @@ impl<T> Slot<T> {
         self.entry.store(ptr::null_mut(), Ordering::Release);
     }
 
+    /// Whether it was entered in this very process, and not in one that this is a child of.
+    pub(super) fn is_of(&self, who: Who) -> bool {
+        self.process.load(Ordering::Relaxed) == who.process
+    }
+
     /// Whether who entered it is in this process.
     pub(super) fn concerns(&self, who: Who) -> bool {
-        self.process.load(Ordering::Relaxed) == who.process
-            || self.thread.load(Ordering::Relaxed) == who.thread
+        self.is_of(who) || self.thread.load(Ordering::Relaxed) == who.thread
     }
 
     /// Lets a handler look at the entry, if there is one that concerns `who`: the process and the thread that run it. Never waits.

@@ -5,7 +5,7 @@ use crate::support::{
 };
 use crate::world::{World, seed};
 use folio::Errno;
-use folio::shm::{self, Lifetime, Mutex, Segment, SegmentOptions, Share, State, Wait, field};
+use folio::shm::{self, Lifetime, Mutex, RwLock, Segment, SegmentOptions, Share, State, Wait, field};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,12 +54,15 @@ fn plain_loads_and_locks_of_what_was_truncated_are_errors() {
     let error = plain.at(4000).unwrap().load().unwrap_err();
     assert!(matches!(error.errno(), Errno::IO | Errno::FAULT), "{error}");
     assert!(plain.at(4000).unwrap().store(1).is_err() && plain.view().is_err());
-    // The lock itself finds zeros, which say that it is free; what it guards cannot be had.
-    match pages.at(1).unwrap().lock() {
-        Ok(locked) => drop(locked.clean().unwrap().get().unwrap_err()),
-        Err(error) => assert_eq!(error.errno(), Errno::IO),
-    }
+    // The lock itself finds zeros, which say that it is free, and looks again.
     assert_eq!(pages.at(1).unwrap().lock().unwrap_err().errno(), Errno::IO);
+    for (name, write) in [("readers", false), ("writers", true)] {
+        let locks = SegmentOptions::new().count(4).create::<[RwLock<[u8; 4096]>]>(name).unwrap();
+        writable(&world, name).set_len(8192).unwrap();
+        let place = locks.at(3).unwrap();
+        let error = if write { place.write().map(drop).err() } else { place.read().map(drop).err() };
+        assert_eq!(error.unwrap().errno(), Errno::IO, "{name}");
+    }
 }
 
 #[test]
@@ -270,28 +273,29 @@ fn links_pipes_and_directories_are_no_segments() {
     assert_eq!(shm::list().unwrap().len(), 4);
 }
 
+/// Locks, or gives back, bytes of a file for its description.
+fn lock(file: &File, start: i64, length: i64, kind: i32) {
+    // SAFETY: all zeroes is a valid `struct flock`.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    (lock.l_start, lock.l_len, lock.l_type) = (start, length, kind as i16);
+    // SAFETY: the kernel reads one `struct flock`.
+    let result =
+        unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(file), libc::F_OFD_SETLK, &raw const lock) };
+    assert_eq!(result, 0);
+}
+
 #[test]
 fn when_all_slots_are_taken_it_is_an_error() {
     let world = World::new();
     let segment = Segment::<u64>::create("full").unwrap();
     let file = writable(&world, "full");
-    let lock = |start: i64, length: i64, kind: i32| {
-        // SAFETY: all zeroes is a valid `struct flock`.
-        let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-        (lock.l_start, lock.l_len, lock.l_type) = (start, length, kind as i16);
-        // SAFETY: the kernel reads one `struct flock`.
-        let result = unsafe {
-            libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&file), libc::F_OFD_SETLK, &raw const lock)
-        };
-        assert_eq!(result, 0);
-    };
     // All but the one that this process has.
-    lock((1 << 62) + 1, 255, libc::F_WRLCK);
+    lock(&file, (1 << 62) + 1, 255, libc::F_WRLCK);
     child_succeeds(|| {
         let error = Segment::<u64>::open("full").unwrap_err();
         assert_eq!(error.errno(), Errno::USERS, "{error}");
     });
-    lock((1 << 62) + 9, 1, libc::F_UNLCK);
+    lock(&file, (1 << 62) + 9, 1, libc::F_UNLCK);
     child_succeeds(|| drop(Segment::<u64>::open("full").unwrap()));
     let users = shm::list().unwrap().remove(0).users;
     assert_eq!(users.len(), 255);
@@ -378,5 +382,59 @@ fn nothing_is_deleted_while_a_party_lives() {
     let old = std::time::SystemTime::now() - Duration::from_secs(60);
     File::options().write(true).open(&temporary).unwrap().set_modified(old).unwrap();
     assert_eq!(shm::collect(false).unwrap().removed.len(), 1);
+    assert_eq!(world.files(), [""; 0]);
+}
+
+#[test]
+fn every_thread_of_a_forked_child_survives_a_truncation() {
+    let world = World::new();
+    let numbers = SegmentOptions::new().count(100_000).create::<[AtomicU64]>("cut").unwrap();
+    let last = numbers.shared(99_999).unwrap();
+    child_succeeds(|| {
+        numbers.check().unwrap();
+        writable(&world, "cut").set_len(8192).unwrap();
+        // Not the thread that is this child's copy of the one that attached.
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                assert_eq!(last.load(Ordering::SeqCst), 0);
+                numbers.check().unwrap_err().errno()
+            });
+            assert_eq!(other.join().unwrap(), Errno::IO);
+        });
+    });
+}
+
+#[test]
+fn who_bars_all_slots_is_no_user() {
+    let world = World::new();
+    drop(kept().create::<u64>("barred").unwrap());
+    let file = writable(&world, "barred");
+    lock(&file, 1 << 62, 257, libc::F_WRLCK);
+    assert!(shm::list().unwrap()[0].users.is_empty());
+    let error = shm::remove("barred").unwrap_err();
+    assert!(error.errno() == Errno::BUSY && error.to_string().contains("does not let go"), "{error}");
+    lock(&file, 1 << 62, 257, libc::F_UNLCK);
+    shm::remove("barred").unwrap();
+}
+
+#[test]
+fn what_was_truncated_is_a_leftover_once_nobody_has_it() {
+    let world = World::new();
+    let lose = |left: u64| {
+        child_succeeds(|| {
+            let numbers = SegmentOptions::new().count(10_000).create::<[AtomicU64]>("cut").unwrap();
+            writable(&world, "cut").set_len(left).unwrap();
+            assert_eq!(numbers.shared(9_999).unwrap().load(Ordering::SeqCst), 0);
+            assert_eq!(numbers.check().unwrap_err().errno(), Errno::IO);
+            // It has no time to leave.
+            std::mem::forget(numbers);
+        });
+    };
+    lose(8192);
+    assert_eq!(shm::list().unwrap()[0].state, State::Leftover);
+    assert_eq!(shm::collect(false).unwrap().removed.len(), 1);
+    assert_eq!(world.files(), [""; 0]);
+    lose(12_288);
+    drop(Segment::<u64>::create("cut").unwrap());
     assert_eq!(world.files(), [""; 0]);
 }

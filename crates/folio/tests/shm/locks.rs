@@ -412,3 +412,54 @@ fn a_lock_in_a_file_is_torn_after_a_restart() {
     assert_eq!(torn.place().load().unwrap(), 7);
     assert!(torn.repair(|_| Ok(())).is_ok());
 }
+
+#[test]
+fn a_writer_behind_a_dead_reader_gets_on_however_busy_others_keep_it() {
+    let desk = Segment::<RwLock<u64>>::anonymous().unwrap();
+    let ready = Segment::<AtomicU64>::anonymous().unwrap();
+    let (reader, _messages) = spawn_child(|| {
+        let ReadLocked::Clean(guard) = desk.place().read().unwrap() else { panic!("nobody wrote") };
+        ready.store(1, Ordering::SeqCst);
+        std::thread::sleep(LONG * 4);
+        drop(guard);
+    });
+    while ready.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| desk.place().write_with(patiently()).map(|locked| locked.is_torn()));
+        // Each reader that finds the writer waiting leaves again, which ends the writer's park.
+        let busy = scope.spawn(|| {
+            while ready.load(Ordering::SeqCst) != 2 {
+                let _ = desk.place().read_with(Wait::new().spin(0).timeout(Duration::ZERO));
+            }
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        kill(reader, libc::SIGKILL);
+        wait(reader);
+        let got = writer.join().unwrap();
+        ready.store(2, Ordering::SeqCst);
+        busy.join().unwrap();
+        assert!(!got.unwrap());
+    });
+}
+
+#[test]
+fn the_dead_stay_dead_when_a_file_forgets_that_they_ever_came() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    let open = || SegmentOptions::new().open_or_create_file::<Mutex<u64>>(&path).unwrap();
+    drop(open());
+    let before = std::fs::read(&path).unwrap();
+    let (holder, _messages) = spawn_child(|| {
+        let segment = open();
+        let _guard = segment.place().lock().unwrap();
+        kill(std::process::id().cast_signed(), libc::SIGKILL);
+    });
+    assert_eq!(wait(holder), End::Killed(libc::SIGKILL));
+    // As after a power loss: the page of the lock came to the disk, and that of the slots did not.
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &before[4096..8192], 4096).unwrap();
+    let segment = open();
+    assert!(segment.place().lock_with(patiently()).unwrap().is_torn());
+}

@@ -247,3 +247,111 @@ fn who_is_a_party_has_the_name_however_others_come_leave_and_collect() {
     }
     assert_eq!(world.files(), [""; 0]);
 }
+
+#[test]
+fn a_segment_can_be_opened_at_any_moment_while_it_grows() {
+    const COUNT: usize = 200_000;
+    let _world = World::new();
+    let numbers = SegmentOptions::new().reserve(COUNT).create::<[u64]>("growing").unwrap();
+    let (child, _messages) = crate::support::spawn_child(|| {
+        for count in (0..COUNT).step_by(10) {
+            numbers.grow(count).unwrap();
+        }
+        numbers.grow(COUNT).unwrap();
+    });
+    while numbers.len() < COUNT {
+        let again = Segment::<[u64]>::open("growing").unwrap();
+        assert!(again.len() <= COUNT);
+    }
+    assert_eq!(crate::support::wait(child), End::Exited(0));
+}
+
+#[test]
+fn a_removal_takes_one_segment_however_fast_the_next_has_its_name() {
+    const SEGMENTS: u32 = 1000;
+    let world = World::new();
+    let kept = || SegmentOptions::new().lifetime(Lifetime::Kept);
+    let (child, _messages) = crate::support::spawn_child(|| {
+        let mut made = 0;
+        while made < SEGMENTS {
+            made += u32::from(kept().create::<u64>("again").is_ok());
+        }
+    });
+    let mut removed = 0;
+    let start = std::time::Instant::now();
+    while removed < SEGMENTS && start.elapsed().as_secs() < 60 {
+        removed += u32::from(shm::remove("again").is_ok());
+    }
+    assert_eq!(crate::support::wait(child), End::Exited(0));
+    assert_eq!((removed, world.files()), (SEGMENTS, vec![]));
+}
+
+#[test]
+fn a_type_may_have_a_long_name() {
+    type Nested<T> = [[[[[[[[[[T; 1]; 1]; 1]; 1]; 1]; 1]; 1]; 1]; 1]; 1];
+    type Long = Nested<Nested<Nested<Nested<Nested<Nested<u64>>>>>>;
+    let _world = World::new();
+    assert!(std::any::type_name::<Long>().len() > 256);
+    let one = Segment::<Long>::create("long").unwrap();
+    let other = Segment::<Long>::open("long").unwrap();
+    assert_eq!(one.place().as_ptr(), other.place().as_ptr());
+    assert_eq!(Segment::<[Long; 1]>::open("long").unwrap_err().errno(), folio::Errno::INVAL);
+}
+
+#[test]
+fn a_child_whose_first_use_comes_after_the_name_has_gone_is_told() {
+    let world = World::new();
+    let segment = Segment::<AtomicU64>::create("gone").unwrap();
+    let (child, _messages) = crate::support::spawn_child(|| {
+        while !world.files().is_empty() {
+            std::thread::yield_now();
+        }
+        assert_eq!(segment.check().unwrap_err().errno(), folio::Errno::NOENT);
+        let fresh = Segment::<AtomicU64>::create("gone").unwrap();
+        assert_ne!(fresh.id(), segment.id());
+        drop(fresh);
+    });
+    drop(segment);
+    assert_eq!(crate::support::wait(child), End::Exited(0));
+    assert_eq!(world.files(), [""; 0]);
+}
+
+#[test]
+fn who_got_a_descriptor_first_and_opened_the_name_later_takes_it_along() {
+    let world = World::new();
+    let (mine, theirs) = UnixStream::pair().unwrap();
+    let (child, _messages) = crate::support::spawn_child(|| {
+        let segment = Segment::<AtomicU64>::create("passed").unwrap();
+        segment.send(&theirs).unwrap();
+        while segment.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+    });
+    let received = Segment::<AtomicU64>::receive(&mine).unwrap();
+    assert_eq!(received.path(), None);
+    let named = Segment::<AtomicU64>::open("passed").unwrap();
+    assert_eq!(received.path(), Some(&*world.file("passed")));
+    received.store(1, Ordering::SeqCst);
+    assert_eq!(crate::support::wait(child), End::Exited(0));
+    drop(named);
+    assert_eq!(world.files(), ["folio.passed"]);
+    drop(received);
+    assert_eq!(world.files(), [""; 0]);
+}
+
+#[test]
+fn a_file_is_kept_whatever_it_was_made_as() {
+    let world = World::new();
+    let path = world.path().join("copy");
+    let segment = Segment::<u64>::create("original").unwrap();
+    segment.store(4).unwrap();
+    std::fs::copy(world.file("original"), &path).unwrap();
+    drop(segment);
+    let options = SegmentOptions::new();
+    assert!(options.create_file::<u64>(&path).is_err());
+    for _ in 0..2 {
+        assert_eq!(options.open_file::<u64>(&path).unwrap().load().unwrap(), 4);
+        assert_eq!(options.open_or_create_file::<u64>(&path).unwrap().load().unwrap(), 4);
+    }
+    assert_eq!(world.files(), ["copy"]);
+}
