@@ -1,0 +1,57 @@
+//! How one side tells the other that it sleeps, so that the other makes no system call while it does not.
+//!
+//! The sleeper says so in a word, looks once more whether it has to, and sleeps on the word; whoever has published something looks at
+//! the word and, if it says so, clears it and wakes. Each side stores first and looks then, which takes a full fence on both. A
+//! fence for each message would cost more than the message: it waits until the message's lines have come from the other
+//! processor. So the publisher has none. Its look can come before its store is seen, but not by longer than a processor
+//! keeps a store to itself, which is well below a microsecond; the sleeper looks for [`SETTLE`] after it has said that it will
+//! sleep. What this misses against all odds is found when the sleeper's slice ends, as is what a publisher leaves undone that is
+//! killed before it wakes.
+//!
+//! (The barrier for this is membarrier(2) on the sleeper's side. It costs 9 µs where the other processor is busy, and takes
+//! them from it.)
+//!
+//! `tests/ring_model.rs` checks the protocol with the fence in place of the time.
+
+use super::atomics::{AtomicU32, Ordering, fence, publisher_fence};
+use std::time::Duration;
+
+/// How long a sleeper looks after it has announced itself.
+pub(crate) const SETTLE: Duration = Duration::from_micros(2);
+
+/// The other side sleeps on the word.
+pub(crate) const ASLEEP: u32 = 1;
+/// The other side wants its bell rung.
+pub(crate) const BELL: u32 = 2;
+
+/// The word between two sides: what the sleeping one wants to be told by. It lies in shared memory, and any value may be found
+/// in it.
+#[repr(transparent)]
+#[derive(Debug)]
+pub(crate) struct Doze(pub(crate) AtomicU32);
+
+impl Doze {
+    /// Says how this side wants to be told of what comes. It looks once more afterwards. Returns what the word is then.
+    pub(crate) fn announce(&self, how: u32) -> u32 {
+        let word = self.0.fetch_or(how, Ordering::SeqCst) | how;
+        fence(Ordering::SeqCst);
+        word
+    }
+
+    /// Takes an announcement back.
+    pub(crate) fn retract(&self, how: u32) {
+        self.0.fetch_and(!how, Ordering::Relaxed);
+    }
+
+    /// For the side that has published something: what the other wants to be told by, which it will not be again. Mostly nothing.
+    #[inline]
+    pub(crate) fn rouse(&self) -> u32 {
+        publisher_fence();
+        if self.0.load(Ordering::Relaxed) == 0 { 0 } else { self.clear() }
+    }
+
+    #[cold]
+    fn clear(&self) -> u32 {
+        self.0.swap(0, Ordering::AcqRel)
+    }
+}

@@ -1,0 +1,421 @@
+//! The entries of a log in their ring, and nothing else: how they are published, found and overwritten. No system call, no
+//! pointer, no waiting.
+//!
+//! An entry is a [word](super::word), its sequence number, a checksum, and its bytes up to the next multiple of eight. The word
+//! *behind* an entry is zero before the entry's own is stored: it ends the chain, also for a writer that takes over from a
+//! killed one. The writer waits for nobody. Before it overwrites entries it says up to where, a sixteenth of the log at a time,
+//! so that readers share that line and seldom lose it; a reader copies first, and then looks whether what it copied has been given
+//! up meanwhile.
+//!
+//! Nothing that is read is trusted. `tests/log_model.rs` checks the protocol under every order of steps.
+
+use super::atomics::{AtomicU64, Ordering, fence};
+use super::word::{self, Corrupt, Kind, WORD, is_before};
+
+/// Where the log lies: its words, and the positions.
+pub(crate) trait Ring {
+    /// The word at a byte offset, a multiple of eight below the capacity.
+    fn word(&self, at: usize) -> &AtomicU64;
+    /// Where the oldest entry is that may be read.
+    fn oldest(&self) -> &AtomicU64;
+    /// Where the last entry is, or one not long before it. A hint for whoever begins.
+    fn last(&self) -> &AtomicU64;
+}
+
+/// Word, sequence number and checksum.
+pub(crate) const HEADER: u64 = 3 * WORD;
+
+/// The longest entry that a log of `capacity` bytes takes: a quarter, so that three entries are always there.
+pub(crate) fn limit(capacity: u64) -> u64 {
+    capacity / 4 - HEADER - WORD
+}
+
+fn footprint(len: u64) -> u64 {
+    HEADER + len.next_multiple_of(WORD)
+}
+
+/// An entry that was found. Its bytes are the caller's to copy, before it asks whether they were still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Where its word is.
+    pub(crate) position: u64,
+    pub(crate) seq: u64,
+    pub(crate) checksum: u64,
+    /// The offset of its first byte in the ring.
+    pub(crate) at: usize,
+    pub(crate) len: usize,
+}
+
+impl Found {
+    pub(crate) fn end(&self) -> u64 {
+        self.position.wrapping_add(footprint(self.len as u64))
+    }
+}
+
+/// What stands at a position.
+enum Stands {
+    Nothing,
+    Entry(Found),
+    Skip(u64),
+}
+
+/// Looks at a position. What it finds counts only if the position is not before the oldest one afterwards.
+fn look(ring: &impl Ring, capacity: u64, position: u64) -> Result<Stands, Corrupt> {
+    let at = (position & (capacity - 1)) as usize;
+    let word = ring.word(at).load(Ordering::Acquire);
+    if word == 0 {
+        return Ok(Stands::Nothing);
+    }
+    Ok(match word::decode(word, position, capacity, HEADER)? {
+        (Kind::Skip, room) => Stands::Skip(position.wrapping_add(room)),
+        (Kind::Message, len) => Stands::Entry(Found {
+            position,
+            seq: ring.word(at + WORD as usize).load(Ordering::Relaxed),
+            checksum: ring.word(at + 2 * WORD as usize).load(Ordering::Relaxed),
+            at: at + HEADER as usize,
+            len: len as usize,
+        }),
+    })
+}
+
+/// Whether what was read at a position counts: it had not been given up by then.
+fn is_still_there(ring: &impl Ring, position: u64) -> Result<bool, Corrupt> {
+    fence(Ordering::Acquire);
+    let oldest = ring.oldest().load(Ordering::Relaxed);
+    if !oldest.is_multiple_of(WORD) {
+        return Err(Corrupt { what: "the oldest entry's position is no multiple of eight", at: oldest });
+    }
+    Ok(!is_before(position, oldest))
+}
+
+/// How far a writer that takes over trusts what it finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// The memory is as the last writer left it, though it may have been killed at any instruction.
+    Memory,
+    /// The machine may have gone down since: pages may be of different moments. Every entry is checked, and the first one that is
+    /// not whole ends the log.
+    Nothing,
+}
+
+/// The side that appends.
+#[derive(Debug, Clone)]
+pub(crate) struct Writer {
+    capacity: u64,
+    tail: u64,
+    oldest: u64,
+    seq: u64,
+}
+
+/// Room for an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    position: u64,
+    skip: Option<u64>,
+    /// The offset of its first byte in the ring.
+    pub(crate) at: usize,
+    /// The sequence number it will have.
+    pub(crate) seq: u64,
+}
+
+impl Writer {
+    /// Takes up the work where the last writer left it, be it in the middle of an entry. `is_whole` checks an entry's bytes.
+    pub(crate) fn resume(
+        ring: &impl Ring,
+        capacity: u64,
+        trust: Trust,
+        is_whole: impl Fn(&Found) -> bool,
+    ) -> Result<Self, Corrupt> {
+        let oldest = ring.oldest().load(Ordering::Acquire);
+        let last = ring.last().load(Ordering::Acquire);
+        if !(oldest | last).is_multiple_of(WORD) {
+            return Err(Corrupt { what: "a position is no multiple of eight", at: oldest | last });
+        }
+        if trust == Trust::Memory && last.wrapping_sub(oldest) > capacity {
+            return Err(Corrupt {
+                what: "the last entry is further from the oldest than the log is long",
+                at: last,
+            });
+        }
+        let mut tail = if trust == Trust::Memory { last } else { oldest };
+        let (mut seq, mut last) = (None, None);
+        loop {
+            if tail.wrapping_sub(oldest) > capacity {
+                return Err(Corrupt { what: "the chain of entries has no end", at: tail });
+            }
+            match look(ring, capacity, tail) {
+                Ok(Stands::Nothing) => break,
+                Ok(Stands::Skip(next)) => tail = next,
+                Ok(Stands::Entry(found)) => {
+                    let follows = seq.is_none_or(|seq: u64| seq.wrapping_add(1) == found.seq);
+                    if !follows || (trust == Trust::Nothing && !is_whole(&found)) {
+                        if trust == Trust::Memory || seq.is_none() {
+                            return Err(Corrupt {
+                                what: "an entry is not the one that should follow",
+                                at: tail,
+                            });
+                        }
+                        break;
+                    }
+                    (seq, last, tail) = (Some(found.seq), Some(tail), found.end());
+                }
+                Err(_) if trust == Trust::Nothing && seq.is_some() => break,
+                Err(corrupt) => return Err(corrupt),
+            }
+        }
+        if seq.is_none() && (oldest != 0 || tail != 0) {
+            return Err(Corrupt { what: "there is no entry where the oldest should be", at: oldest });
+        }
+        let writer = Self { capacity, tail, oldest, seq: seq.map_or(0, |seq| seq.wrapping_add(1)) };
+        // What is torn behind the last whole entry must not be met by readers.
+        writer.word(ring, tail).store(0, Ordering::Release);
+        ring.last().store(last.unwrap_or(0), Ordering::Relaxed);
+        Ok(writer)
+    }
+
+    fn word<'a>(&self, ring: &'a impl Ring, position: u64) -> &'a AtomicU64 {
+        ring.word((position & (self.capacity - 1)) as usize)
+    }
+
+    /// The sequence number of the next entry.
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Makes room for an entry of `len` bytes, at most [`limit`], giving up the oldest ones if need be.
+    #[inline]
+    pub(crate) fn make_room(&mut self, ring: &impl Ring, len: u64) -> Result<Place, Corrupt> {
+        let footprint = footprint(len);
+        let room = self.capacity - (self.tail & (self.capacity - 1));
+        let skip = (footprint > room).then_some(self.tail);
+        let position = if skip.is_some() { self.tail.wrapping_add(room) } else { self.tail };
+        // The word behind is stored as well.
+        let needed = position.wrapping_add(footprint + WORD).wrapping_sub(self.capacity);
+        if is_before(self.oldest, needed) {
+            self.give_up(ring, needed)?;
+        }
+        let at = ((position & (self.capacity - 1)) + HEADER) as usize;
+        Ok(Place { position, skip, at, seq: self.seq })
+    }
+
+    /// Gives up all entries before `needed`, and some more: a step.
+    #[cold]
+    fn give_up(&mut self, ring: &impl Ring, needed: u64) -> Result<(), Corrupt> {
+        let needed = needed.wrapping_add(self.capacity / 16);
+        let mut oldest = self.oldest;
+        while is_before(oldest, needed) {
+            match look(ring, self.capacity, oldest)? {
+                Stands::Skip(next) => oldest = next,
+                Stands::Entry(found) => oldest = found.end(),
+                Stands::Nothing => {
+                    return Err(Corrupt { what: "the chain of entries ends too early", at: oldest });
+                }
+            }
+            if is_before(self.tail, oldest) {
+                return Err(Corrupt { what: "the chain of entries goes past the last one", at: oldest });
+            }
+        }
+        self.oldest = oldest;
+        ring.oldest().store(oldest, Ordering::Relaxed);
+        // Who sees a byte of what is stored from here on sees that the entry was given up.
+        fence(Ordering::Release);
+        Ok(())
+    }
+
+    /// Publishes the entry whose `len` bytes are in place.
+    #[inline]
+    pub(crate) fn publish(&mut self, ring: &impl Ring, place: Place, len: u64, checksum: u64) {
+        let end = place.position.wrapping_add(footprint(len));
+        let at = (place.position & (self.capacity - 1)) as usize;
+        self.word(ring, end).store(0, Ordering::Relaxed);
+        ring.word(at + WORD as usize).store(place.seq, Ordering::Relaxed);
+        ring.word(at + 2 * WORD as usize).store(checksum, Ordering::Relaxed);
+        ring.word(at).store(word::message(len, place.position), Ordering::Release);
+        if let Some(skip) = place.skip {
+            // The entry is reached by this only.
+            self.word(ring, skip).store(word::skip(skip), Ordering::Release);
+        }
+        ring.last().store(place.position, Ordering::Release);
+        (self.tail, self.seq) = (end, place.seq.wrapping_add(1));
+    }
+}
+
+/// What a reader meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Nothing yet.
+    Nothing,
+    /// An entry, to be [confirmed](Reader::confirm) after its bytes were copied.
+    Entry(Found),
+    /// The writer has overtaken this reader; [`catch_up`](Reader::catch_up).
+    Overtaken,
+}
+
+/// A side that reads. Nobody knows of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Reader {
+    capacity: u64,
+    position: u64,
+    /// The sequence number that comes next.
+    seq: u64,
+    /// The position is none: see `catch_up`.
+    overtaken: bool,
+}
+
+impl Reader {
+    /// Before the oldest entry.
+    pub(crate) fn at_oldest(ring: &impl Ring, capacity: u64) -> Result<Self, Corrupt> {
+        let (position, seq) = oldest(ring, capacity)?;
+        Ok(Self { capacity, position, seq, overtaken: false })
+    }
+
+    /// Behind the newest entry.
+    pub(crate) fn at_newest(ring: &impl Ring, capacity: u64) -> Result<Self, Corrupt> {
+        loop {
+            let position = ring.last().load(Ordering::Acquire);
+            if !position.is_multiple_of(WORD) {
+                return Err(Corrupt {
+                    what: "the last entry's position is no multiple of eight",
+                    at: position,
+                });
+            }
+            let mut reader = Self { capacity, position, seq: 0, overtaken: false };
+            // The hint names an entry; the chain leads on from there, and a writer that is quicker starts this anew.
+            let mut steps = 0_u64;
+            while let Some(found) = reader.glance(ring)? {
+                (reader.position, reader.seq) = (found.end(), found.seq.wrapping_add(1));
+                steps += 1;
+                // Who walks a whole log meanwhile is about as new as the writer.
+                if steps > capacity / HEADER {
+                    break;
+                }
+            }
+            if !reader.overtaken {
+                return Ok(reader);
+            }
+        }
+    }
+
+    /// Before the entry `seq`; where that is gone, [`next`](Self::next) says so; where it is still to come, behind the newest.
+    pub(crate) fn at_seq(ring: &impl Ring, capacity: u64, seq: u64) -> Result<Self, Corrupt> {
+        let mut reader = Self::at_oldest(ring, capacity)?;
+        if seq < reader.seq {
+            return Ok(Self { seq, overtaken: true, ..reader });
+        }
+        while reader.seq < seq {
+            match reader.glance(ring)? {
+                Some(found) => {
+                    reader.confirm(ring, &found)?;
+                }
+                None if reader.overtaken => return Ok(Self { seq, ..reader }),
+                None => break,
+            }
+        }
+        Ok(reader)
+    }
+
+    /// The next entry's header, confirmed.
+    fn glance(&mut self, ring: &impl Ring) -> Result<Option<Found>, Corrupt> {
+        match self.next(ring)? {
+            Next::Entry(found) if is_still_there(ring, found.position)? => Ok(Some(found)),
+            Next::Nothing => Ok(None),
+            _ => {
+                self.overtaken = true;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The sequence number of the next entry.
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Whether there may be something: an entry, or the news that entries were missed.
+    #[inline]
+    pub(crate) fn is_ready(&self, ring: &impl Ring) -> bool {
+        self.overtaken
+            || ring.word((self.position & (self.capacity - 1)) as usize).load(Ordering::Acquire) != 0
+            || !matches!(is_still_there(ring, self.position), Ok(true))
+    }
+
+    /// What is next.
+    #[inline]
+    pub(crate) fn next(&mut self, ring: &impl Ring) -> Result<Next, Corrupt> {
+        loop {
+            if self.overtaken {
+                return Ok(Next::Overtaken);
+            }
+            match look(ring, self.capacity, self.position) {
+                // Whoever copies the bytes asks afterwards.
+                Ok(Stands::Entry(found)) => return Ok(Next::Entry(found)),
+                _ if !is_still_there(ring, self.position)? => self.overtaken = true,
+                Ok(Stands::Nothing) => return Ok(Next::Nothing),
+                // To the ring's beginning, where no skip is possible.
+                Ok(Stands::Skip(next)) => self.position = next,
+                Err(corrupt) => return Err(corrupt),
+            }
+        }
+    }
+
+    /// Whether the bytes that were copied since [`next`](Self::next) are the entry's. If so the reader moves on.
+    #[inline]
+    pub(crate) fn confirm(&mut self, ring: &impl Ring, found: &Found) -> Result<bool, Corrupt> {
+        if !is_still_there(ring, found.position)? {
+            self.overtaken = true;
+            return Ok(false);
+        }
+        if found.seq != self.seq {
+            return Err(Corrupt {
+                what: "an entry has another number than the one that comes next",
+                at: found.seq,
+            });
+        }
+        (self.position, self.seq) = (found.end(), found.seq.wrapping_add(1));
+        Ok(true)
+    }
+
+    /// After the writer has overtaken this reader: goes on at the oldest entry. Returns the first number that was missed and
+    /// how many were.
+    pub(crate) fn catch_up(&mut self, ring: &impl Ring) -> Result<(u64, u64), Corrupt> {
+        let (position, seq) = oldest(ring, self.capacity)?;
+        let missed = (self.seq, seq.wrapping_sub(self.seq));
+        if missed.1.cast_signed() < 0 {
+            return Err(Corrupt {
+                what: "the oldest entry's number is lower than one that was read",
+                at: seq,
+            });
+        }
+        (self.position, self.seq, self.overtaken) = (position, seq, false);
+        Ok(missed)
+    }
+}
+
+/// Position and number of the oldest entry; of the first one to come, if the log is empty.
+fn oldest(ring: &impl Ring, capacity: u64) -> Result<(u64, u64), Corrupt> {
+    loop {
+        let start = ring.oldest().load(Ordering::Acquire);
+        if !start.is_multiple_of(WORD) {
+            return Err(Corrupt { what: "the oldest entry's position is no multiple of eight", at: start });
+        }
+        let mut position = start;
+        let seq = loop {
+            match look(ring, capacity, position) {
+                Ok(Stands::Entry(found)) => break Ok(found.seq),
+                Ok(Stands::Skip(next)) => position = next,
+                Ok(Stands::Nothing) if position == 0 => break Ok(0),
+                Ok(Stands::Nothing) => {
+                    break Err(Corrupt {
+                        what: "there is no entry where the oldest should be",
+                        at: position,
+                    });
+                }
+                Err(corrupt) => break Err(corrupt),
+            }
+        };
+        // It may have been given up meanwhile, and then anything may have been read.
+        if is_still_there(ring, start)? {
+            return Ok((position, seq?));
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The protocols of a channel's ring and of sleep and wake, under every order of steps that the memory model allows (loom).
+
+#[path = "../src/shm/doze.rs"]
+#[allow(dead_code)]
+mod doze;
+#[path = "../src/shm/channel/ring.rs"]
+#[allow(dead_code)]
+mod ring;
+#[path = "../src/shm/word.rs"]
+#[allow(dead_code)]
+mod word;
+
+/// What the protocols are built on, as loom counts it.
+mod atomics {
+    pub(super) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+    /// The fence that the publisher leaves out, since the sleeper waits until it has happened anyway.
+    pub(super) fn publisher_fence() {
+        fence(Ordering::SeqCst);
+    }
+}
+
+use atomics::{AtomicU32, AtomicU64, Ordering};
+use doze::{ASLEEP, Doze};
+use loom::sync::{Arc, Condvar, Mutex};
+use loom::thread;
+use ring::{Blocked, Consumer, Producer, Ring};
+
+struct Memory {
+    words: Vec<AtomicU64>,
+    head: AtomicU64,
+    tail: AtomicU64,
+    receiver: Doze,
+    sender: Doze,
+    /// The kernel's side of a futex: whoever sleeps on a word looks at it under this lock.
+    kernel: Mutex<()>,
+    sleepers: Condvar,
+}
+
+impl Ring for Memory {
+    fn word(&self, at: usize) -> &AtomicU64 {
+        &self.words[at / 8]
+    }
+
+    fn head(&self) -> &AtomicU64 {
+        &self.head
+    }
+
+    fn tail(&self) -> &AtomicU64 {
+        &self.tail
+    }
+}
+
+impl Memory {
+    fn new(capacity: usize) -> Arc<Self> {
+        Arc::new(Self {
+            words: (0..capacity / 8).map(|_| AtomicU64::new(0)).collect(),
+            head: AtomicU64::new(0),
+            tail: AtomicU64::new(0),
+            receiver: Doze(AtomicU32::new(0)),
+            sender: Doze(AtomicU32::new(0)),
+            kernel: Mutex::new(()),
+            sleepers: Condvar::new(),
+        })
+    }
+
+    fn capacity(&self) -> u64 {
+        8 * self.words.len() as u64
+    }
+
+    /// futex(2), FUTEX_WAIT: without a slice that would end by itself.
+    fn sleep(&self, doze: &Doze, seen: u32) {
+        let held = self.kernel.lock().unwrap();
+        if doze.0.load(Ordering::Relaxed) == seen {
+            drop(self.sleepers.wait(held).unwrap());
+        }
+    }
+
+    fn wake(&self, doze: &Doze) {
+        if doze.rouse() & ASLEEP != 0 {
+            let _held = self.kernel.lock().unwrap();
+            self.sleepers.notify_all();
+        }
+    }
+
+    /// Sends a message of two words, or tells up to where the receiver must be.
+    fn try_send(&self, producer: &mut Producer, value: u64) -> Result<(), u64> {
+        let place = match producer.find(self, 16) {
+            Ok(place) => place,
+            Err(Blocked::Until(position)) => return Err(position),
+            Err(other) => panic!("{other:?}"),
+        };
+        let at = producer.bytes_at(place);
+        self.word(at).store(value, Ordering::Relaxed);
+        self.word(at + 8).store(!value, Ordering::Relaxed);
+        producer.publish(self, place, 16);
+        Ok(())
+    }
+
+    fn try_receive(&self, consumer: &mut Consumer) -> Option<u64> {
+        let found = consumer.next(self).unwrap()?;
+        assert_eq!(found.len, 16);
+        let value = self.word(found.at).load(Ordering::Relaxed);
+        assert_eq!(self.word(found.at + 8).load(Ordering::Relaxed), !value, "half a message");
+        consumer.release(self, found);
+        Some(value)
+    }
+}
+
+fn model(work: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(work);
+}
+
+#[test]
+fn messages_arrive_whole_and_in_order_around_the_rings_end() {
+    model(|| {
+        // One message at a time has room, and the second goes around the end.
+        let memory = Memory::new(32);
+        let sender = thread::spawn({
+            let memory = Arc::clone(&memory);
+            move || {
+                let mut producer = Producer::resume(&*memory, memory.capacity()).unwrap();
+                for value in 1..=2 {
+                    while memory.try_send(&mut producer, value).is_err() {
+                        thread::yield_now();
+                    }
+                }
+            }
+        });
+        let mut consumer = Consumer::resume(&*memory, memory.capacity()).unwrap();
+        for value in 1..=2 {
+            let received = loop {
+                match memory.try_receive(&mut consumer) {
+                    Some(received) => break received,
+                    None => thread::yield_now(),
+                }
+            };
+            assert_eq!(received, value);
+        }
+        sender.join().unwrap();
+        assert_eq!(memory.try_receive(&mut consumer), None);
+    });
+}
+
+#[test]
+fn messages_of_a_batch_are_seen_together() {
+    model(|| {
+        let memory = Memory::new(64);
+        let sender = thread::spawn({
+            let memory = Arc::clone(&memory);
+            move || {
+                let mut producer = Producer::resume(&*memory, memory.capacity()).unwrap();
+                producer.begin();
+                memory.try_send(&mut producer, 1).unwrap();
+                memory.try_send(&mut producer, 2).unwrap();
+                assert!(producer.commit(&*memory));
+            }
+        });
+        let mut consumer = Consumer::resume(&*memory, memory.capacity()).unwrap();
+        if let Some(value) = memory.try_receive(&mut consumer) {
+            assert_eq!(value, 1);
+            assert_eq!(memory.try_receive(&mut consumer), Some(2), "half a batch");
+        }
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn a_receiver_that_sleeps_is_woken_by_a_message() {
+    model(|| {
+        let memory = Memory::new(32);
+        let sender = thread::spawn({
+            let memory = Arc::clone(&memory);
+            move || {
+                let mut producer = Producer::resume(&*memory, memory.capacity()).unwrap();
+                memory.try_send(&mut producer, 1).unwrap();
+                memory.wake(&memory.receiver);
+            }
+        });
+        let mut consumer = Consumer::resume(&*memory, memory.capacity()).unwrap();
+        // A missed wake would be a deadlock, which loom reports.
+        while memory.try_receive(&mut consumer).is_none() {
+            let seen = memory.receiver.announce(ASLEEP);
+            if consumer.is_ready(&*memory) {
+                memory.receiver.retract(ASLEEP);
+            } else {
+                memory.sleep(&memory.receiver, seen);
+            }
+        }
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn a_sender_that_sleeps_is_woken_by_room() {
+    model(|| {
+        let memory = Memory::new(64);
+        let mut producer = Producer::resume(&*memory, memory.capacity()).unwrap();
+        for value in 1..=2 {
+            memory.try_send(&mut producer, value).unwrap();
+        }
+        let receiver = thread::spawn({
+            let memory = Arc::clone(&memory);
+            move || {
+                let mut consumer = Consumer::resume(&*memory, memory.capacity()).unwrap();
+                for value in 1..=2 {
+                    assert_eq!(memory.try_receive(&mut consumer), Some(value));
+                    memory.wake(&memory.sender);
+                }
+            }
+        });
+        while memory.try_send(&mut producer, 3).is_err() {
+            let seen = memory.sender.announce(ASLEEP);
+            if memory.try_send(&mut producer, 3).is_ok() {
+                break;
+            }
+            memory.sleep(&memory.sender, seen);
+        }
+        receiver.join().unwrap();
+    });
+}
