@@ -54,6 +54,13 @@ fn append(memory: &Memory, writer: &mut Writer) {
     writer.publish(memory, place, 8, !place.seq);
 }
 
+fn catch_up(memory: &Memory, reader: &mut Reader) -> Option<Result<u64, (u64, u64)>> {
+    match reader.catch_up(memory).unwrap() {
+        Some(missed) => Some(Err(missed)),
+        None => read(memory, reader),
+    }
+}
+
 /// Reads on: the next entry's number, or what was missed.
 fn read(memory: &Memory, reader: &mut Reader) -> Option<Result<u64, (u64, u64)>> {
     match reader.next(memory).unwrap() {
@@ -61,12 +68,12 @@ fn read(memory: &Memory, reader: &mut Reader) -> Option<Result<u64, (u64, u64)>>
         Next::Entry(found) => {
             let value = memory.word(found.at).load(Ordering::Relaxed);
             if !reader.confirm(memory, &found).unwrap() {
-                return Some(Err(reader.catch_up(memory).unwrap()));
+                return catch_up(memory, reader);
             }
             assert_eq!((value, found.checksum), (100 + found.seq, !found.seq), "half an entry");
             Some(Ok(found.seq))
         }
-        Next::Overtaken => Some(Err(reader.catch_up(memory).unwrap())),
+        Next::Overtaken => catch_up(memory, reader),
     }
 }
 

@@ -271,13 +271,12 @@ impl Reader {
 
     /// Behind the newest entry.
     pub(crate) fn at_newest(ring: &impl Ring, capacity: u64) -> Result<Self, Corrupt> {
+        let mut before = None;
         loop {
             let position = ring.last().load(Ordering::Acquire);
-            if !position.is_multiple_of(WORD) {
-                return Err(Corrupt {
-                    what: "the last entry's position is no multiple of eight",
-                    at: position,
-                });
+            // The last entry is never given up: whoever finds it gone finds another one named the next time.
+            if !position.is_multiple_of(WORD) || before.replace(position) == Some(position) {
+                return Err(Corrupt { what: "the last entry's position is none", at: position });
             }
             let mut reader = Self { capacity, position, seq: 0, overtaken: false };
             // The hint names an entry; the chain leads on from there, and a writer that is quicker starts this anew.
@@ -376,8 +375,8 @@ impl Reader {
     }
 
     /// After the writer has overtaken this reader: goes on at the oldest entry. Returns the first number that was missed and
-    /// how many were.
-    pub(crate) fn catch_up(&mut self, ring: &impl Ring) -> Result<(u64, u64), Corrupt> {
+    /// how many were; none, if only the end of a lap was given up.
+    pub(crate) fn catch_up(&mut self, ring: &impl Ring) -> Result<Option<(u64, u64)>, Corrupt> {
         let (position, seq) = oldest(ring, self.capacity)?;
         let missed = (self.seq, seq.wrapping_sub(self.seq));
         if missed.1.cast_signed() < 0 {
@@ -387,7 +386,7 @@ impl Reader {
             });
         }
         (self.position, self.seq, self.overtaken) = (position, seq, false);
-        Ok(missed)
+        Ok(Some(missed).filter(|&(_, count)| count > 0))
     }
 }
 

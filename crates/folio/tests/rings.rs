@@ -1,0 +1,605 @@
+//! The rings of channels and logs, without processes: against a queue, killed at every store, and over garbage. Random runs print
+//! their seed; `FOLIO_SEED` replays one.
+
+#[path = "../src/shm/log/chain.rs"]
+#[allow(dead_code)]
+mod chain;
+#[path = "../src/shm/channel/ring.rs"]
+#[allow(dead_code)]
+mod ring;
+#[path = "../src/shm/word.rs"]
+#[allow(dead_code)]
+mod word;
+
+mod atomics {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
+}
+
+use atomics::{AtomicU64, Ordering};
+use chain::{Next, Reader, Trust, Writer};
+use ring::{Blocked, Consumer, Producer};
+use std::cell::Cell;
+use std::collections::VecDeque;
+
+/// A ring's memory, with two positions: head and tail, or oldest and last.
+struct Memory {
+    words: Vec<AtomicU64>,
+    first: AtomicU64,
+    second: AtomicU64,
+    /// Where stores of the dead go.
+    nowhere: AtomicU64,
+    /// Words that the living will still ask for: each store asks for one.
+    lives: Cell<usize>,
+}
+
+impl Memory {
+    fn new(capacity: u64) -> Self {
+        Self {
+            words: (0..capacity / 8).map(|_| AtomicU64::new(0)).collect(),
+            first: AtomicU64::new(0),
+            second: AtomicU64::new(0),
+            nowhere: AtomicU64::new(0),
+            lives: Cell::new(usize::MAX),
+        }
+    }
+
+    fn capacity(&self) -> u64 {
+        8 * self.words.len() as u64
+    }
+
+    /// From `stores` stores on, none has any effect: as if its process had been killed.
+    fn kill_after(&self, stores: usize) {
+        self.lives.set(stores);
+    }
+
+    fn revive(&self) {
+        self.lives.set(usize::MAX);
+    }
+
+    fn is_dead(&self) -> bool {
+        self.lives.get() == 0
+    }
+
+    fn living<'a>(&'a self, word: &'a AtomicU64) -> &'a AtomicU64 {
+        match self.lives.get() {
+            0 => {
+                self.nowhere.store(word.load(Ordering::Relaxed), Ordering::Relaxed);
+                &self.nowhere
+            }
+            lives => {
+                self.lives.set(lives - 1);
+                word
+            }
+        }
+    }
+
+    fn word_at(&self, at: usize) -> &AtomicU64 {
+        assert!(at.is_multiple_of(8), "a word at {at}");
+        self.living(&self.words[at / 8])
+    }
+
+    fn fill(&self, at: usize, bytes: &[u8]) {
+        for (i, chunk) in bytes.chunks(8).enumerate() {
+            let mut word = [0xEE; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.word_at(at + 8 * i).store(u64::from_ne_bytes(word), Ordering::Relaxed);
+        }
+    }
+
+    fn bytes(&self, at: usize, len: usize) -> Vec<u8> {
+        let words = (0..len.div_ceil(8)).flat_map(|i| {
+            assert!(at / 8 + i < self.words.len(), "a message past the ring's end");
+            self.words[at / 8 + i].load(Ordering::Relaxed).to_ne_bytes()
+        });
+        let mut bytes: Vec<u8> = words.collect();
+        bytes.truncate(len);
+        bytes
+    }
+}
+
+impl ring::Ring for Memory {
+    fn word(&self, at: usize) -> &AtomicU64 {
+        self.word_at(at)
+    }
+
+    fn head(&self) -> &AtomicU64 {
+        self.living(&self.first)
+    }
+
+    fn tail(&self) -> &AtomicU64 {
+        self.living(&self.second)
+    }
+}
+
+impl chain::Ring for Memory {
+    fn word(&self, at: usize) -> &AtomicU64 {
+        self.word_at(at)
+    }
+
+    fn oldest(&self) -> &AtomicU64 {
+        self.living(&self.first)
+    }
+
+    fn last(&self) -> &AtomicU64 {
+        self.living(&self.second)
+    }
+}
+
+/// xorshift64*
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % limit
+    }
+
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.below(256) as u8).collect()
+    }
+}
+
+fn with_seeds(runs: u64, work: impl Fn(&mut Random)) {
+    let chosen = std::env::var("FOLIO_SEED").ok().map(|seed| seed.parse().unwrap());
+    let base = chosen.unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        now.as_nanos() as u64
+    });
+    for run in 0..if chosen.is_some() { 1 } else { runs } {
+        let seed = base.wrapping_add(run);
+        let told = Told(seed);
+        work(&mut Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1));
+        std::mem::forget(told);
+    }
+}
+
+/// Prints the seed when a run ends in a panic.
+struct Told(u64);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        eprintln!("replay with FOLIO_SEED={}", self.0);
+    }
+}
+
+fn send(memory: &Memory, producer: &mut Producer, bytes: &[u8]) -> Result<(), Blocked> {
+    let place = producer.find(memory, bytes.len() as u64)?;
+    memory.fill(producer.bytes_at(place), bytes);
+    producer.publish(memory, place, bytes.len() as u64);
+    Ok(())
+}
+
+fn receive(memory: &Memory, consumer: &mut Consumer) -> Option<Vec<u8>> {
+    let found = consumer.next(memory).unwrap()?;
+    let bytes = memory.bytes(found.at, found.len);
+    consumer.release(memory, found);
+    Some(bytes)
+}
+
+#[test]
+fn a_ring_is_a_queue() {
+    with_seeds(200, |random| {
+        let memory = Memory::new(32 << random.below(6));
+        let capacity = memory.capacity();
+        let mut queue = VecDeque::new();
+        let mut producer = Producer::resume(&memory, capacity).unwrap();
+        let mut consumer = Consumer::resume(&memory, capacity).unwrap();
+        for _ in 0..500 {
+            match random.below(10) {
+                0..5 => {
+                    let most = ring::limit(capacity) + 1;
+                    let len = if random.below(3) == 0 { random.below(most) } else { random.below(most.min(40)) };
+                    let message = random.bytes(len as usize);
+                    match send(&memory, &mut producer, &message) {
+                        Ok(()) => queue.push_back(message),
+                        Err(Blocked::Until(_)) if queue.is_empty() => {
+                            // It waits for the receiver to pass the end; then an empty ring takes anything.
+                            assert_eq!(receive(&memory, &mut consumer), None);
+                            send(&memory, &mut producer, &message).unwrap();
+                            queue.push_back(message);
+                        }
+                        Err(Blocked::Until(_)) => {}
+                        Err(other) => panic!("{other:?}"),
+                    }
+                }
+                5..9 => assert_eq!(receive(&memory, &mut consumer), queue.pop_front()),
+                _ => match random.below(3) {
+                    // Reserved, and given up.
+                    0 => drop(producer.find(&memory, random.below(20))),
+                    1 => producer = Producer::resume(&memory, capacity).unwrap(),
+                    _ => consumer = Consumer::resume(&memory, capacity).unwrap(),
+                },
+            }
+        }
+    });
+}
+
+#[test]
+fn batches_are_seen_together_or_not_at_all() {
+    with_seeds(200, |random| {
+        let memory = Memory::new(64 << random.below(4));
+        let capacity = memory.capacity();
+        let mut queue = VecDeque::new();
+        let mut producer = Producer::resume(&memory, capacity).unwrap();
+        let mut consumer = Consumer::resume(&memory, capacity).unwrap();
+        for _ in 0..200 {
+            let mut batch = Vec::new();
+            producer.begin();
+            let mut whole = true;
+            for _ in 0..random.below(5) {
+                let len = random.below(30) as usize;
+                let message = random.bytes(len);
+                whole = loop {
+                    match send(&memory, &mut producer, &message) {
+                        Ok(()) => break true,
+                        Err(Blocked::Never) => break false,
+                        Err(Blocked::Until(_)) => {
+                            // Nothing of the batch is among what comes.
+                            let received = receive(&memory, &mut consumer);
+                            assert_eq!(received, queue.pop_front());
+                        }
+                        Err(other) => panic!("{other:?}"),
+                    }
+                };
+                if !whole {
+                    break;
+                }
+                batch.push(message);
+            }
+            if whole && random.below(4) > 0 {
+                assert_eq!(producer.commit(&memory), !batch.is_empty());
+                queue.extend(batch);
+            } else {
+                producer.abandon();
+            }
+            for _ in 0..random.below(6) {
+                assert_eq!(receive(&memory, &mut consumer), queue.pop_front());
+            }
+        }
+    });
+}
+
+#[test]
+fn a_producer_killed_at_any_store_leaves_whole_messages() {
+    with_seeds(20, |random| {
+        let memory = Memory::new(128);
+        let mut queue: VecDeque<Vec<u8>> = VecDeque::new();
+        let mut consumer = Consumer::resume(&memory, 128).unwrap();
+        for round in 0..300 {
+            memory.revive();
+            let mut producer = Producer::resume(&memory, 128).unwrap();
+            memory.kill_after(round % 40);
+            // What the killed one did not finish may be there or not, whole.
+            let mut unsure = VecDeque::new();
+            let batch = random.below(3) == 0;
+            if batch {
+                producer.begin();
+            }
+            while !memory.is_dead() {
+                let len = random.below(100) as usize;
+                let message = random.bytes(len);
+                match send(&memory, &mut producer, &message) {
+                    Ok(()) if memory.is_dead() || batch => unsure.push_back(message),
+                    Ok(()) => queue.push_back(message),
+                    Err(_) => break,
+                }
+            }
+            if batch {
+                producer.commit(&memory);
+                if !memory.is_dead() {
+                    queue.append(&mut unsure);
+                }
+            }
+            memory.revive();
+            let mut seen = Vec::new();
+            while let Some(message) = receive(&memory, &mut consumer) {
+                match queue.pop_front() {
+                    Some(expected) => assert_eq!(message, expected),
+                    None => seen.push(message),
+                }
+            }
+            assert!(queue.is_empty(), "a message that was sent is not there");
+            assert!(seen.is_empty() || unsure == seen, "{seen:?} is neither nothing nor {unsure:?}");
+        }
+    });
+}
+
+#[test]
+fn a_consumer_killed_at_any_store_leaves_the_first_unreleased_message() {
+    with_seeds(20, |random| {
+        let memory = Memory::new(256);
+        let mut producer = Producer::resume(&memory, 256).unwrap();
+        let (mut sent, mut next) = (0_u64, 0_u64);
+        for _ in 0..300 {
+            while send(&memory, &mut producer, &sent.to_ne_bytes()).is_ok() {
+                sent += 1;
+            }
+            let mut consumer = Consumer::resume(&memory, 256).unwrap();
+            memory.kill_after(random.below(12) as usize);
+            let mut last = None;
+            while !memory.is_dead() {
+                let Some(found) = consumer.next(&memory).unwrap() else { break };
+                let number = u64::from_ne_bytes(memory.bytes(found.at, 8).try_into().unwrap());
+                last = Some(number);
+                consumer.release(&memory, found);
+            }
+            memory.revive();
+            // The last release may have come through or not; all before it did.
+            let consumer = Consumer::resume(&memory, 256).unwrap();
+            let mut again = consumer.clone();
+            let first = again.next(&memory).unwrap().map(|found| memory.bytes(found.at, 8));
+            let first = first.map_or(sent, |bytes| u64::from_ne_bytes(bytes.try_into().unwrap()));
+            match last {
+                Some(last) => assert!(first == last || first == last + 1, "{first} after {last}"),
+                None => assert_eq!(first, next),
+            }
+            next = first;
+        }
+    });
+}
+
+#[test]
+fn garbage_in_a_ring_is_an_error_or_a_message_but_never_outside() {
+    with_seeds(3000, |random| {
+        let memory = Memory::new(128);
+        let mut producer = Producer::resume(&memory, 128).unwrap();
+        let mut consumer = Consumer::resume(&memory, 128).unwrap();
+        for _ in 0..40 {
+            if random.below(6) == 0 {
+                let at = random.below(18) as usize;
+                let word = match at {
+                    16 => &memory.first,
+                    17 => &memory.second,
+                    at => &memory.words[at],
+                };
+                let near = word.load(Ordering::Relaxed);
+                word.store(
+                    match random.below(4) {
+                        0 => near ^ 1 << random.below(64),
+                        1 => random.below(u64::MAX),
+                        2 => u64::MAX - random.below(64),
+                        _ => random.below(300) & !7,
+                    },
+                    Ordering::Relaxed,
+                );
+            }
+            let len = random.below(113) as usize;
+            match random.below(4) {
+                0 => drop(send(&memory, &mut producer, &random.bytes(len))),
+                1 => {
+                    if let Ok(Some(found)) = consumer.next(&memory) {
+                        memory.bytes(found.at, found.len);
+                        consumer.release(&memory, found);
+                    }
+                }
+                2 => {
+                    if let Ok(fresh) = Producer::resume(&memory, 128) {
+                        producer = fresh;
+                    }
+                }
+                _ => {
+                    if let Ok(fresh) = Consumer::resume(&memory, 128) {
+                        consumer = fresh;
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// What an entry's bytes must agree with.
+fn checksum(seq: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(seq ^ bytes.len() as u64, |sum, &byte| {
+        (sum ^ u64::from(byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
+    })
+}
+
+fn append(memory: &Memory, writer: &mut Writer, bytes: &[u8]) -> u64 {
+    let place = writer.make_room(memory, bytes.len() as u64).unwrap();
+    memory.fill(place.at, bytes);
+    writer.publish(memory, place, bytes.len() as u64, checksum(place.seq, bytes));
+    place.seq
+}
+
+fn open_writer(memory: &Memory, trust: Trust) -> Result<Writer, word::Corrupt> {
+    Writer::resume(memory, memory.capacity(), trust, |found| {
+        checksum(found.seq, &memory.bytes(found.at, found.len)) == found.checksum
+    })
+}
+
+#[derive(Debug, PartialEq)]
+enum Step {
+    Entry(u64, Vec<u8>),
+    Missed(u64, u64),
+}
+
+fn catch_up(memory: &Memory, reader: &mut Reader) -> Option<Step> {
+    match reader.catch_up(memory).unwrap() {
+        Some((first, count)) => Some(Step::Missed(first, count)),
+        None => read(memory, reader),
+    }
+}
+
+fn read(memory: &Memory, reader: &mut Reader) -> Option<Step> {
+    match reader.next(memory).unwrap() {
+        Next::Nothing => None,
+        Next::Overtaken => catch_up(memory, reader),
+        Next::Entry(found) => {
+            let bytes = memory.bytes(found.at, found.len);
+            if !reader.confirm(memory, &found).unwrap() {
+                return catch_up(memory, reader);
+            }
+            assert_eq!(checksum(found.seq, &bytes), found.checksum);
+            Some(Step::Entry(found.seq, bytes))
+        }
+    }
+}
+
+#[test]
+fn a_log_keeps_its_newest_entries_for_every_reader() {
+    with_seeds(200, |random| {
+        let memory = Memory::new(128 << random.below(5));
+        let capacity = memory.capacity();
+        let mut all: Vec<Vec<u8>> = Vec::new();
+        let mut writer = open_writer(&memory, Trust::Memory).unwrap();
+        let mut readers: Vec<(Reader, u64)> = Vec::new();
+        for _ in 0..300 {
+            match random.below(8) {
+                0..3 => {
+                    let len = random.below(chain::limit(capacity) + 1) as usize;
+                    let bytes = random.bytes(len);
+                    assert_eq!(append(&memory, &mut writer, &bytes), all.len() as u64);
+                    all.push(bytes);
+                }
+                3 if readers.len() < 5 => {
+                    let newest = all.len() as u64;
+                    readers.push(match random.below(3) {
+                        0 => {
+                            let reader = Reader::at_oldest(&memory, capacity).unwrap();
+                            let seq = reader.seq();
+                            // Three of any length are always there.
+                            assert!(seq + 3 <= newest.max(3), "{seq} is the oldest of {newest}");
+                            (reader, seq)
+                        }
+                        1 => (Reader::at_newest(&memory, capacity).unwrap(), newest),
+                        _ => {
+                            let seq = random.below(newest + 1);
+                            (Reader::at_seq(&memory, capacity, seq).unwrap(), seq)
+                        }
+                    });
+                }
+                4 => {
+                    let trust = if random.below(2) == 0 { Trust::Memory } else { Trust::Nothing };
+                    writer = open_writer(&memory, trust).unwrap();
+                    assert_eq!(writer.seq(), all.len() as u64);
+                }
+                _ => {
+                    for (reader, next) in &mut readers {
+                        match read(&memory, reader) {
+                            None => assert_eq!(*next, all.len() as u64),
+                            Some(Step::Entry(seq, bytes)) => {
+                                assert_eq!((seq, &bytes), (*next, &all[seq as usize]));
+                                *next += 1;
+                            }
+                            Some(Step::Missed(first, count)) => {
+                                assert!(first == *next && count > 0);
+                                *next += count;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_writer_killed_at_any_store_leaves_whole_entries_and_the_numbers_go_on() {
+    with_seeds(20, |random| {
+        let memory = Memory::new(512);
+        let mut all: Vec<Vec<u8>> = Vec::new();
+        let mut reader = Reader::at_oldest(&memory, 512).unwrap();
+        let mut next = 0;
+        for round in 0..300 {
+            memory.revive();
+            let trust = if random.below(4) == 0 { Trust::Nothing } else { Trust::Memory };
+            let mut writer = open_writer(&memory, trust).unwrap();
+            assert_eq!(writer.seq(), all.len() as u64);
+            memory.kill_after(round % 60);
+            let mut unsure = None;
+            while !memory.is_dead() {
+                let len = random.below(97) as usize;
+                let bytes = random.bytes(len);
+                // The entry's last store is the hint: without it the entry may be there all the same.
+                append(&memory, &mut writer, &bytes);
+                if memory.is_dead() {
+                    unsure = Some(bytes);
+                } else {
+                    all.push(bytes);
+                }
+            }
+            memory.revive();
+            while let Some(step) = read(&memory, &mut reader) {
+                match step {
+                    Step::Entry(seq, bytes) => {
+                        if seq == all.len() as u64 {
+                            all.push(unsure.take().expect("an entry that nobody wrote"));
+                        }
+                        assert_eq!((seq, &bytes), (next, &all[seq as usize]));
+                        next += 1;
+                    }
+                    Step::Missed(first, count) => {
+                        assert_eq!(first, next);
+                        next += count;
+                    }
+                }
+            }
+            assert_eq!(next, all.len() as u64, "an entry that was written is not there");
+        }
+    });
+}
+
+#[test]
+fn garbage_in_a_log_is_an_error_or_an_entry_but_never_outside() {
+    with_seeds(3000, |random| {
+        let memory = Memory::new(256);
+        let mut writer = open_writer(&memory, Trust::Memory).unwrap();
+        let mut reader = Reader::at_oldest(&memory, 256).unwrap();
+        for _ in 0..60 {
+            if random.below(8) == 0 {
+                let at = random.below(34) as usize;
+                let word = match at {
+                    32 => &memory.first,
+                    33 => &memory.second,
+                    at => &memory.words[at],
+                };
+                let near = word.load(Ordering::Relaxed);
+                word.store(
+                    match random.below(4) {
+                        0 => near ^ 1 << random.below(64),
+                        1 => random.below(u64::MAX),
+                        2 => u64::MAX - random.below(64),
+                        _ => random.below(600) & !7,
+                    },
+                    Ordering::Relaxed,
+                );
+            }
+            let len = random.below(33) as usize;
+            match random.below(6) {
+                0 | 1 => {
+                    let bytes = random.bytes(len);
+                    if let Ok(place) = writer.make_room(&memory, len as u64) {
+                        memory.fill(place.at, &bytes);
+                        writer.publish(&memory, place, len as u64, checksum(place.seq, &bytes));
+                    }
+                }
+                2 | 3 => match reader.next(&memory) {
+                    Ok(Next::Entry(found)) => {
+                        memory.bytes(found.at, found.len);
+                        let _ = reader.confirm(&memory, &found);
+                    }
+                    Ok(Next::Overtaken) => drop(reader.catch_up(&memory)),
+                    _ => {}
+                },
+                4 => {
+                    let trust = if random.below(2) == 0 { Trust::Memory } else { Trust::Nothing };
+                    if let Ok(fresh) = open_writer(&memory, trust) {
+                        writer = fresh;
+                    }
+                }
+                _ => {
+                    let fresh = match random.below(3) {
+                        0 => Reader::at_oldest(&memory, 256),
+                        1 => Reader::at_newest(&memory, 256),
+                        _ => Reader::at_seq(&memory, 256, random.below(20)),
+                    };
+                    if let Ok(fresh) = fresh {
+                        reader = fresh;
+                    }
+                }
+            }
+        }
+    });
+}
