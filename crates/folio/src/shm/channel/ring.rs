@@ -104,8 +104,29 @@ impl Producer {
         Ok(Self { capacity, tail, head, batch: None })
     }
 
-    pub(crate) fn capacity(&self) -> u64 {
-        self.capacity
+    /// One that does not know yet where the ring is.
+    pub(crate) fn unknown(capacity: u64) -> Self {
+        Self { capacity, tail: 0, head: 0, batch: None }
+    }
+
+    /// Goes on where another producer has stopped, which noted it and had nothing unfinished. Whether the note is possible; if
+    /// not, [`resume`](Self::resume) finds out more.
+    #[inline]
+    pub(crate) fn follow(&mut self, ring: &impl Ring) -> bool {
+        let tail = ring.tail().load(Ordering::Acquire);
+        let possible = tail.is_multiple_of(WORD)
+            && tail.wrapping_sub(self.head) <= self.capacity
+            && !is_before(tail, self.tail);
+        if possible {
+            self.tail = tail;
+        }
+        possible
+    }
+
+    /// Whether messages are kept back just now.
+    #[inline]
+    pub(crate) fn in_batch(&self) -> bool {
+        self.batch.is_some()
     }
 
     /// Finds room for a message of `len` bytes, at most [`limit`].

@@ -1,0 +1,148 @@
+//! A bell: a descriptor for poll(2) and epoll(7) that is readable when there is something to receive. It costs the other side
+//! a system call, and only when it was asked for.
+//!
+//! It is a socket in the abstract namespace, named after the segment, its owner and a number drawn when it is made; whoever rings needs no
+//! descriptor of it, and it vanishes with its process. Beside it a timer goes off once in a while, for what no ring tells:
+//! a process of another network namespace, which reaches no such name. The end of processes that were named makes it readable too.
+
+use super::attachment::Attachment;
+use super::owner::Owner;
+use crate::error::{Error, Result, Subject};
+use crate::sys;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How often it rings by itself.
+const BACKSTOP: Duration = Duration::from_millis(500);
+
+/// By what a bell is rung, in shared memory: zero if nobody has one.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct BellCord {
+    owner: AtomicU64,
+    number: AtomicU64,
+}
+
+fn name(segment: u64, owner: u64, number: u64) -> Vec<u8> {
+    format!("folio/{segment:016x}/{owner:016x}/{number:016x}").into_bytes()
+}
+
+impl BellCord {
+    /// Rings. Any numbers may be found in shared memory: at worst a byte goes nowhere.
+    pub(crate) fn pull(&self, attachment: &Attachment) {
+        let (owner, number) = (self.owner.load(Ordering::Acquire), self.number.load(Ordering::Relaxed));
+        if owner != 0 && !sys::bell::ring(&name(attachment.id(), owner, number)) {
+            // Its owner has gone. A new one may be at it just now: only what was found is taken away.
+            let _ = self.owner.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Whose it is.
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        Owner::in_word(self.owner.load(Ordering::Relaxed))
+    }
+}
+
+/// The number of a party's process, as it says itself.
+fn pid(attachment: &Attachment, party: Owner) -> Option<u32> {
+    let pid = attachment.slots()[party.slot()?].pid.load(Ordering::Relaxed);
+    (pid != 0).then_some(pid)
+}
+
+/// How errors name a party.
+pub(crate) fn party(attachment: &Attachment, party: Owner) -> String {
+    let me = if party == attachment.me() { ", which is this one" } else { "" };
+    match pid(attachment, party) {
+        Some(pid) => format!("process {pid}{me}"),
+        None => "a process that has no number here".to_owned(),
+    }
+}
+
+/// The bell itself, in the process that hears it.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    inner: sys::bell::Bell,
+    number: u64,
+    /// Processes whose end rings.
+    watched: Vec<(Owner, Option<OwnedFd>)>,
+}
+
+impl Bell {
+    /// Makes a bell.
+    pub(crate) fn new(attachment: &Attachment) -> Result<Self> {
+        let mut number = [0; 8];
+        let refused = |call, errno| Error::kernel(call, errno, Subject::named("a bell"));
+        rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())
+            .map_err(|errno| refused("getrandom", errno))?;
+        let number = u64::from_ne_bytes(number);
+        let name = name(attachment.id(), attachment.me().word(), number);
+        let inner = sys::bell::Bell::new(&name, BACKSTOP).map_err(|errno| refused("bind", errno))?;
+        Ok(Self { inner, number, watched: Vec::new() })
+    }
+
+    /// Ties it to a cord, which is this party's alone or nobody's.
+    pub(crate) fn tie(&self, cord: &BellCord, attachment: &Attachment) {
+        cord.owner.store(0, Ordering::Relaxed);
+        cord.number.store(self.number, Ordering::Relaxed);
+        cord.owner.store(attachment.me().word(), Ordering::Release);
+    }
+
+    /// Ties it to a cord that others might take as well. Whether it did.
+    pub(crate) fn try_tie(&self, cord: &BellCord, attachment: &Attachment) -> bool {
+        let (me, found) = (attachment.me().word(), cord.owner.load(Ordering::Relaxed));
+        let free = Owner::in_word(found).is_none_or(|owner| !attachment.is_alive(owner));
+        if free && cord.owner.compare_exchange(found, me, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            cord.number.store(self.number, Ordering::Release);
+            return true;
+        }
+        false
+    }
+
+    /// Unties it.
+    pub(crate) fn untie(&self, cord: &BellCord, attachment: &Attachment) {
+        if cord.number.load(Ordering::Relaxed) == self.number {
+            let me = attachment.me().word();
+            let _ = cord.owner.compare_exchange(me, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
+
+    /// Makes it readable.
+    pub(crate) fn ring(&self) {
+        self.inner.ring();
+    }
+
+    /// Makes it unreadable, until it rings anew or a watched process has ended.
+    pub(crate) fn hush(&self) {
+        self.inner.hush();
+    }
+
+    /// Has it ring when one of these parties ends, and no others.
+    pub(crate) fn watch(&mut self, attachment: &Attachment, parties: impl Iterator<Item = Owner>) {
+        let mut before = std::mem::take(&mut self.watched);
+        for party in parties {
+            let at = before.iter().position(|(owner, _)| *owner == party);
+            self.watched.push(match at {
+                Some(at) => before.swap_remove(at),
+                None => {
+                    let fd = pid(attachment, party).and_then(|pid| self.inner.watch(pid).ok());
+                    // It may have ended before, and its number be another's: then nobody would ring.
+                    if !attachment.is_alive(party) {
+                        self.inner.ring();
+                    }
+                    (party, fd)
+                }
+            });
+        }
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
+}

@@ -1,0 +1,50 @@
+//! What lies in a channel's memory beside the ring: the positions, who is at it, and who sleeps. One cache line or two for
+//! everything that another processor writes.
+//!
+//! All of it is zero at first, so that a new segment is a channel as it is.
+
+use crate::shm::bell::BellCord;
+use crate::shm::doze::Doze;
+use crate::shm::turn::Turn;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+/// Two cache lines: processors fetch them in pairs.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(super) struct Apart<T>(pub(super) T);
+
+/// How many senders a channel of many can have at a time.
+pub(super) const SENDERS: usize = 128;
+
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Control {
+    /// See [`Ring`](super::ring::Ring).
+    pub(super) tail: Apart<AtomicU64>,
+    pub(super) head: Apart<AtomicU64>,
+    /// What senders look at after each message.
+    pub(super) receiver: Apart<Side>,
+    /// What the receiver looks at after each message.
+    pub(super) room: Apart<Doze>,
+    /// Whose turn it is to send, in a channel of many senders.
+    pub(super) turn: Apart<Turn>,
+    pub(super) bell: Apart<BellCord>,
+    /// Whether there ever was a sender.
+    pub(super) sent: Apart<AtomicU32>,
+    /// Who sends: zero, or an owner. A channel of one sender uses the first alone.
+    pub(super) senders: [AtomicU64; SENDERS],
+}
+
+/// The receiver, as the senders see it.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Side {
+    /// Zero: there was none yet. [`NOBODY`](crate::shm::owner::Owner::NOBODY): it has left. Else the owner.
+    pub(super) owner: AtomicU64,
+    pub(super) doze: Doze,
+}
+
+/// Where the ring starts.
+pub(super) const RING_AT: usize = 4096;
+
+const _: () = assert!(size_of::<Control>() <= RING_AT);

@@ -1,0 +1,289 @@
+//! A channel: a ring of messages in shared memory, from one sender or many to one receiver.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`ring`] | the ring itself, pure |
+//! | [`control`] | what lies beside it |
+//! | [`link`] | what both sides have |
+//! | [`sender`], [`receiver`] | the two sides |
+
+mod control;
+mod link;
+mod receiver;
+mod ring;
+mod sender;
+
+pub use receiver::{Message, Receiver, Recv};
+pub use sender::{Batch, Reserved, Sender};
+
+use super::attachment::{Attachment, Contents};
+use super::body;
+use super::header::Kind;
+use super::segment::SegmentOptions;
+use super::word;
+use crate::error::{Error, Result, Subject};
+use crate::map::passing;
+use link::Link;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What [`ring`] is built on; its model in the tests puts other ones there.
+mod atomics {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+}
+
+/// Bytes of the smallest ring.
+const SMALLEST: usize = 64;
+
+/// Messages between processes: a ring in shared memory, with one sender, or [many](ChannelOptions::many_senders), and one receiver. The processes know a name, or
+/// one forks the other, or passes it the descriptor.
+///
+/// A message is any number of bytes up to the [`limit`](Sender::limit), arrives whole or not at all, and in order. A short one costs one or two
+/// cache lines and no system call, unless the other side sleeps. Both sides can work in place: [`Sender::reserve`],
+/// [`Receiver::peek`].
+///
+/// A side that has left or was killed is an error for the other, after it has received what was sent; what is in the channel then stays
+/// for the next one. A channel ends with the last process that has it open, unless it is a file or
+/// [kept](super::Lifetime::Kept).
+///
+/// What other processes write over the channel's memory can make messages wrong, and calls fail; it never makes safe code unsound.
+///
+/// **Fork:** a child can use its copy of the `Channel`, as a process of its own. Senders and receivers stay the parent's.
+///
+/// ```
+/// # // SAFETY: nothing else reads the environment meanwhile.
+/// # unsafe { std::env::set_var("FOLIO_SHM_DIR", std::env::temp_dir()) };
+/// # let name = &format!("channel-doc-{}", std::process::id());
+/// use folio::shm::Channel;
+///
+/// // One process:
+/// let mut sender = Channel::open_or_create(name, 1 << 16)?.sender()?;
+/// sender.send(b"good morning")?;
+///
+/// // Another:
+/// let mut receiver = Channel::open_or_create(name, 1 << 16)?.receiver()?;
+/// let mut message = Vec::new();
+/// receiver.recv(&mut message)?;
+/// assert_eq!(message, b"good morning");
+/// # Ok::<(), folio::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Channel {
+    link: Link,
+}
+
+/// How a channel is made and opened.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct ChannelOptions {
+    segment: SegmentOptions,
+    bytes: usize,
+    many: bool,
+}
+
+impl ChannelOptions {
+    /// A channel of 64 KiB with one sender.
+    pub fn new() -> Self {
+        Self { segment: SegmentOptions::new(), bytes: 1 << 16, many: false }
+    }
+
+    /// Bytes of a new channel's ring, rounded up to a power of two of at least 64. A message takes 8 bytes more than it has, rounded up to a
+    /// multiple of 8, and 8 bytes of the ring stay free. Opening a channel takes any size.
+    pub fn bytes(mut self, bytes: usize) -> Self {
+        self.bytes = bytes;
+        self
+    }
+
+    /// A channel of up to 128 senders at a time, of any processes, who take turns. All who open it say so.
+    pub fn many_senders(mut self) -> Self {
+        self.many = true;
+        self
+    }
+
+    /// Who may use it, and how long it lasts. Counts and reserves are of no use to a channel.
+    pub fn segment(mut self, options: SegmentOptions) -> Self {
+        self.segment = options;
+        self
+    }
+
+    /// Makes a channel.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::create`]; EINVAL for a size that no memory has.
+    pub fn create(&self, name: &str) -> Result<Channel> {
+        let contents = self.contents("create")?;
+        self.channel(body::create(&self.segment, name, &contents)?)
+    }
+
+    /// Opens a channel that exists.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::open`].
+    pub fn open(&self, name: &str) -> Result<Channel> {
+        self.channel(body::open(&self.segment, name, &self.any())?)
+    }
+
+    /// Opens a channel, or makes it if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::open_or_create`].
+    pub fn open_or_create(&self, name: &str) -> Result<Channel> {
+        let contents = self.contents("open_or_create")?;
+        self.channel(body::open_or_create(&self.segment, name, &contents)?)
+    }
+
+    /// Opens a channel that is the file at `path`, or makes it. What was sent and not received is there again after a restart.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::open_or_create_file`].
+    pub fn at_path(&self, path: impl AsRef<Path>) -> Result<Channel> {
+        let contents = self.contents("at_path")?;
+        self.channel(body::at_path(&self.segment, path.as_ref(), &contents)?)
+    }
+
+    /// Makes a channel without a name: for forked children, and for who is [sent](Channel::pass) it. Nobody can truncate it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::anonymous`].
+    pub fn anonymous(&self) -> Result<Channel> {
+        self.channel(body::anonymous(&self.contents("anonymous")?)?)
+    }
+
+    /// The channel behind a descriptor.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::from_fd`].
+    pub fn from_fd(&self, fd: impl AsFd) -> Result<Channel> {
+        self.channel(body::from_fd(fd.as_fd(), &self.any())?)
+    }
+
+    /// Any channel of this kind.
+    fn any(&self) -> Contents<'static> {
+        let (type_name, fingerprint) =
+            if self.many { ("channel of many senders", 2) } else { ("channel of one sender", 1) };
+        Contents { kind: Kind::Channel, fingerprint, type_name, element: 1, length: 0 }
+    }
+
+    /// A new one of this size.
+    fn contents(&self, call: &'static str) -> Result<Contents<'static>> {
+        let capacity = self.bytes.max(SMALLEST).checked_next_power_of_two();
+        match capacity.filter(|&capacity| capacity as u64 <= word::CAPACITY_LIMIT) {
+            Some(capacity) => Ok(Contents { length: link::data_len(capacity) as u64, ..self.any() }),
+            None => Err(Error::rule(
+                call,
+                Subject::named("a channel").with_length(self.bytes),
+                format!("a channel has at most {} bytes", word::CAPACITY_LIMIT),
+                "a few of the longest messages are enough",
+            )),
+        }
+    }
+
+    fn channel(&self, attachment: Arc<Attachment>) -> Result<Channel> {
+        Ok(Channel { link: Link::new(attachment, self.many)? })
+    }
+}
+
+impl Default for ChannelOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Channel {
+    /// As [`ChannelOptions::create`], with one sender.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ChannelOptions::create`].
+    pub fn create(name: &str, bytes: usize) -> Result<Self> {
+        ChannelOptions::new().bytes(bytes).create(name)
+    }
+
+    /// As [`ChannelOptions::open`], with one sender.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ChannelOptions::open`].
+    pub fn open(name: &str) -> Result<Self> {
+        ChannelOptions::new().open(name)
+    }
+
+    /// As [`ChannelOptions::open_or_create`], with one sender.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ChannelOptions::open_or_create`].
+    pub fn open_or_create(name: &str, bytes: usize) -> Result<Self> {
+        ChannelOptions::new().bytes(bytes).open_or_create(name)
+    }
+
+    /// As [`ChannelOptions::anonymous`], with one sender.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ChannelOptions::anonymous`].
+    pub fn anonymous(bytes: usize) -> Result<Self> {
+        ChannelOptions::new().bytes(bytes).anonymous()
+    }
+
+    /// A sender. In a channel of one sender there is one at a time.
+    ///
+    /// # Errors
+    ///
+    /// EBUSY, with the process that has it, while there is another; EAGAIN at 128 in a channel of many. EBADMSG if some process has
+    /// written over the channel.
+    pub fn sender(&self) -> Result<Sender> {
+        Sender::new(self.link.clone())
+    }
+
+    /// The receiver: there is one at a time. It begins at the first message that the last one has not given back.
+    ///
+    /// # Errors
+    ///
+    /// EBUSY, with the process that has it, while there is another. EBADMSG if some process has written over the channel.
+    pub fn receiver(&self) -> Result<Receiver> {
+        Receiver::new(self.link.clone())
+    }
+
+    /// Bytes of the ring.
+    pub fn bytes(&self) -> usize {
+        self.link.capacity() as usize
+    }
+
+    /// The longest message, in bytes.
+    pub fn limit(&self) -> usize {
+        self.link.limit()
+    }
+
+    /// The file, to be passed on: [`ChannelOptions::from_fd`].
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.link.attachment.file()
+    }
+
+    /// Passes the channel to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte of data. The other end gives
+    /// the descriptor to [`ChannelOptions::from_fd`].
+    ///
+    /// # Errors
+    ///
+    /// What sendmsg(2) answers.
+    pub fn pass(&self, socket: &UnixStream) -> Result<()> {
+        passing::send(socket, self.file())
+    }
+
+    /// Takes what [`pass`](Self::pass) passed: a channel of one sender.
+    ///
+    /// # Errors
+    ///
+    /// What recvmsg(2) answers; those of [`ChannelOptions::from_fd`].
+    pub fn receive(socket: &UnixStream) -> Result<Self> {
+        ChannelOptions::new().from_fd(passing::receive(socket)?)
+    }
+}

@@ -1,0 +1,513 @@
+//! The receiving side of a channel.
+
+use super::control::SENDERS;
+use super::link::Link;
+use super::ring::{Consumer, Found};
+use crate::access::View;
+use crate::error::{Errno, Error, Result};
+use crate::shm::bell::Bell;
+use crate::shm::doze::{ASLEEP, BELL};
+use crate::shm::future::{self, Waiting};
+use crate::shm::owner::Owner;
+use crate::shm::patience::{self, Patience, Round, Wait};
+use crate::sys;
+use std::os::fd::BorrowedFd;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+/// How often a look that finds nothing asks whether senders still live.
+const ASK: Duration = Duration::from_millis(20);
+
+/// Receives messages from a [`Channel`](super::Channel). There is one at a time; dropping it tells the senders.
+///
+/// A message stays in the channel until it is received or [released](Message::release). If the process dies before, the next receiver gets it
+/// again.
+///
+/// **Fork:** it stays the parent's. In a child every call is an error, and its drop does nothing.
+#[derive(Debug)]
+pub struct Receiver {
+    link: Link,
+    consumer: Consumer,
+    process: u64,
+    wait: Wait,
+    parks: u64,
+    bell: Option<Box<Bell>>,
+    asked: Option<Instant>,
+    waiting: Waiting,
+}
+
+impl Receiver {
+    pub(super) fn new(link: Link) -> Result<Self> {
+        link.attachment.check()?;
+        let control = link.control();
+        if let Err(holder) = link.claim(&control.receiver.0.owner) {
+            return Err(link.taken("receiver", "receiver", holder));
+        }
+        // What the last one wanted to be told by is of no use to this one.
+        control.receiver.0.doze.retract(u32::MAX);
+        let consumer = match Consumer::resume(&link, link.capacity()) {
+            Ok(consumer) => consumer,
+            Err(corrupt) => {
+                control.receiver.0.owner.store(Owner::NOBODY.word(), Ordering::Release);
+                return Err(link.corrupt("receiver", corrupt));
+            }
+        };
+        // A sender may wait for what the last one gave back and told nobody.
+        link.rouse(&control.room.0);
+        Ok(Self {
+            link,
+            consumer,
+            process: sys::identity::token(),
+            wait: Wait::new(),
+            parks: 0,
+            bell: None,
+            asked: None,
+            waiting: Waiting::new(),
+        })
+    }
+
+    /// How it waits for messages. [`Wait::new`] at first.
+    pub fn set_wait(&mut self, wait: Wait) {
+        self.wait = wait;
+    }
+
+    /// How often it slept while it waited.
+    pub fn parks(&self) -> u64 {
+        self.parks
+    }
+
+    /// The longest message, in bytes.
+    pub fn limit(&self) -> usize {
+        self.link.limit()
+    }
+
+    /// Receives a message into `buffer`, whose old contents are dropped. Returns its length. It waits while there is none, as
+    /// [`set_wait`](Self::set_wait) says.
+    ///
+    /// # Errors
+    ///
+    /// EPIPE when the channel is empty and all senders have left or died (not if there has been none yet). ETIMEDOUT. EBADMSG if some
+    /// process has written over the channel; an error that says so if one has truncated it.
+    #[inline]
+    pub fn recv(&mut self, buffer: &mut Vec<u8>) -> Result<usize> {
+        let found = self.wait_for("recv")?;
+        self.take(found, buffer)
+    }
+
+    /// Receives a message, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv), but for ETIMEDOUT. That a sender was killed is found out every 20 milliseconds.
+    #[inline]
+    pub fn try_recv(&mut self, buffer: &mut Vec<u8>) -> Result<Option<usize>> {
+        match self.look_for("try_recv")? {
+            Some(found) => self.take(found, buffer).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Receives a message into a slice. Returns its length.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv). EMSGSIZE if the message is longer than `buffer`: then it stays where it is.
+    #[inline]
+    pub fn recv_into(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let found = self.wait_for("recv_into")?;
+        self.take_into(found, buffer)
+    }
+
+    /// Receives a message into a slice, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_into`](Self::recv_into) and [`try_recv`](Self::try_recv).
+    #[inline]
+    pub fn try_recv_into(&mut self, buffer: &mut [u8]) -> Result<Option<usize>> {
+        match self.look_for("try_recv_into")? {
+            Some(found) => self.take_into(found, buffer).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The next message where it lies, waited for. It stays until it is [released](Message::release).
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv).
+    #[inline]
+    pub fn peek(&mut self) -> Result<Message<'_>> {
+        let found = self.wait_for("peek")?;
+        Ok(Message::new(self, found))
+    }
+
+    /// The next message where it lies, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_recv`](Self::try_recv).
+    #[inline]
+    pub fn try_peek(&mut self) -> Result<Option<Message<'_>>> {
+        let found = self.look_for("try_peek")?;
+        Ok(found.map(|found| Message::new(self, found)))
+    }
+
+    /// A descriptor for poll(2), select(2) or epoll(7): readable when there is a message, or when all senders have gone. It belongs to the
+    /// receiver.
+    ///
+    /// It can be readable for nothing, and is made unreadable by a `try_` call that finds nothing: so call one of them until it does, then wait for
+    /// the descriptor. Until this is called for the first time the channel costs nothing more; afterwards the senders make a system call for
+    /// each message that finds the channel empty.
+    ///
+    /// ```
+    /// use std::os::fd::AsFd;
+    ///
+    /// let channel = folio::shm::Channel::anonymous(4096)?;
+    /// let (mut sender, mut receiver) = (channel.sender()?, channel.receiver()?);
+    /// let mut message = Vec::new();
+    /// receiver.bell()?;
+    /// while receiver.try_recv(&mut message)?.is_some() {}
+    /// sender.send(b"good morning")?;
+    /// let mut fds = [rustix::event::PollFd::from_borrowed_fd(receiver.bell()?, rustix::event::PollFlags::IN)];
+    /// assert_eq!(rustix::event::poll(&mut fds, None)?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// EMFILE, ENFILE.
+    pub fn bell(&mut self) -> Result<BorrowedFd<'_>> {
+        self.link.check("bell", self.process)?;
+        if self.bell.is_none() {
+            let bell = Bell::new(&self.link.attachment)?;
+            bell.tie(&self.link.control().bell.0, &self.link.attachment);
+            self.bell = Some(Box::new(bell));
+            if !self.consumer.is_ready(&self.link) {
+                self.arm();
+            }
+            // Whatever there is or not: the first look is the caller's.
+            self.bell_of().ring();
+        }
+        Ok(self.bell_of().as_fd())
+    }
+
+    fn bell_of(&self) -> &Bell {
+        // Both callers have made it.
+        self.bell.as_ref().expect("a bell that was just made")
+    }
+
+    /// A future of the next message. It needs no runtime: a thread of its own, one for the process, waits for the bells of
+    /// all receivers.
+    ///
+    /// Dropping the future loses no message. Errors are those of [`try_recv`](Self::try_recv) and [`bell`](Self::bell).
+    pub fn recv_async<'a>(&'a mut self, buffer: &'a mut Vec<u8>) -> Recv<'a> {
+        Recv { receiver: self, buffer }
+    }
+
+    #[inline]
+    fn look_for(&mut self, call: &'static str) -> Result<Option<Found>> {
+        self.link.check(call, self.process)?;
+        match self.next(call)? {
+            Some(found) => Ok(Some(found)),
+            None => self.look_closely(call),
+        }
+    }
+
+    #[inline]
+    fn next(&mut self, call: &'static str) -> Result<Option<Found>> {
+        self.consumer.next(&self.link).map_err(|corrupt| self.link.corrupt(call, corrupt))
+    }
+
+    /// There was nothing. Has it come meanwhile, can it still come, and does it have to ring?
+    fn look_closely(&mut self, call: &'static str) -> Result<Option<Found>> {
+        // The look may have passed the end of the ring, for which a sender waits.
+        self.link.rouse(&self.link.control().room.0);
+        if let Some(bell) = &self.bell {
+            bell.hush();
+            self.arm();
+            if self.consumer.is_ready(&self.link) {
+                // A descriptor that is readable once too often does no harm.
+                self.bell_of().ring();
+                return self.next(call);
+            }
+        }
+        let now = Instant::now();
+        let ask = self.asked.is_none_or(|asked| now - asked >= ASK) || self.bell.is_some();
+        if ask {
+            self.asked = Some(now);
+        }
+        match self.senders(ask) {
+            Senders::Expected => Ok(None),
+            Senders::Gone { died } => {
+                // What they sent before they went is there by now.
+                match self.next(call)? {
+                    Some(found) => Ok(Some(found)),
+                    None => {
+                        if let Some(bell) = &self.bell {
+                            bell.ring();
+                        }
+                        Err(self.link.alone(call, if self.link.many { "last sender" } else { "sender" }, died))
+                    }
+                }
+            }
+        }
+    }
+
+    /// From here on the next message rings.
+    fn arm(&mut self) {
+        self.link.control().receiver.0.doze.announce(BELL);
+        patience::settle(&mut || self.consumer.is_ready(&self.link));
+        let attachment = &self.link.attachment;
+        let senders = self.link.control().senders.iter().take(if self.link.many { SENDERS } else { 1 });
+        let senders = senders.filter_map(|place| Owner::in_word(place.load(Ordering::Acquire)));
+        if let Some(bell) = &mut self.bell {
+            // Those that have ended are asked about in another place.
+            bell.watch(attachment, senders.filter(|&owner| owner != attachment.me() && attachment.is_alive(owner)));
+        }
+    }
+
+    #[inline]
+    fn wait_for(&mut self, call: &'static str) -> Result<Found> {
+        self.link.check(call, self.process)?;
+        match self.next(call)? {
+            Some(found) => Ok(found),
+            None => self.wait(call),
+        }
+    }
+
+    #[cold]
+    fn wait(&mut self, call: &'static str) -> Result<Found> {
+        let mut patience = Patience::new(self.wait);
+        let found = self.wait_in_time(call, &mut patience);
+        self.parks += patience.slept();
+        found
+    }
+
+    fn wait_in_time(&mut self, call: &'static str, patience: &mut Patience) -> Result<Found> {
+        let mut told = false;
+        loop {
+            if let Some(found) = self.next(call)? {
+                return Ok(found);
+            }
+            let round = patience.next(&self.link.attachment, "a message")?;
+            if matches!(round, Round::Spin) {
+                std::hint::spin_loop();
+                continue;
+            }
+            if !std::mem::replace(&mut told, true) {
+                self.link.rouse(&self.link.control().room.0);
+            }
+            let ask = matches!(round, Round::Ask | Round::Sleep { ask: true, .. });
+            if let Senders::Gone { died } = self.senders(ask) {
+                // What they sent before they went is there by now.
+                return match self.next(call)? {
+                    Some(found) => Ok(found),
+                    None => {
+                        Err(self.link.alone(call, if self.link.many { "last sender" } else { "sender" }, died))
+                    }
+                };
+            }
+            if let Round::Sleep { slice, .. } = round {
+                self.sleep(slice);
+            }
+        }
+    }
+
+    fn sleep(&mut self, slice: Duration) {
+        let doze = &self.link.control().receiver.0.doze;
+        // A sender that left before the announcement told nobody either.
+        let is_ready =
+            || self.consumer.is_ready(&self.link) || matches!(self.senders(false), Senders::Gone { .. });
+        if !patience::sleep(doze, slice, is_ready) {
+            doze.retract(ASLEEP);
+            return;
+        }
+        // The end of the ring may be what woke it, for which the sender waits.
+        let before = self.consumer.position();
+        if self.consumer.next(&self.link).is_ok() && self.consumer.position() != before {
+            self.link.rouse(&self.link.control().room.0);
+        }
+    }
+
+    /// Whether anyone can still send. Asking the kernel about the living takes a system call for each.
+    fn senders(&self, ask: bool) -> Senders {
+        let control = self.link.control();
+        if control.sent.0.load(Ordering::Acquire) == 0 {
+            return Senders::Expected;
+        }
+        let mut died = false;
+        for place in &control.senders[..if self.link.many { SENDERS } else { 1 }] {
+            if let Some(owner) = Owner::in_word(place.load(Ordering::Acquire)) {
+                if !ask || self.link.attachment.is_alive(owner) {
+                    return Senders::Expected;
+                }
+                died = true;
+            }
+        }
+        Senders::Gone { died }
+    }
+
+    #[inline]
+    fn take(&mut self, found: Found, buffer: &mut Vec<u8>) -> Result<usize> {
+        buffer.clear();
+        buffer.reserve(found.len);
+        // SAFETY: the buffer has room for `len` bytes, which are there when the copy has gone well.
+        unsafe {
+            self.link.copy_out(found.at, buffer.as_mut_ptr(), found.len)?;
+            buffer.set_len(found.len);
+        }
+        self.release(found);
+        Ok(found.len)
+    }
+
+    #[inline]
+    fn take_into(&mut self, found: Found, buffer: &mut [u8]) -> Result<usize> {
+        if found.len > buffer.len() {
+            return Err(self.short(found.len, buffer.len()));
+        }
+        // SAFETY: the buffer is long enough.
+        unsafe { self.link.copy_out(found.at, buffer.as_mut_ptr(), found.len)? };
+        self.release(found);
+        Ok(found.len)
+    }
+
+    #[cold]
+    fn short(&self, len: usize, room: usize) -> Error {
+        Error::rule_as(
+            Errno::MSGSIZE,
+            "recv_into",
+            self.link.subject().with_length(room),
+            format!("the next message has {len} bytes"),
+            format!("bring a buffer of as many; a message of this channel has at most {}", self.limit()),
+        )
+    }
+
+    #[inline]
+    fn release(&mut self, found: Found) {
+        self.consumer.release(&self.link, found);
+        self.link.rouse(&self.link.control().room.0);
+    }
+}
+
+/// What may still come.
+enum Senders {
+    /// There is one, or there was none yet.
+    Expected,
+    Gone {
+        died: bool,
+    },
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        if sys::identity::token() != self.process {
+            return;
+        }
+        let control = self.link.control();
+        if let Some(bell) = &self.bell {
+            self.waiting.end(bell.as_fd());
+            bell.untie(&control.bell.0, &self.link.attachment);
+        }
+        let (me, nobody) = (self.link.attachment.me().word(), Owner::NOBODY.word());
+        let owner = &control.receiver.0.owner;
+        if owner.compare_exchange(me, nobody, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            self.link.rouse(&control.room.0);
+        }
+    }
+}
+
+/// A message in the channel. It derefs to a [`View`] to read it through. It stays there, and is the next one again, until
+/// it is [released](Self::release).
+#[derive(Debug)]
+pub struct Message<'a> {
+    receiver: &'a mut Receiver,
+    found: Found,
+    view: View<'a>,
+}
+
+impl<'a> Message<'a> {
+    fn new(receiver: &'a mut Receiver, found: Found) -> Self {
+        let start = receiver.link.bytes(found.at, found.len);
+        // SAFETY: it lies in the ring, which the attachment keeps mapped and guarded while the receiver lives; no Rust allocation
+        // is there.
+        let view = unsafe { View::new(start, found.len) };
+        Self { receiver, found, view }
+    }
+
+    /// A copy of its bytes.
+    ///
+    /// # Errors
+    ///
+    /// If some process has truncated the channel.
+    pub fn to_vec(&self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(self.found.len);
+        // SAFETY: as in `Receiver::take`.
+        unsafe {
+            self.receiver.link.copy_out(self.found.at, bytes.as_mut_ptr(), self.found.len)?;
+            bytes.set_len(self.found.len);
+        }
+        Ok(bytes)
+    }
+
+    /// The bytes as a slice.
+    ///
+    /// # Safety
+    ///
+    /// No process writes to the channel's memory but by folio's own calls while the slice lives, and none truncates it. (Processes that use folio
+    /// do not touch a message before it is released.)
+    pub unsafe fn as_slice(&self) -> &[u8] {
+        // SAFETY: mapped while the receiver lives, and unchanged, as the caller promises.
+        unsafe { std::slice::from_raw_parts(self.view.as_ptr(), self.view.len()) }
+    }
+
+    /// Gives the message back: it is received, and its room is the sender's again.
+    ///
+    /// # Errors
+    ///
+    /// If some process has truncated the channel: then what was read may have been zeros in places.
+    pub fn release(self) -> Result<()> {
+        self.receiver.link.check("release", self.receiver.process)?;
+        self.receiver.release(self.found);
+        Ok(())
+    }
+}
+
+impl<'a> std::ops::Deref for Message<'a> {
+    type Target = View<'a>;
+
+    fn deref(&self) -> &View<'a> {
+        &self.view
+    }
+}
+
+/// The next message, when it comes; see [`Receiver::recv_async`].
+#[derive(Debug)]
+#[must_use = "a future does nothing until it is polled"]
+pub struct Recv<'a> {
+    receiver: &'a mut Receiver,
+    buffer: &'a mut Vec<u8>,
+}
+
+impl Future for Recv<'_> {
+    type Output = Result<usize>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<usize>> {
+        let Self { receiver, buffer } = self.get_mut();
+        if let Err(error) = receiver.bell() {
+            return Poll::Ready(Err(error));
+        }
+        match receiver.try_recv(buffer) {
+            Ok(None) => {}
+            Ok(Some(len)) => return Poll::Ready(Ok(len)),
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+        let fd = receiver.bell.as_ref().map(|bell| bell.as_fd());
+        match fd.map(|fd| receiver.waiting.wake_when_readable(fd, context.waker())) {
+            Some(Err(errno)) => Poll::Ready(Err(future::refused(errno))),
+            _ => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! The sending side of a channel.
+
+use super::control::SENDERS;
+use super::link::Link;
+use super::ring::{Blocked, Place, Producer};
+use crate::access::ViewMut;
+use crate::error::{Errno, Error, Result};
+use crate::shm::doze::ASLEEP;
+use crate::shm::owner::Owner;
+use crate::shm::patience::{self, Patience, Round, Wait};
+use crate::shm::turn::Got;
+use crate::shm::word::Corrupt;
+use crate::sys;
+use std::sync::atomic::Ordering;
+
+/// Sends messages into a [`Channel`](super::Channel). Dropping it tells the receiver that nothing more will come from here.
+///
+/// **Fork:** it stays the parent's. In a child every call is an error, and its drop does nothing.
+#[derive(Debug)]
+pub struct Sender {
+    link: Link,
+    producer: Producer,
+    /// The process whose sender it is.
+    process: u64,
+    /// Which of the channel's senders this is.
+    place: usize,
+    /// In a channel of many senders: whether it is this one's turn.
+    has_turn: bool,
+    wait: Wait,
+    parks: u64,
+}
+
+impl Sender {
+    pub(super) fn new(link: Link) -> Result<Self> {
+        link.attachment.check()?;
+        let control = link.control();
+        let senders = if link.many { SENDERS } else { 1 };
+        let mut first = None;
+        let place = control.senders[..senders].iter().position(|place| match link.claim(place) {
+            Ok(()) => true,
+            Err(holder) => {
+                first.get_or_insert(holder);
+                false
+            }
+        });
+        let Some(place) = place else {
+            let holder = first.unwrap_or(Owner::NOBODY);
+            if link.many {
+                return Err(Error::rule_as(
+                    Errno::AGAIN,
+                    "sender",
+                    link.subject(),
+                    format!("a channel has at most {SENDERS} senders at a time"),
+                    "drop senders that are not needed; threads can take turns with one",
+                ));
+            }
+            return Err(link.taken("sender", "sender", holder));
+        };
+        // From here on the drop gives the place back.
+        let producer = Producer::unknown(link.capacity());
+        let process = sys::identity::token();
+        let mut sender = Self { link, producer, process, place, has_turn: false, wait: Wait::new(), parks: 0 };
+        sender.link.control().sent.0.store(1, Ordering::Release);
+        if !sender.link.many {
+            sender.resume("sender")?;
+        }
+        Ok(sender)
+    }
+
+    /// How it waits for room, and for its turn among many senders. [`Wait::new`] at first.
+    pub fn set_wait(&mut self, wait: Wait) {
+        self.wait = wait;
+    }
+
+    /// How often it slept while it waited.
+    pub fn parks(&self) -> u64 {
+        self.parks
+    }
+
+    /// The longest message, in bytes.
+    pub fn limit(&self) -> usize {
+        self.link.limit()
+    }
+
+    /// Sends a message. It waits while there is no room, as [`set_wait`](Self::set_wait) says.
+    ///
+    /// A message of no bytes is a message.
+    ///
+    /// # Errors
+    ///
+    /// EMSGSIZE beyond the [`limit`](Self::limit). EPIPE if the receiver has left, or died while this waited. ETIMEDOUT. EBADMSG if some
+    /// process has written over the channel; an error that says so if one has truncated it. Nothing was sent then.
+    #[inline]
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        let place = self.place("send", bytes.len())?;
+        let copied = self.link.copy_in(self.producer.bytes_at(place), bytes);
+        self.end(copied.is_ok().then_some((place, bytes.len())));
+        copied
+    }
+
+    /// Sends a message if there is room for it now. Whether there was.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), but for ETIMEDOUT.
+    #[inline]
+    pub fn try_send(&mut self, bytes: &[u8]) -> Result<bool> {
+        let Some(place) = self.try_place("try_send", bytes.len())? else { return Ok(false) };
+        let copied = self.link.copy_in(self.producer.bytes_at(place), bytes);
+        self.end(copied.is_ok().then_some((place, bytes.len())));
+        copied.map(|()| true)
+    }
+
+    /// Room for a message of `len` bytes in the channel itself, to be filled and [committed](Reserved::commit). What the room holds
+    /// before is unspecified.
+    ///
+    /// In a channel of many senders the others wait until it is committed or dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn reserve(&mut self, len: usize) -> Result<Reserved<'_>> {
+        let place = self.place("reserve", len)?;
+        Ok(Reserved::new(self, place, len))
+    }
+
+    /// As [`reserve`](Self::reserve), if there is room now.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_send`](Self::try_send).
+    pub fn try_reserve(&mut self, len: usize) -> Result<Option<Reserved<'_>>> {
+        let place = self.try_place("try_reserve", len)?;
+        Ok(place.map(|place| Reserved::new(self, place, len)))
+    }
+
+    /// Messages that the receiver will see together or not at all; published with one store.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn batch(&mut self) -> Result<Batch<'_>> {
+        self.forget_batch();
+        self.start("batch", 0)?;
+        if self.link.many {
+            self.take_turn("batch")?;
+        }
+        self.producer.begin();
+        Ok(Batch { sender: self })
+    }
+
+    /// Whether this process may send, and the channel is whole.
+    #[inline]
+    fn check(&self, call: &'static str) -> Result<()> {
+        self.link.check(call, self.process)
+    }
+
+    /// What is checked for every message.
+    #[inline]
+    fn start(&mut self, call: &'static str, len: usize) -> Result<()> {
+        self.check(call)?;
+        if len > self.link.limit() {
+            return Err(self.link.too_long(call, len));
+        }
+        if self.link.control().receiver.0.owner.load(Ordering::Relaxed) == Owner::NOBODY.word() {
+            return Err(self.link.alone(call, "receiver", false));
+        }
+        Ok(())
+    }
+
+    /// Room for a message, waited for.
+    #[inline]
+    fn place(&mut self, call: &'static str, len: usize) -> Result<Place> {
+        self.forget_batch();
+        self.place_further(call, len)
+    }
+
+    /// A batch that was forgotten and not dropped must not keep this message back.
+    #[inline]
+    fn forget_batch(&mut self) {
+        if self.producer.in_batch() {
+            self.producer.abandon();
+        }
+    }
+
+    /// The same, in a batch.
+    #[inline]
+    fn place_further(&mut self, call: &'static str, len: usize) -> Result<Place> {
+        self.start(call, len)?;
+        if self.link.many {
+            self.take_turn(call)?;
+        }
+        match self.producer.find(&self.link, len as u64) {
+            Ok(place) => Ok(place),
+            Err(_) => self.wait_for_room(call, len),
+        }
+    }
+
+    fn try_place(&mut self, call: &'static str, len: usize) -> Result<Option<Place>> {
+        self.forget_batch();
+        self.start(call, len)?;
+        if self.link.many && !self.has_turn {
+            match self.link.control().turn.0.try_take(&self.link.attachment) {
+                Some(got) => self.begin_turn(call, got)?,
+                None => return Ok(None),
+            }
+        }
+        match self.producer.find(&self.link, len as u64) {
+            Ok(place) => Ok(Some(place)),
+            Err(blocked) => {
+                // Part of the room may have been taken by the end of the ring, which the receiver has to pass.
+                self.link.rouse(&self.link.control().receiver.0.doze);
+                self.end(None);
+                match blocked {
+                    Blocked::Until(_) => match self.is_receiver_dead() {
+                        true => Err(self.link.alone(call, "receiver", true)),
+                        false => Ok(None),
+                    },
+                    other => Err(self.refuse(call, len, other)),
+                }
+            }
+        }
+    }
+
+    fn take_turn(&mut self, call: &'static str) -> Result<()> {
+        // A reservation that was forgotten and not dropped has left it here.
+        if self.has_turn {
+            return Ok(());
+        }
+        let mut patience = Patience::new(self.wait);
+        let got = self.link.control().turn.0.take(&self.link.attachment, &mut patience);
+        self.parks += patience.slept();
+        self.begin_turn(call, got?)
+    }
+
+    fn begin_turn(&mut self, call: &'static str, got: Got) -> Result<()> {
+        self.has_turn = true;
+        // Who gave it back has noted where it was.
+        if got == Got::Clean && self.producer.follow(&self.link) {
+            return Ok(());
+        }
+        let resumed = self.resume(call);
+        if resumed.is_err() {
+            self.end(None);
+        }
+        resumed
+    }
+
+    /// Finds out where the last sender stopped.
+    fn resume(&mut self, call: &'static str) -> Result<()> {
+        let resumed = Producer::resume(&self.link, self.link.capacity());
+        self.producer = resumed.map_err(|corrupt| self.link.corrupt(call, corrupt))?;
+        // A sender that was killed may have published a message, and told nobody.
+        self.link.rouse(&self.link.control().receiver.0.doze);
+        Ok(())
+    }
+
+    #[inline]
+    fn end(&mut self, message: Option<(Place, usize)>) {
+        if let Some((place, len)) = message {
+            self.producer.publish(&self.link, place, len as u64);
+        }
+        if self.link.many {
+            self.end_turn();
+        }
+        if message.is_some() {
+            self.link.rouse(&self.link.control().receiver.0.doze);
+        }
+    }
+
+    fn end_turn(&mut self) {
+        if std::mem::take(&mut self.has_turn) {
+            self.link.control().turn.0.give_back();
+        }
+    }
+
+    #[cold]
+    fn wait_for_room(&mut self, call: &'static str, len: usize) -> Result<Place> {
+        let mut patience = Patience::new(self.wait);
+        let found = self.find_in_time(call, len, &mut patience);
+        self.parks += patience.slept();
+        if found.is_err() && self.link.many && !self.producer.in_batch() {
+            self.end_turn();
+        }
+        found
+    }
+
+    fn find_in_time(&mut self, call: &'static str, len: usize, patience: &mut Patience) -> Result<Place> {
+        let mut told = false;
+        loop {
+            match self.producer.find(&self.link, len as u64) {
+                Ok(place) => return Ok(place),
+                Err(Blocked::Until(_)) => {}
+                Err(other) => return Err(self.refuse(call, len, other)),
+            }
+            let control = self.link.control();
+            if !std::mem::replace(&mut told, true) {
+                // The end of the ring may have been published, for the receiver to pass.
+                self.link.rouse(&control.receiver.0.doze);
+            }
+            if control.receiver.0.owner.load(Ordering::Relaxed) == Owner::NOBODY.word() {
+                return Err(self.link.alone(call, "receiver", false));
+            }
+            let round = patience.next(&self.link.attachment, "room in the channel")?;
+            if matches!(round, Round::Ask | Round::Sleep { ask: true, .. }) && self.is_receiver_dead() {
+                return Err(self.link.alone(call, "receiver", true));
+            }
+            match round {
+                // Seldom enough that the receiver gives back some messages in between.
+                Round::Spin | Round::Ask => (0..8).for_each(|_| std::hint::spin_loop()),
+                Round::Sleep { slice, .. } => {
+                    let (link, producer) = (&self.link, &mut self.producer);
+                    let doze = &link.control().room.0;
+                    if !patience::sleep(doze, slice, || producer.find(link, len as u64).is_ok()) {
+                        doze.retract(ASLEEP);
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_receiver_dead(&self) -> bool {
+        let receiver = self.link.control().receiver.0.owner.load(Ordering::Acquire);
+        Owner::in_word(receiver).is_some_and(|receiver| !self.link.attachment.is_alive(receiver))
+    }
+
+    #[cold]
+    fn refuse(&self, call: &'static str, len: usize, blocked: Blocked) -> Error {
+        match blocked {
+            Blocked::Corrupt(corrupt) => self.link.corrupt(call, corrupt),
+            Blocked::Never => Error::rule_as(
+                Errno::MSGSIZE,
+                call,
+                self.link.subject().with_length(len),
+                format!("the messages of a batch have room in the ring together, which has {} bytes, 8 of them for \
+                     each message", self.link.capacity()),
+                "commit it in parts, or create the channel with more bytes",
+            ),
+            Blocked::Until(at) => {
+                self.link.corrupt(call, Corrupt { what: "there is no room where some was seen", at })
+            }
+        }
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if sys::identity::token() != self.process {
+            return;
+        }
+        let control = self.link.control();
+        self.producer.abandon();
+        self.end_turn();
+        let me = self.link.attachment.me().word();
+        let place = &control.senders[self.place];
+        if place.compare_exchange(me, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            self.link.rouse(&control.receiver.0.doze);
+        }
+    }
+}
+
+/// Room for a message in a channel. It derefs to a [`ViewMut`] to fill it through. Dropped without
+/// [`commit`](Self::commit), nothing is seen of it.
+#[derive(Debug)]
+#[must_use = "a message is seen when it is committed"]
+pub struct Reserved<'a> {
+    sender: &'a mut Sender,
+    place: Place,
+    view: ViewMut<'a>,
+}
+
+impl<'a> Reserved<'a> {
+    fn new(sender: &'a mut Sender, place: Place, len: usize) -> Self {
+        let start = sender.link.bytes(sender.producer.bytes_at(place), len);
+        // SAFETY: they lie in the ring, which the attachment keeps mapped and guarded for as long as the sender lives; no Rust
+        // allocation is there.
+        let view = unsafe { ViewMut::new(start, len) };
+        Self { sender, place, view }
+    }
+
+    /// The bytes as a slice.
+    ///
+    /// # Safety
+    ///
+    /// No process writes to the channel's memory but by folio's own calls while the slice lives, and none truncates it. (Processes that use folio
+    /// do not touch room that is reserved.)
+    pub unsafe fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: mapped while the sender lives, and nobody else's, as the caller promises.
+        unsafe { std::slice::from_raw_parts_mut(self.view.as_ptr().cast_mut(), self.view.len()) }
+    }
+
+    /// Sends all of it.
+    ///
+    /// # Errors
+    ///
+    /// If some process has truncated the channel.
+    pub fn commit(self) -> Result<()> {
+        let len = self.view.len();
+        self.commit_first(len)
+    }
+
+    /// Sends its first `len` bytes: for messages whose length is known only when they are written.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL if it has not so many; else as [`commit`](Self::commit). Nothing is sent then.
+    pub fn commit_first(self, len: usize) -> Result<()> {
+        let this = std::mem::ManuallyDrop::new(self);
+        // SAFETY: read once, and `this` is not dropped.
+        let sender = unsafe { std::ptr::read(&raw const this.sender) };
+        let most = this.view.len();
+        let checked = if len <= most {
+            sender.check("commit")
+        } else {
+            Err(Error::rule(
+                "commit",
+                sender.link.subject().with_length(len),
+                format!("the room that was reserved has {most} bytes"),
+                "reserve as much as there may be",
+            ))
+        };
+        sender.end(checked.is_ok().then_some((this.place, len)));
+        checked
+    }
+}
+
+impl<'a> std::ops::Deref for Reserved<'a> {
+    type Target = ViewMut<'a>;
+
+    fn deref(&self) -> &ViewMut<'a> {
+        &self.view
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.sender.end(None);
+    }
+}
+
+/// Messages that are seen together; see [`Sender::batch`]. Dropped without [`commit`](Self::commit), none is seen.
+#[derive(Debug)]
+#[must_use = "messages are seen when the batch is committed"]
+pub struct Batch<'a> {
+    sender: &'a mut Sender,
+}
+
+impl Batch<'_> {
+    /// Adds a message. It waits while there is no room.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sender::send`]; EMSGSIZE too if the batch has no room in the ring. The messages before stay in the batch.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        let sender = &mut *self.sender;
+        let place = sender.place_further("push", bytes.len())?;
+        sender.link.copy_in(sender.producer.bytes_at(place), bytes)?;
+        sender.producer.publish(&sender.link, place, bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Sends all of them.
+    ///
+    /// # Errors
+    ///
+    /// If some process has truncated the channel.
+    pub fn commit(self) -> Result<()> {
+        let sender = &mut *self.sender;
+        sender.check("commit")?;
+        let any = sender.producer.commit(&sender.link);
+        sender.end_turn();
+        if any {
+            sender.link.rouse(&sender.link.control().receiver.0.doze);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.sender.producer.abandon();
+        self.sender.end_turn();
+    }
+}

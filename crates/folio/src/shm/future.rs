@@ -1,0 +1,113 @@
+//! Futures without a runtime: one thread of the process waits for all bells, and wakes whoever waits for one.
+//!
+//! The thread starts with the first future that has to wait. A forked child starts its own.
+
+use crate::error::{Errno, Error, Subject};
+use crate::sys::gate::Gate;
+use crate::sys::identity;
+use rustix::event::epoll;
+use std::collections::HashMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
+
+/// The thread's side: who is to be woken for which number.
+#[derive(Debug)]
+struct Reactor {
+    process: u64,
+    epoll: OwnedFd,
+    wakers: Mutex<HashMap<u64, Waker>>,
+}
+
+static REACTOR: Gate<Option<Arc<Reactor>>> = Gate::with(None);
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
+impl Reactor {
+    /// This process's.
+    fn get() -> Result<Arc<Self>, Errno> {
+        let mut reactor = REACTOR.lock();
+        let process = identity::token();
+        if let Some(found) = reactor.as_ref().filter(|found| found.process == process) {
+            return Ok(Arc::clone(found));
+        }
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let fresh = Arc::new(Self { process, epoll, wakers: Mutex::default() });
+        let own = Arc::clone(&fresh);
+        std::thread::Builder::new()
+            .name("folio-bells".into())
+            .spawn(move || own.run())
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
+        *reactor = Some(Arc::clone(&fresh));
+        Ok(fresh)
+    }
+
+    fn run(&self) {
+        let mut events = Vec::with_capacity(64);
+        loop {
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                // The descriptor is this thread's own: there is nothing left to wait for.
+                Err(_) => return,
+            }
+            for event in &events {
+                let number = event.data.u64();
+                let waker = self.wakers().remove(&number);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+        }
+    }
+
+    fn wakers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Waker>> {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One descriptor that futures wait for.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    number: u64,
+    reactor: Option<Arc<Reactor>>,
+}
+
+impl Waiting {
+    pub(crate) fn new() -> Self {
+        Self { number: 0, reactor: None }
+    }
+
+    /// Wakes `waker` once, when `fd` is readable; an earlier one of this descriptor is forgotten.
+    pub(crate) fn wake_when_readable(&mut self, fd: BorrowedFd<'_>, waker: &Waker) -> Result<(), Errno> {
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+        let known = self.reactor.is_some();
+        let reactor = match &mut self.reactor {
+            Some(reactor) => reactor,
+            none => {
+                self.number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+                none.insert(Reactor::get()?)
+            }
+        };
+        reactor.wakers().insert(self.number, waker.clone());
+        let data = epoll::EventData::new_u64(self.number);
+        if known {
+            epoll::modify(&reactor.epoll, fd, data, flags)
+        } else {
+            epoll::add(&reactor.epoll, fd, data, flags)
+        }
+    }
+
+    /// The descriptor is about to be closed.
+    pub(crate) fn end(&mut self, fd: BorrowedFd<'_>) {
+        if let Some(reactor) = self.reactor.take() {
+            let _ = epoll::delete(&reactor.epoll, fd);
+            reactor.wakers().remove(&self.number);
+        }
+    }
+}
+
+#[cold]
+pub(crate) fn refused(errno: Errno) -> Error {
+    Error::kernel("epoll_ctl", errno, Subject::named("a bell"))
+}
