@@ -190,7 +190,8 @@ fn a_ring_is_a_queue() {
             match random.below(10) {
                 0..5 => {
                     let most = ring::limit(capacity) + 1;
-                    let len = if random.below(3) == 0 { random.below(most) } else { random.below(most.min(40)) };
+                    let len =
+                        if random.below(3) == 0 { random.below(most) } else { random.below(most.min(40)) };
                     let message = random.bytes(len as usize);
                     match send(&memory, &mut producer, &message) {
                         Ok(()) => queue.push_back(message),

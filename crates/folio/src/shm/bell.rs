@@ -37,11 +37,6 @@ impl BellCord {
             let _ = self.owner.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
-
-    /// Whose it is.
-    pub(crate) fn owner(&self) -> Option<Owner> {
-        Owner::in_word(self.owner.load(Ordering::Relaxed))
-    }
 }
 
 /// The number of a party's process, as it says itself.
@@ -71,13 +66,10 @@ pub(crate) struct Bell {
 impl Bell {
     /// Makes a bell.
     pub(crate) fn new(attachment: &Attachment) -> Result<Self> {
-        let mut number = [0; 8];
-        let refused = |call, errno| Error::kernel(call, errno, Subject::named("a bell"));
-        rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())
-            .map_err(|errno| refused("getrandom", errno))?;
-        let number = u64::from_ne_bytes(number);
+        let number = super::random();
+        let refused = |errno| Error::kernel("bind", errno, Subject::named("a bell"));
         let name = name(attachment.id(), attachment.me().word(), number);
-        let inner = sys::bell::Bell::new(&name, BACKSTOP).map_err(|errno| refused("bind", errno))?;
+        let inner = sys::bell::Bell::new(&name, BACKSTOP).map_err(refused)?;
         Ok(Self { inner, number, watched: Vec::new() })
     }
 
@@ -126,17 +118,15 @@ impl Bell {
         let mut before = std::mem::take(&mut self.watched);
         for party in parties {
             let at = before.iter().position(|(owner, _)| *owner == party);
-            self.watched.push(match at {
-                Some(at) => before.swap_remove(at),
-                None => {
-                    let fd = pid(attachment, party).and_then(|pid| self.inner.watch(pid).ok());
-                    // It may have ended before, and its number be another's: then nobody would ring.
-                    if !attachment.is_alive(party) {
-                        self.inner.ring();
-                    }
-                    (party, fd)
+            let watched = at.map(|at| before.swap_remove(at)).unwrap_or_else(|| {
+                let fd = pid(attachment, party).and_then(|pid| self.inner.watch(pid).ok());
+                // It may have ended before, and its number be another's: then nobody would ring.
+                if !attachment.is_alive(party) {
+                    self.inner.ring();
                 }
+                (party, fd)
             });
+            self.watched.push(watched);
         }
     }
 }

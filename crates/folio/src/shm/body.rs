@@ -20,7 +20,8 @@ pub(super) fn create(
     contents: &Contents<'_>,
 ) -> Result<Arc<Attachment>> {
     let path = name::path("create", name)?;
-    let made = options.create_at(&path, options.chosen_lifetime(), contents, reserve(contents), |_| Ok(()))?;
+    let made =
+        options.create_at(&path, options.chosen_lifetime(), contents, reserve(contents), |_| Ok(()))?;
     made.ok_or_else(|| segment::exists(&path))
 }
 

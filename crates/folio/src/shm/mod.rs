@@ -39,14 +39,26 @@
 // | `reader_word` | the word of a process that reads |
 // | `guard` | what who holds a lock has |
 // | `mutex`, `rwlock`, `condvar`, `event`, `once` | for synchronising |
+// | `body` | segments whose contents are folio's own |
+// | `doze` | how one side tells the other that it sleeps |
+// | `bell`, `future` | a descriptor to poll, and futures |
+// | `word` | the word in front of a message |
+// | `channel` | rings of messages |
+// | `log` | queues with history |
 
 mod attachment;
+mod bell;
+mod body;
+mod channel;
 mod condvar;
+mod doze;
 mod event;
+mod future;
 mod guard;
 mod header;
 mod lock;
 mod lock_word;
+mod log;
 mod mutex;
 mod name;
 mod once;
@@ -59,15 +71,18 @@ mod rwlock;
 mod segment;
 mod share;
 mod wait;
+mod word;
 
 #[doc(inline)]
 pub use crate::__shm_field as field;
+pub use channel::{Batch, Channel, ChannelOptions, Message, Receiver, Recv, Reserved, Sender};
 pub use condvar::Condvar;
 pub use event::Event;
 #[cfg(feature = "derive")]
 pub use folio_derive::Share;
 pub use guard::{Guard, Guards, Locked, Torn};
 pub use header::{Kind, Lifetime};
+pub use log::{Log, LogOptions, NextEntry, Read, Reader, Start, Writer};
 pub use mutex::Mutex;
 pub use name::directory;
 pub use once::Once;
@@ -87,9 +102,15 @@ pub mod fuzzing {
     }
 }
 
-/// What [`lock_word`] and [`reader_word`] are built on; their model in the tests puts another one there.
+/// What [`lock_word`], [`reader_word`] and [`doze`] are built on; their models in the tests put other ones there.
 mod atomics {
-    pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
+    pub(super) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+    /// The sleeper waits until what the publisher stored is seen: only the compiler must keep the order.
+    #[inline]
+    pub(super) fn publisher_fence() {
+        std::sync::atomic::compiler_fence(Ordering::SeqCst);
+    }
 }
 
 /// A number that nobody guesses; without the kernel's it is at least another one each time.

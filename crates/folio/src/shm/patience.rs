@@ -84,7 +84,7 @@ impl Patience {
     #[inline]
     pub(crate) fn next(&mut self, attachment: &Attachment, what: &'static str) -> Result<Round> {
         self.looks = self.looks.wrapping_add(1);
-        if self.looks % LOOKS != 0 && self.slept == 0 && !self.wait.spin.is_zero() {
+        if !self.looks.is_multiple_of(LOOKS) && self.slept == 0 && !self.wait.spin.is_zero() {
             return Ok(Round::Spin);
         }
         self.look_at_the_clock(attachment, what)
@@ -101,11 +101,11 @@ impl Patience {
         }
         if gone < self.wait.spin {
             // A side that never sleeps finds out about deaths here.
-            let ask = gone - self.asked > SLICE;
+            let ask = gone > self.asked + SLICE;
             self.asked = if ask { gone } else { self.asked };
             return Ok(if ask { Round::Ask } else { Round::Spin });
         }
-        let left = self.wait.limit.map_or(Duration::MAX, |limit| limit - gone);
+        let left = self.wait.limit.map_or(Duration::MAX, |limit| limit.saturating_sub(gone));
         let slice = self.slice.min(left);
         let ask = self.slept > 0;
         if ask {

@@ -489,7 +489,7 @@ pub(crate) fn anonymous(contents: &Contents<'_>, reserve: u64) -> Result<Arc<Att
     Attachment::create(fd, None, contents, reserve, Lifetime::WhileUsed)
 }
 
-fn exists(path: &Path) -> Error {
+pub(super) fn exists(path: &Path) -> Error {
     Error::rule_as(
         Errno::EXIST,
         "create",
@@ -796,5 +796,20 @@ impl<T: Plain> Segment<[T]> {
     /// EINVAL for a range outside; those of [`check`](Self::check).
     pub fn view_range(&self, range: impl RangeBounds<usize>) -> Result<View<'_>> {
         self.view()?.slice(range)
+    }
+}
+
+/// For what is made and opened as segments are: channels and logs.
+impl SegmentOptions {
+    pub(super) fn chosen_lifetime(&self) -> Lifetime {
+        self.lifetime
+    }
+
+    /// Opens the segment at a path, which is there.
+    pub(super) fn open_existing(&self, path: &Path, contents: &Contents<'_>) -> Result<Arc<Attachment>> {
+        match self.open_at(path, contents)? {
+            Found::Segment(attachment) => Ok(attachment),
+            Found::Nothing => Err(missing(path)),
+        }
     }
 }

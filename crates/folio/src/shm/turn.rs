@@ -58,11 +58,7 @@ impl Turn {
         loop {
             let held = self.0.load(Ordering::Relaxed);
             if held & !WAITERS == 0 {
-                if self
-                    .0
-                    .compare_exchange(held, mine | held, Ordering::Acquire, Ordering::Relaxed)
-                    .is_ok()
-                {
+                if self.0.compare_exchange(held, mine | held, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                     return Ok(Got::Clean);
                 }
                 continue;
@@ -81,10 +77,7 @@ impl Turn {
                     mine = me | WAITERS;
                     let marked = held | WAITERS;
                     if held == marked
-                        || self
-                            .0
-                            .compare_exchange(held, marked, Ordering::Relaxed, Ordering::Relaxed)
-                            .is_ok()
+                        || self.0.compare_exchange(held, marked, Ordering::Relaxed, Ordering::Relaxed).is_ok()
                     {
                         futex::wait_shared(self.low(), marked as u32, slice);
                     }

@@ -21,11 +21,13 @@
 //! | [`trap_cell`] | where one thread waits for such an answer |
 //! | [`page_rights`] | what a thread may do with each page of an area whose faults come as signals |
 //! | [`attempt`] | what an instruction that faulted tried to do |
+//! | [`bell`] | a descriptor that another process makes readable |
 //! | [`ends`] | the wait-free table of a pager's areas, and how a process ends that touches a lost page |
 //! | [`futex`] | waiting for a word of memory |
 //! | [`signal`] | the handler of SIGBUS and SIGSEGV, chained to what was there before |
 
 mod attempt;
+pub(crate) mod bell;
 pub(crate) mod byte_lock;
 pub(crate) mod copy;
 pub(crate) mod ends;

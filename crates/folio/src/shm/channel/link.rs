@@ -151,7 +151,7 @@ impl Link {
     /// Pages of the channel went away.
     #[cold]
     fn lost(&self, call: &'static str, trap: Trap) -> Error {
-        match self.attachment.check() {
+        match self.attachment.check_file() {
             Err(error) => error,
             Ok(()) => Error::rule_as(
                 Errno::FAULT,
@@ -166,7 +166,7 @@ impl Link {
     #[cold]
     pub(super) fn corrupt(&self, call: &'static str, corrupt: Corrupt) -> Error {
         // A page that is gone shows zeros, which are no ring either.
-        if let Err(error) = self.attachment.check() {
+        if let Err(error) = self.attachment.check_file() {
             return error;
         }
         Error::rule_as(

@@ -243,17 +243,21 @@ impl Receiver {
             Senders::Expected => Ok(None),
             Senders::Gone { died } => {
                 // What they sent before they went is there by now.
-                match self.next(call)? {
-                    Some(found) => Ok(Some(found)),
-                    None => {
-                        if let Some(bell) = &self.bell {
-                            bell.ring();
-                        }
-                        Err(self.link.alone(call, if self.link.many { "last sender" } else { "sender" }, died))
-                    }
+                let found = self.next(call)?;
+                if found.is_some() {
+                    return Ok(found);
                 }
+                if let Some(bell) = &self.bell {
+                    bell.ring();
+                }
+                Err(self.alone(call, died))
             }
         }
+    }
+
+    #[cold]
+    fn alone(&self, call: &'static str, died: bool) -> Error {
+        self.link.alone(call, if self.link.many { "last sender" } else { "sender" }, died)
     }
 
     /// From here on the next message rings.
@@ -265,7 +269,10 @@ impl Receiver {
         let senders = senders.filter_map(|place| Owner::in_word(place.load(Ordering::Acquire)));
         if let Some(bell) = &mut self.bell {
             // Those that have ended are asked about in another place.
-            bell.watch(attachment, senders.filter(|&owner| owner != attachment.me() && attachment.is_alive(owner)));
+            bell.watch(
+                attachment,
+                senders.filter(|&owner| owner != attachment.me() && attachment.is_alive(owner)),
+            );
         }
     }
 
@@ -303,12 +310,7 @@ impl Receiver {
             let ask = matches!(round, Round::Ask | Round::Sleep { ask: true, .. });
             if let Senders::Gone { died } = self.senders(ask) {
                 // What they sent before they went is there by now.
-                return match self.next(call)? {
-                    Some(found) => Ok(found),
-                    None => {
-                        Err(self.link.alone(call, if self.link.many { "last sender" } else { "sender" }, died))
-                    }
-                };
+                return self.next(call)?.ok_or_else(|| self.alone(call, died));
             }
             if let Round::Sleep { slice, .. } = round {
                 self.sleep(slice);

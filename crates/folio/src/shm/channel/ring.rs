@@ -291,12 +291,6 @@ impl Consumer {
         ring.word((self.position & (self.capacity - 1)) as usize).load(Ordering::Acquire) != 0
     }
 
-    /// The offset of the next message's word.
-    #[inline]
-    pub(crate) fn next_at(&self) -> usize {
-        (self.position & (self.capacity - 1)) as usize
-    }
-
     /// The next message, if there is one.
     #[inline]
     pub(crate) fn next(&mut self, ring: &impl Ring) -> Result<Option<Found>, Corrupt> {

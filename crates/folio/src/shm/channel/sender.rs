@@ -59,7 +59,8 @@ impl Sender {
         // From here on the drop gives the place back.
         let producer = Producer::unknown(link.capacity());
         let process = sys::identity::token();
-        let mut sender = Self { link, producer, process, place, has_turn: false, wait: Wait::new(), parks: 0 };
+        let mut sender =
+            Self { link, producer, process, place, has_turn: false, wait: Wait::new(), parks: 0 };
         sender.link.control().sent.0.store(1, Ordering::Release);
         if !sender.link.many {
             sender.resume("sender")?;
@@ -212,10 +213,10 @@ impl Sender {
                 self.link.rouse(&self.link.control().receiver.0.doze);
                 self.end(None);
                 match blocked {
-                    Blocked::Until(_) => match self.is_receiver_dead() {
-                        true => Err(self.link.alone(call, "receiver", true)),
-                        false => Ok(None),
-                    },
+                    Blocked::Until(_) if self.is_receiver_dead() => {
+                        Err(self.link.alone(call, "receiver", true))
+                    }
+                    Blocked::Until(_) => Ok(None),
                     other => Err(self.refuse(call, len, other)),
                 }
             }
@@ -332,8 +333,11 @@ impl Sender {
                 Errno::MSGSIZE,
                 call,
                 self.link.subject().with_length(len),
-                format!("the messages of a batch have room in the ring together, which has {} bytes, 8 of them for \
-                     each message", self.link.capacity()),
+                format!(
+                    "the messages of a batch have room in the ring together, which has {} bytes, 8 of them for \
+                     each message",
+                    self.link.capacity()
+                ),
                 "commit it in parts, or create the channel with more bytes",
             ),
             Blocked::Until(at) => {
@@ -348,9 +352,9 @@ impl Drop for Sender {
         if sys::identity::token() != self.process {
             return;
         }
-        let control = self.link.control();
         self.producer.abandon();
         self.end_turn();
+        let control = self.link.control();
         let me = self.link.attachment.me().word();
         let place = &control.senders[self.place];
         if place.compare_exchange(me, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {

@@ -1,0 +1,259 @@
+//! A log: a queue with history, in a segment or a file, from one writer to any number of readers.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`chain`] | the entries in their ring, pure |
+//! | [`checksum`] | of an entry |
+//! | [`link`] | what writer and readers have |
+//! | [`writer`], [`reader`] | the two sides |
+
+mod chain;
+mod checksum;
+mod link;
+mod reader;
+mod writer;
+
+pub use reader::{NextEntry, Read, Reader, Start};
+pub use writer::Writer;
+
+use super::attachment::{Attachment, Contents};
+use super::header::{Kind, Lifetime};
+use super::segment::SegmentOptions;
+use super::{body, word};
+use crate::error::{Error, Result, Subject};
+use link::Link;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+/// What [`chain`] is built on; its model in the tests puts other ones there.
+mod atomics {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
+}
+
+/// Bytes of the smallest ring.
+const SMALLEST: usize = 1024;
+
+/// Entries that are read as often as one likes: one writer appends, any number of readers read, each from any point, again and again. What a
+/// fifo gives once and to one, a log gives to all who ask, also to those who come later; as a file, also after a restart.
+///
+/// Entries have sequence numbers from 0. The log has a fixed size: the newest entries push out the oldest, and the writer waits for no
+/// reader. One that is too slow is told exactly which entries it missed.
+///
+/// An entry is any number of bytes up to the [`limit`](Writer::limit), and is seen whole or not at all, whatever instruction the writer is killed at. A new
+/// writer goes on with the next number.
+///
+/// **Fork:** a child can use its copy of the `Log`, as a process of its own, and its copy of a reader. A writer stays the parent's.
+///
+/// ```
+/// use folio::shm::{Log, Read, Start};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("events");
+/// let log = Log::at_path(&path, 1 << 16)?;
+/// let mut writer = log.writer()?;
+/// writer.append(b"started")?;
+/// writer.append(b"ready")?;
+///
+/// // Any process, now or after a restart, as often as it likes:
+/// let mut entry = Vec::new();
+/// for _ in 0..2 {
+///     let mut reader = Log::at_path(&path, 1 << 16)?.reader(Start::Oldest)?;
+///     assert_eq!(reader.next(&mut entry)?, Read::Entry(0));
+///     assert_eq!(entry, b"started");
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Log {
+    link: Link,
+}
+
+/// How a log is made and opened.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct LogOptions {
+    segment: SegmentOptions,
+    bytes: usize,
+}
+
+impl LogOptions {
+    /// A log of 1 MiB that is [kept](Lifetime::Kept) when nobody uses it.
+    pub fn new() -> Self {
+        Self { segment: SegmentOptions::new().lifetime(Lifetime::Kept), bytes: 1 << 20 }
+    }
+
+    /// Bytes of a new log's ring, rounded up to a power of two of at least 1024. An entry takes 24 bytes more than it has, rounded up to a
+    /// multiple of 8. Opening a log takes one that has as many or more.
+    pub fn bytes(mut self, bytes: usize) -> Self {
+        self.bytes = bytes;
+        self
+    }
+
+    /// Who may use it, and how long it lasts. Counts and reserves are of no use to a log.
+    pub fn segment(mut self, options: SegmentOptions) -> Self {
+        self.segment = options;
+        self
+    }
+
+    /// Makes a log.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::create`]; EINVAL for a size that no memory has.
+    pub fn create(&self, name: &str) -> Result<Log> {
+        Log::new(body::create(&self.segment, name, &self.contents("create")?)?)
+    }
+
+    /// Opens a log that exists, of any size.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::open`].
+    pub fn open(&self, name: &str) -> Result<Log> {
+        Log::new(body::open(&self.segment, name, &any())?)
+    }
+
+    /// Opens a log, or makes it if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::open_or_create`].
+    pub fn open_or_create(&self, name: &str) -> Result<Log> {
+        Log::new(body::open_or_create(&self.segment, name, &self.contents("open_or_create")?)?)
+    }
+
+    /// Opens a log that is the file at `path`, or makes it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::open_or_create_file`].
+    pub fn at_path(&self, path: impl AsRef<Path>) -> Result<Log> {
+        Log::new(body::at_path(&self.segment, path.as_ref(), &self.contents("at_path")?)?)
+    }
+
+    /// Makes a log without a name: for forked children, and for who is passed its descriptor. Nobody can truncate it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::anonymous`].
+    pub fn anonymous(&self) -> Result<Log> {
+        Log::new(body::anonymous(&self.contents("anonymous")?)?)
+    }
+
+    /// The log behind a descriptor.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::from_fd`].
+    pub fn from_fd(&self, fd: impl AsFd) -> Result<Log> {
+        Log::new(body::from_fd(fd.as_fd(), &any())?)
+    }
+
+    fn contents(&self, call: &'static str) -> Result<Contents<'static>> {
+        let capacity = self.bytes.max(SMALLEST).checked_next_power_of_two();
+        match capacity.filter(|&capacity| capacity as u64 <= word::CAPACITY_LIMIT) {
+            Some(capacity) => Ok(Contents { length: link::data_len(capacity) as u64, ..any() }),
+            None => Err(Error::rule(
+                call,
+                Subject::named("a log").with_length(self.bytes),
+                format!("a log has at most {} bytes", word::CAPACITY_LIMIT),
+                "start a new one now and then",
+            )),
+        }
+    }
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn any() -> Contents<'static> {
+    Contents { kind: Kind::Log, fingerprint: 1, type_name: "log", element: 1, length: 0 }
+}
+
+impl Log {
+    fn new(attachment: Arc<Attachment>) -> Result<Self> {
+        Ok(Self { link: Link::new(attachment)? })
+    }
+
+    /// As [`LogOptions::create`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LogOptions::create`].
+    pub fn create(name: &str, bytes: usize) -> Result<Self> {
+        LogOptions::new().bytes(bytes).create(name)
+    }
+
+    /// As [`LogOptions::open`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LogOptions::open`].
+    pub fn open(name: &str) -> Result<Self> {
+        LogOptions::new().open(name)
+    }
+
+    /// As [`LogOptions::open_or_create`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LogOptions::open_or_create`].
+    pub fn open_or_create(name: &str, bytes: usize) -> Result<Self> {
+        LogOptions::new().bytes(bytes).open_or_create(name)
+    }
+
+    /// As [`LogOptions::at_path`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LogOptions::at_path`].
+    pub fn at_path(path: impl AsRef<Path>, bytes: usize) -> Result<Self> {
+        LogOptions::new().bytes(bytes).at_path(path)
+    }
+
+    /// As [`LogOptions::anonymous`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LogOptions::anonymous`].
+    pub fn anonymous(bytes: usize) -> Result<Self> {
+        LogOptions::new().bytes(bytes).anonymous()
+    }
+
+    /// The writer: there is one at a time. It goes on where the last one stopped.
+    ///
+    /// # Errors
+    ///
+    /// EBUSY, with the process that has it, while there is another. EBADMSG if some process has written over the log.
+    pub fn writer(&self) -> Result<Writer> {
+        Writer::new(self.link.clone())
+    }
+
+    /// A reader. There can be any number.
+    ///
+    /// # Errors
+    ///
+    /// EBADMSG if some process has written over the log.
+    pub fn reader(&self, start: Start) -> Result<Reader> {
+        Reader::new(self.link.clone(), start)
+    }
+
+    /// Bytes of the ring.
+    pub fn bytes(&self) -> usize {
+        self.link.capacity() as usize
+    }
+
+    /// The longest entry, in bytes.
+    pub fn limit(&self) -> usize {
+        self.link.limit()
+    }
+
+    /// The file, to be passed on: [`LogOptions::from_fd`].
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.link.attachment.file()
+    }
+}

@@ -1,0 +1,152 @@
+//! The writing side of a log.
+
+use super::chain::{self, Trust};
+use super::checksum::checksum;
+use super::link::{self, Link};
+use crate::error::{Errno, Error, Result};
+use crate::shm::bell::party;
+use crate::shm::owner::Owner;
+use crate::sys;
+use std::sync::atomic::Ordering;
+
+/// Appends to a [`Log`](super::Log). There is one at a time; dropping it tells the readers.
+///
+/// It waits for nobody: when the log is full the oldest entries go.
+///
+/// **Fork:** it stays the parent's. In a child every call is an error, and its drop does nothing.
+#[derive(Debug)]
+pub struct Writer {
+    link: Link,
+    chain: chain::Writer,
+    process: u64,
+}
+
+impl Writer {
+    pub(super) fn new(link: Link) -> Result<Self> {
+        link.attachment.check()?;
+        let (me, control) = (link.attachment.me(), link.control());
+        let owner = &control.writer.0.owner;
+        loop {
+            let found = owner.load(Ordering::Acquire);
+            if let Some(holder) = Owner::in_word(found)
+                && link.attachment.is_alive(holder)
+            {
+                return Err(Error::rule_as(
+                    Errno::BUSY,
+                    "writer",
+                    link.subject(),
+                    format!("the log has a writer: {}", party(&link.attachment, holder)),
+                    "a log has one writer at a time; wait until it is dropped, or its process has ended",
+                ));
+            }
+            if owner.compare_exchange(found, me.word(), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                break;
+            }
+        }
+        let trust = if link::is_of_this_boot(control) { Trust::Memory } else { Trust::Nothing };
+        let is_whole = |found: &chain::Found| {
+            let mut bytes = Vec::new();
+            link.copy_out(found.at, found.len, &mut bytes).is_ok()
+                && checksum(found.seq, &bytes) == found.checksum
+        };
+        match chain::Writer::resume(&link, link.capacity(), trust, is_whole) {
+            Ok(chain) => {
+                control.writer.0.boot.store(link::boot(), Ordering::Relaxed);
+                // The last writer may have been killed before it told anyone.
+                link.rouse();
+                Ok(Self { chain, link, process: sys::identity::token() })
+            }
+            Err(corrupt) => {
+                owner.store(Owner::NOBODY.word(), Ordering::Release);
+                Err(link.corrupt("writer", corrupt))
+            }
+        }
+    }
+
+    /// The longest entry, in bytes: a quarter of the log, less 32.
+    pub fn limit(&self) -> usize {
+        self.link.limit()
+    }
+
+    /// The sequence number of the next entry. The log's first one has 0.
+    pub fn next_seq(&self) -> u64 {
+        self.chain.seq()
+    }
+
+    /// Appends an entry. Returns its sequence number.
+    ///
+    /// # Errors
+    ///
+    /// EMSGSIZE beyond the [`limit`](Self::limit). EBADMSG if some process has written over the log; an error that says so if one has
+    /// truncated it. Nothing was appended then.
+    #[inline]
+    pub fn append(&mut self, bytes: &[u8]) -> Result<u64> {
+        self.check("append")?;
+        if bytes.len() > self.link.limit() {
+            return Err(self.too_long(bytes.len()));
+        }
+        let len = bytes.len() as u64;
+        let place = self.chain.make_room(&self.link, len);
+        let place = place.map_err(|corrupt| self.link.corrupt("append", corrupt))?;
+        self.link.copy_in(place.at, bytes)?;
+        self.chain.publish(&self.link, place, len, checksum(place.seq, bytes));
+        self.link.rouse();
+        Ok(place.seq)
+    }
+
+    /// Writes what was appended to the device, for a log that is a file on one, and waits until it is there. Without it, a machine that
+    /// goes down keeps what it had written by itself; the next writer drops entries that are not whole.
+    ///
+    /// # Errors
+    ///
+    /// EIO.
+    pub fn sync(&self) -> Result<()> {
+        self.check("sync")?;
+        rustix::fs::fsync(self.link.attachment.file())
+            .map_err(|errno| Error::kernel("fsync", errno, self.link.subject()))
+    }
+
+    #[inline]
+    fn check(&self, call: &'static str) -> Result<()> {
+        if sys::identity::token() == self.process {
+            self.link.attachment.check()
+        } else {
+            Err(self.foreign(call))
+        }
+    }
+
+    #[cold]
+    fn foreign(&self, call: &'static str) -> Error {
+        Error::rule_as(
+            Errno::PERM,
+            call,
+            self.link.subject(),
+            "a writer stays with the process that made it, and this is a forked child",
+            "drop the parent's, and make one in the child, from the `Log`",
+        )
+    }
+
+    #[cold]
+    fn too_long(&self, len: usize) -> Error {
+        Error::rule_as(
+            Errno::MSGSIZE,
+            "append",
+            self.link.subject().with_length(len),
+            format!("an entry of this log has at most {} bytes, a quarter of it", self.limit()),
+            "append it in parts, or create the log with more bytes",
+        )
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if sys::identity::token() != self.process {
+            return;
+        }
+        let (me, nobody) = (self.link.attachment.me().word(), Owner::NOBODY.word());
+        let owner = &self.link.control().writer.0.owner;
+        if owner.compare_exchange(me, nobody, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            self.link.rouse();
+        }
+    }
+}
