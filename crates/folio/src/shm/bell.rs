@@ -118,14 +118,15 @@ impl Bell {
         let mut before = std::mem::take(&mut self.watched);
         for party in parties {
             let at = before.iter().position(|(owner, _)| *owner == party);
-            let watched = at.map(|at| before.swap_remove(at)).unwrap_or_else(|| {
+            let new = || {
                 let fd = pid(attachment, party).and_then(|pid| self.inner.watch(pid).ok());
                 // It may have ended before, and its number be another's: then nobody would ring.
                 if !attachment.is_alive(party) {
                     self.inner.ring();
                 }
                 (party, fd)
-            });
+            };
+            let watched = at.map_or_else(new, |at| before.swap_remove(at));
             self.watched.push(watched);
         }
     }

@@ -1,0 +1,17 @@
+//! Channels and logs between processes: real processes, real kills. `FOLIO_KILLS` says how many kills each sweep makes.
+
+#[path = "contract/support.rs"]
+mod support;
+
+#[path = "shm/bell.rs"]
+mod bell;
+#[path = "shm/channel.rs"]
+mod channel;
+#[path = "shm/killing.rs"]
+mod killing;
+#[path = "shm/log.rs"]
+mod log;
+#[path = "shm/many_senders.rs"]
+mod many_senders;
+#[path = "shm/world.rs"]
+mod world;

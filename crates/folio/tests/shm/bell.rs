@@ -1,0 +1,278 @@
+//! Bells: a descriptor to poll, and futures without a runtime.
+
+use crate::killing::{Victim, fails_with};
+use crate::support::{End, child_succeeds, spawn_child, wait};
+use folio::Errno;
+use folio::shm::{Channel, Log, Read, Start, Wait};
+use std::future::Future;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether the descriptor becomes readable in time.
+fn is_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one descriptor, as it says.
+    let count = unsafe { libc::poll(&raw mut poll, 1, time.as_millis() as i32) };
+    count == 1 && poll.revents & libc::POLLIN != 0
+}
+
+/// Runs a future on this thread, and counts how often it was polled: an executor made by hand.
+fn block_on<F: Future>(future: F) -> (F::Output, u64) {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    let started = Instant::now();
+    let mut polls = 0;
+    loop {
+        polls += 1;
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return (output, polls);
+        }
+        std::thread::park_timeout(PATIENCE);
+        assert!(started.elapsed() < PATIENCE, "the future is never ready");
+    }
+}
+
+#[test]
+fn a_bell_is_readable_when_there_is_a_message() {
+    let channel = Channel::anonymous(1 << 12).unwrap();
+    let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    let mut bytes = Vec::new();
+    sender.send(b"before the bell").unwrap();
+    assert!(is_readable(receiver.bell().unwrap(), PATIENCE));
+    for round in 0..100 {
+        while receiver.try_recv(&mut bytes).unwrap().is_some() {}
+        let quiet = is_readable(receiver.bell().unwrap(), Duration::ZERO);
+        // The backstop may have gone off just now, but not each time.
+        assert!(!quiet || round % 10 != 0 || receiver.try_recv(&mut bytes).unwrap().is_none());
+        sender.send(b"one").unwrap();
+        sender.send(b"two").unwrap();
+        assert!(is_readable(receiver.bell().unwrap(), Duration::from_millis(100)), "round {round}");
+        assert_eq!(receiver.try_recv(&mut bytes).unwrap(), Some(3));
+        // One of two was received: it is still readable.
+        assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO), "round {round}");
+    }
+}
+
+#[test]
+fn a_bell_is_quiet_while_there_is_nothing() {
+    let channel = Channel::anonymous(1 << 12).unwrap();
+    let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    let mut bytes = Vec::new();
+    receiver.bell().unwrap();
+    let mut quiet = 0;
+    for _ in 0..50 {
+        sender.send(b"a message").unwrap();
+        while receiver.try_recv(&mut bytes).unwrap().is_some() {}
+        quiet += u32::from(!is_readable(receiver.bell().unwrap(), Duration::ZERO));
+    }
+    assert!(quiet > 25, "quiet {quiet} times of 50");
+}
+
+#[test]
+fn a_process_that_polls_is_woken_for_each_message() {
+    let channel = Channel::anonymous(1 << 12).unwrap();
+    let back = Channel::anonymous(1 << 12).unwrap();
+    let (pid, _messages) = spawn_child(|| {
+        let mut sender = channel.sender().unwrap();
+        let mut answers = back.receiver().unwrap();
+        let mut bytes = Vec::new();
+        for number in 0..500_u64 {
+            sender.send(&number.to_ne_bytes()).unwrap();
+            answers.recv(&mut bytes).unwrap();
+            assert_eq!(bytes, number.to_ne_bytes());
+        }
+    });
+    let mut receiver = channel.receiver().unwrap();
+    let mut answers = back.sender().unwrap();
+    let (mut bytes, mut next) = (Vec::new(), 0_u64);
+    let started = Instant::now();
+    while next < 500 {
+        assert!(is_readable(receiver.bell().unwrap(), PATIENCE));
+        while receiver.try_recv(&mut bytes).unwrap_or(None).is_some() {
+            assert_eq!(bytes, next.to_ne_bytes());
+            answers.send(&bytes).unwrap();
+            next += 1;
+        }
+    }
+    // Each waits for the answer to the last: if the bell were silent, the backstop would take half a second for each.
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    assert_eq!(wait(pid), End::Exited(0));
+}
+
+#[test]
+fn a_bell_rings_when_the_sender_is_killed_or_leaves() {
+    for killed in [true, false] {
+        let channel = Channel::anonymous(1 << 12).unwrap();
+        let mut receiver = channel.receiver().unwrap();
+        let mut bytes = Vec::new();
+        let victim = Victim::new(|| {
+            let mut sender = channel.sender().unwrap();
+            sender.send(b"I live").unwrap();
+            std::thread::sleep(if killed { PATIENCE } else { Duration::from_millis(100) });
+        });
+        let mut seen = 0;
+        let started = Instant::now();
+        let error = loop {
+            assert!(is_readable(receiver.bell().unwrap(), PATIENCE), "it never rings");
+            match receiver.try_recv(&mut bytes) {
+                Ok(Some(_)) => {
+                    seen += 1;
+                    if killed {
+                        victim.shoot();
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => break error,
+            }
+            assert!(started.elapsed() < PATIENCE);
+        };
+        assert_eq!((seen, error.errno()), (1, Errno::PIPE), "{error}");
+        // It stays readable: whoever polls again is not left waiting.
+        assert!(is_readable(receiver.bell().unwrap(), PATIENCE));
+    }
+}
+
+#[test]
+fn a_future_is_ready_when_a_message_comes() {
+    let channel = Channel::anonymous(1 << 12).unwrap();
+    let mut receiver = channel.receiver().unwrap();
+    let (pid, _messages) = spawn_child(|| {
+        let mut sender = channel.sender().unwrap();
+        for number in 0..50_u64 {
+            std::thread::sleep(Duration::from_millis(2));
+            sender.send(&number.to_ne_bytes()).unwrap();
+        }
+    });
+    let mut bytes = Vec::new();
+    for number in 0..50_u64 {
+        let (len, polls) = block_on(receiver.recv_async(&mut bytes));
+        assert_eq!((len.unwrap(), bytes.as_slice()), (8, &number.to_ne_bytes()[..]));
+        assert!(polls < 1000, "{polls} polls for one message");
+    }
+    let (end, _) = block_on(receiver.recv_async(&mut bytes));
+    fails_with(end, Errno::PIPE, "the sender has left");
+    assert_eq!(wait(pid), End::Exited(0));
+}
+
+#[test]
+fn a_future_that_is_dropped_loses_no_message() {
+    let channel = Channel::anonymous(1 << 12).unwrap();
+    let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    let mut bytes = Vec::new();
+    for number in 0..20_u64 {
+        let mut future = receiver.recv_async(&mut bytes);
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(pin!(&mut future).poll(&mut context).is_pending());
+        sender.send(&number.to_ne_bytes()).unwrap();
+        drop(future);
+        assert_eq!(block_on(receiver.recv_async(&mut bytes)).0.unwrap(), 8);
+        assert_eq!(bytes, number.to_ne_bytes());
+    }
+}
+
+#[test]
+fn futures_of_several_receivers_are_woken_by_one_thread() {
+    let channels: Vec<_> = (0..20).map(|_| Channel::anonymous(256).unwrap()).collect();
+    let mut senders: Vec<_> = channels.iter().map(|channel| channel.sender().unwrap()).collect();
+    let received = Arc::new(AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for channel in &channels {
+            let received = Arc::clone(&received);
+            scope.spawn(move || {
+                let (mut receiver, mut bytes) = (channel.receiver().unwrap(), Vec::new());
+                for _ in 0..10 {
+                    block_on(receiver.recv_async(&mut bytes)).0.unwrap();
+                    received.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for round in 0..10_u8 {
+            for sender in &mut senders {
+                sender.set_wait(Wait::new().limit(PATIENCE));
+                // A receiver that has all its messages has left.
+                sender.send(&[round]).unwrap();
+            }
+        }
+    });
+    assert_eq!(received.load(Ordering::Relaxed), 200);
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().filter(|task| {
+        let name = std::fs::read_to_string(task.as_ref().unwrap().path().join("comm")).unwrap_or_default();
+        name.trim_end() == "folio-bells"
+    });
+    assert_eq!(threads.count(), 1);
+}
+
+#[test]
+fn futures_work_in_a_forked_child() {
+    // The parent's thread is not in the child.
+    let channel = Channel::anonymous(256).unwrap();
+    let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    let mut bytes = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(20));
+            sender.send(b"parent").unwrap();
+        });
+        assert_eq!(block_on(receiver.recv_async(&mut bytes)).0.unwrap(), 6);
+    });
+    child_succeeds(|| {
+        let channel = Channel::anonymous(256).unwrap();
+        let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+        let mut bytes = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                sender.send(b"child").unwrap();
+            });
+            assert_eq!(block_on(receiver.recv_async(&mut bytes)).0.unwrap(), 5);
+        });
+    });
+}
+
+#[test]
+fn readers_of_a_log_have_bells_and_futures_too() {
+    let log = Log::anonymous(1 << 12).unwrap();
+    let mut readers: Vec<_> = (0..3).map(|_| log.reader(Start::Newest).unwrap()).collect();
+    let mut bytes = Vec::new();
+    for reader in &mut readers {
+        reader.bell().unwrap();
+        assert_eq!(reader.try_next(&mut bytes).unwrap(), None);
+    }
+    let (pid, _messages) = spawn_child(|| {
+        let mut writer = log.writer().unwrap();
+        for number in 0..100_u64 {
+            std::thread::sleep(Duration::from_millis(1));
+            writer.append(&number.to_ne_bytes()).unwrap();
+        }
+    });
+    let mut next = 0;
+    while next < 50 {
+        assert!(is_readable(readers[0].bell().unwrap(), PATIENCE));
+        while let Some(read) = readers[0].try_next(&mut bytes).unwrap() {
+            assert_eq!(read, Read::Entry(next));
+            next += 1;
+        }
+    }
+    for number in 0..100 {
+        assert_eq!(block_on(readers[1].next_async(&mut bytes)).0.unwrap(), Read::Entry(number));
+        assert_eq!(bytes, number.to_ne_bytes());
+    }
+    let (end, _) = block_on(readers[1].next_async(&mut bytes));
+    fails_with(end, Errno::PIPE, "the writer has left");
+    assert!(is_readable(readers[2].bell().unwrap(), PATIENCE));
+    assert_eq!(wait(pid), End::Exited(0));
+}
