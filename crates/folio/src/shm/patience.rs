@@ -55,6 +55,8 @@ pub(crate) struct Patience {
     looks: u32,
     started: Option<Instant>,
     slice: Duration,
+    /// It is past looking.
+    drowsy: bool,
     slept: u64,
     /// When it was last asked whether the other side lives, as time since the start.
     asked: Duration,
@@ -72,7 +74,7 @@ pub(crate) enum Round {
 
 impl Patience {
     pub(crate) fn new(wait: Wait) -> Self {
-        Self { wait, looks: 0, started: None, slice: SLICE, slept: 0, asked: Duration::ZERO }
+        Self { wait, looks: 0, started: None, slice: SLICE, drowsy: false, slept: 0, asked: Duration::ZERO }
     }
 
     /// How often it slept.
@@ -80,11 +82,28 @@ impl Patience {
         self.slept
     }
 
+    /// Counts a sleep.
+    pub(crate) fn count(&mut self) {
+        self.slept += 1;
+    }
+
+    /// Sleeps until the other side rouses this one, or for a slice, unless `is_ready` says that there is no need to. Whether it
+    /// slept.
+    pub(crate) fn sleep(&mut self, doze: &Doze, slice: Duration, mut is_ready: impl FnMut() -> bool) -> bool {
+        let seen = doze.announce(ASLEEP);
+        if settle(&mut is_ready) {
+            return false;
+        }
+        self.count();
+        futex::wait_shared(&doze.0, seen, slice);
+        true
+    }
+
     /// To be called when a look has found nothing.
     #[inline]
     pub(crate) fn next(&mut self, attachment: &Attachment, what: &'static str) -> Result<Round> {
         self.looks = self.looks.wrapping_add(1);
-        if !self.looks.is_multiple_of(LOOKS) && self.slept == 0 && !self.wait.spin.is_zero() {
+        if !self.looks.is_multiple_of(LOOKS) && !self.drowsy && !self.wait.spin.is_zero() {
             return Ok(Round::Spin);
         }
         self.look_at_the_clock(attachment, what)
@@ -107,24 +126,13 @@ impl Patience {
         }
         let left = self.wait.limit.map_or(Duration::MAX, |limit| limit.saturating_sub(gone));
         let slice = self.slice.min(left);
-        let ask = self.slept > 0;
+        let ask = self.drowsy;
         if ask {
             self.slice = (self.slice * 2).min(LONGEST);
         }
-        self.slept += 1;
+        self.drowsy = true;
         Ok(Round::Sleep { slice, ask })
     }
-}
-
-/// Sleeps until the other side rouses this one, or for a slice, unless `is_ready` says that there is no need to. Whether it
-/// slept.
-pub(crate) fn sleep(doze: &Doze, slice: Duration, mut is_ready: impl FnMut() -> bool) -> bool {
-    let seen = doze.announce(ASLEEP);
-    if settle(&mut is_ready) {
-        return false;
-    }
-    futex::wait_shared(&doze.0, seen, slice);
-    true
 }
 
 /// Looks until an announcement has surely been seen. Whether `is_ready` said so first.

@@ -79,6 +79,7 @@ impl Turn {
                     if held == marked
                         || self.0.compare_exchange(held, marked, Ordering::Relaxed, Ordering::Relaxed).is_ok()
                     {
+                        patience.count();
                         futex::wait_shared(self.low(), marked as u32, slice);
                     }
                 }

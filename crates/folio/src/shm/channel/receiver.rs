@@ -313,17 +313,17 @@ impl Receiver {
                 return self.next(call)?.ok_or_else(|| self.alone(call, died));
             }
             if let Round::Sleep { slice, .. } = round {
-                self.sleep(slice);
+                self.sleep(slice, patience);
             }
         }
     }
 
-    fn sleep(&mut self, slice: Duration) {
+    fn sleep(&mut self, slice: Duration, patience: &mut Patience) {
         let doze = &self.link.control().receiver.0.doze;
         // A sender that left before the announcement told nobody either.
         let is_ready =
             || self.consumer.is_ready(&self.link) || matches!(self.senders(false), Senders::Gone { .. });
-        if !patience::sleep(doze, slice, is_ready) {
+        if !patience.sleep(doze, slice, is_ready) {
             doze.retract(ASLEEP);
             return;
         }

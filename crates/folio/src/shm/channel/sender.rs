@@ -7,7 +7,7 @@ use crate::access::ViewMut;
 use crate::error::{Errno, Error, Result};
 use crate::shm::doze::ASLEEP;
 use crate::shm::owner::Owner;
-use crate::shm::patience::{self, Patience, Round, Wait};
+use crate::shm::patience::{Patience, Round, Wait};
 use crate::shm::turn::Got;
 use crate::shm::word::Corrupt;
 use crate::sys;
@@ -312,7 +312,7 @@ impl Sender {
                 Round::Sleep { slice, .. } => {
                     let (link, producer) = (&self.link, &mut self.producer);
                     let doze = &link.control().room.0;
-                    if !patience::sleep(doze, slice, || producer.find(link, len as u64).is_ok()) {
+                    if !patience.sleep(doze, slice, || producer.find(link, len as u64).is_ok()) {
                         doze.retract(ASLEEP);
                     }
                 }

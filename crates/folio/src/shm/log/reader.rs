@@ -286,7 +286,7 @@ impl Reader {
             }
             if let Round::Sleep { slice, .. } = round {
                 // Others may sleep on the same word: the announcement stays.
-                patience::sleep(&self.link.control().readers.0, slice, || {
+                patience.sleep(&self.link.control().readers.0, slice, || {
                     self.chain.is_ready(&self.link) || self.writer_gone(false).is_some()
                 });
             }
