@@ -1,4 +1,5 @@
-//! Channels and logs between processes: real processes, real kills. `FOLIO_KILLS` says how many kills each sweep makes.
+//! Channels and logs between processes: real processes, real kills. `FOLIO_KILLS` says how many times the kills of a
+//! normal run are made.
 
 #[path = "contract/support.rs"]
 mod support;

@@ -14,10 +14,10 @@
 //! `tests/ring_model.rs` checks the protocol with the fence in place of the time.
 
 use super::atomics::{AtomicU32, Ordering, fence, publisher_fence};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a sleeper looks after it has announced itself.
-pub(crate) const SETTLE: Duration = Duration::from_micros(2);
+const SETTLE: Duration = Duration::from_micros(2);
 
 /// The other side sleeps on the word.
 pub(crate) const ASLEEP: u32 = 1;
@@ -36,6 +36,22 @@ impl Doze {
         let word = self.0.fetch_or(how, Ordering::SeqCst) | how;
         fence(Ordering::SeqCst);
         word
+    }
+
+    /// Announces, and then looks for as long as it takes until the announcement is surely seen. What the word is then, or `None` if
+    /// `is_ready` said that there is no need to sleep.
+    pub(crate) fn lie_down(&self, how: u32, mut is_ready: impl FnMut() -> bool) -> Option<u32> {
+        let word = self.announce(how);
+        let started = Instant::now();
+        loop {
+            if is_ready() {
+                return None;
+            }
+            if started.elapsed() >= SETTLE {
+                return Some(word);
+            }
+            std::hint::spin_loop();
+        }
     }
 
     /// Takes an announcement back.

@@ -202,7 +202,7 @@ fn futures_of_several_receivers_are_woken_by_one_thread() {
         }
         for round in 0..10_u8 {
             for sender in &mut senders {
-                sender.set_wait(Wait::new().limit(PATIENCE));
+                sender.set_wait(Wait::new().timeout(PATIENCE));
                 // A receiver that has all its messages has left.
                 sender.send(&[round]).unwrap();
             }

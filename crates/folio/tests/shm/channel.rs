@@ -170,16 +170,16 @@ fn a_batch_is_seen_together() {
 fn a_full_channel_waits_and_an_empty_one_too() {
     let channel = Channel::anonymous(64).unwrap();
     let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
-    let short = Wait::new().spin(Duration::ZERO).limit(Duration::from_millis(30));
+    let short = Wait::new().spin(0).timeout(Duration::from_millis(30));
     sender.set_wait(short);
     receiver.set_wait(short);
     let before = Instant::now();
-    fails_with(receiver.recv(&mut Vec::new()), Errno::TIMEDOUT, "30ms");
+    fails_with(receiver.recv(&mut Vec::new()), Errno::TIMEDOUT, "recv");
     assert!(before.elapsed() >= Duration::from_millis(30));
     assert!(receiver.parks() > 0, "it slept");
     sender.send(&[1; 40]).unwrap();
     assert!(!sender.try_send(&[2; 40]).unwrap());
-    fails_with(sender.send(&[2; 40]), Errno::TIMEDOUT, "room");
+    fails_with(sender.send(&[2; 40]), Errno::TIMEDOUT, "send");
     assert!(sender.parks() > 0, "it slept");
     assert_eq!(receive(&mut receiver), [1; 40]);
     assert!(!sender.try_send(&[2; 40]).unwrap(), "the end of the ring is still to be passed");
@@ -193,7 +193,7 @@ fn sides_that_sleep_are_woken() {
     // One message at a time has room, and neither side looks before it sleeps.
     let there = Channel::anonymous(64).unwrap();
     let back = Channel::anonymous(64).unwrap();
-    let asleep = Wait::new().spin(Duration::ZERO).limit(PATIENCE);
+    let asleep = Wait::new().spin(0).timeout(PATIENCE);
     let (pid, _messages) = spawn_child(|| {
         let (mut receiver, mut sender) = (there.receiver().unwrap(), back.sender().unwrap());
         receiver.set_wait(asleep);
@@ -265,10 +265,10 @@ fn a_side_that_leaves_is_an_error_for_the_other_until_there_is_a_new_one() {
 
 #[test]
 fn a_waiting_side_is_woken_when_the_other_leaves() {
-    for spin in [Duration::ZERO, Duration::MAX] {
+    for how in [Wait::new().spin(0), Wait::new().always_spin()] {
         let channel = Channel::anonymous(64).unwrap();
         let mut receiver = channel.receiver().unwrap();
-        receiver.set_wait(Wait::new().spin(spin).limit(PATIENCE));
+        receiver.set_wait(how.timeout(PATIENCE));
         let (pid, _messages) = spawn_child(|| {
             let sender = channel.sender().unwrap();
             std::thread::sleep(Duration::from_millis(50));
@@ -278,7 +278,7 @@ fn a_waiting_side_is_woken_when_the_other_leaves() {
         assert_eq!(wait(pid), End::Exited(0));
 
         let mut sender = channel.sender().unwrap();
-        sender.set_wait(Wait::new().spin(spin).limit(PATIENCE));
+        sender.set_wait(how.timeout(PATIENCE));
         sender.send(&[0; 40]).unwrap();
         drop(receiver);
         let (mut out, mut told) = std::io::pipe().unwrap();
@@ -296,10 +296,10 @@ fn a_waiting_side_is_woken_when_the_other_leaves() {
 
 #[test]
 fn a_waiting_side_notices_that_the_other_was_killed() {
-    for spin in [Duration::ZERO, Duration::MAX] {
+    for how in [Wait::new().spin(0), Wait::new().always_spin()] {
         let channel = Channel::anonymous(64).unwrap();
         let mut receiver = channel.receiver().unwrap();
-        receiver.set_wait(Wait::new().spin(spin).limit(PATIENCE));
+        receiver.set_wait(how.timeout(PATIENCE));
         let victim = Victim::new(|| {
             let mut sender = channel.sender().unwrap();
             sender.send(b"I live").unwrap();
@@ -315,7 +315,7 @@ fn a_waiting_side_notices_that_the_other_was_killed() {
         drop(victim);
 
         let mut sender = channel.sender().unwrap();
-        sender.set_wait(Wait::new().spin(spin).limit(PATIENCE));
+        sender.set_wait(how.timeout(PATIENCE));
         drop(receiver);
         let (mut out, mut told) = std::io::pipe().unwrap();
         let victim = Victim::new(|| {
@@ -338,7 +338,7 @@ fn a_sender_killed_at_any_instruction_leaves_whole_messages() {
     let mut random = Random::new();
     let channel = Channel::anonymous(1 << 12).unwrap();
     let mut receiver = channel.receiver().unwrap();
-    receiver.set_wait(Wait::new().limit(PATIENCE));
+    receiver.set_wait(Wait::new().timeout(PATIENCE));
     let (mut next, mut bytes) = (0, Vec::new());
     for kill in 0..kills(300) {
         let batches = kill % 3 == 2;
@@ -478,10 +478,9 @@ fn garbage_in_a_channel_is_an_error_and_never_a_panic() {
         let name = format!("garbage-{round}");
         let channel = Channel::create(&name, 1 << 10).unwrap();
         let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
-        for side in [Wait::new().limit(Duration::from_millis(1))] {
-            sender.set_wait(side);
-            receiver.set_wait(side);
-        }
+        let brief = Wait::new().timeout(Duration::from_millis(1));
+        sender.set_wait(brief);
+        receiver.set_wait(brief);
         let file = std::fs::OpenOptions::new().write(true).open(world.file(&name)).unwrap();
         let size = file.metadata().unwrap().len();
         // The data alone: the segment's own header and slots are another test's.
@@ -522,8 +521,8 @@ fn garbage_in_a_channel_is_an_error_and_never_a_panic() {
                 drop((sender, receiver));
                 let (Ok(next), Ok(other)) = (channel.sender(), channel.receiver()) else { break };
                 (sender, receiver) = (next, other);
-                sender.set_wait(Wait::new().limit(Duration::from_millis(1)));
-                receiver.set_wait(Wait::new().limit(Duration::from_millis(1)));
+                sender.set_wait(brief);
+                receiver.set_wait(brief);
             }
         }
     }
@@ -537,13 +536,13 @@ fn a_channel_that_is_truncated_is_an_error_for_both() {
         let name = format!("cut-{keep}");
         let channel = Channel::create(&name, 1 << 16).unwrap();
         let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
-        receiver.set_wait(Wait::new().limit(PATIENCE));
-        sender.send(&[7; 30_000]).unwrap();
+        receiver.set_wait(Wait::new().timeout(PATIENCE));
+        sender.send(&vec![7; 30_000]).unwrap();
         let file = std::fs::OpenOptions::new().write(true).open(world.file(&name)).unwrap();
         let size = file.metadata().unwrap().len();
         // All of it, or the end of the ring.
         file.set_len(keep * (size - (1 << 15))).unwrap();
-        let sent = sender.send(&[8; 30_000]);
+        let sent = sender.send(&vec![8; 30_000]);
         let mut bytes = Vec::new();
         let received = receiver.recv(&mut bytes).and_then(|_| receiver.recv(&mut bytes));
         assert!(sent.is_err(), "{keep}: sent into nothing");

@@ -14,7 +14,7 @@ fn entry(reader: &mut Reader) -> (u64, Vec<u8>) {
     let mut bytes = Vec::new();
     match reader.next(&mut bytes).unwrap() {
         Read::Entry(seq) => (seq, bytes),
-        missed => panic!("{missed:?}"),
+        missed @ Read::Missed { .. } => panic!("{missed:?}"),
     }
 }
 
@@ -197,7 +197,7 @@ fn a_second_writer_is_refused_while_the_first_lives() {
     child_succeeds(|| fails_with(log.writer(), Errno::BUSY, &held));
     fails_with(log.writer(), Errno::BUSY, "which is this one");
     drop(writer);
-    child_succeeds(|| drop(log.writer().unwrap().append(b"mine").unwrap()));
+    child_succeeds(|| assert_eq!(log.writer().unwrap().append(b"mine").unwrap(), 0));
     let victim = Victim::new(|| {
         let mut writer = log.writer().unwrap();
         writer.append(b"the victim's").unwrap();
@@ -206,7 +206,7 @@ fn a_second_writer_is_refused_while_the_first_lives() {
         }
     });
     let mut reader = log.reader(Start::At(1)).unwrap();
-    reader.set_wait(Wait::new().limit(PATIENCE));
+    reader.set_wait(Wait::new().timeout(PATIENCE));
     let started = Instant::now();
     let mut bytes = Vec::new();
     while let Err(error) = reader.next(&mut bytes) {
@@ -228,7 +228,7 @@ fn readers_that_sleep_are_woken() {
             let log = &log;
             spawn_child(move || {
                 let mut reader = log.reader(Start::Oldest).unwrap();
-                reader.set_wait(Wait::new().spin(Duration::ZERO).limit(PATIENCE));
+                reader.set_wait(Wait::new().spin(0).timeout(PATIENCE));
                 for number in 0..200_u64 {
                     let (seq, bytes) = entry(&mut reader);
                     assert_eq!((seq, bytes.as_slice()), (number, &number.to_ne_bytes()[..]));
@@ -246,8 +246,8 @@ fn readers_that_sleep_are_woken() {
         assert_eq!(wait(pid), End::Exited(0));
     }
     let mut reader = log.reader(Start::Newest).unwrap();
-    reader.set_wait(Wait::new().limit(Duration::from_millis(30)));
-    fails_with(reader.next(&mut Vec::new()), Errno::TIMEDOUT, "an entry");
+    reader.set_wait(Wait::new().timeout(Duration::from_millis(30)));
+    fails_with(reader.next(&mut Vec::new()), Errno::TIMEDOUT, "next");
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn a_writer_killed_at_any_instruction_leaves_whole_entries_and_the_numbers_go_on
     let path = dir.path().join("log");
     let log = Log::at_path(&path, 1 << 13).unwrap();
     let mut reader = log.reader(Start::Oldest).unwrap();
-    reader.set_wait(Wait::new().limit(PATIENCE));
+    reader.set_wait(Wait::new().timeout(PATIENCE));
     let (mut next, mut bytes, mut read) = (0, Vec::new(), 0_u64);
     for kill in 0..kills(300) {
         let victim = Victim::new(|| {
@@ -341,7 +341,7 @@ fn garbage_in_a_log_is_an_error_and_never_a_panic() {
         let name = format!("garbage-{round}");
         let log = LogOptions::new().bytes(1 << 10).segment(SegmentOptions::new()).create(&name).unwrap();
         let (mut writer, mut reader) = (log.writer().unwrap(), log.reader(Start::Oldest).unwrap());
-        reader.set_wait(Wait::new().limit(Duration::from_millis(1)));
+        reader.set_wait(Wait::new().timeout(Duration::from_millis(1)));
         let file = std::fs::OpenOptions::new().write(true).open(world.file(&name)).unwrap();
         let size = file.metadata().unwrap().len();
         let data = data_at(size, 1 << 10);

@@ -16,7 +16,7 @@ fn channel(bytes: usize) -> Channel {
 fn messages_of_several_processes_and_threads_arrive_each_in_its_order() {
     let channel = channel(1 << 12);
     let mut receiver = channel.receiver().unwrap();
-    receiver.set_wait(Wait::new().limit(PATIENCE));
+    receiver.set_wait(Wait::new().timeout(PATIENCE));
     let children: Vec<_> = (0..3)
         .map(|child| {
             let channel = &channel;
@@ -52,10 +52,10 @@ fn a_sender_that_reserves_has_the_turn_until_it_commits_or_drops() {
     let channel = channel(1 << 10);
     let (mut one, mut other) = (channel.sender().unwrap(), channel.sender().unwrap());
     let mut receiver = channel.receiver().unwrap();
-    other.set_wait(Wait::new().limit(Duration::from_millis(20)));
+    other.set_wait(Wait::new().timeout(Duration::from_millis(20)));
     let reserved = one.reserve(10).unwrap();
     assert!(!other.try_send(b"not yet").unwrap());
-    fails_with(other.send(b"not yet"), Errno::TIMEDOUT, "turn");
+    fails_with(other.send(b"not yet"), Errno::TIMEDOUT, "time");
     reserved.copy_from(b"0123456789", 0).unwrap();
     reserved.commit().unwrap();
     other.send(b"now").unwrap();
@@ -114,7 +114,7 @@ fn when_one_is_killed_with_the_turn_the_others_go_on() {
         });
         std::io::Read::read_exact(&mut out, &mut [0]).unwrap();
         let mut sender = channel.sender().unwrap();
-        sender.set_wait(Wait::new().limit(PATIENCE));
+        sender.set_wait(Wait::new().timeout(PATIENCE));
         assert!(!sender.try_send(b"not yet").unwrap());
         // In the midst of another's wait.
         std::thread::scope(|scope| {
@@ -138,7 +138,7 @@ fn senders_killed_at_any_instruction_leave_whole_messages_and_the_rest_goes_on()
     let mut random = Random::new();
     let channel = channel(1 << 12);
     let mut receiver = channel.receiver().unwrap();
-    receiver.set_wait(Wait::new().limit(PATIENCE));
+    receiver.set_wait(Wait::new().timeout(PATIENCE));
     let stop = folio::SharedMem::anonymous(4096).unwrap();
     let stop = stop.atomic::<std::sync::atomic::AtomicU32>(0).unwrap();
     let order = std::sync::atomic::Ordering::SeqCst;

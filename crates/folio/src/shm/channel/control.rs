@@ -5,7 +5,7 @@
 
 use crate::shm::bell::BellCord;
 use crate::shm::doze::Doze;
-use crate::shm::turn::Turn;
+use crate::shm::lock::Lock;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Two cache lines: processors fetch them in pairs.
@@ -27,7 +27,7 @@ pub(super) struct Control {
     /// What the receiver looks at after each message.
     pub(super) room: Apart<Doze>,
     /// Whose turn it is to send, in a channel of many senders.
-    pub(super) turn: Apart<Turn>,
+    pub(super) turn: Apart<Lock>,
     pub(super) bell: Apart<BellCord>,
     /// Whether there ever was a sender.
     pub(super) sent: Apart<AtomicU32>,

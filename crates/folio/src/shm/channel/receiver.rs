@@ -9,7 +9,7 @@ use crate::shm::bell::Bell;
 use crate::shm::doze::{ASLEEP, BELL};
 use crate::shm::future::{self, Waiting};
 use crate::shm::owner::Owner;
-use crate::shm::patience::{self, Patience, Round, Wait};
+use crate::shm::wait::{Look, Phase, Wait};
 use crate::sys;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
@@ -210,15 +210,10 @@ impl Receiver {
     #[inline]
     fn look_for(&mut self, call: &'static str) -> Result<Option<Found>> {
         self.link.check(call, self.process)?;
-        match self.next(call)? {
+        match next(&self.link, &mut self.consumer, call)? {
             Some(found) => Ok(Some(found)),
             None => self.look_closely(call),
         }
-    }
-
-    #[inline]
-    fn next(&mut self, call: &'static str) -> Result<Option<Found>> {
-        self.consumer.next(&self.link).map_err(|corrupt| self.link.corrupt(call, corrupt))
     }
 
     /// There was nothing. Has it come meanwhile, can it still come, and does it have to ring?
@@ -231,7 +226,7 @@ impl Receiver {
             if self.consumer.is_ready(&self.link) {
                 // A descriptor that is readable once too often does no harm.
                 self.bell_of().ring();
-                return self.next(call);
+                return next(&self.link, &mut self.consumer, call);
             }
         }
         let now = Instant::now();
@@ -239,31 +234,25 @@ impl Receiver {
         if ask {
             self.asked = Some(now);
         }
-        match self.senders(ask) {
+        match senders(&self.link, ask) {
             Senders::Expected => Ok(None),
             Senders::Gone { died } => {
                 // What they sent before they went is there by now.
-                let found = self.next(call)?;
+                let found = next(&self.link, &mut self.consumer, call)?;
                 if found.is_some() {
                     return Ok(found);
                 }
                 if let Some(bell) = &self.bell {
                     bell.ring();
                 }
-                Err(self.alone(call, died))
+                Err(alone(&self.link, call, died))
             }
         }
     }
 
-    #[cold]
-    fn alone(&self, call: &'static str, died: bool) -> Error {
-        self.link.alone(call, if self.link.many { "last sender" } else { "sender" }, died)
-    }
-
     /// From here on the next message rings.
     fn arm(&mut self) {
-        self.link.control().receiver.0.doze.announce(BELL);
-        patience::settle(&mut || self.consumer.is_ready(&self.link));
+        self.link.control().receiver.0.doze.lie_down(BELL, || self.consumer.is_ready(&self.link));
         let attachment = &self.link.attachment;
         let senders = self.link.control().senders.iter().take(if self.link.many { SENDERS } else { 1 });
         let senders = senders.filter_map(|place| Owner::in_word(place.load(Ordering::Acquire)));
@@ -279,7 +268,7 @@ impl Receiver {
     #[inline]
     fn wait_for(&mut self, call: &'static str) -> Result<Found> {
         self.link.check(call, self.process)?;
-        match self.next(call)? {
+        match next(&self.link, &mut self.consumer, call)? {
             Some(found) => Ok(found),
             None => self.wait(call),
         }
@@ -287,69 +276,35 @@ impl Receiver {
 
     #[cold]
     fn wait(&mut self, call: &'static str) -> Result<Found> {
-        let mut patience = Patience::new(self.wait);
-        let found = self.wait_in_time(call, &mut patience);
-        self.parks += patience.slept();
-        found
-    }
-
-    fn wait_in_time(&mut self, call: &'static str, patience: &mut Patience) -> Result<Found> {
-        let mut told = false;
-        loop {
-            if let Some(found) = self.next(call)? {
-                return Ok(found);
+        let Self { link, consumer, parks, wait, .. } = self;
+        let doze = &link.control().receiver.0.doze;
+        let mut first = true;
+        wait.until(&link.attachment, call, &doze.0, |phase| {
+            let before = consumer.position();
+            if let Some(found) = next(link, consumer, call)? {
+                return Ok(Look::Done(found));
             }
-            let round = patience.next(&self.link.attachment, "a message")?;
-            if matches!(round, Round::Spin) {
-                std::hint::spin_loop();
-                continue;
+            let Phase::Park { ask } = phase else { return Ok(Look::Again) };
+            if consumer.position() != before {
+                // The end of the ring was passed, for which a sender may wait.
+                link.rouse(&link.control().room.0);
             }
-            if !std::mem::replace(&mut told, true) {
-                self.link.rouse(&self.link.control().room.0);
-            }
-            let ask = matches!(round, Round::Ask | Round::Sleep { ask: true, .. });
-            if let Senders::Gone { died } = self.senders(ask) {
+            // The first time is no slice: those who sent lately live.
+            let ask = ask && !std::mem::take(&mut first);
+            if let Senders::Gone { died } = senders(link, ask) {
                 // What they sent before they went is there by now.
-                return self.next(call)?.ok_or_else(|| self.alone(call, died));
+                let found = next(link, consumer, call)?;
+                return found.map(Look::Done).ok_or_else(|| alone(link, call, died));
             }
-            if let Round::Sleep { slice, .. } = round {
-                self.sleep(slice, patience);
-            }
-        }
-    }
-
-    fn sleep(&mut self, slice: Duration, patience: &mut Patience) {
-        let doze = &self.link.control().receiver.0.doze;
-        // A sender that left before the announcement told nobody either.
-        let is_ready =
-            || self.consumer.is_ready(&self.link) || matches!(self.senders(false), Senders::Gone { .. });
-        if !patience.sleep(doze, slice, is_ready) {
-            doze.retract(ASLEEP);
-            return;
-        }
-        // The end of the ring may be what woke it, for which the sender waits.
-        let before = self.consumer.position();
-        if self.consumer.next(&self.link).is_ok() && self.consumer.position() != before {
-            self.link.rouse(&self.link.control().room.0);
-        }
-    }
-
-    /// Whether anyone can still send. Asking the kernel about the living takes a system call for each.
-    fn senders(&self, ask: bool) -> Senders {
-        let control = self.link.control();
-        if control.sent.0.load(Ordering::Acquire) == 0 {
-            return Senders::Expected;
-        }
-        let mut died = false;
-        for place in &control.senders[..if self.link.many { SENDERS } else { 1 }] {
-            if let Some(owner) = Owner::in_word(place.load(Ordering::Acquire)) {
-                if !ask || self.link.attachment.is_alive(owner) {
-                    return Senders::Expected;
-                }
-                died = true;
-            }
-        }
-        Senders::Gone { died }
+            // A sender that left before the announcement told nobody.
+            let is_ready = || consumer.is_ready(link) || matches!(senders(link, false), Senders::Gone { .. });
+            let Some(word) = doze.lie_down(ASLEEP, is_ready) else {
+                doze.retract(ASLEEP);
+                return Ok(Look::Again);
+            };
+            *parks += 1;
+            Ok(Look::Sleep(word))
+        })
     }
 
     #[inline]
@@ -392,6 +347,34 @@ impl Receiver {
         self.consumer.release(&self.link, found);
         self.link.rouse(&self.link.control().room.0);
     }
+}
+
+#[inline]
+fn next(link: &Link, consumer: &mut Consumer, call: &'static str) -> Result<Option<Found>> {
+    consumer.next(link).map_err(|corrupt| link.corrupt(call, corrupt))
+}
+
+/// Whether anyone can still send. Asking the kernel about the living takes a system call for each.
+fn senders(link: &Link, ask: bool) -> Senders {
+    let control = link.control();
+    if control.sent.0.load(Ordering::Acquire) == 0 {
+        return Senders::Expected;
+    }
+    let mut died = false;
+    for place in &control.senders[..if link.many { SENDERS } else { 1 }] {
+        if let Some(owner) = Owner::in_word(place.load(Ordering::Acquire)) {
+            if !ask || link.attachment.is_alive(owner) {
+                return Senders::Expected;
+            }
+            died = true;
+        }
+    }
+    Senders::Gone { died }
+}
+
+#[cold]
+fn alone(link: &Link, call: &'static str, died: bool) -> Error {
+    link.alone(call, if link.many { "last sender" } else { "sender" }, died)
 }
 
 /// What may still come.

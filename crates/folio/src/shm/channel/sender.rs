@@ -7,8 +7,7 @@ use crate::access::ViewMut;
 use crate::error::{Errno, Error, Result};
 use crate::shm::doze::ASLEEP;
 use crate::shm::owner::Owner;
-use crate::shm::patience::{Patience, Round, Wait};
-use crate::shm::turn::Got;
+use crate::shm::wait::{Look, Phase, Wait};
 use crate::shm::word::Corrupt;
 use crate::sys;
 use std::sync::atomic::Ordering;
@@ -201,8 +200,9 @@ impl Sender {
         self.forget_batch();
         self.start(call, len)?;
         if self.link.many && !self.has_turn {
-            match self.link.control().turn.0.try_take(&self.link.attachment) {
-                Some(got) => self.begin_turn(call, got)?,
+            let attachment = &self.link.attachment;
+            match self.link.control().turn.0.try_lock(attachment, attachment.me())? {
+                Some(torn) => self.begin_turn(call, torn)?,
                 None => return Ok(None),
             }
         }
@@ -213,11 +213,11 @@ impl Sender {
                 self.link.rouse(&self.link.control().receiver.0.doze);
                 self.end(None);
                 match blocked {
-                    Blocked::Until(_) if self.is_receiver_dead() => {
+                    Blocked::Until(_) if is_receiver_dead(&self.link) => {
                         Err(self.link.alone(call, "receiver", true))
                     }
                     Blocked::Until(_) => Ok(None),
-                    other => Err(self.refuse(call, len, other)),
+                    other => Err(refuse(&self.link, call, len, other)),
                 }
             }
         }
@@ -228,21 +228,22 @@ impl Sender {
         if self.has_turn {
             return Ok(());
         }
-        let mut patience = Patience::new(self.wait);
-        let got = self.link.control().turn.0.take(&self.link.attachment, &mut patience);
-        self.parks += patience.slept();
-        self.begin_turn(call, got?)
+        let attachment = &self.link.attachment;
+        let torn = self.link.control().turn.0.lock(attachment, self.wait, attachment.me())?;
+        self.begin_turn(call, torn)
     }
 
-    fn begin_turn(&mut self, call: &'static str, got: Got) -> Result<()> {
+    /// The turn was taken, from a dead sender if `torn`.
+    fn begin_turn(&mut self, call: &'static str, torn: bool) -> Result<()> {
         self.has_turn = true;
         // Who gave it back has noted where it was.
-        if got == Got::Clean && self.producer.follow(&self.link) {
+        if !torn && self.producer.follow(&self.link) {
             return Ok(());
         }
         let resumed = self.resume(call);
-        if resumed.is_err() {
-            self.end(None);
+        match resumed {
+            Ok(()) => self.link.control().turn.0.mend(),
+            Err(_) => self.end(None),
         }
         resumed
     }
@@ -271,78 +272,79 @@ impl Sender {
 
     fn end_turn(&mut self) {
         if std::mem::take(&mut self.has_turn) {
-            self.link.control().turn.0.give_back();
+            self.link.control().turn.0.unlock(self.link.attachment.me());
         }
     }
 
     #[cold]
     fn wait_for_room(&mut self, call: &'static str, len: usize) -> Result<Place> {
-        let mut patience = Patience::new(self.wait);
-        let found = self.find_in_time(call, len, &mut patience);
-        self.parks += patience.slept();
+        let found = self.find_in_time(call, len);
         if found.is_err() && self.link.many && !self.producer.in_batch() {
             self.end_turn();
         }
         found
     }
 
-    fn find_in_time(&mut self, call: &'static str, len: usize, patience: &mut Patience) -> Result<Place> {
-        let mut told = false;
-        loop {
-            match self.producer.find(&self.link, len as u64) {
-                Ok(place) => return Ok(place),
-                Err(Blocked::Until(_)) => {}
-                Err(other) => return Err(self.refuse(call, len, other)),
-            }
-            let control = self.link.control();
-            if !std::mem::replace(&mut told, true) {
-                // The end of the ring may have been published, for the receiver to pass.
-                self.link.rouse(&control.receiver.0.doze);
-            }
-            if control.receiver.0.owner.load(Ordering::Relaxed) == Owner::NOBODY.word() {
-                return Err(self.link.alone(call, "receiver", false));
-            }
-            let round = patience.next(&self.link.attachment, "room in the channel")?;
-            if matches!(round, Round::Ask | Round::Sleep { ask: true, .. }) && self.is_receiver_dead() {
-                return Err(self.link.alone(call, "receiver", true));
-            }
-            match round {
-                // Seldom enough that the receiver gives back some messages in between.
-                Round::Spin | Round::Ask => (0..8).for_each(|_| std::hint::spin_loop()),
-                Round::Sleep { slice, .. } => {
-                    let (link, producer) = (&self.link, &mut self.producer);
-                    let doze = &link.control().room.0;
-                    if !patience.sleep(doze, slice, || producer.find(link, len as u64).is_ok()) {
-                        doze.retract(ASLEEP);
-                    }
+    fn find_in_time(&mut self, call: &'static str, len: usize) -> Result<Place> {
+        // The end of the ring may have been published, for the receiver to pass.
+        self.link.rouse(&self.link.control().receiver.0.doze);
+        let Self { link, producer, parks, wait, .. } = self;
+        let doze = &link.control().room.0;
+        let mut first = true;
+        wait.until(&link.attachment, call, &doze.0, |phase| {
+            let found = producer.find(link, len as u64);
+            match (found, phase) {
+                (Ok(place), _) => return Ok(Look::Done(place)),
+                (Err(Blocked::Until(_)), Phase::Spin) => {
+                    // Seldom enough that the receiver gives back some messages in between.
+                    (0..4).for_each(|_| std::hint::spin_loop());
+                    return Ok(Look::Again);
                 }
+                (Err(Blocked::Until(_)), Phase::Park { .. }) => {}
+                (Err(other), _) => return Err(refuse(link, call, len, other)),
             }
-        }
+            if link.control().receiver.0.owner.load(Ordering::Relaxed) == Owner::NOBODY.word() {
+                return Err(link.alone(call, "receiver", false));
+            }
+            let ask = phase == Phase::Park { ask: true } && !std::mem::take(&mut first);
+            if ask && is_receiver_dead(link) {
+                return Err(link.alone(call, "receiver", true));
+            }
+            // What was published just before may have to be told once more: its end of the ring may have come since.
+            let slept = doze.lie_down(ASLEEP, || producer.find(link, len as u64).is_ok());
+            let Some(word) = slept else {
+                doze.retract(ASLEEP);
+                return Ok(Look::Again);
+            };
+            link.rouse(&link.control().receiver.0.doze);
+            *parks += 1;
+            Ok(Look::Sleep(word))
+        })
     }
+}
 
-    fn is_receiver_dead(&self) -> bool {
-        let receiver = self.link.control().receiver.0.owner.load(Ordering::Acquire);
-        Owner::in_word(receiver).is_some_and(|receiver| !self.link.attachment.is_alive(receiver))
-    }
+fn is_receiver_dead(link: &Link) -> bool {
+    let receiver = link.control().receiver.0.owner.load(Ordering::Acquire);
+    Owner::in_word(receiver).is_some_and(|receiver| !link.attachment.is_alive(receiver))
+}
 
-    #[cold]
-    fn refuse(&self, call: &'static str, len: usize, blocked: Blocked) -> Error {
-        match blocked {
-            Blocked::Corrupt(corrupt) => self.link.corrupt(call, corrupt),
-            Blocked::Never => Error::rule_as(
-                Errno::MSGSIZE,
-                call,
-                self.link.subject().with_length(len),
-                format!(
-                    "the messages of a batch have room in the ring together, which has {} bytes, 8 of them for \
-                     each message",
-                    self.link.capacity()
-                ),
-                "commit it in parts, or create the channel with more bytes",
+#[cold]
+fn refuse(link: &Link, call: &'static str, len: usize, blocked: Blocked) -> Error {
+    match blocked {
+        Blocked::Corrupt(corrupt) => link.corrupt(call, corrupt),
+        Blocked::Never => Error::rule_as(
+            Errno::MSGSIZE,
+            call,
+            link.subject().with_length(len),
+            format!(
+                "the messages of a batch have room in the ring together, which has {} bytes, 8 of them for \
+                 each message",
+                link.capacity()
             ),
-            Blocked::Until(at) => {
-                self.link.corrupt(call, Corrupt { what: "there is no room where some was seen", at })
-            }
+            "commit it in parts, or create the channel with more bytes",
+        ),
+        Blocked::Until(at) => {
+            link.corrupt(call, Corrupt { what: "there is no room where some was seen", at })
         }
     }
 }

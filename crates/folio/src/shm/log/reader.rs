@@ -5,10 +5,10 @@ use super::checksum::checksum;
 use super::link::Link;
 use crate::error::{Errno, Error, Result};
 use crate::shm::bell::Bell;
-use crate::shm::doze::BELL;
+use crate::shm::doze::{ASLEEP, BELL};
 use crate::shm::future::{self, Waiting};
 use crate::shm::owner::Owner;
-use crate::shm::patience::{self, Patience, Round, Wait};
+use crate::shm::wait::{Look, Phase, Wait};
 use crate::shm::word::Corrupt;
 use crate::sys;
 use std::os::fd::BorrowedFd;
@@ -121,7 +121,7 @@ impl Reader {
     #[inline]
     pub fn next(&mut self, buffer: &mut Vec<u8>) -> Result<Read> {
         self.link.attachment.check()?;
-        match self.look(buffer, "next")? {
+        match look(&self.link, &mut self.chain, buffer, "next")? {
             Some(read) => Ok(read),
             None => self.wait(buffer),
         }
@@ -135,7 +135,7 @@ impl Reader {
     #[inline]
     pub fn try_next(&mut self, buffer: &mut Vec<u8>) -> Result<Option<Read>> {
         self.link.attachment.check()?;
-        match self.look(buffer, "try_next")? {
+        match look(&self.link, &mut self.chain, buffer, "try_next")? {
             None if self.bell.is_some() => self.look_closely(buffer),
             read => Ok(read),
         }
@@ -195,35 +195,6 @@ impl Reader {
         NextEntry { reader: self, buffer }
     }
 
-    #[inline]
-    fn look(&mut self, buffer: &mut Vec<u8>, call: &'static str) -> Result<Option<Read>> {
-        loop {
-            let next = self.chain.next(&self.link).map_err(|corrupt| self.link.corrupt(call, corrupt))?;
-            match next {
-                Next::Nothing => return Ok(None),
-                Next::Entry(found) => {
-                    self.link.copy_out(found.at, found.len, buffer)?;
-                    let confirmed = self.chain.confirm(&self.link, &found);
-                    if !confirmed.map_err(|corrupt| self.link.corrupt(call, corrupt))? {
-                        continue;
-                    }
-                    if checksum(found.seq, buffer) != found.checksum {
-                        let what = "an entry's bytes do not agree with its checksum";
-                        return Err(self.link.corrupt(call, Corrupt { what, at: found.position }));
-                    }
-                    return Ok(Some(Read::Entry(found.seq)));
-                }
-                Next::Overtaken => {
-                    let missed = self.chain.catch_up(&self.link);
-                    let missed = missed.map_err(|corrupt| self.link.corrupt(call, corrupt))?;
-                    if let Some((first, count)) = missed {
-                        return Ok(Some(Read::Missed { first, count }));
-                    }
-                }
-            }
-        }
-    }
-
     /// There was nothing, and the bell has to ring for what comes.
     fn look_closely(&mut self, buffer: &mut Vec<u8>) -> Result<Option<Read>> {
         if let Some(hanging) = self.bell.as_ref().filter(|bell| bell.process == sys::identity::token()) {
@@ -232,7 +203,7 @@ impl Reader {
             if self.chain.is_ready(&self.link) {
                 // A descriptor that is readable once too often does no harm.
                 self.ring();
-                return self.look(buffer, "try_next");
+                return look(&self.link, &mut self.chain, buffer, "try_next");
             }
         }
         Ok(None)
@@ -247,8 +218,7 @@ impl Reader {
     /// From here on the next entry rings.
     fn arm(&mut self) {
         let control = self.link.control();
-        control.readers.0.announce(BELL);
-        patience::settle(&mut || self.chain.is_ready(&self.link));
+        control.readers.0.lie_down(BELL, || self.chain.is_ready(&self.link));
         let attachment = &self.link.attachment;
         let writer = Owner::in_word(control.writer.0.owner.load(Ordering::Acquire));
         let others =
@@ -260,59 +230,83 @@ impl Reader {
 
     #[cold]
     fn wait(&mut self, buffer: &mut Vec<u8>) -> Result<Read> {
-        let mut patience = Patience::new(self.wait);
-        let read = self.wait_in_time(buffer, &mut patience);
-        self.parks += patience.slept();
-        read
-    }
-
-    fn wait_in_time(&mut self, buffer: &mut Vec<u8>, patience: &mut Patience) -> Result<Read> {
-        loop {
-            if let Some(read) = self.look(buffer, "next")? {
-                return Ok(read);
+        let Self { link, chain, parks, wait, .. } = self;
+        let doze = &link.control().readers.0;
+        let mut first = true;
+        wait.until(&link.attachment, "next", &doze.0, |phase| {
+            if let Some(read) = look(link, chain, buffer, "next")? {
+                return Ok(Look::Done(read));
             }
-            let round = patience.next(&self.link.attachment, "an entry")?;
-            if matches!(round, Round::Spin) {
-                std::hint::spin_loop();
-                continue;
-            }
-            let ask = matches!(round, Round::Ask | Round::Sleep { ask: true, .. });
-            if let Some(died) = self.writer_gone(ask) {
+            let Phase::Park { ask } = phase else { return Ok(Look::Again) };
+            // The first time is no slice: a writer that appended lately lives.
+            let ask = ask && !std::mem::take(&mut first);
+            if let Some(died) = writer_gone(link, ask) {
                 // What it appended before it went is there by now.
-                return match self.look(buffer, "next")? {
-                    Some(read) => Ok(read),
-                    None => Err(self.alone(died)),
-                };
+                let read = look(link, chain, buffer, "next")?;
+                return read.map(Look::Done).ok_or_else(|| alone(link, died));
             }
-            if let Round::Sleep { slice, .. } = round {
-                // Others may sleep on the same word: the announcement stays.
-                patience.sleep(&self.link.control().readers.0, slice, || {
-                    self.chain.is_ready(&self.link) || self.writer_gone(false).is_some()
-                });
+            // Others may sleep on the same word: the announcement stays. A writer that left before it told nobody.
+            let is_ready = || chain.is_ready(link) || writer_gone(link, false).is_some();
+            let Some(word) = doze.lie_down(ASLEEP, is_ready) else { return Ok(Look::Again) };
+            *parks += 1;
+            Ok(Look::Sleep(word))
+        })
+    }
+}
+
+#[inline]
+fn look(
+    link: &Link,
+    chain: &mut chain::Reader,
+    buffer: &mut Vec<u8>,
+    call: &'static str,
+) -> Result<Option<Read>> {
+    loop {
+        let next = chain.next(link).map_err(|corrupt| link.corrupt(call, corrupt))?;
+        match next {
+            Next::Nothing => return Ok(None),
+            Next::Entry(found) => {
+                link.copy_out(found.at, found.len, buffer)?;
+                let confirmed = chain.confirm(link, &found);
+                if !confirmed.map_err(|corrupt| link.corrupt(call, corrupt))? {
+                    continue;
+                }
+                if checksum(found.seq, buffer) != found.checksum {
+                    let what = "an entry's bytes do not agree with its checksum";
+                    return Err(link.corrupt(call, Corrupt { what, at: found.position }));
+                }
+                return Ok(Some(Read::Entry(found.seq)));
+            }
+            Next::Overtaken => {
+                let missed = chain.catch_up(link);
+                let missed = missed.map_err(|corrupt| link.corrupt(call, corrupt))?;
+                if let Some((first, count)) = missed {
+                    return Ok(Some(Read::Missed { first, count }));
+                }
             }
         }
     }
+}
 
-    /// Whether there was a writer and is none, and it died. Asking the kernel takes a system call.
-    fn writer_gone(&self, ask: bool) -> Option<bool> {
-        let owner = Owner::in_word(self.link.control().writer.0.owner.load(Ordering::Acquire))?;
-        if owner == Owner::NOBODY {
-            return Some(false);
-        }
-        (ask && !self.link.attachment.is_alive(owner)).then_some(true)
+/// Whether there was a writer and is none, and it died. Asking the kernel takes a system call.
+fn writer_gone(link: &Link, ask: bool) -> Option<bool> {
+    let owner = Owner::in_word(link.control().writer.0.owner.load(Ordering::Acquire))?;
+    if owner == Owner::NOBODY {
+        return Some(false);
     }
+    (ask && !link.attachment.is_alive(owner)).then_some(true)
+}
 
-    #[cold]
-    fn alone(&self, died: bool) -> Error {
-        let how = if died { "has died" } else { "has left" };
-        Error::rule_as(
-            Errno::PIPE,
-            "next",
-            self.link.subject(),
-            format!("all entries were read, and the writer {how}"),
-            "the log stays as it is; go on when there is a new writer",
-        )
-    }
+#[cold]
+fn alone(link: &Link, died: bool) -> Error {
+    let how = if died { "has died" } else { "has left" };
+    Error::rule_as(
+        Errno::PIPE,
+        "next",
+        link.subject(),
+        format!("all entries were read, and the writer {how}"),
+        "the log stays as it is; go on when there is a new writer",
+    )
 }
 
 fn begin(link: &Link, start: Start, call: &'static str) -> Result<chain::Reader> {
@@ -360,11 +354,11 @@ impl Future for NextEntry<'_> {
         if ask {
             reader.asked = Some(now);
         }
-        if let Some(died) = reader.writer_gone(ask) {
+        if let Some(died) = writer_gone(&reader.link, ask) {
             // What it appended before it went is there by now.
-            return Poll::Ready(match reader.look(buffer, "next") {
+            return Poll::Ready(match look(&reader.link, &mut reader.chain, buffer, "next") {
                 Ok(Some(read)) => Ok(read),
-                Ok(None) => Err(reader.alone(died)),
+                Ok(None) => Err(alone(&reader.link, died)),
                 Err(error) => Err(error),
             });
         }
