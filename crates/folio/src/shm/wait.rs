@@ -88,6 +88,11 @@ impl Wait {
         self
     }
 
+    /// Whether it never parks: then nobody needs to be told that it might.
+    pub(crate) fn never_parks(&self) -> bool {
+        self.spin == Spin::Always
+    }
+
     /// Now, if there is a timeout to count from it.
     pub(crate) fn start(&self) -> Option<Instant> {
         self.timeout.map(|_| Instant::now())

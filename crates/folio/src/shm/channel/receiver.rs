@@ -296,6 +296,9 @@ impl Receiver {
                 let found = next(link, consumer, call)?;
                 return found.map(Look::Done).ok_or_else(|| alone(link, call, died));
             }
+            if wait.never_parks() {
+                return Ok(Look::Again);
+            }
             // A sender that left before the announcement told nobody.
             let is_ready = || consumer.is_ready(link) || matches!(senders(link, false), Senders::Gone { .. });
             let Some(word) = doze.lie_down(ASLEEP, is_ready) else {

@@ -310,6 +310,9 @@ impl Sender {
             if ask && is_receiver_dead(link) {
                 return Err(link.alone(call, "receiver", true));
             }
+            if wait.never_parks() {
+                return Ok(Look::Again);
+            }
             // What was published just before may have to be told once more: its end of the ring may have come since.
             let slept = doze.lie_down(ASLEEP, || producer.find(link, len as u64).is_ok());
             let Some(word) = slept else {

@@ -245,6 +245,9 @@ impl Reader {
                 let read = look(link, chain, buffer, "next")?;
                 return read.map(Look::Done).ok_or_else(|| alone(link, died));
             }
+            if wait.never_parks() {
+                return Ok(Look::Again);
+            }
             // Others may sleep on the same word: the announcement stays. A writer that left before it told nobody.
             let is_ready = || chain.is_ready(link) || writer_gone(link, false).is_some();
             let Some(word) = doze.lie_down(ASLEEP, is_ready) else { return Ok(Look::Again) };
