@@ -8,6 +8,8 @@ mod support;
 mod bell;
 #[path = "shm/channel.rs"]
 mod channel;
+#[path = "shm/chats.rs"]
+mod chats;
 #[path = "shm/killing.rs"]
 mod killing;
 #[path = "shm/log.rs"]
