@@ -100,6 +100,16 @@ pub mod fuzzing {
     pub fn header(bytes: &[u8]) {
         super::header::survive(bytes);
     }
+
+    /// Bytes from anywhere as what a peer writes over a channel while it is used.
+    pub fn channel(bytes: &[u8]) {
+        super::channel::survive(bytes);
+    }
+
+    /// Bytes from anywhere as what a peer writes over a log while it is used.
+    pub fn log(bytes: &[u8]) {
+        super::log::survive(bytes);
+    }
 }
 
 /// What [`lock_word`], [`reader_word`] and [`doze`] are built on; their models in the tests put other ones there.

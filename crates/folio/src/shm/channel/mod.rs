@@ -287,3 +287,76 @@ impl Channel {
         ChannelOptions::new().from_fd(passing::receive(socket)?)
     }
 }
+
+/// Uses a channel while `input` is written over it: pairs of what to do and where, with the eight bytes to write. Calls may fail, and
+/// messages be wrong; nothing may be read or written outside, and nothing may panic or hang.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn survive(input: &[u8]) {
+    use super::wait::Wait;
+    use std::time::Duration;
+
+    const RING: usize = 256;
+    let Some((&first, steps)) = input.split_first() else { return };
+    let options = ChannelOptions::new().bytes(RING);
+    let options = if first & 1 == 1 { options.many_senders() } else { options };
+    let Ok(channel) = options.anonymous() else { return };
+    let at_once = Wait::new().spin(0).timeout(Duration::ZERO);
+    let (mut sender, mut receiver) = (channel.sender().ok(), channel.receiver().ok());
+    let mut buffer = Vec::new();
+    for step in steps.chunks_exact(11) {
+        let (what, at, bytes) = (step[0], u16::from_le_bytes([step[1], step[2]]), &step[3..]);
+        // The control block's lines, or the ring.
+        let at = match at & 1 {
+            0 => usize::from(at / 2) % (10 * 128),
+            _ => link::data_len(0) + usize::from(at / 2) % RING,
+        };
+        let at = at / 8 * 8;
+        for side in &mut sender {
+            side.set_wait(at_once);
+        }
+        for side in &mut receiver {
+            side.set_wait(at_once);
+        }
+        match what % 8 {
+            0..4 => channel.link.scribble(at, bytes),
+            4 => drop(sender.as_mut().map(|sender| sender.send(&bytes.repeat(usize::from(what / 8))))),
+            5 => {
+                if let Some(Ok(len)) = receiver.as_mut().map(|receiver| receiver.recv(&mut buffer)) {
+                    assert!(len == buffer.len() && len <= RING);
+                }
+            }
+            6 => {
+                if let Some(Ok(Some(message))) = receiver.as_mut().map(Receiver::try_peek) {
+                    assert!(message.to_vec().is_ok_and(|bytes| bytes.len() == message.len()));
+                }
+                if let Some(Ok(Some(room))) =
+                    sender.as_mut().map(|sender| sender.try_reserve(usize::from(what)))
+                {
+                    let _ = room.copy_from(bytes, 0);
+                    let _ = room.commit();
+                }
+            }
+            _ => {
+                (sender, receiver) = (None, None);
+                (sender, receiver) = (channel.sender().ok(), channel.receiver().ok());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn bytes_from_anywhere_are_survived() {
+        proptest::proptest!(|(bytes in proptest::collection::vec(0_u8.., 0..600))| super::survive(&bytes));
+        // Small numbers and lone bits, which lengths and positions are.
+        let step = (0_u8.., 0_u16.., proptest::prop_oneof![0_u64..600, (0_u32..64).prop_map(|bit| 1 << bit)]);
+        use proptest::strategy::Strategy;
+        proptest::proptest!(|(first: u8, steps in proptest::collection::vec(step, 0..80))| {
+            let bytes = steps.iter().flat_map(|(what, at, word)| {
+                [&[*what][..], &at.to_le_bytes(), &word.to_le_bytes()].concat()
+            });
+            super::survive(&[first].into_iter().chain(bytes).collect::<Vec<u8>>());
+        });
+    }
+}

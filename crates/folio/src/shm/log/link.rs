@@ -158,6 +158,15 @@ impl Link {
         }
     }
 
+    /// Writes over a word of the data, as another process might.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn scribble(&self, at: usize, bytes: &[u8]) {
+        let word = bytes.first_chunk::<8>().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+        assert!(at.is_multiple_of(8) && at + 8 <= self.attachment.len());
+        // SAFETY: inside the data, aligned, and mapped; it is accessed by atomics and copies that expect it.
+        unsafe { &*self.attachment.base().add(at).cast::<AtomicU64>() }.store(word, Ordering::Relaxed);
+    }
+
     pub(super) fn subject(&self) -> Subject {
         self.attachment.subject()
     }

@@ -257,3 +257,64 @@ impl Log {
         self.link.attachment.file()
     }
 }
+
+/// Uses a log while `input` is written over it: pairs of what to do and where, with the eight bytes to write. Calls may fail, and entries be
+/// missing; nothing may be read or written outside, and nothing may panic or hang.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn survive(input: &[u8]) {
+    use super::wait::Wait;
+    use std::time::Duration;
+
+    const RING: usize = 1024;
+    let Ok(log) = Log::anonymous(RING) else { return };
+    let (mut writer, mut reader) = (log.writer().ok(), log.reader(Start::Oldest).ok());
+    let mut buffer = Vec::new();
+    for step in input.chunks_exact(11) {
+        let (what, at, bytes) = (step[0], u16::from_le_bytes([step[1], step[2]]), &step[3..]);
+        // The control block's lines, or the ring.
+        let at = match at & 1 {
+            0 => usize::from(at / 2) % (6 * 128),
+            _ => link::data_len(0) + usize::from(at / 2) % RING,
+        };
+        let at = at / 8 * 8;
+        match what % 8 {
+            0..3 => log.link.scribble(at, bytes),
+            3 | 4 => drop(writer.as_mut().map(|writer| writer.append(&bytes.repeat(usize::from(what / 8))))),
+            5 => {
+                for reader in &mut reader {
+                    reader.set_wait(Wait::new().spin(0).timeout(Duration::ZERO));
+                    if let Ok(Read::Entry(_)) = reader.next(&mut buffer) {
+                        assert!(buffer.len() < RING);
+                    }
+                }
+            }
+            6 => {
+                let seq = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+                let start = [Start::Oldest, Start::Newest, Start::At(seq)][usize::from(what / 8) % 3];
+                drop(reader.as_mut().map(|reader| reader.seek(start)));
+            }
+            _ => {
+                drop(writer.take());
+                (writer, reader) = (log.writer().ok(), log.reader(Start::Newest).ok());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn bytes_from_anywhere_are_survived() {
+        proptest::proptest!(|(bytes in proptest::collection::vec(0_u8.., 0..600))| super::survive(&bytes));
+        // Small numbers and lone bits, which lengths and positions are.
+        let step =
+            (0_u8.., 0_u16.., proptest::prop_oneof![0_u64..3000, (0_u32..64).prop_map(|bit| 1 << bit)]);
+        use proptest::strategy::Strategy;
+        proptest::proptest!(|(steps in proptest::collection::vec(step, 0..80))| {
+            let bytes = steps.iter().flat_map(|(what, at, word)| {
+                [&[*what][..], &at.to_le_bytes(), &word.to_le_bytes()].concat()
+            });
+            super::survive(&bytes.collect::<Vec<u8>>());
+        });
+    }
+}
