@@ -10,11 +10,16 @@ mod bell;
 mod channel;
 #[path = "shm/chats.rs"]
 mod chats;
+#[path = "shm/instructions.rs"]
+mod instructions;
 #[path = "shm/killing.rs"]
 mod killing;
 #[path = "shm/log.rs"]
 mod log;
 #[path = "shm/many_senders.rs"]
 mod many_senders;
+#[path = "shm/steps.rs"]
+mod steps;
 #[path = "shm/world.rs"]
+#[allow(dead_code)]
 mod world;

@@ -311,11 +311,11 @@ pub(crate) fn survive(input: &[u8]) {
             _ => link::data_len(0) + usize::from(at / 2) % RING,
         };
         let at = at / 8 * 8;
-        for side in &mut sender {
-            side.set_wait(at_once);
+        if let Some(sender) = &mut sender {
+            sender.set_wait(at_once);
         }
-        for side in &mut receiver {
-            side.set_wait(at_once);
+        if let Some(receiver) = &mut receiver {
+            receiver.set_wait(at_once);
         }
         match what % 8 {
             0..4 => channel.link.scribble(at, bytes),
@@ -337,7 +337,7 @@ pub(crate) fn survive(input: &[u8]) {
                 }
             }
             _ => {
-                (sender, receiver) = (None, None);
+                drop((sender.take(), receiver.take()));
                 (sender, receiver) = (channel.sender().ok(), channel.receiver().ok());
             }
         }
@@ -346,12 +346,13 @@ pub(crate) fn survive(input: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy;
+
     #[test]
     fn bytes_from_anywhere_are_survived() {
         proptest::proptest!(|(bytes in proptest::collection::vec(0_u8.., 0..600))| super::survive(&bytes));
         // Small numbers and lone bits, which lengths and positions are.
         let step = (0_u8.., 0_u16.., proptest::prop_oneof![0_u64..600, (0_u32..64).prop_map(|bit| 1 << bit)]);
-        use proptest::strategy::Strategy;
         proptest::proptest!(|(first: u8, steps in proptest::collection::vec(step, 0..80))| {
             let bytes = steps.iter().flat_map(|(what, at, word)| {
                 [&[*what][..], &at.to_le_bytes(), &word.to_le_bytes()].concat()

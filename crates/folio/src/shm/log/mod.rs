@@ -281,7 +281,7 @@ pub(crate) fn survive(input: &[u8]) {
             0..3 => log.link.scribble(at, bytes),
             3 | 4 => drop(writer.as_mut().map(|writer| writer.append(&bytes.repeat(usize::from(what / 8))))),
             5 => {
-                for reader in &mut reader {
+                if let Some(reader) = &mut reader {
                     reader.set_wait(Wait::new().spin(0).timeout(Duration::ZERO));
                     if let Ok(Read::Entry(_)) = reader.next(&mut buffer) {
                         assert!(buffer.len() < RING);
@@ -303,13 +303,14 @@ pub(crate) fn survive(input: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy;
+
     #[test]
     fn bytes_from_anywhere_are_survived() {
         proptest::proptest!(|(bytes in proptest::collection::vec(0_u8.., 0..600))| super::survive(&bytes));
         // Small numbers and lone bits, which lengths and positions are.
         let step =
             (0_u8.., 0_u16.., proptest::prop_oneof![0_u64..3000, (0_u32..64).prop_map(|bit| 1 << bit)]);
-        use proptest::strategy::Strategy;
         proptest::proptest!(|(steps in proptest::collection::vec(step, 0..80))| {
             let bytes = steps.iter().flat_map(|(what, at, word)| {
                 [&[*what][..], &at.to_le_bytes(), &word.to_le_bytes()].concat()
