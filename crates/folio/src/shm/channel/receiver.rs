@@ -279,16 +279,17 @@ impl Receiver {
         let Self { link, consumer, parks, wait, .. } = self;
         let doze = &link.control().receiver.0.doze;
         let mut first = true;
+        // The look before this may have passed the end of the ring, for which a sender may wait; so may those below.
+        link.rouse(&link.control().room.0);
         wait.until(&link.attachment, call, &doze.0, |phase| {
             let before = consumer.position();
             if let Some(found) = next(link, consumer, call)? {
                 return Ok(Look::Done(found));
             }
-            let Phase::Park { ask } = phase else { return Ok(Look::Again) };
             if consumer.position() != before {
-                // The end of the ring was passed, for which a sender may wait.
                 link.rouse(&link.control().room.0);
             }
+            let Phase::Park { ask } = phase else { return Ok(Look::Again) };
             // The first time is no slice: those who sent lately live.
             let ask = ask && !std::mem::take(&mut first);
             if let Senders::Gone { died } = senders(link, ask) {

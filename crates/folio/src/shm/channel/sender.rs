@@ -11,6 +11,10 @@ use crate::shm::wait::{Look, Phase, Wait};
 use crate::shm::word::Corrupt;
 use crate::sys;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How often a try that finds no room asks whether the receiver still lives.
+const ASK: Duration = Duration::from_millis(20);
 
 /// Sends messages into a [`Channel`](super::Channel). Dropping it tells the receiver that nothing more will come from here.
 ///
@@ -27,6 +31,7 @@ pub struct Sender {
     has_turn: bool,
     wait: Wait,
     parks: u64,
+    asked: Option<Instant>,
 }
 
 impl Sender {
@@ -58,8 +63,16 @@ impl Sender {
         // From here on the drop gives the place back.
         let producer = Producer::unknown(link.capacity());
         let process = sys::identity::token();
-        let mut sender =
-            Self { link, producer, process, place, has_turn: false, wait: Wait::new(), parks: 0 };
+        let mut sender = Self {
+            link,
+            producer,
+            process,
+            place,
+            has_turn: false,
+            wait: Wait::new(),
+            parks: 0,
+            asked: None,
+        };
         sender.link.control().sent.0.store(1, Ordering::Release);
         if !sender.link.many {
             sender.resume("sender")?;
@@ -102,7 +115,7 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send), but for ETIMEDOUT.
+    /// As [`send`](Self::send), but for ETIMEDOUT. That the receiver was killed is found out every 20 milliseconds.
     #[inline]
     pub fn try_send(&mut self, bytes: &[u8]) -> Result<bool> {
         let Some(place) = self.try_place("try_send", bytes.len())? else { return Ok(false) };
@@ -213,7 +226,8 @@ impl Sender {
                 self.link.rouse(&self.link.control().receiver.0.doze);
                 self.end(None);
                 match blocked {
-                    Blocked::Until(_) if is_receiver_dead(&self.link) => {
+                    Blocked::Until(_) if self.is_time_to_ask() && is_receiver_dead(&self.link) => {
+                        self.asked = None;
                         Err(self.link.alone(call, "receiver", true))
                     }
                     Blocked::Until(_) => Ok(None),
@@ -221,6 +235,16 @@ impl Sender {
                 }
             }
         }
+    }
+
+    /// Whether a try that found no room asks the kernel for the receiver: a system call, so not each time.
+    fn is_time_to_ask(&mut self) -> bool {
+        let now = Instant::now();
+        let ask = self.asked.is_none_or(|asked| now - asked >= ASK);
+        if ask {
+            self.asked = Some(now);
+        }
+        ask
     }
 
     fn take_turn(&mut self, call: &'static str) -> Result<()> {
