@@ -201,7 +201,10 @@ fn sides_that_sleep_are_woken() {
             receiver.set_wait(asleep);
             sender.set_wait(asleep);
             for _ in 0..1000 {
-                sender.send(&receive(&mut receiver)).unwrap();
+                let bytes = receive(&mut receiver);
+                // Longer than anyone looks before it sleeps, if it is to.
+                std::thread::sleep(Duration::from_micros(if spin == 0 { 20 } else { 0 }));
+                sender.send(&bytes).unwrap();
             }
         });
         let (mut receiver, mut sender) = (back.receiver().unwrap(), there.sender().unwrap());
@@ -214,7 +217,7 @@ fn sides_that_sleep_are_woken() {
         }
         // A wake that is missed costs a slice of 20 ms: here and there one on a machine that is stopped, not each time.
         assert!(started.elapsed() < Duration::from_secs(10), "{len} bytes: {:?}", started.elapsed());
-        assert!(receiver.parks() >= 50, "{} parks", receiver.parks());
+        assert!(spin > 0 || receiver.parks() >= 500, "{} parks", receiver.parks());
         assert_eq!(wait(pid), End::Exited(0));
     }
 }
