@@ -5,17 +5,32 @@
 //! so what disturbs both cancels, which it does not in the ratio of two medians.
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
+
+/// What a sample cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Cost {
+    pub(crate) typical: f64,
+    /// What the dearest hundredth of its parts cost at least, where each was timed.
+    pub(crate) tail: Option<f64>,
+}
+
+impl From<f64> for Cost {
+    fn from(typical: f64) -> Self {
+        Self { typical, tail: None }
+    }
+}
 
 /// One way of doing the work of a case. It returns what a sample cost; what it does untimed is its own affair.
 pub(crate) struct Side<'a> {
     pub(crate) name: &'static str,
-    sample: Box<dyn FnMut() -> Result<f64> + 'a>,
+    sample: Box<dyn FnMut() -> Result<Cost> + 'a>,
 }
 
 impl<'a> Side<'a> {
-    pub(crate) fn new(name: &'static str, sample: impl FnMut() -> Result<f64> + 'a) -> Self {
-        Self { name, sample: Box::new(sample) }
+    pub(crate) fn new<C: Into<Cost>>(name: &'static str, mut sample: impl FnMut() -> Result<C> + 'a) -> Self {
+        Self { name, sample: Box::new(move || sample().map(Into::into)) }
     }
 }
 
@@ -27,7 +42,14 @@ const LEAST: usize = 3;
 pub(crate) struct Rounds {
     names: Vec<&'static str>,
     /// By side, then by round.
-    costs: Vec<Vec<f64>>,
+    costs: Vec<Vec<Cost>>,
+}
+
+/// Which part of a cost is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Typical,
+    Tail,
 }
 
 /// Two sides compared.
@@ -65,14 +87,20 @@ pub(crate) fn take_turns(sides: &mut [Side<'_>], seconds: f64) -> Result<Rounds>
 }
 
 impl Rounds {
-    fn costs(&self, name: &str) -> &[f64] {
+    /// By round. Where no part was timed, the tail is no number.
+    fn costs(&self, name: &str, part: Part) -> Vec<f64> {
         let side = self.names.iter().position(|&other| other == name);
-        &self.costs[side.expect("pairs name sides of their own group")]
+        let costs = &self.costs[side.expect("pairs name sides of their own group")];
+        let of = |cost: &Cost| match part {
+            Part::Typical => cost.typical,
+            Part::Tail => cost.tail.unwrap_or(f64::NAN),
+        };
+        costs.iter().map(of).collect()
     }
 
     /// What a side cost.
     pub(crate) fn cost(&self, name: &str) -> f64 {
-        median(self.costs(name).iter().copied())
+        median(self.costs(name, Part::Typical).into_iter())
     }
 
     /// Which of these sides cost least.
@@ -82,8 +110,13 @@ impl Rounds {
 
     /// Compares two sides by name.
     pub(crate) fn compare(&self, folio: &str, peer: &str) -> Comparison {
-        let (folio, peer) = (self.costs(folio), self.costs(peer));
-        let ratios: Vec<f64> = folio.iter().zip(peer).map(|(folio, peer)| folio / peer).collect();
+        self.compare_part(folio, peer, Part::Typical)
+    }
+
+    /// Compares one part of what two sides cost.
+    pub(crate) fn compare_part(&self, folio: &str, peer: &str, part: Part) -> Comparison {
+        let (folio, peer) = (self.costs(folio, part), self.costs(peer, part));
+        let ratios: Vec<f64> = folio.iter().zip(&peer).map(|(folio, peer)| folio / peer).collect();
         let ratio = median(ratios.iter().copied());
         Comparison {
             folio: median(folio.iter().copied()),
@@ -131,20 +164,32 @@ fn thread_time() -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::{Rounds, Side, median, take_turns, warm_up};
+    use super::{Cost, Part, Rounds, Side, median, take_turns, warm_up};
 
     #[test]
     fn the_ratio_is_the_median_of_the_rounds() {
         // The machine slows down tenfold after the second round: the ratio of the medians would be 0.1 or 10.
         let rounds = Rounds {
             names: vec!["folio", "peer"],
-            costs: vec![vec![1.0, 2.0, 20.0, 10.0, 10.0], vec![2.0, 4.0, 40.0, 20.0, 5.0]],
+            costs: [[1.0, 2.0, 20.0, 10.0, 10.0], [2.0, 4.0, 40.0, 20.0, 5.0]]
+                .map(|costs| costs.map(Cost::from).to_vec())
+                .to_vec(),
         };
         let found = rounds.compare("folio", "peer");
         assert_eq!((found.ratio.to_string(), found.rounds), ("0.5".to_owned(), 5));
         assert_eq!(rounds.cheapest(&["folio", "peer"]), Some("peer"));
         assert_eq!(rounds.cheapest(&[]), None);
         assert_eq!(median([3.0, 1.0, 2.0, 9.0].into_iter()).to_string(), "2.5");
+    }
+
+    #[test]
+    fn tails_are_compared_with_tails() {
+        let cost = |typical, tail| Cost { typical, tail: Some(tail) };
+        let costs = vec![vec![cost(1.0, 9.0)], vec![cost(2.0, 3.0)]];
+        let rounds = Rounds { names: vec!["folio", "peer"], costs };
+        assert_eq!(rounds.compare("folio", "peer").ratio.to_string(), "0.5");
+        let tails = rounds.compare_part("folio", "peer", Part::Tail);
+        assert_eq!((tails.folio.to_string(), tails.ratio.to_string()), ("9".to_owned(), "3".to_owned()));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What suites are made of: groups of sides that take turns, and pairs of them that are reported.
 
 use crate::Options;
-use crate::measure::{Rounds, Side};
+use crate::measure::{Part, Rounds, Side};
 use crate::report::{Line, Report};
 
 /// What the table calls folio's own sides.
@@ -19,11 +19,13 @@ pub(crate) struct Pair {
     pub(crate) among: &'static [&'static str],
     /// Sides whose own ratio to the peer is told, and what they are called there.
     pub(crate) beside: Vec<(&'static str, &'static str)>,
+    /// The case as which the tails of both sides are reported, if they are.
+    pub(crate) tail: Option<&'static str>,
 }
 
 impl Pair {
     pub(crate) const fn new(case: &'static str, peer: &'static str) -> Self {
-        Self { case, folio: FOLIO, peer, goal: None, note: None, among: &[], beside: Vec::new() }
+        Self { case, folio: FOLIO, peer, goal: None, note: None, among: &[], beside: Vec::new(), tail: None }
     }
 
     pub(crate) const fn goal(mut self, ratio: f64) -> Self {
@@ -33,6 +35,17 @@ impl Pair {
 
     pub(crate) fn beside(mut self, side: &'static str, called: &'static str) -> Self {
         self.beside.push((side, called));
+        self
+    }
+
+    /// Tells how the peer is used, or what else helps to understand the line.
+    pub(crate) fn note(mut self, text: &str) -> Self {
+        self.note = Some(text.to_owned());
+        self
+    }
+
+    pub(crate) const fn tail(mut self, case: &'static str) -> Self {
+        self.tail = Some(case);
         self
     }
 
@@ -87,6 +100,10 @@ impl<'a> Group<'a> {
                 notes: &notes,
                 found: rounds.compare(pair.folio, peer),
             });
+            if let Some(case) = pair.tail {
+                let found = rounds.compare_part(pair.folio, peer, Part::Tail);
+                report.line(&Line { case, peer: pair.peer, unit: self.unit, goal: None, notes: &[], found });
+            }
         }
     }
 }

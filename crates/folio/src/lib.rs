@@ -102,8 +102,8 @@ pub use error::{Errno, Error, Fault, FaultCause, Refusal, Refused, Result, Subje
 pub use flags::{HugePage, MapFlags};
 pub use map::{
     Anon, Atom, Device, FileAccess, FileMap, FileMapMut, FileMapPrivate, MapFile, MapOptions, MappedFile,
-    Paged, PagedMut, PagedShared, Pinned, Private, ReadOnly, ReadWrite, Register, Sealed, SharedMem, Stable,
-    StableMut, WriteAccess,
+    Paged, PagedMut, PagedShared, Pinned, PinnedMut, PinnedShared, Private, ReadOnly, ReadWrite, Register,
+    Sealed, SharedMem, Stable, StableMut, WriteAccess,
 };
 pub use page::PageSize;
 pub use pager::{

@@ -3,8 +3,12 @@
 #[path = "contract/support.rs"]
 mod support;
 
+#[path = "pager/contract.rs"]
+mod contract;
 #[path = "pager/differential.rs"]
 mod differential;
+#[path = "pager/engines.rs"]
+mod engines;
 #[path = "pager/failing.rs"]
 mod failing;
 #[path = "pager/faulty.rs"]
@@ -17,5 +21,9 @@ mod given;
 mod limits;
 #[path = "pager/maps.rs"]
 mod maps;
+#[path = "pager/scarce.rs"]
+mod scarce;
 #[path = "pager/stress.rs"]
 mod stress;
+#[path = "pager/ways.rs"]
+mod ways;

@@ -16,7 +16,7 @@ use slot::{Slot, Who};
 fn slot() -> Slot<loom::cell::UnsafeCell<u32>> {
     Slot {
         entry: atomics::AtomicPtr::new(std::ptr::null_mut()),
-        users: atomics::AtomicUsize::new(0),
+        users: atomics::AtomicU64::new(0),
         process: atomics::AtomicU64::new(0),
         thread: atomics::AtomicUsize::new(0),
     }
@@ -104,7 +104,35 @@ fn a_child_sees_what_its_own_thread_entered_before_the_fork_and_no_more() {
         assert_eq!(look(Who { process: 2, thread: 9 }), None);
         assert_eq!(look(Who { process: 1, thread: 9 }), Some(()));
         // A handler of a thread that the child does not have was looking when it was forked.
-        slot.users.store(1, atomics::Ordering::Relaxed);
+        slot.users.store(1 << 32 | 1, atomics::Ordering::Relaxed);
         slot.silence(Who { process: 2, thread: 1 });
+    });
+}
+
+#[test]
+fn a_child_takes_a_slot_that_a_handler_of_its_parents_had_not_left() {
+    loom::model(|| {
+        let shared = Arc::new((slot(), Entry::new(7)));
+        let child = Who { process: 2, thread: 1 };
+        // Free, but for a handler that came late: it never leaves the child's copy.
+        shared.0.users.store(1 << 32 | 1, atomics::Ordering::Relaxed);
+        assert!(shared.0.take(&shared.1, child));
+        let handler = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || {
+                // SAFETY: the entry stays in place until it is silenced.
+                let seen = unsafe {
+                    shared.0.look(child, |entry| {
+                        // SAFETY: loom checks that nobody changes it meanwhile.
+                        Some(entry.with(|value| *value))
+                    })
+                };
+                assert!(matches!(seen, None | Some(7)));
+            }
+        });
+        shared.0.silence(child);
+        end(&shared.1);
+        shared.0.release();
+        handler.join().unwrap();
     });
 }

@@ -5,10 +5,11 @@
 //! nothing. MADV_WILLNEED 32 MiB ahead was four times slower than no advice, and is left out.
 
 use super::reads::{FILE, LIMIT, Mapped};
-use super::worker::{Job, Sampler, Work};
+use super::worker::{Job, Work};
 use super::{Files, folio_side, loops, worker_side};
 use crate::data::evict;
-use crate::measure::passing;
+use crate::measure::{Cost, passing};
+use crate::process::Sampler;
 use crate::suite::{FOLIO, Group, Pair};
 use anyhow::Result;
 use memmap2::{Advice, Mmap};
@@ -46,7 +47,7 @@ pub(super) fn start(how: How, job: &Job) -> Result<Box<dyn Sampler>> {
 }
 
 impl Sampler for Scan {
-    fn sample(&mut self, _: u64) -> Result<f64> {
+    fn sample(&mut self, _: u64) -> Result<Cost> {
         evict(&self.file, self.len)?;
         let gib = self.len >> 30;
         let cost = passing(gib, || {
@@ -66,7 +67,7 @@ impl Sampler for Scan {
             }
         });
         // In milliseconds.
-        Ok(cost? / 1e6)
+        Ok(Cost::from(cost? / 1e6))
     }
 
     fn note(&self) -> Option<String> {

@@ -53,12 +53,11 @@ impl Pager {
         Ok(self.shown(map, 0))
     }
 
-    /// Maps bytes of this process. Nothing of the map is there yet, whatever other maps of the same bytes have.
+    /// Maps bytes of this process. Nothing of the map is there yet, whatever other maps of the same bytes have. Without
+    /// `sequential` each fault brings one page: else much of what is around it would come as well.
     pub(super) fn memory(&self, source: &Arc<[u8]>, sequential: bool) -> Result<Map> {
         let map = self.0.map(Memory::from(Arc::clone(source)))?;
-        if sequential {
-            map.advise(.., Advice::Sequential)?;
-        }
+        map.advise(.., if sequential { Advice::Sequential } else { Advice::Random })?;
         Ok(self.shown(map, 0))
     }
 

@@ -17,10 +17,11 @@
 use super::device::Device;
 use super::pattern::{Pattern, Zipf};
 use super::supply::{Supplied, Who};
-use super::worker::{Job, Sampler, Work};
+use super::worker::{Job, Work};
 use super::{Files, folio_side, loops, worker_side};
 use crate::data::page;
-use crate::measure::passing;
+use crate::measure::{Cost, passing};
+use crate::process::Sampler;
 use crate::suite::{FOLIO, Group, Pair};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -184,10 +185,10 @@ impl Reader {
 }
 
 impl Sampler for Reading {
-    fn sample(&mut self, number: u64) -> Result<f64> {
+    fn sample(&mut self, number: u64) -> Result<Cost> {
         let pages = self.pattern.pages(number, self.count);
         // In microseconds.
-        Ok(self.reader.read(&pages, self.threads, self.count)? / 1e3)
+        Ok(Cost::from(self.reader.read(&pages, self.threads, self.count)? / 1e3))
     }
 
     fn note(&self) -> Option<String> {

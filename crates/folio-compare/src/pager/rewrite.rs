@@ -4,10 +4,11 @@
 //! The kernel's side writes into a shared map and calls msync(MS_SYNC). Both without advice (`kernel`) and with MADV_RANDOM
 //! (`kernel-random`) are told, since either may be the better one, depending on the device.
 
-use super::worker::{Job, Sampler, Work};
+use super::worker::{Job, Work};
 use super::{Files, folio_side, worker_side};
 use crate::data::{Numbers, evict, page, stamp};
-use crate::measure::passing;
+use crate::measure::{Cost, passing};
+use crate::process::Sampler;
 use crate::suite::{FOLIO, Group, Pair};
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -56,7 +57,7 @@ fn write(bytes: &mut [u8], pages: &[usize], mark: u64) {
 }
 
 impl Sampler for Rewrite {
-    fn sample(&mut self, number: u64) -> Result<f64> {
+    fn sample(&mut self, number: u64) -> Result<Cost> {
         evict(&self.file, self.len)?;
         let mut pages = Numbers(number).shuffled(self.len / page());
         pages.truncate(pages.len() / 10);
@@ -85,7 +86,7 @@ impl Sampler for Rewrite {
             ensure!(words[..] == want, "page {number} did not reach the file");
         }
         // In microseconds.
-        Ok(cost / 1e3)
+        Ok(Cost::from(cost / 1e3))
     }
 
     fn note(&self) -> Option<String> {

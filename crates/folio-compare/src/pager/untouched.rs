@@ -2,9 +2,10 @@
 //! has more after it has built a pager and mapped a file of that length, which has no blocks. The peer is a limit.
 
 use super::reads::Mapped;
-use super::worker::{Job, Sampler, Work, Worker};
+use super::worker::{Job, Work, Worker};
 use super::{Files, folio_side};
-use crate::measure::Side;
+use crate::measure::{Cost, Side};
+use crate::process::Sampler;
 use crate::suite::{FOLIO, Group, Pair};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
@@ -24,13 +25,13 @@ pub(super) fn start(job: &Job) -> Box<dyn Sampler> {
 }
 
 impl Sampler for Untouched {
-    fn sample(&mut self, _: u64) -> Result<f64> {
+    fn sample(&mut self, _: u64) -> Result<Cost> {
         let before = resident(&std::fs::read_to_string("/proc/self/status")?)?;
         let pager = folio_side::Pager::new(self.budget)?;
         let map = pager.sequential(&self.file)?;
         anyhow::ensure!(map.bytes().len() == LEN, "the map has another length");
         let after = resident(&std::fs::read_to_string("/proc/self/status")?)?;
-        Ok(after.saturating_sub(before) as f64 / 1024.0)
+        Ok(Cost::from(after.saturating_sub(before) as f64 / 1024.0))
     }
 }
 

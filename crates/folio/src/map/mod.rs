@@ -10,6 +10,7 @@
 //! | [`shared`] | [`SharedMem`]: the processes it is shared with; atomics, views |
 //! | [`device`] | [`Device`]: hardware; single loads and stores |
 //! | [`paged`], [`paged_mut`], [`paged_shared`] | folio's own pager: slices, or views where several write |
+//! | [`pinned`] | ranges of those that stay in memory |
 //! | [`mapping`] | what all of them have: a region, and which of its bytes are shown |
 //! | [`handle`] | the calls that all of them have |
 //! | [`passing`] | descriptors over a Unix socket |
@@ -28,6 +29,7 @@ mod paged;
 mod paged_mut;
 mod paged_shared;
 pub(crate) mod passing;
+mod pinned;
 mod sealed;
 mod shared;
 mod stable;
@@ -39,9 +41,10 @@ pub use file::{
 };
 pub use keep::MapFile;
 pub use options::MapOptions;
-pub use paged::{Paged, Pinned};
+pub use paged::Paged;
 pub use paged_mut::PagedMut;
 pub use paged_shared::PagedShared;
+pub use pinned::{Pinned, PinnedMut, PinnedShared};
 pub use sealed::Sealed;
 pub use shared::{Atom, SharedMem};
 pub use stable::{Stable, StableMut};

@@ -1,5 +1,6 @@
 //! `Paged`: a source as memory, read-only, by folio's own pager.
 
+use super::pinned::Pinned;
 use crate::error::Result;
 use crate::page::PageSize;
 use crate::pager::lease::Lease;
@@ -103,10 +104,10 @@ pub(super) fn in_pieces(
     let mut start = range.start;
     while start < range.end {
         let piece = start..range.end.min((start / PIECE + 1) * PIECE);
-        match lease.pin(call, &piece) {
+        match lease.pin(call, &piece, false) {
             Ok(()) => {
                 each(piece.clone());
-                lease.unpin(&piece);
+                lease.unpin(&piece, false);
             }
             // Page by page, so that all before the one that failed is done.
             Err(_) if piece.len() > 1 && !in_one_page(&piece) => {
@@ -114,9 +115,9 @@ pub(super) fn in_pieces(
                 let mut at = piece.start;
                 while at < piece.end {
                     let part = at..piece.end.min((at / page + 1) * page);
-                    lease.pin(call, &part)?;
+                    lease.pin(call, &part, false)?;
                     each(part.clone());
-                    lease.unpin(&part);
+                    lease.unpin(&part, false);
                     at = part.end;
                 }
             }
@@ -161,8 +162,7 @@ impl Paged {
     /// pager's budget were pinned.
     pub fn pin(&self, range: impl RangeBounds<usize>) -> Result<Pinned<'_>> {
         let range = self.lease.bytes("pin", range, self.len)?;
-        self.lease.pin("pin", &range)?;
-        Ok(Pinned { lease: &self.lease, bytes: &self[range.clone()], range })
+        Pinned::new(&self.lease, &self[range.clone()], range)
     }
 }
 
@@ -188,33 +188,5 @@ impl std::fmt::Debug for Paged {
             .field("name", &self.lease.name())
             .field("len", &self.len)
             .finish_non_exhaustive()
-    }
-}
-
-/// Bytes of a map that stay in memory until this is dropped.
-#[derive(Debug)]
-pub struct Pinned<'a> {
-    lease: &'a Lease,
-    bytes: &'a [u8],
-    range: Range<usize>,
-}
-
-impl<'a> Pinned<'a> {
-    pub(super) fn new(lease: &'a Lease, bytes: &'a [u8], range: Range<usize>) -> Self {
-        Self { lease, bytes, range }
-    }
-}
-
-impl Deref for Pinned<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.bytes
-    }
-}
-
-impl Drop for Pinned<'_> {
-    fn drop(&mut self) {
-        self.lease.unpin(&self.range);
     }
 }

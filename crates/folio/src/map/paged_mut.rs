@@ -1,6 +1,7 @@
 //! `PagedMut`: a source as memory, for reading and writing by one handle, by folio's own pager.
 
-use super::paged::{Pinned, in_pieces, paged_calls};
+use super::paged::{in_pieces, paged_calls};
+use super::pinned::{Pinned, PinnedMut};
 use crate::error::{Errno, Error, Refused, Result, Subject};
 use crate::pager::lease::{Lease, Purpose};
 use crate::region::WriteBack;
@@ -57,15 +58,26 @@ impl PagedMut {
         })
     }
 
-    /// Brings a range of bytes into memory and keeps it there.
+    /// Brings a range of bytes into memory and keeps it there, to be read.
     ///
     /// # Errors
     ///
     /// As for [`Paged::pin`](crate::Paged::pin).
     pub fn pin(&self, range: impl RangeBounds<usize>) -> Result<Pinned<'_>> {
         let range = self.lease.bytes("pin", range, self.len)?;
-        self.lease.pin("pin", &range)?;
-        Ok(Pinned::new(&self.lease, &self[range.clone()], range))
+        Pinned::new(&self.lease, &self[range.clone()], range)
+    }
+
+    /// Brings a range of bytes into memory and keeps it there, dirty: for system calls and devices that store to it. The pages around
+    /// its ends become dirty, too.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Paged::pin`](crate::Paged::pin).
+    pub fn pin_mut(&mut self, range: impl RangeBounds<usize>) -> Result<PinnedMut<'_>> {
+        let range = self.lease.bytes("pin", range, self.len)?;
+        // SAFETY: the bytes are this handle's alone, which is borrowed mutably.
+        unsafe { PinnedMut::new(&self.lease, range) }
     }
 
     /// Writes what was stored to a range of bytes to the source.

@@ -1,6 +1,7 @@
 //! `PagedShared`: a source as memory that several handles write, by folio's own pager.
 
 use super::paged::{in_pieces, paged_calls};
+use super::pinned::PinnedShared;
 use crate::access::ViewMut;
 use crate::error::Result;
 use crate::pager::lease::Lease;
@@ -70,6 +71,15 @@ impl PagedShared {
             result = std::mem::replace(&mut result, Ok(())).and(copied);
         })?;
         result
+    }
+
+    /// Brings a range of bytes into memory and keeps it there, dirty: for system calls and devices that read or store to it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Paged::pin`](crate::Paged::pin).
+    pub fn pin(&self, range: impl RangeBounds<usize>) -> Result<PinnedShared<'_>> {
+        PinnedShared::new(&self.lease, self.lease.bytes("pin", range, self.len)?)
     }
 
     /// Writes what was stored to a range of bytes, by whichever handle, to the source.

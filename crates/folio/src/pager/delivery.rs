@@ -17,6 +17,9 @@ pub(crate) enum Delivery {
 }
 
 impl Delivery {
+    /// Faults of one call at most.
+    pub(crate) const MOST: usize = 1024;
+
     /// Readable, for poll(2), while there are faults to take.
     pub(crate) fn poll_fd(&self) -> BorrowedFd<'_> {
         match self {
@@ -27,9 +30,8 @@ impl Delivery {
 
     /// Appends the faults that came since, up to a bound for one call. Never waits.
     pub(crate) fn faults(&mut self, out: &mut Vec<RawFault>) -> Result<(), Errno> {
-        const MOST: usize = 1024;
         match self {
-            Self::Uffd(uffd) => uffd.read(MOST, |message| {
+            Self::Uffd(uffd) => uffd.read(Self::MOST, |message| {
                 out.push(RawFault {
                     address: message.address,
                     write: message.write,

@@ -1,6 +1,7 @@
 //! What reaches a shard from other threads: commands of handles, and the ends of requests.
 
 use super::core::{Event, Failure, ObjectId, Ticket};
+use super::mailbox::{Bell, Mailbox};
 use super::shard::NewObject;
 use super::stats::Stats;
 use crate::source::request::Sink;
@@ -8,9 +9,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
 
 /// How an operation ended.
 pub(crate) type Outcome = Result<(), Failure>;
@@ -41,26 +40,35 @@ pub(crate) enum Message {
     Close,
 }
 
-/// A queue with a descriptor to poll.
-pub(crate) struct Inbox {
-    queue: Mutex<Vec<Message>>,
-    /// Whether the shard sleeps, or is about to: else it looks by itself.
-    asleep: AtomicBool,
-    bell: OwnedFd,
+/// A descriptor to poll: readable once it was rung.
+struct EventFd(OwnedFd);
+
+impl Bell for EventFd {
+    fn ring(&self) {
+        // Full (2^64 - 1 rings) is as good as rung.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    fn quiet(&self) -> u64 {
+        let mut count = [0; 8];
+        match rustix::io::read(&self.0, &mut count) {
+            Ok(8) => u64::from_ne_bytes(count),
+            _ => 0,
+        }
+    }
 }
+
+/// A queue with a descriptor to poll.
+pub(crate) struct Inbox(Mailbox<Message, EventFd>);
 
 impl Inbox {
     pub(crate) fn new() -> Result<Self, Errno> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { queue: Mutex::new(Vec::new()), asleep: AtomicBool::new(false), bell })
+        Ok(Self(Mailbox::new(EventFd(bell))))
     }
 
     pub(crate) fn send(&self, message: Message) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push(message);
-        if self.asleep.swap(false, Ordering::SeqCst) {
-            // Full (2^64 - 1 rings) is as good as rung.
-            let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
-        }
+        self.0.send(message);
     }
 
     /// Asks, and waits for the answer; `None` if the shard has ended.
@@ -72,29 +80,21 @@ impl Inbox {
 
     /// Takes what has come.
     pub(super) fn take(&self, into: &mut Vec<Message>) {
-        std::mem::swap(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner), into);
+        self.0.take(into);
     }
 
     /// Says that the shard is about to sleep; whether it may: nothing has come.
     pub(super) fn may_sleep(&self) -> bool {
-        self.asleep.store(true, Ordering::SeqCst);
-        let empty = self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-        if !empty {
-            self.asleep.store(false, Ordering::SeqCst);
-        }
-        empty
+        self.0.may_sleep()
     }
 
     /// The shard is awake.
     pub(super) fn awake(&self) {
-        if !self.asleep.swap(false, Ordering::SeqCst) {
-            let mut count = [0; 8];
-            let _ = rustix::io::read(&self.bell, &mut count);
-        }
+        self.0.awake();
     }
 
     pub(super) fn bell(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+        self.0.bell().0.as_fd()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Who has an object mapped, and as what: many readers, or one writer, or many shared writers. What all handles do is here.
 
-use super::core::{Event, Failure, ObjectId, Pattern as Reading, Reason};
+use super::core::{Event, Failure, ObjectId, Pattern as Reading, Pin, Reason};
 use super::inbox::Message;
 use super::shard::NewObject;
 use super::{Inner, ended};
@@ -244,16 +244,19 @@ impl Lease {
         self.tell("prefetch", Event::Prefetch { object: self.object, runs })
     }
 
-    pub(crate) fn pin(&self, call: &'static str, range: &Range<usize>) -> Result<()> {
+    /// Keeps a range in the map; with `stores` it can be stored to without a fault, and stays dirty.
+    pub(crate) fn pin(&self, call: &'static str, range: &Range<usize>, stores: bool) -> Result<()> {
         let object = self.object;
         let (first, end) = Self::pages(range);
-        self.ask(call, range, move |ticket| Event::Pin { object, first, end, ticket })
+        let pin = Pin { first, end, stores };
+        self.ask(call, range, move |ticket| Event::Pin { object, pin, ticket })
     }
 
-    pub(crate) fn unpin(&self, range: &Range<usize>) {
+    pub(crate) fn unpin(&self, range: &Range<usize>, stores: bool) {
         let (first, end) = Self::pages(range);
+        let pin = Pin { first, end, stores };
         // In a child nothing is pinned.
-        let _ = self.tell("unpin", Event::Unpin { object: self.object, first, end });
+        let _ = self.tell("unpin", Event::Unpin { object: self.object, pin });
     }
 
     pub(crate) fn advise(&self, range: Range<usize>, advice: Advice) -> Result<()> {
@@ -268,8 +271,8 @@ impl Lease {
             }
             Advice::Cold | Advice::PageOut => return self.evict(&range, false),
             Advice::PopulateRead => {
-                self.pin("advise", &range)?;
-                self.unpin(&range);
+                self.pin("advise", &range, false)?;
+                self.unpin(&range, false);
                 return Ok(());
             }
             _ => {
@@ -313,9 +316,13 @@ impl Lease {
         if new < old {
             // The last page that stays is written first; what lies behind it is lost.
             let kept = new.div_ceil(page) * page;
-            self.sync(&(new / page * page..kept.min(old)), true)?;
-            self.evict(&(new / page * page..kept.min(old)), false)?;
+            // With it goes all that came in one run with it, so that no run reaches over the new end.
+            let last = kept.saturating_sub(page)..kept.min(old);
+            self.sync(&last, true)?;
+            self.evict(&last, false)?;
             self.evict(&(kept.min(old)..old), true)?;
+            // A prefetch may have brought it back before that ended it.
+            self.evict(&last, false)?;
         } else {
             let tail = old / page * page..old;
             self.sync(&tail, true)?;

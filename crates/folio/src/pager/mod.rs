@@ -7,6 +7,7 @@
 //! | [`store`] | where resident pages live, and how they enter and leave a map |
 //! | [`disk`] | local files: io_uring, or threads |
 //! | [`inbox`] | what other threads ask of a shard |
+//! | [`mailbox`] | the inbox's queue, and how its reader sleeps |
 //! | [`pressure`] | the machine's memory pressure |
 //! | [`records`] | hashes of pages that left memory |
 //! | [`lease`] | who has an object mapped, and as what |
@@ -20,12 +21,19 @@ mod disk;
 mod features;
 pub(crate) mod inbox;
 pub(crate) mod lease;
+mod mailbox;
 mod pressure;
 mod records;
 mod shard;
 mod stats;
 mod store;
 mod working_set;
+
+/// What [`mailbox`] is built on: its model has others.
+mod atomics {
+    pub(super) use std::sync::Mutex;
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+}
 
 pub use features::{Capability, Delivery, Report};
 pub use stats::Stats;

@@ -1,11 +1,13 @@
 //! The driver: one thread that owns a core, its objects and their pages. It reads faults, performs the core's actions, and
 //! tells it how they ended.
 
+use super::core::spread::SpreadMap;
 use super::core::{
-    Action, Backing, Core, Event, FrameId, Limits, Mode, ObjectId, Pattern, Reason, Run, Ticket, Traits,
+    Action, Backing, Bytes, Core, Event, FrameId, Limits, Mode, ObjectId, Pattern, Reason, Run, Ticket,
+    Traits,
 };
 use super::delivery::Delivery;
-use super::disk::{Disk, Operation};
+use super::disk::{Disk, Operation, WATCHED};
 use super::inbox::{Inbox, Message, Outcome};
 use super::pressure::Pressure;
 use super::records::{Records, Secret};
@@ -14,18 +16,23 @@ use super::store::{self, Memfd, Pool, Private, Slot, Store, Trapped};
 use crate::source::request::{FlushRequest, ReadRequest, Sink, WriteRequest};
 use crate::source::workers::Workers;
 use crate::source::{Hand, LocalFile, Source, Version};
+use crate::sys::discard::Discarder;
 use crate::sys::trap_queue::{CELLS, TrapQueue};
 use crate::sys::uffd::Uffd;
 use crate::sys::{Errno, process};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 /// How often time is told to the core while something waits for it.
 const TICK: Duration = Duration::from_millis(20);
+/// The longest wait that nothing ends.
+const IDLE: Duration = Duration::from_secs(1);
+/// The place of memory pressure among what is watched.
+const PRESSURE: usize = 3;
 /// The least run where faults are signals: 64 KiB.
 const TRAPPED_RUN: usize = 64 << 10;
 
@@ -77,6 +84,78 @@ struct Object {
     spill: Option<Arc<LocalFile>>,
     /// The hash of a page could not be kept: no page can be shown again.
     unknown: bool,
+    /// Stores to it are watched.
+    tracked: bool,
+    /// A read-only map of bytes that cannot change: nothing has to be remembered of its pages.
+    constant: bool,
+    hand: Held,
+}
+
+/// What a source had at hand when it was attached; asked again it might say something else.
+#[derive(Clone, Copy)]
+enum Held {
+    Nothing,
+    Zeros,
+    /// Start and length of bytes that stay, and stay the same, for as long as the source lives.
+    Bytes(usize, usize),
+}
+
+impl Held {
+    fn of(source: &dyn Source) -> Self {
+        match source.at_hand().0 {
+            Hand::Zeros => Self::Zeros,
+            Hand::Bytes(bytes) => Self::Bytes(bytes.as_ptr() as usize, bytes.len()),
+            Hand::File(_) | Hand::No => Self::Nothing,
+        }
+    }
+}
+
+impl Object {
+    /// A run's bytes where the source has them in memory for good, if it can be put into the map from there.
+    fn in_source(&self, run: Run, page: usize) -> Option<Slot> {
+        let Held::Bytes(address, len) = self.hand else { return None };
+        let start = run.first as usize * page;
+        let inside = start + run.len as usize * page <= len;
+        (inside && self.store.copies(run_of(run))).then(|| Slot::of_source(address + start, run.len as usize))
+    }
+}
+
+/// The buffers of frames, by number.
+#[derive(Default)]
+struct Slots(Vec<Option<Slot>>);
+
+impl Slots {
+    fn insert(&mut self, frame: FrameId, slot: Slot) {
+        let at = frame.0 as usize;
+        if self.0.capacity() <= at {
+            // An eighth more at a time: records count against the budget.
+            self.0.reserve_exact((at + 1 - self.0.len()).max(1024).max(self.0.len() / 8));
+        }
+        if self.0.len() <= at {
+            self.0.resize_with(at + 1, || None);
+        }
+        self.0[at] = Some(slot);
+    }
+
+    fn remove(&mut self, frame: FrameId) -> Option<Slot> {
+        self.0.get_mut(frame.0 as usize)?.take()
+    }
+
+    fn get(&self, frame: FrameId) -> Option<&Slot> {
+        self.0.get(frame.0 as usize)?.as_ref()
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.capacity() * size_of::<Option<Slot>>()
+    }
+}
+
+/// A run that is to leave its map.
+struct Departure {
+    frame: FrameId,
+    object: ObjectId,
+    run: Run,
+    wanted: bool,
 }
 
 /// An operation under way.
@@ -114,15 +193,24 @@ pub(crate) struct Shard {
     core: Core,
     config: Config,
     pool: Pool,
-    objects: HashMap<ObjectId, Object>,
+    objects: SpreadMap<ObjectId, Object>,
     /// Objects by address.
     areas: BTreeMap<usize, (usize, ObjectId)>,
     /// Where faults come from: userfaultfd, signals, or both.
     deliveries: Vec<Delivery>,
-    slots: HashMap<FrameId, Slot>,
-    ops: HashMap<u64, Op>,
-    batches: HashMap<ObjectId, Batch>,
-    replies: HashMap<Ticket, SyncSender<Outcome>>,
+    slots: Slots,
+    /// What the hashes of pages take.
+    hash_bytes: usize,
+    /// Runs that are to leave their maps together.
+    departing: Vec<Departure>,
+    discarder: Discarder,
+    ops: SpreadMap<u64, Op>,
+    /// Operations that the disk has ended, to be dealt with.
+    completed: Vec<(u64, io::Result<usize>)>,
+    /// Objects whose version was looked at since those operations ended, and whether it is still the map's.
+    versions: SpreadMap<ObjectId, bool>,
+    batches: SpreadMap<ObjectId, Batch>,
+    replies: SpreadMap<Ticket, SyncSender<Outcome>>,
     inbox: Arc<Inbox>,
     disk: Disk,
     /// Who calls sources that are not folio's own: they may block, and may use memory that this shard serves.
@@ -135,6 +223,12 @@ pub(crate) struct Shard {
     started: Instant,
     ticked: Instant,
     pressure: Option<Pressure>,
+    /// Which deliveries may have faults to take.
+    due: [bool; 2],
+    /// What was started was not given to the kernel in the last turn.
+    held_back: bool,
+    /// When the deliveries were last looked at without a sign.
+    slept: Instant,
     closing: bool,
 }
 
@@ -154,13 +248,18 @@ impl Shard {
         Self {
             core: Core::new(limits),
             pool: Pool::new(2 * config.budget + (64 << 20), mover, config.huge),
-            objects: HashMap::new(),
+            objects: SpreadMap::default(),
             areas: BTreeMap::new(),
             deliveries: config.uffd.iter().map(|uffd| Delivery::Uffd(Arc::clone(uffd))).collect(),
-            slots: HashMap::new(),
-            ops: HashMap::new(),
-            batches: HashMap::new(),
-            replies: HashMap::new(),
+            slots: Slots::default(),
+            hash_bytes: 0,
+            departing: Vec::new(),
+            discarder: Discarder::new(),
+            ops: SpreadMap::default(),
+            completed: Vec::new(),
+            versions: SpreadMap::default(),
+            batches: SpreadMap::default(),
+            replies: SpreadMap::default(),
             disk: Disk::new(config.ring, &inbox),
             inbox,
             callers: Workers::new(4),
@@ -171,6 +270,9 @@ impl Shard {
             started: now,
             ticked: now,
             pressure: if config.pressure { Pressure::watch(config.budget) } else { None },
+            due: [true; 2],
+            held_back: false,
+            slept: now,
             closing: false,
             config,
         }
@@ -185,16 +287,27 @@ impl Shard {
         let mut messages = Vec::new();
         while !(self.closing && self.objects.is_empty() && self.ops.is_empty()) {
             self.core.set_now(self.now());
+            while let Some(done) = self.disk.completed() {
+                self.completed.push(done);
+            }
+            match self.disk.fired() {
+                Some(fired) => self.heed(fired),
+                // Nobody tells.
+                None => self.due = [true; 2],
+            }
             let mut busy = self.take_faults();
             self.inbox.take(&mut messages);
-            busy |= !messages.is_empty();
+            // All that has ended by now is checked against one look at the version.
+            self.versions.clear();
+            busy |= !messages.is_empty() || !self.completed.is_empty();
             for message in messages.drain(..) {
                 self.message(message);
             }
-            while let Some((id, result)) = self.disk.completed() {
-                busy = true;
+            let mut completed = std::mem::take(&mut self.completed);
+            for (id, result) in completed.drain(..) {
                 self.ended(id, result);
             }
+            self.completed = completed;
             if self.ticked.elapsed() >= TICK && self.core.wants_ticks() {
                 self.ticked = Instant::now();
                 let now = self.now();
@@ -202,47 +315,88 @@ impl Shard {
             }
             self.mind_pressure();
             self.spare_areas();
+            busy |= self.see_off();
             self.hand_over();
-            if !busy {
+            if busy {
+                // To wait hands over what was started, too: one call less, if there is nothing else to do.
+                if std::mem::replace(&mut self.held_back, true) {
+                    self.submit();
+                }
+            } else {
+                self.held_back = false;
                 self.sleep();
             }
         }
     }
 
-    /// Waits for a fault, a message, or the end of an operation.
-    fn sleep(&mut self) {
-        if !self.inbox.may_sleep() {
-            return;
+    /// Gives what was started to the kernel. What it refuses now it takes with the next.
+    fn submit(&mut self) {
+        let _ = self.disk.submit();
+        self.held_back = false;
+    }
+
+    /// Notes which descriptors have something, by their places in [`watched`](Self::watched).
+    fn heed(&mut self, fired: [bool; WATCHED]) {
+        for (due, fired) in self.due.iter_mut().zip(fired) {
+            *due |= fired;
         }
-        let wait_for = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let delivery =
-            |n: usize| self.deliveries.get(n).map_or(-1, |delivery| delivery.poll_fd().as_raw_fd());
-        let mut fds = [
-            wait_for(delivery(0)),
-            wait_for(delivery(1)),
-            wait_for(self.inbox.bell().as_raw_fd()),
-            // A negative descriptor is passed over.
-            wait_for(self.disk.poll_fd().unwrap_or(-1)),
-            libc::pollfd {
-                fd: self.pressure.as_ref().map_or(-1, Pressure::poll_fd),
-                events: libc::POLLPRI,
-                revents: 0,
-            },
-        ];
-        let shrunk = self.pressure.as_ref().is_some_and(Pressure::is_shrunk);
-        let timeout = match (self.core.wants_ticks(), shrunk) {
-            (true, _) => TICK.as_millis() as i32,
-            (false, true) => 1_000,
-            (false, false) => -1,
-        };
-        // SAFETY: `fds` are as many as is said. An interrupted wait is a wait that ended.
-        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
-        if fds[4].revents & libc::POLLPRI != 0
+        if fired[PRESSURE]
             && let Some(pressure) = &mut self.pressure
         {
             pressure.felt();
         }
+    }
+
+    /// What a shard waits for beside its operations, and for which events.
+    fn watched(&self) -> [(RawFd, i16); WATCHED] {
+        let delivery =
+            |n: usize| self.deliveries.get(n).map_or(-1, |delivery| delivery.poll_fd().as_raw_fd());
+        let pressure = self.pressure.as_ref().map_or(-1, Pressure::poll_fd);
+        let bell = self.inbox.bell().as_raw_fd();
+        [
+            (delivery(0), libc::POLLIN),
+            (delivery(1), libc::POLLIN),
+            (bell, libc::POLLIN),
+            (pressure, libc::POLLPRI),
+        ]
+    }
+
+    /// Waits for a fault, a message, or the end of an operation.
+    fn sleep(&mut self) {
+        if !self.inbox.may_sleep() {
+            return self.submit();
+        }
+        let shrunk = self.pressure.as_ref().is_some_and(Pressure::is_shrunk);
+        let timeout = match (self.core.wants_ticks(), shrunk) {
+            (true, _) => Some(TICK),
+            (false, true) => Some(IDLE),
+            (false, false) => None,
+        };
+        let watched = self.watched();
+        if self.disk.wait(watched, timeout.unwrap_or(IDLE)) {
+            if self.slept.elapsed() >= IDLE {
+                // Should the ring ever not tell of a fault, it waits no longer than this.
+                self.slept = Instant::now();
+                self.due = [true; 2];
+            }
+        } else {
+            self.submit();
+            self.poll(watched, timeout);
+        }
         self.inbox.awake();
+    }
+
+    /// As [`Disk::wait`], by poll(2).
+    fn poll(&mut self, watched: [(RawFd, i16); WATCHED], timeout: Option<Duration>) {
+        let wait_for = |(fd, events)| libc::pollfd { fd, events, revents: 0 };
+        let [one, two, three, four] = watched.map(wait_for);
+        // A negative descriptor is passed over.
+        let disk = wait_for((self.disk.poll_fd().unwrap_or(-1), libc::POLLIN));
+        let mut fds = [one, two, three, four, disk];
+        let timeout = timeout.map_or(-1, |timeout| timeout.as_millis() as i32);
+        // SAFETY: `fds` are as many as is said. An interrupted wait is a wait that ended.
+        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
+        self.heed(std::array::from_fn(|place| fds[place].revents != 0));
     }
 
     /// Follows the machine's memory: less of the budget under pressure, more when it is over.
@@ -292,9 +446,14 @@ impl Shard {
 
     fn take_faults(&mut self) -> bool {
         let mut faults = Vec::new();
-        for delivery in &mut self.deliveries {
-            // Nothing to read is an error too; a real one shows again.
-            let _ = delivery.faults(&mut faults);
+        for (delivery, due) in self.deliveries.iter_mut().zip(&mut self.due) {
+            if *due {
+                let before = faults.len();
+                // Nothing to read is an error too; a real one shows again.
+                let _ = delivery.faults(&mut faults);
+                // All that came later is told of anew.
+                *due = faults.len() - before >= Delivery::MOST;
+            }
         }
         for fault in &faults {
             let area = self.areas.range(..=fault.address).next_back();
@@ -382,7 +541,10 @@ impl Shard {
             cut: (least / self.page) as u32,
             deadline: (new.source.deadline().as_micros() as u64).max(1),
         };
-        self.areas.insert(address, (pages * self.page, id));
+        // As far as the store reaches: a fault behind the last page has to end, too.
+        self.areas.insert(address, (pages.next_multiple_of(store::CHUNK) * self.page, id));
+        let hand = Held::of(&*new.source);
+        let constant = !new.tracked && !matches!(hand, Held::Nothing);
         let records = Records::new(self.secret, self.page);
         let object = Object {
             store,
@@ -393,6 +555,9 @@ impl Shard {
             file: new.file,
             spill: None,
             unknown: false,
+            tracked: new.tracked,
+            constant,
+            hand,
         };
         self.objects.insert(id, object);
         self.event(Event::Attach { object: id, pages: new.len.div_ceil(self.page as u64), traits });
@@ -441,13 +606,25 @@ impl Shard {
                 let result = self.install(frame, object, run, mode, keep);
                 Some(Event::Installed { frame, result })
             }
-            Action::TakeOut { frame, object, run } => {
-                let taken = self.objects.get_mut(&object)?.store.take_out(&mut self.pool, run_of(run));
+            Action::TakeOut { frame, object, run, bytes } => {
+                let this = self.objects.get_mut(&object)?;
+                let together = match bytes {
+                    Bytes::Stored => false,
+                    Bytes::Still => this.store.copies(run_of(run)),
+                    Bytes::Unwanted => this.store.forgets(),
+                };
+                if together {
+                    let wanted = bytes != Bytes::Unwanted;
+                    self.departing.push(Departure { frame, object, run, wanted });
+                    return None;
+                }
+                let taken = this.store.take_out(&mut self.pool, run_of(run));
                 let result = self.fill(frame, taken);
                 Some(Event::TakenOut { frame, result })
             }
-            Action::Copy { frame, object, run } => {
-                let copied = self.objects.get_mut(&object)?.store.snapshot(&mut self.pool, run_of(run));
+            Action::Copy { frame, object, run, protect } => {
+                let store = &mut self.objects.get_mut(&object)?.store;
+                let copied = store.snapshot(&mut self.pool, run_of(run), protect);
                 let result = self.fill(frame, copied);
                 Some(Event::Copied { frame, result })
             }
@@ -498,6 +675,88 @@ impl Shard {
         }
     }
 
+    /// Runs that nobody stores to leave their maps: copied where their bytes are wanted, then given back together. Whether
+    /// there were any.
+    fn see_off(&mut self) -> bool {
+        let departing = std::mem::take(&mut self.departing);
+        // The copies are memory beside the budget's: no more at a time than the core leaves for such.
+        let most = (self.core.widest() as usize).min(128);
+        let mut left = &departing[..];
+        while !left.is_empty() {
+            let mut pages = 0;
+            let fits = |departure: &&Departure| {
+                pages += departure.run.len as usize;
+                pages <= most
+            };
+            let (now, later) = left.split_at(left.iter().take_while(fits).count().max(1));
+            left = later;
+            self.depart(now);
+        }
+        !departing.is_empty()
+    }
+
+    fn depart(&mut self, departing: &[Departure]) {
+        let mut outcomes = Vec::with_capacity(departing.len());
+        for departure in departing {
+            let run = run_of(departure.run);
+            let object = self.objects.get(&departure.object);
+            outcomes.push(object.filter(|_| departure.wanted).map_or(Ok(None), |object| {
+                let here = object.in_source(departure.run, self.page).filter(|_| object.constant);
+                here.map_or_else(|| object.store.copy_out(&mut self.pool, run), Ok).map(Some)
+            }));
+        }
+        let leaves = |(departure, outcome): &(&Departure, &Result<Option<Slot>, Errno>)| {
+            outcome.is_ok() && self.objects.contains_key(&departure.object)
+        };
+        let going: Vec<usize> = departing
+            .iter()
+            .zip(&outcomes)
+            .enumerate()
+            .filter(|(_, pair)| leaves(pair))
+            .map(|(place, _)| place)
+            .collect();
+        let ranges = going.iter().map(|&place| {
+            let Departure { object, run, .. } = departing[place];
+            self.objects[&object].store.addresses(run_of(run))
+        });
+        let mut refused = Vec::new();
+        // SAFETY: the bytes were copied, or nobody wants them, and nobody stores to these runs of this shard's maps.
+        unsafe { self.discarder.discard(ranges, |place, _| refused.push(going[place])) };
+        for (place, (departure, outcome)) in departing.iter().zip(outcomes).enumerate() {
+            let &Departure { frame, object: id, run, .. } = departure;
+            let outcome = match (outcome, self.objects.get_mut(&id)) {
+                (Ok(Some(slot)), Some(object)) if refused.contains(&place) => {
+                    // A part of it may be gone.
+                    let restored = object.store.restore(run_of(run), &slot);
+                    self.pool.give(slot);
+                    restored.and(Err(Errno::BUSY))
+                }
+                // No memory for a copy, or nothing that was copied: as it is done with a run that may be stored to.
+                (outcome, Some(object)) if outcome.is_err() || refused.contains(&place) => {
+                    object.store.take_out(&mut self.pool, run_of(run)).map(Some)
+                }
+                (outcome, Some(object)) => {
+                    if object.tracked || !departure.wanted {
+                        // Who waits to store to a page that was protected faults again, on one that is missing.
+                        let _ = object.store.wake(run_of(run));
+                    }
+                    outcome
+                }
+                (outcome, None) => outcome,
+            };
+            let result = match outcome {
+                Ok(slot) => {
+                    if let Some(slot) = slot {
+                        self.slots.insert(frame, slot);
+                    }
+                    Ok(())
+                }
+                Err(_) => Err(Reason::Busy),
+            };
+            self.event(Event::TakenOut { frame, result });
+        }
+    }
+
     fn fill(&mut self, frame: FrameId, slot: Result<Slot, Errno>) -> Result<(), Reason> {
         match slot {
             Ok(slot) => {
@@ -516,7 +775,7 @@ impl Shard {
         mode: Mode,
         keep: bool,
     ) -> Result<(), Reason> {
-        let (Some(object), Some(slot)) = (self.objects.get_mut(&object), self.slots.remove(&frame)) else {
+        let (Some(object), Some(slot)) = (self.objects.get_mut(&object), self.slots.remove(frame)) else {
             return Err(Reason::PastEnd);
         };
         let mode = match mode {
@@ -540,7 +799,7 @@ impl Shard {
 
     /// Keeps the hashes within a sixteenth of the budget.
     fn shed_records(&mut self, id: ObjectId) {
-        let hashes = |objects: &HashMap<ObjectId, Object>| -> usize {
+        let hashes = |objects: &SpreadMap<ObjectId, Object>| -> usize {
             objects.values().map(|object| object.records.bytes()).sum()
         };
         let mut bytes = hashes(&self.objects);
@@ -551,13 +810,13 @@ impl Shard {
         {
             bytes = hashes(&self.objects);
         }
-        self.core.set_other_records(bytes);
+        self.hash_bytes = bytes;
     }
 
     fn discard(&mut self, frame: FrameId, id: ObjectId, run: Run, last: bool, shown: bool) {
-        let Some(slot) = self.slots.remove(&frame) else { return };
+        let Some(slot) = self.slots.remove(frame) else { return };
         let Some(object) = self.objects.get_mut(&id) else { return self.pool.give(slot) };
-        if shown {
+        if shown && !object.constant {
             // SAFETY: the slot holds the run's bytes, outside the map, and only this thread has it.
             let bytes = unsafe { std::slice::from_raw_parts(slot.buffer(), slot.pages() * self.page) };
             if object.records.keep(run, bytes).is_err() {
@@ -576,7 +835,9 @@ impl Shard {
 
     /// Idle slots hold memory that the core takes for free: it is given back before the budget is passed.
     fn keep_budget(&mut self) {
-        let used = self.core.used() as usize * self.page + self.pool.resident_idle();
+        self.core.set_other_records(self.hash_bytes + self.slots.bytes());
+        let records = self.core.record_bytes();
+        let used = self.core.used() as usize * self.page + records + self.pool.resident_idle();
         if used > self.config.budget {
             self.pool.trim((used - self.config.budget).max(256 << 10));
         }
@@ -586,6 +847,13 @@ impl Shard {
     fn read(&mut self, frame: FrameId, id: ObjectId, run: Run, from: Backing) -> Result<Option<()>, Reason> {
         let refused = |errno: Errno| Reason::Refused { errno: errno.raw_os_error() };
         let object = self.objects.get_mut(&id).ok_or(Reason::PastEnd)?;
+        if from == Backing::Source
+            && let Some(slot) = object.in_source(run, self.page)
+        {
+            self.slots.insert(frame, slot);
+            self.keep_budget();
+            return Ok(Some(()));
+        }
         let slot = object.store.stage(&mut self.pool, run_of(run)).map_err(refused)?;
         let buffer = slot.buffer();
         let room = slot.pages() * self.page;
@@ -609,19 +877,21 @@ impl Shard {
         if from == Backing::Spill || object.file.is_some() {
             return self.start(op).map(|()| None);
         }
-        match object.source.at_hand().0 {
-            Hand::Zeros => {
+        match object.hand {
+            Held::Zeros => {
                 // SAFETY: the slot is `room` bytes, and this thread's alone.
                 unsafe { buffer.write_bytes(0, room) };
                 self.finish_read(&op).map(Some)
             }
-            Hand::Bytes(bytes) => {
-                let from = bytes.get(offset as usize..offset as usize + len).ok_or(Reason::Short)?;
-                // SAFETY: as above; the source's memory is not the pool's.
-                unsafe { buffer.copy_from_nonoverlapping(from.as_ptr(), len) };
+            Held::Bytes(address, all) => {
+                if offset as usize + len > all {
+                    return Err(Reason::Short);
+                }
+                // SAFETY: as above. The source's bytes are there while it lives, which the object sees to, and are not the pool's.
+                unsafe { buffer.copy_from_nonoverlapping((address as *const u8).add(offset as usize), len) };
                 self.finish_read(&op).map(Some)
             }
-            Hand::File(_) | Hand::No => {
+            Held::Nothing => {
                 self.next += 1;
                 let number = self.next;
                 self.ops.insert(number, op);
@@ -653,6 +923,9 @@ impl Shard {
                 Operation::Read { fd: plan.fd, to: at, len: plan.len, offset }
             }
             Kind::Write => {
+                if op.backing == Backing::Source {
+                    file.check_inside(offset, op.len - op.done).map_err(|error| reason_of(&error))?;
+                }
                 let plan = file.plan_write(offset, op.len - op.done, at as usize);
                 Operation::Write { fd: plan.fd, from: at, len: plan.len, offset }
             }
@@ -715,9 +988,12 @@ impl Shard {
         };
         if op.backing == Backing::Source
             && let (Some(version), Some(file)) = (object.version, &object.file)
-            && file.version().ok() != Some(version)
+            && !*self.versions.entry(op.object).or_insert_with(|| file.version().ok() == Some(version))
         {
             return Err(Reason::Changed);
+        }
+        if object.constant {
+            return Ok(());
         }
         match object.records.agree(op.run, bytes) {
             Ok(true) if !object.unknown => Ok(()),
@@ -730,7 +1006,7 @@ impl Shard {
     fn write(&mut self, frame: FrameId, id: ObjectId, run: Run, to: Backing) -> Result<Option<()>, Reason> {
         let offset = run.first * self.page as u64;
         let object = self.objects.get_mut(&id).ok_or(Reason::PastEnd)?;
-        let buffer = self.slots.get(&frame).ok_or(Reason::PastEnd)?.buffer();
+        let buffer = self.slots.get(frame).ok_or(Reason::PastEnd)?.buffer();
         let mut len =
             (object.len - offset.min(object.len)).min(u64::from(run.len) * self.page as u64) as usize;
         if to == Backing::Spill {
@@ -791,7 +1067,7 @@ impl Shard {
         None
     }
 
-    /// Gives what was started to the kernel and to the sources.
+    /// Gives what was started to the sources.
     fn hand_over(&mut self) {
         for (id, batch) in std::mem::take(&mut self.batches) {
             let Some(object) = self.objects.get(&id) else { continue };
@@ -816,8 +1092,6 @@ impl Shard {
                 }
             });
         }
-        // What the kernel refuses now it takes with the next.
-        let _ = self.disk.submit();
     }
 }
 

@@ -25,7 +25,7 @@ pub struct Stats {
     pub readahead_used: u64,
     /// Of these, pages that were dropped before.
     pub readahead_wasted: u64,
-    /// Pages put into a map by request, without a fault.
+    /// Pages put into a map without a fault: by request, or since much of what is around them was wanted.
     pub pages_prefetched: u64,
     /// Pages that left memory.
     pub pages_evicted: u64,

@@ -162,7 +162,7 @@ impl Block {
                 end: AtomicUsize::new(0),
                 slot: Slot {
                     entry: AtomicPtr::new(ptr::null_mut()),
-                    users: AtomicUsize::new(0),
+                    users: AtomicU64::new(0),
                     process: AtomicU64::new(0),
                     thread: AtomicUsize::new(0),
                 },
@@ -209,14 +209,14 @@ fn register(entry: &Entry, who: Who) -> &'static Place {
 
 /// Looks the address up, and lets `work` at its entry. `work` says `None` for an entry that is none of its business. For the signal handler.
 fn find<R>(address: usize, mut work: impl FnMut(&Entry) -> Option<R>) -> Option<R> {
+    // An entry of a parent explains a fault here, so every entry concerns whoever asks: all have the same thread.
+    let who = Who { process: identity::known_token()?, thread: 0 };
     let mut block = Some(&TABLE);
     while let Some(Block { places, .. }) = block {
         for Place { start, end, slot } in places {
             if address >= end.load(Ordering::Acquire) || address < start.load(Ordering::Relaxed) {
                 continue;
             }
-            // An entry of a parent explains a fault here, so every entry concerns whoever asks.
-            let who = Who { process: slot.process.load(Ordering::Relaxed), thread: 0 };
             // SAFETY: an area silences its slot before it frees the entry; in a child its parent's entries are never freed.
             let found = unsafe {
                 slot.look(who, |entry| entry.range.contains(&address).then(|| work(entry)).flatten())

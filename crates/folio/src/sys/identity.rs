@@ -12,13 +12,9 @@ static LAST: AtomicU64 = AtomicU64::new(0);
 
 static PAGE: OnceLock<Option<&'static AtomicU64>> = OnceLock::new();
 
-/// This process's number, if it was asked for before: for a signal handler, which must not make one. In a child that did not
-/// ask yet it is zero, which no process has.
+/// This process's number, if it or an ancestor has asked for one before: for a signal handler, which must map no page for it.
 pub(super) fn known_token() -> Option<u64> {
-    match PAGE.get()? {
-        Some(cell) => Some(cell.load(Ordering::Relaxed)),
-        None => Some(pid()),
-    }
+    Some(PAGE.get()?.map_or_else(pid, number))
 }
 
 fn pid() -> u64 {
@@ -40,6 +36,11 @@ fn find_token() -> u64 {
     let Some(cell) = PAGE.get_or_init(wiped_on_fork) else {
         return pid();
     };
+    number(cell)
+}
+
+/// The number in the page; a new one in a child that has not asked yet. Never waits.
+fn number(cell: &AtomicU64) -> u64 {
     match cell.load(Ordering::Relaxed) {
         0 => {
             let fresh = LAST.fetch_add(1, Ordering::Relaxed) + 1;

@@ -15,6 +15,7 @@
 //! | [`replace`] | the wait-free table of guarded maps, and what a fault in one does |
 //! | [`replaced`] | the pages of a map that were replaced by zero pages, and how they come back |
 //! | [`gate`] | a lock that fork cannot leave locked |
+//! | [`discard`] | giving the pages of many ranges back at once |
 //! | [`uffd`] | userfaultfd: faults that another thread serves |
 //! | [`ring`] | io_uring: reads and writes that end later |
 //! | [`trap_queue`] | faults that come as signals, and are answered by another thread as well |
@@ -30,6 +31,7 @@ mod attempt;
 pub(crate) mod bell;
 pub(crate) mod byte_lock;
 pub(crate) mod copy;
+pub(crate) mod discard;
 pub(crate) mod ends;
 pub(crate) mod file;
 pub(crate) mod fork;

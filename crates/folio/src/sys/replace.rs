@@ -306,7 +306,7 @@ impl Block {
         let slots = [const {
             Slot {
                 entry: AtomicPtr::new(ptr::null_mut()),
-                users: AtomicUsize::new(0),
+                users: AtomicU64::new(0),
                 process: AtomicU64::new(0),
                 thread: AtomicUsize::new(0),
             }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 /// Operations under way. One thread pushes and submits: the kernel ends what a thread has submitted when the thread ends.
 ///
@@ -102,6 +103,34 @@ impl Ring {
     pub(crate) fn push_fdatasync(&mut self, fd: RawFd, user: u64) -> io::Result<()> {
         let sync = opcode::Fsync::new(types::Fd(fd)).flags(types::FsyncFlags::DATASYNC);
         self.push(&sync.build(), user)
+    }
+
+    /// Adds a poll that goes on: each time that `events` come to a descriptor is a completion, as long as those say that there
+    /// are more to come (5.13; EINVAL before).
+    pub(crate) fn push_poll(&mut self, fd: RawFd, events: i16, user: u64) -> io::Result<()> {
+        let poll = opcode::PollAdd::new(types::Fd(fd), u32::from(events.cast_unsigned())).multi(true);
+        self.push(&poll.build(), user)?;
+        self.polls.push(user);
+        Ok(())
+    }
+
+    /// Whether [`wait`](Self::wait) can end at a time (5.11).
+    pub(crate) fn can_wait(&self) -> bool {
+        self.inner.params().is_feature_ext_arg()
+    }
+
+    /// Starts all that was added, and waits until a completion is there or the time is over.
+    pub(crate) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        if !self.ready.is_empty() || self.take_all() > 0 {
+            return self.submit();
+        }
+        let time = types::Timespec::from(timeout);
+        let until = types::SubmitArgs::new().timespec(&time);
+        match self.inner.submitter().submit_with_args(1, &until) {
+            Ok(_) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(()),
+            Err(error) => self.make_room(error),
+        }
     }
 
     fn push(&mut self, entry: &squeue::Entry, user: u64) -> io::Result<()> {

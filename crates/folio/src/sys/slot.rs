@@ -11,8 +11,9 @@ use std::ptr;
 pub(super) struct Slot<T> {
     /// Null: free. [`busy`]: taken, and not to be looked at.
     pub(super) entry: AtomicPtr<T>,
-    /// Handlers that look at the entry just now.
-    pub(super) users: AtomicUsize,
+    /// Handlers that look at the entry just now, in the lower half; in the upper one the process that they are of. A child's copy
+    /// may count handlers of threads that it does not have.
+    pub(super) users: AtomicU64,
     /// The process and the thread that entered it.
     pub(super) process: AtomicU64,
     pub(super) thread: AtomicUsize,
@@ -24,6 +25,11 @@ pub(super) struct Slot<T> {
 pub(super) struct Who {
     pub(super) process: u64,
     pub(super) thread: usize,
+}
+
+/// The upper half of [`Slot::users`] for a process.
+fn of(process: u64) -> u64 {
+    process << 32
 }
 
 fn busy<T>() -> *mut T {
@@ -51,8 +57,25 @@ impl<T> Slot<T> {
         // Hide first, then count; `look` counts first, then reads: one of the two sees the other.
         fence(Ordering::SeqCst);
         // A child waits for no handler of its parent's threads.
-        while self.process.load(Ordering::Relaxed) == who.process && self.users.load(Ordering::Acquire) != 0 {
+        while Self::counts(self.users.load(Ordering::Acquire), who) {
             yield_now();
+        }
+    }
+
+    /// Whether handlers of this process are counted in `users`.
+    fn counts(users: u64, who: Who) -> bool {
+        users >> 32 == of(who.process) >> 32 && users != of(who.process)
+    }
+
+    /// Counts a handler. What was counted in another process, of which this one is a child, is gone.
+    fn enter(&self, who: Who) {
+        let mut users = self.users.load(Ordering::Relaxed);
+        loop {
+            let more = if users >> 32 == of(who.process) >> 32 { users + 1 } else { of(who.process) + 1 };
+            match self.users.compare_exchange_weak(users, more, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => users = now,
+            }
         }
     }
 
@@ -67,7 +90,7 @@ impl<T> Slot<T> {
             || self.thread.load(Ordering::Relaxed) == who.thread
     }
 
-    /// Lets a handler look at the entry, if there is one that concerns `who`. Never waits.
+    /// Lets a handler look at the entry, if there is one that concerns `who`: the process and the thread that run it. Never waits.
     ///
     /// # Safety
     ///
@@ -77,7 +100,7 @@ impl<T> Slot<T> {
         if self.entry.load(Ordering::Relaxed).is_null() {
             return None;
         }
-        self.users.fetch_add(1, Ordering::Relaxed);
+        self.enter(who);
         fence(Ordering::SeqCst);
         let entry = self.entry.load(Ordering::Acquire);
         let entered = !entry.is_null() && entry != busy();

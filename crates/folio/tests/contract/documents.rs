@@ -1,12 +1,12 @@
 //! What the old documents say of mmap(2), and what is true today: a test for each point, against the real kernel. The list
 //! in the crate's documentation says no more than these tests show.
 
-use super::support::{self, End, page, pattern, skip};
+use super::support::{self, End, is_in_memory, page, pattern, skip};
 use folio::{
     Errno, FaultCause, FileMap, FileMapMut, FileMapPrivate, MapFlags, MapOptions, PageSize, Prot, Region,
     SharedMem, WriteBack, raw,
 };
-use rustix::fs::{FallocateFlags, FsWord, fallocate};
+use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::{File, FileTimes, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -35,13 +35,6 @@ fn cause<T>(result: folio::Result<T>) -> FaultCause {
         Ok(_) => panic!("this must fault"),
         Err(error) => error.fault().unwrap_or_else(|| panic!("not a fault: {error}")).cause(),
     }
-}
-
-/// A file system that keeps its files in memory alone.
-pub(crate) fn is_in_memory(dir: &Path) -> bool {
-    const TMPFS: FsWord = 0x0102_1994;
-    const RAMFS: FsWord = 0x8584_58f6_u32 as FsWord;
-    [TMPFS, RAMFS].contains(&rustix::fs::statfs(dir).unwrap().f_type)
 }
 
 /// The mount's options, as `ST_NOATIME` and its like.

@@ -6,8 +6,8 @@
 //! killer), EBADF of madvise(2) (a kernel without swap), EHWPOISON (a memory failure).
 
 use crate::support::{
-    End, Mounted, become_nobody, child_succeeds, disk_dir, file_with, in_child, is_root, lower_limit, page,
-    pattern, skip,
+    End, FailingDisk, Mounted, become_nobody, child_succeeds, disk_dir, file_with, in_child, is_root,
+    lower_limit, page, pattern, sealable_memfd, skip,
 };
 use folio::{
     Advice, Anon, Discard, Errno, Error, FileMap, FileMapMut, FileMapPrivate, HugePage, MapFlags, MapOptions,
@@ -511,7 +511,7 @@ fn an_executable_map_of_a_file_on_a_noexec_mount_is_eperm() {
 
 #[test]
 fn a_shared_writable_map_of_a_memfd_sealed_against_writing_is_eperm() {
-    let fd = sealable_memfd(1);
+    let fd = sealable_memfd("folio-errors", 1);
     rustix::fs::fcntl_add_seals(&fd, rustix::fs::SealFlags::WRITE).unwrap();
     let error = fails(FileMapMut::map(fd.as_fd()));
     kernel_says(
@@ -520,12 +520,6 @@ fn a_shared_writable_map_of_a_memfd_sealed_against_writing_is_eperm() {
         &["EPERM", "memfd:folio-errors", "F_SEAL_WRITE", "read-only or privately"],
     );
     FileMapPrivate::map(fd.as_fd()).unwrap();
-}
-
-fn sealable_memfd(pages: usize) -> OwnedFd {
-    let fd = rustix::fs::memfd_create("folio-errors", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
-    rustix::fs::ftruncate(&fd, (pages * page()) as u64).unwrap();
-    fd
 }
 
 #[test]
@@ -795,53 +789,16 @@ fn msync_of_a_range_with_a_hole_is_enomem() {
     });
 }
 
-/// A block device whose writes fail: a loop device over a memfd that is sealed against writing after it was set up.
-struct FailingDisk {
-    file: File,
-    path: String,
-}
-
-impl FailingDisk {
-    const SET_FD: libc::Ioctl = 0x4c00;
-    const CLEAR_FD: libc::Ioctl = 0x4c01;
-    const GET_FREE: libc::Ioctl = 0x4c82;
-
-    fn new(pages: usize) -> Option<Self> {
-        let memory = sealable_memfd(pages);
-        let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control").ok()?;
-        // Another process may take the free one first.
-        for _ in 0..10 {
-            // SAFETY: takes no argument.
-            let index = unsafe { libc::ioctl(control.as_raw_fd(), Self::GET_FREE) };
-            let path = format!("/dev/loop{index}");
-            let file = OpenOptions::new().read(true).write(true).open(&path).ok()?;
-            // SAFETY: takes a descriptor.
-            if unsafe { libc::ioctl(file.as_raw_fd(), Self::SET_FD, memory.as_raw_fd()) } == 0 {
-                rustix::fs::fcntl_add_seals(&memory, rustix::fs::SealFlags::WRITE).unwrap();
-                return Some(Self { file, path });
-            }
-        }
-        None
-    }
-}
-
-impl Drop for FailingDisk {
-    fn drop(&mut self) {
-        // SAFETY: takes no argument.
-        assert_eq!(unsafe { libc::ioctl(self.file.as_raw_fd(), Self::CLEAR_FD, 0) }, 0);
-    }
-}
-
 #[test]
 fn a_device_that_fails_to_store_a_page_is_eio() {
     let Some(disk) = FailingDisk::new(16) else { return skip("no loop device is to be had") };
-    let map = MapOptions::new().length(page()).map_mut(&disk.file).unwrap();
+    let map = MapOptions::new().length(page()).map_mut(disk.file()).unwrap();
     map.write_at(b"lost", 0).unwrap();
     let error = fails(map.sync(.., WriteBack::Wait));
     kernel_says(
         &error,
         Errno::IO,
-        &["msync", "EIO", &disk.path, "failed to store", "may be lost", "damaged"],
+        &["msync", "EIO", disk.path(), "failed to store", "may be lost", "damaged"],
     );
 }
 
@@ -1293,12 +1250,12 @@ fn will_need_of_anonymous_memory_is_no_ebadf_today() {
 #[test]
 fn a_device_that_fails_to_free_pages_is_eio() {
     let Some(disk) = FailingDisk::new(16) else { return skip("no loop device is to be had") };
-    let mut region = MapOptions::new().length(page()).map_mut(&disk.file).unwrap().into_region();
+    let mut region = MapOptions::new().length(page()).map_mut(disk.file()).unwrap().into_region();
     let error = fails(region.discard(.., Discard::Remove));
     kernel_says(
         &error,
         Errno::IO,
-        &["madvise", "EIO", &disk.path, "failed to read or to free", "check the device"],
+        &["madvise", "EIO", disk.path(), "failed to read or to free", "check the device"],
     );
 }
 

@@ -1,6 +1,7 @@
 //! The documents' programs: each example is run with real processes, and says what it should.
 
-use super::documents::{is_in_memory, mount_flags, sees};
+use super::documents::{mount_flags, sees};
+use super::support::is_in_memory;
 use super::support::{self, page, skip};
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;

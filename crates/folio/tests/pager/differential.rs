@@ -3,7 +3,7 @@
 //!
 //! A failure prints the seed: `FOLIO_SEED=…` runs the same operations again, `FOLIO_OPERATIONS=100000` more of them.
 
-use crate::given::{MIB, Random, pager, pattern};
+use crate::given::{MIB, Random, pager, pattern, steps};
 use crate::support::disk_dir;
 use folio::source::LocalFile;
 use folio::{Advice, PagedMut, PagedShared, Pager, Result, WriteBack};
@@ -176,7 +176,7 @@ fn run(kind: Kind) {
     let seed = asked("FOLIO_SEED").unwrap_or_else(|| {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64
     });
-    let operations = asked("FOLIO_OPERATIONS").unwrap_or(5_000);
+    let operations = asked("FOLIO_OPERATIONS").unwrap_or_else(|| steps(4_000));
     let mut random = Random(seed);
     let mut place = Place { seed, step: 0, doing: String::new() };
     let pager = pager(BUDGET);
@@ -268,6 +268,8 @@ fn run(kind: Kind) {
                     } else {
                         LEN / 2 + random.below(MOST - LEN / 2) + 1
                     };
+                    // Between two pages, too.
+                    let new = if random.below(3) == 0 { new.next_multiple_of(4_096).min(MOST) } else { new };
                     place.doing = format!("resize from {len} to {new}");
                     let Paged::Mut(map) = &mut ours else { unreachable!("a writable map") };
                     map.resize(new).unwrap();

@@ -1,11 +1,13 @@
 //! Sources that fail, are short, slow, or give other bytes than before: what the pager makes of them.
 
 use crate::faulty::{Answer, Faulty};
-use crate::given::{MIB, Random, pager, pattern};
+use crate::given::{MIB, Random, pager, pattern, steps};
 use crate::support::{End, in_child};
-use folio::source::{Memory, WritableMemory};
+use folio::source::{AtHand, Memory, ReadRequest, Source, WritableMemory};
 use folio::{Advice, Error, FaultCause, WriteBack};
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 #[track_caller]
@@ -130,7 +132,7 @@ fn reads_may_end_in_any_order_from_any_thread() {
             let (map, bytes) = (&map, &bytes);
             scope.spawn(move || {
                 let mut random = Random(seed);
-                for _ in 0..300 {
+                for _ in 0..steps(300) {
                     let range = random.range(bytes.len(), 100_000);
                     assert!(map[range.clone()] == bytes[range.clone()], "{range:?}");
                 }
@@ -147,7 +149,7 @@ fn writes_may_end_in_any_order_from_any_thread() {
     source.writes(Answer::Scrambled);
     let mut map = pager(4 * MIB).map_mut(Arc::clone(&source)).unwrap();
     let (mut want, mut random) = (pattern(12 * MIB), Random(5));
-    for _ in 0..1_500 {
+    for _ in 0..steps(1_500) {
         let range = random.range(want.len(), 50_000);
         random.fill(&mut map[range.clone()]);
         want[range.clone()].copy_from_slice(&map[range.clone()]);
@@ -419,4 +421,45 @@ fn a_map_whose_drop_cannot_write_ends_and_says_so() {
         assert!(pager.map(memory(MIB)).unwrap()[..] == pattern(MIB)[..]);
     });
     assert_eq!(end, End::Exited(0));
+}
+
+/// Two memories, of which it shows one or the other.
+struct Flip {
+    sides: [Memory; 2],
+    other: AtomicBool,
+}
+
+impl Flip {
+    fn side(&self) -> &Memory {
+        &self.sides[usize::from(self.other.load(Ordering::SeqCst))]
+    }
+}
+
+impl Source for Flip {
+    fn name(&self) -> String {
+        "flip".into()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.side().len()
+    }
+
+    fn read(&self, requests: Vec<ReadRequest>) {
+        self.side().read(requests);
+    }
+
+    fn at_hand(&self) -> AtHand<'_> {
+        self.side().at_hand()
+    }
+}
+
+#[test]
+fn a_source_that_shows_other_bytes_at_hand_later_changes_no_borrowed_byte() {
+    let sides = [vec![1; 8 * MIB], vec![2; 8 * MIB]].map(Memory::from);
+    let flip = Arc::new(Flip { sides, other: AtomicBool::new(false) });
+    let map = pager(4 * MIB).map(Arc::clone(&flip)).unwrap();
+    assert!(map.iter().all(|&byte| byte == 1));
+    flip.other.store(true, Ordering::SeqCst);
+    map.advise(.., Advice::Cold).unwrap();
+    assert!(map.iter().all(|&byte| byte == 1));
 }

@@ -14,6 +14,12 @@ pub(crate) fn pager(budget: usize) -> Pager {
     Pager::builder().budget(budget).build().unwrap()
 }
 
+/// So many steps of a long test; where `FOLIO_EFFORT` says so, another percentage of them.
+pub(crate) fn steps(usual: u64) -> u64 {
+    let effort = std::env::var("FOLIO_EFFORT").map_or(100, |percent| percent.parse().expect("a percentage"));
+    (usual * effort / 100).max(1)
+}
+
 /// Numbers that follow from a seed (splitmix64).
 pub(crate) struct Random(pub(crate) u64);
 

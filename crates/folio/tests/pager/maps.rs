@@ -1,29 +1,15 @@
 //! What maps show, and what becomes of what is stored to them.
 
+use crate::given::{MIB, pager, pattern, steps};
+use crate::support::{End, disk_dir, in_child, skip};
 use folio::source::{Function, LocalFile, Memory, WritableMemory, Zeros};
-use folio::{Advice, FaultCause, Pager, WriteBack};
+use folio::{Advice, FaultCause, WriteBack};
 use std::fs;
 use std::sync::Arc;
 
-const MIB: usize = 1 << 20;
-
-/// Bytes that differ from page to page and within each.
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|n| (n ^ (n >> 8) ^ (n >> 16)) as u8).collect()
-}
-
-fn pager(budget: usize) -> Pager {
-    Pager::builder().budget(budget).build().unwrap()
-}
-
-/// A directory on a disk: files in memory take no direct I/O on every kernel.
-fn disk() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
-
 #[test]
 fn a_map_of_a_file_shows_its_bytes() {
-    let dir = disk();
+    let dir = disk_dir();
     let path = dir.path().join("file");
     let bytes = pattern(3 * MIB + 777);
     fs::write(&path, &bytes).unwrap();
@@ -33,7 +19,7 @@ fn a_map_of_a_file_shows_its_bytes() {
 
 #[test]
 fn a_file_sixteen_times_the_budget_is_read_whole_and_at_random() {
-    let dir = disk();
+    let dir = disk_dir();
     let path = dir.path().join("file");
     let bytes = pattern(64 * MIB);
     fs::write(&path, &bytes).unwrap();
@@ -41,7 +27,7 @@ fn a_file_sixteen_times_the_budget_is_read_whole_and_at_random() {
     let map = pager.map(LocalFile::open(&path).unwrap()).unwrap();
     assert!(map[..] == bytes[..]);
     let mut at = 1_usize;
-    for _ in 0..20_000 {
+    for _ in 0..steps(20_000) {
         at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let n = (at >> 20) % bytes.len();
         assert_eq!(map[n], bytes[n], "byte {n}");
@@ -69,7 +55,7 @@ fn memory_zeros_and_functions_are_sources() {
 
 #[test]
 fn stores_reach_the_file_by_sync_and_by_drop() {
-    let dir = disk();
+    let dir = disk_dir();
     let path = dir.path().join("file");
     let mut bytes = pattern(2 * MIB + 100);
     fs::write(&path, &bytes).unwrap();
@@ -88,7 +74,7 @@ fn stores_reach_the_file_by_sync_and_by_drop() {
 
 #[test]
 fn more_is_stored_than_the_budget_holds_and_nothing_is_lost() {
-    let dir = disk();
+    let dir = disk_dir();
     let path = dir.path().join("file");
     fs::write(&path, vec![0; 64 * MIB]).unwrap();
     let pager = pager(4 * MIB);
@@ -107,7 +93,7 @@ fn more_is_stored_than_the_budget_holds_and_nothing_is_lost() {
 
 #[test]
 fn private_stores_never_reach_the_source_and_survive_eviction() {
-    let dir = disk();
+    let dir = disk_dir();
     let path = dir.path().join("file");
     let bytes = pattern(32 * MIB);
     fs::write(&path, &bytes).unwrap();
@@ -192,7 +178,7 @@ fn what_was_prefetched_is_used_without_a_fault() {
 
 #[test]
 fn a_file_that_changes_is_an_error_for_pages_not_yet_read() {
-    let dir = disk();
+    let dir = disk_dir();
     let path = dir.path().join("file");
     fs::write(&path, pattern(8 * MIB)).unwrap();
     let map = pager(16 * MIB).map(LocalFile::open(&path).unwrap()).unwrap();
@@ -205,7 +191,7 @@ fn a_file_that_changes_is_an_error_for_pages_not_yet_read() {
 
 #[test]
 fn a_map_grows_and_shrinks_with_its_file() {
-    let dir = disk();
+    let dir = disk_dir();
     let path = dir.path().join("file");
     fs::write(&path, [1; 5_000]).unwrap();
     let mut map = pager(16 * MIB).map_mut(LocalFile::open_writable(&path).unwrap()).unwrap();
@@ -232,7 +218,7 @@ fn many_threads_fault_on_one_map() {
             let (map, bytes) = (&map, &bytes);
             scope.spawn(move || {
                 let mut at = seed;
-                for _ in 0..5_000 {
+                for _ in 0..steps(5_000) {
                     at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     let n = (at >> 20) % bytes.len();
                     assert_eq!(map[n], bytes[n], "byte {n}");
@@ -267,7 +253,7 @@ fn read_at_gives_what_comes_before_the_page_that_failed() {
 
 #[test]
 fn a_recorded_working_set_is_prefetched_the_next_time() {
-    let dir = disk();
+    let dir = disk_dir();
     let pager = pager(16 * MIB);
     let bytes = pattern(8 * MIB);
     let map = pager.map(Memory::from(bytes.clone())).unwrap();
@@ -304,4 +290,107 @@ fn a_lower_budget_is_kept_soon() {
         drop(map.pin(..1).unwrap());
     }
     assert!(map[..] == pattern(16 * MIB)[..]);
+}
+
+#[test]
+fn a_cut_between_two_pages_keeps_what_was_stored_before_it() {
+    let dir = disk_dir();
+    let path = dir.path().join("file");
+    fs::write(&path, vec![1; 50 * 4096]).unwrap();
+    let mut map = pager(16 * MIB).map_mut(LocalFile::open_writable(&path).unwrap()).unwrap();
+    map.fill(2);
+    map.resize(40 * 4096).unwrap();
+    assert!(map.iter().all(|&byte| byte == 2));
+    map.close().unwrap();
+    assert!(fs::read(&path).unwrap() == vec![2; 40 * 4096]);
+}
+
+#[test]
+fn a_file_that_another_cuts_does_not_grow_again_by_what_was_stored() {
+    let dir = disk_dir();
+    let path = dir.path().join("file");
+    fs::write(&path, pattern(MIB)).unwrap();
+    let mut map = pager(16 * MIB).map_mut(LocalFile::open_writable(&path).unwrap()).unwrap();
+    map[MIB - 1] = 0;
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(8_192).unwrap();
+    let error = map.sync(.., WriteBack::Wait).unwrap_err();
+    assert_eq!(error.fault().unwrap().cause(), FaultCause::NotWritten, "{error}");
+    drop(map);
+    assert_eq!(fs::metadata(&path).unwrap().len(), 8_192);
+}
+
+#[test]
+fn a_load_behind_the_last_page_ends_the_process_with_sigbus() {
+    let end = in_child(|| {
+        let map = pager(16 * MIB).map(Memory::from(pattern(5_000))).unwrap();
+        let behind = map.as_ptr().wrapping_add(2 * 4096);
+        // SAFETY: there is no such byte, and the map's own addresses reach so far: the load does not return.
+        std::hint::black_box(unsafe { behind.read_volatile() });
+    });
+    assert_eq!(end, End::Killed(libc::SIGBUS));
+}
+
+#[test]
+fn what_was_being_prefetched_when_a_map_was_cut_never_comes_back() {
+    let dir = disk_dir();
+    let path = dir.path().join("file");
+    let pager = pager(16 * MIB);
+    for round in 0..10 {
+        fs::write(&path, vec![9; 24 * MIB]).unwrap();
+        let mut map = pager.map_mut(LocalFile::open_writable(&path).unwrap()).unwrap();
+        map.prefetch(std::slice::from_ref(&(0..map.len()))).unwrap();
+        map.resize(MIB + round * 4_096).unwrap();
+        map.resize(24 * MIB).unwrap();
+        let wrong = map[MIB + round * 4_096..].iter().step_by(512).position(|&byte| byte != 0);
+        assert_eq!(wrong, None, "round {round}");
+    }
+}
+
+#[test]
+fn locked_pages_leave_and_come_back_as_they_were() {
+    let page = rustix::param::page_size();
+    let bytes = pattern(64 * page);
+    let dir = disk_dir();
+    let path = dir.path().join("file");
+    fs::write(&path, &bytes).unwrap();
+    let pager = pager(4 * MIB);
+    let map = pager.map(LocalFile::open(&path).unwrap()).unwrap();
+    let mut written = pager.map_private(LocalFile::open(&path).unwrap()).unwrap();
+    written[5 * page] = 77;
+    for _ in 0..3 {
+        map.prefetch(&[0..16 * page, 16 * page..20 * page]).unwrap();
+        assert!(map[..] == bytes[..] && written[5 * page] == 77 && written[9 * page..] == bytes[9 * page..]);
+        for start in [map.as_ptr(), written.as_ptr()] {
+            // SAFETY: pages of the maps; locking changes no byte.
+            let locked = unsafe { libc::mlock(start.add(8 * page).cast(), page) };
+            if locked != 0 {
+                return skip("memory cannot be locked");
+            }
+        }
+        map.advise(.., Advice::Cold).unwrap();
+        written.advise(.., Advice::Cold).unwrap();
+    }
+    assert!(map[..] == bytes[..] && written[5 * page] == 77 && written[6 * page..] == bytes[6 * page..]);
+}
+
+#[test]
+fn a_page_past_the_end_that_was_asked_for_is_there_once_the_map_has_grown() {
+    let page = rustix::param::page_size();
+    let pager = pager(4 * MIB);
+    let mut map = pager.map_mut(WritableMemory::new(vec![1; page])).unwrap();
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    std::io::Write::write_all(&mut writer, b"x").unwrap();
+    // SAFETY: the kernel tries to store to a page past the end of the map, inside its own addresses.
+    let got =
+        unsafe { libc::read(std::os::fd::AsRawFd::as_raw_fd(&reader), map.as_mut_ptr().add(page).cast(), 1) };
+    assert_eq!(got, -1, "the page is past the end");
+    map.resize(3 * page).unwrap();
+    assert!(map[page..].iter().all(|&byte| byte == 0));
+    map[page] = 5;
+    // And when it is cut and grows again.
+    map.resize(page).unwrap();
+    map.resize(2 * page).unwrap();
+    assert_eq!(map[page], 0);
+    let mut left = [0];
+    std::io::Read::read(&mut reader, &mut left).unwrap();
 }

@@ -1,6 +1,6 @@
 //! Real threads under a budget of a sixteenth of the data, and direct I/O into maps: nothing is lost.
 
-use crate::given::{MIB, Random, pattern};
+use crate::given::{MIB, Random, pattern, steps};
 use crate::support::{disk_dir, skip};
 use folio::source::{LocalFile, Memory};
 use folio::{Advice, Delivery, PagedMut, Pager, PagerReport, WriteBack};
@@ -51,7 +51,7 @@ fn readers_see_the_sources_bytes_while_pages_are_evicted_under_them() {
             .map(|seed| {
                 scope.spawn(move || {
                     let mut random = Random(seed);
-                    for step in 0..600 {
+                    for step in 0..steps(600) {
                         let range = random.range(DATA, 200_000);
                         if step % 3 == 0 {
                             let mut copy = vec![0; range.len()];
@@ -105,7 +105,7 @@ fn writers_of_ranges_of_their_own_lose_nothing_to_write_back_and_eviction() {
                     let view = map.view().unwrap();
                     // Every eighth byte counter of the range, as it should be.
                     let mut want = vec![0_u64; EACH / 512];
-                    for step in 1..8_000_u64 {
+                    for step in 1..steps(8_000) {
                         let n = random.below(want.len());
                         let at = writer * EACH + n * 512;
                         assert_eq!(view.read::<u64>(at).unwrap(), want[n], "writer {writer}, byte {at}");
@@ -136,7 +136,7 @@ fn private_writers_lose_nothing_to_the_spill_file() {
             scope.spawn(move || {
                 let mut random = Random(writer as u64);
                 let mut want = vec![0_u64; part.len() / PAGE];
-                for step in 1..6_000_u64 {
+                for step in 1..steps(6_000) {
                     let n = random.below(want.len());
                     let word: &mut [u8; 8] = (&mut part[n * PAGE..n * PAGE + 8]).try_into().unwrap();
                     assert_eq!(u64::from_ne_bytes(*word), want[n], "writer {writer}, page {n}");
@@ -183,7 +183,7 @@ fn read_directly_into(map: &mut PagedMut, file: &File, bytes: &[u8], want: &mut 
         for (seed, (part, want)) in map.chunks_mut(len).zip(want.chunks_mut(len)).enumerate() {
             scope.spawn(move || {
                 let mut random = Random(seed as u64);
-                for _ in 0..1_500 {
+                for _ in 0..steps(1_500) {
                     let pages = 1 + random.below(8);
                     let at = random.below(part.len() / PAGE - pages) * PAGE;
                     let from = random.below(bytes.len() / PAGE - pages) * PAGE;
@@ -258,32 +258,30 @@ fn direct_reads_into_pins(pager: &Pager, syncs: bool) {
     fs::write(&path, &want).unwrap();
     let Some(file) = direct(&from) else { return skip("the disk takes no direct I/O") };
     let mut map = pager.map_mut(LocalFile::open_writable(&path).unwrap()).unwrap();
-    let start = map.as_mut_ptr();
     let mut random = Random(6);
-    for _ in 0..300 {
+    for _ in 0..steps(300) {
         let pages = 1 + random.below(16);
         let at = random.below(DATA / PAGE - pages) * PAGE;
         let source = random.below(bytes.len() / PAGE - pages) * PAGE;
         let (range, len) = (at..at + pages * PAGE, pages * PAGE);
-        let pinned = map.pin(range.clone()).unwrap();
+        let mut pinned = map.pin_mut(range.clone()).unwrap();
+        let to = pinned.as_mut_ptr() as usize;
         let running = AtomicBool::new(true);
         std::thread::scope(|scope| {
-            let (map, running, range) = (&map, &running, range.clone());
+            let (pinned, running) = (&pinned, &running);
             let _ended = Running(running);
             scope.spawn(move || {
                 while syncs && running.load(Ordering::SeqCst) {
-                    // A page that the device writes is written back when the device is done.
-                    map.sync(range.clone(), WriteBack::Wait).unwrap();
-                    map.advise(range.clone(), Advice::Cold).unwrap();
+                    // What the device writes after this is written back later.
+                    pinned.sync(WriteBack::Wait).unwrap();
                 }
             });
             // SAFETY: the pinned bytes of the map; nobody looks at them before the call is over.
-            let got =
-                unsafe { libc::pread(file.as_raw_fd(), start.add(at).cast(), len, source as libc::off_t) };
+            let got = unsafe { libc::pread(file.as_raw_fd(), to as *mut _, len, source as libc::off_t) };
             assert_eq!(got, len as isize, "{}", std::io::Error::last_os_error());
         });
-        want[range].copy_from_slice(&bytes[source..source + len]);
         drop(pinned);
+        want[range].copy_from_slice(&bytes[source..source + len]);
     }
     assert!(map[..] == want[..], "in the map");
     map.close().unwrap();
@@ -313,21 +311,18 @@ fn direct_reads_into_pinned_ranges_reach_the_file_without_move() {
 }
 
 #[test]
-#[ignore = "a direct read that lands after the copy is lost: a pinned page does not stay dirty"]
 fn direct_reads_into_pinned_ranges_reach_the_file_while_they_are_synced_without_move() {
     let Some(pager) = limited("-move", "") else { return skip("no such delivery") };
     direct_reads_into_pins(&pager, true);
 }
 
 #[test]
-#[ignore = "pinned pages of a written map are write-protected: EFAULT"]
 fn direct_reads_into_pinned_ranges_work_where_faults_are_of_user_code_only() {
     let Some(pager) = limited("", "user-mode-only") else { return skip("no such delivery") };
     direct_reads_into_pins(&pager, false);
 }
 
 #[test]
-#[ignore = "pinned pages of a written map are write-protected: EFAULT"]
 fn direct_reads_into_pinned_ranges_work_where_faults_are_signals() {
     let Some(pager) = limited("", "signal") else { return skip("no such delivery") };
     direct_reads_into_pins(&pager, false);
@@ -356,7 +351,7 @@ fn maps_come_and_go_while_others_are_used() {
             let (pager, bytes) = (&pager, &bytes);
             scope.spawn(move || {
                 let mut random = Random(seed);
-                for _ in 0..60 {
+                for _ in 0..steps(60) {
                     let map = pager.map(Memory::from(bytes.clone())).unwrap();
                     map.prefetch(&[random.range(MIB, MIB)]).unwrap();
                     let range = random.range(MIB, MIB);
@@ -374,5 +369,38 @@ fn maps_come_and_go_while_others_are_used() {
     while pager.stats().unwrap().resident_bytes > 0 {
         assert!(std::time::Instant::now() < end, "{:?}", pager.stats());
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn system_calls_store_into_pinned_shared_maps_with_every_delivery() {
+    let dir = disk_dir();
+    let path = dir.path().join("file");
+    let bytes = pattern(64 * PAGE);
+    for delivery in ["syscall", "user-mode-only", "signal"] {
+        let Some(pager) = limited("", delivery) else { continue };
+        fs::write(&path, vec![0; 64 * PAGE]).unwrap();
+        let map = pager.map_shared(LocalFile::open_writable(&path).unwrap()).unwrap();
+        let mut source = std::io::Cursor::new(bytes.clone());
+        let pinned = map.pin(8 * PAGE..).unwrap();
+        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || std::io::copy(&mut source, &mut writer).unwrap());
+            let view = pinned.view().unwrap();
+            let mut done = 0;
+            while done < view.len() {
+                // SAFETY: inside the pinned bytes, which nobody reads meanwhile.
+                let got = unsafe {
+                    let to = view.as_ptr().cast_mut().add(done);
+                    libc::read(reader.as_raw_fd(), to.cast(), view.len() - done)
+                };
+                assert!(got > 0, "{delivery}: {}", std::io::Error::last_os_error());
+                done += got as usize;
+            }
+            std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
+        });
+        pinned.sync(WriteBack::Wait).unwrap();
+        drop(pinned);
+        assert!(fs::read(&path).unwrap()[8 * PAGE..] == bytes[..56 * PAGE], "{delivery}");
     }
 }

@@ -5,8 +5,9 @@
 //! (the inactive queue), and if it is wanted again it goes to the main queue, at the cost of a fault without a read.
 
 use super::frames::{Doom, FrameId, Place, Queue};
-use super::{Action, Core, ObjectId, Reason, Run};
-use std::collections::{HashSet, VecDeque};
+use super::spread::SpreadSet;
+use super::{Action, Bytes, Core, ObjectId, Reason, Run};
+use std::collections::VecDeque;
 
 /// Runs longer than this leave no ghost: they were a scan's.
 const GHOST_RUN: u32 = 16;
@@ -19,7 +20,7 @@ const LOOKS: usize = 512;
 #[derive(Debug, Default)]
 pub(crate) struct Ghosts {
     order: VecDeque<(ObjectId, u64)>,
-    set: HashSet<(ObjectId, u64)>,
+    set: SpreadSet<(ObjectId, u64)>,
 }
 
 impl Ghosts {
@@ -46,14 +47,14 @@ impl Ghosts {
 
 impl Core {
     /// Pages that may be in use, beside the records and what a copy needs for a moment.
-    fn limit(&self) -> u64 {
+    pub(super) fn limit(&self) -> u64 {
         let records = (self.record_bytes() / self.limits.page) as u64;
         let reserve = u64::from(self.widest());
         self.limits.budget.saturating_sub(records + reserve).max(4)
     }
 
     /// The share that is kept free or ready to be dropped.
-    fn inactive_target(&self) -> u64 {
+    pub(super) fn inactive_target(&self) -> u64 {
         self.limit() / 8
     }
 
@@ -116,7 +117,7 @@ impl Core {
 
     pub(super) fn is_pinned(&self, object: ObjectId, run: Run) -> bool {
         let Some(object) = self.objects.get(&object) else { return false };
-        object.pins.iter().any(|&(first, end)| first < run.end() && run.first < end)
+        object.pins.iter().any(|pin| pin.overlaps(run))
     }
 
     /// Takes pages out of maps while too little is free or ready to be dropped.
@@ -176,8 +177,14 @@ impl Core {
         frame.place = Place::Leaving;
         self.leaving += u64::from(frame.run.len);
         let (object, run) = (frame.object, frame.run);
+        let tracked = self.objects.get(&object).is_some_and(|object| object.traits.tracked);
+        let bytes = match (frame.doom, frame.dirty) {
+            (Doom::Now, _) => Bytes::Unwanted,
+            (_, false) if frame.protected || !tracked => Bytes::Still,
+            _ => Bytes::Stored,
+        };
         self.frames.enqueue(id, Queue::None);
-        self.actions.push_back(Action::TakeOut { frame: id, object, run });
+        self.actions.push_back(Action::TakeOut { frame: id, object, run, bytes });
     }
 
     pub(super) fn taken_out(&mut self, id: FrameId, result: &Result<(), Reason>) {
@@ -186,8 +193,13 @@ impl Core {
         self.leaving -= len;
         let frame = &mut self.frames[id];
         if result.is_err() {
-            // Held by direct I/O: it stays, and counts as written to.
+            // Held by direct I/O: it stays, and counts as written to. Who only advised that it leave is not waited for; what
+            // must go is tried again by a tick.
             frame.place = Place::Installed;
+            frame.failed = self.now.max(1);
+            if frame.doom == Doom::WhenClean {
+                frame.doom = Doom::None;
+            }
             self.frames.enqueue(id, Queue::Main);
             if tracked {
                 self.frames[id].protected = false;

@@ -90,11 +90,12 @@ pub(crate) struct Frame {
     pub(crate) buffer: bool,
     /// The buffer stays when the frame is put into the map: it is being written.
     pub(crate) kept: bool,
+    /// The buffer is memory beside the map's own.
+    pub(crate) copied: bool,
     /// When it became dirty.
     pub(crate) dirtied: u64,
     /// The last write failed then; it is tried again later.
     pub(crate) failed: u64,
-    pub(crate) read_at: u64,
     pub(crate) waiters: Vec<Waiter>,
     queue: Queue,
     before: u32,
@@ -110,10 +111,15 @@ struct Ends {
     pages: u64,
 }
 
+/// Frames whose records are allocated together: a vector of all would have half as many again in reserve.
+const BLOCK: usize = 256;
+
 /// All frames, and their queues.
 #[derive(Debug)]
 pub(crate) struct Frames {
-    slots: Vec<Option<Frame>>,
+    blocks: Vec<Box<[Option<Frame>]>>,
+    /// Numbers that were given out, one after the other.
+    given: u32,
     free: Vec<u32>,
     queues: [Ends; QUEUES],
 }
@@ -121,13 +127,14 @@ pub(crate) struct Frames {
 impl Frames {
     pub(crate) fn new() -> Self {
         Self {
-            slots: Vec::new(),
+            blocks: Vec::new(),
+            given: 0,
             free: Vec::new(),
             queues: [Ends { front: NIL, back: NIL, pages: 0 }; QUEUES],
         }
     }
 
-    pub(crate) fn add(&mut self, object: ObjectId, run: Run, place: Place, now: u64) -> FrameId {
+    pub(crate) fn add(&mut self, object: ObjectId, run: Run, place: Place) -> FrameId {
         let frame = Frame {
             object,
             run,
@@ -141,39 +148,47 @@ impl Frames {
             seen: false,
             buffer: false,
             kept: false,
+            copied: false,
             dirtied: 0,
             failed: 0,
-            read_at: now,
             waiters: Vec::new(),
             queue: Queue::None,
             before: NIL,
             after: NIL,
         };
-        if let Some(slot) = self.free.pop() {
-            self.slots[slot as usize] = Some(frame);
-            return FrameId(slot);
-        }
-        self.slots.push(Some(frame));
-        FrameId((self.slots.len() - 1) as u32)
+        let id = self.free.pop().unwrap_or_else(|| {
+            if self.given as usize == self.blocks.len() * BLOCK {
+                self.blocks.push(std::iter::repeat_with(|| None).take(BLOCK).collect());
+            }
+            self.given += 1;
+            self.given - 1
+        });
+        *self.slot(FrameId(id)) = Some(frame);
+        FrameId(id)
+    }
+
+    fn slot(&mut self, id: FrameId) -> &mut Option<Frame> {
+        &mut self.blocks[id.0 as usize / BLOCK][id.0 as usize % BLOCK]
     }
 
     pub(crate) fn remove(&mut self, id: FrameId) -> Frame {
         self.enqueue(id, Queue::None);
         self.free.push(id.0);
-        self.slots[id.0 as usize].take().expect("a frame is removed once")
+        self.slot(id).take().expect("a frame is removed once")
     }
 
     pub(crate) fn get(&self, id: FrameId) -> Option<&Frame> {
-        self.slots.get(id.0 as usize)?.as_ref()
+        self.blocks.get(id.0 as usize / BLOCK)?[id.0 as usize % BLOCK].as_ref()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (FrameId, &Frame)> {
-        self.slots.iter().enumerate().filter_map(|(n, slot)| Some((FrameId(n as u32), slot.as_ref()?)))
+        let slots = self.blocks.iter().flat_map(|block| block.iter()).enumerate();
+        slots.filter_map(|(n, slot)| Some((FrameId(n as u32), slot.as_ref()?)))
     }
 
     /// Bytes that the records themselves take.
     pub(crate) fn bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<Option<Frame>>() + self.free.capacity() * 4
+        self.blocks.len() * BLOCK * size_of::<Option<Frame>>() + self.free.capacity() * 4
     }
 
     /// Pages in a queue.
@@ -255,12 +270,12 @@ impl std::ops::Index<FrameId> for Frames {
     type Output = Frame;
 
     fn index(&self, id: FrameId) -> &Frame {
-        self.slots[id.0 as usize].as_ref().expect("a frame's number is used while it lives")
+        self.get(id).expect("a frame's number is used while it lives")
     }
 }
 
 impl std::ops::IndexMut<FrameId> for Frames {
     fn index_mut(&mut self, id: FrameId) -> &mut Frame {
-        self.slots[id.0 as usize].as_mut().expect("a frame's number is used while it lives")
+        self.slot(id).as_mut().expect("a frame's number is used while it lives")
     }
 }

@@ -2,7 +2,7 @@
 
 use super::frames::{Doom, FrameId, Place};
 use super::table::CHUNK;
-use super::{Action, Core, Failure, ObjectId, Reason, Run, Ticket};
+use super::{Action, Core, Failure, ObjectId, Pin, Reason, Run, Ticket};
 use std::collections::VecDeque;
 
 /// Reads by request under way at once.
@@ -21,8 +21,7 @@ pub(crate) struct Want {
 pub(crate) struct PinJob {
     pub(crate) object: ObjectId,
     pub(crate) ticket: Ticket,
-    first: u64,
-    end: u64,
+    pin: Pin,
     missing: u64,
     progress: u64,
 }
@@ -30,7 +29,7 @@ pub(crate) struct PinJob {
 impl PinJob {
     /// How many pages of `run` it waits for.
     fn overlap(&self, run: Run) -> u64 {
-        run.end().min(self.end).saturating_sub(run.first.max(self.first))
+        run.end().min(self.pin.end).saturating_sub(run.first.max(self.pin.first))
     }
 
     pub(crate) fn missing_in(&self, run: Run) -> bool {
@@ -48,9 +47,9 @@ pub(crate) struct EvictJob {
     since: u64,
 }
 
-/// Pages that lie in one range or more.
-pub(super) fn pages_of(ranges: &[(u64, u64)]) -> u64 {
-    let mut ranges = ranges.to_vec();
+/// Pages that are pinned once or more.
+pub(super) fn pages_of(pins: &[Pin]) -> u64 {
+    let mut ranges: Vec<(u64, u64)> = pins.iter().map(|pin| (pin.first, pin.end)).collect();
     ranges.sort_unstable();
     let mut until = 0;
     let count = |(first, end): (u64, u64)| {
@@ -77,7 +76,8 @@ impl Core {
         self.budget() / 4 * 3
     }
 
-    pub(super) fn pin(&mut self, object: ObjectId, first: u64, end: u64, ticket: Ticket) {
+    pub(super) fn pin(&mut self, object: ObjectId, pin: Pin, ticket: Ticket) {
+        let Pin { first, end, .. } = pin;
         let pages = end.saturating_sub(first);
         let (now, pinnable, pinned) = (self.now, self.pinnable(), self.pinned);
         let Some(this) =
@@ -87,7 +87,7 @@ impl Core {
         };
         // What is pinned already costs nothing more.
         let before = pages_of(&this.pins);
-        this.pins.push((first, end));
+        this.pins.push(pin);
         let more = pages_of(&this.pins) - before;
         if pinned + more > pinnable {
             this.pins.pop();
@@ -103,32 +103,78 @@ impl Core {
         let present: u64 = frames
             .into_iter()
             .filter(|&id| matches!(self.frames[id].place, Place::Installed | Place::Copying))
+            .filter(|&id| !pin.stores || !self.awaits_write(id))
             .map(|id| {
                 let run = self.frames[id].run;
                 run.end().min(end) - run.first.max(first)
             })
             .sum();
         self.pinned += more;
+        self.hold(object, first, end);
         if present == pages {
             return self.reply(ticket, Ok(()));
         }
-        self.pin_jobs.push(PinJob { object, ticket, first, end, missing: pages - present, progress: now });
+        self.pin_jobs.push(PinJob { object, ticket, pin, missing: pages - present, progress: now });
         self.wants.push_back(Want { object, next: first, end });
     }
 
-    pub(super) fn unpin(&mut self, object: ObjectId, first: u64, end: u64) {
+    pub(super) fn unpin(&mut self, object: ObjectId, pin: Pin) {
         let Some(this) = self.objects.get_mut(&object) else { return };
-        if let Some(at) = this.pins.iter().position(|&pin| pin == (first, end)) {
+        if let Some(at) = this.pins.iter().position(|&other| other == pin) {
             let before = pages_of(&this.pins);
             this.pins.swap_remove(at);
             self.pinned -= before - pages_of(&this.pins);
         }
     }
 
-    /// `run` has come into the map.
-    pub(super) fn pin_progress(&mut self, object: ObjectId, run: Run) {
+    /// Pages of these that are pinned for stores can be stored to from now on, and are dirty.
+    pub(super) fn hold(&mut self, object: ObjectId, first: u64, end: u64) {
+        let Some(this) = self.objects.get(&object).filter(|this| this.traits.tracked) else { return };
+        let held: Vec<Pin> = this
+            .pins
+            .iter()
+            .filter(|pin| pin.stores && pin.first < end && first < pin.end)
+            .copied()
+            .collect();
+        for pin in held {
+            let (first, end) = (pin.first.max(first), pin.end.min(end));
+            for id in self.objects[&object].table.frames_in(first, end) {
+                let frame = &self.frames[id];
+                let held = frame.dirty && !frame.protected;
+                if frame.place == Place::Installed && !held && !self.awaits_write(id) {
+                    self.let_store(id, first, end);
+                }
+            }
+        }
+    }
+
+    /// Whether a frame is being written from the map's own memory, which must not change before that has ended.
+    pub(super) fn awaits_write(&self, id: FrameId) -> bool {
+        let frame = &self.frames[id];
+        let tracked = |object: &super::Object| object.traits.tracked && object.traits.shares_buffer;
+        self.objects.get(&frame.object).is_some_and(tracked)
+            && (frame.writing || frame.place == Place::Copying)
+            && !frame.copied
+    }
+
+    /// A write has ended; if it was from the map's own memory (`waited`), the pins for stores that waited for it go on.
+    pub(super) fn hold_after_write(&mut self, object: ObjectId, run: Run, waited: bool) {
+        self.hold(object, run.first, run.end());
+        if waited {
+            self.pin_progress(object, run, |pin| pin.stores);
+        }
+    }
+
+    /// Whether pages of a run are pinned for stores.
+    pub(super) fn is_held(&self, object: ObjectId, run: Run) -> bool {
+        let Some(object) = self.objects.get(&object) else { return false };
+        object.pins.iter().any(|pin| pin.stores && pin.overlaps(run))
+    }
+
+    /// `run` has come into the map, or can be stored to at last: progress for the pins that `counts` tells.
+    pub(super) fn pin_progress(&mut self, object: ObjectId, run: Run, counts: impl Fn(&Pin) -> bool) {
         let mut ended = Vec::new();
-        for pin in self.pin_jobs.iter_mut().filter(|pin| pin.object == object) {
+        for pin in self.pin_jobs.iter_mut().filter(|job| job.object == object && counts(&job.pin)) {
             let came = pin.overlap(run);
             if came > 0 {
                 pin.missing = pin.missing.saturating_sub(came);
@@ -148,7 +194,7 @@ impl Core {
 
     /// A page cannot be supplied: pins that wait for it are refused.
     pub(super) fn pin_failed(&mut self, object: ObjectId, page: u64, reason: &Reason) {
-        let fails = |pin: &PinJob| pin.object == object && (pin.first..pin.end).contains(&page);
+        let fails = |job: &PinJob| job.object == object && job.pin.overlaps(Run::one(page));
         if self.pin_jobs.iter().any(fails) {
             let (failed, others) = std::mem::take(&mut self.pin_jobs).into_iter().partition(fails);
             self.pin_jobs = others;
@@ -157,10 +203,10 @@ impl Core {
     }
 
     fn refuse(&mut self, pins: Vec<PinJob>, page: u64, reason: &Reason) {
-        for pin in pins {
-            self.unpin(pin.object, pin.first, pin.end);
+        for PinJob { object, pin, ticket, .. } in pins {
+            self.unpin(object, pin);
             let page = page.max(pin.first);
-            self.reply(pin.ticket, Err(Failure { page, reason: reason.clone() }));
+            self.reply(ticket, Err(Failure { page, reason: reason.clone() }));
         }
     }
 
@@ -224,6 +270,9 @@ impl Core {
         discard: bool,
         ticket: Option<Ticket>,
     ) {
+        if discard {
+            self.unpoison(object, first, end);
+        }
         let Some(this) = self.objects.get_mut(&object) else {
             if let Some(ticket) = ticket {
                 self.reply(ticket, Ok(()));
@@ -232,6 +281,10 @@ impl Core {
         };
         if discard {
             this.table.forget_marks(first, end);
+            // What was still to be prefetched there, or in the page that is cut, would come back.
+            for want in self.wants.iter_mut().filter(|want| want.object == object) {
+                want.end = want.end.min(first.saturating_sub(1));
+            }
         }
         let ids = this.table.frames_in(first, end);
         let mut pending = VecDeque::new();
@@ -255,6 +308,24 @@ impl Core {
             Place::Out if !frame.writing && (!frame.dirty || frame.doom == Doom::Now) => self.drop_frame(id),
             Place::Out if !frame.writing => self.to_write.push_back(id),
             _ => {}
+        }
+    }
+
+    /// Tries again to take out what was busy.
+    pub(super) fn retry_evictions(&mut self) {
+        let due: Vec<FrameId> = (self.evictions.iter())
+            .filter_map(|job| self.objects.get(&job.object)?.table.frame(*job.pending.front()?))
+            .filter(|&id| {
+                let frame = &self.frames[id];
+                let busy = frame.failed != 0 && frame.failed + super::write::BUSY <= self.now;
+                busy && frame.doom != Doom::None && frame.place == Place::Installed && !frame.writing
+            })
+            .collect();
+        for id in due {
+            // Two evictions may want the same.
+            if self.frames[id].place == Place::Installed {
+                self.take_out(id);
+            }
         }
     }
 

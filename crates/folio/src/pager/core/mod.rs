@@ -10,6 +10,7 @@
 //! | [`evict`] | memory: the budget, taking out, dropping |
 //! | [`write`] | dirty pages: write-back, sync, errors |
 //! | [`jobs`] | prefetches, pins and evictions that take more than one step |
+//! | [`spread`] | hash maps with keys that nobody chooses against them |
 //!
 //! Times are microseconds since any fixed moment; memory is counted in pages.
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ mod jobs;
 pub(crate) mod readahead;
 #[cfg(test)]
 mod simulate;
+pub(crate) mod spread;
 mod supply;
 mod table;
 mod write;
@@ -29,7 +31,8 @@ pub(crate) use readahead::Pattern;
 
 use frames::Frames;
 use readahead::Readahead;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use spread::SpreadMap;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use table::Table;
 
@@ -144,6 +147,32 @@ pub(crate) enum Mode {
     Writable,
 }
 
+/// Pages that stay in the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pin {
+    pub(crate) first: u64,
+    pub(crate) end: u64,
+    /// They can be stored to at any time without a fault, by system calls and devices too, and so stay dirty.
+    pub(crate) stores: bool,
+}
+
+impl Pin {
+    pub(crate) fn overlaps(&self, run: Run) -> bool {
+        self.first < run.end() && run.first < self.end
+    }
+}
+
+/// What is known of the bytes of a run that leaves the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bytes {
+    /// They may be stored to until they are gone.
+    Stored,
+    /// Nobody stores to them: a copy is as good.
+    Still,
+    /// Nobody wants them.
+    Unwanted,
+}
+
 #[derive(Debug)]
 pub(crate) enum Event {
     Attach {
@@ -190,14 +219,12 @@ pub(crate) enum Event {
     },
     Pin {
         object: ObjectId,
-        first: u64,
-        end: u64,
+        pin: Pin,
         ticket: Ticket,
     },
     Unpin {
         object: ObjectId,
-        first: u64,
-        end: u64,
+        pin: Pin,
     },
     /// Dirty pages are written; `flush` makes them durable too.
     Sync {
@@ -260,12 +287,14 @@ pub(crate) enum Action {
         frame: FrameId,
         object: ObjectId,
         run: Run,
+        bytes: Bytes,
     },
-    /// Protect the run, and put a copy of it into the buffer.
+    /// Protect the run, and put a copy of it into the buffer; without `protect` it may be stored to meanwhile.
     Copy {
         frame: FrameId,
         object: ObjectId,
         run: Run,
+        protect: bool,
     },
     /// Stores go unnoticed from now on; wake who waits.
     Unprotect {
@@ -353,7 +382,7 @@ pub(crate) struct Object {
     traits: Traits,
     table: Table,
     readahead: Readahead,
-    pins: Vec<(u64, u64)>,
+    pins: Vec<Pin>,
     /// Write operations under way, by number.
     writes: BTreeSet<u64>,
     /// The stores that came last, to find streams of them.
@@ -372,7 +401,7 @@ pub(crate) struct Core {
     limits: Limits,
     now: u64,
     frames: Frames,
-    objects: HashMap<ObjectId, Object>,
+    objects: SpreadMap<ObjectId, Object>,
     /// Pages of memory in use: in maps and in buffers.
     used: u64,
     /// Pages that are pinned.
@@ -394,7 +423,7 @@ pub(crate) struct Core {
     to_write: VecDeque<FrameId>,
     writing: u64,
     write_number: u64,
-    write_numbers: HashMap<FrameId, u64>,
+    write_numbers: SpreadMap<FrameId, u64>,
     reading: u64,
     leaving: u64,
     actions: VecDeque<Action>,
@@ -411,7 +440,7 @@ impl Core {
             limits,
             now: 0,
             frames: Frames::new(),
-            objects: HashMap::new(),
+            objects: SpreadMap::default(),
             used: 0,
             pinned: 0,
             dirty: 0,
@@ -426,7 +455,7 @@ impl Core {
             to_write: VecDeque::new(),
             writing: 0,
             write_number: 0,
-            write_numbers: HashMap::new(),
+            write_numbers: SpreadMap::default(),
             reading: 0,
             leaving: 0,
             actions: VecDeque::new(),
@@ -521,15 +550,16 @@ impl Core {
                     object.readahead.set_pattern(pattern);
                 }
             }
-            Event::Pin { object, first, end, ticket } => self.pin(object, first, end, ticket),
-            Event::Unpin { object, first, end } => self.unpin(object, first, end),
+            Event::Pin { object, pin, ticket } => self.pin(object, pin, ticket),
+            Event::Unpin { object, pin } => self.unpin(object, pin),
             Event::Sync { object, first, end, flush, ticket } => self.sync(object, first, end, flush, ticket),
             Event::Evict { object, first, end, discard, ticket } => {
                 self.evict(object, first, end, discard, Some(ticket));
             }
             Event::Resized { object, pages } => {
-                if let Some(object) = self.objects.get_mut(&object) {
-                    object.pages = pages;
+                if let Some(this) = self.objects.get_mut(&object) {
+                    let old = std::mem::replace(&mut this.pages, pages);
+                    self.unpoison(object, old, pages);
                 }
             }
             Event::Record { object, on } => {
@@ -590,6 +620,7 @@ impl Core {
         self.set_now(now);
         self.expire();
         self.write_back_old();
+        self.retry_evictions();
     }
 
     /// Goes on with what waited for memory, or for something to end.
@@ -608,7 +639,7 @@ impl Core {
     }
 
     /// The widest run that is read at once: small budgets are not spent on one.
-    fn widest(&self) -> u32 {
+    pub(crate) fn widest(&self) -> u32 {
         let share = (self.limits.budget / 32).clamp(1, u64::from(readahead::WIDEST)) as u32;
         1 << share.ilog2()
     }

@@ -1,14 +1,17 @@
-//! A simulator of everything around the core: programs that load and store, sources that are slow, fail and answer in any order,
-//! maps that a page enters and leaves. Every schedule follows from a seed, and every invariant is checked at every step.
+//! A simulator of everything around the core: programs and devices that load and store, sources that are slow, fail, are short, change
+//! their version and answer in any order, maps that a page enters and leaves, and a crash after which the next process finds what was
+//! durable. Every schedule follows from a seed, and every invariant is checked at every step.
 //!
-//! `FOLIO_SCHEDULES` says how many schedules are run, `FOLIO_SEED` replays one.
+//! `FOLIO_SCHEDULES` says how many schedules are run, from `FOLIO_FIRST` on; `FOLIO_SEED` replays one, and `FOLIO_TRACE` tells all of
+//! its events and actions.
 
 use super::frames::Place;
 use super::{
-    Action, Backing, Core, Event, Failure, FrameId, Limits, Mode, ObjectId, Pattern, Reason, Run, Ticket,
-    Traits,
+    Action, Backing, Bytes, Core, Event, Failure, FrameId, Limits, Mode, ObjectId, Pattern, Pin, Reason, Run,
+    Ticket, Traits,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 struct Random(u64);
 
@@ -50,7 +53,8 @@ struct Thread {
 enum Outcome {
     Read(FrameId, Run, Backing),
     Write(FrameId, Run, Backing),
-    Flush,
+    /// What the source has when it begins: a write that ends later may not be durable after it.
+    Flush(BTreeMap<u64, u64>),
     /// A thread's fault is read.
     Fault(usize),
     /// What an immediate action answers, a moment later.
@@ -71,13 +75,41 @@ struct World {
     map: HashMap<u64, Mapped>,
     poisoned: HashMap<u64, Reason>,
     buffers: HashMap<FrameId, (Run, Vec<u64>)>,
+    /// Of these, buffers that are not the map's own memory though others of the object are.
+    beside: BTreeSet<FrameId>,
     writing: Vec<Run>,
     source: BTreeMap<u64, u64>,
     durable: BTreeMap<u64, u64>,
     spill: BTreeMap<u64, u64>,
     /// What a load must see.
     expected: BTreeMap<u64, u64>,
+    /// What syncs have said to be durable.
+    promised: BTreeMap<u64, u64>,
+    /// The source has another version than when it was attached: reads of a map that shows one version fail.
+    changed: bool,
     detached: bool,
+}
+
+impl World {
+    /// Nothing of it is in memory.
+    fn new(pages: u64, traits: Traits, source: BTreeMap<u64, u64>) -> Self {
+        Self {
+            traits,
+            pages,
+            map: HashMap::new(),
+            poisoned: HashMap::new(),
+            buffers: HashMap::new(),
+            beside: BTreeSet::new(),
+            writing: Vec::new(),
+            durable: source.clone(),
+            expected: source.clone(),
+            promised: BTreeMap::new(),
+            changed: false,
+            source,
+            spill: BTreeMap::new(),
+            detached: false,
+        }
+    }
 }
 
 struct Simulation {
@@ -89,7 +121,7 @@ struct Simulation {
     now: u64,
     tickets: BTreeMap<Ticket, (ObjectId, Asked)>,
     next_ticket: u64,
-    pins: Vec<(ObjectId, u64, u64)>,
+    pins: Vec<(ObjectId, Pin)>,
     /// One in so many operations fails; 0: none.
     errors: u64,
     may_fail: bool,
@@ -97,13 +129,27 @@ struct Simulation {
     traced: bool,
     budget: u64,
     stored: u64,
+    resize: Option<Resize>,
+    /// How a step of it ended.
+    resized: Option<Result<(), Failure>>,
+    /// A resize failed half-way: the program ends there.
+    ended: bool,
 }
 
 #[derive(Debug)]
 enum Asked {
-    Pin(u64, u64),
+    Pin(Pin),
     Sync(u64, u64, BTreeMap<u64, u64>),
     Evict,
+    Resize,
+}
+
+/// A map that gets another length, by the steps that its handle takes, and by no other program meanwhile.
+#[derive(Debug, Clone, Copy)]
+struct Resize {
+    object: ObjectId,
+    pages: u64,
+    step: u64,
 }
 
 const DEADLINE: u64 = 50_000;
@@ -133,19 +179,7 @@ impl Simulation {
             let source: BTreeMap<u64, u64> = (0..pages).map(|page| (page, page + 1)).collect();
             let id = ObjectId(n as u32);
             core.handle(Event::Attach { object: id, pages, traits });
-            let world = World {
-                traits,
-                pages,
-                map: HashMap::new(),
-                poisoned: HashMap::new(),
-                buffers: HashMap::new(),
-                writing: Vec::new(),
-                durable: source.clone(),
-                expected: source.clone(),
-                source,
-                spill: BTreeMap::new(),
-                detached: false,
-            };
+            let world = World::new(pages, traits, source);
             worlds.insert(id, world);
         }
         let objects = worlds.len() as u64;
@@ -168,6 +202,9 @@ impl Simulation {
             traced: std::env::var_os("FOLIO_TRACE").is_some(),
             budget,
             stored: 1_000_000,
+            resize: None,
+            resized: None,
+            ended: false,
         }
     }
 
@@ -201,11 +238,9 @@ impl Simulation {
         let used: u64 = (self.core.frames.iter())
             .map(|(_, frame)| {
                 let len = u64::from(frame.run.len);
-                let shares = self.core.objects[&frame.object].traits.shares_buffer;
-                let twice =
-                    !shares && frame.kept && matches!(frame.place, Place::Installed | Place::Installing);
-                let copying = !shares && frame.place == Place::Copying;
-                len * (1 + u64::from(twice) + u64::from(copying))
+                let inside = matches!(frame.place, Place::Installed | Place::Installing | Place::Copying);
+                assert!(inside || !frame.copied, "a copy beside nothing: {frame:?}");
+                len * (1 + u64::from(frame.copied))
             })
             .sum();
         assert_eq!(used, self.core.used(), "the count of pages is not that of the frames");
@@ -260,9 +295,11 @@ impl Simulation {
                 let result = if refused { Err(Reason::Refused { errno: 12 }) } else { Ok(()) };
                 self.answer(object, |frame, result| Event::Installed { frame, result }, frame, result);
             }
-            Action::TakeOut { frame, object, run } => {
+            Action::TakeOut { frame, object, run, bytes } => {
                 let busy = self.errors > 0 && self.random.one_in(30);
                 let world = self.worlds.get_mut(&object).unwrap();
+                let still = (run.first..run.end()).all(|page| !world.map[&page].writable);
+                assert!(bytes != Bytes::Still || still, "{run:?} may be stored to while it is copied");
                 if !busy {
                     let bytes =
                         (run.first..run.end()).map(|page| world.map.remove(&page).unwrap().value).collect();
@@ -275,18 +312,21 @@ impl Simulation {
                 let result = if busy { Err(Reason::Busy) } else { Ok(()) };
                 self.answer(object, |frame, result| Event::TakenOut { frame, result }, frame, result);
             }
-            Action::Copy { frame, object, run } => {
+            Action::Copy { frame, object, run, protect } => {
                 let busy = self.errors > 0 && self.random.one_in(30);
                 let world = self.worlds.get_mut(&object).unwrap();
                 let mut bytes = Vec::new();
                 for page in run.first..run.end() {
                     let mapped = world.map.get_mut(&page).unwrap();
-                    mapped.writable = busy;
+                    mapped.writable = busy || !protect;
                     bytes.push(mapped.value);
                 }
                 if !busy {
                     let old = world.buffers.insert(frame, (run, bytes));
                     assert!(old.is_none(), "{frame:?} has a buffer already");
+                    if world.traits.shares_buffer && !protect {
+                        world.beside.insert(frame);
+                    }
                 }
                 let result = if busy { Err(Reason::Busy) } else { Ok(()) };
                 self.answer(object, |frame, result| Event::Copied { frame, result }, frame, result);
@@ -317,8 +357,12 @@ impl Simulation {
                 assert!(!world.writing.contains(&run), "a buffer goes while it is being written");
                 assert!(!last || (run.first..run.end()).all(|page| !world.map.contains_key(&page)));
                 world.buffers.remove(&frame).expect("a buffer is discarded once");
+                world.beside.remove(&frame);
             }
-            Action::Flush { object } => self.later(object, 500, Outcome::Flush),
+            Action::Flush { object } => {
+                let source = self.worlds[&object].source.clone();
+                self.later(object, 500, Outcome::Flush(source));
+            }
             Action::Poison { object, page, reason } => {
                 self.worlds.get_mut(&object).unwrap().poisoned.insert(page, reason.clone());
                 assert!(
@@ -372,11 +416,9 @@ impl Simulation {
                     self.stored += 1;
                     mapped.value = self.stored;
                     world.expected.insert(page, self.stored);
-                    if world.traits.shares_buffer {
-                        assert!(
-                            !world.writing.iter().any(|w| w.holds(page)),
-                            "page {page} changed while it was written"
-                        );
+                    if world.traits.shares_buffer && world.writing.iter().any(|w| w.holds(page)) {
+                        let frame = self.core.objects[&object].table.frame(page).unwrap();
+                        assert!(world.beside.contains(&frame), "page {page} changed while it was written");
                     }
                 }
             }
@@ -391,21 +433,23 @@ impl Simulation {
 
     fn replied(&mut self, ticket: Ticket, result: Result<(), Failure>) {
         let (object, asked) = self.tickets.remove(&ticket).expect("one reply a ticket");
-        let world = &self.worlds[&object];
+        let world = self.worlds.get_mut(&object).unwrap();
         match (asked, result) {
-            (Asked::Pin(first, end), Ok(())) => {
-                for page in first..end {
+            (Asked::Pin(pin), Ok(())) => {
+                for page in pin.first..pin.end {
                     assert!(world.map.contains_key(&page), "page {page} is pinned and not in the map");
                 }
-                self.pins.push((object, first, end));
+                self.pins.push((object, pin));
             }
             (Asked::Sync(first, end, at_call), Ok(())) if !world.traits.private => {
                 for (page, value) in at_call.range(first..end) {
                     let durable = world.durable[page];
                     assert!(durable >= *value, "page {page}: {durable} is durable, {value} was synced");
+                    world.promised.insert(*page, durable);
                 }
             }
-            (Asked::Sync(..) | Asked::Pin(..), Err(failure)) => {
+            (Asked::Resize, result) => self.resized = Some(result),
+            (Asked::Sync(..) | Asked::Pin(_), Err(failure)) => {
                 let allowed = matches!(failure.reason, Reason::Deadline | Reason::NoMemory | Reason::PastEnd);
                 assert!(self.may_fail || allowed, "{failure:?} without cause");
             }
@@ -418,16 +462,22 @@ impl Simulation {
         let mut used = 0;
         for (id, world) in &self.worlds {
             let buffers: u64 = world.buffers.iter().map(|(_, (run, _))| u64::from(run.len)).sum();
-            used += if world.traits.shares_buffer {
-                let mut pages: std::collections::BTreeSet<u64> = world.map.keys().copied().collect();
-                world.buffers.values().for_each(|(run, _)| pages.extend(run.first..run.end()));
-                pages.len() as u64
-            } else {
-                buffers + world.map.len() as u64
-            };
-            for &(object, first, end) in self.pins.iter().filter(|pin| pin.0 == *id) {
-                let there = (first..end).all(|page| world.map.contains_key(&page));
-                assert!(there, "pinned pages {first}..{end} of {object:?} left the map");
+            used += world.map.len() as u64
+                + if world.traits.shares_buffer {
+                    // A buffer is the map's own page, where it is in the map.
+                    let outside = |run: &Run| {
+                        (run.first..run.end()).filter(|page| !world.map.contains_key(page)).count() as u64
+                    };
+                    let pages = |(frame, (run, _)): (&FrameId, &(Run, Vec<u64>))| {
+                        if world.beside.contains(frame) { u64::from(run.len) } else { outside(run) }
+                    };
+                    world.buffers.iter().map(pages).sum()
+                } else {
+                    buffers
+                };
+            for &(object, pin) in self.pins.iter().filter(|pin| pin.0 == *id) {
+                let there = (pin.first..pin.end).all(|page| world.map.contains_key(&page));
+                assert!(there, "pages of {pin:?} of {object:?} left the map");
             }
         }
         // What an action takes is counted before it is done, and what it gives back after.
@@ -442,7 +492,118 @@ impl Simulation {
         ticket
     }
 
+    /// No page is lost: what a load must see is in the map, in a buffer, or where the core reads it from.
+    fn check_one_page(&mut self) {
+        let at = self.random.below(self.worlds.len() as u64) as usize;
+        let (&object, world) = self.worlds.iter().nth(at).unwrap();
+        let page = self.random.below(world.pages);
+        if self.resize.is_some_and(|resize| resize.object == object && resize.pages <= page) {
+            return;
+        }
+        let want = world.expected[&page];
+        if let Some(mapped) = world.map.get(&page) {
+            return assert_eq!(mapped.value, want, "page {page} of {object:?} in the map");
+        }
+        let is_wanted = |value: Option<&u64>| value == Some(&want);
+        let in_buffer = world
+            .buffers
+            .values()
+            .any(|(run, values)| run.holds(page) && is_wanted(values.get((page - run.first) as usize)));
+        let backing = is_wanted(world.spill.get(&page)) || is_wanted(world.source.get(&page));
+        assert!(in_buffer || backing, "page {page} of {object:?} is nowhere: {want}\n{}", self.story());
+    }
+
+    /// The process dies, and the machine with it: of what was written and not flushed, anything may be durable. The next process
+    /// finds all that a sync had promised.
+    fn crash(&mut self) {
+        if self.traced {
+            eprintln!("{:>8} crash", self.now);
+        }
+        self.core = Core::new(limits(self.budget));
+        self.pending.clear();
+        self.tickets.clear();
+        self.pins.clear();
+        (self.resize, self.resized) = (None, None);
+        for thread in &mut self.threads {
+            thread.blocked = None;
+        }
+        let objects: Vec<ObjectId> = self.worlds.keys().copied().collect();
+        for object in objects {
+            let world = self.worlds.get_mut(&object).unwrap();
+            // Writes that were under way, too.
+            let mut written = world.source.clone();
+            if !world.traits.private {
+                for (run, values) in world.buffers.values().filter(|(run, _)| world.writing.contains(run)) {
+                    for (page, value) in (run.first..).zip(values) {
+                        written.insert(page, *value);
+                    }
+                }
+            }
+            for (page, value) in &mut written {
+                if self.random.one_in(2) {
+                    *value = world.durable[page];
+                }
+                if self.random.one_in(2) && world.source[page] < *value {
+                    *value = world.source[page];
+                }
+            }
+            for (page, promised) in &world.promised {
+                let found = written[page];
+                assert!(found >= *promised, "page {page} has {found} after a crash, {promised} was synced");
+            }
+            let untouched = written.iter().all(|(page, value)| *value == page + 1);
+            assert!(
+                untouched || (world.traits.tracked && !world.traits.private),
+                "nobody may write to {object:?}"
+            );
+            let (pages, traits) = (world.pages, world.traits);
+            *world = World::new(pages, traits, written);
+            self.core.handle(Event::Attach { object, pages, traits });
+        }
+    }
+
+    /// The next step of a resize: the last page that stays is written, with all that came in one run with it, what lies behind is
+    /// dropped, and the source is cut or grows.
+    fn resize(&mut self, resize: Resize) {
+        let Resize { object, pages, step } = resize;
+        let old = self.worlds[&object].pages;
+        let last = pages.min(old) - 1;
+        if step == 4 || (step == 2 && pages >= old) {
+            self.resize = None;
+            let world = self.worlds.get_mut(&object).unwrap();
+            for values in [&mut world.source, &mut world.durable, &mut world.expected] {
+                values.retain(|&page, _| page < pages);
+                values.extend((old..pages).map(|page| (page, 0)));
+            }
+            world.promised.retain(|&page, _| page < pages);
+            world.pages = pages;
+            return self.event(Event::Resized { object, pages });
+        }
+        self.resize = Some(Resize { step: step + 1, ..resize });
+        let ticket = self.ticket(object, Asked::Resize);
+        let evict = |first, end, discard| Event::Evict { object, first, end, discard, ticket };
+        self.event(match step {
+            0 => Event::Sync { object, first: last, end: last + 1, flush: true, ticket },
+            2 => evict(pages, old, true),
+            _ => evict(last, last + 1, false),
+        });
+    }
+
+    fn go_on_with_resize(&mut self) {
+        match (self.resize, self.resized.take()) {
+            (Some(resize), Some(Ok(()))) => self.resize(resize),
+            // Refused: the map is as it was, unless something of it was dropped already.
+            (Some(resize), Some(Err(_))) => (self.resize, self.ended) = (None, resize.step > 2),
+            _ => {}
+        }
+    }
+
     fn step(&mut self) {
+        self.go_on_with_resize();
+        if self.ended {
+            return;
+        }
+        self.check_one_page();
         let due: Vec<usize> = (0..self.pending.len()).filter(|&n| self.pending[n].at <= self.now).collect();
         if !due.is_empty() {
             let which = due[self.random.below(due.len() as u64) as usize];
@@ -455,7 +616,8 @@ impl Simulation {
             return self.event(Event::Tick { now });
         }
         let n = self.random.below(self.threads.len() as u64) as usize;
-        if self.threads[n].blocked.is_none() {
+        let object = self.threads[n].object;
+        if self.threads[n].blocked.is_none() && self.resize.is_none_or(|resize| resize.object != object) {
             self.program(n);
         }
     }
@@ -474,13 +636,14 @@ impl Simulation {
         let end = (page + 1 + self.random.below(20)).min(pages);
         match self.random.below(40) {
             0 => {
-                let ticket = self.ticket(object, Asked::Pin(page, end));
-                self.event(Event::Pin { object, first: page, end, ticket });
+                let pin = Pin { first: page, end, stores: self.random.one_in(2) };
+                let ticket = self.ticket(object, Asked::Pin(pin));
+                self.event(Event::Pin { object, pin, ticket });
             }
             1 | 2 => {
                 if let Some(at) = self.pins.iter().position(|pin| pin.0 == object) {
-                    let (object, first, end) = self.pins.swap_remove(at);
-                    self.event(Event::Unpin { object, first, end });
+                    let (object, pin) = self.pins.swap_remove(at);
+                    self.event(Event::Unpin { object, pin });
                 }
             }
             3 => {
@@ -492,6 +655,21 @@ impl Simulation {
                 let (first, end) = if self.random.one_in(2) { (0, pages) } else { (page, end) };
                 let ticket = self.ticket(object, Asked::Sync(first, end, expected));
                 self.event(Event::Sync { object, first, end, flush: true, ticket });
+            }
+            9 | 10 => self.device(object),
+            12 if tracked && !self.worlds[&object].traits.private => {
+                let idle = |thread: &Thread| thread.object != object || thread.blocked.is_none();
+                let alone = self.resize.is_none()
+                    && self.threads.iter().all(idle)
+                    && self.pins.iter().all(|pin| pin.0 != object)
+                    && self.tickets.values().all(|(other, _)| *other != object);
+                if alone {
+                    let pages = 1 + self.random.below(1_200);
+                    self.resize(Resize { object, pages, step: 0 });
+                }
+            }
+            11 if self.errors > 0 && self.random.one_in(20) => {
+                self.worlds.get_mut(&object).unwrap().changed = true;
             }
             7 => {
                 // Raised and lowered again: the budget that the checks hold it to is the highest.
@@ -518,6 +696,25 @@ impl Simulation {
         }
     }
 
+    /// A device stores to a page that is pinned for stores: without a fault, whatever is under way.
+    fn device(&mut self, object: ObjectId) {
+        let held = |pin: &&(ObjectId, Pin)| pin.0 == object && pin.1.stores;
+        let Some(&(_, pin)) = self.pins.iter().find(held) else { return };
+        let page = pin.first + self.random.below(pin.end - pin.first);
+        let frame = self.core.objects[&object].table.frame(page).map(|id| &self.core.frames[id]);
+        let world = self.worlds.get_mut(&object).unwrap();
+        // The driver copies in one step; here the end of it may be still to come.
+        let copying = frame.is_some_and(|frame| frame.place == Place::Copying);
+        if !world.traits.tracked || copying {
+            return;
+        }
+        let mapped = world.map.get_mut(&page).expect("pinned pages are in the map");
+        assert!(mapped.writable, "page {page} of {pin:?} is protected");
+        self.stored += 1;
+        mapped.value = self.stored;
+        world.expected.insert(page, self.stored);
+    }
+
     fn complete(&mut self, pending: Pending) {
         let object = pending.object;
         let failed = self.random.one_in(self.errors);
@@ -529,7 +726,11 @@ impl Simulation {
             }
             Outcome::Event(make, frame, result) => self.event(make(frame, result)),
             Outcome::Read(frame, run, from) => {
-                let result = if failed {
+                let world = &self.worlds[&object];
+                let shows_one_version = !world.traits.tracked || world.traits.private;
+                let result = if world.changed && from == Backing::Source && shows_one_version {
+                    Err(Reason::Changed)
+                } else if failed {
                     let reasons = [
                         Reason::Short,
                         Reason::Changed,
@@ -549,27 +750,30 @@ impl Simulation {
                 let world = self.worlds.get_mut(&object).unwrap();
                 world.writing.retain(|other| *other != run);
                 let bytes = world.buffers[&frame].1.clone();
+                let values = if to == Backing::Spill { &mut world.spill } else { &mut world.source };
+                for (page, value) in (run.first..).zip(bytes) {
+                    // A write that fails may have come to any of its pages.
+                    if failed && self.random.one_in(2) {
+                        continue;
+                    }
+                    let old = values.insert(page, value).unwrap_or(0);
+                    assert!(old <= value, "page {page}: {value} is written over {old}, which is newer");
+                }
                 let result = if failed {
                     Err(Reason::Source { message: "full".into(), errno: Some(28) })
                 } else {
-                    let bytes: Vec<u64> = if world.traits.shares_buffer {
-                        (run.first..)
-                            .zip(bytes)
-                            .map(|(page, old)| world.map.get(&page).map_or(old, |m| m.value))
-                            .collect()
-                    } else {
-                        bytes
-                    };
-                    let values = if to == Backing::Spill { &mut world.spill } else { &mut world.source };
-                    values.extend((run.first..).zip(bytes));
                     Ok(())
                 };
                 self.event(Event::WriteDone { frame, result });
             }
-            Outcome::Flush => {
-                let world = self.worlds.get_mut(&object).unwrap();
-                world.durable = world.source.clone();
-                self.event(Event::Flushed { object, result: Ok(()) });
+            Outcome::Flush(source) => {
+                let result = if failed {
+                    Err(Reason::Source { message: "not durable".into(), errno: Some(5) })
+                } else {
+                    self.worlds.get_mut(&object).unwrap().durable = source;
+                    Ok(())
+                };
+                self.event(Event::Flushed { object, result });
             }
         }
     }
@@ -619,13 +823,27 @@ impl Simulation {
     fn run(&mut self) {
         let steps = 100 + self.random.below(900);
         let errors = self.errors;
-        for _ in 0..steps {
+        let crash = if self.random.one_in(3) { Some(self.random.below(steps)) } else { None };
+        for step in 0..steps {
+            if crash == Some(step) {
+                self.crash();
+            }
             self.step();
+            if self.ended {
+                return;
+            }
         }
         self.finish();
+        while self.resize.is_some() && !self.ended {
+            self.go_on_with_resize();
+            self.finish();
+        }
+        if self.ended {
+            return;
+        }
         // Poison is an allowed end; the pages that are left must be right.
         for pin in std::mem::take(&mut self.pins) {
-            self.event(Event::Unpin { object: pin.0, first: pin.1, end: pin.2 });
+            self.event(Event::Unpin { object: pin.0, pin: pin.1 });
         }
         let objects: Vec<ObjectId> = self.worlds.keys().copied().collect();
         for &object in &objects {
@@ -659,11 +877,24 @@ fn every_schedule_keeps_the_invariants() {
     let fixed: Option<u64> = std::env::var("FOLIO_SEED").ok().and_then(|seed| seed.parse().ok());
     let first = std::env::var("FOLIO_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let seeds = fixed.map_or(first..first + schedules, |seed| seed..seed + 1);
-    for seed in seeds {
-        let result = std::panic::catch_unwind(|| Simulation::new(seed).run());
-        if let Err(panic) = result {
-            eprintln!("FOLIO_SEED={seed} replays this schedule");
-            std::panic::resume_unwind(panic);
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+    let next = AtomicU64::new(seeds.start);
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(schedules) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let result = std::panic::catch_unwind(|| Simulation::new(seed).run());
+                    if let Err(panic) = result {
+                        next.store(seeds.end, Ordering::Relaxed);
+                        eprintln!("FOLIO_SEED={seed} replays this schedule");
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            });
         }
-    }
+    });
 }

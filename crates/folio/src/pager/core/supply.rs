@@ -8,6 +8,9 @@ use super::{Action, Backing, Core, Failure, Mode, ObjectId, Reason, Run};
 /// Runs that a recording holds at most.
 const RECORDED: usize = 1 << 20;
 
+/// A part that was wanted, of the surroundings of a page, for which the rest is read as well.
+const FILL_SHARE: u64 = 64;
+
 /// A fault that waits for memory.
 #[derive(Debug)]
 pub(crate) struct Stalled {
@@ -21,7 +24,7 @@ impl Core {
     pub(super) fn fault(&mut self, object: ObjectId, page: u64, write: bool) {
         let Some(this) = self.objects.get(&object).filter(|object| !object.leaving) else { return };
         if page >= this.pages {
-            return self.actions.push_back(Action::Poison { object, page, reason: Reason::PastEnd });
+            return self.past_end(object, page);
         }
         match this.table.frame(page) {
             None => {
@@ -29,6 +32,22 @@ impl Core {
                 self.missing(Stalled { object, page, write, since: self.now });
             }
             Some(frame) => self.fault_in_frame(frame, page, write),
+        }
+    }
+
+    fn past_end(&mut self, object: ObjectId, page: u64) {
+        if let Some(object) = self.objects.get_mut(&object) {
+            object.table.mark(Mark::Poisoned, page, true);
+        }
+        self.actions.push_back(Action::Poison { object, page, reason: Reason::PastEnd });
+    }
+
+    /// Pages from `first` to before `end` that were poisoned are simply missing from now on.
+    pub(super) fn unpoison(&mut self, object: ObjectId, first: u64, end: u64) {
+        let Some(this) = self.objects.get_mut(&object).filter(|this| !this.leaving) else { return };
+        for page in this.table.marked(Mark::Poisoned, first, end) {
+            this.table.mark(Mark::Poisoned, page, false);
+            self.actions.push_back(Action::Unpoison { object, page });
         }
     }
 
@@ -93,7 +112,7 @@ impl Core {
         let Stalled { object, page, write, since, .. } = fault;
         let Some(this) = self.objects.get_mut(&object) else { return };
         if page >= this.pages {
-            return self.actions.push_back(Action::Poison { object, page, reason: Reason::PastEnd });
+            return self.past_end(object, page);
         }
         let plan = this.readahead.access(page, true);
         let run = plan.wanted.map_or(Run::one(page), |run| self.absent(object, page, run));
@@ -108,7 +127,42 @@ impl Core {
         if sequential {
             self.drop_behind(object, page);
         }
-        self.read_ahead(object, plan);
+        if plan.ahead.is_empty() {
+            self.fill(object, page);
+        } else {
+            self.read_ahead(object, plan);
+        }
+    }
+
+    /// Reads the rest of the page's surroundings, up to 2 MiB, if a part of them was wanted already, in whatever order, and
+    /// there is memory that nobody uses: nothing leaves for it.
+    fn fill(&mut self, object: ObjectId, page: u64) {
+        let window = u64::from(self.widest());
+        let this = &self.objects[&object];
+        let block = u64::from(this.readahead.block());
+        let (first, end) = (page - page % window, (page - page % window + window).min(this.pages));
+        let dense = block * (window / FILL_SHARE).max(2);
+        if this.readahead.pattern() != Pattern::Normal || window < 4 * dense {
+            return;
+        }
+        let spare = self.limit() - self.inactive_target();
+        if self.used + window > spare
+            || self.reading + window > self.budget() / 4
+            || self.objects[&object].table.count_in(first, end) < dense
+        {
+            return;
+        }
+        let mut page = first;
+        while page < end {
+            if self.objects[&object].table.frame(page).is_none() {
+                let run = self.absent(object, page, Run { first: page, len: (end - page) as u32 });
+                let id = self.read(object, run);
+                self.frames[id].eager = true;
+                page = run.end();
+            } else {
+                page += 1;
+            }
+        }
     }
 
     /// The part of `run` around `page` that is inside the object and the page's chunk, in no frame, and on the same backing.
@@ -130,7 +184,7 @@ impl Core {
 
     /// Starts to read a run, all of whose pages are in no frame. There is room.
     pub(super) fn read(&mut self, object: ObjectId, run: Run) -> FrameId {
-        let id = self.frames.add(object, run, Place::Reading, self.now);
+        let id = self.frames.add(object, run, Place::Reading);
         let this = self.objects.get_mut(&object).expect("only objects that are attached are read");
         this.table.set(run, Some(id));
         let from =
@@ -203,7 +257,8 @@ impl Core {
         self.counts.read_errors += 1;
         let frame = &mut self.frames[id];
         frame.place = Place::Out;
-        let (object, run, eager) = (frame.object, frame.run, frame.eager);
+        let (object, run) = (frame.object, frame.run);
+        let eager = frame.eager && frame.doom != Doom::Now;
         let waiters = std::mem::take(&mut frame.waiters);
         frame.eager = false;
         frame.ahead = false;
@@ -296,7 +351,7 @@ impl Core {
         };
         frame.place = Place::Installing;
         frame.protected = mode == Mode::Protected;
-        frame.kept = keep;
+        (frame.kept, frame.copied) = (keep, keep && !traits.shares_buffer);
         let again = frame.seen;
         if keep && !traits.shares_buffer {
             self.used += len;
@@ -335,7 +390,9 @@ impl Core {
         {
             recording.push(run);
         }
-        self.pin_progress(object, run);
+        self.hold(object, run.first, run.end());
+        let waits = self.awaits_write(id);
+        self.pin_progress(object, run, |pin| !pin.stores || !waits);
         self.release_copy(id);
         self.settle(id);
     }
@@ -347,7 +404,7 @@ impl Core {
         frame.eager = false;
         let waiters = std::mem::take(&mut frame.waiters);
         let (dirty, run) = (frame.dirty, frame.run);
-        if frame.kept && !self.objects[&object].traits.shares_buffer {
+        if std::mem::take(&mut frame.copied) {
             self.used -= len;
         }
         for page in run.first..run.end() {
@@ -389,7 +446,8 @@ impl Core {
             }
         }
         let frame = &self.frames[id];
-        if frame.doom != Doom::None && frame.waiters.is_empty() && !frame.writing {
+        let tried = frame.failed != 0 && frame.failed + super::write::BUSY > self.now;
+        if frame.doom != Doom::None && frame.waiters.is_empty() && !frame.writing && !tried {
             self.take_out(id);
         }
     }

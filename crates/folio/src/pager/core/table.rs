@@ -3,8 +3,7 @@
 
 use super::Run;
 use super::frames::FrameId;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use super::spread::SpreadMap;
 
 /// log2 of the pages of a chunk.
 const SHIFT: u32 = 9;
@@ -12,28 +11,6 @@ const SHIFT: u32 = 9;
 pub(crate) const CHUNK: u64 = 1 << SHIFT;
 const NONE: u32 = u32::MAX;
 
-/// Spreads chunk numbers; they come from the program itself, not from an adversary.
-#[derive(Default)]
-pub(crate) struct Spread(u64);
-
-impl Hasher for Spread {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(byte.into());
-        }
-    }
-
-    fn write_u64(&mut self, n: u64) {
-        let mixed = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = mixed ^ (mixed >> 32);
-    }
-}
-
-type Spreading = BuildHasherDefault<Spread>;
 type Bits = [u64; (CHUNK / 64) as usize];
 
 #[derive(Debug)]
@@ -44,8 +21,8 @@ struct Chunk {
 
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    chunks: HashMap<u64, Chunk, Spreading>,
-    marks: [HashMap<u64, Box<Bits>, Spreading>; 2],
+    chunks: SpreadMap<u64, Chunk>,
+    marks: [SpreadMap<u64, Box<Bits>>; 2],
 }
 
 /// What is remembered of a page that is not in memory.
@@ -100,6 +77,17 @@ impl Table {
         }
     }
 
+    /// The pages from `first` to before `end` that are marked, in no order.
+    pub(crate) fn marked(&self, mark: Mark, first: u64, end: u64) -> Vec<u64> {
+        let mut pages = Vec::new();
+        for (key, bits) in &self.marks[mark as usize] {
+            let start = key << SHIFT;
+            let set = |page: &u64| bits[((page - start) / 64) as usize] >> (page % 64) & 1 == 1;
+            pages.extend((first.max(start)..end.min(start + CHUNK)).filter(set));
+        }
+        pages
+    }
+
     /// Forgets the marks of pages from `first` to before `end`.
     pub(crate) fn forget_marks(&mut self, first: u64, end: u64) {
         for marks in &mut self.marks {
@@ -143,6 +131,14 @@ impl Table {
         found
     }
 
+    /// How many pages from `first` to before `end`, which lie in one chunk, are in frames.
+    pub(crate) fn count_in(&self, first: u64, end: u64) -> u64 {
+        let Some(chunk) = self.chunks.get(&(first >> SHIFT)) else { return 0 };
+        let at = (first % CHUNK) as usize;
+        let frames = &chunk.frames[at..at + (end - first) as usize];
+        frames.iter().filter(|&&frame| frame != NONE).count() as u64
+    }
+
     /// Whether no page is in memory.
     pub(crate) fn is_empty(&self) -> bool {
         self.chunks.is_empty()
@@ -150,7 +146,7 @@ impl Table {
 
     /// Bytes that the records themselves take.
     pub(crate) fn bytes(&self) -> usize {
-        let marks: usize = self.marks.iter().map(HashMap::len).sum();
+        let marks: usize = self.marks.iter().map(SpreadMap::len).sum();
         self.chunks.len() * (size_of::<[u32; CHUNK as usize]>() + 48) + marks * (size_of::<Bits>() + 32)
     }
 }

@@ -24,7 +24,7 @@ enum Phase {
 }
 
 /// A page that was busy is tried again after so long, in microseconds.
-const BUSY: u64 = 10_000;
+pub(super) const BUSY: u64 = 10_000;
 
 /// A sync under way.
 #[derive(Debug)]
@@ -61,9 +61,7 @@ impl Core {
     /// A store to `page` of a protected frame in the map.
     pub(super) fn make_writable(&mut self, id: FrameId, page: u64) {
         let widest = u64::from(self.widest());
-        let frame = &self.frames[id];
-        let (object, run) = (frame.object, frame.run);
-        let whole = frame.writing || frame.dirty || run.len == 1;
+        let (object, run) = (self.frames[id].object, self.frames[id].run);
         let Some(this) = self.objects.get_mut(&object) else { return };
         // A stream of stores gets ever longer runs, so that it does not fault at each page.
         let unit = if page == this.last_store.end() {
@@ -71,20 +69,32 @@ impl Core {
         } else {
             1
         };
-        let cut = u64::from(this.traits.cut);
-        let first = (page - page % cut).max(run.first);
-        let len = unit.next_multiple_of(cut).min(run.end() - first) as u32;
-        let store = if whole { run } else { Run { first, len } };
-        this.last_store = store;
-        let id = if whole { id } else { self.cut(id, store) };
+        let store = self.let_store(id, page, (page + unit).min(run.end()));
+        if let Some(this) = self.objects.get_mut(&object) {
+            this.last_store = store;
+        }
+    }
+
+    /// Pages of a frame in the map, from `first` to before `end`, can be stored to and are dirty: they are cut off from the
+    /// rest where that is possible. Returns the whole that became so.
+    pub(super) fn let_store(&mut self, id: FrameId, first: u64, end: u64) -> Run {
+        let frame = &self.frames[id];
+        let (object, run) = (frame.object, frame.run);
+        let whole = frame.writing || frame.dirty || run.len == 1;
+        let cut = self.objects.get(&object).map_or(1, |object| u64::from(object.traits.cut));
+        let first = (first - first % cut).max(run.first);
+        let end = end.next_multiple_of(cut).min(run.end());
+        let store = if whole { run } else { Run { first, len: (end - first) as u32 } };
+        let id = if store == run { id } else { self.cut(id, store) };
         self.frames[id].protected = false;
         self.set_dirty(id);
         self.actions.push_back(Action::Unprotect { object, run: store });
+        store
     }
 
     /// Makes `part` of a frame without a buffer a frame of its own.
     fn cut(&mut self, id: FrameId, part: Run) -> FrameId {
-        let (object, run, read_at) = (self.frames[id].object, self.frames[id].run, self.frames[id].read_at);
+        let (object, run) = (self.frames[id].object, self.frames[id].run);
         let (queue, doom, protected) =
             (self.frames.queue(id), self.frames[id].doom, self.frames[id].protected);
         let buffer = self.frames[id].buffer;
@@ -94,7 +104,7 @@ impl Core {
         let mut kept = false;
         for piece in [left, part, right].into_iter().filter(|piece| piece.len > 0) {
             let this = if std::mem::replace(&mut kept, true) {
-                let this = self.frames.add(object, piece, Place::Installed, read_at);
+                let this = self.frames.add(object, piece, Place::Installed);
                 let frame = &mut self.frames[this];
                 (frame.doom, frame.protected, frame.buffer, frame.seen) = (doom, protected, buffer, true);
                 self.frames.enqueue(this, queue);
@@ -136,15 +146,19 @@ impl Core {
     /// Takes a copy of a dirty frame in the map, to be written. Whether there was memory for it.
     fn copy(&mut self, id: FrameId) -> bool {
         let (object, run) = (self.frames[id].object, self.frames[id].run);
-        if !self.objects[&object].traits.shares_buffer {
+        let protect = !self.is_held(object, run);
+        // What may be stored to while it is written is written from a copy, whatever the store.
+        let copied = !self.objects[&object].traits.shares_buffer || !protect;
+        if copied {
             if !self.make_room(u64::from(run.len)) {
                 return false;
             }
             self.used += u64::from(run.len);
         }
         self.number(id);
-        self.frames[id].place = Place::Copying;
-        self.actions.push_back(Action::Copy { frame: id, object, run });
+        let frame = &mut self.frames[id];
+        (frame.place, frame.protected, frame.copied) = (Place::Copying, protect, copied);
+        self.actions.push_back(Action::Copy { frame: id, object, run, protect });
         true
     }
 
@@ -152,12 +166,12 @@ impl Core {
         let Some(frame) = self.frames.get(id).filter(|frame| frame.place == Place::Copying) else { return };
         let (object, run) = (frame.object, frame.run);
         let now = self.now;
-        let shares = self.objects[&object].traits.shares_buffer;
+        let waited = self.awaits_write(id);
         let frame = &mut self.frames[id];
         frame.place = Place::Installed;
         if let Err(reason) = result {
             (frame.protected, frame.failed) = (false, now.max(1));
-            if !shares {
+            if std::mem::take(&mut frame.copied) {
                 self.used -= u64::from(run.len);
             }
             self.numbered_end(id, object);
@@ -172,10 +186,16 @@ impl Core {
             } else {
                 self.write_failed(object, run, &reason);
             }
+            self.hold_after_write(object, run, waited);
             return self.settle(id);
         }
-        (frame.protected, frame.buffer, frame.kept) = (true, true, true);
+        (frame.buffer, frame.kept) = (true, true);
         self.start_write(id);
+        if !self.frames[id].protected {
+            // Stores go on unnoticed.
+            self.set_dirty(id);
+        }
+        self.hold(object, run.first, run.end());
         self.settle(id);
     }
 
@@ -197,6 +217,7 @@ impl Core {
         if self.frames.get(id).is_none_or(|frame| !frame.writing) {
             return;
         }
+        let waited = self.awaits_write(id);
         let frame = &mut self.frames[id];
         frame.writing = false;
         let (object, run) = (frame.object, frame.run);
@@ -228,6 +249,7 @@ impl Core {
         match frame.place {
             Place::Installed => {
                 self.release_copy(id);
+                self.hold_after_write(object, run, waited);
                 self.settle(id);
             }
             Place::Out => {
@@ -254,7 +276,7 @@ impl Core {
         if frame.place == Place::Installed && frame.kept && !frame.writing {
             frame.kept = false;
             frame.buffer = shares;
-            if !shares {
+            if std::mem::take(&mut frame.copied) {
                 self.used -= u64::from(run.len);
             }
             self.actions.push_back(Action::Discard { frame: id, object, run, last: false, shown: false });
@@ -289,10 +311,11 @@ impl Core {
             if !frame.dirty || frame.dirtied != dirtied {
                 continue;
             }
-            let many = self.dirty > self.limits.budget / 4;
+            // What is pinned is not written before somebody asks.
+            let many = self.dirty.saturating_sub(self.pinned) > self.limits.budget / 4;
             let old = dirtied + self.limits.dirty_age <= now;
             let due = frame.failed == 0 || frame.failed + RETRY <= now;
-            let window = self.write_numbers.len() < WINDOW as usize;
+            let window = self.write_numbers.len() < WINDOW as usize && !self.is_held(frame.object, frame.run);
             if due && window && (old || many || frame.failed != 0) && !frame.writing {
                 match frame.place {
                     Place::Installed => _ = self.copy(id),
@@ -370,7 +393,9 @@ impl Core {
                 let window = self.write_numbers.len() < WINDOW as usize;
                 let done = match (frame.dirty, frame.writing, frame.place) {
                     (false, _, Place::Leaving) => false,
-                    (false, ..) | (true, _, Place::Copying) => true,
+                    (false, ..) => true,
+                    // A copy of what may be stored to meanwhile is not enough.
+                    (true, _, Place::Copying) if frame.protected => true,
                     (true, false, Place::Installed) if frame.failed > 0 && frame.failed + BUSY > self.now => {
                         false
                     }

@@ -4,6 +4,7 @@
 //! none is lost.
 
 use super::{CHUNK, Mode, Place, Run, Slot, advance, reserve, span};
+use crate::sys::discard::discard;
 use crate::sys::ends::Area;
 use crate::sys::uffd::{Uffd, watch};
 use crate::sys::{Errno, identity, memfd, mm};
@@ -42,7 +43,7 @@ impl Views {
     }
 
     pub(super) fn alias(&self, run: Run) -> Slot {
-        Slot { address: self.alias + run.first * self.page, pages: run.pages, place: Place::Alias }
+        Slot { address: self.alias + run.first * self.page, pages: run.pages as u32, place: Place::Alias }
     }
 
     pub(super) fn punch(&self, run: Run) -> Result<(), Errno> {
@@ -121,7 +122,7 @@ impl Memfd {
         let (start, len) = span(self.views.address, self.views.page, run);
         // For shared memory this empties the page table only.
         // SAFETY: the bytes stay in the memfd.
-        unsafe { mm::madvise(start as *mut u8, len, libc::MADV_DONTNEED) }?;
+        unsafe { discard(start, len) }?;
         // Who waits to store to a protected page faults again, on one that is not in the map.
         self.uffd.wake(start, len)?;
         Ok(self.views.alias(run))

@@ -20,7 +20,7 @@ pub(crate) use private::Private;
 pub(crate) use trapped::Trapped;
 
 use crate::sys::uffd::{Progress, Uffd};
-use crate::sys::{Errno, mm};
+use crate::sys::{Errno, copy, mm};
 use std::sync::Arc;
 
 /// Pages of a chunk: the most a run has.
@@ -48,19 +48,25 @@ pub(crate) enum Mode {
 #[derive(Debug)]
 pub(crate) struct Slot {
     address: usize,
-    pages: usize,
+    pages: u32,
     place: Place,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Pool {
-        chunk: usize,
-        first: usize,
+        chunk: u32,
+        first: u32,
     },
     /// The second view of a memfd: the pages themselves.
     Alias,
+    /// The source's own memory, which never changes.
+    Source,
 }
+
+/// Runs up to so many pages are copied in and out: to move a page interrupts the other processors, which costs more than a
+/// copy of it.
+const COPIED: usize = 16;
 
 impl Slot {
     /// Where the bytes are.
@@ -69,7 +75,24 @@ impl Slot {
     }
 
     pub(crate) fn pages(&self) -> usize {
-        self.pages
+        self.pages as usize
+    }
+
+    fn new(address: usize, pages: usize, chunk: usize, first: usize) -> Self {
+        Self { address, pages: pages as u32, place: Place::Pool { chunk: chunk as u32, first: first as u32 } }
+    }
+
+    /// The chunk of the pool, and the first page of it.
+    fn in_pool(&self) -> Option<(usize, usize)> {
+        match self.place {
+            Place::Pool { chunk, first } => Some((chunk as usize, first as usize)),
+            Place::Alias | Place::Source => None,
+        }
+    }
+
+    /// A run's bytes where its source has them: they are read, and never change.
+    pub(crate) fn of_source(address: usize, pages: usize) -> Self {
+        Self { address, pages: pages as u32, place: Place::Source }
     }
 }
 
@@ -112,6 +135,45 @@ impl Store {
     /// Whether a slot of a run is the run's own memory: while one is being written, the run must stay protected.
     pub(crate) fn shares_buffer(&self) -> bool {
         matches!(self, Self::Memfd(_) | Self::Trapped(_))
+    }
+
+    /// Whether a run may be put into the map out of any memory, and, while nobody stores to it, leave by a copy and
+    /// MADV_DONTNEED, for many runs at once.
+    pub(crate) fn copies(&self, run: Run) -> bool {
+        matches!(self, Self::Private(_)) && run.pages <= COPIED
+    }
+
+    /// Whether bytes that nobody wants can be given back by MADV_DONTNEED alone.
+    pub(crate) fn forgets(&self) -> bool {
+        matches!(self, Self::Private(_))
+    }
+
+    /// The addresses of a run: start and length.
+    pub(crate) fn addresses(&self, run: Run) -> (usize, usize) {
+        span(self.address(), self.page(), run)
+    }
+
+    /// A copy of a run that is in the map; what is stored meanwhile may be in it or not.
+    pub(crate) fn copy_out(&self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
+        let slot = pool.take(run.pages).ok_or(Errno::NOBUFS)?;
+        let (from, len) = self.addresses(run);
+        // SAFETY: the run is in the map, so no fault waits for this thread; the routine is no Rust access, which a store meanwhile
+        // would race with; the slot is this call's.
+        let copied = unsafe { copy::copy(slot.buffer(), from as *const u8, len, from..from + len) };
+        if copied.is_err() {
+            pool.give(slot);
+            return Err(Errno::FAULT);
+        }
+        pool.note(&slot, 0..run.pages, true);
+        Ok(slot)
+    }
+
+    /// A run of which [copies](Self::copies) is true, and that was refused to leave, is in the map as a whole again.
+    pub(crate) fn restore(&self, run: Run, slot: &Slot) -> Result<(), Errno> {
+        match self {
+            Self::Private(store) => store.restore(run, slot),
+            Self::Memfd(_) | Self::Trapped(_) => Ok(()),
+        }
     }
 
     /// Memory to read a run into. NOMEM: the pool has none.
@@ -163,9 +225,10 @@ impl Store {
     }
 
     /// Protects a run that stays in the map, and returns bytes that no store changes. Errors as for
-    /// [`take_out`](Self::take_out).
-    pub(crate) fn snapshot(&mut self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
+    /// [`take_out`](Self::take_out). Without `protect` it may be stored to meanwhile, and what is returned is of no one moment.
+    pub(crate) fn snapshot(&mut self, pool: &mut Pool, run: Run, protect: bool) -> Result<Slot, Errno> {
         match self {
+            _ if !protect => self.copy_out(pool, run),
             Self::Private(store) => store.snapshot(pool, run),
             Self::Memfd(store) => store.snapshot(run),
             Self::Trapped(store) => store.snapshot(run),
@@ -318,7 +381,15 @@ fn copy_in(
         len,
         page,
         // SAFETY: the map is the shard's to fill, from a slot that the shard has.
-        |done| unsafe { uffd.copy(to + done, from + done, len - done, protect) },
+        |done| unsafe {
+            match uffd.copy(to + done, from + done, len - done, protect) {
+                // A call does not cross from one area to the next: mlock(2) of a part makes two.
+                Progress { bytes: 0, stopped: Some(Errno::NOENT) } if len - done > page => {
+                    uffd.copy(to + done, from + done, page, protect)
+                }
+                progress => progress,
+            }
+        },
         |done| match mode {
             Mode::ReadOnly => uffd.wake(to + done, page),
             _ => uffd.write_protect(to + done, page, protect),

@@ -7,7 +7,7 @@
 //! Chunks are found by their longest run of free pages: a slot comes from the chunk that it fills best, so that the others stay
 //! whole.
 
-use super::{CHUNK, Place, Slot};
+use super::{CHUNK, Slot};
 use crate::sys::uffd::{Uffd, watch};
 use crate::sys::{Errno, identity, mm};
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ fn get(bits: &Bits, page: usize) -> bool {
     bits[page / 64] >> (page % 64) & 1 == 1
 }
 
-fn set(bits: &mut Bits, pages: Range<usize>, value: bool) {
+fn set(bits: &mut Bits, pages: impl IntoIterator<Item = usize>, value: bool) {
     for page in pages {
         let bit = 1 << (page % 64);
         if value { bits[page / 64] |= bit } else { bits[page / 64] &= !bit }
@@ -122,10 +122,15 @@ impl Index {
     }
 }
 
+/// Slots of one page that are at hand without a search: random reads take and give nothing else.
+const LOOSE: usize = 256;
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Pool {
     chunks: Vec<Chunk>,
+    /// Free pages with memory that the index has as taken, by chunk and place.
+    loose: Vec<(usize, usize)>,
     index: Index,
     areas: Vec<(usize, usize)>,
     /// Set where pages are moved: the pool is registered with it.
@@ -147,6 +152,7 @@ impl Pool {
         let process = identity::token();
         Self {
             chunks: Vec::new(),
+            loose: Vec::new(),
             index: Index::default(),
             areas: Vec::new(),
             uffd: mover,
@@ -161,13 +167,23 @@ impl Pool {
     /// A free slot of 1 to 512 pages, with memory from its last use if there is such a one. `None`: no addresses left.
     pub(crate) fn take(&mut self, pages: usize) -> Option<Slot> {
         assert!((1..=CHUNK).contains(&pages), "a run of {pages} pages");
+        if pages == 1
+            && let Some((chunk, first)) = self.loose.pop()
+        {
+            let address = self.chunks[chunk].address + first * self.page;
+            return Some(Slot::new(address, pages, chunk, first));
+        }
         let huge = self.huge && pages == CHUNK;
-        let index = self.index.find(huge, pages).or_else(|| self.grow(huge).ok())?;
+        let index = self.index.find(huge, pages).or_else(|| {
+            // What is at hand may be what is missing of a longer run.
+            self.gather();
+            self.index.find(huge, pages).or_else(|| self.grow(huge).ok())
+        })?;
         let first = self.chunks[index].first_fit(pages)?;
         self.change(index, |chunk| set(&mut chunk.free, first..first + pages, false));
         let chunk = &self.chunks[index];
         let address = chunk.address + first * self.page;
-        Some(Slot { address, pages, place: Place::Pool { chunk: index, first } })
+        Some(Slot::new(address, pages, index, first))
     }
 
     /// Changes what is free of a chunk, or holds memory.
@@ -188,17 +204,17 @@ impl Pool {
 
     /// Gives a slot's memory back to the kernel.
     pub(super) fn empty(&mut self, slot: &Slot) {
-        let Place::Pool { chunk, first } = slot.place else { return };
+        let Some((chunk, first)) = slot.in_pool() else { return };
         let chunk = &mut self.chunks[chunk];
-        if (first..first + slot.pages).any(|page| get(&chunk.warm, page)) {
-            discard(slot.address, slot.pages * self.page);
-            set(&mut chunk.warm, first..first + slot.pages, false);
+        if (first..first + slot.pages()).any(|page| get(&chunk.warm, page)) {
+            discard(slot.address, slot.pages() * self.page);
+            set(&mut chunk.warm, first..first + slot.pages(), false);
         }
     }
 
     /// Notes whether a slot's pages from `first` hold memory, after they were filled or moved.
     pub(super) fn note(&mut self, slot: &Slot, pages: Range<usize>, holds: bool) {
-        if let Place::Pool { chunk, first } = slot.place {
+        if let Some((chunk, first)) = slot.in_pool() {
             set(&mut self.chunks[chunk].warm, first + pages.start..first + pages.end, holds);
         }
     }
@@ -207,19 +223,31 @@ impl Pool {
     // By value: who gives a slot has it no more.
     #[allow(clippy::needless_pass_by_value)]
     pub(crate) fn give(&mut self, slot: Slot) {
-        let Slot { pages, place, address: _ } = slot;
-        let Place::Pool { chunk, first } = place else { return };
+        let Some((chunk, first)) = slot.in_pool() else { return };
+        let pages = slot.pages();
+        if pages == 1 && self.loose.len() < LOOSE && get(&self.chunks[chunk].warm, first) {
+            self.loose.push((chunk, first));
+            return;
+        }
         self.change(chunk, |chunk| set(&mut chunk.free, first..first + pages, true));
+    }
+
+    /// Puts the pages that were at hand back among the others.
+    fn gather(&mut self) {
+        for (chunk, first) in std::mem::take(&mut self.loose) {
+            self.change(chunk, |chunk| set(&mut chunk.free, first..=first, true));
+        }
     }
 
     /// Bytes that free slots still hold.
     pub(crate) fn resident_idle(&self) -> usize {
-        self.idle * self.page
+        (self.idle + self.loose.len()) * self.page
     }
 
     /// Gives back at least `bytes` of what free slots hold, or all of it. Returns how many bytes.
     pub(crate) fn trim(&mut self, bytes: usize) -> usize {
         let mut trimmed = 0;
+        self.gather();
         while trimmed < bytes {
             let warm = [false, true].into_iter().find_map(|huge| self.index.set(huge, true).last().copied());
             let Some((_, index)) = warm else { break };
@@ -301,7 +329,7 @@ mod tests {
         let mut pool = Pool::new(64 << 20, None, false);
         let page = rustix::param::page_size();
         let slots: Vec<_> = [1, 512, 300, 212, 7, 512, 3].map(|pages| pool.take(pages).unwrap()).into();
-        let mut ranges: Vec<_> = slots.iter().map(|s| (s.address, s.address + s.pages * page)).collect();
+        let mut ranges: Vec<_> = slots.iter().map(|s| (s.address, s.address + s.pages() * page)).collect();
         ranges.sort_unstable();
         assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{ranges:x?}");
         for slot in slots {
@@ -340,12 +368,12 @@ mod tests {
                 pool.trim(next(1 << 24));
             }
             let idle: usize = pool.chunks.iter().map(super::Chunk::idle).sum();
-            assert_eq!(pool.resident_idle(), idle * page);
+            assert_eq!(pool.resident_idle(), (idle + pool.loose.len()) * page);
         }
-        let mut ranges: Vec<_> = taken.iter().map(|s| (s.address, s.address + s.pages * page)).collect();
+        let mut ranges: Vec<_> = taken.iter().map(|s| (s.address, s.address + s.pages() * page)).collect();
         ranges.sort_unstable();
         assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0));
-        let used: usize = taken.iter().map(|slot| slot.pages).sum();
+        let used: usize = taken.iter().map(super::Slot::pages).sum();
         let left = std::iter::from_fn(|| pool.take(1)).count();
         assert_eq!(used + left, pool.chunks.len() * CHUNK);
         assert_eq!(pool.trim(usize::MAX), 0, "nothing is free");

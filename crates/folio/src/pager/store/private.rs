@@ -3,7 +3,8 @@
 //! UFFDIO_MOVE installs a page writable, and a store that lands before the protection would go unseen: so a watched page comes by
 //! UFFDIO_COPY. Without MOVE a page leaves by protection, copy and MADV_DONTNEED, in that order.
 
-use super::{CHUNK, Mode, Pool, Run, Slot, advance, copy_in, reserve, span};
+use super::{CHUNK, COPIED, Mode, Pool, Run, Slot, advance, copy_in, reserve, span};
+use crate::sys::discard::discard;
 use crate::sys::ends::Area;
 use crate::sys::uffd::{Uffd, watch};
 use crate::sys::{Errno, identity, mm};
@@ -82,7 +83,7 @@ impl Private {
     ) -> Result<(), Errno> {
         let (to, len) = span(self.memory.address, self.page, run);
         let mut done = 0;
-        if self.moves && mode == Mode::ReadOnly && !keep {
+        if self.moves && mode == Mode::ReadOnly && !keep && run.pages > COPIED {
             match self.shift(to, slot.address, len) {
                 Ok(()) => done = len,
                 // A read's pins may last a little longer than the read: the rest is copied.
@@ -92,6 +93,13 @@ impl Private {
         }
         copy_in(&self.uffd, to + done, slot.address + done, len - done, mode, self.page)
             .map_err(|(_, errno)| errno)
+    }
+
+    /// Puts back what was dropped of a run before the call was refused, out of the copy in its slot.
+    pub(super) fn restore(&self, run: Run, slot: &Slot) -> Result<(), Errno> {
+        let (to, len) = span(self.memory.address, self.page, run);
+        let mode = if self.tracked { Mode::Protected } else { Mode::ReadOnly };
+        copy_in(&self.uffd, to, slot.address, len, mode, self.page).map_err(|(_, errno)| errno)
     }
 
     /// UFFDIO_MOVE of the whole range, or how far it came.
@@ -108,18 +116,7 @@ impl Private {
     pub(super) fn take_out(&mut self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
         let (from, len) = span(self.memory.address, self.page, run);
         if !self.moves {
-            let slot = self.protected_copy(pool, run)?;
-            // SAFETY: the bytes are in the slot, and no store came since.
-            let dropped = unsafe { mm::madvise(from as *mut u8, len, libc::MADV_DONTNEED) };
-            // Who waits to store to the page that was protected faults again, on one that is missing.
-            self.uffd.wake(from, len)?;
-            return match dropped {
-                Ok(()) => Ok(slot),
-                Err(errno) => {
-                    pool.give(slot);
-                    Err(errno)
-                }
-            };
+            return self.copy_and_drop(pool, run);
         }
         let slot = pool.take_empty(run.pages).ok_or(Errno::NOBUFS)?;
         let Err((moved, errno)) = self.shift(slot.address, from, len) else {
@@ -128,7 +125,30 @@ impl Private {
         };
         let put_back = self.put_back(pool, run, &slot, moved);
         pool.give(slot);
-        Err(put_back.err().unwrap_or(errno))
+        match put_back {
+            // Locked memory is not moved to where it would not be locked.
+            Ok(()) if errno == Errno::INVAL => self.copy_and_drop(pool, run),
+            put_back => Err(put_back.err().unwrap_or(errno)),
+        }
+    }
+
+    /// Takes a run out without UFFDIO_MOVE: by protection, a copy, and MADV_DONTNEED.
+    fn copy_and_drop(&self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
+        let (from, len) = span(self.memory.address, self.page, run);
+        let slot = self.protected_copy(pool, run)?;
+        // SAFETY: the bytes are in the slot, and no store came since.
+        let dropped = unsafe { discard(from, len) };
+        // Who waits to store to the page that was protected faults again, on one that is missing.
+        self.uffd.wake(from, len)?;
+        match dropped {
+            Ok(_) => Ok(slot),
+            Err(errno) => {
+                let restored = self.restore(run, &slot);
+                pool.give(slot);
+                restored?;
+                Err(errno)
+            }
+        }
     }
 
     /// Undoes a move that did not come to its end. Watched pages come back protected, dirty or not.

@@ -154,7 +154,7 @@ fn no_store_is_lost_to_eviction_or_to_a_snapshot() {
             let taken = if round % 2 == 0 {
                 shard.store.take_out(&mut shard.pool, RUN)
             } else {
-                shard.store.snapshot(&mut shard.pool, RUN)
+                shard.store.snapshot(&mut shard.pool, RUN, true)
             };
             match taken {
                 Ok(slot) => {

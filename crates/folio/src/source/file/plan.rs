@@ -81,10 +81,7 @@ impl LocalFile {
     /// meanwhile.
     pub(crate) fn write_now(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.check_writable()?;
-        let end = self.len()?;
-        if offset.checked_add(bytes.len() as u64).is_none_or(|last| last > end) {
-            return Err(past_end(offset, bytes.len(), end));
-        }
+        self.check_inside(offset, bytes.len())?;
         let mut done = 0;
         while done < bytes.len() {
             let rest = &bytes[done..];
@@ -98,6 +95,15 @@ impl LocalFile {
             }
         }
         Ok(())
+    }
+
+    /// Whether a write stays within the file as it is now: it must not make a file longer that someone has cut.
+    pub(crate) fn check_inside(&self, offset: u64, len: usize) -> io::Result<()> {
+        let end = self.len()?;
+        match offset.checked_add(len as u64) {
+            Some(last) if last <= end => Ok(()),
+            _ => Err(past_end(offset, len, end)),
+        }
     }
 
     /// fdatasync(2): what was written is durable.

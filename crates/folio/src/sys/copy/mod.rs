@@ -86,7 +86,7 @@ impl Width {
 /// # Safety
 ///
 /// The handler is installed. Each side is either a Rust allocation that is valid for the access, or lies wholly in
-/// `checked`, where nothing but mappings may be: memory that safe references never point to.
+/// `checked`, where nothing but mappings may be: memory that safe references point to only while nobody stores to it.
 #[inline]
 pub(crate) unsafe fn copy(
     to: *mut u8,
@@ -191,21 +191,23 @@ mod tests {
     use std::ops::Range;
 
     const PAGE: usize = 4096;
+    /// Bytes before the page without access.
+    const READABLE: usize = 12 * PAGE;
 
-    /// Two readable pages, then one without access.
+    /// Readable pages, then one without access.
     fn pages() -> Range<usize> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        let len = 3 * PAGE;
+        let len = READABLE + PAGE;
         // SAFETY: a new anonymous map.
         let start =
             unsafe { mm::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
         let start = start.unwrap();
-        for i in 0..2 * PAGE {
+        for i in 0..READABLE {
             // SAFETY: inside the map just made.
             unsafe { start.add(i).write((i * 7 + i / 251) as u8) };
         }
-        // SAFETY: nothing refers to the third page.
-        unsafe { mm::mprotect(start.add(2 * PAGE), PAGE, libc::PROT_NONE) }.unwrap();
+        // SAFETY: nothing refers to the last page.
+        unsafe { mm::mprotect(start.add(READABLE), PAGE, libc::PROT_NONE) }.unwrap();
         start as usize..start as usize + len
     }
 
@@ -214,7 +216,8 @@ mod tests {
     fn every_length_and_alignment(copy: Copy) {
         signal::install();
         let area = pages();
-        let lengths = (0..300).chain([511, 512, 513, 1000, 2048, 4000, 4096, 5000]);
+        let lengths =
+            (0..300).chain([511, 512, 513, 1000, 2048, 4000, 4096, 5000, 16384, 32767, 32768, 40_000]);
         for len in lengths {
             for shift in [0, 1, 3, 8, 15] {
                 let from = (area.start + shift) as *const u8;
@@ -231,8 +234,8 @@ mod tests {
     fn a_fault_ends_the_copy(copy: Copy) -> Trap {
         signal::install();
         let area = pages();
-        let edge = area.start + 2 * PAGE;
-        for len in [1, 2, 5, 9, 17, 40, 65, 200, 300, 1000] {
+        let edge = area.start + READABLE;
+        for len in [1, 2, 5, 9, 17, 40, 65, 200, 300, 1000, 16384, 32768, 40_000] {
             let mut to = vec![0_u8; len];
             let from = (edge + 1 - len) as *const u8;
             // SAFETY: as above; the last byte lies on the page without access.
@@ -319,7 +322,7 @@ mod tests {
     fn a_fault_ends_the_quick_routine_on_either_side_at_every_byte() {
         signal::install();
         let area = pages();
-        let edge = area.start + 2 * PAGE;
+        let edge = area.start + READABLE;
         for copy in quick_copies() {
             for len in 1..=70 {
                 // From the last byte being the first without access to the first being so.
@@ -408,7 +411,7 @@ mod tests {
                     arch::touch(at, area.clone()).value().unwrap();
                     portable::touch(at, area.clone()).value().unwrap();
                     assert_eq!(load(at, width, area.clone()).value().unwrap() as u64, (u64::MAX - 1) & mask);
-                    let none = at.add(2 * PAGE);
+                    let none = at.add(READABLE);
                     assert!(arch::touch(none, area.clone()).value().is_err());
                     assert!(load(none, width, area.clone()).value().is_err());
                     assert!(store(none, width, 1, area.clone()).value().is_err());

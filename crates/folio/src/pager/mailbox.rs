@@ -1,0 +1,69 @@
+//! A queue whose one reader sleeps while there is nothing in it: who sends rings a bell, and only if the reader sleeps.
+//!
+//! `tests/mailbox_model.rs` checks the protocol under every order of steps.
+
+use super::atomics::{AtomicBool, AtomicU64, Mutex, Ordering};
+use std::sync::PoisonError;
+
+/// What wakes the reader. A ring that comes before the sleep ends the sleep at once.
+pub(crate) trait Bell {
+    fn ring(&self);
+
+    /// Takes what was rung, and says how often.
+    fn quiet(&self) -> u64;
+}
+
+/// See the module.
+pub(crate) struct Mailbox<T, B> {
+    queue: Mutex<Vec<T>>,
+    /// Whether the reader sleeps, or is about to: else it looks by itself.
+    asleep: AtomicBool,
+    /// How often senders that have seen a sleep have still to ring. Only the reader uses it.
+    owed: AtomicU64,
+    bell: B,
+}
+
+impl<T, B: Bell> Mailbox<T, B> {
+    pub(crate) fn new(bell: B) -> Self {
+        let (asleep, owed) = (AtomicBool::new(false), AtomicU64::new(0));
+        Self { queue: Mutex::new(Vec::new()), asleep, owed, bell }
+    }
+
+    pub(crate) fn bell(&self) -> &B {
+        &self.bell
+    }
+
+    pub(crate) fn send(&self, message: T) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            self.bell.ring();
+        }
+    }
+
+    /// Takes what has come.
+    pub(crate) fn take(&self, into: &mut Vec<T>) {
+        std::mem::swap(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner), into);
+    }
+
+    /// Says that the reader is about to sleep; whether it may: nothing has come.
+    pub(crate) fn may_sleep(&self) -> bool {
+        // All that is done to the flag reads what was done before: a sender that comes after this finds it set.
+        self.asleep.swap(true, Ordering::SeqCst);
+        let empty = self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if !empty {
+            self.awake();
+        }
+        empty
+    }
+
+    /// The reader is awake.
+    pub(crate) fn awake(&self) {
+        let rung = u64::from(!self.asleep.swap(false, Ordering::SeqCst));
+        // A ring that is left would end every later sleep at once.
+        let mut owed = self.owed.load(Ordering::Relaxed) + rung;
+        if owed > 0 {
+            owed = owed.saturating_sub(self.bell.quiet());
+        }
+        self.owed.store(owed, Ordering::Relaxed);
+    }
+}

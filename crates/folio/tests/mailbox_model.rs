@@ -1,0 +1,111 @@
+//! How a shard sleeps while nothing is asked of it, under every order of steps that the memory model allows (loom).
+
+#[path = "../src/pager/mailbox.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod mailbox;
+
+/// What the mailbox is built on, as loom counts it.
+mod atomics {
+    pub(super) use loom::sync::Mutex;
+    pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+}
+
+use atomics::{AtomicU64, Ordering};
+use loom::sync::Arc;
+use loom::thread;
+use mailbox::{Bell, Mailbox};
+
+/// An eventfd: how often it was rung since it was read.
+struct Count(AtomicU64);
+
+impl Bell for Count {
+    fn ring(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn quiet(&self) -> u64 {
+        self.0.swap(0, Ordering::AcqRel)
+    }
+}
+
+impl Count {
+    fn is_rung(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 0
+    }
+
+    /// poll(2), without a time limit: loom fails a run in which nobody rings.
+    fn poll(&self) {
+        while !self.is_rung() {
+            thread::yield_now();
+        }
+    }
+}
+
+type Inbox = Mailbox<u32, Count>;
+
+fn mailbox() -> Arc<Inbox> {
+    Arc::new(Mailbox::new(Count(AtomicU64::new(0))))
+}
+
+fn sends(mailbox: &Arc<Inbox>, messages: &'static [u32]) -> thread::JoinHandle<()> {
+    let mailbox = Arc::clone(mailbox);
+    thread::spawn(move || messages.iter().for_each(|&message| mailbox.send(message)))
+}
+
+/// Reads so many messages as the shard does: it takes what is there, and sleeps when that was nothing.
+fn read(mailbox: &Inbox, count: usize) -> Vec<u32> {
+    let (mut all, mut new) = (Vec::new(), Vec::new());
+    while all.len() < count {
+        mailbox.take(&mut new);
+        if !new.is_empty() {
+            all.append(&mut new);
+        } else if mailbox.may_sleep() {
+            mailbox.bell().poll();
+            mailbox.awake();
+        }
+    }
+    all
+}
+
+#[test]
+fn what_is_sent_wakes_the_reader() {
+    loom::model(|| {
+        let mailbox = mailbox();
+        let sender = sends(&mailbox, &[1, 2]);
+        assert_eq!(read(&mailbox, 2), [1, 2]);
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn what_two_threads_send_at_once_comes_and_wakes_the_reader() {
+    // All orders of so many steps take minutes: those in which a thread is interrupted three times at most.
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let mailbox = mailbox();
+        let senders = (sends(&mailbox, &[1]), sends(&mailbox, &[2]));
+        let mut all = read(&mailbox, 2);
+        all.sort_unstable();
+        assert_eq!(all, [1, 2]);
+        senders.0.join().unwrap();
+        senders.1.join().unwrap();
+    });
+}
+
+#[test]
+fn a_bell_that_was_rung_late_ends_one_sleep_and_not_all() {
+    loom::model(|| {
+        let mailbox = mailbox();
+        let sender = sends(&mailbox, &[1]);
+        assert_eq!(read(&mailbox, 1), [1]);
+        sender.join().unwrap();
+        // Nothing comes any more. The ring may be there still, and is taken when it has ended a sleep.
+        assert!(mailbox.may_sleep());
+        if mailbox.bell().is_rung() {
+            mailbox.awake();
+            assert!(mailbox.may_sleep());
+        }
+        assert!(!mailbox.bell().is_rung(), "the reader would never sleep again");
+    });
+}
