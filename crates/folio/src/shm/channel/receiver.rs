@@ -46,7 +46,7 @@ impl Receiver {
             return Err(link.taken("receiver", "receiver", holder));
         }
         // What the last one wanted to be told by is of no use to this one.
-        control.receiver.0.doze.retract(u32::MAX);
+        control.receiver.0.doze.retract(ASLEEP | BELL);
         let consumer = match Consumer::resume(&link, link.capacity()) {
             Ok(consumer) => consumer,
             Err(corrupt) => {
@@ -361,9 +361,6 @@ fn next(link: &Link, consumer: &mut Consumer, call: &'static str) -> Result<Opti
 /// Whether anyone can still send. Asking the kernel about the living takes a system call for each.
 fn senders(link: &Link, ask: bool) -> Senders {
     let control = link.control();
-    if control.sent.0.load(Ordering::Acquire) == 0 {
-        return Senders::Expected;
-    }
     let mut died = false;
     for place in &control.senders[..if link.many { SENDERS } else { 1 }] {
         if let Some(owner) = Owner::in_word(place.load(Ordering::Acquire)) {
@@ -372,6 +369,10 @@ fn senders(link: &Link, ask: bool) -> Senders {
             }
             died = true;
         }
+    }
+    // One that was killed while it became one counts, though it has not said so yet.
+    if !died && control.sent.0.load(Ordering::Acquire) == 0 {
+        return Senders::Expected;
     }
     Senders::Gone { died }
 }
