@@ -252,6 +252,13 @@ impl Receiver {
 
     /// From here on the next message rings.
     fn arm(&mut self) {
+        if let Some(bell) = &self.bell {
+            let cord = &self.link.control().bell.0;
+            if !bell.is_tied(cord, &self.link.attachment) {
+                bell.tie(cord, &self.link.attachment);
+            }
+            bell.arm(cord);
+        }
         self.link.control().receiver.0.doze.lie_down(BELL, || self.consumer.is_ready(&self.link));
         let attachment = &self.link.attachment;
         let senders = self.link.control().senders.iter().take(if self.link.many { SENDERS } else { 1 });
@@ -409,30 +416,70 @@ impl Drop for Receiver {
     }
 }
 
-/// A message in the channel. It derefs to a [`View`] to read it through. It stays there, and is the next one again, until
-/// it is [released](Self::release).
+/// A message in the channel, to be read through a [view](Self::view), which ends before it is released. It stays there, and is the
+/// next one again, until it is [released](Self::release).
+///
+/// **Fork:** in a child every call is an error.
+///
+/// A view does not outlive the release, when the room is the sender's:
+///
+/// ```compile_fail,E0505
+/// # let channel = folio::shm::Channel::anonymous(4096)?;
+/// # let mut receiver = channel.receiver()?;
+/// let message = receiver.peek()?;
+/// let view = message.view()?;
+/// message.release()?;
+/// view.get(0);
+/// # Ok::<(), folio::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Message<'a> {
     receiver: &'a mut Receiver,
     found: Found,
-    view: View<'a>,
 }
 
 impl<'a> Message<'a> {
     fn new(receiver: &'a mut Receiver, found: Found) -> Self {
-        let start = receiver.link.bytes(found.at, found.len);
+        Self { receiver, found }
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.found.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.found.len == 0
+    }
+
+    fn start(&self) -> *mut u8 {
+        self.receiver.link.bytes(self.found.at, self.found.len)
+    }
+
+    fn check(&self, call: &'static str) -> Result<()> {
+        self.receiver.link.check(call, self.receiver.process)
+    }
+
+    /// The message, to read.
+    ///
+    /// # Errors
+    ///
+    /// EPERM in a forked child. An error that says so if some process has truncated the channel.
+    pub fn view(&self) -> Result<View<'_>> {
+        self.check("view")?;
         // SAFETY: it lies in the ring, which the attachment keeps mapped and guarded while the receiver lives; no Rust allocation
         // is there.
-        let view = unsafe { View::new(start, found.len) };
-        Self { receiver, found, view }
+        Ok(unsafe { View::new(self.start(), self.found.len) })
     }
 
     /// A copy of its bytes.
     ///
     /// # Errors
     ///
-    /// If some process has truncated the channel.
+    /// As [`view`](Self::view).
     pub fn to_vec(&self) -> Result<Vec<u8>> {
+        self.check("to_vec")?;
         let mut bytes = Vec::with_capacity(self.found.len);
         // SAFETY: as in `Receiver::take`.
         unsafe {
@@ -447,10 +494,15 @@ impl<'a> Message<'a> {
     /// # Safety
     ///
     /// No process writes to the channel's memory but by folio's own calls while the slice lives, and none truncates it. (Processes that use folio
-    /// do not touch a message before it is released.)
-    pub unsafe fn as_slice(&self) -> &[u8] {
+    /// do not touch a message before it is released.) The slice is not used in a forked child.
+    ///
+    /// # Errors
+    ///
+    /// As [`view`](Self::view).
+    pub unsafe fn as_slice(&self) -> Result<&[u8]> {
+        self.check("as_slice")?;
         // SAFETY: mapped while the receiver lives, and unchanged, as the caller promises.
-        unsafe { std::slice::from_raw_parts(self.view.as_ptr(), self.view.len()) }
+        Ok(unsafe { std::slice::from_raw_parts(self.start(), self.found.len) })
     }
 
     /// Gives the message back: it is received, and its room is the sender's again.
@@ -459,17 +511,9 @@ impl<'a> Message<'a> {
     ///
     /// If some process has truncated the channel: then what was read may have been zeros in places.
     pub fn release(self) -> Result<()> {
-        self.receiver.link.check("release", self.receiver.process)?;
+        self.check("release")?;
         self.receiver.release(self.found);
         Ok(())
-    }
-}
-
-impl<'a> std::ops::Deref for Message<'a> {
-    type Target = View<'a>;
-
-    fn deref(&self) -> &View<'a> {
-        &self.view
     }
 }
 
