@@ -333,8 +333,16 @@ fn a_bell_that_one_process_cannot_reach_is_rung_by_others() {
     assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
     let (pid, _messages) = spawn_child(|| {
         let mut sender = channel.sender().unwrap();
-        // SAFETY: a system call without pointers. Where it is not allowed this is a sender like any other.
-        unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) };
+        // It can send to no socket: as in another network namespace, which not everyone may have.
+        for entry in std::fs::read_dir("/proc/self/fd").unwrap().map(Result::unwrap) {
+            let is_socket = std::fs::read_link(entry.path())
+                .is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
+            if is_socket {
+                let fd = entry.file_name().to_str().unwrap().parse().unwrap();
+                // SAFETY: nothing in this child drops what owns it.
+                unsafe { libc::close(fd) };
+            }
+        }
         sender.send(b"from afar").unwrap();
     });
     assert_eq!(wait(pid), End::Exited(0));

@@ -209,3 +209,24 @@ fn senders_killed_at_any_instruction_leave_whole_messages_and_the_rest_goes_on()
     std::io::Read::read_to_string(&mut messages, &mut text).unwrap();
     assert_eq!((wait(pid), text.as_str()), (End::Exited(0), ""));
 }
+
+#[test]
+fn who_waits_for_its_turn_and_then_for_room_waits_once() {
+    let channel = ChannelOptions::new().bytes(64).many_senders().anonymous().unwrap();
+    let (mut one, mut other) = (channel.sender().unwrap(), channel.sender().unwrap());
+    let _receiver = channel.receiver().unwrap();
+    other.set_wait(Wait::new().timeout(Duration::from_secs(3)));
+    let reserved = one.reserve(40).unwrap();
+    let waited = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let started = Instant::now();
+            fails_with(other.send(&[0; 40]), Errno::TIMEDOUT, "time");
+            started.elapsed()
+        });
+        std::thread::sleep(Duration::from_secs(2));
+        // From here on it has its turn, and no room.
+        reserved.commit().unwrap();
+        waiting.join().unwrap()
+    });
+    assert!(waited < Duration::from_millis(4500), "3 seconds took {waited:?}");
+}
