@@ -332,7 +332,6 @@ fn a_bell_that_one_process_cannot_reach_is_rung_by_others() {
     receiver.bell().unwrap();
     assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
     let (pid, _messages) = spawn_child(|| {
-        let mut sender = channel.sender().unwrap();
         // It can send to no socket: as in another network namespace, which not everyone may have.
         for entry in std::fs::read_dir("/proc/self/fd").unwrap().map(Result::unwrap) {
             let is_socket = std::fs::read_link(entry.path())
@@ -343,6 +342,7 @@ fn a_bell_that_one_process_cannot_reach_is_rung_by_others() {
                 unsafe { libc::close(fd) };
             }
         }
+        let mut sender = channel.sender().unwrap();
         sender.send(b"from afar").unwrap();
     });
     assert_eq!(wait(pid), End::Exited(0));
