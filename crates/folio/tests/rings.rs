@@ -556,7 +556,7 @@ fn after_a_crash_any_pages_may_be_old_and_the_log_goes_on_with_new_numbers() {
         let mut all = std::collections::HashMap::<u64, Vec<Vec<u8>>>::new();
         for _ in 0..4 {
             let mut before = state(&memory);
-            for _ in 0..1 + random.below(60) {
+            for _ in 0..=random.below(60) {
                 let len = random.below(chain::limit(CAPACITY) + 1) as usize;
                 let bytes = random.bytes(len);
                 all.entry(append(&memory, &mut writer, &bytes)).or_default().push(bytes);

@@ -350,7 +350,25 @@ pub(crate) fn survive(input: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use super::Channel;
+    use super::control::Control;
+    use crate::error::Errno;
+    use crate::shm::owner::Owner;
+    use crate::shm::wait::Wait;
     use proptest::strategy::Strategy;
+    use std::time::Duration;
+
+    #[test]
+    fn a_sender_that_was_killed_while_it_became_one_has_died() {
+        let channel = Channel::anonymous(256).unwrap();
+        let mut receiver = channel.receiver().unwrap();
+        receiver.set_wait(Wait::new().timeout(Duration::from_secs(60)));
+        // It has its place and said nothing yet: a party that has never lived.
+        let dead = Owner::new(200, 7).word();
+        channel.link.scribble(std::mem::offset_of!(Control, senders), &dead.to_ne_bytes());
+        let error = receiver.recv(&mut Vec::new()).unwrap_err();
+        assert!(error.errno() == Errno::PIPE && error.to_string().contains("has died"), "{error}");
+    }
 
     #[test]
     fn bytes_from_anywhere_are_survived() {
