@@ -221,3 +221,36 @@ fn a_sender_that_sleeps_is_woken_by_room() {
         receiver.join().unwrap();
     });
 }
+
+#[test]
+fn one_of_two_that_sleep_is_not_kept_asleep_by_the_other() {
+    model(|| {
+        // Two who wait for different values of the same word, as readers of a log do.
+        let memory = Memory::new(32);
+        let publisher = thread::spawn({
+            let memory = Arc::clone(&memory);
+            move || {
+                for value in 1..=2 {
+                    memory.head.store(value, Ordering::Release);
+                    memory.wake(&memory.receiver);
+                }
+            }
+        });
+        let wait_for = |memory: &Memory, value: u64| {
+            loop {
+                let seen = memory.receiver.announce(ASLEEP);
+                if memory.head.load(Ordering::Acquire) >= value {
+                    break;
+                }
+                memory.sleep(&memory.receiver, seen);
+            }
+        };
+        let other = thread::spawn({
+            let memory = Arc::clone(&memory);
+            move || wait_for(&memory, 2)
+        });
+        wait_for(&memory, 1);
+        publisher.join().unwrap();
+        other.join().unwrap();
+    });
+}

@@ -543,6 +543,183 @@ fn a_writer_killed_at_any_store_leaves_whole_entries_and_the_numbers_go_on() {
 }
 
 #[test]
+fn after_a_crash_any_pages_may_be_old_and_the_log_goes_on_with_new_numbers() {
+    const CAPACITY: u64 = 1024;
+    let state = |memory: &Memory| {
+        let words = memory.words.iter().chain([&memory.first, &memory.second]);
+        words.map(|word| word.load(Ordering::Relaxed)).collect::<Vec<u64>>()
+    };
+    with_seeds(500, |random| {
+        let memory = Memory::new(CAPACITY);
+        let mut writer = open_writer(&memory, Trust::Memory).unwrap();
+        // Who was cut off may come again with a page that is: any entry that ever had the number.
+        let mut all = std::collections::HashMap::<u64, Vec<Vec<u8>>>::new();
+        for _ in 0..4 {
+            let mut before = state(&memory);
+            for _ in 0..=random.below(60) {
+                let len = random.below(chain::limit(CAPACITY) + 1) as usize;
+                let bytes = random.bytes(len);
+                all.entry(append(&memory, &mut writer, &bytes)).or_default().push(bytes);
+                if random.below(8) == 0 {
+                    before = state(&memory);
+                }
+            }
+            // Pages of 64 bytes; the positions are on one of their own, or garbage.
+            let words = memory.words.iter().chain([&memory.first, &memory.second]);
+            let (mut old, garbage) = (false, random.below(4) == 0);
+            for (i, (word, before)) in words.zip(before).enumerate() {
+                if i.is_multiple_of(8) {
+                    old = random.below(3) == 0;
+                }
+                match (old, garbage && i < memory.words.len() && random.below(3) == 0) {
+                    (_, true) => word.store(random.below(u64::MAX), Ordering::Relaxed),
+                    (true, _) => word.store(before, Ordering::Relaxed),
+                    _ => {}
+                }
+            }
+            writer = open_writer(&memory, Trust::Nothing).expect("a log that cannot be written to");
+            let (next, mut expected) = (writer.seq(), None);
+            let last = random.bytes(50);
+            assert_eq!(append(&memory, &mut writer, &last), next);
+            all.entry(next).or_default().push(last);
+            // A writer that is killed now leaves a log like any other.
+            writer = open_writer(&memory, Trust::Memory).unwrap();
+            assert_eq!(writer.seq(), next + 1);
+            let mut reader = Reader::at_seq(&memory, CAPACITY, 0).unwrap();
+            while let Some(step) = read(&memory, &mut reader) {
+                match step {
+                    Step::Missed(first, count) => {
+                        assert!(first == 0 && expected.is_none() && count > 0);
+                        expected = Some(count);
+                    }
+                    Step::Entry(seq, bytes) => {
+                        assert_eq!(seq, expected.unwrap_or(0));
+                        assert!(all[&seq].contains(&bytes), "an entry that nobody wrote");
+                        expected = Some(seq + 1);
+                    }
+                }
+            }
+            assert_eq!(expected, Some(next + 1), "the new entry is the newest");
+        }
+    });
+}
+
+#[test]
+fn a_log_that_begins_anew_is_empty_for_who_comes_before_its_first_entry() {
+    let memory = Memory::new(1024);
+    let mut writer = open_writer(&memory, Trust::Memory).unwrap();
+    for _ in 0..40 {
+        append(&memory, &mut writer, b"some bytes of some length");
+    }
+    let old = writer.seq();
+    for word in &memory.words {
+        word.store(u64::MAX, Ordering::Relaxed);
+    }
+    let first = open_writer(&memory, Trust::Nothing).unwrap().seq();
+    assert!(first >= old);
+    // That writer was killed before it appended anything.
+    for trust in [Trust::Nothing, Trust::Memory] {
+        assert!(open_writer(&memory, trust).unwrap().seq() >= first);
+    }
+    let mut writer = open_writer(&memory, Trust::Memory).unwrap();
+    let first = writer.seq();
+    for reader in [Reader::at_oldest, Reader::at_newest] {
+        let mut reader = reader(&memory, 1024).unwrap();
+        assert_eq!((reader.seq(), read(&memory, &mut reader)), (first, None));
+    }
+    let mut early = Reader::at_seq(&memory, 1024, 3).unwrap();
+    append(&memory, &mut writer, b"new");
+    assert_eq!(read(&memory, &mut early), Some(Step::Missed(3, first - 3)));
+    assert_eq!(read(&memory, &mut early), Some(Step::Entry(first, b"new".to_vec())));
+}
+
+/// A ring whose oldest and last position some process moves at each look.
+struct Restless(Memory, bool);
+
+impl chain::Ring for Restless {
+    fn word(&self, at: usize) -> &AtomicU64 {
+        self.0.word_at(at)
+    }
+
+    fn oldest(&self) -> &AtomicU64 {
+        // More than a lap at a time, so that nothing that was found counts.
+        self.0.first.fetch_add(2 * self.0.capacity(), Ordering::Relaxed);
+        &self.0.first
+    }
+
+    fn last(&self) -> &AtomicU64 {
+        if self.1 {
+            self.0.second.fetch_add(8, Ordering::Relaxed);
+        }
+        &self.0.second
+    }
+}
+
+#[test]
+fn who_moves_the_positions_all_the_time_keeps_no_reader() {
+    for last_too in [false, true] {
+        let memory = Restless(Memory::new(1024), last_too);
+        assert!(Reader::at_oldest(&memory, 1024).is_err());
+        assert!(Reader::at_newest(&memory, 1024).is_err());
+        assert!(Reader::at_seq(&memory, 1024, 7).is_err());
+    }
+}
+
+/// A ring whose writer appends at each look at the oldest position, as long as it is to.
+struct Quick {
+    memory: Memory,
+    writer: std::cell::RefCell<Writer>,
+    appends: Cell<usize>,
+}
+
+impl chain::Ring for Quick {
+    fn word(&self, at: usize) -> &AtomicU64 {
+        self.memory.word_at(at)
+    }
+
+    fn oldest(&self) -> &AtomicU64 {
+        if self.appends.get() > 0 {
+            self.appends.set(self.appends.get() - 1);
+            append(&self.memory, &mut self.writer.borrow_mut(), b"sixteen bytes are");
+        }
+        &self.memory.first
+    }
+
+    fn last(&self) -> &AtomicU64 {
+        &self.memory.second
+    }
+}
+
+#[test]
+fn a_reader_that_is_overtaken_on_its_way_to_an_entry_reads_or_misses_it() {
+    for (appends, seq) in (0..200).flat_map(|appends| (0..60).map(move |seq| (appends, seq))) {
+        let memory = Memory::new(1024);
+        let mut writer = open_writer(&memory, Trust::Memory).unwrap();
+        for _ in 0..50 {
+            append(&memory, &mut writer, b"sixteen bytes are");
+        }
+        let quick = Quick { memory, writer: writer.into(), appends: Cell::new(appends) };
+        let mut reader = Reader::at_seq(&quick, 1024, seq).unwrap();
+        quick.appends.set(0);
+        let (mut next, end) = (reader.seq(), quick.writer.borrow().seq());
+        assert!(next == seq || seq >= 50, "{appends} appends: at {next}, not at {seq}");
+        while let Some(step) = read(&quick.memory, &mut reader) {
+            match step {
+                Step::Missed(first, count) => {
+                    assert_eq!(first, next);
+                    next += count;
+                }
+                Step::Entry(found, _) => {
+                    assert_eq!(found, next);
+                    next += 1;
+                }
+            }
+        }
+        assert_eq!(next, end, "{appends} appends, from {seq}");
+    }
+}
+
+#[test]
 fn garbage_in_a_log_is_an_error_or_an_entry_but_never_outside() {
     with_seeds(3000, |random| {
         let memory = Memory::new(256);

@@ -1,6 +1,10 @@
-//! The peer `iceoryx2`, version 0.10: its publish-subscribe between processes (`ipc::Service`), written in place and read in place.
+//! The peer `iceoryx2`, version 0.10: its publish-subscribe between processes (`ipc::Service`).
 //!
-//! A publisher loans a sample that is not initialized, writes it, and sends it; a subscriber polls, as in the project's own
+//! It could write and read in place, as folio could. Here neither does: both sides copy each message as a whole, the one from an array of its
+//! own into shared memory, the other out of it into an array of its own. So all peers do the same work, and what a message's bytes cost is
+//! in all figures alike.
+//!
+//! A publisher loans a sample that is not initialized, copies the message into it, and sends it; a subscriber polls, as in the project's own
 //! benchmark of latency. Where it sleeps instead, each sample is followed by a notification, and the other side waits for it.
 //! Buffers hold what folio's do, nothing overflows, and a publisher that finds no room retries, so that nothing is lost.
 

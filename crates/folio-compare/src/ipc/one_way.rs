@@ -205,7 +205,8 @@ pub(super) fn small() -> Result<Group<'static>> {
     let tail = "one-way-64-p99";
     group.pairs = vec![
         Pair::new("one-way-64", "iceoryx2").goal(0.2).tail(tail).beside("bare", "a bare ring").note(
-            "iceoryx2: loan_uninit and send, receive is polled; buffers of 256 samples, a full one is retried",
+            "iceoryx2: loan_uninit and send, receive is polled; buffers of 256 samples, a full one is retried; \
+             each message is copied in and out, as folio's is, though both could work in place",
         ),
         Pair::new("one-way-64", "pipe").tail(tail),
         Pair::new("one-way-64", "socket").tail(tail),
@@ -232,9 +233,14 @@ pub(super) fn large() -> Result<Group<'static>> {
         Pair::new("one-way-64k", "memcpy")
             .goal(1.2)
             .tail(tail)
-            .note("memcpy: one copy into shared memory by one core, one out of it by the other, and a word that says when")
+            .note(
+                "memcpy: the bare ring, which is no lone memcpy(3): one copy into shared memory by one core, one out \
+                 of it by the other, and a word that says when",
+            )
             .beside("still", "a copy out of memory that no other core writes to"),
-        Pair::new("one-way-64k", "iceoryx2").tail(tail),
+        Pair::new("one-way-64k", "iceoryx2")
+            .tail(tail)
+            .note("iceoryx2: each message is copied in and out, as folio's is, though both could work in place"),
         Pair::new("one-way-64k", "pipe").tail(tail).note("pipe: with room for 1 MiB, where that is allowed"),
         Pair::new("one-way-64k", "socket").tail(tail),
         Pair::new("one-way-64k", "ipc-channel").tail(tail),

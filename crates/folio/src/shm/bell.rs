@@ -21,19 +21,36 @@ const BACKSTOP: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct BellCord {
     owner: AtomicU64,
+    /// The bell's number, and whether it is [`ARMED`].
     number: AtomicU64,
 }
+
+/// The bell wants to be rung: once. Numbers of bells are without it.
+const ARMED: u64 = 1;
 
 fn name(segment: u64, owner: u64, number: u64) -> Vec<u8> {
     format!("folio/{segment:016x}/{owner:016x}/{number:016x}").into_bytes()
 }
 
 impl BellCord {
-    /// Rings. Any numbers may be found in shared memory: at worst a byte goes nowhere.
+    /// Rings, if it is armed. Any numbers may be found in shared memory: at worst a byte goes nowhere.
     pub(crate) fn pull(&self, attachment: &Attachment) {
-        let (owner, number) = (self.owner.load(Ordering::Acquire), self.number.load(Ordering::Relaxed));
-        if owner != 0 && !sys::bell::ring(&name(attachment.id(), owner, number)) {
-            // Its owner has gone. A new one may be at it just now: only what was found is taken away.
+        let (owner, armed) = (self.owner.load(Ordering::Acquire), self.number.load(Ordering::Relaxed));
+        let number = armed & !ARMED;
+        let set =
+            |from, to| self.number.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        // Whoever takes the arming away rings.
+        if owner == 0 || armed == number || !set(armed, number) {
+            return;
+        }
+        if sys::bell::ring(&name(attachment.id(), owner, number)) {
+            return;
+        }
+        if Owner::in_word(owner).is_some_and(|owner| attachment.is_alive(owner)) {
+            // This process cannot reach it, or cannot now: others may, and this one later.
+            set(number, armed);
+        } else {
+            // Its owner has died. A new one may be at it just now: only what was found is taken away.
             let _ = self.owner.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
@@ -66,7 +83,7 @@ pub(crate) struct Bell {
 impl Bell {
     /// Makes a bell.
     pub(crate) fn new(attachment: &Attachment) -> Result<Self> {
-        let number = super::random();
+        let number = super::random() & !ARMED;
         let refused = |errno| Error::kernel("bind", errno, Subject::named("a bell"));
         let name = name(attachment.id(), attachment.me().word(), number);
         let inner = sys::bell::Bell::new(&name, BACKSTOP).map_err(refused)?;
@@ -91,9 +108,20 @@ impl Bell {
         false
     }
 
+    /// Whether it is tied to a cord still: what lies in shared memory others can write to.
+    pub(crate) fn is_tied(&self, cord: &BellCord, attachment: &Attachment) -> bool {
+        cord.owner.load(Ordering::Relaxed) == attachment.me().word()
+            && cord.number.load(Ordering::Relaxed) & !ARMED == self.number
+    }
+
+    /// Has it ring, once, when the cord that it is tied to is pulled. To be announced afterwards.
+    pub(crate) fn arm(&self, cord: &BellCord) {
+        cord.number.store(self.number | ARMED, Ordering::Release);
+    }
+
     /// Unties it.
     pub(crate) fn untie(&self, cord: &BellCord, attachment: &Attachment) {
-        if cord.number.load(Ordering::Relaxed) == self.number {
+        if cord.number.load(Ordering::Relaxed) & !ARMED == self.number {
             let me = attachment.me().word();
             let _ = cord.owner.compare_exchange(me, 0, Ordering::Relaxed, Ordering::Relaxed);
         }

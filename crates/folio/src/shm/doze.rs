@@ -5,8 +5,12 @@
 //! fence for each message would cost more than the message: it waits until the message's lines have come from the other
 //! processor. So the publisher has none. Its look can come before its store is seen, but not by longer than a processor
 //! keeps a store to itself, which is well below a microsecond; the sleeper looks for [`SETTLE`] after it has said that it will
-//! sleep. What this misses against all odds is found when the sleeper's slice ends, as is what a publisher leaves undone that is
-//! killed before it wakes.
+//! sleep. What this misses against all odds, and what a publisher leaves undone that is killed before it wakes, is found when the
+//! sleeper's slice ends, at most 100 milliseconds later; and for who waits for a bell instead, when the bell goes off by itself,
+//! every half second, or when a process ends that it watches.
+//!
+//! Several may sleep on one word. Who clears it also counts, in its upper bits: else a sleeper that has not come to sleep yet would take
+//! the announcement of another, made after the wake, for its own.
 //!
 //! (The barrier for this is membarrier(2) on the sleeper's side. It costs 9 µs where the other processor is busy, and takes
 //! them from it.)
@@ -23,6 +27,8 @@ const SETTLE: Duration = Duration::from_micros(2);
 pub(crate) const ASLEEP: u32 = 1;
 /// The other side wants its bell rung.
 pub(crate) const BELL: u32 = 2;
+/// What can be announced. The bits above count the wakes.
+const HOW: u32 = ASLEEP | BELL;
 
 /// The word between two sides: what the sleeping one wants to be told by. It lies in shared memory, and any value may be found
 /// in it.
@@ -56,6 +62,7 @@ impl Doze {
 
     /// Takes an announcement back.
     pub(crate) fn retract(&self, how: u32) {
+        debug_assert!(how & !HOW == 0, "the count is no announcement");
         self.0.fetch_and(!how, Ordering::Relaxed);
     }
 
@@ -63,11 +70,12 @@ impl Doze {
     #[inline]
     pub(crate) fn rouse(&self) -> u32 {
         publisher_fence();
-        if self.0.load(Ordering::Relaxed) == 0 { 0 } else { self.clear() }
+        let seen = self.0.load(Ordering::Relaxed);
+        if seen & HOW == 0 { 0 } else { self.clear(seen) }
     }
 
     #[cold]
-    fn clear(&self) -> u32 {
-        self.0.swap(0, Ordering::AcqRel)
+    fn clear(&self, seen: u32) -> u32 {
+        self.0.swap((seen & !HOW).wrapping_add(HOW + 1), Ordering::AcqRel) & HOW
     }
 }

@@ -8,6 +8,7 @@ use crate::sys::identity;
 use rustix::event::epoll;
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -24,7 +25,7 @@ static REACTOR: Gate<Option<Arc<Reactor>>> = Gate::with(None);
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
 impl Reactor {
-    /// This process's.
+    /// This process's. Wakers are the callers' code: they are cloned, woken and dropped while nothing is held.
     fn get() -> Result<Arc<Self>, Errno> {
         let mut reactor = REACTOR.lock();
         let process = identity::token();
@@ -55,7 +56,8 @@ impl Reactor {
                 let number = event.data.u64();
                 let waker = self.wakers().remove(&number);
                 if let Some(waker) = waker {
-                    waker.wake();
+                    // One that panics must not keep the others asleep; the hook has told of it.
+                    let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
                 }
             }
         }
@@ -71,17 +73,18 @@ impl Reactor {
 pub(crate) struct Waiting {
     number: u64,
     reactor: Option<Arc<Reactor>>,
+    /// Whether the reactor's epoll has the descriptor.
+    known: bool,
 }
 
 impl Waiting {
     pub(crate) fn new() -> Self {
-        Self { number: 0, reactor: None }
+        Self { number: 0, reactor: None, known: false }
     }
 
     /// Wakes `waker` once, when `fd` is readable; an earlier one of this descriptor is forgotten.
     pub(crate) fn wake_when_readable(&mut self, fd: BorrowedFd<'_>, waker: &Waker) -> Result<(), Errno> {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
-        let known = self.reactor.is_some();
         let reactor = match &mut self.reactor {
             Some(reactor) => reactor,
             none => {
@@ -89,20 +92,28 @@ impl Waiting {
                 none.insert(Reactor::get()?)
             }
         };
-        reactor.wakers().insert(self.number, waker.clone());
+        let waker = waker.clone();
+        let before = reactor.wakers().insert(self.number, waker);
         let data = epoll::EventData::new_u64(self.number);
-        if known {
+        let asked = if self.known {
             epoll::modify(&reactor.epoll, fd, data, flags)
         } else {
             epoll::add(&reactor.epoll, fd, data, flags)
-        }
+        };
+        self.known |= asked.is_ok();
+        let unused = asked.is_err().then(|| reactor.wakers().remove(&self.number));
+        drop((before, unused));
+        asked
     }
 
     /// The descriptor is about to be closed.
     pub(crate) fn end(&mut self, fd: BorrowedFd<'_>) {
         if let Some(reactor) = self.reactor.take() {
-            let _ = epoll::delete(&reactor.epoll, fd);
-            reactor.wakers().remove(&self.number);
+            if std::mem::take(&mut self.known) {
+                let _ = epoll::delete(&reactor.epoll, fd);
+            }
+            let waker = reactor.wakers().remove(&self.number);
+            drop(waker);
         }
     }
 }

@@ -72,20 +72,33 @@ impl Bell {
     }
 }
 
-/// Rings the bell of this name, in whatever process it is. Whether there is one; one that has rung already counts.
+/// Rings the bell of this name, in whatever process it is. Whether it rings; one that has rung already counts. If not, there may be none,
+/// or this process cannot reach it: it has no descriptor left, or another network namespace.
 pub(crate) fn ring(name: &[u8]) -> bool {
-    static SOCKET: OnceLock<Option<UnixDatagram>> = OnceLock::new();
-    let socket = SOCKET.get_or_init(|| {
-        let socket = UnixDatagram::unbound().ok()?;
-        socket.set_nonblocking(true).ok()?;
-        Some(socket)
-    });
-    let (Some(socket), Ok(address)) = (socket, SocketAddr::from_abstract_name(name)) else { return false };
+    static SOCKET: OnceLock<UnixDatagram> = OnceLock::new();
+    let Ok(address) = SocketAddr::from_abstract_name(name) else { return false };
+    let Some(socket) = SOCKET.get().or_else(|| {
+        let fresh = unbound().ok()?;
+        Some(SOCKET.get_or_init(|| fresh))
+    }) else {
+        return false;
+    };
+    let is_full = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
     match socket.send_to_addr(&[1], &address) {
         Ok(_) => true,
-        // Its queue is full of rings.
-        Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+        // The bell's queue is full of rings; or this socket's buffer is, of rings that other bells have not taken.
+        Err(error) if is_full(&error) => match unbound().and_then(|own| own.send_to_addr(&[1], &address)) {
+            Ok(_) => true,
+            Err(error) => is_full(&error),
+        },
+        Err(_) => false,
     }
+}
+
+fn unbound() -> std::io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 /// A descriptor that is readable once in every `interval`.

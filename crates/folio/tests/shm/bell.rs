@@ -276,3 +276,106 @@ fn readers_of_a_log_have_bells_and_futures_too() {
     assert!(is_readable(readers[2].bell().unwrap(), PATIENCE));
     assert_eq!(wait(pid), End::Exited(0));
 }
+
+/// A waker that does something of its own when it wakes and when it is dropped.
+struct Odd<T: Send + Sync>(bool, T);
+
+impl<T: Send + Sync> Wake for Odd<T> {
+    fn wake(self: Arc<Self>) {
+        assert!(!self.0, "a waker that panics, on purpose");
+    }
+}
+
+#[test]
+fn a_waker_that_panics_keeps_no_other_future_asleep() {
+    let channel = Channel::anonymous(1 << 12).unwrap();
+    let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    for _ in 0..3 {
+        let mut bytes = Vec::new();
+        let waker = Arc::new(Odd(true, ()));
+        let mut future = pin!(receiver.recv_async(&mut bytes));
+        let polled = future.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(&waker))));
+        assert!(polled.is_pending());
+        sender.send(b"wakes").unwrap();
+        let started = Instant::now();
+        // The reactor has it until it has called it.
+        while Arc::strong_count(&waker) > 1 {
+            assert!(started.elapsed() < PATIENCE, "the waker is never called");
+            std::thread::yield_now();
+        }
+        assert_eq!(block_on(future).0.unwrap(), 5);
+    }
+}
+
+#[test]
+fn a_waker_that_owns_another_receiver_is_dropped_without_a_deadlock() {
+    let (one, other) = (Channel::anonymous(1 << 12).unwrap(), Channel::anonymous(1 << 12).unwrap());
+    let mut receiver = one.receiver().unwrap();
+    let (mut bytes, mut others) = (Vec::new(), Vec::new());
+    let mut owned = other.receiver().unwrap();
+    let quiet = Waker::from(Arc::new(Odd(false, ())));
+    assert!(pin!(owned.recv_async(&mut others)).poll(&mut Context::from_waker(&quiet)).is_pending());
+    let owner = Waker::from(Arc::new(Odd(false, owned)));
+    let mut future = pin!(receiver.recv_async(&mut bytes));
+    assert!(future.as_mut().poll(&mut Context::from_waker(&owner)).is_pending());
+    drop(owner);
+    // The last one that has the other receiver is what this replaces.
+    assert!(future.as_mut().poll(&mut Context::from_waker(&quiet)).is_pending());
+    drop(other.receiver().expect("the other receiver was dropped"));
+}
+
+#[test]
+fn a_bell_that_one_process_cannot_reach_is_rung_by_others() {
+    let channel = Channel::anonymous(1 << 12).unwrap();
+    let mut receiver = channel.receiver().unwrap();
+    let mut bytes = Vec::new();
+    receiver.bell().unwrap();
+    assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
+    let (pid, _messages) = spawn_child(|| {
+        // It can send to no socket: as in another network namespace, which not everyone may have.
+        for entry in std::fs::read_dir("/proc/self/fd").unwrap().map(Result::unwrap) {
+            let is_socket = std::fs::read_link(entry.path())
+                .is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
+            if is_socket {
+                let fd = entry.file_name().to_str().unwrap().parse().unwrap();
+                // SAFETY: nothing in this child drops what owns it.
+                unsafe { libc::close(fd) };
+            }
+        }
+        let mut sender = channel.sender().unwrap();
+        sender.send(b"from afar").unwrap();
+    });
+    assert_eq!(wait(pid), End::Exited(0));
+    let mut sender = channel.sender().unwrap();
+    assert_eq!(receiver.try_recv(&mut bytes).unwrap(), Some(9));
+    for _ in 0..20 {
+        assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
+        sender.send(b"from here").unwrap();
+        // It has rung before the call returned.
+        assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO));
+        assert_eq!(receiver.try_recv(&mut bytes).unwrap(), Some(9));
+    }
+}
+
+#[test]
+fn a_bell_that_nobody_hears_keeps_no_other_silent() {
+    // More rings than a socket's buffer holds, for bells whose owner takes none.
+    let logs = [Log::anonymous(1 << 12).unwrap(), Log::anonymous(1 << 12).unwrap()];
+    let mut deaf: Vec<_> =
+        logs.iter().flat_map(|log| (0..90).map(|_| log.reader(Start::Newest).unwrap())).collect();
+    for reader in &mut deaf {
+        reader.bell().unwrap();
+    }
+    for log in &logs {
+        log.writer().unwrap().append(b"rings").unwrap();
+    }
+    let channel = Channel::anonymous(1 << 12).unwrap();
+    let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    receiver.bell().unwrap();
+    for _ in 0..20 {
+        assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
+        sender.send(b"heard").unwrap();
+        assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO));
+        assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), Some(5));
+    }
+}

@@ -75,7 +75,7 @@ fn a_sender_may_die_at_every_instruction() {
         });
         sender_dies(&format!("reserve and commit, {of}"), many, 1, true, |sender, next| {
             let bytes = message(0, next, MOST);
-            let reserved = sender.reserve(MOST + 8).unwrap();
+            let mut reserved = sender.reserve(MOST + 8).unwrap();
             reserved.copy_from(&bytes, 0).unwrap();
             reserved.commit_first(bytes.len()).unwrap();
         });

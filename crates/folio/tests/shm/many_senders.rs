@@ -53,7 +53,7 @@ fn a_sender_that_reserves_has_the_turn_until_it_commits_or_drops() {
     let (mut one, mut other) = (channel.sender().unwrap(), channel.sender().unwrap());
     let mut receiver = channel.receiver().unwrap();
     other.set_wait(Wait::new().timeout(Duration::from_millis(20)));
-    let reserved = one.reserve(10).unwrap();
+    let mut reserved = one.reserve(10).unwrap();
     assert!(!other.try_send(b"not yet").unwrap());
     fails_with(other.send(b"not yet"), Errno::TIMEDOUT, "time");
     reserved.copy_from(b"0123456789", 0).unwrap();
@@ -105,7 +105,8 @@ fn when_one_is_killed_with_the_turn_the_others_go_on() {
             let mut sender = channel.sender().unwrap();
             sender.send(b"from the victim").unwrap();
             let mut other = channel.sender().unwrap();
-            let reserved = if committed { other.reserve(10).unwrap() } else { sender.reserve(10).unwrap() };
+            let mut reserved =
+                if committed { other.reserve(10).unwrap() } else { sender.reserve(10).unwrap() };
             reserved.copy_from(b"never seen", 0).unwrap();
             std::io::Write::write_all(&mut told, &[1]).unwrap();
             loop {
@@ -147,7 +148,7 @@ fn senders_killed_at_any_instruction_leave_whole_messages_and_the_rest_goes_on()
         let mut number = 0;
         while stop.load(order) == 0 {
             if number % 4 == 3 {
-                let reserved = sender.reserve(300).unwrap();
+                let mut reserved = sender.reserve(300).unwrap();
                 let bytes = message(id, number, 300);
                 reserved.copy_from(&bytes, 0).unwrap();
                 reserved.commit_first(bytes.len()).unwrap();
@@ -207,4 +208,25 @@ fn senders_killed_at_any_instruction_leave_whole_messages_and_the_rest_goes_on()
     let mut text = String::new();
     std::io::Read::read_to_string(&mut messages, &mut text).unwrap();
     assert_eq!((wait(pid), text.as_str()), (End::Exited(0), ""));
+}
+
+#[test]
+fn who_waits_for_its_turn_and_then_for_room_waits_once() {
+    let channel = ChannelOptions::new().bytes(64).many_senders().anonymous().unwrap();
+    let (mut one, mut other) = (channel.sender().unwrap(), channel.sender().unwrap());
+    let _receiver = channel.receiver().unwrap();
+    other.set_wait(Wait::new().timeout(Duration::from_secs(3)));
+    let reserved = one.reserve(40).unwrap();
+    let waited = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let started = Instant::now();
+            fails_with(other.send(&[0; 40]), Errno::TIMEDOUT, "time");
+            started.elapsed()
+        });
+        std::thread::sleep(Duration::from_secs(2));
+        // From here on it has its turn, and no room.
+        reserved.commit().unwrap();
+        waiting.join().unwrap()
+    });
+    assert!(waited < Duration::from_millis(4500), "3 seconds took {waited:?}");
 }

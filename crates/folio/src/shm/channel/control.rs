@@ -29,7 +29,7 @@ pub(super) struct Control {
     /// Whose turn it is to send, in a channel of many senders.
     pub(super) turn: Apart<Lock>,
     pub(super) bell: Apart<BellCord>,
-    /// Whether there ever was a sender.
+    /// Whether there ever was a sender. One that is among `senders` counts without it.
     pub(super) sent: Apart<AtomicU32>,
     /// Who sends: zero, or an owner. A channel of one sender uses the first alone.
     pub(super) senders: [AtomicU64; SENDERS],

@@ -48,6 +48,10 @@ const SMALLEST: usize = 64;
 /// for the next one. A channel ends with the last process that has it open, unless it is a file or
 /// [kept](super::Lifetime::Kept).
 ///
+/// Programs that know folio use it; it is no fifo and no socket in the file system, and a program that can only read and write
+/// descriptors needs one of those (mkfifo(3), unix(7)), which folio does not make. What such a program can do is wait: the receiver has a
+/// descriptor [to poll](Receiver::bell).
+///
 /// What other processes write over the channel's memory can make messages wrong, and calls fail; it never makes safe code unsound.
 ///
 /// **Fork:** a child can use its copy of the `Channel`, as a process of its own. Senders and receivers stay the parent's.
@@ -90,7 +94,7 @@ impl ChannelOptions {
     }
 
     /// Bytes of a new channel's ring, rounded up to a power of two of at least 64. A message takes 8 bytes more than it has, rounded up to a
-    /// multiple of 8, and 8 bytes of the ring stay free. Opening a channel takes any size.
+    /// multiple of 8, and 8 bytes of the ring stay free. A channel that is there already is opened with the size it has.
     pub fn bytes(mut self, bytes: usize) -> Self {
         self.bytes = bytes;
         self
@@ -329,7 +333,7 @@ pub(crate) fn survive(input: &[u8]) {
                 if let Some(Ok(Some(message))) = receiver.as_mut().map(Receiver::try_peek) {
                     assert!(message.to_vec().is_ok_and(|bytes| bytes.len() == message.len()));
                 }
-                if let Some(Ok(Some(room))) =
+                if let Some(Ok(Some(mut room))) =
                     sender.as_mut().map(|sender| sender.try_reserve(usize::from(what)))
                 {
                     let _ = room.copy_from(bytes, 0);
@@ -346,7 +350,25 @@ pub(crate) fn survive(input: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use super::Channel;
+    use super::control::Control;
+    use crate::error::Errno;
+    use crate::shm::owner::Owner;
+    use crate::shm::wait::Wait;
     use proptest::strategy::Strategy;
+    use std::time::Duration;
+
+    #[test]
+    fn a_sender_that_was_killed_while_it_became_one_has_died() {
+        let channel = Channel::anonymous(256).unwrap();
+        let mut receiver = channel.receiver().unwrap();
+        receiver.set_wait(Wait::new().timeout(Duration::from_secs(60)));
+        // It has its place and said nothing yet: a party that has never lived.
+        let dead = Owner::new(200, 7).word();
+        channel.link.scribble(std::mem::offset_of!(Control, senders), &dead.to_ne_bytes());
+        let error = receiver.recv(&mut Vec::new()).unwrap_err();
+        assert!(error.errno() == Errno::PIPE && error.to_string().contains("has died"), "{error}");
+    }
 
     #[test]
     fn bytes_from_anywhere_are_survived() {

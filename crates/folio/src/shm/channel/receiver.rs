@@ -46,7 +46,7 @@ impl Receiver {
             return Err(link.taken("receiver", "receiver", holder));
         }
         // What the last one wanted to be told by is of no use to this one.
-        control.receiver.0.doze.retract(u32::MAX);
+        control.receiver.0.doze.retract(ASLEEP | BELL);
         let consumer = match Consumer::resume(&link, link.capacity()) {
             Ok(consumer) => consumer,
             Err(corrupt) => {
@@ -252,6 +252,13 @@ impl Receiver {
 
     /// From here on the next message rings.
     fn arm(&mut self) {
+        if let Some(bell) = &self.bell {
+            let cord = &self.link.control().bell.0;
+            if !bell.is_tied(cord, &self.link.attachment) {
+                bell.tie(cord, &self.link.attachment);
+            }
+            bell.arm(cord);
+        }
         self.link.control().receiver.0.doze.lie_down(BELL, || self.consumer.is_ready(&self.link));
         let attachment = &self.link.attachment;
         let senders = self.link.control().senders.iter().take(if self.link.many { SENDERS } else { 1 });
@@ -279,16 +286,17 @@ impl Receiver {
         let Self { link, consumer, parks, wait, .. } = self;
         let doze = &link.control().receiver.0.doze;
         let mut first = true;
+        // The look before this may have passed the end of the ring, for which a sender may wait; so may those below.
+        link.rouse(&link.control().room.0);
         wait.until(&link.attachment, call, &doze.0, |phase| {
             let before = consumer.position();
             if let Some(found) = next(link, consumer, call)? {
                 return Ok(Look::Done(found));
             }
-            let Phase::Park { ask } = phase else { return Ok(Look::Again) };
             if consumer.position() != before {
-                // The end of the ring was passed, for which a sender may wait.
                 link.rouse(&link.control().room.0);
             }
+            let Phase::Park { ask } = phase else { return Ok(Look::Again) };
             // The first time is no slice: those who sent lately live.
             let ask = ask && !std::mem::take(&mut first);
             if let Senders::Gone { died } = senders(link, ask) {
@@ -360,9 +368,6 @@ fn next(link: &Link, consumer: &mut Consumer, call: &'static str) -> Result<Opti
 /// Whether anyone can still send. Asking the kernel about the living takes a system call for each.
 fn senders(link: &Link, ask: bool) -> Senders {
     let control = link.control();
-    if control.sent.0.load(Ordering::Acquire) == 0 {
-        return Senders::Expected;
-    }
     let mut died = false;
     for place in &control.senders[..if link.many { SENDERS } else { 1 }] {
         if let Some(owner) = Owner::in_word(place.load(Ordering::Acquire)) {
@@ -371,6 +376,10 @@ fn senders(link: &Link, ask: bool) -> Senders {
             }
             died = true;
         }
+    }
+    // One that was killed while it became one counts, though it has not said so yet.
+    if !died && control.sent.0.load(Ordering::Acquire) == 0 {
+        return Senders::Expected;
     }
     Senders::Gone { died }
 }
@@ -407,30 +416,70 @@ impl Drop for Receiver {
     }
 }
 
-/// A message in the channel. It derefs to a [`View`] to read it through. It stays there, and is the next one again, until
-/// it is [released](Self::release).
+/// A message in the channel, to be read through a [view](Self::view), which ends before it is released. It stays there, and is the
+/// next one again, until it is [released](Self::release).
+///
+/// **Fork:** in a child every call is an error.
+///
+/// A view does not outlive the release, when the room is the sender's:
+///
+/// ```compile_fail,E0505
+/// # let channel = folio::shm::Channel::anonymous(4096)?;
+/// # let mut receiver = channel.receiver()?;
+/// let message = receiver.peek()?;
+/// let view = message.view()?;
+/// message.release()?;
+/// view.get(0);
+/// # Ok::<(), folio::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Message<'a> {
     receiver: &'a mut Receiver,
     found: Found,
-    view: View<'a>,
 }
 
 impl<'a> Message<'a> {
     fn new(receiver: &'a mut Receiver, found: Found) -> Self {
-        let start = receiver.link.bytes(found.at, found.len);
+        Self { receiver, found }
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.found.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.found.len == 0
+    }
+
+    fn start(&self) -> *mut u8 {
+        self.receiver.link.bytes(self.found.at, self.found.len)
+    }
+
+    fn check(&self, call: &'static str) -> Result<()> {
+        self.receiver.link.check(call, self.receiver.process)
+    }
+
+    /// The message, to read.
+    ///
+    /// # Errors
+    ///
+    /// EPERM in a forked child. An error that says so if some process has truncated the channel.
+    pub fn view(&self) -> Result<View<'_>> {
+        self.check("view")?;
         // SAFETY: it lies in the ring, which the attachment keeps mapped and guarded while the receiver lives; no Rust allocation
         // is there.
-        let view = unsafe { View::new(start, found.len) };
-        Self { receiver, found, view }
+        Ok(unsafe { View::new(self.start(), self.found.len) })
     }
 
     /// A copy of its bytes.
     ///
     /// # Errors
     ///
-    /// If some process has truncated the channel.
+    /// As [`view`](Self::view).
     pub fn to_vec(&self) -> Result<Vec<u8>> {
+        self.check("to_vec")?;
         let mut bytes = Vec::with_capacity(self.found.len);
         // SAFETY: as in `Receiver::take`.
         unsafe {
@@ -445,10 +494,15 @@ impl<'a> Message<'a> {
     /// # Safety
     ///
     /// No process writes to the channel's memory but by folio's own calls while the slice lives, and none truncates it. (Processes that use folio
-    /// do not touch a message before it is released.)
-    pub unsafe fn as_slice(&self) -> &[u8] {
+    /// do not touch a message before it is released.) The slice is not used in a forked child.
+    ///
+    /// # Errors
+    ///
+    /// As [`view`](Self::view).
+    pub unsafe fn as_slice(&self) -> Result<&[u8]> {
+        self.check("as_slice")?;
         // SAFETY: mapped while the receiver lives, and unchanged, as the caller promises.
-        unsafe { std::slice::from_raw_parts(self.view.as_ptr(), self.view.len()) }
+        Ok(unsafe { std::slice::from_raw_parts(self.start(), self.found.len) })
     }
 
     /// Gives the message back: it is received, and its room is the sender's again.
@@ -457,17 +511,9 @@ impl<'a> Message<'a> {
     ///
     /// If some process has truncated the channel: then what was read may have been zeros in places.
     pub fn release(self) -> Result<()> {
-        self.receiver.link.check("release", self.receiver.process)?;
+        self.check("release")?;
         self.receiver.release(self.found);
         Ok(())
-    }
-}
-
-impl<'a> std::ops::Deref for Message<'a> {
-    type Target = View<'a>;
-
-    fn deref(&self) -> &View<'a> {
-        &self.view
     }
 }
 

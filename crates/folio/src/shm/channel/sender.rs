@@ -11,6 +11,10 @@ use crate::shm::wait::{Look, Phase, Wait};
 use crate::shm::word::Corrupt;
 use crate::sys;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How often a try that finds no room asks whether the receiver still lives.
+const ASK: Duration = Duration::from_millis(20);
 
 /// Sends messages into a [`Channel`](super::Channel). Dropping it tells the receiver that nothing more will come from here.
 ///
@@ -27,6 +31,7 @@ pub struct Sender {
     has_turn: bool,
     wait: Wait,
     parks: u64,
+    asked: Option<Instant>,
 }
 
 impl Sender {
@@ -58,8 +63,16 @@ impl Sender {
         // From here on the drop gives the place back.
         let producer = Producer::unknown(link.capacity());
         let process = sys::identity::token();
-        let mut sender =
-            Self { link, producer, process, place, has_turn: false, wait: Wait::new(), parks: 0 };
+        let mut sender = Self {
+            link,
+            producer,
+            process,
+            place,
+            has_turn: false,
+            wait: Wait::new(),
+            parks: 0,
+            asked: None,
+        };
         sender.link.control().sent.0.store(1, Ordering::Release);
         if !sender.link.many {
             sender.resume("sender")?;
@@ -102,7 +115,7 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send), but for ETIMEDOUT.
+    /// As [`send`](Self::send), but for ETIMEDOUT. That the receiver was killed is found out every 20 milliseconds.
     #[inline]
     pub fn try_send(&mut self, bytes: &[u8]) -> Result<bool> {
         let Some(place) = self.try_place("try_send", bytes.len())? else { return Ok(false) };
@@ -187,12 +200,14 @@ impl Sender {
     #[inline]
     fn place_further(&mut self, call: &'static str, len: usize) -> Result<Place> {
         self.start(call, len)?;
+        let mut start = None;
         if self.link.many {
+            start = self.wait.start();
             self.take_turn(call)?;
         }
         match self.producer.find(&self.link, len as u64) {
             Ok(place) => Ok(place),
-            Err(_) => self.wait_for_room(call, len),
+            Err(_) => self.wait_for_room(call, len, start),
         }
     }
 
@@ -213,7 +228,8 @@ impl Sender {
                 self.link.rouse(&self.link.control().receiver.0.doze);
                 self.end(None);
                 match blocked {
-                    Blocked::Until(_) if is_receiver_dead(&self.link) => {
+                    Blocked::Until(_) if self.is_time_to_ask() && is_receiver_dead(&self.link) => {
+                        self.asked = None;
                         Err(self.link.alone(call, "receiver", true))
                     }
                     Blocked::Until(_) => Ok(None),
@@ -221,6 +237,16 @@ impl Sender {
                 }
             }
         }
+    }
+
+    /// Whether a try that found no room asks the kernel for the receiver: a system call, so not each time.
+    fn is_time_to_ask(&mut self) -> bool {
+        let now = Instant::now();
+        let ask = self.asked.is_none_or(|asked| now - asked >= ASK);
+        if ask {
+            self.asked = Some(now);
+        }
+        ask
     }
 
     fn take_turn(&mut self, call: &'static str) -> Result<()> {
@@ -271,26 +297,29 @@ impl Sender {
     }
 
     fn end_turn(&mut self) {
-        if std::mem::take(&mut self.has_turn) {
+        // In a forked child the turn is the parent's.
+        if std::mem::take(&mut self.has_turn) && sys::identity::token() == self.process {
             self.link.control().turn.0.unlock(self.link.attachment.me());
         }
     }
 
     #[cold]
-    fn wait_for_room(&mut self, call: &'static str, len: usize) -> Result<Place> {
-        let found = self.find_in_time(call, len);
+    fn wait_for_room(&mut self, call: &'static str, len: usize, start: Option<Instant>) -> Result<Place> {
+        let found = self.find_in_time(call, len, start);
         if found.is_err() && self.link.many && !self.producer.in_batch() {
             self.end_turn();
         }
         found
     }
 
-    fn find_in_time(&mut self, call: &'static str, len: usize) -> Result<Place> {
+    /// Who has waited for its turn since `start` has so much less time.
+    fn find_in_time(&mut self, call: &'static str, len: usize, start: Option<Instant>) -> Result<Place> {
         // The end of the ring may have been published, for the receiver to pass.
         self.link.rouse(&self.link.control().receiver.0.doze);
         let Self { link, producer, parks, wait, .. } = self;
         let doze = &link.control().room.0;
         let mut first = true;
+        let wait = wait.since(start);
         wait.until(&link.attachment, call, &doze.0, |phase| {
             let found = producer.find(link, len as u64);
             match (found, phase) {
@@ -368,23 +397,64 @@ impl Drop for Sender {
     }
 }
 
-/// Room for a message in a channel. It derefs to a [`ViewMut`] to fill it through. Dropped without
-/// [`commit`](Self::commit), nothing is seen of it.
+/// Room for a message in a channel, to be filled by [`copy_from`](Self::copy_from) or through a [view](Self::view), which ends before
+/// it is committed. Dropped without [`commit`](Self::commit), nothing is seen of it.
+///
+/// **Fork:** in a child every call is an error, and its drop does nothing.
+///
+/// A view does not outlive the commit, when the message is the receiver's:
+///
+/// ```compile_fail,E0505
+/// # let channel = folio::shm::Channel::anonymous(4096)?;
+/// # let mut sender = channel.sender()?;
+/// let mut reserved = sender.reserve(5)?;
+/// let view = reserved.view()?;
+/// reserved.commit()?;
+/// view.copy_from(b"later", 0)?;
+/// # Ok::<(), folio::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a message is seen when it is committed"]
 pub struct Reserved<'a> {
     sender: &'a mut Sender,
     place: Place,
-    view: ViewMut<'a>,
+    len: usize,
 }
 
 impl<'a> Reserved<'a> {
     fn new(sender: &'a mut Sender, place: Place, len: usize) -> Self {
-        let start = sender.link.bytes(sender.producer.bytes_at(place), len);
-        // SAFETY: they lie in the ring, which the attachment keeps mapped and guarded for as long as the sender lives; no Rust
+        Self { sender, place, len }
+    }
+
+    /// Bytes of room.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    fn start(&self) -> *mut u8 {
+        self.sender.link.bytes(self.sender.producer.bytes_at(self.place), self.len)
+    }
+
+    /// The room, to write to.
+    ///
+    /// # Errors
+    ///
+    /// EPERM in a forked child. An error that says so if some process has truncated the channel.
+    pub fn view(&mut self) -> Result<ViewMut<'_>> {
+        self.sender.check("view")?;
+        // SAFETY: it lies in the ring, which the attachment keeps mapped and guarded for as long as the sender lives; no Rust
         // allocation is there.
-        let view = unsafe { ViewMut::new(start, len) };
-        Self { sender, place, view }
+        Ok(unsafe { ViewMut::new(self.start(), self.len) })
+    }
+
+    /// Fills a part of it, from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// As [`view`](Self::view); EINVAL if the bytes do not lie inside.
+    pub fn copy_from(&mut self, bytes: &[u8], offset: usize) -> Result<()> {
+        self.view()?.copy_from(bytes, offset)
     }
 
     /// The bytes as a slice.
@@ -392,10 +462,15 @@ impl<'a> Reserved<'a> {
     /// # Safety
     ///
     /// No process writes to the channel's memory but by folio's own calls while the slice lives, and none truncates it. (Processes that use folio
-    /// do not touch room that is reserved.)
-    pub unsafe fn as_mut_slice(&mut self) -> &mut [u8] {
+    /// do not touch room that is reserved.) The slice is not used in a forked child.
+    ///
+    /// # Errors
+    ///
+    /// As [`view`](Self::view).
+    pub unsafe fn as_mut_slice(&mut self) -> Result<&mut [u8]> {
+        self.sender.check("as_mut_slice")?;
         // SAFETY: mapped while the sender lives, and nobody else's, as the caller promises.
-        unsafe { std::slice::from_raw_parts_mut(self.view.as_ptr().cast_mut(), self.view.len()) }
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.start(), self.len) })
     }
 
     /// Sends all of it.
@@ -404,7 +479,7 @@ impl<'a> Reserved<'a> {
     ///
     /// If some process has truncated the channel.
     pub fn commit(self) -> Result<()> {
-        let len = self.view.len();
+        let len = self.len;
         self.commit_first(len)
     }
 
@@ -417,7 +492,7 @@ impl<'a> Reserved<'a> {
         let this = std::mem::ManuallyDrop::new(self);
         // SAFETY: read once, and `this` is not dropped.
         let sender = unsafe { std::ptr::read(&raw const this.sender) };
-        let most = this.view.len();
+        let most = this.len;
         let checked = if len <= most {
             sender.check("commit")
         } else {
@@ -430,14 +505,6 @@ impl<'a> Reserved<'a> {
         };
         sender.end(checked.is_ok().then_some((this.place, len)));
         checked
-    }
-}
-
-impl<'a> std::ops::Deref for Reserved<'a> {
-    type Target = ViewMut<'a>;
-
-    fn deref(&self) -> &ViewMut<'a> {
-        &self.view
     }
 }
 

@@ -94,7 +94,7 @@ pub(crate) enum Trust {
     /// The memory is as the last writer left it, though it may have been killed at any instruction.
     Memory,
     /// The machine may have gone down since: pages may be of different moments. Every entry is checked, and the first one that is
-    /// not whole ends the log.
+    /// not whole behind a whole one ends the log.
     Nothing,
 }
 
@@ -120,6 +120,9 @@ pub(crate) struct Place {
 
 impl Writer {
     /// Takes up the work where the last writer left it, be it in the middle of an entry. `is_whole` checks an entry's bytes.
+    ///
+    /// Where nothing is trusted it never fails: what is whole from the first whole entry on is kept, and if there is none the log
+    /// begins anew, with numbers that no entry had before.
     pub(crate) fn resume(
         ring: &impl Ring,
         capacity: u64,
@@ -128,48 +131,18 @@ impl Writer {
     ) -> Result<Self, Corrupt> {
         let oldest = ring.oldest().load(Ordering::Acquire);
         let last = ring.last().load(Ordering::Acquire);
-        if !(oldest | last).is_multiple_of(WORD) {
-            return Err(Corrupt { what: "a position is no multiple of eight", at: oldest | last });
-        }
-        if trust == Trust::Memory && last.wrapping_sub(oldest) > capacity {
-            return Err(Corrupt {
-                what: "the last entry is further from the oldest than the log is long",
-                at: last,
-            });
-        }
-        let mut tail = if trust == Trust::Memory { last } else { oldest };
-        let (mut seq, mut last) = (None, None);
-        loop {
-            if tail.wrapping_sub(oldest) > capacity {
-                return Err(Corrupt { what: "the chain of entries has no end", at: tail });
-            }
-            match look(ring, capacity, tail) {
-                Ok(Stands::Nothing) => break,
-                Ok(Stands::Skip(next)) => tail = next,
-                Ok(Stands::Entry(found)) => {
-                    let follows = seq.is_none_or(|seq: u64| seq.wrapping_add(1) == found.seq);
-                    if !follows || (trust == Trust::Nothing && !is_whole(&found)) {
-                        if trust == Trust::Memory || seq.is_none() {
-                            return Err(Corrupt {
-                                what: "an entry is not the one that should follow",
-                                at: tail,
-                            });
-                        }
-                        break;
-                    }
-                    (seq, last, tail) = (Some(found.seq), Some(tail), found.end());
-                }
-                Err(_) if trust == Trust::Nothing && seq.is_some() => break,
-                Err(corrupt) => return Err(corrupt),
-            }
-        }
-        if seq.is_none() && (oldest != 0 || tail != 0) {
-            return Err(Corrupt { what: "there is no entry where the oldest should be", at: oldest });
-        }
-        let writer = Self { capacity, tail, oldest, seq: seq.map_or(0, |seq| seq.wrapping_add(1)) };
+        let chain = match trust {
+            Trust::Memory => Chain::trusted(ring, capacity, oldest, last)?,
+            Trust::Nothing => Chain::whole(ring, capacity, oldest, last, is_whole),
+        };
+        let Chain { oldest: first, last, tail, seq } = chain;
+        let writer = Self { capacity, tail, oldest: first, seq };
         // What is torn behind the last whole entry must not be met by readers.
         writer.word(ring, tail).store(0, Ordering::Release);
-        ring.last().store(last.unwrap_or(0), Ordering::Relaxed);
+        ring.last().store(last, Ordering::Relaxed);
+        if first != oldest {
+            ring.oldest().store(first, Ordering::Release);
+        }
         Ok(writer)
     }
 
@@ -240,6 +213,115 @@ impl Writer {
     }
 }
 
+/// What a writer that takes over has found.
+struct Chain {
+    oldest: u64,
+    last: u64,
+    /// Behind the last entry.
+    tail: u64,
+    /// The next entry's number.
+    seq: u64,
+}
+
+/// The number of the first entry of a log that begins at this position. It is higher than those of all entries before: none takes less
+/// than its header.
+fn first_seq(position: u64) -> u64 {
+    position.div_ceil(HEADER)
+}
+
+/// Whether a log without entries can have these positions.
+fn is_beginning(capacity: u64, oldest: u64, last: u64) -> bool {
+    oldest == last && oldest.is_multiple_of(capacity)
+}
+
+impl Chain {
+    /// From the last entry on, as a writer left it that may have been killed.
+    fn trusted(ring: &impl Ring, capacity: u64, oldest: u64, last: u64) -> Result<Self, Corrupt> {
+        if !(oldest | last).is_multiple_of(WORD) {
+            return Err(Corrupt { what: "a position is no multiple of eight", at: oldest | last });
+        }
+        if last.wrapping_sub(oldest) > capacity {
+            return Err(Corrupt {
+                what: "the last entry is further from the oldest than the log is long",
+                at: last,
+            });
+        }
+        let (mut tail, mut newest) = (last, None);
+        loop {
+            if tail.wrapping_sub(oldest) >= capacity {
+                return Err(Corrupt { what: "the chain of entries has no end", at: tail });
+            }
+            match look(ring, capacity, tail)? {
+                Stands::Nothing => break,
+                Stands::Skip(next) => tail = next,
+                Stands::Entry(found) => {
+                    if newest.is_some_and(|(seq, _): (u64, u64)| seq.wrapping_add(1) != found.seq) {
+                        let what = "an entry is not the one that should follow";
+                        return Err(Corrupt { what, at: tail });
+                    }
+                    newest = Some((found.seq, tail));
+                    tail = found.end();
+                }
+            }
+        }
+        match newest {
+            Some((seq, last)) => Ok(Self { oldest, last, tail, seq: seq.wrapping_add(1) }),
+            None if is_beginning(capacity, oldest, last) && tail == oldest => {
+                Ok(Self { oldest, last, tail, seq: first_seq(oldest) })
+            }
+            None => Err(Corrupt { what: "there is no entry where the last should be", at: last }),
+        }
+    }
+
+    /// All that is whole from the first whole entry on.
+    fn whole(
+        ring: &impl Ring,
+        capacity: u64,
+        oldest: u64,
+        last: u64,
+        is_whole: impl Fn(&Found) -> bool,
+    ) -> Self {
+        // A log that is new: nothing to search for.
+        if oldest == 0 && last == 0 && matches!(look(ring, capacity, 0), Ok(Stands::Nothing)) {
+            return Self { oldest: 0, last: 0, tail: 0, seq: 0 };
+        }
+        let whole_at = |position| match look(ring, capacity, position) {
+            Ok(Stands::Entry(found)) if found.len as u64 <= limit(capacity) && is_whole(&found) => {
+                Some(found)
+            }
+            _ => None,
+        };
+        // The positions may be of another moment than the entries are: the words say for which position they were written.
+        let lap = |start: u64| {
+            let start = start & !(WORD - 1);
+            (0..capacity / WORD).map(move |step| start.wrapping_add(step * WORD))
+        };
+        let first = lap(oldest).find_map(whole_at).or_else(|| lap(last).find_map(whole_at));
+        let Some(mut newest) = first else {
+            // Behind all that there may be, and a lap more.
+            let position = (oldest.max(last) & !(capacity - 1)).wrapping_add(2 * capacity);
+            let seq = first_seq(position);
+            return Self { oldest: position, last: position, tail: position, seq };
+        };
+        let start = newest.position;
+        let mut tail = newest.end();
+        loop {
+            match look(ring, capacity, tail) {
+                Ok(Stands::Skip(next)) if next.wrapping_sub(start) < capacity => tail = next,
+                Ok(Stands::Entry(found))
+                    if found.seq == newest.seq.wrapping_add(1)
+                        && found.end().wrapping_sub(start) < capacity
+                        && is_whole(&found) =>
+                {
+                    (newest, tail) = (found, found.end());
+                }
+                _ => break,
+            }
+        }
+        Self { oldest: start, last: newest.position, tail, seq: newest.seq.wrapping_add(1) }
+    }
+}
+
 /// What a reader meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -271,16 +353,15 @@ impl Reader {
 
     /// Behind the newest entry.
     pub(crate) fn at_newest(ring: &impl Ring, capacity: u64) -> Result<Self, Corrupt> {
-        let mut before = None;
-        loop {
+        let (mut before, mut steps) = (None, 0_u64);
+        for _ in 0..LOOKS {
             let position = ring.last().load(Ordering::Acquire);
             // The last entry is never given up: whoever finds it gone finds another one named the next time.
             if !position.is_multiple_of(WORD) || before.replace(position) == Some(position) {
                 return Err(Corrupt { what: "the last entry's position is none", at: position });
             }
-            let mut reader = Self { capacity, position, seq: 0, overtaken: false };
+            let mut reader = Self { capacity, position, seq: first_seq(position), overtaken: false };
             // The hint names an entry; the chain leads on from there, and a writer that is quicker starts this anew.
-            let mut steps = 0_u64;
             while let Some(found) = reader.glance(ring)? {
                 (reader.position, reader.seq) = (found.end(), found.seq.wrapping_add(1));
                 steps += 1;
@@ -293,24 +374,38 @@ impl Reader {
                 return Ok(reader);
             }
         }
+        Err(restless(ring.last()))
     }
 
     /// Before the entry `seq`; where that is gone, [`next`](Self::next) says so; where it is still to come, behind the newest.
     pub(crate) fn at_seq(ring: &impl Ring, capacity: u64, seq: u64) -> Result<Self, Corrupt> {
-        let mut reader = Self::at_oldest(ring, capacity)?;
-        if seq < reader.seq {
-            return Ok(Self { seq, overtaken: true, ..reader });
+        // After the machine went down the hint may be wrong, and the chain from the oldest entry on be right.
+        if let Ok(newest) = Self::at_newest(ring, capacity)
+            && newest.seq <= seq
+        {
+            return Ok(newest);
         }
-        while reader.seq < seq {
-            match reader.glance(ring)? {
-                Some(found) => {
-                    reader.confirm(ring, &found)?;
+        // The entry was there. Each time that this is overtaken a sixteenth of the log has gone, so that before long the entry is
+        // reached or gone too.
+        for _ in 0..64 {
+            let mut reader = Self::at_oldest(ring, capacity)?;
+            if seq < reader.seq {
+                return Ok(Self { seq, overtaken: true, ..reader });
+            }
+            let mut steps = 0_u64;
+            while reader.seq < seq {
+                let Some(found) = reader.glance(ring)? else { break };
+                reader.confirm(ring, &found)?;
+                steps += 1;
+                if steps > capacity / HEADER {
+                    return Err(restless(ring.oldest()));
                 }
-                None if reader.overtaken => return Ok(Self { seq, ..reader }),
-                None => break,
+            }
+            if !reader.overtaken {
+                return Ok(reader);
             }
         }
-        Ok(reader)
+        Err(restless(ring.oldest()))
     }
 
     /// The next entry's header, confirmed.
@@ -390,19 +485,32 @@ impl Reader {
     }
 }
 
+/// How often a look is tried again that a writer has overtaken: each time it has given up a sixteenth of the log.
+const LOOKS: usize = 1000;
+
+/// Some process changes a position all the time, which no writer does.
+#[cold]
+fn restless(position: &AtomicU64) -> Corrupt {
+    Corrupt { what: "the log changes whenever it is looked at", at: position.load(Ordering::Relaxed) }
+}
+
 /// Position and number of the oldest entry; of the first one to come, if the log is empty.
 fn oldest(ring: &impl Ring, capacity: u64) -> Result<(u64, u64), Corrupt> {
-    loop {
+    for _ in 0..LOOKS {
         let start = ring.oldest().load(Ordering::Acquire);
         if !start.is_multiple_of(WORD) {
             return Err(Corrupt { what: "the oldest entry's position is no multiple of eight", at: start });
         }
+        // Looked at before the entry is: who has appended another one had published the first before.
+        let last = ring.last().load(Ordering::Acquire);
         let mut position = start;
         let seq = loop {
             match look(ring, capacity, position) {
                 Ok(Stands::Entry(found)) => break Ok(found.seq),
                 Ok(Stands::Skip(next)) => position = next,
-                Ok(Stands::Nothing) if position == 0 => break Ok(0),
+                Ok(Stands::Nothing) if position == start && is_beginning(capacity, start, last) => {
+                    break Ok(first_seq(start));
+                }
                 Ok(Stands::Nothing) => {
                     break Err(Corrupt {
                         what: "there is no entry where the oldest should be",
@@ -417,4 +525,5 @@ fn oldest(ring: &impl Ring, capacity: u64) -> Result<(u64, u64), Corrupt> {
             return Ok((position, seq?));
         }
     }
+    Err(restless(ring.oldest()))
 }

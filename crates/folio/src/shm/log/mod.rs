@@ -35,7 +35,8 @@ mod atomics {
 const SMALLEST: usize = 1024;
 
 /// Entries that are read as often as one likes: one writer appends, any number of readers read, each from any point, again and again. What a
-/// fifo gives once and to one, a log gives to all who ask, also to those who come later; as a file, also after a restart.
+/// fifo gives once and to one, a log gives to all who ask, also to those who come later; as a file, also after a restart. It is read and
+/// written by programs that use folio; for others folio makes no fifo.
 ///
 /// Entries have sequence numbers from 0. The log has a fixed size: the newest entries push out the oldest, and the writer waits for no
 /// reader. One that is too slow is told exactly which entries it missed.
@@ -84,7 +85,7 @@ impl LogOptions {
     }
 
     /// Bytes of a new log's ring, rounded up to a power of two of at least 1024. An entry takes 24 bytes more than it has, rounded up to a
-    /// multiple of 8. Opening a log takes one that has as many or more.
+    /// multiple of 8. A log that is there already is opened with the size it has.
     pub fn bytes(mut self, bytes: usize) -> Self {
         self.bytes = bytes;
         self

@@ -166,8 +166,7 @@ impl Reader {
         }
         if self.bell.is_none() {
             let bell = Bell::new(&self.link.attachment)?;
-            let cords = &self.link.control().bells;
-            let Some(cord) = cords.iter().position(|cord| bell.try_tie(cord, &self.link.attachment)) else {
+            let Some(cord) = tie(&bell, &self.link) else {
                 return Err(Error::rule_as(
                     Errno::AGAIN,
                     "bell",
@@ -218,6 +217,17 @@ impl Reader {
     /// From here on the next entry rings.
     fn arm(&mut self) {
         let control = self.link.control();
+        if let Some(hanging) = &mut self.bell {
+            if !hanging.bell.is_tied(&control.bells[hanging.cord], &self.link.attachment)
+                && let Some(cord) = tie(&hanging.bell, &self.link)
+            {
+                hanging.cord = cord;
+            }
+            // Where there is no cord left it rings by itself, every half second.
+            if hanging.bell.is_tied(&control.bells[hanging.cord], &self.link.attachment) {
+                hanging.bell.arm(&control.bells[hanging.cord]);
+            }
+        }
         control.readers.0.lie_down(BELL, || self.chain.is_ready(&self.link));
         let attachment = &self.link.attachment;
         let writer = Owner::in_word(control.writer.0.owner.load(Ordering::Acquire));
@@ -257,6 +267,11 @@ impl Reader {
     }
 }
 
+/// Ties a bell to one of the log's cords, if one is free.
+fn tie(bell: &Bell, link: &Link) -> Option<usize> {
+    link.control().bells.iter().position(|cord| bell.try_tie(cord, &link.attachment))
+}
+
 #[inline]
 fn look(
     link: &Link,
@@ -264,7 +279,8 @@ fn look(
     buffer: &mut Vec<u8>,
     call: &'static str,
 ) -> Result<Option<Read>> {
-    loop {
+    // Who is overtaken is told what it missed, but where the numbers stay the same: which no writer does for long.
+    for _ in 0..1000 {
         let next = chain.next(link).map_err(|corrupt| link.corrupt(call, corrupt))?;
         match next {
             Next::Nothing => return Ok(None),
@@ -289,6 +305,8 @@ fn look(
             }
         }
     }
+    let what = "the log changes whenever it is looked at";
+    Err(link.corrupt(call, Corrupt { what, at: chain.seq() }))
 }
 
 /// Whether there was a writer and is none, and it died. Asking the kernel takes a system call.

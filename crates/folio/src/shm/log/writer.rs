@@ -95,7 +95,9 @@ impl Writer {
     }
 
     /// Writes what was appended to the device, for a log that is a file on one, and waits until it is there. Without it, a machine that
-    /// goes down keeps what it had written by itself; the next writer drops entries that are not whole.
+    /// goes down keeps what it had written by itself, some pages and not others. The next writer then keeps the first entry that is
+    /// whole and those that follow it without a gap, and goes on behind them; if none is whole, the log begins anew with a number that
+    /// no entry had. Readers are told that they missed what is gone before the first.
     ///
     /// # Errors
     ///
