@@ -252,7 +252,8 @@ impl Receiver {
 
     /// From here on the next message rings.
     fn arm(&mut self) {
-        if let Some(bell) = &self.bell {
+        if let Some(bell) = &mut self.bell {
+            bell.reach(&self.link.attachment);
             let cord = &self.link.control().bell.0;
             if !bell.is_tied(cord, &self.link.attachment) {
                 bell.tie(cord, &self.link.attachment);
@@ -404,7 +405,8 @@ impl Drop for Receiver {
             return;
         }
         let control = self.link.control();
-        if let Some(bell) = &self.bell {
+        // Before the attachment: what it has in the directory goes before the segment's name.
+        if let Some(bell) = self.bell.take() {
             self.waiting.end(bell.as_fd());
             bell.untie(&control.bell.0, &self.link.attachment);
         }
