@@ -385,8 +385,59 @@ fn retire_leftover(path: &Path) -> Result<bool, Errno> {
 
 #[cfg(test)]
 mod tests {
-    use super::retire_leftover;
-    use crate::shm::SegmentOptions;
+    use super::{Role, SETTLED, State, examine, examine_bell, name, retire_bell, retire_leftover};
+    use crate::shm::{Segment, SegmentOptions};
+    use rustix::fs::{CWD, FileType, Mode};
+    use std::path::Path;
+    use std::time::SystemTime;
+
+    /// A FIFO as it is before its maker has opened it, and what a collection takes it for.
+    fn state_of(dir: &Path, segment: u64, owner: u64, known: &[super::Known]) -> (State, Role) {
+        let file = name::bell(segment, owner, 2);
+        let path = dir.join(&file);
+        rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let found = examine_bell(&file, &path, (segment, owner), known).unwrap();
+        std::fs::remove_file(path).unwrap();
+        (found.state, found.role)
+    }
+
+    #[test]
+    fn a_fifo_that_a_party_is_about_to_open_is_no_leftover() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("folio.used");
+        let segment: Segment<u64> = SegmentOptions::new().create_file(&path).unwrap();
+        let mut known = Vec::new();
+        examine("used", &path, Role::Segment, &mut known).unwrap();
+        let (id, me) = (segment.id(), known[0].parties[0].0.word());
+        let of = || Role::Bell { of: Some("used".into()) };
+        assert_eq!(state_of(dir.path(), id, me, &known), (State::InUse, of()));
+        // One of an earlier party of the same slot.
+        assert_eq!(state_of(dir.path(), id, me ^ 1 << 40, &known), (State::Leftover, of()));
+        // Of a segment that is not here nobody can tell who its parties are.
+        let of = || Role::Bell { of: None };
+        assert_eq!(state_of(dir.path(), id ^ 1, me, &known), (State::InUse, of()));
+        let old = SystemTime::now() - 2 * SETTLED;
+        let (file, since) = (name::bell(id ^ 1, me, 4), old.duration_since(SystemTime::UNIX_EPOCH).unwrap());
+        let fifo = dir.path().join(&file);
+        rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let time = rustix::fs::Timespec { tv_sec: since.as_secs().cast_signed(), tv_nsec: 0 };
+        let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+        rustix::fs::utimensat(CWD, &fifo, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
+        let found = examine_bell(&file, &fifo, (id ^ 1, me), &known).unwrap();
+        assert_eq!(found.state, State::Leftover);
+        assert_eq!((retire_bell(&fifo), fifo.exists()), (Ok(true), false));
+    }
+
+    #[test]
+    fn what_has_the_name_of_a_bell_and_is_none_is_not_collected() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = name::bell(1, 2, 4);
+        let path = dir.path().join(&file);
+        std::fs::write(&path, "bytes").unwrap();
+        let found = examine_bell(&file, &path, (1, 2), &[]).unwrap();
+        assert!(matches!(found.state, State::Damaged(_)), "{:?}", found.state);
+        assert_eq!((retire_bell(&path), path.exists()), (Ok(false), true));
+    }
 
     #[test]
     fn what_took_the_place_of_a_leftover_is_not_collected() {

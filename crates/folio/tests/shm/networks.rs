@@ -33,6 +33,23 @@ fn leave_network() -> bool {
     }
 }
 
+/// The same, and with no socket left that a fork brought from the old one, such as rings are sent by.
+fn leave_network_for_good() {
+    assert!(leave_network());
+    for entry in std::fs::read_dir("/proc/self/fd").unwrap().map(Result::unwrap) {
+        let fd = entry.file_name().to_str().unwrap().parse().unwrap();
+        let (mut kind, mut len) = (0, size_of::<i32>() as u32);
+        // SAFETY: `kind` has room for the answer; nothing in this child drops what owns the descriptor.
+        unsafe {
+            let asked =
+                libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut len);
+            if asked == 0 && kind == libc::SOCK_DGRAM {
+                libc::close(fd);
+            }
+        }
+    }
+}
+
 fn can_leave_network() -> bool {
     in_child(|| assert!(leave_network())) == End::Exited(0)
 }
@@ -90,7 +107,7 @@ fn listening(channel: &Channel) -> Receiver {
 /// A child in another network that does one thing for each byte that it hears.
 fn elsewhere<T>(line: &Line, prepare: impl FnOnce() -> T, work: impl Fn(&mut T, u8)) -> Victim {
     Victim::new(|| {
-        assert!(leave_network());
+        leave_network_for_good();
         let mut prepared = prepare();
         line.say(0);
         loop {
@@ -293,15 +310,15 @@ fn what_a_killed_receiver_left_is_collected_and_only_that() {
     let (here, there) = Line::new();
     let victim = Victim::new(|| {
         let _receiver = listening(&mixed(&world, "killed"));
-        // A child of the one that is killed: it keeps nothing alive.
-        // SAFETY: the child does nothing but sleep, and ends.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
+        // A child of the one that is killed: from its first instructions on it keeps nothing alive.
+        // SAFETY: the child says who it is, sleeps, and ends.
+        if unsafe { libc::fork() } == 0 {
+            let me = std::process::id().to_ne_bytes();
+            let _ = (&there.0).write_all(&me);
             std::thread::sleep(PATIENCE);
             // SAFETY: ends it at once.
             unsafe { libc::_exit(0) };
         }
-        (&there.0).write_all(&child.to_ne_bytes()).unwrap();
         std::thread::sleep(PATIENCE);
     });
     let mut orphan = [0; 4];
@@ -340,10 +357,10 @@ fn a_forked_child_takes_no_fifo_away() {
     let receiver = std::cell::Cell::new(Some(receiver));
     child_succeeds(|| {
         // Numbers that the parent's descriptors had are those of these.
-        let _others: Vec<_> = (0..20).map(|_| File::open("/dev/null").unwrap()).collect();
+        let others: Vec<_> = (0..20).map(|_| File::open("/dev/null").unwrap()).collect();
         drop(receiver.take());
         assert_eq!(bells(&world), before);
-        for other in &_others {
+        for other in &others {
             other.metadata().unwrap();
         }
     });
@@ -420,7 +437,9 @@ fn what_is_planted_under_a_fifos_name_is_not_touched_and_the_timer_rings() {
         let planted: Vec<PathBuf> =
             possible_names(&world.file("planted")).iter().map(|name| world.path().join(name)).collect();
         assert!(!planted.is_empty());
-        planted.iter().for_each(|path| plant(path, &target));
+        for path in &planted {
+            plant(path, &target);
+        }
         let look = |path: &PathBuf| {
             let found = path.symlink_metadata().unwrap();
             (found.ino(), found.mode(), found.uid(), found.mtime_nsec(), found.len())
@@ -459,7 +478,7 @@ fn what_is_planted_under_a_fifos_name_is_not_touched_and_the_timer_rings() {
 #[test]
 fn who_may_use_the_segment_may_ring_its_bells() {
     let world = World::new();
-    let group = if is_root() { 4321 } else { rustix::process::getegid().as_raw() };
+    let group = if is_root() { GROUP } else { rustix::process::getegid().as_raw() };
     for (mode, group) in [(0o600, None), (0o660, Some(group))] {
         let segment = SegmentOptions::new().mode(mode);
         let segment = group.map_or(segment.clone(), |group| segment.clone().group(group));
@@ -476,12 +495,13 @@ fn who_may_use_the_segment_may_ring_its_bells() {
     }
 }
 
+const GROUP: u32 = 4321;
+
 #[test]
 fn a_user_of_the_group_hears_and_is_heard() {
     if !is_root() || !can_leave_network() {
         return skip("it takes root to be two users, and a network namespace");
     }
-    const GROUP: u32 = 4321;
     let world = World::new();
     std::fs::set_permissions(world.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
     let segment = SegmentOptions::new().mode(0o660).group(GROUP);
@@ -623,7 +643,7 @@ fn who_rings_from_another_network_may_die_at_any_step() {
                 (channel, Some(receiver))
             },
             |_| {
-                assert!(leave_network());
+                leave_network_for_good();
                 Channel::open("swept").unwrap()
             },
             // A sender that comes rings already.
