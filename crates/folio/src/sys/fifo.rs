@@ -27,20 +27,21 @@ impl Fifo {
     /// Makes one, which may be rung by whoever may write to the file `like`. EEXIST if anything has the name.
     pub(crate) fn make(path: &Path, like: BorrowedFd<'_>) -> Result<Self, Errno> {
         rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
-        let found = find(path)?;
-        if rustix::fs::fstat(&found)?.st_uid != rustix::process::geteuid().as_raw() {
-            // Whoever owns the directory has put another in its place.
-            return Err(Errno::PERM);
-        }
-        // One that can be written as well: it never ends, and so is readable for bytes only.
-        let opened =
-            fork::held_off(|forks| open(&found, OFlags::RDWR).map(|fd| forks.keep_from_children(fd)));
+        let opened = find(path).and_then(|found| {
+            if rustix::fs::fstat(&found)?.st_uid != rustix::process::geteuid().as_raw() {
+                return Err(Errno::PERM);
+            }
+            // One that can be written as well: it never ends, and so is readable for bytes only.
+            fork::held_off(|forks| open(&found, OFlags::RDWR).map(|fd| forks.keep_from_children(fd)))
+        });
         match opened {
             Ok(fd) => {
                 let fifo = Self { fd: Some(fd), path: path.to_owned(), process: identity::token() };
                 give_rights(fifo.as_fd(), like)?;
                 Ok(fifo)
             }
+            // Whoever may write to the directory has put something else in its place.
+            Err(errno @ (Errno::PERM | Errno::INVAL | Errno::NOENT)) => Err(errno),
             Err(errno) => {
                 let _ = rustix::fs::unlink(path);
                 Err(errno)
@@ -232,10 +233,24 @@ mod tests {
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
         assert_eq!(ring(&path), Err(Errno::NXIO));
-        // The reader goes between open and write.
+        // The reader goes between open and write, in a process that the signal would end.
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        assert_eq!(super::write_quietly(&writer.into()), Err(Errno::PIPE));
+        let writer = writer.into();
+        // SAFETY: the child makes system calls only, and ends by one.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: as above.
+            unsafe {
+                libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+                let is_told = super::write_quietly(&writer) == Err(Errno::PIPE);
+                libc::_exit(if is_told { 7 } else { 8 });
+            }
+        }
+        let mut status = 0;
+        // SAFETY: `status` has room for the answer.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "{status}");
         remove_unread(&path).unwrap();
     }
 }

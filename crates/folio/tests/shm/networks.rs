@@ -241,6 +241,29 @@ fn who_leaves_its_network_after_it_has_come_is_heard_and_hears() {
 }
 
 #[test]
+fn who_leaves_its_network_reaches_the_bells_of_the_new_one() {
+    if !can_leave_network() {
+        return skip("this process may make no network namespace");
+    }
+    child_succeeds(|| {
+        let channel = Channel::anonymous(1 << 12).unwrap();
+        let mut receiver = listening(&channel);
+        let mut sender = channel.sender().unwrap();
+        sender.send(b"within the first network").unwrap();
+        drop(receiver);
+        assert!(leave_network());
+        receiver = channel.receiver().unwrap();
+        // As it says of itself that it is to be looked at.
+        assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO));
+        for _ in 0..20 {
+            while receiver.try_recv(&mut Vec::new()).unwrap().is_some() {}
+            sender.send(b"within the second").unwrap();
+            assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO));
+        }
+    });
+}
+
+#[test]
 fn a_segment_of_one_network_has_no_fifo() {
     let world = World::new();
     let channel = Channel::create("near", 1 << 12).unwrap();

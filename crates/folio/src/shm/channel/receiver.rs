@@ -162,6 +162,10 @@ impl Receiver {
     /// the descriptor. Until this is called for the first time the channel costs nothing more; afterwards the senders make a system call for
     /// each message that finds the channel empty.
     ///
+    /// A sender in another network namespace (a container with a volume in common) makes it readable, too, by a FIFO beside the
+    /// channel's file, which the descriptor's process makes and takes away. Where there can be none it becomes readable by itself, every
+    /// half second: for a channel without a name, one that its maker passed, a directory in which this process may make no file.
+    ///
     /// ```
     /// use std::os::fd::AsFd;
     ///

@@ -145,7 +145,8 @@ impl Reader {
     /// the reader.
     ///
     /// It can be readable for nothing, and is made unreadable by a [`try_next`](Self::try_next) that finds nothing: so call that until
-    /// it does, then wait for the descriptor.
+    /// it does, then wait for the descriptor. A writer in another network namespace makes it readable as senders do
+    /// [a receiver's](crate::shm::Receiver::bell).
     ///
     /// # Errors
     ///
