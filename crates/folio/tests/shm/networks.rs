@@ -379,13 +379,14 @@ fn a_forked_child_takes_no_fifo_away() {
     let before = bells(&world);
     let receiver = std::cell::Cell::new(Some(receiver));
     child_succeeds(|| {
-        // Numbers that the parent's descriptors had are those of these.
-        let others: Vec<_> = (0..20).map(|_| File::open("/dev/null").unwrap()).collect();
+        // Numbers that the parent's descriptors had are those of the child's, by which it is a party of these.
+        let own = ["one", "two", "three", "four"].map(|name| Channel::create(name, 1 << 12).unwrap());
         drop(receiver.take());
         assert_eq!(bells(&world), before);
-        for other in &others {
-            other.metadata().unwrap();
-        }
+        let used = shm::list().unwrap().into_iter().filter(|entry| {
+            entry.role == Role::Segment && entry.users.iter().any(|user| user.pid == std::process::id())
+        });
+        assert_eq!(used.count(), own.len());
     });
     assert_eq!(bells(&world), before);
     drop(receiver);
@@ -421,6 +422,28 @@ fn the_fifos_of_the_dead_go_with_the_next_bell_and_with_the_name() {
     assert_eq!(world.files().len(), 2);
     shm::remove("kept").unwrap();
     assert_eq!(world.files(), Vec::<String>::new());
+}
+
+#[test]
+fn who_would_ring_a_dead_bell_takes_its_fifo_away() {
+    if !can_leave_network() {
+        return skip("this process may make no network namespace");
+    }
+    let world = World::new();
+    let channel = mixed(&world, "board");
+    assert_eq!(in_child(|| std::mem::forget(listening(&channel))), End::Exited(0));
+    let living = mixed(&world, "living");
+    let _receiver = listening(&living);
+    assert_eq!(bells(&world).len(), 2);
+    let (here, there) = Line::new();
+    let open = || Channel::open("board").unwrap().sender().unwrap();
+    let _sender = elsewhere(&there, open, |sender, byte| sender.send(&[byte]).unwrap());
+    here.hear();
+    here.say(1);
+    here.hear();
+    assert_eq!(bells(&world).len(), 1);
+    let kept = shm::list().unwrap().into_iter().find(|entry| entry.role != Role::Segment).unwrap();
+    assert_eq!(kept.role, Role::Bell { of: Some("living".into()) });
 }
 
 /// The names that the FIFO of a bell could have whose party has this word: the number is somewhere behind it.
