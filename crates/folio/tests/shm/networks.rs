@@ -7,7 +7,7 @@ use crate::world::World;
 use folio::shm::{
     self, Channel, ChannelOptions, Lifetime, Log, Read as Found, Receiver, Role, SegmentOptions, Start, State,
 };
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -716,5 +716,35 @@ fn who_rings_from_another_network_may_die_at_any_step() {
             },
         );
         counted(&ledger, if dead { "ringing a dead bell" } else { "ringing" });
+    }
+}
+
+#[test]
+fn who_collects_the_bells_of_the_dead_may_die_at_any_step() {
+    if !can_trace() {
+        return skip("this process may not trace its children");
+    }
+    let world = World::new();
+    for by_name in [false, true] {
+        let mut ledger = Ledger::default();
+        sweep(
+            &mut ledger,
+            Step::Call,
+            u64::MAX / 1000,
+            || {
+                let end = in_child(|| std::mem::forget(listening(&mixed(&world, "swept"))));
+                assert_eq!((end, world.files().len()), (End::Exited(0), 2));
+            },
+            |()| (),
+            |()| {
+                if by_name {
+                    shm::remove("swept").unwrap();
+                } else {
+                    shm::collect(false).unwrap();
+                }
+            },
+            |ledger, ()| ledger.leaked += leaked(&world, &[]),
+        );
+        counted(&ledger, if by_name { "removing a name" } else { "collecting" });
     }
 }
