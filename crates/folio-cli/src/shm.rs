@@ -2,7 +2,7 @@
 
 use crate::failure::{Failure, Kind, say, shown};
 use clap::Subcommand;
-use folio::shm::{self, Entry, Lifetime, State};
+use folio::shm::{self, Entry, Lifetime, Role, State};
 use indicatif::BinaryBytes;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
@@ -43,6 +43,13 @@ enum Command {
     ///
     /// "in use": processes have it open. "idle": nobody has, and it is to be kept. "leftover": nobody has, and it should have
     /// gone with its last user, who was killed. "damaged": it is no segment that can be used. "closed": this user may not look.
+    ///
+    /// A type "bell of NAME" is no segment, but the FIFO by which a process is told of what comes in NAME by those of other network
+    /// namespaces (containers). Names that start with ".folio." are those of files.
+    ///
+    /// With --json each object has: name, role ("segment", "unfinished" for a file on its way to becoming one, "bell"), of (the
+    /// segment of a bell, or null), path, size (bytes), kind, type, lifetime, state, why (of "damaged" and "closed"), users (pids),
+    /// owner (uid), mode (octal).
     #[command(after_help = HELP)]
     Ls {
         /// One JSON array on standard output
@@ -136,6 +143,9 @@ fn table(entries: &[Entry]) -> String {
             state => state.name().to_owned(),
         };
         let what = match (entry.kind, &entry.type_name) {
+            _ if matches!(entry.role, Role::Bell { .. }) => {
+                bell_of(entry).map_or("bell".to_owned(), |of| format!("bell of {}", plain(of)))
+            }
             (Some(shm::Kind::Value | shm::Kind::Elements) | None, Some(name)) => plain(name),
             (Some(kind), Some(name)) => format!("{kind} {}", plain(name)),
             _ => "-".to_owned(),
@@ -155,7 +165,20 @@ fn table(entries: &[Entry]) -> String {
     text
 }
 
+/// The segment that a bell is of, if that is known.
+fn bell_of(entry: &Entry) -> Option<&str> {
+    match &entry.role {
+        Role::Bell { of } => of.as_deref(),
+        _ => None,
+    }
+}
+
 fn to_json(entry: &Entry) -> Value {
+    let role = match entry.role {
+        Role::Bell { .. } => "bell",
+        Role::Unfinished => "unfinished",
+        _ => "segment",
+    };
     let why = match &entry.state {
         State::Damaged(why) | State::Closed(why) => Some(why),
         _ => None,
@@ -166,6 +189,8 @@ fn to_json(entry: &Entry) -> Value {
     });
     json!({
         "name": entry.name,
+        "role": role,
+        "of": bell_of(entry),
         "path": entry.path.to_string_lossy(),
         "size": entry.size,
         "kind": entry.kind.map(shm::Kind::name),

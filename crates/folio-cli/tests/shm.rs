@@ -1,7 +1,8 @@
 //! `folio shm` as a stranger runs it, on segments of this test's own.
 
-use folio::shm::{Lifetime, Segment, SegmentOptions};
+use folio::shm::{ChannelOptions, Lifetime, Segment, SegmentOptions};
 use serde_json::Value;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -89,6 +90,42 @@ fn what_killed_programs_left_is_collected() {
     let left: Vec<_> =
         std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["folio.idle"]);
+}
+
+#[test]
+fn bells_are_listed_and_those_of_the_dead_are_collected() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("folio.orders");
+    let channel = ChannelOptions::new().at_path(&path).unwrap();
+    // As if there had been a party of another network namespace.
+    let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    file.write_all_at(&u64::MAX.to_ne_bytes(), 528).unwrap();
+    let mut receiver = channel.receiver().unwrap();
+    receiver.bell().unwrap();
+    let mut id = [0; 8];
+    file.read_exact_at(&mut id, 32).unwrap();
+    let dead = format!(".folio.bell-{:016x}-00000bad00000001-0000000000000002", u64::from_ne_bytes(id));
+    assert!(Command::new("mkfifo").arg(dir.path().join(&dead)).status().unwrap().success());
+
+    let list = json(&folio(dir.path(), &["ls", "--json"]));
+    let list = list.as_array().unwrap();
+    let fields: Vec<_> = list[0].as_object().unwrap().keys().map(String::as_str).collect();
+    let help = out(&folio(dir.path(), &["ls", "--help"]));
+    assert!(fields.len() == 13 && fields.iter().all(|field| help.contains(field)), "{fields:?}");
+    let bells: Vec<_> = list.iter().filter(|entry| entry["role"] == "bell").collect();
+    assert!(list.len() == 3 && bells.len() == 2 && bells.iter().all(|bell| bell["of"] == "orders"));
+    let (living, left) = if bells[0]["name"] == dead.as_str() { (1, 0) } else { (0, 1) };
+    assert_eq!((&bells[living]["state"], &bells[left]["state"]), (&"in use".into(), &"leftover".into()));
+    assert_eq!(bells[living]["users"], serde_json::json!([std::process::id()]));
+    let text = out(&folio(dir.path(), &["ls"]));
+    assert_eq!(text.matches("bell of orders").count(), 2, "{text}");
+
+    let answer = json(&folio(dir.path(), &["gc", "--json"]));
+    let removed = answer["removed"].as_array().unwrap();
+    assert!(removed.len() == 1 && removed[0]["name"] == dead.as_str(), "{answer}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    drop(receiver);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
 #[test]

@@ -18,6 +18,8 @@ mod killing;
 mod log;
 #[path = "shm/many_senders.rs"]
 mod many_senders;
+#[path = "shm/networks.rs"]
+mod networks;
 #[path = "shm/steps.rs"]
 mod steps;
 #[path = "shm/world.rs"]

@@ -5,10 +5,12 @@
 //! party it does not have ([`crate::sys::fork`]).
 
 use super::header::{
-    Changing, FIXED, Facts, Flaw, Kind, LOST, Lifetime, READY, SLOTS, SLOTS_AT, Slot, data_at, short_name,
+    Changing, FIXED, Facts, Flaw, Kind, LOST, Lifetime, MIXED, NETWORK_AT, READY, SLOTS, SLOTS_AT, Slot,
+    data_at, short_name,
 };
 use super::owner::Owner;
 use super::party::{self, NoSlot};
+use super::{bell, name};
 use crate::error::{Errno, Error, Result, Subject};
 use crate::flags::MapFlags;
 use crate::page::PageSize;
@@ -55,6 +57,8 @@ pub(crate) struct Attachment {
     path: OnceLock<PathBuf>,
     /// The name that goes with the last party, once the segment is known to have it. Set while no thread forks only.
     name: OnceLock<PathBuf>,
+    /// Where the file lies, if this process can tell. Set while no thread forks only.
+    directory: OnceLock<Option<PathBuf>>,
     guarded: Guarded,
     /// How often the guard was opened: once in each process, from the first one to this.
     guards: AtomicUsize,
@@ -237,6 +241,7 @@ impl Attachment {
                     Err(self.name_gone())
                 }
                 Ok(owner) => {
+                    self.note_network(lease.as_fd());
                     self.owner.store(owner.word(), Ordering::Relaxed);
                     // What the parent's field named is closed in this process.
                     *self.lease.lock() = Some(lease);
@@ -249,6 +254,58 @@ impl Attachment {
                 }
             }
         })
+    }
+
+    /// Notes which network namespace this process is of, which has just become a party with `lease`.
+    fn note_network(&self, lease: BorrowedFd<'_>) {
+        let network = &self.changing().network;
+        let mine = sys::process::network().unwrap_or(MIXED);
+        match network.compare_exchange(0, mine, Ordering::AcqRel, Ordering::Acquire) {
+            Err(found) if found != mine => {
+                // Of those who have left nobody needs to be reached. Who comes after the second look finds this one's number.
+                let is_alone = || party::is_anybody_there(lease) == Ok(false);
+                if is_alone() {
+                    network.store(mine, Ordering::SeqCst);
+                    if is_alone() {
+                        return;
+                    }
+                }
+                network.store(MIXED, Ordering::SeqCst);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether parties may be of several network namespaces, with that of this thread, which may have left its process's.
+    pub(super) fn is_mixed_with_this_thread(&self) -> bool {
+        let network = &self.changing().network;
+        if sys::process::network() != Some(network.load(Ordering::Acquire)) {
+            network.store(MIXED, Ordering::SeqCst);
+        }
+        self.is_mixed()
+    }
+
+    /// Whether parties may be of several network namespaces.
+    pub(super) fn is_mixed(&self) -> bool {
+        self.changing().network.load(Ordering::Acquire) == MIXED
+    }
+
+    /// The directory that the file lies in. `None` if it has no name, or none that this process can tell.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        let is_there = |path: &PathBuf| {
+            let found = sys::file::find(path).and_then(|found| sys::file::status(found.as_fd()));
+            found.is_ok_and(|found| (found.device, found.inode) == self.inode)
+        };
+        let find = || {
+            let given = self.path().and_then(|path| std::path::absolute(path).ok());
+            // Of one that came by a descriptor the kernel knows the name that it was opened by.
+            let path = given.filter(is_there).or_else(|| sys::file::name(self.file()).filter(is_there))?;
+            Some(name::parent(&path).to_owned())
+        };
+        if let Some(known) = self.directory.get() {
+            return known.as_deref();
+        }
+        sys::fork::held_off(|_| self.directory.get_or_init(find).as_deref())
     }
 
     /// Whether the segment had a name that goes with its last user, and has none any more.
@@ -416,6 +473,7 @@ impl Attachment {
             facts,
             path: path.map_or_else(OnceLock::new, OnceLock::from),
             name: OnceLock::new(),
+            directory: OnceLock::new(),
             guarded: Guarded::default(),
             guards: AtomicUsize::new(0),
             process: AtomicU64::new(0),
@@ -498,7 +556,13 @@ pub(super) fn retire(
     let named = sys::file::find(path).and_then(|found| sys::file::status(found.as_fd()));
     let result = match named {
         Ok(status) if (status.device, status.inode) == inode => match judge() {
-            Ok(true) => rustix::fs::unlink(path).map(|()| true),
+            Ok(true) => {
+                // First: when the name has gone nobody can tell any more whose they were.
+                if let Some(segment) = mixed(fd) {
+                    bell::sweep(name::parent(path), segment, |_| false);
+                }
+                rustix::fs::unlink(path).map(|()| true)
+            }
             other => other,
         },
         Ok(_) | Err(Errno::NOENT) => Ok(false),
@@ -506,6 +570,16 @@ pub(super) fn retire(
     };
     party::unbar(fd);
     result
+}
+
+/// The number of a segment that parties of several network namespaces have used, by its file.
+fn mixed(fd: BorrowedFd<'_>) -> Option<u64> {
+    let mut network = [0; 8];
+    let count = rustix::io::pread(fd, &mut network, NETWORK_AT as u64).ok()?;
+    if count < network.len() || u64::from_ne_bytes(network) != MIXED {
+        return None;
+    }
+    read_header(fd).ok()?.ok().map(|(facts, _)| facts.id)
 }
 
 /// When a file's name goes away, if it is a segment, or was one before pages of it went away.

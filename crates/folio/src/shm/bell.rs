@@ -2,14 +2,19 @@
 //! a system call, and only when it was asked for.
 //!
 //! It is a socket in the abstract namespace, named after the segment, its owner and a number drawn when it is made; whoever rings needs no
-//! descriptor of it, and it vanishes with its process. Beside it a timer goes off once in a while, for what no ring tells:
-//! a process of another network namespace, which reaches no such name. The end of processes that were named makes it readable too.
+//! descriptor of it, and it vanishes with its process. A process of another network namespace reaches no such name. So once a
+//! segment has parties of several, its bells are FIFOs as well, in the directory of its file and named after the same numbers; what killed
+//! processes leave of those is taken away with the segment's name, by who would ring one, or by [`collect`](super::collect).
+//! Beside it a timer goes off once in a while, for what no ring tells: a process that reaches neither, since the segment has no
+//! directory (it is anonymous), or one in which it may make or see no FIFO. The end of processes that were named makes it readable too.
 
 use super::attachment::Attachment;
+use super::name;
 use super::owner::Owner;
-use crate::error::{Error, Result, Subject};
+use crate::error::{Errno, Error, Result, Subject};
 use crate::sys;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -28,8 +33,46 @@ pub(crate) struct BellCord {
 /// The bell wants to be rung: once. Numbers of bells are without it.
 const ARMED: u64 = 1;
 
-fn name(segment: u64, owner: u64, number: u64) -> Vec<u8> {
+/// The name of a bell's socket.
+fn socket(segment: u64, owner: u64, number: u64) -> Vec<u8> {
     format!("folio/{segment:016x}/{owner:016x}/{number:016x}").into_bytes()
+}
+
+/// The path of a bell's FIFO, if the segment has a directory.
+fn fifo(attachment: &Attachment, owner: u64, number: u64) -> Option<PathBuf> {
+    Some(attachment.directory()?.join(name::bell(attachment.id(), owner, number)))
+}
+
+/// Rings the bell of these numbers, which may be any. Whether it rings.
+fn ring(attachment: &Attachment, owner: u64, number: u64) -> bool {
+    if sys::bell::ring(&socket(attachment.id(), owner, number)) {
+        return true;
+    }
+    // If it is this process that has gone elsewhere the bell has a FIFO from its next arming on.
+    if !attachment.is_mixed_with_this_thread() {
+        return false;
+    }
+    let Some(path) = fifo(attachment, owner, number) else { return false };
+    let rung = sys::fifo::ring(&path);
+    // Of one whose owner lives nobody reads it yet.
+    let is_alive = || Owner::in_word(owner).is_some_and(|owner| attachment.is_alive(owner));
+    if rung == Err(Errno::NXIO) && !is_alive() {
+        let _ = sys::fifo::remove_unread(&path);
+    }
+    rung.is_ok()
+}
+
+/// Takes the FIFOs away that the bells of a segment's dead parties left in its directory.
+pub(super) fn sweep(directory: &Path, segment: u64, is_alive: impl Fn(Owner) -> bool) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if let Some((id, owner)) = entry.file_name().to_str().and_then(name::of_bell)
+            && id == segment
+            && !Owner::in_word(owner).is_some_and(&is_alive)
+        {
+            // One that is read all the same is about to be dropped, by a process that is a party no more.
+            let _ = sys::fifo::remove_unread(&entry.path());
+        }
+    }
 }
 
 impl BellCord {
@@ -43,7 +86,7 @@ impl BellCord {
         if owner == 0 || armed == number || !set(armed, number) {
             return;
         }
-        if sys::bell::ring(&name(attachment.id(), owner, number)) {
+        if ring(attachment, owner, number) {
             return;
         }
         if Owner::in_word(owner).is_some_and(|owner| attachment.is_alive(owner)) {
@@ -75,7 +118,10 @@ pub(crate) fn party(attachment: &Attachment, party: Owner) -> String {
 #[derive(Debug)]
 pub(crate) struct Bell {
     inner: sys::bell::Bell,
+    owner: u64,
     number: u64,
+    /// Whether it has a FIFO, or cannot have one.
+    reaches: bool,
     /// Processes whose end rings.
     watched: Vec<(Owner, Option<OwnedFd>)>,
 }
@@ -85,9 +131,30 @@ impl Bell {
     pub(crate) fn new(attachment: &Attachment) -> Result<Self> {
         let number = super::random() & !ARMED;
         let refused = |errno| Error::kernel("bind", errno, Subject::named("a bell"));
-        let name = name(attachment.id(), attachment.me().word(), number);
+        let owner = attachment.me().word();
+        let name = socket(attachment.id(), owner, number);
         let inner = sys::bell::Bell::new(&name, BACKSTOP).map_err(refused)?;
-        Ok(Self { inner, number, watched: Vec::new() })
+        let mut bell = Self { inner, owner, number, reaches: false, watched: Vec::new() };
+        // It may have changed its network namespace since it has become a party.
+        if attachment.is_mixed_with_this_thread() {
+            bell.reach(attachment);
+        }
+        Ok(bell)
+    }
+
+    /// Gives it a FIFO, once the segment has parties of several network namespaces. To be asked before it is armed.
+    pub(crate) fn reach(&mut self, attachment: &Attachment) {
+        if self.reaches || !attachment.is_mixed() {
+            return;
+        }
+        self.reaches = true;
+        let Some(path) = fifo(attachment, self.owner, self.number) else { return };
+        // So that those who die again and again leave one, and not one each time.
+        sweep(name::parent(&path), attachment.id(), |owner| attachment.is_alive(owner));
+        // Where there can be none, or another has taken its name, the timer is what is left.
+        if let Ok(fifo) = sys::fifo::Fifo::make(&path, attachment.file()) {
+            let _ = self.inner.hear(fifo);
+        }
     }
 
     /// Ties it to a cord, which is this party's alone or nobody's.

@@ -8,6 +8,7 @@
 //! sleep. What this misses against all odds, and what a publisher leaves undone that is killed before it wakes, is found when the
 //! sleeper's slice ends, at most 100 milliseconds later; and for who waits for a bell instead, when the bell goes off by itself,
 //! every half second, or when a process ends that it watches.
+//! So is what a publisher says that reaches neither the bell's socket nor its FIFO.
 //!
 //! Several may sleep on one word. Who clears it also counts, in its upper bits: else a sleeper that has not come to sleep yet would take
 //! the announcement of another, made after the wake, for its own.

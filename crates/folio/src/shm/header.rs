@@ -13,7 +13,7 @@
 //! | 64 | bytes of an element |
 //! | 128 | the type's name, up to 256 bytes |
 //! | 504 | checksum of all of the above |
-//! | 512 | state, 4 bytes; growths, 4 bytes; bytes of data now, 8 bytes |
+//! | 512 | state, 4 bytes; growths, 4 bytes; bytes of data now, 8 bytes; network, 8 bytes |
 //! | 4096 | slots of 16 bytes: generation, pid, two words that are not used |
 
 use std::fmt;
@@ -30,7 +30,7 @@ pub(crate) const HEAD: usize = SLOTS_AT + SLOTS * size_of::<Slot>();
 
 const MAGIC: [u8; 8] = *b"folioshm";
 /// The layout of this file's table. A segment of another one is refused.
-pub(crate) const LAYOUT: u32 = 1;
+pub(crate) const LAYOUT: u32 = 2;
 const ORDER: u32 = 0x0102_0304;
 const NAME_AT: usize = 128;
 const NAME_ROOM: usize = 256;
@@ -45,7 +45,14 @@ pub(crate) struct Changing {
     pub(crate) growths: AtomicU32,
     /// Bytes of data now.
     pub(crate) length: AtomicU64,
+    /// The number of the network namespace of all parties; zero while there was none yet; or [`MIXED`].
+    pub(crate) network: AtomicU64,
 }
+
+/// Where `Changing::network` lies in the file.
+pub(crate) const NETWORK_AT: usize = FIXED + std::mem::offset_of!(Changing, network);
+/// There are, or were, parties of several network namespaces, or of one that could not be told: not all reach each other's sockets.
+pub(crate) const MIXED: u64 = u64::MAX;
 
 /// The segment is as it should be.
 pub(crate) const READY: u32 = 1;

@@ -87,7 +87,7 @@ pub use mutex::Mutex;
 pub use name::directory;
 pub use once::Once;
 pub use place::{Place, Shared};
-pub use registry::{Collected, Entry, State, User, collect, list, remove};
+pub use registry::{Collected, Entry, Role, State, User, collect, list, remove};
 pub use rwlock::{ReadGuard, ReadLocked, RwLock};
 pub use segment::{Segment, SegmentOptions, Shape};
 pub use share::{InPlace, Plain, Share, fingerprint, has_no_padding};

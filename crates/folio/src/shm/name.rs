@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 const PREFIX: &str = "folio.";
 /// The names of files on their way to becoming segments, where file systems have none without a name.
 const TEMPORARY: &str = ".folio.";
+/// The names of FIFOs of bells: the segment's number, the owner and the bell's own follow.
+const BELL: &str = ".folio.bell-";
 /// The longest name of a file is 255 bytes; a temporary one has some more than the segment's.
 const LONGEST: usize = 200;
 
@@ -51,7 +53,44 @@ pub(crate) fn temporary(path: &Path) -> PathBuf {
     path.with_file_name(format!("{TEMPORARY}{short}.new-{:016x}", super::random()))
 }
 
+/// The name of a bell's FIFO, in the directory of the segment's file.
+pub(crate) fn bell(segment: u64, owner: u64, number: u64) -> String {
+    format!("{BELL}{segment:016x}-{owner:016x}-{number:016x}")
+}
+
+/// The segment's number and the owner, if a file of the directory is called as the FIFOs of bells are.
+pub(crate) fn of_bell(file: &str) -> Option<(u64, u64)> {
+    let mut numbers = file.strip_prefix(BELL)?.split('-').map(|digits| {
+        let plain = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        let number = digits.len() == 16 && digits.bytes().all(plain);
+        number.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+    });
+    let [segment, owner, _] = [numbers.next()??, numbers.next()??, numbers.next()??];
+    numbers.next().is_none().then_some((segment, owner))
+}
+
 /// The directory that a file lies in.
 pub(crate) fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bell, is_temporary, of_bell, of_file, temporary};
+    use std::path::Path;
+
+    #[test]
+    fn each_kind_of_name_is_told_from_the_others() {
+        let name = bell(7, u64::MAX, 0);
+        assert_eq!(of_bell(&name), Some((7, u64::MAX)));
+        assert!(of_file(&name).is_none() && !is_temporary(&name));
+        for other in [&name[1..], &name[..name.len() - 1], &format!("{name}-0"), &name.replace('f', "F"), ""]
+        {
+            assert_eq!(of_bell(other), None, "{other}");
+        }
+        // A segment that is called like one, on its way.
+        let temporary = temporary(Path::new(&format!("folio.bell-{}", &name[12..])));
+        let temporary = temporary.to_str().unwrap();
+        assert!(is_temporary(temporary) && of_bell(temporary).is_none(), "{temporary}");
+    }
 }

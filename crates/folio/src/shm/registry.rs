@@ -2,6 +2,7 @@
 
 use super::attachment::{lifetime, read_header, retire};
 use super::header::{FIXED, Facts, HEAD, Kind, Lifetime, SLOTS, SLOTS_AT, Slot};
+use super::owner::Owner;
 use super::{name, party};
 use crate::error::{Errno, Error, Result, Subject};
 use crate::sys;
@@ -22,7 +23,7 @@ pub enum State {
     /// Nobody has it open, and it is to be [kept](Lifetime::Kept).
     Idle,
     /// Nobody has it open, and it should have gone with its last user, who was killed; or it is a file that was on its way to
-    /// becoming a segment.
+    /// becoming a segment, or the bell of a process that was killed.
     Leftover,
     /// It is no segment that can be used; why.
     Damaged(String),
@@ -43,6 +44,22 @@ impl State {
     }
 }
 
+/// What a file in the directory of segments is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Role {
+    /// A segment, or what has the name of one.
+    Segment,
+    /// A file on its way to becoming a segment.
+    Unfinished,
+    /// A FIFO by which a process is told of messages by others that its socket cannot be reached by: of other network
+    /// namespaces. It goes with the process that reads it.
+    Bell {
+        /// The name of its segment, if that is in the directory and this process may read it.
+        of: Option<String>,
+    },
+}
+
 /// A process that has a segment open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
@@ -54,8 +71,10 @@ pub struct User {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Entry {
-    /// The name that programs use; of a file on its way to becoming a segment, its file name.
+    /// The name that programs use; of what is no segment, its file name.
     pub name: String,
+    /// What it is.
+    pub role: Role,
     /// The file.
     pub path: PathBuf,
     /// Bytes of memory (or disk) that it takes.
@@ -66,7 +85,7 @@ pub struct Entry {
     pub type_name: Option<String>,
     /// When its name goes away.
     pub lifetime: Option<Lifetime>,
-    /// Who has it open.
+    /// Who has it open; of a bell, whose it is, if that process lives.
     pub users: Vec<User>,
     /// What is with it.
     pub state: State,
@@ -76,7 +95,14 @@ pub struct Entry {
     pub mode: u32,
 }
 
-/// All segments with a name, in the order of their names.
+/// A segment in the directory, and its parties, by what they labelled themselves.
+struct Known {
+    id: u64,
+    name: String,
+    parties: Vec<(Owner, User)>,
+}
+
+/// All segments with a name, and what else folio has put into their directory, in the order of their names.
 ///
 /// # Errors
 ///
@@ -87,26 +113,34 @@ pub fn list() -> Result<Vec<Entry>> {
         let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
         Error::kernel("open", errno, Subject::named(dir.display().to_string()))
     };
-    let mut entries = Vec::new();
+    // All names before anything is looked at: who makes a bell is a party before that has its name.
+    let mut files = Vec::new();
     for entry in std::fs::read_dir(&dir).map_err(|error| failed(&error))? {
         let entry = entry.map_err(|error| failed(&error))?;
-        let file = entry.file_name().to_string_lossy().into_owned();
-        let temporary = name::is_temporary(&file);
-        let Some(name) = name::of_file(&file).or_else(|| temporary.then_some(file.as_str())) else {
-            continue;
-        };
-        entries.extend(examine(name, &entry.path(), temporary));
+        files.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
+    }
+    let (mut entries, mut known) = (Vec::new(), Vec::new());
+    for (file, path) in &files {
+        if name::is_temporary(file) {
+            entries.extend(examine(file, path, Role::Unfinished, &mut known));
+        } else if let Some(name) = name::of_file(file) {
+            entries.extend(examine(name, path, Role::Segment, &mut known));
+        }
+    }
+    for (file, path) in &files {
+        entries.extend(name::of_bell(file).and_then(|of| examine_bell(file, path, of, &known)));
     }
     entries.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(entries)
 }
 
-/// What a file of the directory is; `None` if it went away.
-fn examine(name: &str, path: &Path, temporary: bool) -> Option<Entry> {
+/// A file of the directory, which nothing is known of yet; `None` if it went away.
+fn find(name: &str, path: &Path, role: Role) -> Option<(Entry, rustix::fs::FileType, OwnedFd)> {
     let found = sys::file::find(path).ok()?;
     let stat = rustix::fs::fstat(&found).ok()?;
-    let mut entry = Entry {
+    let entry = Entry {
         name: name.to_owned(),
+        role,
         path: path.to_owned(),
         size: stat.st_blocks.cast_unsigned() * 512,
         kind: None,
@@ -117,32 +151,67 @@ fn examine(name: &str, path: &Path, temporary: bool) -> Option<Entry> {
         owner: stat.st_uid,
         mode: stat.st_mode & 0o7777,
     };
-    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+    Some((entry, rustix::fs::FileType::from_raw_mode(stat.st_mode), found))
+}
+
+/// What a bell's FIFO is, by the numbers in its name. The file was there before the parties were looked at.
+fn examine_bell(file: &str, path: &Path, (segment, owner): (u64, u64), known: &[Known]) -> Option<Entry> {
+    let mut segments = known.iter().filter(|known| known.id == segment).peekable();
+    let of = segments.peek().map(|known| known.name.clone());
+    let is_known = of.is_some();
+    let (mut entry, kind, found) = find(file, path, Role::Bell { of })?;
+    if kind != rustix::fs::FileType::Fifo {
+        entry.state = State::Damaged("it is no FIFO".into());
+        return Some(entry);
+    }
+    let party = segments.flat_map(|known| &known.parties).find(|(party, _)| party.word() == owner);
+    entry.users.extend(party.map(|(_, user)| user.clone()));
+    entry.state = match sys::fifo::is_read(path) {
+        Ok(true) => State::InUse,
+        // Who lives is about to read it, or to take it away. A party that is dead never comes back.
+        Ok(false) if party.is_some() || (!is_known && is_young(found.as_fd())) => State::InUse,
+        Ok(false) => State::Leftover,
+        Err(Errno::NOENT) => return None,
+        Err(errno) => closed(errno),
+    };
+    Some(entry)
+}
+
+fn closed(errno: Errno) -> State {
+    State::Closed(Error::kernel("open", errno, Subject::default()).errno().to_string())
+}
+
+/// What a file of the directory is; `None` if it went away.
+fn examine(name: &str, path: &Path, role: Role, known: &mut Vec<Known>) -> Option<Entry> {
+    let (mut entry, kind, _) = find(name, path, role)?;
+    if kind != rustix::fs::FileType::RegularFile {
         entry.state = State::Damaged("it is no regular file".into());
         return Some(entry);
     }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let looked = rustix::fs::open(path, flags, Mode::empty()).and_then(|fd| look(&mut entry, &fd, temporary));
+    let looked = rustix::fs::open(path, flags, Mode::empty()).and_then(|fd| look(&mut entry, &fd, known));
     if let Err(errno) = looked {
         if errno == Errno::NOENT {
             return None;
         }
-        entry.state = State::Closed(Error::kernel("open", errno, Subject::default()).errno().to_string());
+        entry.state = closed(errno);
     }
     Some(entry)
 }
 
-fn look(entry: &mut Entry, fd: &OwnedFd, temporary: bool) -> Result<(), Errno> {
+fn look(entry: &mut Entry, fd: &OwnedFd, known: &mut Vec<Known>) -> Result<(), Errno> {
     let fd = fd.as_fd();
     // First who it is: that waits for those who only remove it.
-    entry.users = users(fd)?;
+    let parties = parties(fd)?;
+    entry.users = parties.iter().map(|(_, user)| user.clone()).collect();
     let anybody = !entry.users.is_empty() || party::is_anybody_there(fd)?;
-    if temporary {
+    if entry.role == Role::Unfinished {
         entry.state = if anybody || is_young(fd) { State::InUse } else { State::Leftover };
         return Ok(());
     }
     match read_header(fd)? {
-        Ok((Facts { kind, lifetime, type_name, .. }, _)) => {
+        Ok((Facts { kind, lifetime, type_name, id, .. }, _)) => {
+            known.push(Known { id, name: entry.name.clone(), parties });
             (entry.kind, entry.lifetime, entry.type_name) = (Some(kind), Some(lifetime), Some(type_name));
             entry.state = match lifetime {
                 _ if anybody => State::InUse,
@@ -170,20 +239,28 @@ fn is_young(fd: BorrowedFd<'_>) -> bool {
 
 /// The processes whose slots are locked, by their labels.
 fn users(fd: BorrowedFd<'_>) -> Result<Vec<User>, Errno> {
+    Ok(parties(fd)?.into_iter().map(|(_, user)| user).collect())
+}
+
+/// The parties whose slots are locked, and their processes' labels.
+fn parties(fd: BorrowedFd<'_>) -> Result<Vec<(Owner, User)>, Errno> {
     const EACH: usize = size_of::<Slot>();
     let taken = party::taken(fd)?;
     let mut bytes = vec![0; HEAD];
     let count = rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut bytes, 0))?;
     debug_assert!(FIXED < SLOTS_AT && taken.iter().all(|&slot| slot < SLOTS));
-    let label = |slot: usize| {
-        let at = SLOTS_AT + slot * EACH + std::mem::offset_of!(Slot, pid);
-        let bytes = bytes[..count].get(at..at + 4)?;
-        Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+    let word = |slot: usize, at: usize| {
+        let at = SLOTS_AT + slot * EACH + at;
+        let word = bytes[..count].get(at..at + 4).and_then(|word| word.try_into().ok());
+        word.map_or(0, u32::from_ne_bytes)
     };
-    Ok(taken.into_iter().map(|slot| User { pid: label(slot).unwrap_or(0) }).collect())
+    let (generation, pid) = (std::mem::offset_of!(Slot, generation), std::mem::offset_of!(Slot, pid));
+    let party = |slot| (Owner::new(slot, word(slot, generation)), User { pid: word(slot, pid) });
+    Ok(taken.into_iter().map(party).collect())
 }
 
-/// Takes a segment's name away, if nobody has it open. Nothing is deleted while a process lives that uses it.
+/// Takes a segment's name away, if nobody has it open. Nothing is deleted while a process lives that uses it. What killed processes
+/// left of their [bells](Role::Bell) goes too.
 ///
 /// # Errors
 ///
@@ -254,8 +331,8 @@ pub struct Collected {
     pub failed: Vec<(Entry, Error)>,
 }
 
-/// Takes all leftovers away: names of segments that should have gone with their last user, who was killed, and files that
-/// were on their way to becoming segments. With `dry_run` it only says which.
+/// Takes all leftovers away: names of segments that should have gone with their last user, who was killed, files that
+/// were on their way to becoming segments, and [bells](Role::Bell) of processes that were killed. With `dry_run` it only says which.
 ///
 /// # Errors
 ///
@@ -263,7 +340,12 @@ pub struct Collected {
 pub fn collect(dry_run: bool) -> Result<Collected> {
     let mut collected = Collected::default();
     for entry in list()?.into_iter().filter(|entry| entry.state == State::Leftover) {
-        match if dry_run { Ok(true) } else { retire_leftover(&entry.path) } {
+        let retired = match entry.role {
+            _ if dry_run => Ok(true),
+            Role::Bell { .. } => retire_bell(&entry.path),
+            _ => retire_leftover(&entry.path),
+        };
+        match retired {
             Ok(true) => collected.removed.push(entry),
             // Somebody else was quicker, or has it open by now, or has made another segment of that name.
             Ok(false) | Err(Errno::NOENT) => {}
@@ -274,6 +356,14 @@ pub fn collect(dry_run: bool) -> Result<Collected> {
         }
     }
     Ok(collected)
+}
+
+/// Takes the FIFO of a bell away whose owner is dead, and so stays unread. Whether it did.
+fn retire_bell(path: &Path) -> Result<bool, Errno> {
+    match sys::fifo::remove_unread(path) {
+        Err(Errno::BUSY | Errno::INVAL) => Ok(false),
+        result => result.map(|()| true),
+    }
 }
 
 /// Takes a name away if what has it is a leftover, as is found once nobody can come any more. Whether it did.
@@ -295,8 +385,59 @@ fn retire_leftover(path: &Path) -> Result<bool, Errno> {
 
 #[cfg(test)]
 mod tests {
-    use super::retire_leftover;
-    use crate::shm::SegmentOptions;
+    use super::{Role, SETTLED, State, examine, examine_bell, name, retire_bell, retire_leftover};
+    use crate::shm::{Segment, SegmentOptions};
+    use rustix::fs::{CWD, FileType, Mode};
+    use std::path::Path;
+    use std::time::SystemTime;
+
+    /// A FIFO as it is before its maker has opened it, and what a collection takes it for.
+    fn state_of(dir: &Path, segment: u64, owner: u64, known: &[super::Known]) -> (State, Role) {
+        let file = name::bell(segment, owner, 2);
+        let path = dir.join(&file);
+        rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let found = examine_bell(&file, &path, (segment, owner), known).unwrap();
+        std::fs::remove_file(path).unwrap();
+        (found.state, found.role)
+    }
+
+    #[test]
+    fn a_fifo_that_a_party_is_about_to_open_is_no_leftover() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("folio.used");
+        let segment: Segment<u64> = SegmentOptions::new().create_file(&path).unwrap();
+        let mut known = Vec::new();
+        examine("used", &path, Role::Segment, &mut known).unwrap();
+        let (id, me) = (segment.id(), known[0].parties[0].0.word());
+        let of = || Role::Bell { of: Some("used".into()) };
+        assert_eq!(state_of(dir.path(), id, me, &known), (State::InUse, of()));
+        // One of an earlier party of the same slot.
+        assert_eq!(state_of(dir.path(), id, me ^ 1 << 40, &known), (State::Leftover, of()));
+        // Of a segment that is not here nobody can tell who its parties are.
+        let of = || Role::Bell { of: None };
+        assert_eq!(state_of(dir.path(), id ^ 1, me, &known), (State::InUse, of()));
+        let old = SystemTime::now() - 2 * SETTLED;
+        let (file, since) = (name::bell(id ^ 1, me, 4), old.duration_since(SystemTime::UNIX_EPOCH).unwrap());
+        let fifo = dir.path().join(&file);
+        rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let time = rustix::fs::Timespec { tv_sec: since.as_secs().cast_signed(), tv_nsec: 0 };
+        let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+        rustix::fs::utimensat(CWD, &fifo, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
+        let found = examine_bell(&file, &fifo, (id ^ 1, me), &known).unwrap();
+        assert_eq!(found.state, State::Leftover);
+        assert_eq!((retire_bell(&fifo), fifo.exists()), (Ok(true), false));
+    }
+
+    #[test]
+    fn what_has_the_name_of_a_bell_and_is_none_is_not_collected() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = name::bell(1, 2, 4);
+        let path = dir.path().join(&file);
+        std::fs::write(&path, "bytes").unwrap();
+        let found = examine_bell(&file, &path, (1, 2), &[]).unwrap();
+        assert!(matches!(found.state, State::Damaged(_)), "{:?}", found.state);
+        assert_eq!((retire_bell(&path), path.exists()), (Ok(false), true));
+    }
 
     #[test]
     fn what_took_the_place_of_a_leftover_is_not_collected() {

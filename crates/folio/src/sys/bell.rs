@@ -1,9 +1,11 @@
 //! A descriptor that becomes readable when another process sends a byte to it by a name in the abstract namespace, when a process ends, or
-//! when a timer goes off: what stands behind a bell. Nothing of it is left when its process ends.
+//! when a timer goes off: what stands behind a bell. Nothing of it is left when its process ends, but for the name of a
+//! [FIFO](super::fifo), if it has one.
 //!
 //! Source: unix(7), epoll(7), timerfd_create(2), pidfd_open(2).
 
 use super::check;
+use super::fifo::Fifo;
 use rustix::event::epoll;
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -19,7 +21,9 @@ pub(crate) struct Bell {
     epoll: OwnedFd,
     socket: UnixDatagram,
     timer: OwnedFd,
-    name: Vec<u8>,
+    address: SocketAddr,
+    /// For those who do not reach the socket.
+    fifo: Option<Fifo>,
 }
 
 fn errno(error: &std::io::Error) -> Errno {
@@ -34,7 +38,7 @@ impl Bell {
         socket.set_nonblocking(true).map_err(|error| errno(&error))?;
         let timer = timer(interval)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let bell = Self { epoll, socket, timer, name: name.to_vec() };
+        let bell = Self { epoll, socket, timer, address, fifo: None };
         bell.add(bell.socket.as_fd())?;
         bell.add(bell.timer.as_fd())?;
         Ok(bell)
@@ -48,9 +52,17 @@ impl Bell {
         self.epoll.as_fd()
     }
 
+    /// Makes it readable when this FIFO is, too.
+    pub(crate) fn hear(&mut self, fifo: Fifo) -> Result<(), Errno> {
+        self.add(fifo.as_fd())?;
+        self.fifo = Some(fifo);
+        Ok(())
+    }
+
     /// Makes it readable.
     pub(crate) fn ring(&self) {
-        ring(&self.name);
+        // By its own socket, which reaches it wherever this process has gone. If it is full, it has rung.
+        let _ = self.socket.send_to_addr(&[1], &self.address);
     }
 
     /// Makes it unreadable until it rings again.
@@ -61,6 +73,9 @@ impl Bell {
         let _ = (0..RINGS).find(|_| self.socket.recv(&mut bytes).is_err());
         // The timer's descriptor does not block: EAGAIN if it did not go off.
         let _ = rustix::io::read(&self.timer, &mut bytes[..8]);
+        if let Some(fifo) = &self.fifo {
+            fifo.drain();
+        }
     }
 
     /// Makes it readable when the process of this number ends, for as long as the returned descriptor lives.
@@ -87,11 +102,11 @@ pub(crate) fn ring(name: &[u8]) -> bool {
     match socket.send_to_addr(&[1], &address) {
         Ok(_) => true,
         // The bell's queue is full of rings; or this socket's buffer is, of rings that other bells have not taken.
-        Err(error) if is_full(&error) => match unbound().and_then(|own| own.send_to_addr(&[1], &address)) {
+        // Or this thread has left the network namespace that the socket was made in.
+        Err(_) => match unbound().and_then(|own| own.send_to_addr(&[1], &address)) {
             Ok(_) => true,
             Err(error) => is_full(&error),
         },
-        Err(_) => false,
     }
 }
 

@@ -23,6 +23,7 @@
 //! | [`page_rights`] | what a thread may do with each page of an area whose faults come as signals |
 //! | [`attempt`] | what an instruction that faulted tried to do |
 //! | [`bell`] | a descriptor that another process makes readable |
+//! | [`fifo`] | a FIFO that does the same where sockets do not reach |
 //! | [`ends`] | the wait-free table of a pager's areas, and how a process ends that touches a lost page |
 //! | [`futex`] | waiting for a word of memory |
 //! | [`signal`] | the handler of SIGBUS and SIGSEGV, chained to what was there before |
@@ -33,6 +34,7 @@ pub(crate) mod byte_lock;
 pub(crate) mod copy;
 pub(crate) mod discard;
 pub(crate) mod ends;
+pub(crate) mod fifo;
 pub(crate) mod file;
 pub(crate) mod fork;
 pub(crate) mod futex;

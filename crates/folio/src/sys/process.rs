@@ -171,6 +171,11 @@ pub(crate) fn has_more_rights_than_its_starter() -> bool {
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
+/// The number of this thread's network namespace: what it binds, others of the same one reach.
+pub(crate) fn network() -> Option<u64> {
+    rustix::fs::stat("/proc/thread-self/ns/net").ok().map(|stat| stat.st_ino)
+}
+
 /// Whether the kernel treats this process as the owner of every file (CAP_FOWNER).
 pub(crate) fn owns_every_file() -> bool {
     const CAP_FOWNER: u32 = 3;

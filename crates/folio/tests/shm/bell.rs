@@ -1,7 +1,7 @@
 //! Bells: a descriptor to poll, and futures without a runtime.
 
 use crate::killing::{Victim, fails_with};
-use crate::support::{End, child_succeeds, spawn_child, wait};
+use crate::support::{End, child_succeeds, lower_limit, spawn_child, wait};
 use folio::Errno;
 use folio::shm::{Channel, Log, Read, Start, Wait};
 use std::future::Future;
@@ -332,7 +332,8 @@ fn a_bell_that_one_process_cannot_reach_is_rung_by_others() {
     receiver.bell().unwrap();
     assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
     let (pid, _messages) = spawn_child(|| {
-        // It can send to no socket: as in another network namespace, which not everyone may have.
+        let mut sender = channel.sender().unwrap();
+        // It has no socket, and gets none: as in another network namespace, which not everyone may have.
         for entry in std::fs::read_dir("/proc/self/fd").unwrap().map(Result::unwrap) {
             let is_socket = std::fs::read_link(entry.path())
                 .is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
@@ -342,7 +343,7 @@ fn a_bell_that_one_process_cannot_reach_is_rung_by_others() {
                 unsafe { libc::close(fd) };
             }
         }
-        let mut sender = channel.sender().unwrap();
+        lower_limit(libc::RLIMIT_NOFILE, 0);
         sender.send(b"from afar").unwrap();
     });
     assert_eq!(wait(pid), End::Exited(0));

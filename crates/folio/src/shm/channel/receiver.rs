@@ -162,6 +162,10 @@ impl Receiver {
     /// the descriptor. Until this is called for the first time the channel costs nothing more; afterwards the senders make a system call for
     /// each message that finds the channel empty.
     ///
+    /// A sender in another network namespace (a container with a volume in common) makes it readable, too, by a FIFO beside the
+    /// channel's file, which the descriptor's process makes and takes away. Where there can be none it becomes readable by itself, every
+    /// half second: for a channel without a name, one that its maker passed, a directory in which this process may make no file.
+    ///
     /// ```
     /// use std::os::fd::AsFd;
     ///
@@ -252,7 +256,8 @@ impl Receiver {
 
     /// From here on the next message rings.
     fn arm(&mut self) {
-        if let Some(bell) = &self.bell {
+        if let Some(bell) = &mut self.bell {
+            bell.reach(&self.link.attachment);
             let cord = &self.link.control().bell.0;
             if !bell.is_tied(cord, &self.link.attachment) {
                 bell.tie(cord, &self.link.attachment);
@@ -404,7 +409,8 @@ impl Drop for Receiver {
             return;
         }
         let control = self.link.control();
-        if let Some(bell) = &self.bell {
+        // Before the attachment: what it has in the directory goes before the segment's name.
+        if let Some(bell) = self.bell.take() {
             self.waiting.end(bell.as_fd());
             bell.untie(&control.bell.0, &self.link.attachment);
         }

@@ -145,7 +145,8 @@ impl Reader {
     /// the reader.
     ///
     /// It can be readable for nothing, and is made unreadable by a [`try_next`](Self::try_next) that finds nothing: so call that until
-    /// it does, then wait for the descriptor.
+    /// it does, then wait for the descriptor. A writer in another network namespace makes it readable as senders do
+    /// [a receiver's](crate::shm::Receiver::bell).
     ///
     /// # Errors
     ///
@@ -218,6 +219,7 @@ impl Reader {
     fn arm(&mut self) {
         let control = self.link.control();
         if let Some(hanging) = &mut self.bell {
+            hanging.bell.reach(&self.link.attachment);
             if !hanging.bell.is_tied(&control.bells[hanging.cord], &self.link.attachment)
                 && let Some(cord) = tie(&hanging.bell, &self.link)
             {
@@ -342,7 +344,8 @@ fn begin(link: &Link, start: Start, call: &'static str) -> Result<chain::Reader>
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        if let Some(hanging) = self.bell.as_ref().filter(|bell| bell.process == sys::identity::token()) {
+        // Before the attachment: what it has in the directory goes before the segment's name.
+        if let Some(hanging) = self.bell.take_if(|bell| bell.process == sys::identity::token()) {
             self.waiting.end(hanging.bell.as_fd());
             hanging.bell.untie(&self.link.control().bells[hanging.cord], &self.link.attachment);
         }
