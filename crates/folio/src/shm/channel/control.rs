@@ -6,12 +6,8 @@
 use crate::shm::bell::BellCord;
 use crate::shm::doze::Doze;
 use crate::shm::lock::Lock;
+use crate::shm::ring_memory::{Apart, Beside, RING_AT};
 use std::sync::atomic::{AtomicU32, AtomicU64};
-
-/// Two cache lines: processors fetch them in pairs.
-#[repr(C, align(128))]
-#[derive(Debug)]
-pub(super) struct Apart<T>(pub(super) T);
 
 /// How many senders a channel of many can have at a time.
 pub(super) const SENDERS: usize = 128;
@@ -44,7 +40,22 @@ pub(super) struct Side {
     pub(super) doze: Doze,
 }
 
-/// Where the ring starts.
-pub(super) const RING_AT: usize = 4096;
+// SAFETY: atomics alone.
+unsafe impl Beside for Control {
+    const NOUN: &'static str = "channel";
+    const SMALLEST: usize = 64;
+    const COPIES: [&'static str; 2] = ["send", "receive"];
+    const LOST: [&'static str; 2] = [
+        "a page of the channel cannot be supplied: some process has truncated it",
+        "remove the channel, and create it anew",
+    ];
+    const CORRUPT: [&'static str; 2] =
+        ["some process has written over it", "remove the channel, and create it anew"];
+    const FOREIGN: [&'static str; 2] = [
+        "a sender or a receiver stays with the process that made it, and this is a forked child",
+        "make one in the child, from the `Channel`; drop the parent's first if there can be only one",
+    ];
+    const TOO_LARGE: &'static str = "a few of the longest messages are enough";
+}
 
 const _: () = assert!(size_of::<Control>() <= RING_AT);

@@ -17,13 +17,15 @@ pub use receiver::{Message, Receiver, Recv};
 pub use sender::{Batch, Reserved, Sender};
 
 use super::attachment::{Attachment, Contents};
-use super::body;
+use super::body::Making;
 use super::header::Kind;
 use super::segment::SegmentOptions;
 use super::word;
-use crate::error::{Error, Result, Subject};
+use crate::error::Result;
 use crate::map::passing;
+use control::Control;
 use link::Link;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -33,9 +35,6 @@ use std::sync::Arc;
 mod atomics {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering};
 }
-
-/// Bytes of the smallest ring.
-const SMALLEST: usize = 64;
 
 /// Messages between processes: a ring in shared memory, with one sender, or [many](ChannelOptions::many_senders), and one receiver. The processes know a name, or
 /// one forks the other, or passes it the descriptor.
@@ -118,8 +117,7 @@ impl ChannelOptions {
     ///
     /// Those of [`SegmentOptions::create`]; EINVAL for a size that no memory has.
     pub fn create(&self, name: &str) -> Result<Channel> {
-        let contents = self.contents("create")?;
-        self.channel(body::create(&self.segment, name, &contents)?)
+        self.channel(self.making().create(name)?)
     }
 
     /// Opens a channel that exists.
@@ -128,7 +126,7 @@ impl ChannelOptions {
     ///
     /// Those of [`SegmentOptions::open`].
     pub fn open(&self, name: &str) -> Result<Channel> {
-        self.channel(body::open(&self.segment, name, &self.any())?)
+        self.channel(self.making().open(name)?)
     }
 
     /// Opens a channel, or makes it if there is none.
@@ -137,8 +135,7 @@ impl ChannelOptions {
     ///
     /// Those of [`SegmentOptions::open_or_create`].
     pub fn open_or_create(&self, name: &str) -> Result<Channel> {
-        let contents = self.contents("open_or_create")?;
-        self.channel(body::open_or_create(&self.segment, name, &contents)?)
+        self.channel(self.making().open_or_create(name)?)
     }
 
     /// Opens a channel that is the file at `path`, or makes it. What was sent and not received is there again after a restart.
@@ -147,8 +144,7 @@ impl ChannelOptions {
     ///
     /// Those of [`SegmentOptions::open_or_create_file`].
     pub fn at_path(&self, path: impl AsRef<Path>) -> Result<Channel> {
-        let contents = self.contents("at_path")?;
-        self.channel(body::at_path(&self.segment, path.as_ref(), &contents)?)
+        self.channel(self.making().at_path(path.as_ref())?)
     }
 
     /// Makes a channel without a name: for forked children, and for who is [sent](Channel::pass) it. Nobody can truncate it.
@@ -157,7 +153,7 @@ impl ChannelOptions {
     ///
     /// Those of [`SegmentOptions::anonymous`].
     pub fn anonymous(&self) -> Result<Channel> {
-        self.channel(body::anonymous(&self.contents("anonymous")?)?)
+        self.channel(self.making().anonymous()?)
     }
 
     /// The channel behind a descriptor.
@@ -166,28 +162,14 @@ impl ChannelOptions {
     ///
     /// Those of [`SegmentOptions::from_fd`].
     pub fn from_fd(&self, fd: impl AsFd) -> Result<Channel> {
-        self.channel(body::from_fd(fd.as_fd(), &self.any())?)
+        self.channel(self.making().behind(fd.as_fd())?)
     }
 
-    /// Any channel of this kind.
-    fn any(&self) -> Contents<'static> {
+    fn making(&self) -> Making<'_, Control> {
         let (type_name, fingerprint) =
             if self.many { ("channel of many senders", 2) } else { ("channel of one sender", 1) };
-        Contents { kind: Kind::Channel, fingerprint, type_name, element: 1, length: 0 }
-    }
-
-    /// A new one of this size.
-    fn contents(&self, call: &'static str) -> Result<Contents<'static>> {
-        let capacity = self.bytes.max(SMALLEST).checked_next_power_of_two();
-        match capacity.filter(|&capacity| capacity as u64 <= word::CAPACITY_LIMIT) {
-            Some(capacity) => Ok(Contents { length: link::data_len(capacity) as u64, ..self.any() }),
-            None => Err(Error::rule(
-                call,
-                Subject::named("a channel").with_length(self.bytes),
-                format!("a channel has at most {} bytes", word::CAPACITY_LIMIT),
-                "a few of the longest messages are enough",
-            )),
-        }
+        let any = Contents { kind: Kind::Channel, fingerprint, type_name, element: 1, length: 0 };
+        Making { segment: &self.segment, any, bytes: self.bytes, beside: PhantomData }
     }
 
     fn channel(&self, attachment: Arc<Attachment>) -> Result<Channel> {
@@ -296,6 +278,7 @@ impl Channel {
 /// messages be wrong; nothing may be read or written outside, and nothing may panic or hang.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn survive(input: &[u8]) {
+    use super::ring_memory::data_len;
     use super::wait::Wait;
     use std::time::Duration;
 
@@ -312,7 +295,7 @@ pub(crate) fn survive(input: &[u8]) {
         // The control block's lines, or the ring.
         let at = match at & 1 {
             0 => usize::from(at / 2) % (10 * 128),
-            _ => link::data_len(0) + usize::from(at / 2) % RING,
+            _ => data_len(0) + usize::from(at / 2) % RING,
         };
         let at = at / 8 * 8;
         if let Some(sender) = &mut sender {

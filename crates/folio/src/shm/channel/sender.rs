@@ -7,6 +7,7 @@ use crate::access::ViewMut;
 use crate::error::{Errno, Error, Result};
 use crate::shm::doze::ASLEEP;
 use crate::shm::owner::Owner;
+use crate::shm::ring_memory::Unclaimed;
 use crate::shm::wait::{Look, Phase, Wait};
 use crate::shm::word::Corrupt;
 use crate::sys;
@@ -37,18 +38,15 @@ pub struct Sender {
 impl Sender {
     pub(super) fn new(link: Link) -> Result<Self> {
         link.attachment.check()?;
-        let control = link.control();
-        let senders = if link.many { SENDERS } else { 1 };
         let mut first = None;
-        let place = control.senders[..senders].iter().position(|place| match link.claim(place) {
+        let place = link.senders().iter().position(|place| match link.claim(place) {
             Ok(()) => true,
-            Err(holder) => {
-                first.get_or_insert(holder);
+            Err(why) => {
+                first.get_or_insert(why);
                 false
             }
         });
         let Some(place) = place else {
-            let holder = first.unwrap_or(Owner::NOBODY);
             if link.many {
                 return Err(Error::rule_as(
                     Errno::AGAIN,
@@ -58,7 +56,7 @@ impl Sender {
                     "drop senders that are not needed; threads can take turns with one",
                 ));
             }
-            return Err(link.taken("sender", "sender", holder));
+            return Err(link.taken("sender", "sender", first.unwrap_or(Unclaimed::Restless)));
         };
         // From here on the drop gives the place back.
         let producer = Producer::unknown(link.capacity());
@@ -225,7 +223,7 @@ impl Sender {
             Ok(place) => Ok(Some(place)),
             Err(blocked) => {
                 // Part of the room may have been taken by the end of the ring, which the receiver has to pass.
-                self.link.rouse(&self.link.control().receiver.0.doze);
+                self.link.rouse_receiver();
                 self.end(None);
                 match blocked {
                     Blocked::Until(_) if self.is_time_to_ask() && is_receiver_dead(&self.link) => {
@@ -279,7 +277,7 @@ impl Sender {
         let resumed = Producer::resume(&self.link, self.link.capacity());
         self.producer = resumed.map_err(|corrupt| self.link.corrupt(call, corrupt))?;
         // A sender that was killed may have published a message, and told nobody.
-        self.link.rouse(&self.link.control().receiver.0.doze);
+        self.link.rouse_receiver();
         Ok(())
     }
 
@@ -292,7 +290,7 @@ impl Sender {
             self.end_turn();
         }
         if message.is_some() {
-            self.link.rouse(&self.link.control().receiver.0.doze);
+            self.link.rouse_receiver();
         }
     }
 
@@ -315,7 +313,7 @@ impl Sender {
     /// Who has waited for its turn since `start` has so much less time.
     fn find_in_time(&mut self, call: &'static str, len: usize, start: Option<Instant>) -> Result<Place> {
         // The end of the ring may have been published, for the receiver to pass.
-        self.link.rouse(&self.link.control().receiver.0.doze);
+        self.link.rouse_receiver();
         let Self { link, producer, parks, wait, .. } = self;
         let doze = &link.control().room.0;
         let mut first = true;
@@ -348,7 +346,7 @@ impl Sender {
                 doze.retract(ASLEEP);
                 return Ok(Look::Again);
             };
-            link.rouse(&link.control().receiver.0.doze);
+            link.rouse_receiver();
             *parks += 1;
             Ok(Look::Sleep(word))
         })
@@ -392,7 +390,7 @@ impl Drop for Sender {
         let me = self.link.attachment.me().word();
         let place = &control.senders[self.place];
         if place.compare_exchange(me, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            self.link.rouse(&control.receiver.0.doze);
+            self.link.rouse_receiver();
         }
     }
 }
@@ -546,7 +544,7 @@ impl Batch<'_> {
         let any = sender.producer.commit(&sender.link);
         sender.end_turn();
         if any {
-            sender.link.rouse(&sender.link.control().receiver.0.doze);
+            sender.link.rouse_receiver();
         }
         Ok(())
     }

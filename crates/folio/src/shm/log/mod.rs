@@ -17,11 +17,13 @@ pub use reader::{NextEntry, Read, Reader, Start};
 pub use writer::Writer;
 
 use super::attachment::{Attachment, Contents};
+use super::body::Making;
 use super::header::{Kind, Lifetime};
 use super::segment::SegmentOptions;
-use super::{body, word};
-use crate::error::{Error, Result, Subject};
-use link::Link;
+use super::word;
+use crate::error::Result;
+use link::{Control, Link};
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -30,9 +32,6 @@ use std::sync::Arc;
 mod atomics {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
 }
-
-/// Bytes of the smallest ring.
-const SMALLEST: usize = 1024;
 
 /// Entries that are read as often as one likes: one writer appends, any number of readers read, each from any point, again and again. What a
 /// fifo gives once and to one, a log gives to all who ask, also to those who come later; as a file, also after a restart. It is read and
@@ -103,7 +102,7 @@ impl LogOptions {
     ///
     /// Those of [`SegmentOptions::create`]; EINVAL for a size that no memory has.
     pub fn create(&self, name: &str) -> Result<Log> {
-        Log::new(body::create(&self.segment, name, &self.contents("create")?)?)
+        Log::new(self.making().create(name)?)
     }
 
     /// Opens a log that exists, of any size.
@@ -112,7 +111,7 @@ impl LogOptions {
     ///
     /// Those of [`SegmentOptions::open`].
     pub fn open(&self, name: &str) -> Result<Log> {
-        Log::new(body::open(&self.segment, name, &any())?)
+        Log::new(self.making().open(name)?)
     }
 
     /// Opens a log, or makes it if there is none.
@@ -121,7 +120,7 @@ impl LogOptions {
     ///
     /// Those of [`SegmentOptions::open_or_create`].
     pub fn open_or_create(&self, name: &str) -> Result<Log> {
-        Log::new(body::open_or_create(&self.segment, name, &self.contents("open_or_create")?)?)
+        Log::new(self.making().open_or_create(name)?)
     }
 
     /// Opens a log that is the file at `path`, or makes it.
@@ -130,7 +129,7 @@ impl LogOptions {
     ///
     /// Those of [`SegmentOptions::open_or_create_file`].
     pub fn at_path(&self, path: impl AsRef<Path>) -> Result<Log> {
-        Log::new(body::at_path(&self.segment, path.as_ref(), &self.contents("at_path")?)?)
+        Log::new(self.making().at_path(path.as_ref())?)
     }
 
     /// Makes a log without a name: for forked children, and for who is passed its descriptor. Nobody can truncate it.
@@ -139,7 +138,7 @@ impl LogOptions {
     ///
     /// Those of [`SegmentOptions::anonymous`].
     pub fn anonymous(&self) -> Result<Log> {
-        Log::new(body::anonymous(&self.contents("anonymous")?)?)
+        Log::new(self.making().anonymous()?)
     }
 
     /// The log behind a descriptor.
@@ -148,20 +147,12 @@ impl LogOptions {
     ///
     /// Those of [`SegmentOptions::from_fd`].
     pub fn from_fd(&self, fd: impl AsFd) -> Result<Log> {
-        Log::new(body::from_fd(fd.as_fd(), &any())?)
+        Log::new(self.making().behind(fd.as_fd())?)
     }
 
-    fn contents(&self, call: &'static str) -> Result<Contents<'static>> {
-        let capacity = self.bytes.max(SMALLEST).checked_next_power_of_two();
-        match capacity.filter(|&capacity| capacity as u64 <= word::CAPACITY_LIMIT) {
-            Some(capacity) => Ok(Contents { length: link::data_len(capacity) as u64, ..any() }),
-            None => Err(Error::rule(
-                call,
-                Subject::named("a log").with_length(self.bytes),
-                format!("a log has at most {} bytes", word::CAPACITY_LIMIT),
-                "start a new one now and then",
-            )),
-        }
+    fn making(&self) -> Making<'_, Control> {
+        let any = Contents { kind: Kind::Log, fingerprint: 1, type_name: "log", element: 1, length: 0 };
+        Making { segment: &self.segment, any, bytes: self.bytes, beside: PhantomData }
     }
 }
 
@@ -169,10 +160,6 @@ impl Default for LogOptions {
     fn default() -> Self {
         Self::new()
     }
-}
-
-fn any() -> Contents<'static> {
-    Contents { kind: Kind::Log, fingerprint: 1, type_name: "log", element: 1, length: 0 }
 }
 
 impl Log {
@@ -263,6 +250,7 @@ impl Log {
 /// missing; nothing may be read or written outside, and nothing may panic or hang.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn survive(input: &[u8]) {
+    use super::ring_memory::data_len;
     use super::wait::Wait;
     use std::time::Duration;
 
@@ -275,7 +263,7 @@ pub(crate) fn survive(input: &[u8]) {
         // The control block's lines, or the ring.
         let at = match at & 1 {
             0 => usize::from(at / 2) % (6 * 128),
-            _ => link::data_len(0) + usize::from(at / 2) % RING,
+            _ => data_len(0) + usize::from(at / 2) % RING,
         };
         let at = at / 8 * 8;
         match what % 8 {
