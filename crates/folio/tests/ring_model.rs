@@ -107,6 +107,20 @@ impl Memory {
     }
 }
 
+/// A thread that sends.
+fn sending(memory: &Arc<Memory>, work: impl FnOnce(&Memory, Producer) + 'static) -> thread::JoinHandle<()> {
+    let memory = Arc::clone(memory);
+    thread::spawn(move || {
+        let producer = Producer::resume(&*memory, memory.capacity()).unwrap();
+        work(&memory, producer);
+    })
+}
+
+/// The receiver of a ring that is used from the start.
+fn receiver(memory: &Memory) -> Consumer {
+    Consumer::resume(memory, memory.capacity()).unwrap()
+}
+
 fn model(work: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
@@ -118,18 +132,14 @@ fn messages_arrive_whole_and_in_order_around_the_rings_end() {
     model(|| {
         // One message at a time has room, and the second goes around the end.
         let memory = Memory::new(32);
-        let sender = thread::spawn({
-            let memory = Arc::clone(&memory);
-            move || {
-                let mut producer = Producer::resume(&*memory, memory.capacity()).unwrap();
-                for value in 1..=2 {
-                    while memory.try_send(&mut producer, value).is_err() {
-                        thread::yield_now();
-                    }
+        let sender = sending(&memory, |memory, mut producer| {
+            for value in 1..=2 {
+                while memory.try_send(&mut producer, value).is_err() {
+                    thread::yield_now();
                 }
             }
         });
-        let mut consumer = Consumer::resume(&*memory, memory.capacity()).unwrap();
+        let mut consumer = receiver(&memory);
         for value in 1..=2 {
             let received = loop {
                 match memory.try_receive(&mut consumer) {
@@ -148,17 +158,13 @@ fn messages_arrive_whole_and_in_order_around_the_rings_end() {
 fn messages_of_a_batch_are_seen_together() {
     model(|| {
         let memory = Memory::new(64);
-        let sender = thread::spawn({
-            let memory = Arc::clone(&memory);
-            move || {
-                let mut producer = Producer::resume(&*memory, memory.capacity()).unwrap();
-                producer.begin();
-                memory.try_send(&mut producer, 1).unwrap();
-                memory.try_send(&mut producer, 2).unwrap();
-                assert!(producer.commit(&*memory));
-            }
+        let sender = sending(&memory, |memory, mut producer| {
+            producer.begin();
+            memory.try_send(&mut producer, 1).unwrap();
+            memory.try_send(&mut producer, 2).unwrap();
+            assert!(producer.commit(memory));
         });
-        let mut consumer = Consumer::resume(&*memory, memory.capacity()).unwrap();
+        let mut consumer = receiver(&memory);
         if let Some(value) = memory.try_receive(&mut consumer) {
             assert_eq!(value, 1);
             assert_eq!(memory.try_receive(&mut consumer), Some(2), "half a batch");
@@ -171,15 +177,11 @@ fn messages_of_a_batch_are_seen_together() {
 fn a_receiver_that_sleeps_is_woken_by_a_message() {
     model(|| {
         let memory = Memory::new(32);
-        let sender = thread::spawn({
-            let memory = Arc::clone(&memory);
-            move || {
-                let mut producer = Producer::resume(&*memory, memory.capacity()).unwrap();
-                memory.try_send(&mut producer, 1).unwrap();
-                memory.wake(&memory.receiver);
-            }
+        let sender = sending(&memory, |memory, mut producer| {
+            memory.try_send(&mut producer, 1).unwrap();
+            memory.wake(&memory.receiver);
         });
-        let mut consumer = Consumer::resume(&*memory, memory.capacity()).unwrap();
+        let mut consumer = receiver(&memory);
         // A missed wake would be a deadlock, which loom reports.
         while memory.try_receive(&mut consumer).is_none() {
             let seen = memory.receiver.announce(ASLEEP);
@@ -201,10 +203,10 @@ fn a_sender_that_sleeps_is_woken_by_room() {
         for value in 1..=2 {
             memory.try_send(&mut producer, value).unwrap();
         }
-        let receiver = thread::spawn({
+        let receiving = thread::spawn({
             let memory = Arc::clone(&memory);
             move || {
-                let mut consumer = Consumer::resume(&*memory, memory.capacity()).unwrap();
+                let mut consumer = receiver(&memory);
                 for value in 1..=2 {
                     assert_eq!(memory.try_receive(&mut consumer), Some(value));
                     memory.wake(&memory.sender);
@@ -218,7 +220,7 @@ fn a_sender_that_sleeps_is_woken_by_room() {
             }
             memory.sleep(&memory.sender, seen);
         }
-        receiver.join().unwrap();
+        receiving.join().unwrap();
     });
 }
 

@@ -78,6 +78,20 @@ impl Memory {
         self.living(&self.words[at / 8])
     }
 
+    /// Writes over one of the words and the two positions: with something near it, small, large or odd.
+    fn scribble(&self, random: &mut Random, small: u64) {
+        let at = random.below(self.words.len() as u64 + 2) as usize;
+        let word = self.words.get(at).unwrap_or([&self.first, &self.second][at % 2]);
+        let near = word.load(Ordering::Relaxed);
+        let new = match random.below(4) {
+            0 => near ^ 1 << random.below(64),
+            1 => random.below(u64::MAX),
+            2 => u64::MAX - random.below(64),
+            _ => random.below(small) & !7,
+        };
+        word.store(new, Ordering::Relaxed);
+    }
+
     fn fill(&self, at: usize, bytes: &[u8]) {
         for (i, chunk) in bytes.chunks(8).enumerate() {
             let mut word = [0xEE; 8];
@@ -349,22 +363,7 @@ fn garbage_in_a_ring_is_an_error_or_a_message_but_never_outside() {
         let mut consumer = Consumer::resume(&memory, 128).unwrap();
         for _ in 0..40 {
             if random.below(6) == 0 {
-                let at = random.below(18) as usize;
-                let word = match at {
-                    16 => &memory.first,
-                    17 => &memory.second,
-                    at => &memory.words[at],
-                };
-                let near = word.load(Ordering::Relaxed);
-                word.store(
-                    match random.below(4) {
-                        0 => near ^ 1 << random.below(64),
-                        1 => random.below(u64::MAX),
-                        2 => u64::MAX - random.below(64),
-                        _ => random.below(300) & !7,
-                    },
-                    Ordering::Relaxed,
-                );
+                memory.scribble(random, 300);
             }
             let len = random.below(113) as usize;
             match random.below(4) {
@@ -416,26 +415,23 @@ enum Step {
     Missed(u64, u64),
 }
 
-fn catch_up(memory: &Memory, reader: &mut Reader) -> Option<Step> {
-    match reader.catch_up(memory).unwrap() {
-        Some((first, count)) => Some(Step::Missed(first, count)),
-        None => read(memory, reader),
-    }
-}
-
 fn read(memory: &Memory, reader: &mut Reader) -> Option<Step> {
-    match reader.next(memory).unwrap() {
-        Next::Nothing => None,
-        Next::Overtaken => catch_up(memory, reader),
-        Next::Entry(found) => {
-            let bytes = memory.bytes(found.at, found.len);
-            if !reader.confirm(memory, &found).unwrap() {
-                return catch_up(memory, reader);
-            }
+    let mut bytes = Vec::new();
+    let step = reader.read(
+        memory,
+        |corrupt| corrupt,
+        |found| {
+            bytes = memory.bytes(found.at, found.len);
+            Ok(())
+        },
+    );
+    Some(match step.unwrap()? {
+        chain::Step::Missed(first, count) => Step::Missed(first, count),
+        chain::Step::Entry(found) => {
             assert_eq!(checksum(found.seq, &bytes), found.checksum);
-            Some(Step::Entry(found.seq, bytes))
+            Step::Entry(found.seq, bytes)
         }
-    }
+    })
 }
 
 #[test]
@@ -665,6 +661,50 @@ fn who_moves_the_positions_all_the_time_keeps_no_reader() {
     }
 }
 
+/// A ring whose oldest entry is given up whenever a reader has copied it, and is there again when the reader looks for the oldest.
+struct Circling {
+    memory: Memory,
+    behind: AtomicU64,
+    looks: Cell<u32>,
+}
+
+impl chain::Ring for Circling {
+    fn word(&self, at: usize) -> &AtomicU64 {
+        self.memory.word_at(at)
+    }
+
+    fn oldest(&self) -> &AtomicU64 {
+        let looks = self.looks.replace(self.looks.get() + 1);
+        assert!(looks < 1_000_000, "a reader goes in circles");
+        // Once to see whether what was copied was there still, twice to find the oldest.
+        if looks.is_multiple_of(3) { &self.behind } else { &self.memory.first }
+    }
+
+    fn last(&self) -> &AtomicU64 {
+        &self.memory.second
+    }
+}
+
+#[test]
+fn a_reader_that_is_led_in_circles_gives_up() {
+    let memory = Memory::new(1024);
+    let mut writer = open_writer(&memory, Trust::Memory).unwrap();
+    append(&memory, &mut writer, b"the oldest");
+    append(&memory, &mut writer, b"another");
+    let mut reader = Reader::at_oldest(&memory, 1024).unwrap();
+    let ring = Circling { memory, behind: AtomicU64::new(1 << 20), looks: Cell::new(0) };
+    let mut copies = 0;
+    let step = reader.read(
+        &ring,
+        |corrupt| corrupt,
+        |_| {
+            copies += 1;
+            Ok(())
+        },
+    );
+    assert!(step.is_err() && copies > 100, "{step:?} after {copies} copies");
+}
+
 /// A ring whose writer appends at each look at the oldest position, as long as it is to.
 struct Quick {
     memory: Memory,
@@ -727,22 +767,7 @@ fn garbage_in_a_log_is_an_error_or_an_entry_but_never_outside() {
         let mut reader = Reader::at_oldest(&memory, 256).unwrap();
         for _ in 0..60 {
             if random.below(8) == 0 {
-                let at = random.below(34) as usize;
-                let word = match at {
-                    32 => &memory.first,
-                    33 => &memory.second,
-                    at => &memory.words[at],
-                };
-                let near = word.load(Ordering::Relaxed);
-                word.store(
-                    match random.below(4) {
-                        0 => near ^ 1 << random.below(64),
-                        1 => random.below(u64::MAX),
-                        2 => u64::MAX - random.below(64),
-                        _ => random.below(600) & !7,
-                    },
-                    Ordering::Relaxed,
-                );
+                memory.scribble(random, 600);
             }
             let len = random.below(33) as usize;
             match random.below(6) {

@@ -293,3 +293,60 @@ impl<C: Beside> RingMemory<C> {
         }
     }
 }
+
+/// Does something again and again while a thread keeps storing dead owners at these offsets, as another process might.
+#[cfg(test)]
+pub(super) fn while_scribbled<C: Beside>(memory: &RingMemory<C>, at: &[usize], mut work: impl FnMut()) {
+    /// Also when the work panics: the thread ends.
+    struct Done<'a>(&'a std::sync::atomic::AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let end = Done(&done);
+        scope.spawn(|| {
+            for generation in 0.. {
+                for &at in at {
+                    memory.scribble(at, &Owner::new(200, generation).word().to_ne_bytes());
+                }
+                if done.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        (0..300).for_each(|_| work());
+        drop(end);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Unclaimed, claim};
+    use crate::shm::owner::Owner;
+    use std::cell::Cell;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    #[test]
+    fn who_changes_a_place_whenever_it_is_looked_at_keeps_nobody() {
+        let (place, looks) = (AtomicU64::new(Owner::new(3, 0).word()), Cell::new(0));
+        let claimed = claim(&place, Owner::new(1, 1), |_| {
+            looks.set(looks.get() + 1);
+            assert!(looks.get() < 1_000_000, "it is looked at without end");
+            place.store(Owner::new(3, looks.get()).word(), Ordering::Relaxed);
+            false
+        });
+        assert_eq!(claimed, Err(Unclaimed::Restless));
+    }
+
+    #[test]
+    fn a_place_of_the_dead_is_claimed_and_one_of_the_living_is_not() {
+        let (me, other) = (Owner::new(1, 1), Owner::new(2, 1));
+        let place = AtomicU64::new(other.word());
+        assert_eq!(claim(&place, me, |_| true), Err(Unclaimed::Held(other)));
+        assert_eq!(claim(&place, me, |holder| holder != other), Ok(()));
+        assert_eq!(place.load(Ordering::Relaxed), me.word());
+    }
+}

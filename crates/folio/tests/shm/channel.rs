@@ -541,14 +541,12 @@ fn garbage_in_a_channel_is_an_error_and_never_a_panic() {
                     0 => data + 128 * random.below(8),
                     _ => data + 4096 + random.below(1 << 10),
                 };
-                let word = match random.below(4) {
-                    0 => u64::MAX,
-                    1 => random.below(u64::MAX),
-                    2 => random.below(2048),
-                    _ => 1 << random.below(64),
-                };
-                std::os::unix::fs::FileExt::write_all_at(&file, &word.to_ne_bytes()[..], at.min(size - 8))
-                    .unwrap();
+                std::os::unix::fs::FileExt::write_all_at(
+                    &file,
+                    &random.garbage().to_ne_bytes()[..],
+                    at.min(size - 8),
+                )
+                .unwrap();
             }
             let results = [
                 sender.try_send(&message(0, step, most)).map(drop),

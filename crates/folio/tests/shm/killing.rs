@@ -74,6 +74,16 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % limit
     }
 
+    /// A word as someone might write it over another: all ones, anything, something small, a lone bit.
+    pub(crate) fn garbage(&mut self) -> u64 {
+        match self.below(4) {
+            0 => u64::MAX,
+            1 => self.below(u64::MAX),
+            2 => self.below(2048),
+            _ => 1 << self.below(64),
+        }
+    }
+
     /// Lets up to so many microseconds pass, mostly few.
     pub(crate) fn pass(&mut self, most: u64) {
         let most = 1 + self.below(most);

@@ -361,13 +361,7 @@ fn garbage_in_a_log_is_an_error_and_never_a_panic() {
                     0 => data + 128 * random.below(6),
                     _ => data + 4096 + random.below(1 << 10),
                 };
-                let word = match random.below(4) {
-                    0 => u64::MAX,
-                    1 => random.below(u64::MAX),
-                    2 => random.below(2048),
-                    _ => 1 << random.below(64),
-                };
-                file.write_all_at(&word.to_ne_bytes(), at.min(size - 8)).unwrap();
+                file.write_all_at(&random.garbage().to_ne_bytes(), at.min(size - 8)).unwrap();
             }
             let results = [
                 writer.append(&message(0, step, 100)).map(drop),

@@ -354,6 +354,18 @@ mod tests {
     }
 
     #[test]
+    fn who_keeps_changing_the_two_sides_keeps_nobody_from_an_answer() {
+        let channel = Channel::anonymous(256).unwrap();
+        let sides = [std::mem::offset_of!(Control, senders), std::mem::offset_of!(Control, receiver)];
+        crate::shm::ring_memory::while_scribbled(&channel.link, &sides, || {
+            let answers = [channel.sender().map(drop), channel.receiver().map(drop)];
+            for error in answers.into_iter().filter_map(Result::err) {
+                assert_eq!(error.errno(), Errno::AGAIN, "{error}");
+            }
+        });
+    }
+
+    #[test]
     fn bytes_from_anywhere_are_survived() {
         proptest::proptest!(|(bytes in proptest::collection::vec(0_u8.., 0..600))| super::survive(&bytes));
         // Small numbers and lone bits, which lengths and positions are.

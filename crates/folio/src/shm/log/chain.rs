@@ -333,6 +333,15 @@ pub(crate) enum Next {
     Overtaken,
 }
 
+/// What a reader has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// An entry whose bytes were copied.
+    Entry(Found),
+    /// Entries that are gone: the first one's number, and how many.
+    Missed(u64, u64),
+}
+
 /// A side that reads. Nobody knows of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
@@ -450,6 +459,35 @@ impl Reader {
                 Err(corrupt) => return Err(corrupt),
             }
         }
+    }
+
+    /// Reads on, if there is something: `copy` takes the bytes of what may be the next entry. That they are the entry's is seen to here,
+    /// but not that they agree with its checksum.
+    #[inline]
+    pub(crate) fn read<E>(
+        &mut self,
+        ring: &impl Ring,
+        corrupt: impl Fn(Corrupt) -> E,
+        mut copy: impl FnMut(&Found) -> Result<(), E>,
+    ) -> Result<Option<Step>, E> {
+        // Who is overtaken is told what it missed, but where the numbers stay the same: which no writer does for long.
+        for _ in 0..LOOKS {
+            match self.next(ring).map_err(&corrupt)? {
+                Next::Nothing => return Ok(None),
+                Next::Entry(found) => {
+                    copy(&found)?;
+                    if self.confirm(ring, &found).map_err(&corrupt)? {
+                        return Ok(Some(Step::Entry(found)));
+                    }
+                }
+                Next::Overtaken => {
+                    if let Some((first, count)) = self.catch_up(ring).map_err(&corrupt)? {
+                        return Ok(Some(Step::Missed(first, count)));
+                    }
+                }
+            }
+        }
+        Err(corrupt(restless(ring.oldest())))
     }
 
     /// Whether the bytes that were copied since [`next`](Self::next) are the entry's. If so the reader moves on.

@@ -292,7 +292,20 @@ pub(crate) fn survive(input: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use super::{Control, Log};
+    use crate::error::Errno;
     use proptest::strategy::Strategy;
+
+    #[test]
+    fn who_keeps_changing_the_writer_keeps_nobody_from_an_answer() {
+        let log = Log::anonymous(1024).unwrap();
+        let writer = [std::mem::offset_of!(Control, writer)];
+        crate::shm::ring_memory::while_scribbled(&log.link, &writer, || {
+            if let Err(error) = log.writer() {
+                assert_eq!(error.errno(), Errno::AGAIN, "{error}");
+            }
+        });
+    }
 
     #[test]
     fn bytes_from_anywhere_are_survived() {

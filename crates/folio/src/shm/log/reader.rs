@@ -1,6 +1,6 @@
 //! The reading sides of a log.
 
-use super::chain::{self, Next};
+use super::chain::{self, Step};
 use super::checksum::checksum;
 use super::link::Link;
 use crate::error::{Errno, Error, Result};
@@ -225,34 +225,17 @@ fn look(
     buffer: &mut Vec<u8>,
     call: &'static str,
 ) -> Result<Option<Read>> {
-    // Who is overtaken is told what it missed, but where the numbers stay the same: which no writer does for long.
-    for _ in 0..1000 {
-        let next = chain.next(link).map_err(|corrupt| link.corrupt(call, corrupt))?;
-        match next {
-            Next::Nothing => return Ok(None),
-            Next::Entry(found) => {
-                link.copy_to(found.at, found.len, buffer)?;
-                let confirmed = chain.confirm(link, &found);
-                if !confirmed.map_err(|corrupt| link.corrupt(call, corrupt))? {
-                    continue;
-                }
-                if checksum(found.seq, buffer) != found.checksum {
-                    let what = "an entry's bytes do not agree with its checksum";
-                    return Err(link.corrupt(call, Corrupt { what, at: found.position }));
-                }
-                return Ok(Some(Read::Entry(found.seq)));
-            }
-            Next::Overtaken => {
-                let missed = chain.catch_up(link);
-                let missed = missed.map_err(|corrupt| link.corrupt(call, corrupt))?;
-                if let Some((first, count)) = missed {
-                    return Ok(Some(Read::Missed { first, count }));
-                }
-            }
+    let corrupt = |corrupt| link.corrupt(call, corrupt);
+    let step = chain.read(link, corrupt, |found| link.copy_to(found.at, found.len, buffer))?;
+    match step {
+        Some(Step::Entry(found)) if checksum(found.seq, buffer) != found.checksum => {
+            let what = "an entry's bytes do not agree with its checksum";
+            Err(corrupt(Corrupt { what, at: found.position }))
         }
+        Some(Step::Entry(found)) => Ok(Some(Read::Entry(found.seq))),
+        Some(Step::Missed(first, count)) => Ok(Some(Read::Missed { first, count })),
+        None => Ok(None),
     }
-    let what = "the log changes whenever it is looked at";
-    Err(link.corrupt(call, Corrupt { what, at: chain.seq() }))
 }
 
 /// Whether there was a writer and is none, and it died. Asking the kernel takes a system call.
