@@ -79,7 +79,7 @@ mod word;
 
 #[doc(inline)]
 pub use crate::__shm_field as field;
-pub use channel::{Batch, Channel, ChannelOptions, Message, Receiver, Recv, Reserved, Sender};
+pub use channel::{Batch, Channel, ChannelOptions, Message, Receiver, Recv, Reserved, Sender, Sending};
 pub use condvar::Condvar;
 pub use event::Event;
 #[cfg(feature = "derive")]

@@ -199,10 +199,10 @@ impl<C: Beside> RingMemory<C> {
     /// Tells those who want to be told, by the word, that there is something for them: `wakes` of those who sleep, and all whose cords
     /// are armed.
     #[inline]
-    pub(super) fn rouse<'a>(&'a self, doze: &Doze, wakes: u32, cords: impl FnOnce(&'a C) -> &'a [BellCord]) {
+    pub(super) fn rouse<'a>(&'a self, doze: &Doze, wakes: u32, cords: impl FnOnce() -> &'a [BellCord]) {
         let how = doze.rouse();
         if how != 0 {
-            self.tell(doze, how, wakes, cords(self.control()));
+            self.tell(doze, how, wakes, cords());
         }
     }
 

@@ -20,15 +20,18 @@ pub(super) struct Control {
     pub(super) head: Apart<AtomicU64>,
     /// What senders look at after each message.
     pub(super) receiver: Apart<Side>,
-    /// What the receiver looks at after each message.
+    /// What the receiver looks at after each message: whether a sender waits for room.
     pub(super) room: Apart<Doze>,
     /// Whose turn it is to send, in a channel of many senders.
-    pub(super) turn: Apart<Lock>,
+    pub(super) turn: Apart<Turn>,
+    /// The receiver's.
     pub(super) bell: Apart<BellCord>,
     /// Whether there ever was a sender. One that is among `senders` counts without it.
     pub(super) sent: Apart<AtomicU32>,
     /// Who sends: zero, or an owner. A channel of one sender uses the first alone.
     pub(super) senders: [AtomicU64; SENDERS],
+    /// The senders' bells, each at its sender's place.
+    pub(super) bells: [BellCord; SENDERS],
 }
 
 /// The receiver, as the senders see it.
@@ -37,6 +40,15 @@ pub(super) struct Control {
 pub(super) struct Side {
     /// Zero: there was none yet. [`NOBODY`](crate::shm::owner::Owner::NOBODY): it has left. Else the owner.
     pub(super) owner: AtomicU64,
+    pub(super) doze: Doze,
+}
+
+/// The turn to send.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub(super) lock: Lock,
+    /// Whether a sender that found the turn taken wants its bell rung. Who gives the turn back has the line at hand.
     pub(super) doze: Doze,
 }
 

@@ -42,6 +42,11 @@ impl Link {
         &self.control().senders[..if self.many { SENDERS } else { 1 }]
     }
 
+    /// The cord of the sender at each place.
+    pub(super) fn sender_cords(&self) -> &[BellCord] {
+        &self.control().bells[..if self.many { SENDERS } else { 1 }]
+    }
+
     pub(super) fn receiver_cord(&self) -> &[BellCord] {
         std::slice::from_ref(&self.control().bell.0)
     }
@@ -50,13 +55,19 @@ impl Link {
     #[inline]
     pub(super) fn rouse_receiver(&self) {
         let doze = &self.control().receiver.0.doze;
-        self.rouse(doze, 1, |_| self.receiver_cord());
+        self.rouse(doze, 1, || self.receiver_cord());
     }
 
-    /// Tells the sender that waits for room, if it wants to be told, that there may be some.
+    /// Tells the senders that wait for room, if they want to be told, that there may be some. One at most sleeps: who has the turn.
     #[inline]
     pub(super) fn rouse_sender(&self) {
-        self.rouse(&self.control().room.0, 1, |_| &[]);
+        self.rouse(&self.control().room.0, 1, || self.sender_cords());
+    }
+
+    /// Tells the senders that found the turn taken, if they want to be told, that it may be theirs. Who sleeps for it sleeps on the lock.
+    #[inline]
+    pub(super) fn rouse_turn(&self) {
+        self.rouse(&self.control().turn.0.doze, 1, || self.sender_cords());
     }
 
     #[cold]

@@ -14,7 +14,7 @@ mod ring;
 mod sender;
 
 pub use receiver::{Message, Receiver, Recv};
-pub use sender::{Batch, Reserved, Sender};
+pub use sender::{Batch, Reserved, Sender, Sending};
 
 use super::attachment::{Attachment, Contents};
 use super::body::Making;
@@ -294,7 +294,8 @@ pub(crate) fn survive(input: &[u8]) {
         let (what, at, bytes) = (step[0], u16::from_le_bytes([step[1], step[2]]), &step[3..]);
         // The control block's lines, or the ring.
         let at = match at & 1 {
-            0 => usize::from(at / 2) % (10 * 128),
+            0 if what & 64 == 0 => usize::from(at / 2) % (10 * 128),
+            0 => usize::from(at / 2) % size_of::<Control>(),
             _ => data_len(0) + usize::from(at / 2) % RING,
         };
         let at = at / 8 * 8;
@@ -306,7 +307,15 @@ pub(crate) fn survive(input: &[u8]) {
         }
         match what % 8 {
             0..4 => channel.link.scribble(at, bytes),
-            4 => drop(sender.as_mut().map(|sender| sender.send(&bytes.repeat(usize::from(what / 8))))),
+            4 if what & 64 == 0 => {
+                drop(sender.as_mut().map(|sender| sender.send(&bytes.repeat(usize::from(what / 8)))));
+            }
+            4 => {
+                if let Some(sender) = &mut sender {
+                    let _ = sender.bell().map(drop);
+                    let _ = sender.try_send(&bytes.repeat(usize::from(what % 32)));
+                }
+            }
             5 => {
                 if let Some(Ok(len)) = receiver.as_mut().map(|receiver| receiver.recv(&mut buffer)) {
                     assert!(len == buffer.len() && len <= RING);
@@ -333,8 +342,8 @@ pub(crate) fn survive(input: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::Channel;
     use super::control::Control;
+    use super::{Channel, ChannelOptions};
     use crate::error::Errno;
     use crate::shm::owner::Owner;
     use crate::shm::wait::Wait;
@@ -351,6 +360,32 @@ mod tests {
         channel.link.scribble(std::mem::offset_of!(Control, senders), &dead.to_ne_bytes());
         let error = receiver.recv(&mut Vec::new()).unwrap_err();
         assert!(error.errno() == Errno::PIPE && error.to_string().contains("has died"), "{error}");
+    }
+
+    #[test]
+    fn a_cord_that_was_written_over_is_tied_anew() {
+        let channel = ChannelOptions::new().bytes(64).many_senders().anonymous().unwrap();
+        let (_first, mut sender) = (channel.sender().unwrap(), channel.sender().unwrap());
+        let mut receiver = channel.receiver().unwrap();
+        let is_readable = |sender: &mut super::Sender| {
+            let mut fds = [rustix::event::PollFd::from_borrowed_fd(
+                sender.bell().unwrap(),
+                rustix::event::PollFlags::IN,
+            )];
+            rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() == 1
+        };
+        sender.bell().unwrap();
+        let cord = std::mem::offset_of!(Control, bells) + size_of::<crate::shm::bell::BellCord>();
+        for garbage in [0, u64::MAX, 1, 0x0123_4567_89ab_cdef] {
+            for word in [cord, cord + 8] {
+                while sender.try_send(&[7; 20]).unwrap() {}
+                channel.link.scribble(word, &garbage.to_ne_bytes());
+                // It goes off by itself, or something else makes it look again: that heals it.
+                assert!(!sender.try_send(&[7; 20]).unwrap());
+                while receiver.try_recv(&mut Vec::new()).unwrap().is_some() {}
+                assert!(is_readable(&mut sender), "{garbage:#x}");
+            }
+        }
     }
 
     #[test]

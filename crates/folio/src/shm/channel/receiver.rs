@@ -395,6 +395,7 @@ impl Drop for Receiver {
         let owner = &control.receiver.0.owner;
         if owner.compare_exchange(me, nobody, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             self.link.rouse_sender();
+            self.link.rouse_turn();
         }
     }
 }

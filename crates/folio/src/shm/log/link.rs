@@ -65,7 +65,7 @@ impl Link {
     /// Tells the readers that want to be told.
     #[inline]
     pub(super) fn rouse_readers(&self) {
-        self.rouse(&self.control().readers.0, u32::MAX, |control| &control.bells);
+        self.rouse(&self.control().readers.0, u32::MAX, || &self.control().bells);
     }
 }
 
