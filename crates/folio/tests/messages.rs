@@ -18,6 +18,8 @@ mod killing;
 mod log;
 #[path = "shm/many_senders.rs"]
 mod many_senders;
+#[path = "shm/polling.rs"]
+mod polling;
 #[path = "shm/sender_bell.rs"]
 mod sender_bell;
 #[path = "shm/steps.rs"]

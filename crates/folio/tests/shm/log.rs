@@ -406,3 +406,21 @@ fn a_log_that_is_truncated_is_an_error_for_both() {
     let end = in_child(|| assert!(Log::open("x").is_err()));
     assert_eq!(end, End::Exited(0));
 }
+
+#[test]
+fn a_log_is_passed_over_a_socket() {
+    let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (pid, _messages) = spawn_child(|| {
+        let mut writer = Log::receive(&there).unwrap().writer().unwrap();
+        assert_eq!(writer.append(b"from afar").unwrap(), 1);
+    });
+    let log = Log::anonymous(1 << 12).unwrap();
+    log.writer().unwrap().append(b"from here").unwrap();
+    log.pass(&here).unwrap();
+    assert_eq!(wait(pid), End::Exited(0));
+    let mut reader = log.reader(Start::Oldest).unwrap();
+    assert_eq!(entry(&mut reader), (0, b"from here".to_vec()));
+    assert_eq!(entry(&mut reader), (1, b"from afar".to_vec()));
+    folio::shm::Channel::anonymous(256).unwrap().pass(&here).unwrap();
+    fails_with(Log::receive(&there), Errno::INVAL, "channel");
+}

@@ -165,6 +165,15 @@ impl ChannelOptions {
         self.channel(self.making().behind(fd.as_fd())?)
     }
 
+    /// Takes what [`Channel::pass`] passed.
+    ///
+    /// # Errors
+    ///
+    /// What recvmsg(2) answers; those of [`from_fd`](Self::from_fd).
+    pub fn receive(&self, socket: &UnixStream) -> Result<Channel> {
+        self.from_fd(passing::receive(socket)?)
+    }
+
     fn making(&self) -> Making<'_, Control> {
         let (type_name, fingerprint) =
             if self.many { ("channel of many senders", 2) } else { ("channel of one sender", 1) };
@@ -211,6 +220,15 @@ impl Channel {
         ChannelOptions::new().bytes(bytes).open_or_create(name)
     }
 
+    /// As [`ChannelOptions::at_path`], with one sender.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ChannelOptions::at_path`].
+    pub fn at_path(path: impl AsRef<Path>, bytes: usize) -> Result<Self> {
+        ChannelOptions::new().bytes(bytes).at_path(path)
+    }
+
     /// As [`ChannelOptions::anonymous`], with one sender.
     ///
     /// # Errors
@@ -254,8 +272,8 @@ impl Channel {
         self.link.attachment.file()
     }
 
-    /// Passes the channel to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte of data. The other end gives
-    /// the descriptor to [`ChannelOptions::from_fd`].
+    /// Passes the channel to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte of data. The other end takes
+    /// it by [`receive`](Self::receive); one of many senders by [`ChannelOptions::receive`].
     ///
     /// # Errors
     ///
@@ -268,9 +286,9 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// What recvmsg(2) answers; those of [`ChannelOptions::from_fd`].
+    /// Those of [`ChannelOptions::receive`].
     pub fn receive(socket: &UnixStream) -> Result<Self> {
-        ChannelOptions::new().from_fd(passing::receive(socket)?)
+        ChannelOptions::new().receive(socket)
     }
 }
 

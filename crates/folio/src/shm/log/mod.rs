@@ -22,9 +22,11 @@ use super::header::{Kind, Lifetime};
 use super::segment::SegmentOptions;
 use super::word;
 use crate::error::Result;
+use crate::map::passing;
 use link::{Control, Link};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -132,7 +134,7 @@ impl LogOptions {
         Log::new(self.making().at_path(path.as_ref())?)
     }
 
-    /// Makes a log without a name: for forked children, and for who is passed its descriptor. Nobody can truncate it.
+    /// Makes a log without a name: for forked children, and for who is [passed](Log::pass) it. Nobody can truncate it.
     ///
     /// # Errors
     ///
@@ -148,6 +150,15 @@ impl LogOptions {
     /// Those of [`SegmentOptions::from_fd`].
     pub fn from_fd(&self, fd: impl AsFd) -> Result<Log> {
         Log::new(self.making().behind(fd.as_fd())?)
+    }
+
+    /// Takes what [`Log::pass`] passed.
+    ///
+    /// # Errors
+    ///
+    /// What recvmsg(2) answers; those of [`from_fd`](Self::from_fd).
+    pub fn receive(&self, socket: &UnixStream) -> Result<Log> {
+        self.from_fd(passing::receive(socket)?)
     }
 
     fn making(&self) -> Making<'_, Control> {
@@ -243,6 +254,25 @@ impl Log {
     /// The file, to be passed on: [`LogOptions::from_fd`].
     pub fn file(&self) -> BorrowedFd<'_> {
         self.link.attachment.file()
+    }
+
+    /// Passes the log to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte of data. The other end takes it by
+    /// [`receive`](Self::receive).
+    ///
+    /// # Errors
+    ///
+    /// What sendmsg(2) answers.
+    pub fn pass(&self, socket: &UnixStream) -> Result<()> {
+        passing::send(socket, self.file())
+    }
+
+    /// Takes what [`pass`](Self::pass) passed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LogOptions::receive`].
+    pub fn receive(socket: &UnixStream) -> Result<Self> {
+        LogOptions::new().receive(socket)
     }
 }
 
