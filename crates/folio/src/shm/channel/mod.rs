@@ -48,8 +48,8 @@ mod atomics {
 /// [kept](super::Lifetime::Kept).
 ///
 /// Programs that know folio use it; it is no fifo and no socket in the file system, and a program that can only read and write
-/// descriptors needs one of those (mkfifo(3), unix(7)), which folio does not make. What such a program can do is wait: the receiver has a
-/// descriptor [to poll](Receiver::bell).
+/// descriptors needs one of those (mkfifo(3), unix(7)), which folio does not make. What such a program can do is wait: both sides have a
+/// descriptor to poll ([`Receiver::bell`], [`Sender::bell`]).
 ///
 /// What other processes write over the channel's memory can make messages wrong, and calls fail; it never makes safe code unsound.
 ///

@@ -481,6 +481,7 @@ impl Sender {
     }
 }
 
+#[inline]
 fn has_receiver_left(link: &Link) -> bool {
     link.control().receiver.0.owner.load(Ordering::Relaxed) == Owner::NOBODY.word()
 }

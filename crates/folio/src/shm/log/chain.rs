@@ -122,7 +122,7 @@ impl Writer {
     /// Takes up the work where the last writer left it, be it in the middle of an entry. `is_whole` checks an entry's bytes.
     ///
     /// Where nothing is trusted it never fails: what is whole from the first whole entry on is kept, and if there is none the log
-    /// begins anew, with numbers that no entry had before.
+    /// begins anew, with numbers that no entry had before. What was cut off is then to be [erased](Self::erase).
     pub(crate) fn resume(
         ring: &impl Ring,
         capacity: u64,
@@ -144,6 +144,26 @@ impl Writer {
             ring.oldest().store(first, Ordering::Release);
         }
         Ok(writer)
+    }
+
+    /// Erases all of the ring that is not in the log. Whether there was anything. It is for a writer that trusted nothing, in a file that
+    /// outlives the machine, and has to last before anything is appended: else an entry that was cut off could follow a new one, after
+    /// the machine has gone down again, with the very number that comes next.
+    pub(crate) fn erase(&self, ring: &impl Ring) -> bool {
+        // As when entries are given up: they were before anything is stored over them.
+        fence(Ordering::Release);
+        let mut any = false;
+        let mut position = self.tail;
+        while position.wrapping_sub(self.oldest) < self.capacity {
+            let word = self.word(ring, position);
+            // Pages that nobody has written to stay so.
+            if word.load(Ordering::Relaxed) != 0 {
+                word.store(0, Ordering::Relaxed);
+                any = true;
+            }
+            position = position.wrapping_add(WORD);
+        }
+        any
     }
 
     fn word<'a>(&self, ring: &'a impl Ring, position: u64) -> &'a AtomicU64 {

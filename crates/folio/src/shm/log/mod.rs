@@ -223,11 +223,12 @@ impl Log {
         LogOptions::new().bytes(bytes).anonymous()
     }
 
-    /// The writer: there is one at a time. It goes on where the last one stopped.
+    /// The writer: there is one at a time. It goes on where the last one stopped. The first one after the machine was started anew reads all
+    /// of the log, and waits for its device once.
     ///
     /// # Errors
     ///
-    /// EBUSY, with the process that has it, while there is another. EBADMSG if some process has written over the log.
+    /// EBUSY, with the process that has it, while there is another. EBADMSG if some process has written over the log. EIO.
     pub fn writer(&self) -> Result<Writer> {
         Writer::new(self.link.clone())
     }

@@ -32,16 +32,26 @@ impl Writer {
             link.copy_to(found.at, found.len, &mut bytes).is_ok()
                 && checksum(found.seq, &bytes) == found.checksum
         };
-        match chain::Writer::resume(&link, link.capacity(), trust, is_whole) {
+        let resumed = chain::Writer::resume(&link, link.capacity(), trust, is_whole)
+            .map_err(|corrupt| link.corrupt("writer", corrupt))
+            .and_then(|chain| {
+                // What is in memory alone does not outlive the machine.
+                let outlives = trust == Trust::Nothing && !sys::file::is_on_tmpfs(link.attachment.file());
+                if outlives && chain.erase(&link) {
+                    sync(&link)?;
+                }
+                Ok(chain)
+            });
+        match resumed {
             Ok(chain) => {
                 control.writer.0.boot.store(link::boot(), Ordering::Relaxed);
                 // The last writer may have been killed before it told anyone.
                 link.rouse_readers();
                 Ok(Self { chain, link, process: sys::identity::token() })
             }
-            Err(corrupt) => {
+            Err(error) => {
                 owner.store(Owner::NOBODY.word(), Ordering::Release);
-                Err(link.corrupt("writer", corrupt))
+                Err(error)
             }
         }
     }
@@ -80,15 +90,14 @@ impl Writer {
     /// Writes what was appended to the device, for a log that is a file on one, and waits until it is there. Without it, a machine that
     /// goes down keeps what it had written by itself, some pages and not others. The next writer then keeps the first entry that is
     /// whole and those that follow it without a gap, and goes on behind them; if none is whole, the log begins anew with a number that
-    /// no entry had. Readers are told that they missed what is gone before the first.
+    /// no entry had. What it does not keep never comes back. Readers are told that they missed what is gone before the first.
     ///
     /// # Errors
     ///
     /// EIO.
     pub fn sync(&self) -> Result<()> {
         self.link.check("sync", self.process)?;
-        rustix::fs::fsync(self.link.attachment.file())
-            .map_err(|errno| Error::kernel("fsync", errno, self.link.subject()))
+        sync(&self.link)
     }
 
     #[cold]
@@ -101,6 +110,10 @@ impl Writer {
             "append it in parts, or create the log with more bytes",
         )
     }
+}
+
+fn sync(link: &Link) -> Result<()> {
+    rustix::fs::fsync(link.attachment.file()).map_err(|errno| Error::kernel("fsync", errno, link.subject()))
 }
 
 impl Drop for Writer {
