@@ -237,24 +237,30 @@ fn a_receiver_that_sleeps_is_woken_by_a_message() {
     });
 }
 
+/// A full ring, and a thread that receives both messages and tells of each that there is room.
+fn full(tell: fn(&Memory)) -> (Arc<Memory>, Producer, thread::JoinHandle<()>) {
+    let memory = Memory::new(64);
+    let mut producer = Producer::resume(&*memory, memory.capacity()).unwrap();
+    for value in 1..=2 {
+        memory.try_send(&mut producer, value).unwrap();
+    }
+    let receiving = thread::spawn({
+        let memory = Arc::clone(&memory);
+        move || {
+            let mut consumer = receiver(&memory);
+            for value in 1..=2 {
+                assert_eq!(memory.try_receive(&mut consumer), Some(value));
+                tell(&memory);
+            }
+        }
+    });
+    (memory, producer, receiving)
+}
+
 #[test]
 fn a_sender_that_sleeps_is_woken_by_room() {
     model(|| {
-        let memory = Memory::new(64);
-        let mut producer = Producer::resume(&*memory, memory.capacity()).unwrap();
-        for value in 1..=2 {
-            memory.try_send(&mut producer, value).unwrap();
-        }
-        let receiving = thread::spawn({
-            let memory = Arc::clone(&memory);
-            move || {
-                let mut consumer = receiver(&memory);
-                for value in 1..=2 {
-                    assert_eq!(memory.try_receive(&mut consumer), Some(value));
-                    memory.wake(&memory.sender);
-                }
-            }
-        });
+        let (memory, mut producer, receiving) = full(|memory| memory.wake(&memory.sender));
         while memory.try_send(&mut producer, 3).is_err() {
             let seen = memory.sender.announce(ASLEEP);
             if memory.try_send(&mut producer, 3).is_ok() {
@@ -269,21 +275,7 @@ fn a_sender_that_sleeps_is_woken_by_room() {
 #[test]
 fn a_sender_that_polls_is_rung_by_room() {
     model(|| {
-        let memory = Memory::new(64);
-        let mut producer = Producer::resume(&*memory, memory.capacity()).unwrap();
-        for value in 1..=2 {
-            memory.try_send(&mut producer, value).unwrap();
-        }
-        let receiving = thread::spawn({
-            let memory = Arc::clone(&memory);
-            move || {
-                let mut consumer = receiver(&memory);
-                for value in 1..=2 {
-                    assert_eq!(memory.try_receive(&mut consumer), Some(value));
-                    memory.pull(&memory.sender);
-                }
-            }
-        });
+        let (memory, mut producer, receiving) = full(|memory| memory.pull(&memory.sender));
         while let Err(position) = memory.try_send(&mut producer, 3) {
             memory.poll(&memory.sender, || !word::is_before(memory.head.load(Ordering::Acquire), position));
         }

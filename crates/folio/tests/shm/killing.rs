@@ -119,6 +119,17 @@ pub(crate) fn whole(bytes: &[u8], most: usize) -> (u64, u64) {
     (sender, number)
 }
 
+/// Receives so many messages of each of `N` senders, each sender's in its order.
+pub(crate) fn receive_all<const N: usize>(receiver: &mut folio::shm::Receiver, of_each: u64, most: usize) {
+    let (mut next, mut bytes) = ([0; N], Vec::new());
+    while next != [of_each; N] {
+        receiver.recv(&mut bytes).unwrap();
+        let (sender, number) = whole(&bytes, most);
+        assert_eq!(number, next[sender as usize], "sender {sender}");
+        next[sender as usize] += 1;
+    }
+}
+
 /// A channel's error by what it means.
 #[track_caller]
 pub(crate) fn fails_with<T: std::fmt::Debug>(result: folio::Result<T>, errno: folio::Errno, words: &str) {

@@ -1,7 +1,7 @@
 //! Bells and futures of senders: room that was waited for, a turn that was, and a receiver that has gone.
 
 use crate::bell::{block_on, is_readable};
-use crate::killing::{Victim, fails_with, message, whole};
+use crate::killing::{Victim, fails_with, message, receive_all};
 use crate::support::{End, child_succeeds, spawn_child, wait};
 use folio::Errno;
 use folio::shm::{Channel, ChannelOptions, Receiver, Sender, Wait};
@@ -68,19 +68,21 @@ fn a_senders_bell_is_quiet_while_there_is_no_room() {
     }
 }
 
+/// Receives so many messages of their own numbers, with a pause before each.
+fn receive_slowly(channel: &Channel, count: u64, pause: Duration) {
+    let (mut receiver, mut bytes) = (channel.receiver().unwrap(), Vec::new());
+    for number in 0..count {
+        std::thread::sleep(pause);
+        receiver.recv(&mut bytes).unwrap();
+        assert_eq!(bytes, number.to_ne_bytes().repeat(5));
+    }
+}
+
 #[test]
 fn a_process_that_polls_for_room_is_woken_each_time() {
     for channel in [Channel::anonymous(64).unwrap(), of_many(64)] {
-        let (pid, _messages) = spawn_child(|| {
-            let mut receiver = channel.receiver().unwrap();
-            let mut bytes = Vec::new();
-            for number in 0..300_u64 {
-                // Longer than the other looks before it polls.
-                std::thread::sleep(Duration::from_micros(100));
-                receiver.recv(&mut bytes).unwrap();
-                assert_eq!(bytes, number.to_ne_bytes().repeat(5));
-            }
-        });
+        // It pauses longer than the other looks before it polls.
+        let (pid, _messages) = spawn_child(|| receive_slowly(&channel, 300, Duration::from_micros(100)));
         let mut sender = channel.sender().unwrap();
         let started = Instant::now();
         for number in 0..300_u64 {
@@ -230,15 +232,7 @@ fn senders_that_wait_for_room_do_not_ring_each_other() {
 #[test]
 fn a_future_is_ready_when_its_message_is_sent() {
     for channel in [Channel::anonymous(64).unwrap(), of_many(64)] {
-        let (pid, _messages) = spawn_child(|| {
-            let mut receiver = channel.receiver().unwrap();
-            let mut bytes = Vec::new();
-            for number in 0..50_u64 {
-                std::thread::sleep(Duration::from_millis(2));
-                receiver.recv(&mut bytes).unwrap();
-                assert_eq!(bytes, number.to_ne_bytes().repeat(5));
-            }
-        });
+        let (pid, _messages) = spawn_child(|| receive_slowly(&channel, 50, Duration::from_millis(2)));
         let mut sender = channel.sender().unwrap();
         for number in 0..50_u64 {
             let bytes = number.to_ne_bytes().repeat(5);
@@ -294,17 +288,11 @@ fn futures_of_senders_of_several_processes_all_get_their_messages_through() {
             })
         })
         .collect();
-    let (mut next, mut bytes) = ([0; 3], Vec::new());
-    while next != [300; 3] {
-        receiver.recv(&mut bytes).unwrap();
-        let (sender, number) = whole(&bytes, MOST);
-        assert_eq!(number, next[sender as usize], "sender {sender}");
-        next[sender as usize] += 1;
-    }
+    receive_all::<3>(&mut receiver, 300, MOST);
     for (pid, _) in children {
         assert_eq!(wait(pid), End::Exited(0));
     }
-    fails_with(receiver.recv(&mut bytes), Errno::PIPE, "the last sender has left");
+    fails_with(receiver.recv(&mut Vec::new()), Errno::PIPE, "the last sender has left");
 }
 
 #[test]
