@@ -17,6 +17,8 @@ fn messages_of_several_processes_and_threads_arrive_each_in_its_order() {
     let channel = channel(1 << 12);
     let mut receiver = channel.receiver().unwrap();
     receiver.set_wait(Wait::new().timeout(PATIENCE));
+    // So that there is one from the first to the last: a child may be through before another has begun.
+    let first = channel.sender().unwrap();
     let children: Vec<_> = (0..3)
         .map(|child| {
             let channel = &channel;
@@ -38,6 +40,7 @@ fn messages_of_several_processes_and_threads_arrive_each_in_its_order() {
     for (pid, _) in children {
         assert_eq!(wait(pid), End::Exited(0));
     }
+    drop(first);
     fails_with(receiver.recv(&mut Vec::new()), Errno::PIPE, "the last sender has left");
 }
 

@@ -277,6 +277,8 @@ fn futures_of_senders_of_several_processes_all_get_their_messages_through() {
     let channel = of_many(256);
     let mut receiver = channel.receiver().unwrap();
     receiver.set_wait(Wait::new().timeout(PATIENCE));
+    // So that there is one from the first to the last: a child may be through before another has begun.
+    let first = channel.sender().unwrap();
     let children: Vec<_> = (0..3)
         .map(|id| {
             let channel = &channel;
@@ -292,6 +294,7 @@ fn futures_of_senders_of_several_processes_all_get_their_messages_through() {
     for (pid, _) in children {
         assert_eq!(wait(pid), End::Exited(0));
     }
+    drop(first);
     fails_with(receiver.recv(&mut Vec::new()), Errno::PIPE, "the last sender has left");
 }
 
