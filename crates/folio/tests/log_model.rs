@@ -13,7 +13,7 @@ mod atomics {
 }
 
 use atomics::{AtomicU64, Ordering};
-use chain::{Next, Reader, Ring, Trust, Writer};
+use chain::{Reader, Ring, Step, Trust, Writer};
 use loom::sync::Arc;
 use loom::thread;
 
@@ -54,27 +54,24 @@ fn append(memory: &Memory, writer: &mut Writer) {
     writer.publish(memory, place, 8, !place.seq);
 }
 
-fn catch_up(memory: &Memory, reader: &mut Reader) -> Option<Result<u64, (u64, u64)>> {
-    match reader.catch_up(memory).unwrap() {
-        Some(missed) => Some(Err(missed)),
-        None => read(memory, reader),
-    }
-}
-
 /// Reads on: the next entry's number, or what was missed.
 fn read(memory: &Memory, reader: &mut Reader) -> Option<Result<u64, (u64, u64)>> {
-    match reader.next(memory).unwrap() {
-        Next::Nothing => None,
-        Next::Entry(found) => {
-            let value = memory.word(found.at).load(Ordering::Relaxed);
-            if !reader.confirm(memory, &found).unwrap() {
-                return catch_up(memory, reader);
-            }
+    let mut value = 0;
+    let step = reader.read(
+        memory,
+        |corrupt| corrupt,
+        |found| {
+            value = memory.word(found.at).load(Ordering::Relaxed);
+            Ok(())
+        },
+    );
+    Some(match step.unwrap()? {
+        Step::Missed(first, count) => Err((first, count)),
+        Step::Entry(found) => {
             assert_eq!((value, found.checksum), (100 + found.seq, !found.seq), "half an entry");
-            Some(Ok(found.seq))
+            Ok(found.seq)
         }
-        Next::Overtaken => catch_up(memory, reader),
-    }
+    })
 }
 
 fn model(work: impl Fn() + Sync + Send + 'static) {

@@ -20,6 +20,10 @@ mod log;
 mod many_senders;
 #[path = "shm/networks.rs"]
 mod networks;
+#[path = "shm/polling.rs"]
+mod polling;
+#[path = "shm/sender_bell.rs"]
+mod sender_bell;
 #[path = "shm/steps.rs"]
 mod steps;
 #[path = "shm/world.rs"]

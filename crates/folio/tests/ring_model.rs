@@ -3,6 +3,9 @@
 #[path = "../src/shm/doze.rs"]
 #[allow(dead_code)]
 mod doze;
+#[path = "../src/shm/lock_word.rs"]
+#[allow(dead_code)]
+mod lock_word;
 #[path = "../src/shm/channel/ring.rs"]
 #[allow(dead_code)]
 mod ring;
@@ -21,7 +24,8 @@ mod atomics {
 }
 
 use atomics::{AtomicU32, AtomicU64, Ordering};
-use doze::{ASLEEP, Doze};
+use doze::{ASLEEP, BELL, Doze};
+use lock_word::LockWord;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 use ring::{Blocked, Consumer, Producer, Ring};
@@ -32,6 +36,14 @@ struct Memory {
     tail: AtomicU64,
     receiver: Doze,
     sender: Doze,
+    /// The turn of many senders, and what those want to be told by that found it taken.
+    turn: LockWord,
+    turned: Doze,
+    /// Whether the bell of a sender wants to be rung.
+    armed: AtomicU32,
+    /// Whether it was, and who polls for it.
+    rung: Mutex<bool>,
+    polls: Condvar,
     /// The kernel's side of a futex: whoever sleeps on a word looks at it under this lock.
     kernel: Mutex<()>,
     sleepers: Condvar,
@@ -59,6 +71,11 @@ impl Memory {
             tail: AtomicU64::new(0),
             receiver: Doze(AtomicU32::new(0)),
             sender: Doze(AtomicU32::new(0)),
+            turn: LockWord(AtomicU64::new(0)),
+            turned: Doze(AtomicU32::new(0)),
+            armed: AtomicU32::new(0),
+            rung: Mutex::new(false),
+            polls: Condvar::new(),
             kernel: Mutex::new(()),
             sleepers: Condvar::new(),
         })
@@ -80,6 +97,31 @@ impl Memory {
         if doze.rouse() & ASLEEP != 0 {
             let _held = self.kernel.lock().unwrap();
             self.sleepers.notify_all();
+        }
+    }
+
+    /// Rings the bell, if it was announced and is armed.
+    fn pull(&self, doze: &Doze) {
+        if doze.rouse() & BELL != 0
+            && self.armed.load(Ordering::Relaxed) == 1
+            && self.armed.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        {
+            *self.rung.lock().unwrap() = true;
+            self.polls.notify_all();
+        }
+    }
+
+    /// What a sender does that found no way to send: polls its bell, without a backstop that would go off by itself.
+    fn poll(&self, doze: &Doze, may_be_over: impl Fn() -> bool) {
+        *self.rung.lock().unwrap() = false;
+        self.armed.store(1, Ordering::Release);
+        doze.announce(BELL);
+        if may_be_over() {
+            return;
+        }
+        let mut rung = self.rung.lock().unwrap();
+        while !*rung {
+            rung = self.polls.wait(rung).unwrap();
         }
     }
 
@@ -107,6 +149,20 @@ impl Memory {
     }
 }
 
+/// A thread that sends.
+fn sending(memory: &Arc<Memory>, work: impl FnOnce(&Memory, Producer) + 'static) -> thread::JoinHandle<()> {
+    let memory = Arc::clone(memory);
+    thread::spawn(move || {
+        let producer = Producer::resume(&*memory, memory.capacity()).unwrap();
+        work(&memory, producer);
+    })
+}
+
+/// The receiver of a ring that is used from the start.
+fn receiver(memory: &Memory) -> Consumer {
+    Consumer::resume(memory, memory.capacity()).unwrap()
+}
+
 fn model(work: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
@@ -118,18 +174,14 @@ fn messages_arrive_whole_and_in_order_around_the_rings_end() {
     model(|| {
         // One message at a time has room, and the second goes around the end.
         let memory = Memory::new(32);
-        let sender = thread::spawn({
-            let memory = Arc::clone(&memory);
-            move || {
-                let mut producer = Producer::resume(&*memory, memory.capacity()).unwrap();
-                for value in 1..=2 {
-                    while memory.try_send(&mut producer, value).is_err() {
-                        thread::yield_now();
-                    }
+        let sender = sending(&memory, |memory, mut producer| {
+            for value in 1..=2 {
+                while memory.try_send(&mut producer, value).is_err() {
+                    thread::yield_now();
                 }
             }
         });
-        let mut consumer = Consumer::resume(&*memory, memory.capacity()).unwrap();
+        let mut consumer = receiver(&memory);
         for value in 1..=2 {
             let received = loop {
                 match memory.try_receive(&mut consumer) {
@@ -148,17 +200,13 @@ fn messages_arrive_whole_and_in_order_around_the_rings_end() {
 fn messages_of_a_batch_are_seen_together() {
     model(|| {
         let memory = Memory::new(64);
-        let sender = thread::spawn({
-            let memory = Arc::clone(&memory);
-            move || {
-                let mut producer = Producer::resume(&*memory, memory.capacity()).unwrap();
-                producer.begin();
-                memory.try_send(&mut producer, 1).unwrap();
-                memory.try_send(&mut producer, 2).unwrap();
-                assert!(producer.commit(&*memory));
-            }
+        let sender = sending(&memory, |memory, mut producer| {
+            producer.begin();
+            memory.try_send(&mut producer, 1).unwrap();
+            memory.try_send(&mut producer, 2).unwrap();
+            assert!(producer.commit(memory));
         });
-        let mut consumer = Consumer::resume(&*memory, memory.capacity()).unwrap();
+        let mut consumer = receiver(&memory);
         if let Some(value) = memory.try_receive(&mut consumer) {
             assert_eq!(value, 1);
             assert_eq!(memory.try_receive(&mut consumer), Some(2), "half a batch");
@@ -171,15 +219,11 @@ fn messages_of_a_batch_are_seen_together() {
 fn a_receiver_that_sleeps_is_woken_by_a_message() {
     model(|| {
         let memory = Memory::new(32);
-        let sender = thread::spawn({
-            let memory = Arc::clone(&memory);
-            move || {
-                let mut producer = Producer::resume(&*memory, memory.capacity()).unwrap();
-                memory.try_send(&mut producer, 1).unwrap();
-                memory.wake(&memory.receiver);
-            }
+        let sender = sending(&memory, |memory, mut producer| {
+            memory.try_send(&mut producer, 1).unwrap();
+            memory.wake(&memory.receiver);
         });
-        let mut consumer = Consumer::resume(&*memory, memory.capacity()).unwrap();
+        let mut consumer = receiver(&memory);
         // A missed wake would be a deadlock, which loom reports.
         while memory.try_receive(&mut consumer).is_none() {
             let seen = memory.receiver.announce(ASLEEP);
@@ -193,24 +237,30 @@ fn a_receiver_that_sleeps_is_woken_by_a_message() {
     });
 }
 
+/// A full ring, and a thread that receives both messages and tells of each that there is room.
+fn full(tell: fn(&Memory)) -> (Arc<Memory>, Producer, thread::JoinHandle<()>) {
+    let memory = Memory::new(64);
+    let mut producer = Producer::resume(&*memory, memory.capacity()).unwrap();
+    for value in 1..=2 {
+        memory.try_send(&mut producer, value).unwrap();
+    }
+    let receiving = thread::spawn({
+        let memory = Arc::clone(&memory);
+        move || {
+            let mut consumer = receiver(&memory);
+            for value in 1..=2 {
+                assert_eq!(memory.try_receive(&mut consumer), Some(value));
+                tell(&memory);
+            }
+        }
+    });
+    (memory, producer, receiving)
+}
+
 #[test]
 fn a_sender_that_sleeps_is_woken_by_room() {
     model(|| {
-        let memory = Memory::new(64);
-        let mut producer = Producer::resume(&*memory, memory.capacity()).unwrap();
-        for value in 1..=2 {
-            memory.try_send(&mut producer, value).unwrap();
-        }
-        let receiver = thread::spawn({
-            let memory = Arc::clone(&memory);
-            move || {
-                let mut consumer = Consumer::resume(&*memory, memory.capacity()).unwrap();
-                for value in 1..=2 {
-                    assert_eq!(memory.try_receive(&mut consumer), Some(value));
-                    memory.wake(&memory.sender);
-                }
-            }
-        });
+        let (memory, mut producer, receiving) = full(|memory| memory.wake(&memory.sender));
         while memory.try_send(&mut producer, 3).is_err() {
             let seen = memory.sender.announce(ASLEEP);
             if memory.try_send(&mut producer, 3).is_ok() {
@@ -218,7 +268,40 @@ fn a_sender_that_sleeps_is_woken_by_room() {
             }
             memory.sleep(&memory.sender, seen);
         }
-        receiver.join().unwrap();
+        receiving.join().unwrap();
+    });
+}
+
+#[test]
+fn a_sender_that_polls_is_rung_by_room() {
+    model(|| {
+        let (memory, mut producer, receiving) = full(|memory| memory.pull(&memory.sender));
+        while let Err(position) = memory.try_send(&mut producer, 3) {
+            memory.poll(&memory.sender, || !word::is_before(memory.head.load(Ordering::Acquire), position));
+        }
+        receiving.join().unwrap();
+    });
+}
+
+#[test]
+fn a_sender_that_polls_is_rung_when_the_turn_ends() {
+    model(|| {
+        let memory = Memory::new(64);
+        let other = thread::spawn({
+            let memory = Arc::clone(&memory);
+            move || {
+                // It may find the turn taken, too; it does not wait.
+                if memory.turn.try_lock(2, false) {
+                    memory.turn.unlock(2);
+                    memory.pull(&memory.turned);
+                }
+            }
+        });
+        while !memory.turn.try_lock(1, false) {
+            memory.poll(&memory.turned, || memory.turn.load() == 0);
+        }
+        memory.turn.unlock(1);
+        other.join().unwrap();
     });
 }
 

@@ -78,6 +78,20 @@ impl Memory {
         self.living(&self.words[at / 8])
     }
 
+    /// Writes over one of the words and the two positions: with something near it, small, large or odd.
+    fn scribble(&self, random: &mut Random, small: u64) {
+        let at = random.below(self.words.len() as u64 + 2) as usize;
+        let word = self.words.get(at).unwrap_or([&self.first, &self.second][at % 2]);
+        let near = word.load(Ordering::Relaxed);
+        let new = match random.below(4) {
+            0 => near ^ 1 << random.below(64),
+            1 => random.below(u64::MAX),
+            2 => u64::MAX - random.below(64),
+            _ => random.below(small) & !7,
+        };
+        word.store(new, Ordering::Relaxed);
+    }
+
     fn fill(&self, at: usize, bytes: &[u8]) {
         for (i, chunk) in bytes.chunks(8).enumerate() {
             let mut word = [0xEE; 8];
@@ -349,22 +363,7 @@ fn garbage_in_a_ring_is_an_error_or_a_message_but_never_outside() {
         let mut consumer = Consumer::resume(&memory, 128).unwrap();
         for _ in 0..40 {
             if random.below(6) == 0 {
-                let at = random.below(18) as usize;
-                let word = match at {
-                    16 => &memory.first,
-                    17 => &memory.second,
-                    at => &memory.words[at],
-                };
-                let near = word.load(Ordering::Relaxed);
-                word.store(
-                    match random.below(4) {
-                        0 => near ^ 1 << random.below(64),
-                        1 => random.below(u64::MAX),
-                        2 => u64::MAX - random.below(64),
-                        _ => random.below(300) & !7,
-                    },
-                    Ordering::Relaxed,
-                );
+                memory.scribble(random, 300);
             }
             let len = random.below(113) as usize;
             match random.below(4) {
@@ -404,6 +403,13 @@ fn append(memory: &Memory, writer: &mut Writer, bytes: &[u8]) -> u64 {
     place.seq
 }
 
+/// A writer after the machine went down, and whether it had anything to erase.
+fn restarted_writer(memory: &Memory) -> (Writer, bool) {
+    let writer = open_writer(memory, Trust::Nothing).expect("a log that cannot be written to");
+    let erased = writer.erase(memory);
+    (writer, erased)
+}
+
 fn open_writer(memory: &Memory, trust: Trust) -> Result<Writer, word::Corrupt> {
     Writer::resume(memory, memory.capacity(), trust, |found| {
         checksum(found.seq, &memory.bytes(found.at, found.len)) == found.checksum
@@ -416,26 +422,23 @@ enum Step {
     Missed(u64, u64),
 }
 
-fn catch_up(memory: &Memory, reader: &mut Reader) -> Option<Step> {
-    match reader.catch_up(memory).unwrap() {
-        Some((first, count)) => Some(Step::Missed(first, count)),
-        None => read(memory, reader),
-    }
-}
-
 fn read(memory: &Memory, reader: &mut Reader) -> Option<Step> {
-    match reader.next(memory).unwrap() {
-        Next::Nothing => None,
-        Next::Overtaken => catch_up(memory, reader),
-        Next::Entry(found) => {
-            let bytes = memory.bytes(found.at, found.len);
-            if !reader.confirm(memory, &found).unwrap() {
-                return catch_up(memory, reader);
-            }
+    let mut bytes = Vec::new();
+    let step = reader.read(
+        memory,
+        |corrupt| corrupt,
+        |found| {
+            bytes = memory.bytes(found.at, found.len);
+            Ok(())
+        },
+    );
+    Some(match step.unwrap()? {
+        chain::Step::Missed(first, count) => Step::Missed(first, count),
+        chain::Step::Entry(found) => {
             assert_eq!(checksum(found.seq, &bytes), found.checksum);
-            Some(Step::Entry(found.seq, bytes))
+            Step::Entry(found.seq, bytes)
         }
-    }
+    })
 }
 
 #[test]
@@ -552,14 +555,17 @@ fn after_a_crash_any_pages_may_be_old_and_the_log_goes_on_with_new_numbers() {
     with_seeds(500, |random| {
         let memory = Memory::new(CAPACITY);
         let mut writer = open_writer(&memory, Trust::Memory).unwrap();
-        // Who was cut off may come again with a page that is: any entry that ever had the number.
-        let mut all = std::collections::HashMap::<u64, Vec<Vec<u8>>>::new();
+        let equal = random.below(2) == 0;
+        // The bytes of each number: what was cut off does not come back, whatever pages are old.
+        let mut all = std::collections::BTreeMap::<u64, Vec<u8>>::new();
+        let mut lasting = state(&memory);
         for _ in 0..4 {
-            let mut before = state(&memory);
+            let mut before = lasting;
             for _ in 0..=random.below(60) {
-                let len = random.below(chain::limit(CAPACITY) + 1) as usize;
+                // Entries of one length, a page each, lie where others lay before the last crash.
+                let len = if equal { 40 } else { random.below(chain::limit(CAPACITY) + 1) as usize };
                 let bytes = random.bytes(len);
-                all.entry(append(&memory, &mut writer, &bytes)).or_default().push(bytes);
+                all.insert(append(&memory, &mut writer, &bytes), bytes);
                 if random.below(8) == 0 {
                     before = state(&memory);
                 }
@@ -577,11 +583,18 @@ fn after_a_crash_any_pages_may_be_old_and_the_log_goes_on_with_new_numbers() {
                     _ => {}
                 }
             }
-            writer = open_writer(&memory, Trust::Nothing).expect("a log that cannot be written to");
+            // One that is killed while it takes over is followed by another.
+            memory.kill_after(random.below(200) as usize);
+            restarted_writer(&memory);
+            memory.revive();
+            writer = restarted_writer(&memory).0;
+            // From here on what was erased is.
+            lasting = state(&memory);
             let (next, mut expected) = (writer.seq(), None);
-            let last = random.bytes(50);
+            let last = random.bytes(40);
             assert_eq!(append(&memory, &mut writer, &last), next);
-            all.entry(next).or_default().push(last);
+            drop(all.split_off(&next));
+            all.insert(next, last);
             // A writer that is killed now leaves a log like any other.
             writer = open_writer(&memory, Trust::Memory).unwrap();
             assert_eq!(writer.seq(), next + 1);
@@ -594,7 +607,10 @@ fn after_a_crash_any_pages_may_be_old_and_the_log_goes_on_with_new_numbers() {
                     }
                     Step::Entry(seq, bytes) => {
                         assert_eq!(seq, expected.unwrap_or(0));
-                        assert!(all[&seq].contains(&bytes), "an entry that nobody wrote");
+                        assert!(
+                            all.get(&seq) == Some(&bytes),
+                            "entry {seq} is not the one that was written last"
+                        );
                         expected = Some(seq + 1);
                     }
                 }
@@ -602,6 +618,30 @@ fn after_a_crash_any_pages_may_be_old_and_the_log_goes_on_with_new_numbers() {
             assert_eq!(expected, Some(next + 1), "the new entry is the newest");
         }
     });
+}
+
+#[test]
+fn an_entry_that_was_cut_off_does_not_come_back_after_the_next_crash() {
+    let memory = Memory::new(1024);
+    let mut writer = open_writer(&memory, Trust::Memory).unwrap();
+    for _ in 0..8 {
+        append(&memory, &mut writer, &[1; 40]);
+    }
+    // The machine goes down, and a page of entry 5 was not written: 6 and 7 are cut off.
+    memory.words[5 * 8 + 4].store(0, Ordering::Relaxed);
+    let (mut writer, erased) = restarted_writer(&memory);
+    assert!(erased && writer.seq() == 5);
+    let lasting: Vec<u64> = memory.words.iter().map(|word| word.load(Ordering::Relaxed)).collect();
+    for _ in 5..8 {
+        append(&memory, &mut writer, &[2; 40]);
+    }
+    // It goes down again, and has written nothing since but entry 5.
+    for (word, lasting) in memory.words.iter().zip(lasting).skip(6 * 8) {
+        word.store(lasting, Ordering::Relaxed);
+    }
+    assert_eq!(restarted_writer(&memory).0.seq(), 6);
+    // A log that is whole to its end has nothing to erase.
+    assert!(!restarted_writer(&memory).1);
 }
 
 #[test]
@@ -663,6 +703,50 @@ fn who_moves_the_positions_all_the_time_keeps_no_reader() {
         assert!(Reader::at_newest(&memory, 1024).is_err());
         assert!(Reader::at_seq(&memory, 1024, 7).is_err());
     }
+}
+
+/// A ring whose oldest entry is given up whenever a reader has copied it, and is there again when the reader looks for the oldest.
+struct Circling {
+    memory: Memory,
+    behind: AtomicU64,
+    looks: Cell<u32>,
+}
+
+impl chain::Ring for Circling {
+    fn word(&self, at: usize) -> &AtomicU64 {
+        self.memory.word_at(at)
+    }
+
+    fn oldest(&self) -> &AtomicU64 {
+        let looks = self.looks.replace(self.looks.get() + 1);
+        assert!(looks < 1_000_000, "a reader goes in circles");
+        // Once to see whether what was copied was there still, twice to find the oldest.
+        if looks.is_multiple_of(3) { &self.behind } else { &self.memory.first }
+    }
+
+    fn last(&self) -> &AtomicU64 {
+        &self.memory.second
+    }
+}
+
+#[test]
+fn a_reader_that_is_led_in_circles_gives_up() {
+    let memory = Memory::new(1024);
+    let mut writer = open_writer(&memory, Trust::Memory).unwrap();
+    append(&memory, &mut writer, b"the oldest");
+    append(&memory, &mut writer, b"another");
+    let mut reader = Reader::at_oldest(&memory, 1024).unwrap();
+    let ring = Circling { memory, behind: AtomicU64::new(1 << 20), looks: Cell::new(0) };
+    let mut copies = 0;
+    let step = reader.read(
+        &ring,
+        |corrupt| corrupt,
+        |_| {
+            copies += 1;
+            Ok(())
+        },
+    );
+    assert!(step.is_err() && copies > 100, "{step:?} after {copies} copies");
 }
 
 /// A ring whose writer appends at each look at the oldest position, as long as it is to.
@@ -727,22 +811,7 @@ fn garbage_in_a_log_is_an_error_or_an_entry_but_never_outside() {
         let mut reader = Reader::at_oldest(&memory, 256).unwrap();
         for _ in 0..60 {
             if random.below(8) == 0 {
-                let at = random.below(34) as usize;
-                let word = match at {
-                    32 => &memory.first,
-                    33 => &memory.second,
-                    at => &memory.words[at],
-                };
-                let near = word.load(Ordering::Relaxed);
-                word.store(
-                    match random.below(4) {
-                        0 => near ^ 1 << random.below(64),
-                        1 => random.below(u64::MAX),
-                        2 => u64::MAX - random.below(64),
-                        _ => random.below(600) & !7,
-                    },
-                    Ordering::Relaxed,
-                );
+                memory.scribble(random, 600);
             }
             let len = random.below(33) as usize;
             match random.below(6) {

@@ -49,7 +49,7 @@ pub(crate) fn receive(socket: &UnixStream) -> Result<OwnedFd> {
                 0 => "the other end closed the socket",
                 _ => "the message carried no descriptor, or more than one",
             },
-            "send it with `send`, and nothing else before it",
+            "send it with `send` or `pass`, and nothing else before it",
         )),
     }
 }

@@ -1,4 +1,4 @@
-//! A bell: a descriptor for poll(2) and epoll(7) that is readable when there is something to receive. It costs the other side
+//! A bell: a descriptor for poll(2) and epoll(7) that is readable when there is something to receive, or room to send. It costs the other side
 //! a system call, and only when it was asked for.
 //!
 //! It is a socket in the abstract namespace, named after the segment, its owner and a number drawn when it is made; whoever rings needs no

@@ -40,8 +40,10 @@
 // | `guard` | what who holds a lock has |
 // | `mutex`, `rwlock`, `condvar`, `event`, `once` | for synchronising |
 // | `body` | segments whose contents are folio's own |
+// | `ring_memory` | the memory of a ring: what channels and logs have alike |
 // | `doze` | how one side tells the other that it sleeps |
 // | `bell`, `future` | a descriptor to poll, and futures |
+// | `hanging` | the bell of a ring's side |
 // | `word` | the word in front of a message |
 // | `channel` | rings of messages |
 // | `log` | queues with history |
@@ -55,6 +57,7 @@ mod doze;
 mod event;
 mod future;
 mod guard;
+mod hanging;
 mod header;
 mod lock;
 mod lock_word;
@@ -67,6 +70,7 @@ mod party;
 mod place;
 mod reader_word;
 mod registry;
+mod ring_memory;
 mod rwlock;
 mod segment;
 mod share;
@@ -75,7 +79,7 @@ mod word;
 
 #[doc(inline)]
 pub use crate::__shm_field as field;
-pub use channel::{Batch, Channel, ChannelOptions, Message, Receiver, Recv, Reserved, Sender};
+pub use channel::{Batch, Channel, ChannelOptions, Message, Receiver, Recv, Reserved, Sender, Sending};
 pub use condvar::Condvar;
 pub use event::Event;
 #[cfg(feature = "derive")]

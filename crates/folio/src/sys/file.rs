@@ -128,14 +128,19 @@ pub(crate) fn next_hole(
     Ok(None)
 }
 
+/// Whether a file is in memory alone.
+pub(crate) fn is_on_tmpfs(fd: BorrowedFd<'_>) -> bool {
+    /// `TMPFS_MAGIC` of linux/magic.h.
+    const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+    rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type == TMPFS)
+}
+
 /// Whether tmpfs has a page for every byte of the range, in memory or in swap: there the page cache is the file, and
 /// cachestat(2) (since 6.5) counts it.
 pub(crate) fn is_full_tmpfs(fd: BorrowedFd<'_>, range: &std::ops::Range<u64>) -> bool {
-    /// `TMPFS_MAGIC` of linux/magic.h.
-    const TMPFS: rustix::fs::FsWord = 0x0102_1994;
     let page = PageSize::system().bytes() as u64;
     let pages = range.end.div_ceil(page) - range.start / page;
-    rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type == TMPFS)
+    is_on_tmpfs(fd)
         && super::mm::cachestat(fd.as_raw_fd(), range.start, range.end - range.start)
             .is_ok_and(|stat| stat.cache + stat.evicted >= pages)
 }

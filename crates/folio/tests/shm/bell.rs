@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether the descriptor becomes readable in time.
-fn is_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {
+pub(crate) fn is_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one descriptor, as it says.
     let count = unsafe { libc::poll(&raw mut poll, 1, time.as_millis() as i32) };
@@ -24,7 +24,7 @@ fn is_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {
 }
 
 /// Runs a future on this thread, and counts how often it was polled: an executor made by hand.
-fn block_on<F: Future>(future: F) -> (F::Output, u64) {
+pub(crate) fn block_on<F: Future>(future: F) -> (F::Output, u64) {
     struct Unpark(Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {

@@ -541,14 +541,12 @@ fn garbage_in_a_channel_is_an_error_and_never_a_panic() {
                     0 => data + 128 * random.below(8),
                     _ => data + 4096 + random.below(1 << 10),
                 };
-                let word = match random.below(4) {
-                    0 => u64::MAX,
-                    1 => random.below(u64::MAX),
-                    2 => random.below(2048),
-                    _ => 1 << random.below(64),
-                };
-                std::os::unix::fs::FileExt::write_all_at(&file, &word.to_ne_bytes()[..], at.min(size - 8))
-                    .unwrap();
+                std::os::unix::fs::FileExt::write_all_at(
+                    &file,
+                    &random.garbage().to_ne_bytes()[..],
+                    at.min(size - 8),
+                )
+                .unwrap();
             }
             let results = [
                 sender.try_send(&message(0, step, most)).map(drop),
@@ -607,7 +605,7 @@ fn a_channel_in_a_file_keeps_its_messages() {
         let channel = ChannelOptions::new().bytes(1 << 12).at_path(&path).unwrap();
         channel.sender().unwrap().send(b"for later").unwrap();
     });
-    let channel = ChannelOptions::new().bytes(1 << 12).at_path(&path).unwrap();
+    let channel = Channel::at_path(&path, 1 << 12).unwrap();
     let mut receiver = channel.receiver().unwrap();
     assert_eq!(receive(&mut receiver), b"for later");
     fails_with(receiver.try_recv(&mut Vec::new()), Errno::PIPE, "has left");
@@ -615,14 +613,22 @@ fn a_channel_in_a_file_keeps_its_messages() {
 
 #[test]
 fn a_channel_is_passed_over_a_socket() {
+    for many in [false, true] {
+        let options = ChannelOptions::new().bytes(256);
+        let options = if many { options.many_senders() } else { options };
+        let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (pid, _messages) = spawn_child(|| {
+            let channel = if many { options.receive(&there) } else { Channel::receive(&there) };
+            channel.unwrap().sender().unwrap().send(b"from afar").unwrap();
+        });
+        let channel = options.anonymous().unwrap();
+        let mut receiver = channel.receiver().unwrap();
+        channel.pass(&here).unwrap();
+        assert_eq!(receive(&mut receiver), b"from afar");
+        assert_eq!(wait(pid), End::Exited(0));
+    }
+    // What is passed says what it is.
     let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
-    let (pid, _messages) = spawn_child(|| {
-        let channel = Channel::receive(&there).unwrap();
-        channel.sender().unwrap().send(b"from afar").unwrap();
-    });
-    let channel = Channel::anonymous(256).unwrap();
-    let mut receiver = channel.receiver().unwrap();
-    channel.pass(&here).unwrap();
-    assert_eq!(receive(&mut receiver), b"from afar");
-    assert_eq!(wait(pid), End::Exited(0));
+    ChannelOptions::new().many_senders().anonymous().unwrap().pass(&here).unwrap();
+    fails_with(Channel::receive(&there), Errno::INVAL, "channel of many senders");
 }

@@ -74,6 +74,16 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % limit
     }
 
+    /// A word as someone might write it over another: all ones, anything, something small, a lone bit.
+    pub(crate) fn garbage(&mut self) -> u64 {
+        match self.below(4) {
+            0 => u64::MAX,
+            1 => self.below(u64::MAX),
+            2 => self.below(2048),
+            _ => 1 << self.below(64),
+        }
+    }
+
     /// Lets up to so many microseconds pass, mostly few.
     pub(crate) fn pass(&mut self, most: u64) {
         let most = 1 + self.below(most);
@@ -107,6 +117,17 @@ pub(crate) fn whole(bytes: &[u8], most: usize) -> (u64, u64) {
     let (sender, number) = (word(0), word(8));
     assert!(bytes == message(sender, number, most), "message {number} of sender {sender} is not whole");
     (sender, number)
+}
+
+/// Receives so many messages of each of `N` senders, each sender's in its order.
+pub(crate) fn receive_all<const N: usize>(receiver: &mut folio::shm::Receiver, of_each: u64, most: usize) {
+    let (mut next, mut bytes) = ([0; N], Vec::new());
+    while next != [of_each; N] {
+        receiver.recv(&mut bytes).unwrap();
+        let (sender, number) = whole(&bytes, most);
+        assert_eq!(number, next[sender as usize], "sender {sender}");
+        next[sender as usize] += 1;
+    }
 }
 
 /// A channel's error by what it means.

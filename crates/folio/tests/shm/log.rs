@@ -1,7 +1,7 @@
 //! Logs: entries that stay, numbers that go on, and what a reader that is too slow is told.
 
 use crate::killing::{Random, Victim, fails_with, kills, message, whole};
-use crate::support::{End, child_succeeds, disk_dir, in_child, spawn_child, wait};
+use crate::support::{End, child_succeeds, disk_dir, in_child, is_in_memory, spawn_child, wait};
 use crate::world::World;
 use folio::Errno;
 use folio::shm::{Log, LogOptions, Read, Reader, SegmentOptions, Start, Wait};
@@ -188,6 +188,12 @@ fn after_the_machine_went_down_the_log_ends_before_the_first_torn_entry() {
         }
         let mut writer = log.writer().unwrap();
         assert_eq!(writer.next_seq(), torn);
+        if !is_in_memory(dir.path()) {
+            // Nothing of what was cut off can come back.
+            let mut rest = vec![1; 4096 - 64 * torn as usize];
+            file.read_exact_at(&mut rest, data + 4096 + 64 * torn).unwrap();
+            assert!(rest.iter().all(|&byte| byte == 0), "something is left behind entry {torn}");
+        }
         writer.append(b"goes on").unwrap();
         let mut reader = log.reader(Start::Oldest).unwrap();
         for number in 0..torn {
@@ -361,13 +367,7 @@ fn garbage_in_a_log_is_an_error_and_never_a_panic() {
                     0 => data + 128 * random.below(6),
                     _ => data + 4096 + random.below(1 << 10),
                 };
-                let word = match random.below(4) {
-                    0 => u64::MAX,
-                    1 => random.below(u64::MAX),
-                    2 => random.below(2048),
-                    _ => 1 << random.below(64),
-                };
-                file.write_all_at(&word.to_ne_bytes(), at.min(size - 8)).unwrap();
+                file.write_all_at(&random.garbage().to_ne_bytes(), at.min(size - 8)).unwrap();
             }
             let results = [
                 writer.append(&message(0, step, 100)).map(drop),
@@ -411,4 +411,22 @@ fn a_log_that_is_truncated_is_an_error_for_both() {
     assert!((0..4).any(|_| writer.append(&[2; 4000]).is_err()), "appended to nothing");
     let end = in_child(|| assert!(Log::open("x").is_err()));
     assert_eq!(end, End::Exited(0));
+}
+
+#[test]
+fn a_log_is_passed_over_a_socket() {
+    let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (pid, _messages) = spawn_child(|| {
+        let mut writer = Log::receive(&there).unwrap().writer().unwrap();
+        assert_eq!(writer.append(b"from afar").unwrap(), 1);
+    });
+    let log = Log::anonymous(1 << 12).unwrap();
+    log.writer().unwrap().append(b"from here").unwrap();
+    log.pass(&here).unwrap();
+    assert_eq!(wait(pid), End::Exited(0));
+    let mut reader = log.reader(Start::Oldest).unwrap();
+    assert_eq!(entry(&mut reader), (0, b"from here".to_vec()));
+    assert_eq!(entry(&mut reader), (1, b"from afar".to_vec()));
+    folio::shm::Channel::anonymous(256).unwrap().pass(&here).unwrap();
+    fails_with(Log::receive(&there), Errno::INVAL, "channel");
 }

@@ -1,6 +1,6 @@
 //! Channels of many senders: all get their turn, and one that is killed with the turn takes nothing from the others.
 
-use crate::killing::{Random, Victim, fails_with, kills, message, whole};
+use crate::killing::{Random, Victim, fails_with, kills, message, receive_all, whole};
 use crate::support::{End, spawn_child, wait};
 use folio::Errno;
 use folio::shm::{Channel, ChannelOptions, Wait};
@@ -17,6 +17,8 @@ fn messages_of_several_processes_and_threads_arrive_each_in_its_order() {
     let channel = channel(1 << 12);
     let mut receiver = channel.receiver().unwrap();
     receiver.set_wait(Wait::new().timeout(PATIENCE));
+    // So that there is one from the first to the last: a child may be through before another has begun.
+    let first = channel.sender().unwrap();
     let children: Vec<_> = (0..3)
         .map(|child| {
             let channel = &channel;
@@ -34,17 +36,12 @@ fn messages_of_several_processes_and_threads_arrive_each_in_its_order() {
             })
         })
         .collect();
-    let (mut next, mut bytes) = ([0; 6], Vec::new());
-    while next != [2000; 6] {
-        receiver.recv(&mut bytes).unwrap();
-        let (sender, number) = whole(&bytes, 100);
-        assert_eq!(number, next[sender as usize], "sender {sender}");
-        next[sender as usize] += 1;
-    }
+    receive_all::<6>(&mut receiver, 2000, 100);
     for (pid, _) in children {
         assert_eq!(wait(pid), End::Exited(0));
     }
-    fails_with(receiver.recv(&mut bytes), Errno::PIPE, "the last sender has left");
+    drop(first);
+    fails_with(receiver.recv(&mut Vec::new()), Errno::PIPE, "the last sender has left");
 }
 
 #[test]

@@ -6,12 +6,8 @@
 use crate::shm::bell::BellCord;
 use crate::shm::doze::Doze;
 use crate::shm::lock::Lock;
+use crate::shm::ring_memory::{Apart, Beside, RING_AT};
 use std::sync::atomic::{AtomicU32, AtomicU64};
-
-/// Two cache lines: processors fetch them in pairs.
-#[repr(C, align(128))]
-#[derive(Debug)]
-pub(super) struct Apart<T>(pub(super) T);
 
 /// How many senders a channel of many can have at a time.
 pub(super) const SENDERS: usize = 128;
@@ -24,15 +20,18 @@ pub(super) struct Control {
     pub(super) head: Apart<AtomicU64>,
     /// What senders look at after each message.
     pub(super) receiver: Apart<Side>,
-    /// What the receiver looks at after each message.
+    /// What the receiver looks at after each message: whether a sender waits for room.
     pub(super) room: Apart<Doze>,
     /// Whose turn it is to send, in a channel of many senders.
-    pub(super) turn: Apart<Lock>,
+    pub(super) turn: Apart<Turn>,
+    /// The receiver's.
     pub(super) bell: Apart<BellCord>,
     /// Whether there ever was a sender. One that is among `senders` counts without it.
     pub(super) sent: Apart<AtomicU32>,
     /// Who sends: zero, or an owner. A channel of one sender uses the first alone.
     pub(super) senders: [AtomicU64; SENDERS],
+    /// The senders' bells, each at its sender's place.
+    pub(super) bells: [BellCord; SENDERS],
 }
 
 /// The receiver, as the senders see it.
@@ -44,7 +43,31 @@ pub(super) struct Side {
     pub(super) doze: Doze,
 }
 
-/// Where the ring starts.
-pub(super) const RING_AT: usize = 4096;
+/// The turn to send.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub(super) lock: Lock,
+    /// Whether a sender that found the turn taken wants its bell rung. Who gives the turn back has the line at hand.
+    pub(super) doze: Doze,
+}
+
+// SAFETY: atomics alone.
+unsafe impl Beside for Control {
+    const NOUN: &'static str = "channel";
+    const SMALLEST: usize = 64;
+    const COPIES: [&'static str; 2] = ["send", "receive"];
+    const LOST: [&'static str; 2] = [
+        "a page of the channel cannot be supplied: some process has truncated it",
+        "remove the channel, and create it anew",
+    ];
+    const CORRUPT: [&'static str; 2] =
+        ["some process has written over it", "remove the channel, and create it anew"];
+    const FOREIGN: [&'static str; 2] = [
+        "a sender or a receiver stays with the process that made it, and this is a forked child",
+        "make one in the child, from the `Channel`; drop the parent's first if there can be only one",
+    ];
+    const TOO_LARGE: &'static str = "a few of the longest messages are enough";
+}
 
 const _: () = assert!(size_of::<Control>() <= RING_AT);

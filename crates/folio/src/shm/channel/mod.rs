@@ -14,16 +14,18 @@ mod ring;
 mod sender;
 
 pub use receiver::{Message, Receiver, Recv};
-pub use sender::{Batch, Reserved, Sender};
+pub use sender::{Batch, Reserved, Sender, Sending};
 
 use super::attachment::{Attachment, Contents};
-use super::body;
+use super::body::Making;
 use super::header::Kind;
 use super::segment::SegmentOptions;
 use super::word;
-use crate::error::{Error, Result, Subject};
+use crate::error::Result;
 use crate::map::passing;
+use control::Control;
 use link::Link;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -33,9 +35,6 @@ use std::sync::Arc;
 mod atomics {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering};
 }
-
-/// Bytes of the smallest ring.
-const SMALLEST: usize = 64;
 
 /// Messages between processes: a ring in shared memory, with one sender, or [many](ChannelOptions::many_senders), and one receiver. The processes know a name, or
 /// one forks the other, or passes it the descriptor.
@@ -49,8 +48,8 @@ const SMALLEST: usize = 64;
 /// [kept](super::Lifetime::Kept).
 ///
 /// Programs that know folio use it; it is no fifo and no socket in the file system, and a program that can only read and write
-/// descriptors needs one of those (mkfifo(3), unix(7)), which folio does not make. What such a program can do is wait: the receiver has a
-/// descriptor [to poll](Receiver::bell).
+/// descriptors needs one of those (mkfifo(3), unix(7)), which folio does not make. What such a program can do is wait: both sides have a
+/// descriptor to poll ([`Receiver::bell`], [`Sender::bell`]).
 ///
 /// What other processes write over the channel's memory can make messages wrong, and calls fail; it never makes safe code unsound.
 ///
@@ -118,8 +117,7 @@ impl ChannelOptions {
     ///
     /// Those of [`SegmentOptions::create`]; EINVAL for a size that no memory has.
     pub fn create(&self, name: &str) -> Result<Channel> {
-        let contents = self.contents("create")?;
-        self.channel(body::create(&self.segment, name, &contents)?)
+        self.channel(self.making().create(name)?)
     }
 
     /// Opens a channel that exists.
@@ -128,7 +126,7 @@ impl ChannelOptions {
     ///
     /// Those of [`SegmentOptions::open`].
     pub fn open(&self, name: &str) -> Result<Channel> {
-        self.channel(body::open(&self.segment, name, &self.any())?)
+        self.channel(self.making().open(name)?)
     }
 
     /// Opens a channel, or makes it if there is none.
@@ -137,8 +135,7 @@ impl ChannelOptions {
     ///
     /// Those of [`SegmentOptions::open_or_create`].
     pub fn open_or_create(&self, name: &str) -> Result<Channel> {
-        let contents = self.contents("open_or_create")?;
-        self.channel(body::open_or_create(&self.segment, name, &contents)?)
+        self.channel(self.making().open_or_create(name)?)
     }
 
     /// Opens a channel that is the file at `path`, or makes it. What was sent and not received is there again after a restart.
@@ -147,8 +144,7 @@ impl ChannelOptions {
     ///
     /// Those of [`SegmentOptions::open_or_create_file`].
     pub fn at_path(&self, path: impl AsRef<Path>) -> Result<Channel> {
-        let contents = self.contents("at_path")?;
-        self.channel(body::at_path(&self.segment, path.as_ref(), &contents)?)
+        self.channel(self.making().at_path(path.as_ref())?)
     }
 
     /// Makes a channel without a name: for forked children, and for who is [sent](Channel::pass) it. Nobody can truncate it.
@@ -157,7 +153,7 @@ impl ChannelOptions {
     ///
     /// Those of [`SegmentOptions::anonymous`].
     pub fn anonymous(&self) -> Result<Channel> {
-        self.channel(body::anonymous(&self.contents("anonymous")?)?)
+        self.channel(self.making().anonymous()?)
     }
 
     /// The channel behind a descriptor.
@@ -166,28 +162,23 @@ impl ChannelOptions {
     ///
     /// Those of [`SegmentOptions::from_fd`].
     pub fn from_fd(&self, fd: impl AsFd) -> Result<Channel> {
-        self.channel(body::from_fd(fd.as_fd(), &self.any())?)
+        self.channel(self.making().behind(fd.as_fd())?)
     }
 
-    /// Any channel of this kind.
-    fn any(&self) -> Contents<'static> {
+    /// Takes what [`Channel::pass`] passed.
+    ///
+    /// # Errors
+    ///
+    /// What recvmsg(2) answers; those of [`from_fd`](Self::from_fd).
+    pub fn receive(&self, socket: &UnixStream) -> Result<Channel> {
+        self.from_fd(passing::receive(socket)?)
+    }
+
+    fn making(&self) -> Making<'_, Control> {
         let (type_name, fingerprint) =
             if self.many { ("channel of many senders", 2) } else { ("channel of one sender", 1) };
-        Contents { kind: Kind::Channel, fingerprint, type_name, element: 1, length: 0 }
-    }
-
-    /// A new one of this size.
-    fn contents(&self, call: &'static str) -> Result<Contents<'static>> {
-        let capacity = self.bytes.max(SMALLEST).checked_next_power_of_two();
-        match capacity.filter(|&capacity| capacity as u64 <= word::CAPACITY_LIMIT) {
-            Some(capacity) => Ok(Contents { length: link::data_len(capacity) as u64, ..self.any() }),
-            None => Err(Error::rule(
-                call,
-                Subject::named("a channel").with_length(self.bytes),
-                format!("a channel has at most {} bytes", word::CAPACITY_LIMIT),
-                "a few of the longest messages are enough",
-            )),
-        }
+        let any = Contents { kind: Kind::Channel, fingerprint, type_name, element: 1, length: 0 };
+        Making { segment: &self.segment, any, bytes: self.bytes, beside: PhantomData }
     }
 
     fn channel(&self, attachment: Arc<Attachment>) -> Result<Channel> {
@@ -227,6 +218,15 @@ impl Channel {
     /// Those of [`ChannelOptions::open_or_create`].
     pub fn open_or_create(name: &str, bytes: usize) -> Result<Self> {
         ChannelOptions::new().bytes(bytes).open_or_create(name)
+    }
+
+    /// As [`ChannelOptions::at_path`], with one sender.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ChannelOptions::at_path`].
+    pub fn at_path(path: impl AsRef<Path>, bytes: usize) -> Result<Self> {
+        ChannelOptions::new().bytes(bytes).at_path(path)
     }
 
     /// As [`ChannelOptions::anonymous`], with one sender.
@@ -272,8 +272,8 @@ impl Channel {
         self.link.attachment.file()
     }
 
-    /// Passes the channel to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte of data. The other end gives
-    /// the descriptor to [`ChannelOptions::from_fd`].
+    /// Passes the channel to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte of data. The other end takes
+    /// it by [`receive`](Self::receive); one of many senders by [`ChannelOptions::receive`].
     ///
     /// # Errors
     ///
@@ -286,9 +286,9 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// What recvmsg(2) answers; those of [`ChannelOptions::from_fd`].
+    /// Those of [`ChannelOptions::receive`].
     pub fn receive(socket: &UnixStream) -> Result<Self> {
-        ChannelOptions::new().from_fd(passing::receive(socket)?)
+        ChannelOptions::new().receive(socket)
     }
 }
 
@@ -296,6 +296,7 @@ impl Channel {
 /// messages be wrong; nothing may be read or written outside, and nothing may panic or hang.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn survive(input: &[u8]) {
+    use super::ring_memory::data_len;
     use super::wait::Wait;
     use std::time::Duration;
 
@@ -311,8 +312,9 @@ pub(crate) fn survive(input: &[u8]) {
         let (what, at, bytes) = (step[0], u16::from_le_bytes([step[1], step[2]]), &step[3..]);
         // The control block's lines, or the ring.
         let at = match at & 1 {
-            0 => usize::from(at / 2) % (10 * 128),
-            _ => link::data_len(0) + usize::from(at / 2) % RING,
+            0 if what & 64 == 0 => usize::from(at / 2) % (10 * 128),
+            0 => usize::from(at / 2) % size_of::<Control>(),
+            _ => data_len(0) + usize::from(at / 2) % RING,
         };
         let at = at / 8 * 8;
         if let Some(sender) = &mut sender {
@@ -323,7 +325,15 @@ pub(crate) fn survive(input: &[u8]) {
         }
         match what % 8 {
             0..4 => channel.link.scribble(at, bytes),
-            4 => drop(sender.as_mut().map(|sender| sender.send(&bytes.repeat(usize::from(what / 8))))),
+            4 if what & 64 == 0 => {
+                drop(sender.as_mut().map(|sender| sender.send(&bytes.repeat(usize::from(what / 8)))));
+            }
+            4 => {
+                if let Some(sender) = &mut sender {
+                    let _ = sender.bell().map(drop);
+                    let _ = sender.try_send(&bytes.repeat(usize::from(what % 32)));
+                }
+            }
             5 => {
                 if let Some(Ok(len)) = receiver.as_mut().map(|receiver| receiver.recv(&mut buffer)) {
                     assert!(len == buffer.len() && len <= RING);
@@ -350,8 +360,8 @@ pub(crate) fn survive(input: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::Channel;
     use super::control::Control;
+    use super::{Channel, ChannelOptions};
     use crate::error::Errno;
     use crate::shm::owner::Owner;
     use crate::shm::wait::Wait;
@@ -368,6 +378,44 @@ mod tests {
         channel.link.scribble(std::mem::offset_of!(Control, senders), &dead.to_ne_bytes());
         let error = receiver.recv(&mut Vec::new()).unwrap_err();
         assert!(error.errno() == Errno::PIPE && error.to_string().contains("has died"), "{error}");
+    }
+
+    #[test]
+    fn a_cord_that_was_written_over_is_tied_anew() {
+        let channel = ChannelOptions::new().bytes(64).many_senders().anonymous().unwrap();
+        let (_first, mut sender) = (channel.sender().unwrap(), channel.sender().unwrap());
+        let mut receiver = channel.receiver().unwrap();
+        let is_readable = |sender: &mut super::Sender| {
+            let mut fds = [rustix::event::PollFd::from_borrowed_fd(
+                sender.bell().unwrap(),
+                rustix::event::PollFlags::IN,
+            )];
+            rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() == 1
+        };
+        sender.bell().unwrap();
+        let cord = std::mem::offset_of!(Control, bells) + size_of::<crate::shm::bell::BellCord>();
+        for garbage in [0, u64::MAX, 1, 0x0123_4567_89ab_cdef] {
+            for word in [cord, cord + 8] {
+                while sender.try_send(&[7; 20]).unwrap() {}
+                channel.link.scribble(word, &garbage.to_ne_bytes());
+                // It goes off by itself, or something else makes it look again: that heals it.
+                assert!(!sender.try_send(&[7; 20]).unwrap());
+                while receiver.try_recv(&mut Vec::new()).unwrap().is_some() {}
+                assert!(is_readable(&mut sender), "{garbage:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_keeps_changing_the_two_sides_keeps_nobody_from_an_answer() {
+        let channel = Channel::anonymous(256).unwrap();
+        let sides = [std::mem::offset_of!(Control, senders), std::mem::offset_of!(Control, receiver)];
+        crate::shm::ring_memory::while_scribbled(&channel.link, &sides, || {
+            let answers = [channel.sender().map(drop), channel.receiver().map(drop)];
+            for error in answers.into_iter().filter_map(Result::err) {
+                assert_eq!(error.errno(), Errno::AGAIN, "{error}");
+            }
+        });
     }
 
     #[test]

@@ -1,13 +1,11 @@
 //! The receiving side of a channel.
 
-use super::control::SENDERS;
 use super::link::Link;
 use super::ring::{Consumer, Found};
 use crate::access::View;
 use crate::error::{Errno, Error, Result};
-use crate::shm::bell::Bell;
 use crate::shm::doze::{ASLEEP, BELL};
-use crate::shm::future::{self, Waiting};
+use crate::shm::hanging::{self, Hanging, Hangs};
 use crate::shm::owner::Owner;
 use crate::shm::wait::{Look, Phase, Wait};
 use crate::sys;
@@ -33,18 +31,15 @@ pub struct Receiver {
     process: u64,
     wait: Wait,
     parks: u64,
-    bell: Option<Box<Bell>>,
+    bell: Option<Box<Hanging>>,
     asked: Option<Instant>,
-    waiting: Waiting,
 }
 
 impl Receiver {
     pub(super) fn new(link: Link) -> Result<Self> {
         link.attachment.check()?;
         let control = link.control();
-        if let Err(holder) = link.claim(&control.receiver.0.owner) {
-            return Err(link.taken("receiver", "receiver", holder));
-        }
+        link.claim(&control.receiver.0.owner).map_err(|why| link.taken("receiver", "receiver", why))?;
         // What the last one wanted to be told by is of no use to this one.
         control.receiver.0.doze.retract(ASLEEP | BELL);
         let consumer = match Consumer::resume(&link, link.capacity()) {
@@ -55,7 +50,7 @@ impl Receiver {
             }
         };
         // A sender may wait for what the last one gave back and told nobody.
-        link.rouse(&control.room.0);
+        link.rouse_sender();
         Ok(Self {
             link,
             consumer,
@@ -64,7 +59,6 @@ impl Receiver {
             parks: 0,
             bell: None,
             asked: None,
-            waiting: Waiting::new(),
         })
     }
 
@@ -184,23 +178,7 @@ impl Receiver {
     ///
     /// EMFILE, ENFILE.
     pub fn bell(&mut self) -> Result<BorrowedFd<'_>> {
-        self.link.check("bell", self.process)?;
-        if self.bell.is_none() {
-            let bell = Bell::new(&self.link.attachment)?;
-            bell.tie(&self.link.control().bell.0, &self.link.attachment);
-            self.bell = Some(Box::new(bell));
-            if !self.consumer.is_ready(&self.link) {
-                self.arm();
-            }
-            // Whatever there is or not: the first look is the caller's.
-            self.bell_of().ring();
-        }
-        Ok(self.bell_of().as_fd())
-    }
-
-    fn bell_of(&self) -> &Bell {
-        // Both callers have made it.
-        self.bell.as_ref().expect("a bell that was just made")
+        Ok(self.hang()?.as_fd())
     }
 
     /// A future of the next message. It needs no runtime: a thread of its own, one for the process, waits for the bells of
@@ -209,6 +187,12 @@ impl Receiver {
     /// Dropping the future loses no message. Errors are those of [`try_recv`](Self::try_recv) and [`bell`](Self::bell).
     pub fn recv_async<'a>(&'a mut self, buffer: &'a mut Vec<u8>) -> Recv<'a> {
         Recv { receiver: self, buffer }
+    }
+
+    fn ring(&self) {
+        if let Some(bell) = &self.bell {
+            bell.ring();
+        }
     }
 
     #[inline]
@@ -223,13 +207,13 @@ impl Receiver {
     /// There was nothing. Has it come meanwhile, can it still come, and does it have to ring?
     fn look_closely(&mut self, call: &'static str) -> Result<Option<Found>> {
         // The look may have passed the end of the ring, for which a sender waits.
-        self.link.rouse(&self.link.control().room.0);
+        self.link.rouse_sender();
         if let Some(bell) = &self.bell {
             bell.hush();
             self.arm();
             if self.consumer.is_ready(&self.link) {
                 // A descriptor that is readable once too often does no harm.
-                self.bell_of().ring();
+                self.ring();
                 return next(&self.link, &mut self.consumer, call);
             }
         }
@@ -246,9 +230,7 @@ impl Receiver {
                 if found.is_some() {
                     return Ok(found);
                 }
-                if let Some(bell) = &self.bell {
-                    bell.ring();
-                }
+                self.ring();
                 Err(alone(&self.link, call, died))
             }
         }
@@ -256,25 +238,15 @@ impl Receiver {
 
     /// From here on the next message rings.
     fn arm(&mut self) {
-        if let Some(bell) = &mut self.bell {
-            bell.reach(&self.link.attachment);
-            let cord = &self.link.control().bell.0;
-            if !bell.is_tied(cord, &self.link.attachment) {
-                bell.tie(cord, &self.link.attachment);
-            }
-            bell.arm(cord);
-        }
-        self.link.control().receiver.0.doze.lie_down(BELL, || self.consumer.is_ready(&self.link));
-        let attachment = &self.link.attachment;
-        let senders = self.link.control().senders.iter().take(if self.link.many { SENDERS } else { 1 });
-        let senders = senders.filter_map(|place| Owner::in_word(place.load(Ordering::Acquire)));
-        if let Some(bell) = &mut self.bell {
-            // Those that have ended are asked about in another place.
-            bell.watch(
-                attachment,
-                senders.filter(|&owner| owner != attachment.me() && attachment.is_alive(owner)),
-            );
-        }
+        let Self { link, consumer, bell, .. } = self;
+        let Some(bell) = bell else { return };
+        bell.arm(&link.attachment, link.receiver_cord());
+        link.control().receiver.0.doze.lie_down(BELL, || consumer.is_ready(link));
+        let senders = link.senders().iter();
+        bell.watch(
+            &link.attachment,
+            senders.filter_map(|place| Owner::in_word(place.load(Ordering::Acquire))),
+        );
     }
 
     #[inline]
@@ -292,14 +264,14 @@ impl Receiver {
         let doze = &link.control().receiver.0.doze;
         let mut first = true;
         // The look before this may have passed the end of the ring, for which a sender may wait; so may those below.
-        link.rouse(&link.control().room.0);
+        link.rouse_sender();
         wait.until(&link.attachment, call, &doze.0, |phase| {
             let before = consumer.position();
             if let Some(found) = next(link, consumer, call)? {
                 return Ok(Look::Done(found));
             }
             if consumer.position() != before {
-                link.rouse(&link.control().room.0);
+                link.rouse_sender();
             }
             let Phase::Park { ask } = phase else { return Ok(Look::Again) };
             // The first time is no slice: those who sent lately live.
@@ -325,13 +297,7 @@ impl Receiver {
 
     #[inline]
     fn take(&mut self, found: Found, buffer: &mut Vec<u8>) -> Result<usize> {
-        buffer.clear();
-        buffer.reserve(found.len);
-        // SAFETY: the buffer has room for `len` bytes, which are there when the copy has gone well.
-        unsafe {
-            self.link.copy_out(found.at, buffer.as_mut_ptr(), found.len)?;
-            buffer.set_len(found.len);
-        }
+        self.link.copy_to(found.at, found.len, buffer)?;
         self.release(found);
         Ok(found.len)
     }
@@ -361,7 +327,7 @@ impl Receiver {
     #[inline]
     fn release(&mut self, found: Found) {
         self.consumer.release(&self.link, found);
-        self.link.rouse(&self.link.control().room.0);
+        self.link.rouse_sender();
     }
 }
 
@@ -374,7 +340,7 @@ fn next(link: &Link, consumer: &mut Consumer, call: &'static str) -> Result<Opti
 fn senders(link: &Link, ask: bool) -> Senders {
     let control = link.control();
     let mut died = false;
-    for place in &control.senders[..if link.many { SENDERS } else { 1 }] {
+    for place in link.senders() {
         if let Some(owner) = Owner::in_word(place.load(Ordering::Acquire)) {
             if !ask || link.attachment.is_alive(owner) {
                 return Senders::Expected;
@@ -403,6 +369,23 @@ enum Senders {
     },
 }
 
+impl Hangs for Receiver {
+    fn hang(&mut self) -> Result<&mut Hanging> {
+        self.link.check("bell", self.process)?;
+        if self.bell.is_none() {
+            let bell = Hanging::on_own(&self.link.attachment, self.link.receiver_cord(), 0)?;
+            self.bell = Some(Box::new(bell));
+            if !self.consumer.is_ready(&self.link) {
+                self.arm();
+            }
+            // Whatever there is or not: the first look is the caller's.
+            self.ring();
+        }
+        // It was just made, if there was none.
+        Ok(self.bell.as_mut().expect("a bell that was just made"))
+    }
+}
+
 impl Drop for Receiver {
     fn drop(&mut self) {
         if sys::identity::token() != self.process {
@@ -410,14 +393,14 @@ impl Drop for Receiver {
         }
         let control = self.link.control();
         // Before the attachment: what it has in the directory goes before the segment's name.
-        if let Some(bell) = self.bell.take() {
-            self.waiting.end(bell.as_fd());
-            bell.untie(&control.bell.0, &self.link.attachment);
+        if let Some(mut bell) = self.bell.take() {
+            bell.end(&self.link.attachment, self.link.receiver_cord());
         }
         let (me, nobody) = (self.link.attachment.me().word(), Owner::NOBODY.word());
         let owner = &control.receiver.0.owner;
         if owner.compare_exchange(me, nobody, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            self.link.rouse(&control.room.0);
+            self.link.rouse_sender();
+            self.link.rouse_turn();
         }
     }
 }
@@ -486,12 +469,8 @@ impl<'a> Message<'a> {
     /// As [`view`](Self::view).
     pub fn to_vec(&self) -> Result<Vec<u8>> {
         self.check("to_vec")?;
-        let mut bytes = Vec::with_capacity(self.found.len);
-        // SAFETY: as in `Receiver::take`.
-        unsafe {
-            self.receiver.link.copy_out(self.found.at, bytes.as_mut_ptr(), self.found.len)?;
-            bytes.set_len(self.found.len);
-        }
+        let mut bytes = Vec::new();
+        self.receiver.link.copy_to(self.found.at, self.found.len, &mut bytes)?;
         Ok(bytes)
     }
 
@@ -536,18 +515,6 @@ impl Future for Recv<'_> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<usize>> {
         let Self { receiver, buffer } = self.get_mut();
-        if let Err(error) = receiver.bell() {
-            return Poll::Ready(Err(error));
-        }
-        match receiver.try_recv(buffer) {
-            Ok(None) => {}
-            Ok(Some(len)) => return Poll::Ready(Ok(len)),
-            Err(error) => return Poll::Ready(Err(error)),
-        }
-        let fd = receiver.bell.as_ref().map(|bell| bell.as_fd());
-        match fd.map(|fd| receiver.waiting.wake_when_readable(fd, context.waker())) {
-            Some(Err(errno)) => Poll::Ready(Err(future::refused(errno))),
-            _ => Poll::Pending,
-        }
+        hanging::poll(*receiver, context, |receiver| receiver.try_recv(buffer))
     }
 }

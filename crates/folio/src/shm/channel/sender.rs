@@ -5,12 +5,17 @@ use super::link::Link;
 use super::ring::{Blocked, Place, Producer};
 use crate::access::ViewMut;
 use crate::error::{Errno, Error, Result};
-use crate::shm::doze::ASLEEP;
+use crate::shm::doze::{ASLEEP, BELL};
+use crate::shm::hanging::{self, Hanging, Hangs};
 use crate::shm::owner::Owner;
+use crate::shm::ring_memory::Unclaimed;
 use crate::shm::wait::{Look, Phase, Wait};
-use crate::shm::word::Corrupt;
+use crate::shm::word::{Corrupt, is_before};
 use crate::sys;
+use std::os::fd::BorrowedFd;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 /// How often a try that finds no room asks whether the receiver still lives.
@@ -32,23 +37,55 @@ pub struct Sender {
     wait: Wait,
     parks: u64,
     asked: Option<Instant>,
+    bell: Option<Box<Hanging>>,
+}
+
+/// What a try that failed has met.
+#[derive(Debug, Clone, Copy)]
+enum Met {
+    /// It is another sender's turn.
+    Turn,
+    /// There is no room before the receiver is at this position.
+    NoRoom(u64),
+}
+
+impl Met {
+    /// Whether a try may go better now.
+    fn may_be_over(self, link: &Link) -> bool {
+        let control = link.control();
+        has_receiver_left(link)
+            || match self {
+                Self::Turn => self.holder(link).is_none(),
+                Self::NoRoom(position) => !is_before(control.head.0.load(Ordering::Acquire), position),
+            }
+    }
+
+    /// Whose turn it is instead.
+    fn holder(self, link: &Link) -> Option<Owner> {
+        match self {
+            Self::Turn => Owner::in_word(link.control().turn.0.lock.word.load()),
+            Self::NoRoom(_) => None,
+        }
+    }
+
+    /// Whether a dead sender has the turn: the next try takes it over.
+    fn is_left_by_the_dead(self, link: &Link) -> bool {
+        self.holder(link).is_some_and(|holder| !link.attachment.is_alive(holder))
+    }
 }
 
 impl Sender {
     pub(super) fn new(link: Link) -> Result<Self> {
         link.attachment.check()?;
-        let control = link.control();
-        let senders = if link.many { SENDERS } else { 1 };
         let mut first = None;
-        let place = control.senders[..senders].iter().position(|place| match link.claim(place) {
+        let place = link.senders().iter().position(|place| match link.claim(place) {
             Ok(()) => true,
-            Err(holder) => {
-                first.get_or_insert(holder);
+            Err(why) => {
+                first.get_or_insert(why);
                 false
             }
         });
         let Some(place) = place else {
-            let holder = first.unwrap_or(Owner::NOBODY);
             if link.many {
                 return Err(Error::rule_as(
                     Errno::AGAIN,
@@ -58,7 +95,7 @@ impl Sender {
                     "drop senders that are not needed; threads can take turns with one",
                 ));
             }
-            return Err(link.taken("sender", "sender", holder));
+            return Err(link.taken("sender", "sender", first.unwrap_or(Unclaimed::Restless)));
         };
         // From here on the drop gives the place back.
         let producer = Producer::unknown(link.capacity());
@@ -72,6 +109,7 @@ impl Sender {
             wait: Wait::new(),
             parks: 0,
             asked: None,
+            bell: None,
         };
         sender.link.control().sent.0.store(1, Ordering::Release);
         if !sender.link.many {
@@ -147,6 +185,40 @@ impl Sender {
         Ok(place.map(|place| Reserved::new(self, place, len)))
     }
 
+    /// A descriptor for poll(2), select(2) or epoll(7): readable when a try that found no room, or that it was another sender's turn, may
+    /// succeed now, or when the receiver has gone. It belongs to the sender.
+    ///
+    /// It can be readable for nothing, and is made unreadable by a `try_` call that finds no room: so call one of them until it does, then wait
+    /// for the descriptor. Until this is called for the first time the channel costs nothing more; afterwards the receiver makes a system
+    /// call when it makes room that a sender waits for, and in a channel of many senders so does a sender that gives the turn back.
+    ///
+    /// ```
+    /// let channel = folio::shm::Channel::anonymous(64)?;
+    /// let (mut sender, mut receiver) = (channel.sender()?, channel.receiver()?);
+    /// sender.bell()?;
+    /// while sender.try_send(b"good morning")? {}
+    /// receiver.recv(&mut Vec::new())?;
+    /// let mut fds = [rustix::event::PollFd::from_borrowed_fd(sender.bell()?, rustix::event::PollFlags::IN)];
+    /// assert_eq!(rustix::event::poll(&mut fds, None)?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// EPERM in a forked child. EMFILE, ENFILE.
+    pub fn bell(&mut self) -> Result<BorrowedFd<'_>> {
+        Ok(self.hang()?.as_fd())
+    }
+
+    /// A future that sends a message when there is room. It needs no runtime: a thread of its own, one for the process, waits for the
+    /// bells.
+    ///
+    /// Dropping the future sends nothing, if it has not been ready: the message is sent whole, by the poll that is. Errors are those of
+    /// [`try_send`](Self::try_send) and [`bell`](Self::bell).
+    pub fn send_async<'a>(&'a mut self, bytes: &'a [u8]) -> Sending<'a> {
+        Sending { sender: self, bytes: Some(bytes) }
+    }
+
     /// Messages that the receiver will see together or not at all; published with one store.
     ///
     /// # Errors
@@ -175,10 +247,16 @@ impl Sender {
         if len > self.link.limit() {
             return Err(self.link.too_long(call, len));
         }
-        if self.link.control().receiver.0.owner.load(Ordering::Relaxed) == Owner::NOBODY.word() {
-            return Err(self.link.alone(call, "receiver", false));
+        if has_receiver_left(&self.link) {
+            return Err(self.alone(call, false));
         }
         Ok(())
+    }
+
+    #[cold]
+    fn alone(&self, call: &'static str, died: bool) -> Error {
+        self.ring();
+        self.link.alone(call, "receiver", died)
     }
 
     /// Room for a message, waited for.
@@ -214,35 +292,82 @@ impl Sender {
     fn try_place(&mut self, call: &'static str, len: usize) -> Result<Option<Place>> {
         self.forget_batch();
         self.start(call, len)?;
+        match self.attempt(call, len)? {
+            Ok(place) => Ok(Some(place)),
+            Err(met) => self.look_closely(call, len, met),
+        }
+    }
+
+    /// Room for a message, or what there is in the way. The turn is kept only with the room.
+    #[inline]
+    fn attempt(&mut self, call: &'static str, len: usize) -> Result<Result<Place, Met>> {
         if self.link.many && !self.has_turn {
             let attachment = &self.link.attachment;
-            match self.link.control().turn.0.try_lock(attachment, attachment.me())? {
+            match self.link.control().turn.0.lock.try_lock(attachment, attachment.me())? {
                 Some(torn) => self.begin_turn(call, torn)?,
-                None => return Ok(None),
+                None => return Ok(Err(Met::Turn)),
             }
         }
         match self.producer.find(&self.link, len as u64) {
-            Ok(place) => Ok(Some(place)),
+            Ok(place) => Ok(Ok(place)),
             Err(blocked) => {
                 // Part of the room may have been taken by the end of the ring, which the receiver has to pass.
-                self.link.rouse(&self.link.control().receiver.0.doze);
+                self.link.rouse_receiver();
                 self.end(None);
                 match blocked {
-                    Blocked::Until(_) if self.is_time_to_ask() && is_receiver_dead(&self.link) => {
-                        self.asked = None;
-                        Err(self.link.alone(call, "receiver", true))
-                    }
-                    Blocked::Until(_) => Ok(None),
+                    Blocked::Until(position) => Ok(Err(Met::NoRoom(position))),
                     other => Err(refuse(&self.link, call, len, other)),
                 }
             }
         }
     }
 
+    #[cold]
+    /// There was no room. Is there now, can there ever be, and does the bell have to ring?
+    fn look_closely(&mut self, call: &'static str, len: usize, met: Met) -> Result<Option<Place>> {
+        if let Some(bell) = &self.bell {
+            bell.hush();
+            self.arm(met);
+            if met.may_be_over(&self.link) || met.is_left_by_the_dead(&self.link) {
+                // A descriptor that is readable once too often does no harm.
+                self.ring();
+                if let Ok(place) = self.attempt(call, len)? {
+                    return Ok(Some(place));
+                }
+            }
+        }
+        if self.is_time_to_ask() && is_receiver_dead(&self.link) {
+            self.asked = None;
+            return Err(self.alone(call, true));
+        }
+        Ok(None)
+    }
+
+    /// From here on it rings when a try may go better than the last one.
+    fn arm(&mut self, met: Met) {
+        let Self { link, bell, .. } = self;
+        let Some(bell) = bell else { return };
+        bell.arm(&link.attachment, link.sender_cords());
+        let control = link.control();
+        let doze = match met {
+            Met::Turn => &control.turn.0.doze,
+            Met::NoRoom(_) => &control.room.0,
+        };
+        doze.lie_down(BELL, || met.may_be_over(link));
+        let receiver = Owner::in_word(control.receiver.0.owner.load(Ordering::Acquire));
+        bell.watch(&link.attachment, receiver.into_iter().chain(met.holder(link)));
+    }
+
+    fn ring(&self) {
+        if let Some(bell) = &self.bell {
+            bell.ring();
+        }
+    }
+
     /// Whether a try that found no room asks the kernel for the receiver: a system call, so not each time.
     fn is_time_to_ask(&mut self) -> bool {
         let now = Instant::now();
-        let ask = self.asked.is_none_or(|asked| now - asked >= ASK);
+        let ask = self.asked.is_none_or(|asked| now - asked >= ASK) || self.bell.is_some();
         if ask {
             self.asked = Some(now);
         }
@@ -255,7 +380,7 @@ impl Sender {
             return Ok(());
         }
         let attachment = &self.link.attachment;
-        let torn = self.link.control().turn.0.lock(attachment, self.wait, attachment.me())?;
+        let torn = self.link.control().turn.0.lock.lock(attachment, self.wait, attachment.me())?;
         self.begin_turn(call, torn)
     }
 
@@ -268,7 +393,7 @@ impl Sender {
         }
         let resumed = self.resume(call);
         match resumed {
-            Ok(()) => self.link.control().turn.0.mend(),
+            Ok(()) => self.link.control().turn.0.lock.mend(),
             Err(_) => self.end(None),
         }
         resumed
@@ -279,7 +404,7 @@ impl Sender {
         let resumed = Producer::resume(&self.link, self.link.capacity());
         self.producer = resumed.map_err(|corrupt| self.link.corrupt(call, corrupt))?;
         // A sender that was killed may have published a message, and told nobody.
-        self.link.rouse(&self.link.control().receiver.0.doze);
+        self.link.rouse_receiver();
         Ok(())
     }
 
@@ -292,14 +417,15 @@ impl Sender {
             self.end_turn();
         }
         if message.is_some() {
-            self.link.rouse(&self.link.control().receiver.0.doze);
+            self.link.rouse_receiver();
         }
     }
 
     fn end_turn(&mut self) {
         // In a forked child the turn is the parent's.
         if std::mem::take(&mut self.has_turn) && sys::identity::token() == self.process {
-            self.link.control().turn.0.unlock(self.link.attachment.me());
+            self.link.control().turn.0.lock.unlock(self.link.attachment.me());
+            self.link.rouse_turn();
         }
     }
 
@@ -315,7 +441,7 @@ impl Sender {
     /// Who has waited for its turn since `start` has so much less time.
     fn find_in_time(&mut self, call: &'static str, len: usize, start: Option<Instant>) -> Result<Place> {
         // The end of the ring may have been published, for the receiver to pass.
-        self.link.rouse(&self.link.control().receiver.0.doze);
+        self.link.rouse_receiver();
         let Self { link, producer, parks, wait, .. } = self;
         let doze = &link.control().room.0;
         let mut first = true;
@@ -332,7 +458,7 @@ impl Sender {
                 (Err(Blocked::Until(_)), Phase::Park { .. }) => {}
                 (Err(other), _) => return Err(refuse(link, call, len, other)),
             }
-            if link.control().receiver.0.owner.load(Ordering::Relaxed) == Owner::NOBODY.word() {
+            if has_receiver_left(link) {
                 return Err(link.alone(call, "receiver", false));
             }
             let ask = phase == Phase::Park { ask: true } && !std::mem::take(&mut first);
@@ -348,11 +474,16 @@ impl Sender {
                 doze.retract(ASLEEP);
                 return Ok(Look::Again);
             };
-            link.rouse(&link.control().receiver.0.doze);
+            link.rouse_receiver();
             *parks += 1;
             Ok(Look::Sleep(word))
         })
     }
+}
+
+#[inline]
+fn has_receiver_left(link: &Link) -> bool {
+    link.control().receiver.0.owner.load(Ordering::Relaxed) == Owner::NOBODY.word()
 }
 
 fn is_receiver_dead(link: &Link) -> bool {
@@ -381,6 +512,20 @@ fn refuse(link: &Link, call: &'static str, len: usize, blocked: Blocked) -> Erro
     }
 }
 
+impl Hangs for Sender {
+    fn hang(&mut self) -> Result<&mut Hanging> {
+        self.check("bell")?;
+        if self.bell.is_none() {
+            let bell = Hanging::on_own(&self.link.attachment, self.link.sender_cords(), self.place)?;
+            self.bell = Some(Box::new(bell));
+            // Whether there is room or not: the first try is the caller's, and arms it.
+            self.ring();
+        }
+        // It was just made, if there was none.
+        Ok(self.bell.as_mut().expect("a bell that was just made"))
+    }
+}
+
 impl Drop for Sender {
     fn drop(&mut self) {
         if sys::identity::token() != self.process {
@@ -388,11 +533,15 @@ impl Drop for Sender {
         }
         self.producer.abandon();
         self.end_turn();
+        // Before the attachment: what it has in the directory goes before the segment's name.
+        if let Some(mut bell) = self.bell.take() {
+            bell.end(&self.link.attachment, self.link.sender_cords());
+        }
         let control = self.link.control();
         let me = self.link.attachment.me().word();
         let place = &control.senders[self.place];
         if place.compare_exchange(me, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            self.link.rouse(&control.receiver.0.doze);
+            self.link.rouse_receiver();
         }
     }
 }
@@ -546,7 +695,7 @@ impl Batch<'_> {
         let any = sender.producer.commit(&sender.link);
         sender.end_turn();
         if any {
-            sender.link.rouse(&sender.link.control().receiver.0.doze);
+            sender.link.rouse_receiver();
         }
         Ok(())
     }
@@ -556,5 +705,27 @@ impl Drop for Batch<'_> {
     fn drop(&mut self) {
         self.sender.producer.abandon();
         self.sender.end_turn();
+    }
+}
+
+/// A message on its way; see [`Sender::send_async`].
+#[derive(Debug)]
+#[must_use = "a future does nothing until it is polled"]
+pub struct Sending<'a> {
+    sender: &'a mut Sender,
+    /// The message, until it is sent: it is not sent again by who polls once more.
+    bytes: Option<&'a [u8]>,
+}
+
+impl Future for Sending<'_> {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let Self { sender, bytes } = self.get_mut();
+        let Some(message) = *bytes else { return Poll::Ready(Ok(())) };
+        hanging::poll(*sender, context, |sender| {
+            let sent = sender.try_send(message)?.then(|| *bytes = None);
+            Ok(sent)
+        })
     }
 }

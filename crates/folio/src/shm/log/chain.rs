@@ -122,7 +122,7 @@ impl Writer {
     /// Takes up the work where the last writer left it, be it in the middle of an entry. `is_whole` checks an entry's bytes.
     ///
     /// Where nothing is trusted it never fails: what is whole from the first whole entry on is kept, and if there is none the log
-    /// begins anew, with numbers that no entry had before.
+    /// begins anew, with numbers that no entry had before. What was cut off is then to be [erased](Self::erase).
     pub(crate) fn resume(
         ring: &impl Ring,
         capacity: u64,
@@ -144,6 +144,26 @@ impl Writer {
             ring.oldest().store(first, Ordering::Release);
         }
         Ok(writer)
+    }
+
+    /// Erases all of the ring that is not in the log. Whether there was anything. It is for a writer that trusted nothing, in a file that
+    /// outlives the machine, and has to last before anything is appended: else an entry that was cut off could follow a new one, after
+    /// the machine has gone down again, with the very number that comes next.
+    pub(crate) fn erase(&self, ring: &impl Ring) -> bool {
+        // As when entries are given up: they were before anything is stored over them.
+        fence(Ordering::Release);
+        let mut any = false;
+        let mut position = self.tail;
+        while position.wrapping_sub(self.oldest) < self.capacity {
+            let word = self.word(ring, position);
+            // Pages that nobody has written to stay so.
+            if word.load(Ordering::Relaxed) != 0 {
+                word.store(0, Ordering::Relaxed);
+                any = true;
+            }
+            position = position.wrapping_add(WORD);
+        }
+        any
     }
 
     fn word<'a>(&self, ring: &'a impl Ring, position: u64) -> &'a AtomicU64 {
@@ -333,6 +353,15 @@ pub(crate) enum Next {
     Overtaken,
 }
 
+/// What a reader has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// An entry whose bytes were copied.
+    Entry(Found),
+    /// Entries that are gone: the first one's number, and how many.
+    Missed(u64, u64),
+}
+
 /// A side that reads. Nobody knows of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
@@ -450,6 +479,35 @@ impl Reader {
                 Err(corrupt) => return Err(corrupt),
             }
         }
+    }
+
+    /// Reads on, if there is something: `copy` takes the bytes of what may be the next entry. That they are the entry's is seen to here,
+    /// but not that they agree with its checksum.
+    #[inline]
+    pub(crate) fn read<E>(
+        &mut self,
+        ring: &impl Ring,
+        corrupt: impl Fn(Corrupt) -> E,
+        mut copy: impl FnMut(&Found) -> Result<(), E>,
+    ) -> Result<Option<Step>, E> {
+        // Who is overtaken is told what it missed, but where the numbers stay the same: which no writer does for long.
+        for _ in 0..LOOKS {
+            match self.next(ring).map_err(&corrupt)? {
+                Next::Nothing => return Ok(None),
+                Next::Entry(found) => {
+                    copy(&found)?;
+                    if self.confirm(ring, &found).map_err(&corrupt)? {
+                        return Ok(Some(Step::Entry(found)));
+                    }
+                }
+                Next::Overtaken => {
+                    if let Some((first, count)) = self.catch_up(ring).map_err(&corrupt)? {
+                        return Ok(Some(Step::Missed(first, count)));
+                    }
+                }
+            }
+        }
+        Err(corrupt(restless(ring.oldest())))
     }
 
     /// Whether the bytes that were copied since [`next`](Self::next) are the entry's. If so the reader moves on.

@@ -17,12 +17,16 @@ pub use reader::{NextEntry, Read, Reader, Start};
 pub use writer::Writer;
 
 use super::attachment::{Attachment, Contents};
+use super::body::Making;
 use super::header::{Kind, Lifetime};
 use super::segment::SegmentOptions;
-use super::{body, word};
-use crate::error::{Error, Result, Subject};
-use link::Link;
+use super::word;
+use crate::error::Result;
+use crate::map::passing;
+use link::{Control, Link};
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -30,9 +34,6 @@ use std::sync::Arc;
 mod atomics {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
 }
-
-/// Bytes of the smallest ring.
-const SMALLEST: usize = 1024;
 
 /// Entries that are read as often as one likes: one writer appends, any number of readers read, each from any point, again and again. What a
 /// fifo gives once and to one, a log gives to all who ask, also to those who come later; as a file, also after a restart. It is read and
@@ -103,7 +104,7 @@ impl LogOptions {
     ///
     /// Those of [`SegmentOptions::create`]; EINVAL for a size that no memory has.
     pub fn create(&self, name: &str) -> Result<Log> {
-        Log::new(body::create(&self.segment, name, &self.contents("create")?)?)
+        Log::new(self.making().create(name)?)
     }
 
     /// Opens a log that exists, of any size.
@@ -112,7 +113,7 @@ impl LogOptions {
     ///
     /// Those of [`SegmentOptions::open`].
     pub fn open(&self, name: &str) -> Result<Log> {
-        Log::new(body::open(&self.segment, name, &any())?)
+        Log::new(self.making().open(name)?)
     }
 
     /// Opens a log, or makes it if there is none.
@@ -121,7 +122,7 @@ impl LogOptions {
     ///
     /// Those of [`SegmentOptions::open_or_create`].
     pub fn open_or_create(&self, name: &str) -> Result<Log> {
-        Log::new(body::open_or_create(&self.segment, name, &self.contents("open_or_create")?)?)
+        Log::new(self.making().open_or_create(name)?)
     }
 
     /// Opens a log that is the file at `path`, or makes it.
@@ -130,16 +131,16 @@ impl LogOptions {
     ///
     /// Those of [`SegmentOptions::open_or_create_file`].
     pub fn at_path(&self, path: impl AsRef<Path>) -> Result<Log> {
-        Log::new(body::at_path(&self.segment, path.as_ref(), &self.contents("at_path")?)?)
+        Log::new(self.making().at_path(path.as_ref())?)
     }
 
-    /// Makes a log without a name: for forked children, and for who is passed its descriptor. Nobody can truncate it.
+    /// Makes a log without a name: for forked children, and for who is [passed](Log::pass) it. Nobody can truncate it.
     ///
     /// # Errors
     ///
     /// Those of [`SegmentOptions::anonymous`].
     pub fn anonymous(&self) -> Result<Log> {
-        Log::new(body::anonymous(&self.contents("anonymous")?)?)
+        Log::new(self.making().anonymous()?)
     }
 
     /// The log behind a descriptor.
@@ -148,20 +149,21 @@ impl LogOptions {
     ///
     /// Those of [`SegmentOptions::from_fd`].
     pub fn from_fd(&self, fd: impl AsFd) -> Result<Log> {
-        Log::new(body::from_fd(fd.as_fd(), &any())?)
+        Log::new(self.making().behind(fd.as_fd())?)
     }
 
-    fn contents(&self, call: &'static str) -> Result<Contents<'static>> {
-        let capacity = self.bytes.max(SMALLEST).checked_next_power_of_two();
-        match capacity.filter(|&capacity| capacity as u64 <= word::CAPACITY_LIMIT) {
-            Some(capacity) => Ok(Contents { length: link::data_len(capacity) as u64, ..any() }),
-            None => Err(Error::rule(
-                call,
-                Subject::named("a log").with_length(self.bytes),
-                format!("a log has at most {} bytes", word::CAPACITY_LIMIT),
-                "start a new one now and then",
-            )),
-        }
+    /// Takes what [`Log::pass`] passed.
+    ///
+    /// # Errors
+    ///
+    /// What recvmsg(2) answers; those of [`from_fd`](Self::from_fd).
+    pub fn receive(&self, socket: &UnixStream) -> Result<Log> {
+        self.from_fd(passing::receive(socket)?)
+    }
+
+    fn making(&self) -> Making<'_, Control> {
+        let any = Contents { kind: Kind::Log, fingerprint: 1, type_name: "log", element: 1, length: 0 };
+        Making { segment: &self.segment, any, bytes: self.bytes, beside: PhantomData }
     }
 }
 
@@ -169,10 +171,6 @@ impl Default for LogOptions {
     fn default() -> Self {
         Self::new()
     }
-}
-
-fn any() -> Contents<'static> {
-    Contents { kind: Kind::Log, fingerprint: 1, type_name: "log", element: 1, length: 0 }
 }
 
 impl Log {
@@ -225,11 +223,12 @@ impl Log {
         LogOptions::new().bytes(bytes).anonymous()
     }
 
-    /// The writer: there is one at a time. It goes on where the last one stopped.
+    /// The writer: there is one at a time. It goes on where the last one stopped. The first one after the machine was started anew reads all
+    /// of the log, and waits for its device once.
     ///
     /// # Errors
     ///
-    /// EBUSY, with the process that has it, while there is another. EBADMSG if some process has written over the log.
+    /// EBUSY, with the process that has it, while there is another. EBADMSG if some process has written over the log. EIO.
     pub fn writer(&self) -> Result<Writer> {
         Writer::new(self.link.clone())
     }
@@ -257,12 +256,32 @@ impl Log {
     pub fn file(&self) -> BorrowedFd<'_> {
         self.link.attachment.file()
     }
+
+    /// Passes the log to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte of data. The other end takes it by
+    /// [`receive`](Self::receive).
+    ///
+    /// # Errors
+    ///
+    /// What sendmsg(2) answers.
+    pub fn pass(&self, socket: &UnixStream) -> Result<()> {
+        passing::send(socket, self.file())
+    }
+
+    /// Takes what [`pass`](Self::pass) passed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LogOptions::receive`].
+    pub fn receive(socket: &UnixStream) -> Result<Self> {
+        LogOptions::new().receive(socket)
+    }
 }
 
 /// Uses a log while `input` is written over it: pairs of what to do and where, with the eight bytes to write. Calls may fail, and entries be
 /// missing; nothing may be read or written outside, and nothing may panic or hang.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn survive(input: &[u8]) {
+    use super::ring_memory::data_len;
     use super::wait::Wait;
     use std::time::Duration;
 
@@ -275,7 +294,7 @@ pub(crate) fn survive(input: &[u8]) {
         // The control block's lines, or the ring.
         let at = match at & 1 {
             0 => usize::from(at / 2) % (6 * 128),
-            _ => link::data_len(0) + usize::from(at / 2) % RING,
+            _ => data_len(0) + usize::from(at / 2) % RING,
         };
         let at = at / 8 * 8;
         match what % 8 {
@@ -304,7 +323,20 @@ pub(crate) fn survive(input: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use super::{Control, Log};
+    use crate::error::Errno;
     use proptest::strategy::Strategy;
+
+    #[test]
+    fn who_keeps_changing_the_writer_keeps_nobody_from_an_answer() {
+        let log = Log::anonymous(1024).unwrap();
+        let writer = [std::mem::offset_of!(Control, writer)];
+        crate::shm::ring_memory::while_scribbled(&log.link, &writer, || {
+            if let Err(error) = log.writer() {
+                assert_eq!(error.errno(), Errno::AGAIN, "{error}");
+            }
+        });
+    }
 
     #[test]
     fn bytes_from_anywhere_are_survived() {

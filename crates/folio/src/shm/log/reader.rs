@@ -1,16 +1,14 @@
 //! The reading sides of a log.
 
-use super::chain::{self, Next};
+use super::chain::{self, Step};
 use super::checksum::checksum;
 use super::link::Link;
 use crate::error::{Errno, Error, Result};
-use crate::shm::bell::Bell;
 use crate::shm::doze::{ASLEEP, BELL};
-use crate::shm::future::{self, Waiting};
+use crate::shm::hanging::{self, Hanging, Hangs};
 use crate::shm::owner::Owner;
 use crate::shm::wait::{Look, Phase, Wait};
 use crate::shm::word::Corrupt;
-use crate::sys;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
@@ -58,30 +56,13 @@ pub struct Reader {
     parks: u64,
     bell: Option<Box<Hanging>>,
     asked: Option<Instant>,
-    waiting: Waiting,
-}
-
-/// A bell on one of the log's cords.
-#[derive(Debug)]
-struct Hanging {
-    bell: Bell,
-    cord: usize,
-    process: u64,
 }
 
 impl Reader {
     pub(super) fn new(link: Link, start: Start) -> Result<Self> {
         link.attachment.check()?;
         let chain = begin(&link, start, "reader")?;
-        Ok(Self {
-            link,
-            chain,
-            wait: Wait::new(),
-            parks: 0,
-            bell: None,
-            asked: None,
-            waiting: Waiting::new(),
-        })
+        Ok(Self { link, chain, wait: Wait::new(), parks: 0, bell: None, asked: None })
     }
 
     /// How it waits for entries. [`Wait::new`] at first.
@@ -152,39 +133,7 @@ impl Reader {
     ///
     /// EMFILE, ENFILE; EAGAIN when 128 readers of the log have one.
     pub fn bell(&mut self) -> Result<BorrowedFd<'_>> {
-        self.link.attachment.check()?;
-        let process = sys::identity::token();
-        if let Some(hanging) = self.bell.as_ref()
-            && hanging.process != process
-        {
-            return Err(Error::rule_as(
-                Errno::PERM,
-                "bell",
-                self.link.subject(),
-                "a bell stays with the process that made it, and this is a forked child",
-                "make a reader in the child, from the `Log`",
-            ));
-        }
-        if self.bell.is_none() {
-            let bell = Bell::new(&self.link.attachment)?;
-            let Some(cord) = tie(&bell, &self.link) else {
-                return Err(Error::rule_as(
-                    Errno::AGAIN,
-                    "bell",
-                    self.link.subject(),
-                    format!("at most {} readers of a log can have a bell", super::link::BELLS),
-                    "wait with `next`, or have one reader's bell tell several",
-                ));
-            };
-            self.bell = Some(Box::new(Hanging { bell, cord, process }));
-            self.arm();
-            // Whatever there is or not: the first look is the caller's.
-            self.ring();
-        }
-        match &self.bell {
-            Some(hanging) => Ok(hanging.bell.as_fd()),
-            None => unreachable!("it was just made"),
-        }
+        Ok(self.hang()?.as_fd())
     }
 
     /// A future of the next entry, or what was missed. It needs no runtime: a thread of its own, one for the process, waits for the
@@ -197,8 +146,8 @@ impl Reader {
 
     /// There was nothing, and the bell has to ring for what comes.
     fn look_closely(&mut self, buffer: &mut Vec<u8>) -> Result<Option<Read>> {
-        if let Some(hanging) = self.bell.as_ref().filter(|bell| bell.process == sys::identity::token()) {
-            hanging.bell.hush();
+        if let Some(bell) = self.bell.as_ref().filter(|bell| bell.is_here()) {
+            bell.hush();
             self.arm();
             if self.chain.is_ready(&self.link) {
                 // A descriptor that is readable once too often does no harm.
@@ -209,35 +158,36 @@ impl Reader {
         Ok(None)
     }
 
+    /// The next entry, if there is one, or that none will come.
+    fn next_or_end(&mut self, buffer: &mut Vec<u8>) -> Result<Option<Read>> {
+        if let Some(read) = self.try_next(buffer)? {
+            return Ok(Some(read));
+        }
+        let now = Instant::now();
+        let ask = self.asked.is_none_or(|asked| now - asked >= ASK);
+        if ask {
+            self.asked = Some(now);
+        }
+        let Some(died) = writer_gone(&self.link, ask) else { return Ok(None) };
+        // What it appended before it went is there by now.
+        let read = look(&self.link, &mut self.chain, buffer, "next")?;
+        read.map(Some).ok_or_else(|| alone(&self.link, died))
+    }
+
     fn ring(&self) {
-        if let Some(hanging) = &self.bell {
-            hanging.bell.ring();
+        if let Some(bell) = &self.bell {
+            bell.ring();
         }
     }
 
     /// From here on the next entry rings.
     fn arm(&mut self) {
-        let control = self.link.control();
-        if let Some(hanging) = &mut self.bell {
-            hanging.bell.reach(&self.link.attachment);
-            if !hanging.bell.is_tied(&control.bells[hanging.cord], &self.link.attachment)
-                && let Some(cord) = tie(&hanging.bell, &self.link)
-            {
-                hanging.cord = cord;
-            }
-            // Where there is no cord left it rings by itself, every half second.
-            if hanging.bell.is_tied(&control.bells[hanging.cord], &self.link.attachment) {
-                hanging.bell.arm(&control.bells[hanging.cord]);
-            }
-        }
-        control.readers.0.lie_down(BELL, || self.chain.is_ready(&self.link));
-        let attachment = &self.link.attachment;
+        let Self { link, chain, bell, .. } = self;
+        let (control, Some(bell)) = (link.control(), bell) else { return };
+        bell.arm(&link.attachment, &control.bells);
+        control.readers.0.lie_down(BELL, || chain.is_ready(link));
         let writer = Owner::in_word(control.writer.0.owner.load(Ordering::Acquire));
-        let others =
-            writer.into_iter().filter(|&owner| owner != attachment.me() && attachment.is_alive(owner));
-        if let Some(hanging) = &mut self.bell {
-            hanging.bell.watch(attachment, others);
-        }
+        bell.watch(&link.attachment, writer.into_iter());
     }
 
     #[cold]
@@ -269,11 +219,6 @@ impl Reader {
     }
 }
 
-/// Ties a bell to one of the log's cords, if one is free.
-fn tie(bell: &Bell, link: &Link) -> Option<usize> {
-    link.control().bells.iter().position(|cord| bell.try_tie(cord, &link.attachment))
-}
-
 #[inline]
 fn look(
     link: &Link,
@@ -281,34 +226,17 @@ fn look(
     buffer: &mut Vec<u8>,
     call: &'static str,
 ) -> Result<Option<Read>> {
-    // Who is overtaken is told what it missed, but where the numbers stay the same: which no writer does for long.
-    for _ in 0..1000 {
-        let next = chain.next(link).map_err(|corrupt| link.corrupt(call, corrupt))?;
-        match next {
-            Next::Nothing => return Ok(None),
-            Next::Entry(found) => {
-                link.copy_out(found.at, found.len, buffer)?;
-                let confirmed = chain.confirm(link, &found);
-                if !confirmed.map_err(|corrupt| link.corrupt(call, corrupt))? {
-                    continue;
-                }
-                if checksum(found.seq, buffer) != found.checksum {
-                    let what = "an entry's bytes do not agree with its checksum";
-                    return Err(link.corrupt(call, Corrupt { what, at: found.position }));
-                }
-                return Ok(Some(Read::Entry(found.seq)));
-            }
-            Next::Overtaken => {
-                let missed = chain.catch_up(link);
-                let missed = missed.map_err(|corrupt| link.corrupt(call, corrupt))?;
-                if let Some((first, count)) = missed {
-                    return Ok(Some(Read::Missed { first, count }));
-                }
-            }
+    let corrupt = |corrupt| link.corrupt(call, corrupt);
+    let step = chain.read(link, corrupt, |found| link.copy_to(found.at, found.len, buffer))?;
+    match step {
+        Some(Step::Entry(found)) if checksum(found.seq, buffer) != found.checksum => {
+            let what = "an entry's bytes do not agree with its checksum";
+            Err(corrupt(Corrupt { what, at: found.position }))
         }
+        Some(Step::Entry(found)) => Ok(Some(Read::Entry(found.seq))),
+        Some(Step::Missed(first, count)) => Ok(Some(Read::Missed { first, count })),
+        None => Ok(None),
     }
-    let what = "the log changes whenever it is looked at";
-    Err(link.corrupt(call, Corrupt { what, at: chain.seq() }))
 }
 
 /// Whether there was a writer and is none, and it died. Asking the kernel takes a system call.
@@ -322,14 +250,8 @@ fn writer_gone(link: &Link, ask: bool) -> Option<bool> {
 
 #[cold]
 fn alone(link: &Link, died: bool) -> Error {
-    let how = if died { "has died" } else { "has left" };
-    Error::rule_as(
-        Errno::PIPE,
-        "next",
-        link.subject(),
-        format!("all entries were read, and the writer {how}"),
-        "the log stays as it is; go on when there is a new writer",
-    )
+    let remedy = "the log stays as it is; go on when there is a new writer".to_owned();
+    link.alone("next", "all entries were read, and the writer", died, remedy)
 }
 
 fn begin(link: &Link, start: Start, call: &'static str) -> Result<chain::Reader> {
@@ -342,12 +264,43 @@ fn begin(link: &Link, start: Start, call: &'static str) -> Result<chain::Reader>
     .map_err(|corrupt| link.corrupt(call, corrupt))
 }
 
+impl Hangs for Reader {
+    fn hang(&mut self) -> Result<&mut Hanging> {
+        self.link.attachment.check()?;
+        if self.bell.as_ref().is_some_and(|bell| !bell.is_here()) {
+            return Err(Error::rule_as(
+                Errno::PERM,
+                "bell",
+                self.link.subject(),
+                "a bell stays with the process that made it, and this is a forked child",
+                "make a reader in the child, from the `Log`",
+            ));
+        }
+        if self.bell.is_none() {
+            let Some(bell) = Hanging::on_any(&self.link.attachment, &self.link.control().bells)? else {
+                return Err(Error::rule_as(
+                    Errno::AGAIN,
+                    "bell",
+                    self.link.subject(),
+                    format!("at most {} readers of a log can have a bell", super::link::BELLS),
+                    "wait with `next`, or have one reader's bell tell several",
+                ));
+            };
+            self.bell = Some(Box::new(bell));
+            self.arm();
+            // Whatever there is or not: the first look is the caller's.
+            self.ring();
+        }
+        // It was just made, if there was none.
+        Ok(self.bell.as_mut().expect("a bell that was just made"))
+    }
+}
+
 impl Drop for Reader {
     fn drop(&mut self) {
         // Before the attachment: what it has in the directory goes before the segment's name.
-        if let Some(hanging) = self.bell.take_if(|bell| bell.process == sys::identity::token()) {
-            self.waiting.end(hanging.bell.as_fd());
-            hanging.bell.untie(&self.link.control().bells[hanging.cord], &self.link.attachment);
+        if let Some(mut bell) = self.bell.take_if(|bell| bell.is_here()) {
+            bell.end(&self.link.attachment, &self.link.control().bells);
         }
     }
 }
@@ -365,31 +318,6 @@ impl Future for NextEntry<'_> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Read>> {
         let Self { reader, buffer } = self.get_mut();
-        if let Err(error) = reader.bell() {
-            return Poll::Ready(Err(error));
-        }
-        match reader.try_next(buffer) {
-            Ok(None) => {}
-            Ok(Some(read)) => return Poll::Ready(Ok(read)),
-            Err(error) => return Poll::Ready(Err(error)),
-        }
-        let now = Instant::now();
-        let ask = reader.asked.is_none_or(|asked| now - asked >= ASK);
-        if ask {
-            reader.asked = Some(now);
-        }
-        if let Some(died) = writer_gone(&reader.link, ask) {
-            // What it appended before it went is there by now.
-            return Poll::Ready(match look(&reader.link, &mut reader.chain, buffer, "next") {
-                Ok(Some(read)) => Ok(read),
-                Ok(None) => Err(alone(&reader.link, died)),
-                Err(error) => Err(error),
-            });
-        }
-        let fd = reader.bell.as_ref().map(|hanging| hanging.bell.as_fd());
-        match fd.map(|fd| reader.waiting.wake_when_readable(fd, context.waker())) {
-            Some(Err(errno)) => Poll::Ready(Err(future::refused(errno))),
-            _ => Poll::Pending,
-        }
+        hanging::poll(*reader, context, |reader| reader.next_or_end(buffer))
     }
 }

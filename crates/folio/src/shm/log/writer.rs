@@ -4,7 +4,6 @@ use super::chain::{self, Trust};
 use super::checksum::checksum;
 use super::link::{self, Link};
 use crate::error::{Errno, Error, Result};
-use crate::shm::bell::party;
 use crate::shm::owner::Owner;
 use crate::sys;
 use std::sync::atomic::Ordering;
@@ -24,41 +23,35 @@ pub struct Writer {
 impl Writer {
     pub(super) fn new(link: Link) -> Result<Self> {
         link.attachment.check()?;
-        let (me, control) = (link.attachment.me(), link.control());
+        let control = link.control();
         let owner = &control.writer.0.owner;
-        loop {
-            let found = owner.load(Ordering::Acquire);
-            if let Some(holder) = Owner::in_word(found)
-                && link.attachment.is_alive(holder)
-            {
-                return Err(Error::rule_as(
-                    Errno::BUSY,
-                    "writer",
-                    link.subject(),
-                    format!("the log has a writer: {}", party(&link.attachment, holder)),
-                    "a log has one writer at a time; wait until it is dropped, or its process has ended",
-                ));
-            }
-            if owner.compare_exchange(found, me.word(), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                break;
-            }
-        }
+        link.claim(owner).map_err(|why| link.taken("writer", "writer", why))?;
         let trust = if link::is_of_this_boot(control) { Trust::Memory } else { Trust::Nothing };
         let is_whole = |found: &chain::Found| {
             let mut bytes = Vec::new();
-            link.copy_out(found.at, found.len, &mut bytes).is_ok()
+            link.copy_to(found.at, found.len, &mut bytes).is_ok()
                 && checksum(found.seq, &bytes) == found.checksum
         };
-        match chain::Writer::resume(&link, link.capacity(), trust, is_whole) {
+        let resumed = chain::Writer::resume(&link, link.capacity(), trust, is_whole)
+            .map_err(|corrupt| link.corrupt("writer", corrupt))
+            .and_then(|chain| {
+                // What is in memory alone does not outlive the machine.
+                let outlives = trust == Trust::Nothing && !sys::file::is_on_tmpfs(link.attachment.file());
+                if outlives && chain.erase(&link) {
+                    sync(&link)?;
+                }
+                Ok(chain)
+            });
+        match resumed {
             Ok(chain) => {
                 control.writer.0.boot.store(link::boot(), Ordering::Relaxed);
                 // The last writer may have been killed before it told anyone.
-                link.rouse();
+                link.rouse_readers();
                 Ok(Self { chain, link, process: sys::identity::token() })
             }
-            Err(corrupt) => {
+            Err(error) => {
                 owner.store(Owner::NOBODY.word(), Ordering::Release);
-                Err(link.corrupt("writer", corrupt))
+                Err(error)
             }
         }
     }
@@ -81,7 +74,7 @@ impl Writer {
     /// truncated it. Nothing was appended then.
     #[inline]
     pub fn append(&mut self, bytes: &[u8]) -> Result<u64> {
-        self.check("append")?;
+        self.link.check("append", self.process)?;
         if bytes.len() > self.link.limit() {
             return Err(self.too_long(bytes.len()));
         }
@@ -90,42 +83,21 @@ impl Writer {
         let place = place.map_err(|corrupt| self.link.corrupt("append", corrupt))?;
         self.link.copy_in(place.at, bytes)?;
         self.chain.publish(&self.link, place, len, checksum(place.seq, bytes));
-        self.link.rouse();
+        self.link.rouse_readers();
         Ok(place.seq)
     }
 
     /// Writes what was appended to the device, for a log that is a file on one, and waits until it is there. Without it, a machine that
     /// goes down keeps what it had written by itself, some pages and not others. The next writer then keeps the first entry that is
     /// whole and those that follow it without a gap, and goes on behind them; if none is whole, the log begins anew with a number that
-    /// no entry had. Readers are told that they missed what is gone before the first.
+    /// no entry had. What it does not keep never comes back. Readers are told that they missed what is gone before the first.
     ///
     /// # Errors
     ///
     /// EIO.
     pub fn sync(&self) -> Result<()> {
-        self.check("sync")?;
-        rustix::fs::fsync(self.link.attachment.file())
-            .map_err(|errno| Error::kernel("fsync", errno, self.link.subject()))
-    }
-
-    #[inline]
-    fn check(&self, call: &'static str) -> Result<()> {
-        if sys::identity::token() == self.process {
-            self.link.attachment.check()
-        } else {
-            Err(self.foreign(call))
-        }
-    }
-
-    #[cold]
-    fn foreign(&self, call: &'static str) -> Error {
-        Error::rule_as(
-            Errno::PERM,
-            call,
-            self.link.subject(),
-            "a writer stays with the process that made it, and this is a forked child",
-            "drop the parent's, and make one in the child, from the `Log`",
-        )
+        self.link.check("sync", self.process)?;
+        sync(&self.link)
     }
 
     #[cold]
@@ -140,6 +112,10 @@ impl Writer {
     }
 }
 
+fn sync(link: &Link) -> Result<()> {
+    rustix::fs::fsync(link.attachment.file()).map_err(|errno| Error::kernel("fsync", errno, link.subject()))
+}
+
 impl Drop for Writer {
     fn drop(&mut self) {
         if sys::identity::token() != self.process {
@@ -148,7 +124,7 @@ impl Drop for Writer {
         let (me, nobody) = (self.link.attachment.me().word(), Owner::NOBODY.word());
         let owner = &self.link.control().writer.0.owner;
         if owner.compare_exchange(me, nobody, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            self.link.rouse();
+            self.link.rouse_readers();
         }
     }
 }
