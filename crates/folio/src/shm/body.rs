@@ -7,6 +7,7 @@ use crate::sys;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The data has its whole length from the start: a ring does not grow.
 fn reserve(contents: &Contents<'_>) -> u64 {
@@ -45,11 +46,12 @@ pub(super) fn at_path(
 }
 
 fn either(options: &SegmentOptions, spot: &Spot, contents: &Contents<'_>) -> Result<Arc<Attachment>> {
-    /// Far more often than others keep making and removing it.
-    const TIMES: usize = 1000;
+    /// Far longer than others keep making and removing it.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     // Whatever length it has that is there already.
     let any = Contents { length: 0, ..*contents };
-    for _ in 0..TIMES {
+    while Instant::now() < deadline {
         match options.open_existing(spot, &any) {
             Err(error) if error.errno() == Errno::NOENT => {}
             opened => return opened,
@@ -67,5 +69,5 @@ pub(super) fn anonymous(contents: &Contents<'_>) -> Result<Arc<Attachment>> {
 
 pub(super) fn from_fd(fd: BorrowedFd<'_>, contents: &Contents<'_>) -> Result<Arc<Attachment>> {
     let own = sys::naming::reopen(fd).map_err(|errno| Error::kernel("open", errno, Subject::file(fd)))?;
-    Attachment::open("from_fd", own, None, contents)
+    segment::from_own_fd(own, contents)
 }

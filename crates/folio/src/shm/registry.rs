@@ -1,6 +1,6 @@
 //! All segments with a name: who has them open, which are leftovers, and taking those away.
 
-use super::attachment::{lifetime, read_header, retire};
+use super::attachment::{Verdict, lifetime, read_header, retire};
 use super::header::{FIXED, Facts, HEAD, Kind, Lifetime, SLOTS, SLOTS_AT, Slot};
 use super::{name, party};
 use crate::error::{Errno, Error, Result, Subject};
@@ -155,6 +155,8 @@ fn look(entry: &mut Entry, fd: &OwnedFd, temporary: bool) -> Result<(), Errno> {
             entry.lifetime = flaw.lifetime;
             entry.state = match flaw.lifetime {
                 Some(Lifetime::WhileUsed) if !anybody => State::Leftover,
+                // Somebody makes it anew.
+                _ if flaw.is_gone => State::InUse,
                 _ => State::Damaged(flaw.to_string()),
             };
         }
@@ -239,7 +241,7 @@ fn retire_or_users(path: &Path) -> Result<Option<Vec<User>>> {
         return Err(Error::rule("remove", subject(), rule, "remove it with rm(1)"));
     }
     let inode = (status.device, status.inode);
-    if retire(fd.as_fd(), path, inode, || Ok(true)).map_err(failed("unlink"))? {
+    if retire(fd.as_fd(), path, inode, || Ok(Verdict::Goes)).map_err(failed("unlink"))? {
         return Ok(None);
     }
     users(fd.as_fd()).map(Some).map_err(failed("fcntl"))
@@ -287,9 +289,10 @@ fn retire_leftover(path: &Path) -> Result<bool, Errno> {
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     retire(fd, path, (status.device, status.inode), || {
         if name::is_temporary(&file) {
-            return Ok(!is_young(fd));
+            return Ok(if is_young(fd) { Verdict::Stays } else { Verdict::Goes });
         }
-        Ok(lifetime(fd)? == Some(Lifetime::WhileUsed))
+        let is_leftover = lifetime(fd)? == Some(Lifetime::WhileUsed);
+        Ok(if is_leftover { Verdict::Leftover } else { Verdict::Stays })
     })
 }
 

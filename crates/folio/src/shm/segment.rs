@@ -1,6 +1,6 @@
 //! Segments: shared memory with a name, a type and a checked header, and the builder that makes them.
 
-use super::attachment::{Attachment, Contents, lifetime, retire};
+use super::attachment::{Attachment, Contents, Verdict, is_gone, lifetime, retire};
 use super::header::{Kind, Lifetime};
 use super::place::{Place, Shared};
 use super::share::{Plain, Share};
@@ -112,8 +112,26 @@ impl Spot {
 /// What came of an attempt to open.
 enum Found {
     Segment(Arc<Attachment>),
-    /// There is nothing, or a leftover was and is gone.
+    /// There is nothing, or a leftover, which is nothing.
     Nothing,
+}
+
+/// Whether a path can be had.
+enum Vacancy {
+    Free,
+    Taken,
+    /// A leftover has it, whose name this process may not take away; it may write to the file.
+    Leftover(OwnedFd),
+}
+
+/// What became of what may be a leftover.
+enum Left {
+    /// It is none: it is used, or kept.
+    Used,
+    /// Its name is free.
+    Away,
+    /// It is one, and this process may not take its name away.
+    Stays,
 }
 
 impl SegmentOptions {
@@ -272,7 +290,7 @@ impl SegmentOptions {
         let fd = fd.as_fd();
         let reopen = |errno| Error::kernel("open", errno, Subject::file(fd));
         let own = sys::naming::reopen(fd).map_err(reopen)?;
-        let attachment = Attachment::open("from_fd", own, None, &shape.contents)?;
+        let attachment = from_own_fd(own, &shape.contents)?;
         Ok(Segment::new(attachment))
     }
 
@@ -355,9 +373,26 @@ impl SegmentOptions {
     ) -> Result<Option<Arc<Attachment>>> {
         let path = &*spot.path;
         let subject = || Subject::named(path.display().to_string());
-        // Cheaper than to make one that gets no name; link(2) decides.
-        if !self.is_free(spot)? {
-            return Ok(None);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // Cheaper than to make one that gets no name; link(2) decides.
+            let leftover = match self.vacancy(spot)? {
+                Vacancy::Free => break,
+                Vacancy::Taken => return Ok(None),
+                Vacancy::Leftover(fd) => fd,
+            };
+            self.covers(&leftover, path)?;
+            if let Some(attachment) = Attachment::renew(leftover, path, contents, reserve, spot.lifetime)? {
+                if let Err(error) = init(&attachment) {
+                    attachment.give_up();
+                    return Err(error);
+                }
+                return attachment.reveal(path).map(|()| Some(attachment));
+            }
+            // Somebody else looks at it, or is quicker.
+            if Instant::now() > deadline {
+                return Ok(None);
+            }
         }
         let unnamed = sys::naming::create(name::parent(path), || name::temporary(path))
             .map_err(|errno| Error::kernel("open", errno, subject()))?;
@@ -377,22 +412,62 @@ impl SegmentOptions {
                     attachment.note_name(path);
                     return Ok(Some(attachment));
                 }
-                Err(Errno::EXIST) if !self.is_free(spot)? => return Ok(None),
-                Err(Errno::EXIST) => {}
+                Err(Errno::EXIST) => {
+                    if !matches!(self.vacancy(spot)?, Vacancy::Free) {
+                        return Ok(None);
+                    }
+                }
                 Err(errno) => return Err(Error::kernel("link", errno, subject())),
             }
         }
     }
 
     /// Whether nothing has the path, once a leftover that had it is taken away.
-    fn is_free(&self, spot: &Spot) -> Result<bool> {
+    fn vacancy(&self, spot: &Spot) -> Result<Vacancy> {
         let path = &*spot.path;
-        match sys::naming::open(path) {
-            Err(Errno::NOENT) => Ok(true),
-            // Not this user's to judge: it has the name.
-            Err(_) => Ok(false),
-            Ok(fd) => Ok(spot.is_name && self.admit(&fd, path).is_ok() && is_leftover_gone(&fd, path)?),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let fd = match sys::naming::open(path) {
+                Err(Errno::NOENT) => return Ok(Vacancy::Free),
+                // Not this user's to judge: it has the name.
+                Err(_) => return Ok(Vacancy::Taken),
+                Ok(fd) => fd,
+            };
+            if !spot.is_name || self.admit(&fd, path).is_err() {
+                return Ok(Vacancy::Taken);
+            }
+            match clear(&fd, path)? {
+                Left::Away => return Ok(Vacancy::Free),
+                Left::Stays => return Ok(Vacancy::Leftover(fd)),
+                // Somebody looks at a leftover, or makes it anew.
+                Left::Used if is_gone(fd.as_fd()) == Ok(true) && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Left::Used => return Ok(Vacancy::Taken),
+            }
         }
+    }
+
+    /// Whether a file that a segment is to be made of lets nobody in but those that are asked for.
+    fn covers(&self, fd: &OwnedFd, path: &Path) -> Result<()> {
+        let subject = Subject::named(path.display().to_string());
+        let stat = rustix::fs::fstat(fd).map_err(|errno| Error::kernel("fstat", errno, subject.clone()))?;
+        let group = self.group.unwrap_or_else(|| rustix::process::getegid().as_raw());
+        let mode = stat.st_mode & 0o666;
+        if mode & !self.mode == 0 && (mode & 0o060 == 0 || stat.st_gid == group) {
+            return Ok(());
+        }
+        Err(Error::rule_as(
+            Errno::PERM,
+            "create",
+            subject,
+            format!(
+                "it is a leftover that only its owner (user {}) or root may take away, and made anew it would let in more \
+                 users (mode {mode:o}, group {}) than are asked for",
+                stat.st_uid, stat.st_gid
+            ),
+            "ask for that mode and group, or have one of those two remove it (`folio shm gc`)",
+        ))
     }
 
     /// Attaches to the segment at a path.
@@ -411,11 +486,20 @@ impl SegmentOptions {
                 Err(errno) => return Err(Error::kernel("open", errno, subject())),
             };
             self.admit(&fd, path)?;
-            if spot.is_name && is_leftover_gone(&fd, path)? {
-                return Ok(Found::Nothing);
+            if spot.is_name {
+                match clear(&fd, path)? {
+                    Left::Used if is_gone(fd.as_fd()) != Ok(true) => {}
+                    _ => return Ok(Found::Nothing),
+                }
             }
             let own = fd.try_clone().map_err(|_| Error::kernel("dup", Errno::MFILE, subject()))?;
-            let attachment = Attachment::open("open", own, Some(path.to_owned()), contents)?;
+            let Some(attachment) = Attachment::open("open", own, Some(path.to_owned()), contents)? else {
+                if !spot.is_name && is_gone(fd.as_fd()) == Ok(true) {
+                    return Err(past("open", Errno::UCLEAN, subject()));
+                }
+                // It has become a leftover just now, or another segment.
+                continue;
+            };
             // Who removes a segment holds all its slots meanwhile: with a slot in hand it has its name for good, or never again.
             let links = rustix::fs::fstat(&fd).map_or(1, |stat| stat.st_nlink);
             if links > 0 {
@@ -489,21 +573,40 @@ struct Wanted {
     reserve: u64,
 }
 
-/// If the file is a segment that ends with its users, and they have ended: takes its name away. Whether it did.
-fn is_leftover_gone(fd: &OwnedFd, path: &Path) -> Result<bool> {
+/// How long who wants to make a segment waits for those who look at the leftover that has its name.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// If the file is a segment that ends with its users, and they have ended: takes its name away, or sees to it that nobody takes it
+/// for more than a leftover.
+fn clear(fd: &OwnedFd, path: &Path) -> Result<Left> {
     let failed = |errno| Error::kernel("fcntl", errno, Subject::named(path.display().to_string()));
     let fd = fd.as_fd();
     // What is no segment is no leftover either.
-    let is_leftover = || Ok(lifetime(fd) == Ok(Some(Lifetime::WhileUsed)));
-    if is_leftover() != Ok(true) || party::is_anybody_there(fd).map_err(failed)? {
-        return Ok(false);
+    let is_leftover = || lifetime(fd) == Ok(Some(Lifetime::WhileUsed));
+    if !is_leftover() || party::is_anybody_there(fd).map_err(failed)? {
+        return Ok(Left::Used);
     }
     let status = sys::file::status(fd).map_err(failed)?;
-    match retire(fd, path, (status.device, status.inode), is_leftover) {
-        // In a directory with the sticky bit only its owner may.
-        Err(Errno::PERM | Errno::ACCESS) => Ok(false),
-        result => result.map_err(failed),
+    let judge = || Ok(if is_leftover() { Verdict::Leftover } else { Verdict::Stays });
+    match retire(fd, path, (status.device, status.inode), judge) {
+        Ok(true) => Ok(Left::Away),
+        Ok(false) => Ok(Left::Used),
+        Err(Errno::PERM | Errno::ACCESS) => Ok(Left::Stays),
+        Err(errno) => Err(failed(errno)),
     }
+}
+
+/// The segment behind a descriptor of this process's own.
+pub(super) fn from_own_fd(own: OwnedFd, contents: &Contents<'_>) -> Result<Arc<Attachment>> {
+    let subject = Subject::file(own.as_fd());
+    let found = Attachment::open("from_fd", own, None, contents)?;
+    found.ok_or_else(|| past("from_fd", Errno::NOENT, subject))
+}
+
+/// A file that nothing is in any more.
+fn past(call: &'static str, errno: Errno, subject: Subject) -> Error {
+    let rule = "it is a leftover: all processes that had it open have ended";
+    Error::rule_as(errno, call, subject, rule, "let the programs make it anew")
 }
 
 /// A segment without a name.
