@@ -438,3 +438,16 @@ fn what_was_truncated_is_a_leftover_once_nobody_has_it() {
     drop(Segment::<u64>::create("cut").unwrap());
     assert_eq!(world.files(), [""; 0]);
 }
+
+#[test]
+fn who_leaves_takes_no_other_segment_along_than_its_own() {
+    let world = World::new();
+    let mine = Segment::<u64>::create("mine").unwrap();
+    drop(kept().create::<u64>("kept").unwrap());
+    let mut header = [0; 528];
+    writable(&world, "kept").read_exact_at(&mut header, 0).unwrap();
+    // Another segment by now: as if somebody had made it anew while this process was about to leave.
+    writable(&world, "mine").write_all_at(&header, 0).unwrap();
+    drop(mine);
+    assert_eq!(world.files(), ["folio.kept", "folio.mine"]);
+}

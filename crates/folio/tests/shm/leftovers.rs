@@ -110,6 +110,11 @@ fn what_the_last_one_may_not_take_away_is_nothing_to_everyone() {
             for _ in 0..2 {
                 assert_eq!(ours().open::<[u64]>("left").unwrap_err().errno(), Errno::NOENT);
             }
+            // Its file says so, whichever way one comes to it.
+            let error = ours().open_file::<[u64]>(world.file("left")).unwrap_err();
+            assert!(error.errno() == Errno::UCLEAN && error.to_string().contains("leftover"), "{error}");
+            let file = std::fs::File::open(world.file("left")).unwrap();
+            assert_eq!(ours().from_fd::<[u64]>(&file).unwrap_err().errno(), Errno::NOENT);
             // It is Anna's, and root's, to take away.
             let collected = shm::collect(false).unwrap();
             assert_eq!((collected.removed.len(), collected.failed.len()), (0, 1));
