@@ -242,7 +242,20 @@ impl SegmentOptions {
     ///
     /// As [`create`](Self::create).
     pub fn create_file<T: Shape + ?Sized>(&self, path: impl AsRef<Path>) -> Result<Segment<T>> {
-        self.make(&Target::File(path.as_ref()), |_| Ok(()))
+        self.create_file_with(path, |_| Ok(()))
+    }
+
+    /// As [`create_file`](Self::create_file), with values that `init` stores before anyone else can see the segment.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`create_file`](Self::create_file), and what `init` returns: then there is no file.
+    pub fn create_file_with<T: Shape + ?Sized>(
+        &self,
+        path: impl AsRef<Path>,
+        init: impl FnOnce(&Segment<T>) -> Result<()>,
+    ) -> Result<Segment<T>> {
+        self.make(&Target::File(path.as_ref()), init)
     }
 
     /// Opens a segment that is the file at `path`.
@@ -260,7 +273,21 @@ impl SegmentOptions {
     ///
     /// As [`open_or_create`](Self::open_or_create).
     pub fn open_or_create_file<T: Shape + ?Sized>(&self, path: impl AsRef<Path>) -> Result<Segment<T>> {
-        self.either(&Target::File(path.as_ref()), |_| Ok(()))
+        self.open_or_create_file_with(path, |_| Ok(()))
+    }
+
+    /// As [`open_or_create_file`](Self::open_or_create_file); if the segment is new, `init` stores its first values before anyone
+    /// else can see it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open_or_create_file`](Self::open_or_create_file), and what `init` returns.
+    pub fn open_or_create_file_with<T: Shape + ?Sized>(
+        &self,
+        path: impl AsRef<Path>,
+        init: impl Fn(&Segment<T>) -> Result<()>,
+    ) -> Result<Segment<T>> {
+        self.either(&Target::File(path.as_ref()), init)
     }
 
     /// Makes a segment without a name, for forked children, and for who is [sent](Segment::send) it. It is a memfd sealed
@@ -728,6 +755,24 @@ impl<T: Shape + ?Sized> Segment<T> {
         anonymous();
     }
 
+    /// As [`SegmentOptions::create_with`], with the options' defaults.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::create_with`].
+    pub fn create_with(name: &str, init: impl FnOnce(&Self) -> Result<()>) -> Result<Self> {
+        SegmentOptions::new().create_with(name, init)
+    }
+
+    /// As [`SegmentOptions::open_or_create_with`], with the options' defaults.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::open_or_create_with`].
+    pub fn open_or_create_with(name: &str, init: impl Fn(&Self) -> Result<()>) -> Result<Self> {
+        SegmentOptions::new().open_or_create_with(name, init)
+    }
+
     /// As [`SegmentOptions::from_fd`], with the options' defaults.
     ///
     /// # Errors
@@ -856,6 +901,24 @@ impl<T: Plain> Segment<T> {
     pub fn store(&self, value: T) -> Result<()> {
         self.place().store(value)
     }
+
+    /// As [`Place::view`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::view`].
+    pub fn view(&self) -> Result<View<'_>> {
+        self.place().view()
+    }
+
+    /// As [`Place::view_mut`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::view_mut`].
+    pub fn view_mut(&self) -> Result<ViewMut<'_>> {
+        self.place().view_mut()
+    }
 }
 
 /// A segment of atomics is used as such; see [`Place`]'s.
@@ -911,12 +974,21 @@ impl<T: Share> Segment<[T]> {
 }
 
 impl<T: Plain> Segment<[T]> {
+    /// All bytes that there are now, for volatile reads; see [`Place::view`] for what they show.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check`](Self::check).
+    pub fn view(&self) -> Result<View<'_>> {
+        self.view_mut().map(|view| *view)
+    }
+
     /// All bytes that there are now, for volatile reads and writes.
     ///
     /// # Errors
     ///
     /// Those of [`check`](Self::check).
-    pub fn view(&self) -> Result<ViewMut<'_>> {
+    pub fn view_mut(&self) -> Result<ViewMut<'_>> {
         self.attachment.check()?;
         // SAFETY: mapped and guarded while the segment is borrowed; the handler was installed when it was attached.
         Ok(unsafe { ViewMut::new(self.attachment.base(), self.attachment.len()) })
