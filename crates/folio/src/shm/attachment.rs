@@ -21,6 +21,7 @@ use crate::sys::gate::Gate;
 use crate::sys::replace::Guarded;
 use crate::sys::replaced::CloneBy;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -109,7 +110,7 @@ impl Attachment {
     }
 
     /// The addresses that the handler of faults answers for.
-    pub(crate) fn addresses(&self) -> std::ops::Range<usize> {
+    pub(crate) fn addresses(&self) -> Range<usize> {
         self.region.addresses()
     }
 
@@ -188,14 +189,14 @@ impl Attachment {
     /// the time.
     pub(crate) fn check_file(&self) -> Result<()> {
         self.check()?;
-        // Who grows it lengthens the file first, and says so then. What is lost stays lost: it is asked twice.
-        if self.is_cut_short() && self.is_cut_short() {
+        if self.is_cut_short() {
             self.note_loss();
         }
         self.check()
     }
 
-    /// Whether the file is shorter than the header says: the header is looked at first, for files of segments only grow.
+    /// Whether the file is shorter than the header says. Who grows it lengthens the file first, and says so then; so the header
+    /// is looked at first here, and the file, which only grows, after that.
     fn is_cut_short(&self) -> bool {
         let wanted = self.facts.data_at + self.len() as u64;
         sys::file::status(self.file()).is_ok_and(|status| status.size < wanted)
@@ -357,8 +358,9 @@ impl Attachment {
         }
         let now = self.len();
         if length > now {
-            let end = self.facts.data_at + length as u64;
-            allocate(self.file(), end, &subject())?;
+            // Whoever said that there is as much as now gave that its space.
+            let start = self.facts.data_at;
+            allocate(self.file(), start + now as u64..start + length as u64, &subject())?;
             let changing = self.changing();
             changing.length.fetch_max(length as u64, Ordering::AcqRel);
             changing.growths.fetch_add(1, Ordering::AcqRel);
@@ -384,7 +386,7 @@ impl Attachment {
             .map_or_else(|| Subject::file(file.as_fd()), |path| Subject::named(path.display().to_string()));
         let subject = subject.with_length(contents.length as usize);
         let facts = new_facts(contents, reserve, lifetime, &subject)?;
-        allocate(file.as_fd(), facts.data_at + contents.length, &subject)?;
+        allocate(file.as_fd(), 0..facts.data_at + contents.length, &subject)?;
         write(file.as_fd(), &facts.to_bytes(contents.length), &subject)?;
         let fresh = Arc::new(Self::map(file, path, facts)?);
         fresh.join()?;
@@ -454,7 +456,7 @@ impl Attachment {
         // From here on it is a leftover to everyone, whatever else is written and wherever this ends.
         say_gone(lease).map_err(failed("pwrite"))?;
         sys::file::zero_behind(lease, SLOTS_AT as u64, status.size).map_err(failed("fallocate"))?;
-        allocate(lease, end, &subject)?;
+        allocate(lease, 0..end, &subject)?;
         let mut head = [0; SLOTS_AT];
         let bytes = facts.to_bytes(contents.length);
         head[..bytes.len()].copy_from_slice(&bytes);
@@ -750,8 +752,9 @@ pub(super) fn read_header(fd: BorrowedFd<'_>) -> Result<Result<(Facts, u64), Fla
     Ok(Facts::parse(&bytes[..count], size, PageSize::system().bytes()))
 }
 
-/// Gives a file space up to `end`, and makes it that long. A full file system is an error here, and never a signal later.
-fn allocate(file: BorrowedFd<'_>, end: u64, subject: &Subject) -> Result<()> {
+/// Gives a range of a file space, and makes it as long as that. A full file system is an error here, and never a signal later.
+fn allocate(file: BorrowedFd<'_>, range: Range<u64>, subject: &Subject) -> Result<()> {
+    let Range { start, end } = range;
     if let Some(limit) = sys::file::size_limit().filter(|&limit| end > limit) {
         return Err(Error::rule_as(
             Errno::FBIG,
@@ -764,7 +767,7 @@ fn allocate(file: BorrowedFd<'_>, end: u64, subject: &Subject) -> Result<()> {
         ));
     }
     let flags = rustix::fs::FallocateFlags::empty();
-    let errno = match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, flags, 0, end)) {
+    let errno = match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, flags, start, end - start)) {
         Ok(()) => return Ok(()),
         Err(errno) => errno,
     };
@@ -823,4 +826,57 @@ fn compare(
         return refuse(format!("it has {length} bytes of data, and {least} are asked for"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Attachment, Contents, Kind, Lifetime, Verdict, inode_of, retire};
+    use crate::shm::segment::anonymous;
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    const NUMBERS: Contents<'static> =
+        Contents { kind: Kind::Elements, fingerprint: 1, type_name: "u64", element: 8, length: 8 };
+
+    /// A segment that is to go with its last user, who does not know its name.
+    fn nameless(path: &Path) -> Arc<Attachment> {
+        let file = std::fs::File::options().read(true).write(true).create_new(true).open(path).unwrap();
+        Attachment::create(OwnedFd::from(file), None, &NUMBERS, 8, Lifetime::WhileUsed).unwrap()
+    }
+
+    #[test]
+    fn what_grows_while_it_is_asked_whether_it_was_cut_short_was_not() {
+        const GROWTHS: usize = 20_000;
+        let segment = anonymous(&NUMBERS, 1 << 28).unwrap();
+        std::thread::scope(|scope| {
+            let grower = scope.spawn(|| (1..=GROWTHS).for_each(|times| segment.grow(times * 4096).unwrap()));
+            while !grower.is_finished() {
+                segment.check_file().expect("nobody cut it short");
+            }
+        });
+        assert_eq!(segment.len(), GROWTHS * 4096);
+    }
+
+    #[test]
+    fn a_name_is_taken_from_its_file_only_and_when_nobody_is_at_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("folio.name"), dir.path().join("folio.other"));
+        let segment = nameless(&path);
+        let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        let inode = inode_of(file.as_fd()).unwrap();
+        // In use: it is not even asked.
+        assert_eq!(retire(file.as_fd(), &path, inode, || unreachable!()), Ok(false));
+        drop(segment);
+        assert_eq!(retire(file.as_fd(), &path, inode, || Ok(Verdict::Stays)), Ok(false));
+        // Something else has the name by now.
+        drop(nameless(&other));
+        std::fs::rename(&other, &path).unwrap();
+        assert_eq!(retire(file.as_fd(), &path, inode, || unreachable!()), Ok(false));
+        assert!(path.exists());
+        let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        let inode = inode_of(file.as_fd()).unwrap();
+        assert_eq!(retire(file.as_fd(), &path, inode, || Ok(Verdict::Goes)), Ok(true));
+        assert!(!path.exists());
+    }
 }

@@ -299,7 +299,8 @@ fn retire_leftover(path: &Path) -> Result<bool, Errno> {
 #[cfg(test)]
 mod tests {
     use super::retire_leftover;
-    use crate::shm::SegmentOptions;
+    use crate::shm::attachment::{Attachment, Contents};
+    use crate::shm::{Kind, Lifetime, SegmentOptions};
 
     #[test]
     fn what_took_the_place_of_a_leftover_is_not_collected() {
@@ -308,5 +309,23 @@ mod tests {
         drop(SegmentOptions::new().create_file::<u64>(&path).unwrap());
         assert_eq!(retire_leftover(&path), Ok(false));
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_leftover_that_is_used_by_the_time_it_is_collected_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("folio.used");
+        let numbers = Contents { kind: Kind::Value, fingerprint: 1, type_name: "u64", element: 8, length: 8 };
+        let open = |options: &mut std::fs::OpenOptions| options.read(true).write(true).open(&path).unwrap();
+        let file = open(std::fs::File::options().create_new(true)).into();
+        // Its maker does not know its name, and leaves it behind.
+        drop(Attachment::create(file, None, &numbers, 8, Lifetime::WhileUsed).unwrap());
+        let again = open(&mut std::fs::File::options()).into();
+        let user = Attachment::open("open", again, None, &numbers).unwrap().unwrap();
+        assert_eq!(retire_leftover(&path), Ok(false));
+        assert!(path.exists() && user.check().is_ok());
+        drop(user);
+        assert_eq!(retire_leftover(&path), Ok(true));
+        assert!(!path.exists());
     }
 }

@@ -183,7 +183,9 @@ impl SegmentOptions {
     /// # Errors
     ///
     /// EEXIST if the name is in use (a leftover of processes that were killed is not); ENOSPC with the number of bytes that
-    /// were free; EINVAL for a name that cannot be one; EACCES, EMFILE, ENOMEM.
+    /// were free; EFBIG beyond RLIMIT_FSIZE, and no signal; EINVAL for a name that cannot be one; EPERM if a leftover has it that
+    /// only its owner or root may take away (as in `/dev/shm`, which has the sticky bit), and that lets in more users than are
+    /// asked for: with the same mode and group it is made anew in its file, which keeps its owner; EACCES, EMFILE, ENOMEM.
     pub fn create<T: Shape + ?Sized>(&self, name: &str) -> Result<Segment<T>> {
         self.create_with(name, |_| Ok(()))
     }
@@ -291,11 +293,11 @@ impl SegmentOptions {
     }
 
     /// Makes a segment without a name, for forked children, and for who is [sent](Segment::send) it. It is a memfd sealed
-    /// against shrinking: nobody can take its pages away.
+    /// against shrinking: nobody can take its pages away. (A hole that a party punches reads as zeros, as if it had stored them.)
     ///
     /// # Errors
     ///
-    /// ENOMEM, EMFILE, ENFILE.
+    /// ENOMEM, EMFILE, ENFILE; EFBIG beyond RLIMIT_FSIZE.
     pub fn anonymous<T: Shape + ?Sized>(&self) -> Result<Segment<T>> {
         let shape = self.shape::<T>("anonymous")?;
         let attachment = anonymous(&shape.contents, shape.reserve)?;
@@ -679,7 +681,8 @@ fn missing(spot: &Spot) -> Error {
 /// **Fork:** a child has the memory; its copy of a handle becomes a party of its own at its first operation that can return an
 /// error ([`check`](Self::check) is the least). Loads and stores of bare atomics are none: a child that does nothing else is no
 /// party, so that the name may go while it lives, and a truncated page is a signal to threads that it started itself. A child whose
-/// first use comes when all parties have left, and the name with them, gets ENOENT. A child made by clone(2) without the C
+/// first use comes when all parties have left, and the name with them, gets ENOENT; so does one whose segment was a leftover, and has
+/// been made anew in its file by somebody else, where its bare atomics still go. A child made by clone(2) without the C
 /// library's fork keeps its parent's lock, and its parent is taken for alive as long as it lives.
 ///
 /// ```
@@ -967,7 +970,7 @@ impl<T: Share> Segment<[T]> {
     ///
     /// # Errors
     ///
-    /// EINVAL beyond the [reserve](SegmentOptions::reserve); ENOSPC.
+    /// EINVAL beyond the [reserve](SegmentOptions::reserve); ENOSPC; EFBIG beyond RLIMIT_FSIZE.
     pub fn grow(&self, count: usize) -> Result<()> {
         self.attachment.grow(count.saturating_mul(size_of::<T>()))
     }

@@ -2,7 +2,7 @@
 //! everyone, and whoever may use them makes segments anew of them.
 
 use crate::steps::{Ledger, Step, can_trace, sweep};
-use crate::support::{End, child_succeeds, in_child, is_root, skip, spawn_child, wait};
+use crate::support::{End, child_succeeds, in_child, is_root, lower_limit, skip, spawn_child, wait};
 use crate::world::World;
 use folio::Errno;
 use folio::shm::{self, ChannelOptions, Lifetime, LogOptions, Segment, SegmentOptions, Start, State};
@@ -379,4 +379,22 @@ fn channels_and_logs_are_made_anew_too() {
         assert_eq!(log.writer().unwrap().append(b"new").unwrap(), 0);
     });
     assert_eq!(shm::collect(false).unwrap().removed.len(), 2);
+}
+
+#[test]
+fn who_may_make_no_file_at_all_leaves_one_behind_without_a_signal() {
+    let Some(_world) = sticky() else { return };
+    leave_behind("left", 100, true);
+    as_user(CARL, || {
+        lower_limit(libc::RLIMIT_FSIZE, 100);
+        assert_eq!(ours().open::<[u64]>("left").unwrap_err().errno(), Errno::FBIG);
+        assert_eq!(ours().create::<[u64]>("left").unwrap_err().errno(), Errno::FBIG);
+    });
+    as_user(CARL, || {
+        let segment = ours().count(10).create::<[u64]>("left").unwrap();
+        lower_limit(libc::RLIMIT_FSIZE, 100);
+        drop(segment);
+    });
+    assert_eq!(shm::list().unwrap()[0].state, State::Leftover);
+    shm::remove("left").unwrap();
 }
