@@ -279,11 +279,7 @@ impl Attachment {
     /// Whether the file holds another segment than when its header was read, or a leftover. With a slot in hand it stays
     /// what it is found to be.
     fn is_past(&self) -> bool {
-        match read_header(self.file()) {
-            Ok(Ok((facts, _))) => facts.id != self.facts.id,
-            Ok(Err(flaw)) => flaw.is_gone,
-            Err(_) => false,
-        }
+        is_outdated(self.file(), &self.facts)
     }
 
     /// Whether the file holds another segment than when its header was read.
@@ -524,7 +520,7 @@ impl Attachment {
         let found = sys::fork::held_off(|_| ALL.lock().get(&inode).and_then(Weak::upgrade));
         if let Some(found) = found.filter(|found| !found.is_left_behind(&facts)) {
             match found.agreed(&facts) {
-                Err(_) if found.is_past() => return Ok(None),
+                Err(_) if is_outdated(found.file(), &facts) => return Ok(None),
                 agreed => agreed?,
             }
             if let Some(path) = path {
@@ -736,6 +732,15 @@ fn write(file: BorrowedFd<'_>, bytes: &[u8], subject: &Subject) -> Result<()> {
 /// When a file's name goes away, if it is a segment, or was one before pages of it went away.
 pub(super) fn lifetime(fd: BorrowedFd<'_>) -> Result<Option<Lifetime>, Errno> {
     Ok(read_header(fd)?.map_or_else(|flaw| flaw.lifetime, |(facts, _)| Some(facts.lifetime)))
+}
+
+/// Whether the file holds another segment than when `facts` were read in it, or a leftover.
+fn is_outdated(file: BorrowedFd<'_>, facts: &Facts) -> bool {
+    match read_header(file) {
+        Ok(Ok((now, _))) => now.id != facts.id,
+        Ok(Err(flaw)) => flaw.is_gone,
+        Err(_) => false,
+    }
 }
 
 /// Whether the file says that nothing is in it any more, or not yet.

@@ -448,6 +448,8 @@ fn who_leaves_takes_no_other_segment_along_than_its_own() {
     writable(&world, "kept").read_exact_at(&mut header, 0).unwrap();
     // Another segment by now: as if somebody had made it anew while this process was about to leave.
     writable(&world, "mine").write_all_at(&header, 0).unwrap();
+    let error = Segment::<u64>::open("mine").unwrap_err();
+    assert!(error.errno() == Errno::UCLEAN && error.to_string().contains("changed its header"), "{error}");
     drop(mine);
     assert_eq!(world.files(), ["folio.kept", "folio.mine"]);
 }
