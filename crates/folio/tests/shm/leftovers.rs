@@ -266,8 +266,15 @@ fn many_that_make_it_anew_at_once_make_one_segment() {
                         gate.fetch_add(0x100, Ordering::SeqCst);
                         fill(segment, NEW)
                     };
-                    let segment = ours().count(50).open_or_create_with::<[u64]>("left", made).unwrap();
+                    let open = || ours().count(50).open_or_create_with::<[u64]>("left", made).unwrap();
+                    // Its threads are as quick as other processes.
+                    let (segment, other) = std::thread::scope(|scope| {
+                        let other = scope.spawn(open);
+                        (open(), other.join().unwrap())
+                    });
                     assert!(segment.len() == 50 && is_full_of(&segment, NEW), "round {round}");
+                    assert_eq!(segment.at(0).unwrap().as_ptr(), other.at(0).unwrap().as_ptr());
+                    drop(other);
                     gate.fetch_add(0x1_0000, Ordering::SeqCst);
                     // Nobody leaves before all have come.
                     while gate.load(Ordering::SeqCst) >> 16 != EACH {
