@@ -85,7 +85,14 @@ pub fn list() -> Result<Vec<Entry>> {
     let dir = name::directory();
     let failed = |error: &std::io::Error| {
         let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
-        Error::kernel("open", errno, Subject::named(dir.display().to_string()))
+        let subject = Subject::named(dir.display().to_string());
+        if !matches!(errno, Errno::NOENT | Errno::NOTDIR) {
+            return Error::kernel("open", errno, subject);
+        }
+        let rule = "segments lie in a directory, and this is none";
+        let remedy =
+            "see what the environment variable FOLIO_SHM_DIR says; without it, mount a tmpfs at /dev/shm";
+        Error::rule_as(errno, "open", subject, rule, remedy)
     };
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(&dir).map_err(|error| failed(&error))? {
@@ -189,7 +196,8 @@ fn users(fd: BorrowedFd<'_>) -> Result<Vec<User>, Errno> {
 ///
 /// # Errors
 ///
-/// EBUSY with the processes that have it open; ENOENT; EACCES; EINVAL if it is no regular file.
+/// EBUSY with the processes that have it open; ENOENT; EACCES; EPERM in a directory with the sticky bit, if it is another user's;
+/// EINVAL if it is no regular file.
 pub fn remove(name: &str) -> Result<()> {
     let path = name::path("remove", name)?;
     remove_file(&path)
@@ -233,6 +241,20 @@ fn retire_or_users(path: &Path) -> Result<Option<Vec<User>>> {
             let rule = "it is a symbolic link, and no segment";
             return Err(Error::rule("remove", subject(), rule, "remove it with rm(1)"));
         }
+        Err(Errno::ISDIR) => {
+            let rule = "it is a directory, and so no segment";
+            return Err(Error::rule("remove", subject(), rule, "remove it with rmdir(1)"));
+        }
+        Err(Errno::NOENT) => {
+            let remedy = "see `folio shm ls` for the names that there are";
+            return Err(Error::rule_as(
+                Errno::NOENT,
+                "remove",
+                subject(),
+                "there is no such segment",
+                remedy,
+            ));
+        }
         result => result.map_err(failed("open"))?,
     };
     let status = sys::file::status(fd.as_fd()).map_err(failed("fstat"))?;
@@ -241,10 +263,28 @@ fn retire_or_users(path: &Path) -> Result<Option<Vec<User>>> {
         return Err(Error::rule("remove", subject(), rule, "remove it with rm(1)"));
     }
     let inode = (status.device, status.inode);
-    if retire(fd.as_fd(), path, inode, || Ok(Verdict::Goes)).map_err(failed("unlink"))? {
+    if retire(fd.as_fd(), path, inode, || Ok(Verdict::Goes)).map_err(|errno| stays(path, errno))? {
         return Ok(None);
     }
     users(fd.as_fd()).map(Some).map_err(failed("fcntl"))
+}
+
+/// Why a name could not be taken away.
+fn stays(path: &Path, errno: Errno) -> Error {
+    let subject = Subject::named(path.display().to_string());
+    match sys::file::find(path).and_then(|found| sys::file::status(found.as_fd())) {
+        Ok(status) if errno == Errno::PERM => Error::rule_as(
+            errno,
+            "unlink",
+            subject,
+            format!(
+                "in a directory with the sticky bit only a file's owner (user {}) or root may take it away",
+                status.owner
+            ),
+            "have one of them do it; a leftover of your group's is made anew by who creates it",
+        ),
+        _ => Error::kernel("unlink", errno, subject),
+    }
 }
 
 /// What [`collect`] did.
@@ -270,8 +310,8 @@ pub fn collect(dry_run: bool) -> Result<Collected> {
             // Somebody else was quicker, or has it open by now, or has made another segment of that name.
             Ok(false) | Err(Errno::NOENT) => {}
             Err(errno) => {
-                let subject = Subject::named(entry.path.display().to_string());
-                collected.failed.push((entry, Error::kernel("unlink", errno, subject)));
+                let error = stays(&entry.path, errno);
+                collected.failed.push((entry, error));
             }
         }
     }
