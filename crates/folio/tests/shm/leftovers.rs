@@ -170,15 +170,17 @@ fn the_next_of_the_group_makes_it_anew_and_finds_zeros() {
     leave_behind("left", 1000, true);
     as_user(CARL, || {
         let options = ours().lifetime(Lifetime::Kept);
-        drop(options.create_with::<AtomicU64>("left", |segment| {
+        let made = options.create_with::<AtomicU64>("left", |segment| {
             segment.store(NEW, Ordering::SeqCst);
             // The others find nothing yet.
             child_succeeds(|| {
-                assert_eq!(ours().open::<AtomicU64>("left").unwrap_err().errno(), Errno::NOENT)
+                let error = ours().open::<AtomicU64>("left").unwrap_err();
+                assert_eq!(error.errno(), Errno::NOENT, "{error}");
             });
             assert_eq!(shm::list().unwrap()[0].state, State::InUse);
             segment.check()
-        }));
+        });
+        drop(made.unwrap());
     });
     as_user(BERT, || assert_eq!(ours().open::<AtomicU64>("left").unwrap().load(Ordering::SeqCst), NEW));
     assert_eq!(shm::list().unwrap()[0].state, State::Idle);
@@ -245,6 +247,36 @@ fn a_child_that_never_used_the_old_one_cannot_join_the_new_one_by_it() {
         wait_until(3);
         assert!(is_full_of(&fresh, NEW));
     });
+}
+
+#[test]
+fn a_maker_that_is_killed_bars_nobody_although_its_child_lives() {
+    let Some(world) = sticky() else { return };
+    leave_behind("left", 100, true);
+    let note = world.path().join("child");
+    let (maker, _messages) = spawn_child(|| {
+        become_user(BERT);
+        let made = ours().count(100).create_with::<[u64]>("left", |segment| {
+            let (child, _messages) = spawn_child(|| std::thread::sleep(Duration::from_secs(60)));
+            fill(segment, OLD)?;
+            std::fs::write(&note, child.to_string()).unwrap();
+            // SAFETY: kills this process, and ends it at the latest when that is done.
+            unsafe {
+                libc::kill(libc::getpid(), libc::SIGKILL);
+                libc::_exit(1)
+            }
+        });
+        drop(made);
+    });
+    assert_eq!(wait(maker), End::Killed(libc::SIGKILL));
+    as_user(CARL, || {
+        assert_eq!(ours().open::<[u64]>("left").unwrap_err().errno(), Errno::NOENT);
+        let segment = ours().count(100).create::<[u64]>("left").unwrap();
+        assert!(is_full_of(&segment, 0));
+    });
+    let child = std::fs::read_to_string(note).unwrap().parse::<i32>().unwrap();
+    // SAFETY: started by this test.
+    assert_eq!(unsafe { libc::kill(child, libc::SIGKILL) }, 0);
 }
 
 #[test]
