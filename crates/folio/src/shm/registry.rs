@@ -21,8 +21,8 @@ pub enum State {
     InUse,
     /// Nobody has it open, and it is to be [kept](Lifetime::Kept).
     Idle,
-    /// Nobody has it open, and it should have gone with its last user, who was killed; or it is a file that was on its way to
-    /// becoming a segment.
+    /// Nobody has it open, and it should have gone with its last user, who was killed, or was not its owner in a directory with the
+    /// sticky bit; or it is a file that was on its way to becoming a segment.
     Leftover,
     /// It is no segment that can be used; why.
     Damaged(String),

@@ -8,7 +8,7 @@ use folio::Errno;
 use folio::shm::{self, ChannelOptions, Lifetime, LogOptions, Segment, SegmentOptions, Start, State};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Who makes a segment first, and two more of its group.
 const ANNA: u32 = 60_001;
@@ -392,6 +392,79 @@ fn killed_at_any_step_of_making_it_anew_it_is_a_leftover_or_whole() {
     }
     eprintln!(
         "made anew: {} kills, {} corrupted, {} hung, {} leaked names",
+        ledger.kills, ledger.corrupted, ledger.hung, ledger.leaked
+    );
+    assert_eq!((ledger.corrupted, ledger.hung, ledger.leaked), (0, 0, 0));
+}
+
+/// Several processes make it, use it and leave it over and over, and one after the other is killed at any moment.
+#[test]
+fn killed_while_others_make_it_anew_and_leave_it_nobody_sees_what_is_past() {
+    const WORKERS: usize = 3;
+    let kills = 200 * crate::steps::thoroughness();
+    let Some(world) = sticky() else { return };
+    let mut ledger = Ledger::default();
+    leave_behind("left", 300, true);
+    let inode = std::fs::metadata(world.file("left")).unwrap().ino();
+    let rounds = Segment::<AtomicU64>::anonymous().unwrap();
+    let spawn = |user| {
+        let work = || {
+            become_user(user);
+            let zeros = |segment: &Segment<[u64]>| {
+                assert!(is_full_of(segment, 0), "it is made of zeros");
+                fill(segment, NEW)
+            };
+            loop {
+                let segment = ours().count(100).open_or_create_with::<[u64]>("left", zeros).unwrap();
+                assert!(segment.len() == 100 && is_full_of(&segment, NEW), "it is whole");
+                drop(segment);
+                rounds.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        spawn_child(work)
+    };
+    let mut workers: Vec<_> = (0..WORKERS).map(|number| spawn([BERT, CARL][number % 2])).collect();
+    let seed = crate::world::seed();
+    let mut random = seed;
+    let end = |ledger: &mut Ledger, (pid, mut messages): (i32, std::fs::File)| {
+        // SAFETY: a child of this test's own.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+        match wait(pid) {
+            End::Killed(libc::SIGKILL) => ledger.kills += 1,
+            end => {
+                let mut said = String::new();
+                let _ = std::io::Read::read_to_string(&mut messages, &mut said);
+                eprintln!("seed {seed}: a worker ended by itself: {end:?} {said}");
+                ledger.corrupted += 1;
+            }
+        }
+    };
+    for number in 0..kills {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        std::thread::sleep(Duration::from_micros(random % 3000));
+        end(&mut ledger, workers.remove(random as usize % WORKERS));
+        workers.push(spawn([BERT, CARL][number as usize % 2]));
+        // Someone gets on.
+        let (start, before) = (Instant::now(), rounds.load(Ordering::SeqCst));
+        while rounds.load(Ordering::SeqCst) == before {
+            if start.elapsed() > Duration::from_secs(30) {
+                ledger.hung += 1;
+                break;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+    for worker in workers {
+        end(&mut ledger, worker);
+    }
+    assert_eq!(std::fs::metadata(world.file("left")).unwrap().ino(), inode);
+    shm::collect(false).unwrap();
+    ledger.leaked += world.files().len() as u64;
+    let rounds = rounds.load(Ordering::SeqCst);
+    eprintln!(
+        "made anew {rounds} times or opened: {} kills, {} corrupted, {} hung, {} leaked names",
         ledger.kills, ledger.corrupted, ledger.hung, ledger.leaked
     );
     assert_eq!((ledger.corrupted, ledger.hung, ledger.leaked), (0, 0, 0));
