@@ -42,7 +42,7 @@ enum Command {
     /// List all segments: size, type, state, and the processes that have them open
     ///
     /// "in use": processes have it open. "idle": nobody has, and it is to be kept. "leftover": nobody has, and it should have
-    /// gone with its last user, who was killed. "damaged": it is no segment that can be used. "closed": this user may not look.
+    /// gone with its last user, who was killed or might not remove it. "damaged": it is no segment that can be used. "closed": this user may not look.
     ///
     /// A type "bell of NAME" is no segment, but the FIFO by which a process is told of what comes in NAME by those of other network
     /// namespaces (containers). Names that start with ".folio." are those of files.

@@ -63,7 +63,7 @@ fn what_is_in_use_is_listed_with_its_users_and_not_removed() {
     let remove = folio(dir.path(), &["rm", "idle", "used", "none"]);
     assert_eq!(remove.status.code(), Some(1));
     let said = err(&remove);
-    assert!(said.contains(&std::process::id().to_string()) && said.contains("no such file"), "{said}");
+    assert!(said.contains(&std::process::id().to_string()) && said.contains("no such segment"), "{said}");
     let answer = folio(dir.path(), &["rm", "--json", "used"]);
     assert_eq!(answer.status.code(), Some(1));
     assert_eq!(json(&answer)["failed"][0]["name"], "used");
@@ -126,6 +126,42 @@ fn bells_are_listed_and_those_of_the_dead_are_collected() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     drop(receiver);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn names_and_directories_that_are_none_are_said_to_be_none() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("folio.dir")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", dir.path().join("folio.link")).unwrap();
+    let cases = [
+        ("nothing", "no such segment"),
+        ("dir", "rmdir"),
+        ("link", "symbolic link"),
+        ("../x", "choose another name"),
+    ];
+    for (name, why) in cases {
+        let output = folio(dir.path(), &["rm", name]);
+        assert!(output.status.code() == Some(1) && err(&output).contains(why), "{name}: {}", err(&output));
+        let report = json(&folio(dir.path(), &["rm", name, "--json"]));
+        assert_eq!(
+            (&report["failed"][0]["name"], report["removed"].as_array().unwrap().len()),
+            (&name.into(), 0)
+        );
+    }
+    for none in ["none", "file"] {
+        let path = dir.path().join(none);
+        if none == "file" {
+            std::fs::write(&path, "").unwrap();
+        }
+        for command in ["ls", "gc"] {
+            let output = folio(&path, &[command]);
+            let text = err(&output);
+            assert!(
+                output.status.code() == Some(1) && text.contains("FOLIO_SHM_DIR"),
+                "{none} {command}: {text}"
+            );
+        }
+    }
 }
 
 #[test]

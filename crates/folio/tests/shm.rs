@@ -9,6 +9,8 @@ mod examples;
 mod hostile;
 #[path = "shm/kills.rs"]
 mod kills;
+#[path = "shm/leftovers.rs"]
+mod leftovers;
 #[path = "shm/locks.rs"]
 mod locks;
 #[path = "shm/segments.rs"]

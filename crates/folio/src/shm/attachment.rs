@@ -5,8 +5,8 @@
 //! party it does not have ([`crate::sys::fork`]).
 
 use super::header::{
-    Changing, FIXED, Facts, Flaw, Kind, LOST, Lifetime, MIXED, NETWORK_AT, READY, SLOTS, SLOTS_AT, Slot,
-    data_at, short_name,
+    Changing, FIXED, Facts, Flaw, GONE, Kind, LOST, Lifetime, MIXED, NETWORK_AT, READY, SLOTS, SLOTS_AT,
+    STATE_AT, Slot, data_at, short_name,
 };
 use super::owner::Owner;
 use super::party::{self, NoSlot};
@@ -22,6 +22,7 @@ use crate::sys::gate::Gate;
 use crate::sys::replace::Guarded;
 use crate::sys::replaced::CloneBy;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -65,6 +66,8 @@ pub(crate) struct Attachment {
     /// The process whose party this is, and the party.
     process: AtomicU64,
     owner: AtomicU64,
+    /// The process that makes the segment anew, of a leftover, until it has [let the others in](Attachment::reveal).
+    maker: AtomicU64,
     /// What holds the party's lock. Touched while no thread forks only.
     lease: Gate<Option<OwnFd>>,
     /// How often threads of this process have parked here.
@@ -110,7 +113,7 @@ impl Attachment {
     }
 
     /// The addresses that the handler of faults answers for.
-    pub(crate) fn addresses(&self) -> std::ops::Range<usize> {
+    pub(crate) fn addresses(&self) -> Range<usize> {
         self.region.addresses()
     }
 
@@ -157,11 +160,11 @@ impl Attachment {
     #[cold]
     fn check_closely(&self) -> Result<()> {
         self.join()?;
-        if self.is_whole() {
+        if self.is_whole() || self.is_in_the_making() {
             return Ok(());
         }
         // For the others, if there is still a header that they can see.
-        self.changing().state.store(LOST, Ordering::Relaxed);
+        self.note_loss();
         let size = sys::file::status(self.file()).map_or(0, |status| status.size);
         let (wanted, subject) = (self.facts.data_at + self.len() as u64, self.subject());
         Err(Error::rule_as(
@@ -173,18 +176,30 @@ impl Attachment {
         ))
     }
 
+    /// Says to all that pages of it are gone.
+    fn note_loss(&self) {
+        let _ = self.changing().state.compare_exchange(READY, LOST, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Whether this process makes it anew: to the others it is gone until then.
+    fn is_in_the_making(&self) -> bool {
+        self.maker.load(Ordering::Relaxed) == sys::identity::token()
+            && self.changing().state.load(Ordering::Relaxed) == GONE
+            && self.guarded.epoch() & 1 == 0
+    }
+
     /// As [`check`](Self::check), and asks the kernel whether the file is as long as it should be. For those who wait, and have
     /// the time.
     pub(crate) fn check_file(&self) -> Result<()> {
         self.check()?;
-        // Who grows it lengthens the file first, and says so then. What is lost stays lost: it is asked twice.
-        if self.is_cut_short() && self.is_cut_short() {
-            self.changing().state.store(LOST, Ordering::Relaxed);
+        if self.is_cut_short() {
+            self.note_loss();
         }
         self.check()
     }
 
-    /// Whether the file is shorter than the header says: the header is looked at first, for files of segments only grow.
+    /// Whether the file is shorter than the header says. Who grows it lengthens the file first, and says so then; so the header
+    /// is looked at first here, and the file, which only grows, after that.
     fn is_cut_short(&self) -> bool {
         let wanted = self.facts.data_at + self.len() as u64;
         sys::file::status(self.file()).is_ok_and(|status| status.size < wanted)
@@ -230,22 +245,16 @@ impl Attachment {
             let fd = sys::naming::reopen(self.file())
                 .map_err(|errno| Error::kernel("open", errno, self.subject()))?;
             let lease = forks.keep_from_children(fd);
-            let shift = PageSize::system().shift();
-            self.guarded.open(&self.region.addresses(), shift, CloneBy::best(true, false));
-            self.guards.fetch_add(1, Ordering::Relaxed);
-            match party::claim(lease.as_fd(), self.slots()) {
+            self.open_guard();
+            match party::claim(lease.as_fd(), self.slots(), || self.is_past()) {
                 // A child that comes late. With a slot in hand, as in opening: from here on nobody takes the name away.
-                Ok(owner) if self.name_is_gone() => {
+                Ok(owner) if self.name_is_gone() || self.is_past() => {
                     party::leave(lease.as_fd(), self.slots(), owner);
                     forks.close(lease);
                     Err(self.name_gone())
                 }
                 Ok(owner) => {
-                    self.note_network(lease.as_fd());
-                    self.owner.store(owner.word(), Ordering::Relaxed);
-                    // What the parent's field named is closed in this process.
-                    *self.lease.lock() = Some(lease);
-                    self.process.store(token, Ordering::Release);
+                    self.settle(owner, lease, token);
                     Ok(())
                 }
                 Err(no_slot) => {
@@ -308,6 +317,37 @@ impl Attachment {
         sys::fork::held_off(|_| self.directory.get_or_init(find).as_deref())
     }
 
+    fn open_guard(&self) {
+        let shift = PageSize::system().shift();
+        self.guarded.open(&self.region.addresses(), shift, CloneBy::best(true, false));
+        self.guards.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes what this process is a party by. While no thread forks.
+    fn settle(&self, owner: Owner, lease: OwnFd, token: u64) {
+        self.note_network(lease.as_fd());
+        self.owner.store(owner.word(), Ordering::Relaxed);
+        // What the parent's field named is closed in this process.
+        *self.lease.lock() = Some(lease);
+        self.process.store(token, Ordering::Release);
+    }
+
+    /// Whether the file holds another segment than when its header was read, or a leftover. With a slot in hand it stays
+    /// what it is found to be.
+    fn is_past(&self) -> bool {
+        is_outdated(self.file(), &self.facts)
+    }
+
+    /// Whether the file holds another segment than when its header was read.
+    fn is_another(&self) -> bool {
+        matches!(read_header(self.file()), Ok(Ok((facts, _))) if facts.id != self.facts.id)
+    }
+
+    /// Whether this is a forked child's copy for what the file held before it was made anew, as `facts`.
+    fn is_left_behind(&self, facts: &Facts) -> bool {
+        self.facts.id != facts.id && self.process.load(Ordering::Acquire) != sys::identity::token()
+    }
+
     /// Whether the segment had a name that goes with its last user, and has none any more.
     fn name_is_gone(&self) -> bool {
         self.facts.lifetime == Lifetime::WhileUsed
@@ -351,6 +391,7 @@ impl Attachment {
                 "a process holds all slots of the segment, as if to remove it, and does not let go",
                 "end that process (the lock shows in /proc/PID/fdinfo of its descriptor)",
             ),
+            NoSlot::Past => self.name_gone(),
             NoSlot::Failed(errno) => Error::kernel("fcntl", *errno, self.subject()),
         }
     }
@@ -369,8 +410,9 @@ impl Attachment {
         }
         let now = self.len();
         if length > now {
-            let end = self.facts.data_at + length as u64;
-            allocate(self.file(), end, &subject())?;
+            // Whoever said that there is as much as now gave that its space.
+            let start = self.facts.data_at;
+            allocate(self.file(), start + now as u64..start + length as u64, &subject())?;
             let changing = self.changing();
             changing.length.fetch_max(length as u64, Ordering::AcqRel);
             changing.growths.fetch_add(1, Ordering::AcqRel);
@@ -391,72 +433,175 @@ impl Attachment {
         reserve: u64,
         lifetime: Lifetime,
     ) -> Result<Arc<Self>> {
-        let facts = Facts {
-            kind: contents.kind,
-            lifetime,
-            fingerprint: contents.fingerprint,
-            id: super::random(),
-            data_at: data_at(PageSize::system().bytes()),
-            reserve: reserve.max(contents.length).max(1),
-            element: contents.element,
-            type_name: short_name(contents.type_name).to_owned(),
-        };
         let subject = path
             .as_ref()
             .map_or_else(|| Subject::file(file.as_fd()), |path| Subject::named(path.display().to_string()));
         let subject = subject.with_length(contents.length as usize);
-        if facts.reserve > 1 << 56 {
-            return Err(too_large("create", subject));
-        }
-        allocate(file.as_fd(), facts.data_at + contents.length, &subject)?;
-        let bytes = facts.to_bytes(contents.length);
-        match rustix::io::pwrite(&file, &bytes, 0) {
-            Ok(count) if count == bytes.len() => {}
-            result => {
-                return Err(Error::kernel("pwrite", result.err().unwrap_or(Errno::NOSPC), subject));
-            }
-        }
-        Self::attach(file, path, facts)
+        let facts = new_facts(contents, reserve, lifetime, &subject)?;
+        allocate(file.as_fd(), 0..facts.data_at + contents.length, &subject)?;
+        write(file.as_fd(), &facts.to_bytes(contents.length), &subject)?;
+        let fresh = Arc::new(Self::map(file, path, facts)?);
+        fresh.join()?;
+        fresh.enlist();
+        Ok(fresh)
     }
 
-    /// Attaches to a segment that exists, if it holds what it should.
+    /// Makes a segment of a leftover whose name this process may not take away, in the same file. `None` if it is no leftover
+    /// any more. Until it is [revealed](Self::reveal) nobody else can come, and whoever looks finds a leftover, which it
+    /// is if this process is killed.
+    pub(crate) fn renew(
+        file: OwnedFd,
+        path: &Path,
+        contents: &Contents<'_>,
+        reserve: u64,
+        lifetime: Lifetime,
+    ) -> Result<Option<Arc<Self>>> {
+        let opened = sys::fork::held_off(|forks| {
+            sys::naming::reopen(file.as_fd()).map(|fd| forks.keep_from_children(fd))
+        });
+        let subject = || Subject::named(path.display().to_string());
+        let lease = opened.map_err(|errno| Error::kernel("open", errno, subject()))?;
+        match Self::build_anew(lease.as_fd(), file, path, contents, reserve, lifetime) {
+            Ok(Some(fresh)) => {
+                sys::signal::ensure();
+                sys::fork::held_off(|_| {
+                    let token = sys::identity::token();
+                    fresh.open_guard();
+                    fresh.maker.store(token, Ordering::Relaxed);
+                    fresh.settle(party::claim_barred(fresh.slots()), lease, token);
+                });
+                let fresh = Arc::new(fresh);
+                fresh.enlist();
+                Ok(Some(fresh))
+            }
+            // The bar ends with its description.
+            other => {
+                sys::fork::held_off(|forks| forks.close(lease));
+                other.map(|_| None)
+            }
+        }
+    }
+
+    /// All of [`renew`](Self::renew) that can fail: `lease` is to bar everybody, and then the file is made anew.
+    fn build_anew(
+        lease: BorrowedFd<'_>,
+        file: OwnedFd,
+        path: &Path,
+        contents: &Contents<'_>,
+        reserve: u64,
+        duration: Lifetime,
+    ) -> Result<Option<Self>> {
+        let subject = Subject::named(path.display().to_string()).with_length(contents.length as usize);
+        let failed = |call| {
+            let subject = subject.clone();
+            move |errno| Error::kernel(call, errno, subject)
+        };
+        let status = sys::file::status(lease).map_err(failed("fstat"))?;
+        if !party::bar(lease).map_err(failed("fcntl"))?
+            || !has_name(path, (status.device, status.inode)).map_err(failed("open"))?
+            || lifetime(lease).map_err(failed("pread"))? != Some(Lifetime::WhileUsed)
+        {
+            return Ok(None);
+        }
+        let facts = new_facts(contents, reserve, duration, &subject)?;
+        let end = facts.data_at + contents.length;
+        // From here on it is a leftover to everyone, whatever else is written and wherever this ends.
+        say_gone(lease).map_err(failed("pwrite"))?;
+        sys::file::zero_behind(lease, SLOTS_AT as u64, status.size).map_err(failed("fallocate"))?;
+        allocate(lease, 0..end, &subject)?;
+        let mut head = [0; SLOTS_AT];
+        let bytes = facts.to_bytes(contents.length);
+        head[..bytes.len()].copy_from_slice(&bytes);
+        head[STATE_AT..STATE_AT + 4].copy_from_slice(&GONE.to_ne_bytes());
+        write(lease, &head, &subject)?;
+        Self::map(file, Some(path.to_owned()), facts).map(Some)
+    }
+
+    /// Lets the others find what [`renew`](Self::renew) made.
+    pub(crate) fn reveal(&self, name: &Path) -> Result<()> {
+        if self.process.load(Ordering::Acquire) == sys::identity::token() {
+            // This process's slot stays taken meanwhile. Who comes before the state says so finds a leftover, and goes.
+            self.let_others_in().map_err(|errno| Error::kernel("fcntl", errno, self.subject()))?;
+            self.changing().state.store(READY, Ordering::Release);
+            self.maker.store(0, Ordering::Relaxed);
+        } else {
+            // A child that was forked while it was made.
+            self.check()?;
+        }
+        self.note_name(name);
+        Ok(())
+    }
+
+    /// What [`renew`](Self::renew) made is to be nothing.
+    pub(crate) fn give_up(&self) {
+        if self.process.load(Ordering::Acquire) == sys::identity::token() {
+            self.maker.store(0, Ordering::Relaxed);
+            let _ = self.let_others_in();
+        }
+    }
+
+    fn let_others_in(&self) -> Result<(), Errno> {
+        sys::fork::held_off(|_| match &*self.lease.lock() {
+            Some(lease) => party::admit_others(lease.as_fd()),
+            None => Ok(()),
+        })
+    }
+
+    /// Attaches to a segment that exists, if it holds what it should. `None` if it is a leftover, or has become another one
+    /// meanwhile.
     pub(crate) fn open(
         call: &'static str,
         file: OwnedFd,
         path: Option<PathBuf>,
         contents: &Contents<'_>,
-    ) -> Result<Arc<Self>> {
+    ) -> Result<Option<Arc<Self>>> {
         let subject = || {
             path.as_ref().map_or_else(
                 || Subject::file(file.as_fd()),
                 |path| Subject::named(path.display().to_string()),
             )
         };
-        let (facts, length) = read_header(file.as_fd())
-            .map_err(|errno| Error::kernel("pread", errno, subject()))?
-            .map_err(|flaw| no_segment(call, subject(), &flaw))?;
+        let header = read_header(file.as_fd()).map_err(|errno| Error::kernel("pread", errno, subject()))?;
+        let (facts, length) = match header {
+            Err(flaw) if flaw.is_gone => return Ok(None),
+            header => header.map_err(|flaw| no_segment(call, subject(), &flaw))?,
+        };
         compare(call, subject, &facts, length, contents)?;
         Self::attach(file, path, facts)
     }
 
-    /// The process's one attachment to a file.
-    fn attach(file: OwnedFd, path: Option<PathBuf>, facts: Facts) -> Result<Arc<Self>> {
-        let subject = Subject::file(file.as_fd());
-        let status = sys::file::status(file.as_fd())
-            .map_err(|errno| Error::kernel("fstat", errno, subject.clone()))?;
-        let inode = (status.device, status.inode);
-        let page = PageSize::system();
+    /// The process's one attachment to a file that holds `facts`; `None` if it does not any more.
+    fn attach(file: OwnedFd, path: Option<PathBuf>, facts: Facts) -> Result<Option<Arc<Self>>> {
+        let inode = inode_of(file.as_fd())?;
         let found = sys::fork::held_off(|_| ALL.lock().get(&inode).and_then(Weak::upgrade));
-        if let Some(found) = found {
-            let found = found.agreed(&facts)?;
+        if let Some(found) = found.filter(|found| !found.is_left_behind(&facts)) {
+            match found.agreed(&facts) {
+                Err(_) if is_outdated(found.file(), &facts) => return Ok(None),
+                agreed => agreed?,
+            }
             if let Some(path) = path {
                 // It may have come by a descriptor.
                 sys::fork::held_off(|_| drop(found.path.set(path)));
             }
-            return Ok(found);
+            return Ok(Some(found));
         }
+        let fresh = Arc::new(Self::map(file, path, facts)?);
+        if let Err(error) = fresh.join() {
+            return if fresh.is_past() { Ok(None) } else { Err(error) };
+        }
+        // Another thread may have been first: then this one's party leaves again.
+        match fresh.enlist() {
+            Some(first) => first.agreed(&fresh.facts).map(|()| Some(first)),
+            None => Ok(Some(fresh)),
+        }
+    }
+
+    /// Maps a file that holds `facts`.
+    fn map(file: OwnedFd, path: Option<PathBuf>, facts: Facts) -> Result<Self> {
+        let inode = inode_of(file.as_fd())?;
+        let page = PageSize::system();
         let end = usize::try_from(facts.data_at + facts.reserve).ok().and_then(|end| page.ceil(end));
-        let Some(len) = end else { return Err(too_large("attach", subject)) };
+        let Some(len) = end else { return Err(too_large("attach", Subject::file(file.as_fd()))) };
         let region = Region::create(&Request {
             len,
             page,
@@ -466,7 +611,7 @@ impl Attachment {
             offset: 0,
             place: Place::Anywhere,
         })?;
-        let fresh = Arc::new(Self {
+        Ok(Self {
             file,
             inode,
             region,
@@ -478,30 +623,31 @@ impl Attachment {
             guards: AtomicUsize::new(0),
             process: AtomicU64::new(0),
             owner: AtomicU64::new(Owner::NOBODY.word()),
+            maker: AtomicU64::new(0),
             lease: Gate::with(None),
             parks: AtomicU64::new(0),
-        });
-        fresh.join()?;
-        // Another thread may have been first: then this one's party leaves again.
-        let first = sys::fork::held_off(|_| {
-            let mut all = ALL.lock();
-            let first = all.get(&inode).and_then(Weak::upgrade);
-            if first.is_none() {
-                all.insert(inode, Arc::downgrade(&fresh));
-            }
-            first
-        });
-        match first {
-            Some(first) => first.agreed(&fresh.facts),
-            None => Ok(fresh),
-        }
+        })
     }
 
-    /// This attachment, for who has read `facts` in the file: its map was made by what the header said then.
-    fn agreed(self: Arc<Self>, facts: &Facts) -> Result<Arc<Self>> {
+    /// Makes this the process's attachment to its file, or returns the one that is.
+    fn enlist(self: &Arc<Self>) -> Option<Arc<Self>> {
+        let (first, mine) = sys::fork::held_off(|_| {
+            let mut all = ALL.lock();
+            let first = all.get(&self.inode).and_then(Weak::upgrade);
+            let mine = first.as_ref().is_none_or(|first| first.is_left_behind(&self.facts));
+            if mine {
+                all.insert(self.inode, Arc::downgrade(self));
+            }
+            (first, mine)
+        });
+        first.filter(|_| !mine)
+    }
+
+    /// Whether this attachment will do for who has read `facts` in the file: its map was made by what the header said then.
+    fn agreed(&self, facts: &Facts) -> Result<()> {
         self.check()?;
         if self.facts == *facts {
-            return Ok(self);
+            return Ok(());
         }
         Err(Error::rule_as(
             Errno::UCLEAN,
@@ -530,7 +676,9 @@ impl Drop for Attachment {
                 if let Some(name) = self.name.get()
                     && self.facts.lifetime == Lifetime::WhileUsed
                 {
-                    let _ = retire(lease.as_fd(), name, self.inode, || Ok(true));
+                    // Somebody may have made another segment of the same file since this process left.
+                    let judge = || Ok(if self.is_another() { Verdict::Stays } else { Verdict::Leftover });
+                    let _ = retire(lease.as_fd(), name, self.inode, judge);
                 }
                 forks.close(lease);
             }
@@ -541,32 +689,30 @@ impl Drop for Attachment {
     }
 }
 
+/// What is to become of a name that nobody uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Stays,
+    Goes,
+    /// It goes; and where this process may not take it away, its file is to say that nothing is there.
+    Leftover,
+}
+
 /// Takes a segment's name away if nobody has it open, and `judge` says, when nobody can come any more, that it is to go. Whether
 /// it did.
 pub(super) fn retire(
     fd: BorrowedFd<'_>,
     path: &Path,
     inode: Inode,
-    judge: impl FnOnce() -> Result<bool, Errno>,
+    judge: impl FnOnce() -> Result<Verdict, Errno>,
 ) -> Result<bool, Errno> {
     if !party::bar(fd)? {
         return Ok(false);
     }
     // While it is barred nobody else takes the name from this file.
-    let named = sys::file::find(path).and_then(|found| sys::file::status(found.as_fd()));
-    let result = match named {
-        Ok(status) if (status.device, status.inode) == inode => match judge() {
-            Ok(true) => {
-                // First: when the name has gone nobody can tell any more whose they were.
-                if let Some(segment) = mixed(fd) {
-                    bell::sweep(name::parent(path), segment, |_| false);
-                }
-                rustix::fs::unlink(path).map(|()| true)
-            }
-            other => other,
-        },
-        Ok(_) | Err(Errno::NOENT) => Ok(false),
-        Err(errno) => Err(errno),
+    let result = match has_name(path, inode) {
+        Ok(true) => judge().and_then(|verdict| execute(fd, path, verdict)),
+        other => other,
     };
     party::unbar(fd);
     result
@@ -582,9 +728,95 @@ fn mixed(fd: BorrowedFd<'_>) -> Option<u64> {
     read_header(fd).ok()?.ok().map(|(facts, _)| facts.id)
 }
 
+fn execute(fd: BorrowedFd<'_>, path: &Path, verdict: Verdict) -> Result<bool, Errno> {
+    if verdict == Verdict::Stays {
+        return Ok(false);
+    }
+    // First: when the name has gone, or the header says so, nobody can tell any more whose they were.
+    if let Some(segment) = mixed(fd) {
+        bell::sweep(name::parent(path), segment, |_| false);
+    }
+    match rustix::fs::unlink(path) {
+        // In a directory with the sticky bit only its owner may. Others must not find what it holds.
+        Err(errno @ (Errno::PERM | Errno::ACCESS)) if verdict == Verdict::Leftover => {
+            say_gone(fd)?;
+            Err(errno)
+        }
+        result => result.map(|()| true),
+    }
+}
+
+/// Whether a path names this file.
+fn has_name(path: &Path, inode: Inode) -> Result<bool, Errno> {
+    match sys::file::find(path).and_then(|found| sys::file::status(found.as_fd())) {
+        Ok(status) => Ok((status.device, status.inode) == inode),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Writes into the header of a segment, which is barred, that nothing is there.
+fn say_gone(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let state = GONE.to_ne_bytes();
+    // Such a write would end the process.
+    if sys::file::size_limit().is_some_and(|limit| limit < (STATE_AT + state.len()) as u64) {
+        return Err(Errno::FBIG);
+    }
+    match rustix::io::retry_on_intr(|| rustix::io::pwrite(fd, &state, STATE_AT as u64))? {
+        count if count == state.len() => Ok(()),
+        _ => Err(Errno::NOSPC),
+    }
+}
+
+fn inode_of(file: BorrowedFd<'_>) -> Result<Inode> {
+    let status =
+        sys::file::status(file).map_err(|errno| Error::kernel("fstat", errno, Subject::file(file)))?;
+    Ok((status.device, status.inode))
+}
+
+/// What the header of a new segment says.
+fn new_facts(contents: &Contents<'_>, reserve: u64, lifetime: Lifetime, subject: &Subject) -> Result<Facts> {
+    let reserve = reserve.max(contents.length).max(1);
+    if reserve > 1 << 56 {
+        return Err(too_large("create", subject.clone()));
+    }
+    Ok(Facts {
+        kind: contents.kind,
+        lifetime,
+        fingerprint: contents.fingerprint,
+        id: super::random(),
+        data_at: data_at(PageSize::system().bytes()),
+        reserve,
+        element: contents.element,
+        type_name: short_name(contents.type_name).to_owned(),
+    })
+}
+
+/// Writes the start of a file, which has space for it.
+fn write(file: BorrowedFd<'_>, bytes: &[u8], subject: &Subject) -> Result<()> {
+    match rustix::io::retry_on_intr(|| rustix::io::pwrite(file, bytes, 0)) {
+        Ok(count) if count == bytes.len() => Ok(()),
+        result => Err(Error::kernel("pwrite", result.err().unwrap_or(Errno::NOSPC), subject.clone())),
+    }
+}
+
 /// When a file's name goes away, if it is a segment, or was one before pages of it went away.
 pub(super) fn lifetime(fd: BorrowedFd<'_>) -> Result<Option<Lifetime>, Errno> {
     Ok(read_header(fd)?.map_or_else(|flaw| flaw.lifetime, |(facts, _)| Some(facts.lifetime)))
+}
+
+/// Whether the file holds another segment than when `facts` were read in it, or a leftover.
+fn is_outdated(file: BorrowedFd<'_>, facts: &Facts) -> bool {
+    match read_header(file) {
+        Ok(Ok((now, _))) => now.id != facts.id,
+        Ok(Err(flaw)) => flaw.is_gone,
+        Err(_) => false,
+    }
+}
+
+/// Whether the file says that nothing is in it any more, or not yet.
+pub(super) fn is_gone(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    Ok(read_header(fd)?.is_err_and(|flaw| flaw.is_gone))
 }
 
 /// Reads and checks a file's header. The outer error is the kernel's.
@@ -596,10 +828,22 @@ pub(super) fn read_header(fd: BorrowedFd<'_>) -> Result<Result<(Facts, u64), Fla
     Ok(Facts::parse(&bytes[..count], size, PageSize::system().bytes()))
 }
 
-/// Gives a file space up to `end`, and makes it that long. A full file system is an error here, and never a signal later.
-fn allocate(file: BorrowedFd<'_>, end: u64, subject: &Subject) -> Result<()> {
+/// Gives a range of a file space, and makes it as long as that. A full file system is an error here, and never a signal later.
+fn allocate(file: BorrowedFd<'_>, range: Range<u64>, subject: &Subject) -> Result<()> {
+    let Range { start, end } = range;
+    if let Some(limit) = sys::file::size_limit().filter(|&limit| end > limit) {
+        return Err(Error::rule_as(
+            Errno::FBIG,
+            "fallocate",
+            subject.clone(),
+            format!(
+                "this process may make no file longer than {limit} bytes (RLIMIT_FSIZE), and {end} are needed in all"
+            ),
+            "make it smaller, or raise the limit (ulimit -f); beyond it the kernel would end the process (SIGXFSZ)",
+        ));
+    }
     let flags = rustix::fs::FallocateFlags::empty();
-    let errno = match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, flags, 0, end)) {
+    let errno = match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, flags, start, end - start)) {
         Ok(()) => return Ok(()),
         Err(errno) => errno,
     };
@@ -658,4 +902,57 @@ fn compare(
         return refuse(format!("it has {length} bytes of data, and {least} are asked for"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Attachment, Contents, Kind, Lifetime, Verdict, inode_of, retire};
+    use crate::shm::segment::anonymous;
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    const NUMBERS: Contents<'static> =
+        Contents { kind: Kind::Elements, fingerprint: 1, type_name: "u64", element: 8, length: 8 };
+
+    /// A segment that is to go with its last user, who does not know its name.
+    fn nameless(path: &Path) -> Arc<Attachment> {
+        let file = std::fs::File::options().read(true).write(true).create_new(true).open(path).unwrap();
+        Attachment::create(OwnedFd::from(file), None, &NUMBERS, 8, Lifetime::WhileUsed).unwrap()
+    }
+
+    #[test]
+    fn what_grows_while_it_is_asked_whether_it_was_cut_short_was_not() {
+        const GROWTHS: usize = 20_000;
+        let segment = anonymous(&NUMBERS, 1 << 28).unwrap();
+        std::thread::scope(|scope| {
+            let grower = scope.spawn(|| (1..=GROWTHS).for_each(|times| segment.grow(times * 4096).unwrap()));
+            while !grower.is_finished() {
+                segment.check_file().expect("nobody cut it short");
+            }
+        });
+        assert_eq!(segment.len(), GROWTHS * 4096);
+    }
+
+    #[test]
+    fn a_name_is_taken_from_its_file_only_and_when_nobody_is_at_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("folio.name"), dir.path().join("folio.other"));
+        let segment = nameless(&path);
+        let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        let inode = inode_of(file.as_fd()).unwrap();
+        // In use: it is not even asked.
+        assert_eq!(retire(file.as_fd(), &path, inode, || unreachable!()), Ok(false));
+        drop(segment);
+        assert_eq!(retire(file.as_fd(), &path, inode, || Ok(Verdict::Stays)), Ok(false));
+        // Something else has the name by now.
+        drop(nameless(&other));
+        std::fs::rename(&other, &path).unwrap();
+        assert_eq!(retire(file.as_fd(), &path, inode, || unreachable!()), Ok(false));
+        assert!(path.exists());
+        let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        let inode = inode_of(file.as_fd()).unwrap();
+        assert_eq!(retire(file.as_fd(), &path, inode, || Ok(Verdict::Goes)), Ok(true));
+        assert!(!path.exists());
+    }
 }

@@ -10,6 +10,7 @@ use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// How one is made and opened.
 pub(super) struct Making<'a, C> {
@@ -61,9 +62,10 @@ impl<C: Beside> Making<'_, C> {
     }
 
     fn either(&self, spot: &Spot, contents: &Contents<'_>) -> Result<Arc<Attachment>> {
-        /// Far more often than others keep making and removing it.
-        const TIMES: usize = 1000;
-        for _ in 0..TIMES {
+        /// Far longer than others keep making and removing it.
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
             // Whatever length it has that is there already.
             match self.segment.open_existing(spot, &self.any) {
                 Err(error) if error.errno() == Errno::NOENT => {}
@@ -83,6 +85,6 @@ impl<C: Beside> Making<'_, C> {
 
     pub(super) fn behind(&self, fd: BorrowedFd<'_>) -> Result<Arc<Attachment>> {
         let own = sys::naming::reopen(fd).map_err(|errno| Error::kernel("open", errno, Subject::file(fd)))?;
-        Attachment::open("from_fd", own, None, &self.any)
+        segment::from_own_fd(own, &self.any)
     }
 }

@@ -39,7 +39,7 @@ const CHECKSUM_AT: usize = 504;
 /// What changes in a header, at byte 512.
 #[repr(C)]
 pub(crate) struct Changing {
-    /// [`READY`], or [`LOST`].
+    /// [`READY`], [`LOST`] or [`GONE`].
     pub(crate) state: AtomicU32,
     /// How often the segment has grown.
     pub(crate) growths: AtomicU32,
@@ -58,6 +58,11 @@ pub(crate) const MIXED: u64 = u64::MAX;
 pub(crate) const READY: u32 = 1;
 /// Pages of it went away under a party's hands: nothing in it is to be believed any more.
 pub(crate) const LOST: u32 = 2;
+/// Its last party has left, and could not take the name along: a leftover, whatever else the header says. Who makes it anew leaves
+/// it so until all of it is made.
+pub(crate) const GONE: u32 = 3;
+/// Where the state lies.
+pub(crate) const STATE_AT: usize = FIXED;
 
 /// One process's place in a segment. Who holds the lock of its byte owns it.
 #[repr(C)]
@@ -142,11 +147,18 @@ pub(crate) struct Flaw {
     pub(crate) wanted: String,
     /// When the name goes away, if what never changes is a segment's, and only the rest is none.
     pub(crate) lifetime: Option<Lifetime>,
+    /// Whether it is that nothing is there any more, or not yet: [`GONE`].
+    pub(crate) is_gone: bool,
 }
 
 impl Flaw {
     fn new(field: &'static str, found: impl fmt::Display, wanted: impl fmt::Display) -> Self {
-        Self { field, found: found.to_string(), wanted: wanted.to_string(), lifetime: None }
+        Self { field, found: found.to_string(), wanted: wanted.to_string(), lifetime: None, is_gone: false }
+    }
+
+    fn gone() -> Self {
+        let found = "gone: all processes that had it open have ended";
+        Self { lifetime: Some(Lifetime::WhileUsed), is_gone: true, ..Self::new("state", found, "ready") }
     }
 }
 
@@ -185,7 +197,7 @@ impl Facts {
         put(60, &(name.len() as u32).to_ne_bytes());
         put(64, &self.element.to_ne_bytes());
         put(NAME_AT, name.as_bytes());
-        put(FIXED, &READY.to_ne_bytes());
+        put(STATE_AT, &READY.to_ne_bytes());
         put(FIXED + 8, &length.to_ne_bytes());
         let sum = checksum(&bytes[..CHECKSUM_AT]);
         bytes[CHECKSUM_AT..FIXED].copy_from_slice(&sum.to_ne_bytes());
@@ -213,6 +225,10 @@ impl Facts {
         // Before the checksum: another layout may have it elsewhere.
         if word(8) != LAYOUT {
             return Err(Flaw::new("layout version", word(8), LAYOUT));
+        }
+        // Before all that is written anew while it says so.
+        if word(STATE_AT) == GONE {
+            return Err(Flaw::gone());
         }
         if long(CHECKSUM_AT) != checksum(&bytes[..CHECKSUM_AT]) {
             let wanted = checksum(&bytes[..CHECKSUM_AT]);
@@ -256,7 +272,7 @@ impl Facts {
         let name = name.and_then(|name| std::str::from_utf8(name).ok());
         let name = name.ok_or_else(|| Flaw::new("type name", "no text", "text of at most 256 bytes"))?;
         let element = long(64);
-        match word(FIXED) {
+        match word(STATE_AT) {
             READY => {}
             LOST => return Err(Flaw::new("state", "lost: a process took pages of it away", "ready")),
             other => return Err(Flaw::new("state", other, READY)),
@@ -311,18 +327,29 @@ pub(crate) fn survive(input: &[u8]) {
         let sum = checksum(&bytes[..CHECKSUM_AT]);
         bytes[CHECKSUM_AT..FIXED].copy_from_slice(&sum.to_ne_bytes());
     }
-    if let Ok((facts, length)) = Facts::parse(&bytes, size, PAGE) {
+    let parsed = Facts::parse(&bytes, size, PAGE);
+    let says_gone = bytes.get(STATE_AT..STATE_AT + 4) == Some(&GONE.to_ne_bytes());
+    // What is gone is a leftover, and what is a leftover because of that says so.
+    assert!(!says_gone || parsed.is_err());
+    if let Err(flaw) = &parsed {
+        assert!(!flaw.is_gone || (says_gone && flaw.lifetime == Some(Lifetime::WhileUsed)));
+    }
+    if let Ok((facts, length)) = parsed {
         assert!(length <= facts.reserve && facts.data_at + length <= size);
         assert!(facts.data_at + facts.reserve < 1 << 60 && facts.type_name.len() <= NAME_ROOM);
         // What was taken for a header says the same when it is written again.
         let again = facts.to_bytes(length);
         assert_eq!(Facts::parse(&again, size, PAGE), Ok((facts, length)));
+        let mut gone = again;
+        gone[STATE_AT..STATE_AT + 4].copy_from_slice(&GONE.to_ne_bytes());
+        gone[CHECKSUM_AT] ^= 1;
+        assert!(Facts::parse(&gone, size, PAGE).is_err_and(|flaw| flaw.is_gone));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{FIXED, Facts, HEAD, Kind, Lifetime, data_at};
+    use super::{CHECKSUM_AT, FIXED, Facts, GONE, HEAD, Kind, Lifetime, STATE_AT, data_at};
 
     fn facts() -> Facts {
         Facts {
@@ -356,6 +383,21 @@ mod tests {
                 assert!(Facts::parse(&bytes, 1 << 20, 4096).is_err(), "byte {at}, bit {bit}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_gone_is_a_leftover_whatever_else_it_says() {
+        let mut bytes = Facts { lifetime: Lifetime::Kept, ..facts() }.to_bytes(100);
+        bytes[STATE_AT..STATE_AT + 4].copy_from_slice(&GONE.to_ne_bytes());
+        // Words that somebody is about to write anew, and a file that was cut short.
+        for at in 16..CHECKSUM_AT {
+            bytes[at] = bytes[at].wrapping_mul(31).wrapping_add(7);
+            let flaw = Facts::parse(&bytes, 4096, 4096).unwrap_err();
+            assert!(flaw.is_gone && flaw.lifetime == Some(Lifetime::WhileUsed), "byte {at}: {flaw}");
+        }
+        // A file that is none of folio's is not.
+        bytes[0] ^= 1;
+        assert_eq!(Facts::parse(&bytes, 4096, 4096).unwrap_err().lifetime, None);
     }
 
     #[test]

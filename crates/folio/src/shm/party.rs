@@ -33,11 +33,17 @@ pub(super) enum NoSlot {
     Full,
     /// Somebody holds all of them, and does not let go.
     Barred,
+    /// Somebody holds all of them, and takes away what is there, or makes it anew.
+    Past,
     Failed(Errno),
 }
 
-/// Claims a slot for the description behind `lease`.
-pub(super) fn claim(lease: BorrowedFd<'_>, slots: &[Slot; SLOTS]) -> Result<Owner, NoSlot> {
+/// Claims a slot for the description behind `lease`. Who holds all of them is waited for, unless what was there `is_past`.
+pub(super) fn claim(
+    lease: BorrowedFd<'_>,
+    slots: &[Slot; SLOTS],
+    is_past: impl Fn() -> bool,
+) -> Result<Owner, NoSlot> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         // Those that look free come first: each other costs a system call.
@@ -45,15 +51,11 @@ pub(super) fn claim(lease: BorrowedFd<'_>, slots: &[Slot; SLOTS]) -> Result<Owne
         let (free, rest): (Vec<_>, Vec<_>) = (0..SLOTS).partition(looks_free);
         for slot in free.into_iter().chain(rest) {
             if byte_lock::try_lock(lease, &byte(slot)).map_err(NoSlot::Failed)? {
-                let place = &slots[slot];
-                // It is this process's alone now.
-                let generation = another_than(place.generation.load(Ordering::Relaxed));
-                place.generation.store(generation, Ordering::Release);
-                place.pid.store(pid(), Ordering::Relaxed);
-                return Ok(Owner::new(slot, generation));
+                return Ok(settle(slots, slot));
             }
         }
         match byte_lock::held_by_another(lease, &(DOOR..DOOR + 1)) {
+            Ok(Some(_)) if is_past() => return Err(NoSlot::Past),
             Ok(Some(_)) if Instant::now() > deadline => return Err(NoSlot::Barred),
             Ok(Some(_)) => std::thread::sleep(Duration::from_millis(1)),
             Ok(None) => {
@@ -65,6 +67,28 @@ pub(super) fn claim(lease: BorrowedFd<'_>, slots: &[Slot; SLOTS]) -> Result<Owne
             Err(errno) => return Err(NoSlot::Failed(errno)),
         }
     }
+}
+
+/// Writes into a slot whose byte this process has locked: it is this process's alone.
+fn settle(slots: &[Slot; SLOTS], slot: usize) -> Owner {
+    let place = &slots[slot];
+    let generation = another_than(place.generation.load(Ordering::Relaxed));
+    place.generation.store(generation, Ordering::Release);
+    place.pid.store(pid(), Ordering::Relaxed);
+    Owner::new(slot, generation)
+}
+
+/// The slot that who has [barred](bar) everybody keeps when it lets the others in.
+const KEPT: usize = 0;
+
+/// Becomes a party by the bar that one has, which stays.
+pub(super) fn claim_barred(slots: &[Slot; SLOTS]) -> Owner {
+    settle(slots, KEPT)
+}
+
+/// Lets the others in, and keeps the slot of [`claim_barred`]: in between nobody has them all.
+pub(super) fn admit_others(lease: BorrowedFd<'_>) -> Result<(), Errno> {
+    byte_lock::unlock(lease, &(LOCKS_AT + KEPT as u64 + 1..DOOR + 1))
 }
 
 /// A generation that is not zero, which is none, nor the last one. Drawn, for a file may be an old copy of itself (after a power

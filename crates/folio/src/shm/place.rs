@@ -5,6 +5,7 @@
 
 use super::attachment::Attachment;
 use super::share::{InPlace, Plain, Share};
+use crate::access::{View, ViewMut};
 use crate::error::{Error, Result};
 use crate::sys;
 use std::alloc::Layout;
@@ -155,6 +156,54 @@ impl<T: Plain> Place<'_, T> {
     }
 }
 
+/// Parts of what is too large to be copied as a whole.
+impl<'a, T: Plain> Place<'a, T> {
+    /// The value's bytes, for volatile reads: each load happens once, when it is made, and shows what is there then. What another
+    /// thread or process stores meanwhile may be seen in part; every byte is one that somebody stored, and takes any value,
+    /// so that nothing that is made of them is unsound.
+    ///
+    /// ```
+    /// use folio::shm::{Segment, Share, field};
+    ///
+    /// #[derive(Clone, Copy, Share)]
+    /// #[repr(C)]
+    /// struct Frame {
+    ///     number: u64,
+    ///     pixels: [u8; 1 << 16],
+    /// }
+    ///
+    /// let frame = Segment::<Frame>::anonymous()?;
+    /// let pixels = field!(frame.pixels);
+    /// pixels.view_mut()?.copy_from(&[7; 100], 50)?;
+    /// assert_eq!(pixels.view()?.bytes().filter(|&byte| byte == 7).count(), 100);
+    /// assert_eq!(frame.view()?.read::<u64>(0)?, 0);
+    /// # Ok::<(), folio::Error>(())
+    /// ```
+    ///
+    /// If a process truncates the segment while there is a view, its bytes read as zeros; the next operation that can return an
+    /// error about the segment does ([`Shared::check`]).
+    ///
+    /// # Errors
+    ///
+    /// EIO if a process truncated the segment; in a forked child those of attaching.
+    pub fn view(&self) -> Result<View<'a>> {
+        self.view_mut().map(|view| *view)
+    }
+
+    /// The value's bytes, for volatile reads and writes, which all processes see at once; see [`view`](Self::view). The views of
+    /// one place may be many: none of them is anyone's alone. Keep what belongs together in a [`Mutex`](super::Mutex).
+    ///
+    /// # Errors
+    ///
+    /// As [`view`](Self::view).
+    pub fn view_mut(&self) -> Result<ViewMut<'a>> {
+        self.attachment.check()?;
+        // SAFETY: the value lies in the attachment's map, which is there, and guarded, for `'a`; the handler was installed when
+        // it was attached. It is plain data: any bytes will do for it.
+        Ok(unsafe { ViewMut::new(self.at.cast(), size_of::<T>()) })
+    }
+}
+
 #[cold]
 fn lost(call: &'static str, attachment: &Attachment) -> Error {
     attachment.check_file().err().unwrap_or_else(|| {
@@ -276,6 +325,24 @@ impl<T: Plain> Shared<T> {
     #[inline]
     pub fn store(&self, value: T) -> Result<()> {
         self.place().store(value)
+    }
+
+    /// As [`Place::view`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::view`].
+    pub fn view(&self) -> Result<View<'_>> {
+        self.place().view()
+    }
+
+    /// As [`Place::view_mut`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::view_mut`].
+    pub fn view_mut(&self) -> Result<ViewMut<'_>> {
+        self.place().view_mut()
     }
 }
 

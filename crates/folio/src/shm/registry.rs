@@ -1,6 +1,6 @@
 //! All segments with a name: who has them open, which are leftovers, and taking those away.
 
-use super::attachment::{lifetime, read_header, retire};
+use super::attachment::{Verdict, lifetime, read_header, retire};
 use super::header::{FIXED, Facts, HEAD, Kind, Lifetime, SLOTS, SLOTS_AT, Slot};
 use super::owner::Owner;
 use super::{name, party};
@@ -22,8 +22,8 @@ pub enum State {
     InUse,
     /// Nobody has it open, and it is to be [kept](Lifetime::Kept).
     Idle,
-    /// Nobody has it open, and it should have gone with its last user, who was killed; or it is a file that was on its way to
-    /// becoming a segment, or the bell of a process that was killed.
+    /// Nobody has it open, and it should have gone with its last user, who was killed, or was not its owner in a directory with the
+    /// sticky bit; or it is a file that was on its way to becoming a segment, or the bell of a process that was killed.
     Leftover,
     /// It is no segment that can be used; why.
     Damaged(String),
@@ -111,7 +111,14 @@ pub fn list() -> Result<Vec<Entry>> {
     let dir = name::directory();
     let failed = |error: &std::io::Error| {
         let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
-        Error::kernel("open", errno, Subject::named(dir.display().to_string()))
+        let subject = Subject::named(dir.display().to_string());
+        if !matches!(errno, Errno::NOENT | Errno::NOTDIR) {
+            return Error::kernel("open", errno, subject);
+        }
+        let rule = "segments lie in a directory, and this is none";
+        let remedy =
+            "see what the environment variable FOLIO_SHM_DIR says; without it, mount a tmpfs at /dev/shm";
+        Error::rule_as(errno, "open", subject, rule, remedy)
     };
     // All names before anything is looked at: who makes a bell is a party before that has its name.
     let mut files = Vec::new();
@@ -224,6 +231,8 @@ fn look(entry: &mut Entry, fd: &OwnedFd, known: &mut Vec<Known>) -> Result<(), E
             entry.lifetime = flaw.lifetime;
             entry.state = match flaw.lifetime {
                 Some(Lifetime::WhileUsed) if !anybody => State::Leftover,
+                // Somebody makes it anew.
+                _ if flaw.is_gone => State::InUse,
                 _ => State::Damaged(flaw.to_string()),
             };
         }
@@ -264,7 +273,8 @@ fn parties(fd: BorrowedFd<'_>) -> Result<Vec<(Owner, User)>, Errno> {
 ///
 /// # Errors
 ///
-/// EBUSY with the processes that have it open; ENOENT; EACCES; EINVAL if it is no regular file.
+/// EBUSY with the processes that have it open; ENOENT; EACCES; EPERM in a directory with the sticky bit, if it is another user's;
+/// EINVAL if it is no regular file.
 pub fn remove(name: &str) -> Result<()> {
     let path = name::path("remove", name)?;
     remove_file(&path)
@@ -308,6 +318,20 @@ fn retire_or_users(path: &Path) -> Result<Option<Vec<User>>> {
             let rule = "it is a symbolic link, and no segment";
             return Err(Error::rule("remove", subject(), rule, "remove it with rm(1)"));
         }
+        Err(Errno::ISDIR) => {
+            let rule = "it is a directory, and so no segment";
+            return Err(Error::rule("remove", subject(), rule, "remove it with rmdir(1)"));
+        }
+        Err(Errno::NOENT) => {
+            let remedy = "see `folio shm ls` for the names that there are";
+            return Err(Error::rule_as(
+                Errno::NOENT,
+                "remove",
+                subject(),
+                "there is no such segment",
+                remedy,
+            ));
+        }
         result => result.map_err(failed("open"))?,
     };
     let status = sys::file::status(fd.as_fd()).map_err(failed("fstat"))?;
@@ -316,10 +340,28 @@ fn retire_or_users(path: &Path) -> Result<Option<Vec<User>>> {
         return Err(Error::rule("remove", subject(), rule, "remove it with rm(1)"));
     }
     let inode = (status.device, status.inode);
-    if retire(fd.as_fd(), path, inode, || Ok(true)).map_err(failed("unlink"))? {
+    if retire(fd.as_fd(), path, inode, || Ok(Verdict::Goes)).map_err(|errno| stays(path, errno))? {
         return Ok(None);
     }
     users(fd.as_fd()).map(Some).map_err(failed("fcntl"))
+}
+
+/// Why a name could not be taken away.
+fn stays(path: &Path, errno: Errno) -> Error {
+    let subject = Subject::named(path.display().to_string());
+    match sys::file::find(path).and_then(|found| sys::file::status(found.as_fd())) {
+        Ok(status) if errno == Errno::PERM => Error::rule_as(
+            errno,
+            "unlink",
+            subject,
+            format!(
+                "in a directory with the sticky bit only a file's owner (user {}) or root may take it away",
+                status.owner
+            ),
+            "have one of them do it; a leftover of your group's is made anew by who creates it",
+        ),
+        _ => Error::kernel("unlink", errno, subject),
+    }
 }
 
 /// What [`collect`] did.
@@ -350,8 +392,8 @@ pub fn collect(dry_run: bool) -> Result<Collected> {
             // Somebody else was quicker, or has it open by now, or has made another segment of that name.
             Ok(false) | Err(Errno::NOENT) => {}
             Err(errno) => {
-                let subject = Subject::named(entry.path.display().to_string());
-                collected.failed.push((entry, Error::kernel("unlink", errno, subject)));
+                let error = stays(&entry.path, errno);
+                collected.failed.push((entry, error));
             }
         }
     }
@@ -377,16 +419,18 @@ fn retire_leftover(path: &Path) -> Result<bool, Errno> {
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     retire(fd, path, (status.device, status.inode), || {
         if name::is_temporary(&file) {
-            return Ok(!is_young(fd));
+            return Ok(if is_young(fd) { Verdict::Stays } else { Verdict::Goes });
         }
-        Ok(lifetime(fd)? == Some(Lifetime::WhileUsed))
+        let is_leftover = lifetime(fd)? == Some(Lifetime::WhileUsed);
+        Ok(if is_leftover { Verdict::Leftover } else { Verdict::Stays })
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Role, SETTLED, State, examine, examine_bell, name, retire_bell, retire_leftover};
-    use crate::shm::{Segment, SegmentOptions};
+    use crate::shm::attachment::{Attachment, Contents};
+    use crate::shm::{Kind, Lifetime, Segment, SegmentOptions};
     use rustix::fs::{CWD, FileType, Mode};
     use std::path::Path;
     use std::time::SystemTime;
@@ -446,5 +490,23 @@ mod tests {
         drop(SegmentOptions::new().create_file::<u64>(&path).unwrap());
         assert_eq!(retire_leftover(&path), Ok(false));
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_leftover_that_is_used_by_the_time_it_is_collected_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("folio.used");
+        let numbers = Contents { kind: Kind::Value, fingerprint: 1, type_name: "u64", element: 8, length: 8 };
+        let open = |options: &mut std::fs::OpenOptions| options.read(true).write(true).open(&path).unwrap();
+        let file = open(std::fs::File::options().create_new(true)).into();
+        // Its maker does not know its name, and leaves it behind.
+        drop(Attachment::create(file, None, &numbers, 8, Lifetime::WhileUsed).unwrap());
+        let again = open(&mut std::fs::File::options()).into();
+        let user = Attachment::open("open", again, None, &numbers).unwrap().unwrap();
+        assert_eq!(retire_leftover(&path), Ok(false));
+        assert!(path.exists() && user.check().is_ok());
+        drop(user);
+        assert_eq!(retire_leftover(&path), Ok(true));
+        assert!(!path.exists());
     }
 }

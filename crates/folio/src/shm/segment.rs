@@ -1,6 +1,6 @@
 //! Segments: shared memory with a name, a type and a checked header, and the builder that makes them.
 
-use super::attachment::{Attachment, Contents, lifetime, retire};
+use super::attachment::{Attachment, Contents, Verdict, is_gone, lifetime, retire};
 use super::header::{Kind, Lifetime};
 use super::place::{Place, Shared};
 use super::share::{Plain, Share};
@@ -112,8 +112,26 @@ impl Spot {
 /// What came of an attempt to open.
 enum Found {
     Segment(Arc<Attachment>),
-    /// There is nothing, or a leftover was and is gone.
+    /// There is nothing, or a leftover, which is nothing.
     Nothing,
+}
+
+/// Whether a path can be had.
+enum Vacancy {
+    Free,
+    Taken,
+    /// A leftover has it, whose name this process may not take away; it may write to the file.
+    Leftover(OwnedFd),
+}
+
+/// What became of what may be a leftover.
+enum Left {
+    /// It is none: it is used, or kept.
+    Used,
+    /// Its name is free.
+    Away,
+    /// It is one, and this process may not take its name away.
+    Stays,
 }
 
 impl SegmentOptions {
@@ -165,7 +183,9 @@ impl SegmentOptions {
     /// # Errors
     ///
     /// EEXIST if the name is in use (a leftover of processes that were killed is not); ENOSPC with the number of bytes that
-    /// were free; EINVAL for a name that cannot be one; EACCES, EMFILE, ENOMEM.
+    /// were free; EFBIG beyond RLIMIT_FSIZE, and no signal; EINVAL for a name that cannot be one; EPERM if a leftover has it that
+    /// only its owner or root may take away (as in `/dev/shm`, which has the sticky bit), and that lets in more users than are
+    /// asked for: with the same mode and group it is made anew in its file, which keeps its owner; EACCES, EMFILE, ENOMEM.
     pub fn create<T: Shape + ?Sized>(&self, name: &str) -> Result<Segment<T>> {
         self.create_with(name, |_| Ok(()))
     }
@@ -224,7 +244,20 @@ impl SegmentOptions {
     ///
     /// As [`create`](Self::create).
     pub fn create_file<T: Shape + ?Sized>(&self, path: impl AsRef<Path>) -> Result<Segment<T>> {
-        self.make(&Target::File(path.as_ref()), |_| Ok(()))
+        self.create_file_with(path, |_| Ok(()))
+    }
+
+    /// As [`create_file`](Self::create_file), with values that `init` stores before anyone else can see the segment.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`create_file`](Self::create_file), and what `init` returns: then there is no file.
+    pub fn create_file_with<T: Shape + ?Sized>(
+        &self,
+        path: impl AsRef<Path>,
+        init: impl FnOnce(&Segment<T>) -> Result<()>,
+    ) -> Result<Segment<T>> {
+        self.make(&Target::File(path.as_ref()), init)
     }
 
     /// Opens a segment that is the file at `path`.
@@ -242,15 +275,29 @@ impl SegmentOptions {
     ///
     /// As [`open_or_create`](Self::open_or_create).
     pub fn open_or_create_file<T: Shape + ?Sized>(&self, path: impl AsRef<Path>) -> Result<Segment<T>> {
-        self.either(&Target::File(path.as_ref()), |_| Ok(()))
+        self.open_or_create_file_with(path, |_| Ok(()))
     }
 
-    /// Makes a segment without a name, for forked children, and for who is [sent](Segment::send) it. It is a memfd sealed
-    /// against shrinking: nobody can take its pages away.
+    /// As [`open_or_create_file`](Self::open_or_create_file); if the segment is new, `init` stores its first values before anyone
+    /// else can see it.
     ///
     /// # Errors
     ///
-    /// ENOMEM, EMFILE, ENFILE.
+    /// Those of [`open_or_create_file`](Self::open_or_create_file), and what `init` returns.
+    pub fn open_or_create_file_with<T: Shape + ?Sized>(
+        &self,
+        path: impl AsRef<Path>,
+        init: impl Fn(&Segment<T>) -> Result<()>,
+    ) -> Result<Segment<T>> {
+        self.either(&Target::File(path.as_ref()), init)
+    }
+
+    /// Makes a segment without a name, for forked children, and for who is [sent](Segment::send) it. It is a memfd sealed
+    /// against shrinking: nobody can take its pages away. (A hole that a party punches reads as zeros, as if it had stored them.)
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM, EMFILE, ENFILE; EFBIG beyond RLIMIT_FSIZE.
     pub fn anonymous<T: Shape + ?Sized>(&self) -> Result<Segment<T>> {
         let shape = self.shape::<T>("anonymous")?;
         let attachment = anonymous(&shape.contents, shape.reserve)?;
@@ -272,7 +319,7 @@ impl SegmentOptions {
         let fd = fd.as_fd();
         let reopen = |errno| Error::kernel("open", errno, Subject::file(fd));
         let own = sys::naming::reopen(fd).map_err(reopen)?;
-        let attachment = Attachment::open("from_fd", own, None, &shape.contents)?;
+        let attachment = from_own_fd(own, &shape.contents)?;
         Ok(Segment::new(attachment))
     }
 
@@ -355,9 +402,26 @@ impl SegmentOptions {
     ) -> Result<Option<Arc<Attachment>>> {
         let path = &*spot.path;
         let subject = || Subject::named(path.display().to_string());
-        // Cheaper than to make one that gets no name; link(2) decides.
-        if !self.is_free(spot)? {
-            return Ok(None);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // Cheaper than to make one that gets no name; link(2) decides.
+            let leftover = match self.vacancy(spot)? {
+                Vacancy::Free => break,
+                Vacancy::Taken => return Ok(None),
+                Vacancy::Leftover(fd) => fd,
+            };
+            self.covers(&leftover, path)?;
+            if let Some(attachment) = Attachment::renew(leftover, path, contents, reserve, spot.lifetime)? {
+                if let Err(error) = init(&attachment) {
+                    attachment.give_up();
+                    return Err(error);
+                }
+                return attachment.reveal(path).map(|()| Some(attachment));
+            }
+            // Somebody else looks at it, or is quicker.
+            if Instant::now() > deadline {
+                return Ok(None);
+            }
         }
         let unnamed = sys::naming::create(name::parent(path), || name::temporary(path))
             .map_err(|errno| Error::kernel("open", errno, subject()))?;
@@ -377,22 +441,62 @@ impl SegmentOptions {
                     attachment.note_name(path);
                     return Ok(Some(attachment));
                 }
-                Err(Errno::EXIST) if !self.is_free(spot)? => return Ok(None),
-                Err(Errno::EXIST) => {}
+                Err(Errno::EXIST) => {
+                    if !matches!(self.vacancy(spot)?, Vacancy::Free) {
+                        return Ok(None);
+                    }
+                }
                 Err(errno) => return Err(Error::kernel("link", errno, subject())),
             }
         }
     }
 
     /// Whether nothing has the path, once a leftover that had it is taken away.
-    fn is_free(&self, spot: &Spot) -> Result<bool> {
+    fn vacancy(&self, spot: &Spot) -> Result<Vacancy> {
         let path = &*spot.path;
-        match sys::naming::open(path) {
-            Err(Errno::NOENT) => Ok(true),
-            // Not this user's to judge: it has the name.
-            Err(_) => Ok(false),
-            Ok(fd) => Ok(spot.is_name && self.admit(&fd, path).is_ok() && is_leftover_gone(&fd, path)?),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let fd = match sys::naming::open(path) {
+                Err(Errno::NOENT) => return Ok(Vacancy::Free),
+                // Not this user's to judge: it has the name.
+                Err(_) => return Ok(Vacancy::Taken),
+                Ok(fd) => fd,
+            };
+            if !spot.is_name || self.admit(&fd, path).is_err() {
+                return Ok(Vacancy::Taken);
+            }
+            match clear(&fd, path)? {
+                Left::Away => return Ok(Vacancy::Free),
+                Left::Stays => return Ok(Vacancy::Leftover(fd)),
+                // Somebody looks at a leftover, or makes it anew.
+                Left::Used if is_gone(fd.as_fd()) == Ok(true) && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Left::Used => return Ok(Vacancy::Taken),
+            }
         }
+    }
+
+    /// Whether a file that a segment is to be made of lets nobody in but those that are asked for.
+    fn covers(&self, fd: &OwnedFd, path: &Path) -> Result<()> {
+        let subject = Subject::named(path.display().to_string());
+        let stat = rustix::fs::fstat(fd).map_err(|errno| Error::kernel("fstat", errno, subject.clone()))?;
+        let group = self.group.unwrap_or_else(|| rustix::process::getegid().as_raw());
+        let mode = stat.st_mode & 0o666;
+        if mode & !self.mode == 0 && (mode & 0o060 == 0 || stat.st_gid == group) {
+            return Ok(());
+        }
+        Err(Error::rule_as(
+            Errno::PERM,
+            "create",
+            subject,
+            format!(
+                "it is a leftover that only its owner (user {}) or root may take away, and made anew it would let in more \
+                 users (mode {mode:o}, group {}) than are asked for",
+                stat.st_uid, stat.st_gid
+            ),
+            "ask for that mode and group, or have one of those two remove it (`folio shm gc`)",
+        ))
     }
 
     /// Attaches to the segment at a path.
@@ -411,11 +515,20 @@ impl SegmentOptions {
                 Err(errno) => return Err(Error::kernel("open", errno, subject())),
             };
             self.admit(&fd, path)?;
-            if spot.is_name && is_leftover_gone(&fd, path)? {
-                return Ok(Found::Nothing);
+            if spot.is_name {
+                match clear(&fd, path)? {
+                    Left::Used if is_gone(fd.as_fd()) != Ok(true) => {}
+                    _ => return Ok(Found::Nothing),
+                }
             }
             let own = fd.try_clone().map_err(|_| Error::kernel("dup", Errno::MFILE, subject()))?;
-            let attachment = Attachment::open("open", own, Some(path.to_owned()), contents)?;
+            let Some(attachment) = Attachment::open("open", own, Some(path.to_owned()), contents)? else {
+                if !spot.is_name && is_gone(fd.as_fd()) == Ok(true) {
+                    return Err(past("open", Errno::UCLEAN, subject()));
+                }
+                // It has become a leftover just now, or another segment.
+                continue;
+            };
             // Who removes a segment holds all its slots meanwhile: with a slot in hand it has its name for good, or never again.
             let links = rustix::fs::fstat(&fd).map_or(1, |stat| stat.st_nlink);
             if links > 0 {
@@ -489,21 +602,40 @@ struct Wanted {
     reserve: u64,
 }
 
-/// If the file is a segment that ends with its users, and they have ended: takes its name away. Whether it did.
-fn is_leftover_gone(fd: &OwnedFd, path: &Path) -> Result<bool> {
+/// How long who wants to make a segment waits for those who look at the leftover that has its name.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// If the file is a segment that ends with its users, and they have ended: takes its name away, or sees to it that nobody takes it
+/// for more than a leftover.
+fn clear(fd: &OwnedFd, path: &Path) -> Result<Left> {
     let failed = |errno| Error::kernel("fcntl", errno, Subject::named(path.display().to_string()));
     let fd = fd.as_fd();
     // What is no segment is no leftover either.
-    let is_leftover = || Ok(lifetime(fd) == Ok(Some(Lifetime::WhileUsed)));
-    if is_leftover() != Ok(true) || party::is_anybody_there(fd).map_err(failed)? {
-        return Ok(false);
+    let is_leftover = || lifetime(fd) == Ok(Some(Lifetime::WhileUsed));
+    if !is_leftover() || party::is_anybody_there(fd).map_err(failed)? {
+        return Ok(Left::Used);
     }
     let status = sys::file::status(fd).map_err(failed)?;
-    match retire(fd, path, (status.device, status.inode), is_leftover) {
-        // In a directory with the sticky bit only its owner may.
-        Err(Errno::PERM | Errno::ACCESS) => Ok(false),
-        result => result.map_err(failed),
+    let judge = || Ok(if is_leftover() { Verdict::Leftover } else { Verdict::Stays });
+    match retire(fd, path, (status.device, status.inode), judge) {
+        Ok(true) => Ok(Left::Away),
+        Ok(false) => Ok(Left::Used),
+        Err(Errno::PERM | Errno::ACCESS) => Ok(Left::Stays),
+        Err(errno) => Err(failed(errno)),
     }
+}
+
+/// The segment behind a descriptor of this process's own.
+pub(super) fn from_own_fd(own: OwnedFd, contents: &Contents<'_>) -> Result<Arc<Attachment>> {
+    let subject = Subject::file(own.as_fd());
+    let found = Attachment::open("from_fd", own, None, contents)?;
+    found.ok_or_else(|| past("from_fd", Errno::NOENT, subject))
+}
+
+/// A file that nothing is in any more.
+fn past(call: &'static str, errno: Errno, subject: Subject) -> Error {
+    let rule = "it is a leftover: all processes that had it open have ended";
+    Error::rule_as(errno, call, subject, rule, "let the programs make it anew")
 }
 
 /// A segment without a name.
@@ -549,7 +681,8 @@ fn missing(spot: &Spot) -> Error {
 /// **Fork:** a child has the memory; its copy of a handle becomes a party of its own at its first operation that can return an
 /// error ([`check`](Self::check) is the least). Loads and stores of bare atomics are none: a child that does nothing else is no
 /// party, so that the name may go while it lives, and a truncated page is a signal to threads that it started itself. A child whose
-/// first use comes when all parties have left, and the name with them, gets ENOENT. A child made by clone(2) without the C
+/// first use comes when all parties have left, and the name with them, gets ENOENT; so does one whose segment was a leftover, and has
+/// been made anew in its file by somebody else, where its bare atomics still go. A child made by clone(2) without the C
 /// library's fork keeps its parent's lock, and its parent is taken for alive as long as it lives.
 ///
 /// ```
@@ -623,6 +756,24 @@ impl<T: Shape + ?Sized> Segment<T> {
         ///
         /// Those of [`SegmentOptions::anonymous`].
         anonymous();
+    }
+
+    /// As [`SegmentOptions::create_with`], with the options' defaults.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::create_with`].
+    pub fn create_with(name: &str, init: impl FnOnce(&Self) -> Result<()>) -> Result<Self> {
+        SegmentOptions::new().create_with(name, init)
+    }
+
+    /// As [`SegmentOptions::open_or_create_with`], with the options' defaults.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::open_or_create_with`].
+    pub fn open_or_create_with(name: &str, init: impl Fn(&Self) -> Result<()>) -> Result<Self> {
+        SegmentOptions::new().open_or_create_with(name, init)
     }
 
     /// As [`SegmentOptions::from_fd`], with the options' defaults.
@@ -753,6 +904,24 @@ impl<T: Plain> Segment<T> {
     pub fn store(&self, value: T) -> Result<()> {
         self.place().store(value)
     }
+
+    /// As [`Place::view`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::view`].
+    pub fn view(&self) -> Result<View<'_>> {
+        self.place().view()
+    }
+
+    /// As [`Place::view_mut`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::view_mut`].
+    pub fn view_mut(&self) -> Result<ViewMut<'_>> {
+        self.place().view_mut()
+    }
 }
 
 /// A segment of atomics is used as such; see [`Place`]'s.
@@ -801,19 +970,28 @@ impl<T: Share> Segment<[T]> {
     ///
     /// # Errors
     ///
-    /// EINVAL beyond the [reserve](SegmentOptions::reserve); ENOSPC.
+    /// EINVAL beyond the [reserve](SegmentOptions::reserve); ENOSPC; EFBIG beyond RLIMIT_FSIZE.
     pub fn grow(&self, count: usize) -> Result<()> {
         self.attachment.grow(count.saturating_mul(size_of::<T>()))
     }
 }
 
 impl<T: Plain> Segment<[T]> {
+    /// All bytes that there are now, for volatile reads; see [`Place::view`] for what they show.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check`](Self::check).
+    pub fn view(&self) -> Result<View<'_>> {
+        self.view_mut().map(|view| *view)
+    }
+
     /// All bytes that there are now, for volatile reads and writes.
     ///
     /// # Errors
     ///
     /// Those of [`check`](Self::check).
-    pub fn view(&self) -> Result<ViewMut<'_>> {
+    pub fn view_mut(&self) -> Result<ViewMut<'_>> {
         self.attachment.check()?;
         // SAFETY: mapped and guarded while the segment is borrowed; the handler was installed when it was attached.
         Ok(unsafe { ViewMut::new(self.attachment.base(), self.attachment.len()) })

@@ -161,6 +161,22 @@ pub(crate) fn allocate(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Resul
     })
 }
 
+/// How long this process may make files, if that is limited (RLIMIT_FSIZE). What goes beyond raises SIGXFSZ, which ends it.
+pub(crate) fn size_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Fsize).current
+}
+
+/// Makes zeros of the bytes from `start` on, of which there are `size - start`; they may lose their space. The file stays as long as it
+/// is where the file system can make holes, and else ends at `start`.
+pub(crate) fn zero_behind(fd: BorrowedFd<'_>, start: u64, size: u64) -> Result<(), Errno> {
+    let Some(len) = size.checked_sub(start).filter(|&len| len > 0) else { return Ok(()) };
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match rustix::io::retry_on_intr(|| rustix::fs::fallocate(fd, flags, start, len)) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => rustix::fs::ftruncate(fd, start),
+        result => result,
+    }
+}
+
 /// Whether fs-verity protects the file's bytes from change (`FS_IOC_GETFLAGS`, `FS_VERITY_FL`).
 pub(crate) fn is_verity(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     const VERITY: u32 = 0x0010_0000;

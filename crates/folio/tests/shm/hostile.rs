@@ -1,7 +1,7 @@
 //! Peers that truncate, write garbage, are other users, or fill the file system: errors, never signals.
 
 use crate::support::{
-    End, Mounted, become_nobody, child_succeeds, in_child, is_root, skip, spawn_child, wait,
+    End, Mounted, become_nobody, child_succeeds, in_child, is_root, lower_limit, skip, spawn_child, wait,
 };
 use crate::world::{World, seed};
 use folio::Errno;
@@ -436,5 +436,49 @@ fn what_was_truncated_is_a_leftover_once_nobody_has_it() {
     assert_eq!(world.files(), [""; 0]);
     lose(12_288);
     drop(Segment::<u64>::create("cut").unwrap());
+    assert_eq!(world.files(), [""; 0]);
+}
+
+#[test]
+fn who_leaves_takes_no_other_segment_along_than_its_own() {
+    let world = World::new();
+    let mine = Segment::<u64>::create("mine").unwrap();
+    drop(kept().create::<u64>("kept").unwrap());
+    let mut header = [0; 528];
+    writable(&world, "kept").read_exact_at(&mut header, 0).unwrap();
+    // Another segment by now: as if somebody had made it anew while this process was about to leave.
+    writable(&world, "mine").write_all_at(&header, 0).unwrap();
+    let error = Segment::<u64>::open("mine").unwrap_err();
+    assert!(error.errno() == Errno::UCLEAN && error.to_string().contains("changed its header"), "{error}");
+    drop(mine);
+    assert_eq!(world.files(), ["folio.kept", "folio.mine"]);
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_and_no_signal() {
+    let world = World::new();
+    child_succeeds(|| {
+        let options = SegmentOptions::new().count(1000).reserve(1 << 20);
+        let before = options.create::<[u64]>("before").unwrap();
+        lower_limit(libc::RLIMIT_FSIZE, 1 << 16);
+        let says = |error: folio::Error| {
+            let text = error.to_string();
+            assert!(error.errno() == Errno::FBIG && text.contains("65536 bytes (RLIMIT_FSIZE)"), "{text}");
+        };
+        says(before.grow(100_000).unwrap_err());
+        says(SegmentOptions::new().count(100_000).create::<[u64]>("large").unwrap_err());
+        says(SegmentOptions::new().count(100_000).anonymous::<[u64]>().unwrap_err());
+        says(shm::Channel::create("channel", 1 << 20).unwrap_err());
+        says(shm::Log::create("log", 1 << 20).unwrap_err());
+        assert_eq!(world.files(), ["folio.before"]);
+        // What fits is as good as ever.
+        before.grow(2000).unwrap();
+        before.at(1999).unwrap().store(3).unwrap();
+        drop(Segment::<u64>::create("small").unwrap());
+        // Not even a header; what is there can be used, and left.
+        lower_limit(libc::RLIMIT_FSIZE, 0);
+        assert_eq!(Segment::<u64>::create("small").unwrap_err().errno(), Errno::FBIG);
+        assert_eq!(options.open::<[u64]>("before").unwrap().at(1999).unwrap().load().unwrap(), 3);
+    });
     assert_eq!(world.files(), [""; 0]);
 }

@@ -1,6 +1,6 @@
 //! Segments: made, opened, passed, grown, refused.
 
-use crate::support::{End, in_child};
+use crate::support::{End, child_succeeds, in_child};
 use crate::world::World;
 use folio::shm::{self, Lifetime, Segment, SegmentOptions, Share, field};
 use std::os::unix::net::UnixStream;
@@ -354,4 +354,65 @@ fn a_file_is_kept_whatever_it_was_made_as() {
         assert_eq!(options.open_or_create_file::<u64>(&path).unwrap().load().unwrap(), 4);
     }
     assert_eq!(world.files(), ["copy"]);
+}
+
+#[test]
+fn a_file_gets_its_first_values_before_anyone_sees_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    let options = SegmentOptions::new().count(3);
+    let failing = |_: &Segment<[u64]>| Err(folio::FileMap::open("/nowhere").unwrap_err());
+    assert_eq!(options.create_file_with(&path, failing).unwrap_err().errno(), folio::Errno::NOENT);
+    assert!(!path.exists());
+    let init = |segment: &Segment<[u64]>| {
+        assert!(!path.exists());
+        segment.at(2).unwrap().store(8)
+    };
+    drop(options.create_file_with(&path, init).unwrap());
+    // It is there: nothing is stored again.
+    let again = options.open_or_create_file_with(&path, failing).unwrap();
+    assert_eq!(again.at(2).unwrap().load().unwrap(), 8);
+    drop(again);
+    std::fs::remove_file(&path).unwrap();
+    let fresh = options.open_or_create_file_with(&path, init).unwrap();
+    assert_eq!(fresh.at(2).unwrap().load().unwrap(), 8);
+    let _world = World::new();
+    let named = Segment::<u64>::create_with("short", |segment| segment.store(1)).unwrap();
+    let other = Segment::<u64>::open_or_create_with("short", |segment| segment.store(2)).unwrap();
+    assert_eq!((named.load().unwrap(), other.load().unwrap()), (1, 1));
+}
+
+#[test]
+fn plain_data_is_viewed_where_it_lies() {
+    let _world = World::new();
+    let board = Segment::<Board>::create("viewed").unwrap();
+    let title = field!(board.title);
+    title.view_mut().unwrap().copy_from(b"abc", 13).unwrap();
+    child_succeeds(|| {
+        let board = Segment::<Board>::open("viewed").unwrap();
+        let title = field!(board.title);
+        assert!(title.view().unwrap().bytes().eq(*b"\0\0\0\0\0\0\0\0\0\0\0\0\0abc"));
+        assert!(title.view_mut().unwrap().set(0, b'x'));
+        // No further than the value: its neighbours are others'.
+        let view = title.view_mut().unwrap();
+        assert_eq!((view.len(), view.set(16, 1)), (16, false));
+        assert_eq!(view.copy_from(b"abc", 14).unwrap_err().errno(), folio::Errno::INVAL);
+        field!(board.nested).view_mut().unwrap().write(4, &[1_u16, 2]).unwrap();
+    });
+    assert_eq!(title.load().unwrap()[0], b'x');
+    assert_eq!(field!(board.nested).load().unwrap(), Inner { a: 0, b: [1, 2] });
+    assert_eq!(field!(board.nested).place().view().unwrap().read::<u16>(6).unwrap(), 2);
+    let numbers = SegmentOptions::new().count(5).create::<[u64]>("numbers").unwrap();
+    numbers.view_mut().unwrap().write(32, &9_u64).unwrap();
+    assert_eq!(numbers.at(4).unwrap().view().unwrap().read::<u64>(0).unwrap(), 9);
+    assert_eq!((numbers.view().unwrap().len(), numbers.view_range(32..).unwrap().len()), (40, 8));
+    let one = Segment::<Inner>::create("one").unwrap();
+    one.view_mut().unwrap().write(0, &5_u32).unwrap();
+    assert_eq!((one.load().unwrap().a, one.view().unwrap().len()), (5, 8));
+    // What is gone is an error, and no signal to who has a view.
+    let view = numbers.view().unwrap();
+    std::fs::OpenOptions::new().write(true).open(numbers.path().unwrap()).unwrap().set_len(8192).unwrap();
+    assert_eq!(view.get(32), Some(0));
+    assert_eq!(numbers.view().unwrap_err().errno(), folio::Errno::IO);
+    assert!(numbers.at(0).unwrap().view_mut().is_err());
 }
