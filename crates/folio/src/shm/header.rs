@@ -13,8 +13,8 @@
 //! | 64 | bytes of an element |
 //! | 128 | the type's name, up to 256 bytes |
 //! | 504 | checksum of all of the above |
-//! | 512 | state, 4 bytes; growths, 4 bytes; bytes of data now, 8 bytes |
-//! | 4096 | slots of 16 bytes: generation, pid, two words that are not used |
+//! | 512 | state, 4 bytes; growths, 4 bytes; bytes of data now, 8 bytes; slots that had bells, 4 bytes; 4 not used |
+//! | 4096 | slots of 16 bytes: generation, pid, bell |
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -30,7 +30,7 @@ pub(crate) const HEAD: usize = SLOTS_AT + SLOTS * size_of::<Slot>();
 
 const MAGIC: [u8; 8] = *b"folioshm";
 /// The layout of this file's table. A segment of another one is refused.
-pub(crate) const LAYOUT: u32 = 1;
+pub(crate) const LAYOUT: u32 = 2;
 const ORDER: u32 = 0x0102_0304;
 const NAME_AT: usize = 128;
 const NAME_ROOM: usize = 256;
@@ -45,6 +45,9 @@ pub(crate) struct Changing {
     pub(crate) growths: AtomicU32,
     /// Bytes of data now.
     pub(crate) length: AtomicU64,
+    /// Slots from here on have never had a [bell](Slot::bell).
+    pub(crate) bells: AtomicU32,
+    _fill: AtomicU32,
 }
 
 /// The segment is as it should be.
@@ -59,7 +62,8 @@ pub(crate) struct Slot {
     pub(crate) generation: AtomicU32,
     /// A label for people; zero when its owner left in good order.
     pub(crate) pid: AtomicU32,
-    _unused: [AtomicU32; 2],
+    /// The number of the party's bell, and whether that wants to be rung; zero if it has none.
+    pub(crate) bell: AtomicU64,
 }
 
 /// What lies in a segment.

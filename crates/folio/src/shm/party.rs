@@ -47,6 +47,7 @@ pub(super) fn claim(lease: BorrowedFd<'_>, slots: &[Slot; SLOTS]) -> Result<Owne
             if byte_lock::try_lock(lease, &byte(slot)).map_err(NoSlot::Failed)? {
                 let place = &slots[slot];
                 // It is this process's alone now.
+                place.bell.store(0, Ordering::Relaxed);
                 let generation = another_than(place.generation.load(Ordering::Relaxed));
                 place.generation.store(generation, Ordering::Release);
                 place.pid.store(pid(), Ordering::Relaxed);

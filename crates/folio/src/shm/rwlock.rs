@@ -4,13 +4,15 @@
 use super::attachment::Attachment;
 use super::guard::{Guard, Guards, Locked, Torn, sealed};
 use super::header::SLOTS;
-use super::lock::Lock;
+use super::lock::{LOOKS, Lock};
 use super::lock_word::Unlocked;
 use super::owner::Owner;
+use super::party_bell::{Sleeper, wake_all_kinds};
 use super::place::{Place, Shared};
 use super::reader_word::{Entered, MOST, ReaderWord, look_at_readers};
 use super::share::{InPlace, Plain, Share, fingerprint};
-use super::wait::{Look, Phase, Wait, low_half, wake};
+use super::wait::{Look, Phase, Wait, is_timeout, low_half};
+use super::writing::Writing;
 use crate::error::{Errno, Error, Result};
 use crate::sys::identity;
 use std::cell::UnsafeCell;
@@ -18,13 +20,16 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::mem::offset_of;
 use std::ops::Deref;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// A value that any number of threads of all processes read, or one writes. It starts free, with a value of zeros, and takes
 /// two KiB besides the value.
 ///
 /// A writer that waits goes before readers that come later. What [`Mutex`](super::Mutex) says of dead holders, panics, forgotten
-/// guards and forks holds for writers. A reader that dies leaves nothing behind.
+/// guards and forks holds for writers. A reader that dies leaves nothing behind, nor does a writer that dies while it still waits for readers.
 ///
 /// ```
 /// use folio::shm::{ReadLocked, RwLock, Segment};
@@ -41,7 +46,8 @@ pub struct RwLock<T> {
     lock: Lock,
     /// Slots from here on have never read: a writer need not look at them.
     end: AtomicU32,
-    fill: AtomicU32,
+    /// Whether who has the writer's lock has come past the readers.
+    writing: Writing,
     /// For each slot: the generation of the party that reads, and how many of its threads do.
     readers: [ReaderWord; SLOTS],
     value: UnsafeCell<T>,
@@ -76,22 +82,23 @@ impl<T: Share> sealed::Sealed<T> for RwLock<T> {
     }
 
     fn unlock(at: Place<'_, Self>, me: Owner) {
-        open_to_all(Self::lock(at), me);
+        writing(at).end();
+        open_to_all(at.attachment(), Self::lock(at), me);
     }
 }
 
 /// Gives the writer's lock back, and wakes all who wait: they may all be readers.
-fn open_to_all(lock: &Lock, me: Owner) {
+fn open_to_all(attachment: &Attachment, lock: &Lock, me: Owner) {
     if lock.word.unlock(me.word()) == Unlocked::Wake {
-        wake(low_half(&lock.word.0), u32::MAX);
+        wake_all_kinds(attachment, low_half(&lock.word.0), u32::MAX);
     }
 }
 
 /// Counts a thread out, and wakes a writer that waits for that.
-fn leave(lock: &Lock, word: &ReaderWord, me: Owner) {
+fn leave(attachment: &Attachment, lock: &Lock, word: &ReaderWord, me: Owner) {
     if word.leave(me.generation(), &lock.word) {
         lock.turn.fetch_add(1, Ordering::SeqCst);
-        wake(&lock.turn, u32::MAX);
+        wake_all_kinds(attachment, &lock.turn, u32::MAX);
     }
 }
 
@@ -105,13 +112,13 @@ pub enum ReadLocked<'a, T: Share> {
     Torn(Torn<'a, T, RwLock<T>>),
 }
 
-/// The lock, held for reading. Dropping it gives it back.
+/// The lock, held for reading. Dropping it gives it back. It can be sent to another thread, and dropped there.
 #[must_use]
 pub struct ReadGuard<'a, T: Share> {
     at: Place<'a, RwLock<T>>,
     me: Owner,
     process: u64,
-    not_send: PhantomData<*const T>,
+    value: PhantomData<Place<'a, T>>,
 }
 
 impl<T: Share> fmt::Debug for ReadGuard<'_, T> {
@@ -166,7 +173,7 @@ impl<T: Share> Drop for ReadGuard<'_, T> {
         if self.process == identity::token() {
             let (lock, readers) = parts(self.at);
             if let Some(slot) = self.me.slot() {
-                leave(lock, &readers[slot], self.me);
+                leave(self.at.attachment(), lock, &readers[slot], self.me);
             }
         }
     }
@@ -175,6 +182,11 @@ impl<T: Share> Drop for ReadGuard<'_, T> {
 fn parts<T: Share>(at: Place<'_, RwLock<T>>) -> (&Lock, &[ReaderWord; SLOTS]) {
     // SAFETY: a place is aligned and mapped; both are made of atomics alone.
     unsafe { (&(*at.as_ptr()).lock, &(*at.as_ptr()).readers) }
+}
+
+fn writing<T: Share>(at: Place<'_, RwLock<T>>) -> &Writing {
+    // SAFETY: as above.
+    unsafe { &(*at.as_ptr()).writing }
 }
 
 fn end<T: Share>(at: Place<'_, RwLock<T>>) -> &AtomicU32 {
@@ -199,45 +211,22 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     /// Those of [`read`](Self::read); ETIMEDOUT.
     pub fn read_with(&self, wait: Wait) -> Result<ReadLocked<'a, T>> {
         let attachment = self.attachment();
-        let (me, process) = attachment.enter()?;
         let start = wait.start();
-        let (lock, readers) = parts(*self);
-        let Some(slot) = me.slot() else { return Err(too_many(attachment)) };
-        let word = &readers[slot];
-        // Seen by each writer that sees the count, which comes later.
-        if end(*self).load(Ordering::Relaxed) <= slot as u32 {
-            end(*self).fetch_max(slot as u32 + 1, Ordering::SeqCst);
-        }
+        let lock = parts(*self).0;
         loop {
-            let entered = word.enter(me.generation(), &lock.word);
-            if entered == Entered::Full {
-                return Err(too_many(attachment));
-            }
-            if entered == Entered::Reading {
-                // Where its page has just gone a lock is a private zero, which anyone gets.
-                if let Err(error) = attachment.check() {
-                    leave(lock, word, me);
-                    return Err(error);
-                }
-                if !lock.is_torn() && !lock.is_poisoned() {
-                    return Ok(ReadLocked::Clean(ReadGuard {
-                        at: *self,
-                        me,
-                        process,
-                        not_send: PhantomData,
-                    }));
-                }
-                leave(lock, word, me);
-                return match self.write_with(wait.since(start))? {
-                    Locked::Torn(torn) => Ok(ReadLocked::Torn(torn)),
+            let (me, process) = attachment.enter()?;
+            match self.enter(me, process)? {
+                Came::In(guard) => return Ok(ReadLocked::Clean(guard)),
+                Came::ToRepair => match self.write_with(wait.since(start))? {
+                    Locked::Torn(torn) => return Ok(ReadLocked::Torn(torn)),
                     // Somebody else repaired it meanwhile.
                     Locked::Clean(guard) => {
                         drop(guard);
                         continue;
                     }
-                };
+                },
+                Came::ToWait => {}
             }
-            leave(lock, word, me);
             let wait = wait.since(start);
             wait.until(attachment, "read", low_half(&lock.word.0), |phase| {
                 let seen = lock.word.load();
@@ -246,16 +235,95 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
                 }
                 let Phase::Park { ask } = phase else { return Ok(Look::Again) };
                 if ask && !Owner::in_word(seen).is_some_and(|holder| attachment.is_alive(holder)) {
-                    if !lock.word.take_over(seen, me.word()) {
-                        return Ok(Look::Again);
-                    }
-                    lock.tear();
-                    open_to_all(lock, me);
-                    return Ok(Look::Done(()));
+                    return Ok(if self.end_of_writer(seen, me) { Look::Done(()) } else { Look::Again });
                 }
                 Ok(lock.word.announce(seen).map_or(Look::Again, |word| Look::Sleep(word as u32)))
             })?;
         }
+    }
+
+    /// Counts this thread in, if no writer has the lock.
+    fn enter(&self, me: Owner, process: u64) -> Result<Came<'a, T>> {
+        let (attachment, (lock, readers)) = (self.attachment(), parts(*self));
+        let Some(slot) = me.slot() else { return Err(too_many(attachment)) };
+        let word = &readers[slot];
+        // Seen by each writer that sees the count, which comes later.
+        if end(*self).load(Ordering::Relaxed) <= slot as u32 {
+            end(*self).fetch_max(slot as u32 + 1, Ordering::SeqCst);
+        }
+        match word.enter(me.generation(), &lock.word) {
+            Entered::Full => return Err(too_many(attachment)),
+            Entered::Writer => {
+                leave(attachment, lock, word, me);
+                return Ok(Came::ToWait);
+            }
+            Entered::Reading => {}
+        }
+        // Where its page has just gone a lock is a private zero, which anyone gets.
+        if let Err(error) = attachment.check() {
+            leave(attachment, lock, word, me);
+            return Err(error);
+        }
+        if lock.is_torn() || lock.is_poisoned() {
+            leave(attachment, lock, word, me);
+            return Ok(Came::ToRepair);
+        }
+        Ok(Came::In(ReadGuard { at: *self, me, process, value: PhantomData }))
+    }
+
+    /// Frees the lock of a writer that has died, if it is still as that one left it.
+    fn end_of_writer(&self, dead: u64, me: Owner) -> bool {
+        let lock = parts(*self).0;
+        let mine = lock.word.take_over(dead, me.word());
+        if mine {
+            if writing(*self).has_begun() {
+                lock.tear();
+            }
+            open_to_all(self.attachment(), lock, me);
+        }
+        mine
+    }
+
+    /// Takes the lock for reading, if no writer that lives has it or waits for it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read).
+    pub fn try_read(&self) -> Result<Option<ReadLocked<'a, T>>> {
+        unless_late(self.read_with(Wait::new().spin(0).timeout(Duration::ZERO)))
+    }
+
+    /// Takes the lock for writing, if no process that lives has it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read).
+    pub fn try_write(&self) -> Result<Option<Locked<'a, T, RwLock<T>>>> {
+        unless_late(self.write_with(Wait::new().spin(0).timeout(Duration::ZERO)))
+    }
+
+    /// A future that takes the lock for reading; see [`lock_async`](Place::lock_async) for what holds for all of them.
+    ///
+    /// # Errors
+    ///
+    /// It gives those of [`read`](Self::read), and EMFILE, ENFILE or EAGAIN if this process has nothing left to wait with.
+    pub fn read_async(
+        &self,
+    ) -> impl Future<Output = Result<ReadLocked<'a, T>>> + Send + Sync + Unpin + use<'a, T> {
+        Reading { at: *self, sleeper: Sleeper::new(self.attachment()), repairing: None }
+    }
+
+    /// A future that takes the lock for writing; see [`lock_async`](Place::lock_async) for what holds for all of them.
+    ///
+    /// While it waits for readers, no others come in: poll it when it is woken, or drop it. It gives that up when it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read_async`](Self::read_async).
+    pub fn write_async(
+        &self,
+    ) -> impl Future<Output = Result<Locked<'a, T, RwLock<T>>>> + Send + Sync + Unpin + use<'a, T> {
+        ToWrite::new(*self)
     }
 
     /// Takes the lock for writing; waits for who has it, as long as their processes live.
@@ -277,7 +345,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
         let (me, process) = attachment.enter()?;
         let start = wait.start();
         let (lock, readers) = parts(*self);
-        let torn = lock.lock(attachment, wait, me)?;
+        let torn = lock.lock_unless(attachment, wait, me, || writing(*self).has_begun())?;
         look_at_readers();
         let end = end(*self).load(Ordering::SeqCst) as usize;
         for (slot, word) in readers.iter().enumerate().take(end) {
@@ -286,14 +354,20 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
             }
             let left = wait_for_reader(attachment, wait.since(start), lock, slot, word);
             if let Err(error) = left {
-                open_to_all(lock, me);
+                open_to_all(attachment, lock, me);
                 return Err(error);
             }
         }
+        Ok(self.begin(me, process, torn))
+    }
+
+    /// For a writer: the readers have gone.
+    fn begin(&self, me: Owner, process: u64, torn: bool) -> Locked<'a, T, RwLock<T>> {
         // What those readers did comes before what is done now.
         fence(Ordering::Acquire);
+        writing(*self).begin();
         let guard = Guard::new(*self, me, process);
-        Ok(if torn { Locked::Torn(Torn::new(guard)) } else { Locked::Clean(guard) })
+        if torn { Locked::Torn(Torn::new(guard)) } else { Locked::Clean(guard) }
     }
 
     /// Makes a poisoned value a torn one, which the next who locks it has to repair. Whether it was poisoned.
@@ -304,6 +378,161 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     /// Whether the value is poisoned.
     pub fn is_poisoned(&self) -> bool {
         parts(*self).0.is_poisoned()
+    }
+}
+
+/// How a reader came in.
+enum Came<'a, T: Share> {
+    In(ReadGuard<'a, T>),
+    /// It did not: the value is torn or poisoned.
+    ToRepair,
+    /// It did not: a writer has the lock.
+    ToWait,
+}
+
+/// What waiting gave, if its time was not over.
+fn unless_late<R>(result: Result<R>) -> Result<Option<R>> {
+    match result {
+        Ok(locked) => Ok(Some(locked)),
+        Err(error) if is_timeout(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The future of a lock for reading.
+#[derive(Debug)]
+struct Reading<'a, T: Share> {
+    at: Place<'a, RwLock<T>>,
+    sleeper: Sleeper<'a>,
+    /// It takes the lock for writing, since the value is torn.
+    repairing: Option<ToWrite<'a, T>>,
+}
+
+impl<'a, T: Share> Future for Reading<'a, T> {
+    type Output = Result<ReadLocked<'a, T>>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { at, sleeper, repairing } = self.get_mut();
+        let attachment = at.attachment();
+        let lock = parts(*at).0;
+        for _ in 0..LOOKS {
+            if let Some(to_write) = repairing {
+                let Poll::Ready(locked) = Pin::new(to_write).poll(context) else { return Poll::Pending };
+                *repairing = None;
+                if let Locked::Torn(torn) = locked? {
+                    return Poll::Ready(Ok(ReadLocked::Torn(torn)));
+                }
+            }
+            let (me, process) = attachment.enter()?;
+            let seen = lock.word.load();
+            // Who comes in and goes again rings for a writer that waits, and so for itself.
+            if seen == 0 {
+                match at.enter(me, process)? {
+                    Came::In(guard) => {
+                        sleeper.get_up();
+                        return Poll::Ready(Ok(ReadLocked::Clean(guard)));
+                    }
+                    Came::ToRepair => {
+                        sleeper.get_up();
+                        *repairing = Some(ToWrite::new(*at));
+                    }
+                    Came::ToWait => {}
+                }
+                continue;
+            }
+            let holder = Owner::in_word(seen).filter(|&holder| attachment.is_alive(holder));
+            if holder.is_none() {
+                at.end_of_writer(seen, me);
+                continue;
+            }
+            sleeper.lie_down(context.waker(), holder)?;
+            if lock.word.announce(seen).is_some() {
+                return Poll::Pending;
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// The future of a lock for writing.
+#[derive(Debug)]
+struct ToWrite<'a, T: Share> {
+    at: Place<'a, RwLock<T>>,
+    sleeper: Sleeper<'a>,
+    waits: Option<ForReaders>,
+}
+
+/// A writer's lock, held while there are readers.
+#[derive(Debug, Clone, Copy)]
+struct ForReaders {
+    me: Owner,
+    process: u64,
+    torn: bool,
+}
+
+impl<'a, T: Share> ToWrite<'a, T> {
+    fn new(at: Place<'a, RwLock<T>>) -> Self {
+        Self { at, sleeper: Sleeper::new(at.attachment()), waits: None }
+    }
+
+    /// Whether a thread of another party, or of this one, reads: then `context` is woken when it may have gone.
+    fn has_readers(&mut self, context: &mut Context<'_>) -> Result<bool> {
+        let (attachment, readers) = (self.at.attachment(), parts(self.at).1);
+        look_at_readers();
+        let end = end(self.at).load(Ordering::SeqCst) as usize;
+        for (slot, word) in readers.iter().enumerate().take(end) {
+            while let Some((generation, seen)) = word.reader() {
+                let reader = Owner::new(slot, generation);
+                if !attachment.is_alive(reader) {
+                    word.clear(seen);
+                    continue;
+                }
+                self.sleeper.lie_down(context.waker(), Some(reader))?;
+                // It has a fence, as a reader has that leaves: one of the two sees the other.
+                if word.reader().is_some_and(|(_, word)| word == seen) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl<'a, T: Share> Future for ToWrite<'a, T> {
+    type Output = Result<Locked<'a, T, RwLock<T>>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let at = self.at;
+        let attachment = at.attachment();
+        let (me, process) = attachment.enter()?;
+        // What a forked child has of a parent's future holds nothing.
+        let held = self.waits.filter(|held| held.process == process);
+        let held = match held {
+            Some(held) => held,
+            None => {
+                let has_begun = || writing(at).has_begun();
+                match parts(at).0.poll(&mut self.sleeper, context, me, has_begun)? {
+                    Poll::Ready(torn) => ForReaders { me, process, torn },
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        };
+        self.waits = Some(held);
+        if self.has_readers(context)? {
+            return Poll::Pending;
+        }
+        self.sleeper.get_up();
+        self.waits = None;
+        Poll::Ready(Ok(at.begin(held.me, held.process, held.torn)))
+    }
+}
+
+impl<T: Share> Drop for ToWrite<'_, T> {
+    fn drop(&mut self) {
+        if let Some(held) = self.waits.filter(|held| held.process == identity::token()) {
+            open_to_all(self.at.attachment(), parts(self.at).0, held.me);
+        }
     }
 }
 
@@ -374,5 +603,47 @@ impl<T: Share> Shared<RwLock<T>> {
     /// Those of [`Place::write_with`].
     pub fn write_with(&self, wait: Wait) -> Result<Locked<'_, T, RwLock<T>>> {
         self.place().write_with(wait)
+    }
+
+    /// As [`Place::try_read`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::read`].
+    pub fn try_read(&self) -> Result<Option<ReadLocked<'_, T>>> {
+        self.place().try_read()
+    }
+
+    /// As [`Place::try_write`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::write`].
+    pub fn try_write(&self) -> Result<Option<Locked<'_, T, RwLock<T>>>> {
+        self.place().try_write()
+    }
+
+    /// As [`Place::read_async`].
+    pub fn read_async(
+        &self,
+    ) -> impl Future<Output = Result<ReadLocked<'_, T>>> + Send + Sync + Unpin + use<'_, T> {
+        self.place().read_async()
+    }
+
+    /// As [`Place::write_async`].
+    pub fn write_async(
+        &self,
+    ) -> impl Future<Output = Result<Locked<'_, T, RwLock<T>>>> + Send + Sync + Unpin + use<'_, T> {
+        self.place().write_async()
+    }
+
+    /// As [`Place::clear_poison`].
+    pub fn clear_poison(&self) -> bool {
+        self.place().clear_poison()
+    }
+
+    /// As [`Place::is_poisoned`].
+    pub fn is_poisoned(&self) -> bool {
+        self.place().is_poisoned()
     }
 }
