@@ -5,6 +5,10 @@ mod support;
 
 #[path = "shm/examples.rs"]
 mod examples;
+#[path = "shm/executor.rs"]
+mod executor;
+#[path = "shm/futures.rs"]
+mod futures;
 #[path = "shm/hostile.rs"]
 mod hostile;
 #[path = "shm/kills.rs"]
