@@ -147,7 +147,7 @@ impl Lock {
                 Tried::Held { holder, seen } => (holder, seen),
             };
             sleeper.lie_down(context.waker(), Some(holder))?;
-            if self.word.announce(seen).is_some() {
+            if self.word.announce_anew(seen) {
                 return Poll::Pending;
             }
         }

@@ -201,7 +201,8 @@ impl<T: Plain> Place<'_, T> {
 unsafe fn load_word<T: Plain>(at: *mut T) -> Option<T> {
     macro_rules! word {
         ($($atomic:ty),*) => {$(
-            if size_of::<T>() == size_of::<$atomic>() && at.cast::<$atomic>().is_aligned() {
+            let is_aligned = align_of::<T>() >= align_of::<$atomic>() || at.cast::<$atomic>().is_aligned();
+            if size_of::<T>() == size_of::<$atomic>() && is_aligned {
                 // SAFETY: as the caller promised, aligned, and as large; a page that is gone becomes zeros.
                 let bits = unsafe { <$atomic>::from_ptr(at.cast()) }.load(Ordering::Relaxed);
                 // SAFETY: as many bytes, and for plain data any will do.
@@ -222,7 +223,8 @@ unsafe fn load_word<T: Plain>(at: *mut T) -> Option<T> {
 unsafe fn store_word<T: Plain>(at: *mut T, value: T) -> bool {
     macro_rules! word {
         ($($atomic:ty),*) => {$(
-            if size_of::<T>() == size_of::<$atomic>() && at.cast::<$atomic>().is_aligned() {
+            let is_aligned = align_of::<T>() >= align_of::<$atomic>() || at.cast::<$atomic>().is_aligned();
+            if size_of::<T>() == size_of::<$atomic>() && is_aligned {
                 // SAFETY: as many bytes, and plain data has no padding.
                 let bits = unsafe { std::mem::transmute_copy(&value) };
                 // SAFETY: as for `load_word`.

@@ -446,7 +446,7 @@ impl<'a, T: Share> Future for Reading<'a, T> {
                 continue;
             }
             sleeper.lie_down(context.waker(), holder)?;
-            if lock.word.announce(seen).is_some() {
+            if lock.word.announce_anew(seen) {
                 return Poll::Pending;
             }
         }
