@@ -7,6 +7,8 @@ mod support;
 mod examples;
 #[path = "shm/executor.rs"]
 mod executor;
+#[path = "shm/future_kills.rs"]
+mod future_kills;
 #[path = "shm/futures.rs"]
 mod futures;
 #[path = "shm/hostile.rs"]
