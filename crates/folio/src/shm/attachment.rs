@@ -8,8 +8,8 @@ use super::header::{
     Changing, FIXED, Facts, Flaw, Kind, LOST, Lifetime, READY, SLOTS, SLOTS_AT, Slot, data_at, short_name,
 };
 use super::owner::Owner;
-use super::party_bell::PartyBell;
 use super::party::{self, NoSlot};
+use super::party_bell::PartyBell;
 use crate::error::{Errno, Error, Result, Subject};
 use crate::flags::MapFlags;
 use crate::page::PageSize;

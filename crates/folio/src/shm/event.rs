@@ -148,8 +148,7 @@ impl<'a> Place<'a, Event> {
                 return Ok(true);
             }
             sleeper.lie_down(waker, None)?;
-            let announced =
-                self.word().compare_exchange(CLEAR, WAITED, Ordering::Relaxed, Ordering::Relaxed);
+            let announced = self.word().compare_exchange(CLEAR, WAITED, Ordering::Relaxed, Ordering::Relaxed);
             if announced != Err(SET) {
                 return Ok(false);
             }

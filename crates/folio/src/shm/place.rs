@@ -365,9 +365,7 @@ impl<T: Share, const N: usize> Shared<[T; N]> {
     /// The elements of an array.
     pub fn each(&self) -> impl ExactSizeIterator<Item = Shared<T>> + use<'_, T, N> {
         // SAFETY: as the places.
-        self.place()
-            .each()
-            .map(|place| unsafe { Shared::new(Arc::clone(&self.attachment), place.as_ptr()) })
+        self.place().each().map(|place| unsafe { Shared::new(Arc::clone(&self.attachment), place.as_ptr()) })
     }
 
     /// An element of an array, or `None` past its end.

@@ -4,14 +4,14 @@
 use super::attachment::Attachment;
 use super::guard::{Guard, Guards, Locked, Torn, sealed};
 use super::header::SLOTS;
-use super::lock::{LOOKS, Lock};
+use super::lock::{LOOKS, Lock, Tried};
 use super::lock_word::Unlocked;
 use super::owner::Owner;
 use super::party_bell::{Sleeper, wake_all_kinds};
 use super::place::{Place, Shared};
 use super::reader_word::{Entered, MOST, ReaderWord, look_at_readers};
 use super::share::{InPlace, Plain, Share, fingerprint};
-use super::wait::{Look, Phase, Wait, is_timeout, low_half};
+use super::wait::{Look, Phase, Wait, low_half};
 use super::writing::Writing;
 use crate::error::{Errno, Error, Result};
 use crate::sys::identity;
@@ -23,7 +23,6 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 /// A value that any number of threads of all processes read, or one writes. It starts free, with a value of zeros, and takes
 /// two KiB besides the value.
@@ -271,6 +270,21 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
         Ok(Came::In(ReadGuard { at: *self, me, process, value: PhantomData }))
     }
 
+    /// For a writer, which has looked at the readers: one that lives, by its word, and what that is. What the dead left is cleared.
+    fn living_reader(&self) -> Option<(&'a ReaderWord, Owner, u64)> {
+        let end = end(*self).load(Ordering::SeqCst) as usize;
+        for (slot, word) in parts(*self).1.iter().enumerate().take(end) {
+            while let Some((generation, seen)) = word.reader() {
+                let reader = Owner::new(slot, generation);
+                if self.attachment().is_alive(reader) {
+                    return Some((word, reader, seen));
+                }
+                word.clear(seen);
+            }
+        }
+        None
+    }
+
     /// Frees the lock of a writer that has died, if it is still as that one left it.
     fn end_of_writer(&self, dead: u64, me: Owner) -> bool {
         let lock = parts(*self).0;
@@ -290,7 +304,29 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     ///
     /// Those of [`read`](Self::read).
     pub fn try_read(&self) -> Result<Option<ReadLocked<'a, T>>> {
-        unless_late(self.read_with(Wait::new().spin(0).timeout(Duration::ZERO)))
+        let (attachment, lock) = (self.attachment(), parts(*self).0);
+        // Each round that goes on, somebody else has changed something.
+        for _ in 0..LOOKS {
+            let (me, process) = attachment.enter()?;
+            let seen = lock.word.load();
+            if Owner::in_word(seen).is_some_and(|holder| attachment.is_alive(holder)) {
+                break;
+            }
+            if seen != 0 {
+                self.end_of_writer(seen, me);
+                continue;
+            }
+            match self.enter(me, process)? {
+                Came::In(guard) => return Ok(Some(ReadLocked::Clean(guard))),
+                Came::ToRepair => match self.try_write()? {
+                    Some(Locked::Torn(torn)) => return Ok(Some(ReadLocked::Torn(torn))),
+                    Some(Locked::Clean(guard)) => drop(guard),
+                    None => break,
+                },
+                Came::ToWait => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Takes the lock for writing, if no process that lives has it.
@@ -299,7 +335,16 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     ///
     /// Those of [`read`](Self::read).
     pub fn try_write(&self) -> Result<Option<Locked<'a, T, RwLock<T>>>> {
-        unless_late(self.write_with(Wait::new().spin(0).timeout(Duration::ZERO)))
+        let (attachment, lock) = (self.attachment(), parts(*self).0);
+        let (me, process) = attachment.enter()?;
+        let has_begun = || writing(*self).has_begun();
+        let Tried::Mine(torn) = lock.attempt(attachment, me, false, has_begun)? else { return Ok(None) };
+        look_at_readers();
+        if self.living_reader().is_some() {
+            open_to_all(attachment, lock, me);
+            return Ok(None);
+        }
+        Ok(Some(self.begin(me, process, torn)))
     }
 
     /// A future that takes the lock for reading; see [`lock_async`](Place::lock_async) for what holds for all of them.
@@ -390,15 +435,6 @@ enum Came<'a, T: Share> {
     ToWait,
 }
 
-/// What waiting gave, if its time was not over.
-fn unless_late<R>(result: Result<R>) -> Result<Option<R>> {
-    match result {
-        Ok(locked) => Ok(Some(locked)),
-        Err(error) if is_timeout(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// The future of a lock for reading.
 #[derive(Debug)]
 struct Reading<'a, T: Share> {
@@ -478,21 +514,12 @@ impl<'a, T: Share> ToWrite<'a, T> {
 
     /// Whether a thread of another party, or of this one, reads: then `context` is woken when it may have gone.
     fn has_readers(&mut self, context: &mut Context<'_>) -> Result<bool> {
-        let (attachment, readers) = (self.at.attachment(), parts(self.at).1);
         look_at_readers();
-        let end = end(self.at).load(Ordering::SeqCst) as usize;
-        for (slot, word) in readers.iter().enumerate().take(end) {
-            while let Some((generation, seen)) = word.reader() {
-                let reader = Owner::new(slot, generation);
-                if !attachment.is_alive(reader) {
-                    word.clear(seen);
-                    continue;
-                }
-                self.sleeper.lie_down(context.waker(), Some(reader))?;
-                // It has a fence, as a reader has that leaves: one of the two sees the other.
-                if word.reader().is_some_and(|(_, word)| word == seen) {
-                    return Ok(true);
-                }
+        while let Some((word, reader, seen)) = self.at.living_reader() {
+            self.sleeper.lie_down(context.waker(), Some(reader))?;
+            // It has a fence, as a reader has that leaves: one of the two sees the other.
+            if word.reader().is_some_and(|(_, word)| word == seen) {
+                return Ok(true);
             }
         }
         Ok(false)

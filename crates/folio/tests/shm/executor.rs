@@ -68,10 +68,8 @@ pub(crate) fn run_all<'a>(futures: impl IntoIterator<Item = Pin<Box<dyn Future<O
     ready.0.lock().unwrap().extend(0..futures.len());
     let mut left = futures.len();
     while left > 0 {
-        let (mut queue, late) = ready
-            .1
-            .wait_timeout_while(ready.0.lock().unwrap(), PATIENCE, |queue| queue.is_empty())
-            .unwrap();
+        let (mut queue, late) =
+            ready.1.wait_timeout_while(ready.0.lock().unwrap(), PATIENCE, |queue| queue.is_empty()).unwrap();
         assert!(!late.timed_out(), "{left} futures are never ready");
         let Some(next) = queue.pop_front() else { continue };
         drop(queue);

@@ -84,6 +84,16 @@ fn beside(others: impl Fn() + Sync, work: impl FnOnce()) {
     });
 }
 
+/// The segment; with a bell, where that is not what is looked at.
+fn ready(name: &str, step: Step) -> Segment<Desk> {
+    let desk = Segment::<Desk>::open(name).unwrap();
+    if let Step::Instruction = step {
+        let waits = field!(desk.held);
+        assert!(poll_once(&mut waits.wait_async()).is_pending());
+    }
+    desk
+}
+
 #[test]
 fn who_waits_for_a_lock_with_a_future_may_die_at_every_step() {
     if !can_trace() {
@@ -100,13 +110,14 @@ fn who_waits_for_a_lock_with_a_future_may_die_at_every_step() {
         std::thread::sleep(Duration::from_micros(100));
     };
     beside(hold, || {
-        for (step, kills) in [(Step::Call, 120), (Step::Instruction, 40)] {
+        // At each system call, the first ones included that make the bell; and between them.
+        for (step, kills) in [(Step::Call, 120), (Step::Instruction, 16)] {
             sweep(
                 &mut ledger,
                 step,
                 kills,
                 || (),
-                |()| Segment::<Desk>::open("futures").unwrap(),
+                |()| ready("futures", step),
                 |theirs| {
                     let (pair, table) = (field!(theirs.pair), field!(theirs.table));
                     for _ in 0..2 {
@@ -147,13 +158,14 @@ fn who_waits_for_an_event_with_a_future_or_a_listener_may_die_at_every_step() {
         std::thread::sleep(Duration::from_micros(300));
     };
     beside(set, || {
-        for (step, kills) in [(Step::Call, 120), (Step::Instruction, 40)] {
+        // At each system call, the first ones included that make the bell; and between them.
+        for (step, kills) in [(Step::Call, 120), (Step::Instruction, 16)] {
             sweep(
                 &mut ledger,
                 step,
                 kills,
                 || (),
-                |()| Segment::<Desk>::open("events").unwrap(),
+                |()| ready("events", step),
                 |theirs| {
                     let go = field!(theirs.go);
                     for _ in 0..2 {
@@ -197,7 +209,7 @@ fn waker_dies<P, F: Future<Output = u64>>(
     let world = World::new();
     let mut ledger = Ledger::default();
     let desk = Segment::<Desk>::create("wakers").unwrap();
-    for (step, kills) in [(Step::Call, 8), (Step::Instruction, 40)] {
+    for (step, kills) in [(Step::Call, 8), (Step::Instruction, 16)] {
         sweep(
             &mut ledger,
             step,

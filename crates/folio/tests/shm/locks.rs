@@ -501,7 +501,9 @@ fn a_writer_that_is_killed_while_it_waits_for_readers_tears_nothing() {
         wait(writer);
         // The next is a reader, or a writer.
         if round < 3 {
-            let ReadLocked::Clean(guard) = table.read_with(patiently()).unwrap() else { panic!("said to be torn") };
+            let ReadLocked::Clean(guard) = table.read_with(patiently()).unwrap() else {
+                panic!("said to be torn")
+            };
             assert_eq!(guard.get().unwrap(), [0, 0]);
         }
         kill(reader, libc::SIGKILL);
@@ -563,13 +565,14 @@ fn who_only_tries_waits_for_nobody_who_lives() {
     assert!(field!(desk.held).take_with(patiently()).unwrap());
     kill(writer, libc::SIGKILL);
     wait(writer);
-    let Some(ReadLocked::Torn(torn)) = table.try_read().unwrap() else { panic!("a dead writer is waited for") };
+    let Some(ReadLocked::Torn(torn)) = table.try_read().unwrap() else {
+        panic!("a dead writer is waited for")
+    };
     torn.poison();
     assert_eq!(table.try_read().unwrap_err().errno(), Errno::NOTRECOVERABLE);
     assert_eq!(table.try_write().unwrap_err().errno(), Errno::NOTRECOVERABLE);
     assert!(table.is_poisoned() && table.clear_poison() && !table.is_poisoned());
     drop(table.try_write().unwrap().unwrap().or_repair(|_| Ok(())).unwrap());
-    // A lock that was only tried costs who has it no system call.
     let numbers = field!(desk.numbers);
     assert!(numbers.try_lock().unwrap().is_some() && !numbers.is_poisoned() && !numbers.clear_poison());
 }
@@ -632,7 +635,10 @@ fn what_nobody_waits_for_makes_no_system_call() {
         go.set();
         go.clear();
         drop(numbers.lock().unwrap().clean().unwrap());
-        numbers.lock().unwrap().clean().unwrap().update(|pair| pair[0] += 1).unwrap();
+        let mut guard = numbers.lock().unwrap().clean().unwrap();
+        // Who only tries does not wait.
+        assert!(numbers.try_lock().unwrap().is_none());
+        guard.update(|pair| pair[0] += 1).unwrap();
     };
     assert_eq!(calls(&all), none);
     wait_once();
