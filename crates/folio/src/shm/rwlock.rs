@@ -535,14 +535,13 @@ impl<'a, T: Share> Future for ToWrite<'a, T> {
         let (me, process) = attachment.enter()?;
         // What a forked child has of a parent's future holds nothing.
         let held = self.waits.filter(|held| held.process == process);
-        let held = match held {
-            Some(held) => held,
-            None => {
-                let has_begun = || writing(at).has_begun();
-                match parts(at).0.poll(&mut self.sleeper, context, me, has_begun)? {
-                    Poll::Ready(torn) => ForReaders { me, process, torn },
-                    Poll::Pending => return Poll::Pending,
-                }
+        let held = if let Some(held) = held {
+            held
+        } else {
+            let has_begun = || writing(at).has_begun();
+            match parts(at).0.poll(&mut self.sleeper, context, me, has_begun)? {
+                Poll::Ready(torn) => ForReaders { me, process, torn },
+                Poll::Pending => return Poll::Pending,
             }
         };
         self.waits = Some(held);

@@ -236,7 +236,7 @@ fn waker_dies<P, F: Future<Output = u64>>(
                 }
                 prepared
             },
-            |prepared| work(prepared),
+            &work,
             |ledger, waiter| {
                 let start = Instant::now();
                 finish(&desk);
@@ -282,7 +282,7 @@ fn who_gives_back_what_a_future_waits_for_may_die_at_every_step() {
             let table: &'static Shared<RwLock<Pair>> = Box::leak(Box::new(field!(desk.table)));
             table.read().unwrap()
         },
-        |guard| drop(guard),
+        drop,
         |_| (),
         |desk| async move {
             // No writer died: it is in order, and stays so.
@@ -306,7 +306,7 @@ fn who_gives_back_what_a_future_waits_for_may_die_at_every_step() {
         |_| (),
         |desk| async move {
             let table = field!(desk.table);
-            let wrong = match table.read_async().await.unwrap() {
+            match table.read_async().await.unwrap() {
                 folio::shm::ReadLocked::Clean(guard) => {
                     let Pair { one, other } = guard.get().unwrap();
                     u64::from(one != other)
@@ -315,8 +315,7 @@ fn who_gives_back_what_a_future_waits_for_may_die_at_every_step() {
                     drop(torn.repair(repair).unwrap());
                     0
                 }
-            };
-            wrong
+            }
         },
     );
 }

@@ -196,7 +196,10 @@ fn a_future_of_what_is_done_once_is_ready_when_another_process_has_done_it() {
             assert!(field!(desk.go).take_with(patiently()).unwrap());
             let in_time = Wait::new().timeout(PATIENCE);
             field!(desk.once)
-                .call_with(in_time, |_| Ok(field!(desk.total).store(7, Ordering::Relaxed)))
+                .call_with(in_time, |_| {
+                    field!(desk.total).store(7, Ordering::Relaxed);
+                    Ok(())
+                })
                 .unwrap();
         });
         let mut future = once.wait_async();
@@ -404,7 +407,9 @@ fn a_waker_that_panics_keeps_no_other_future_of_the_segment_asleep() {
             assert!(started.elapsed() < PATIENCE, "a future is never woken");
             std::thread::yield_now();
         }
-        others.into_iter().for_each(|other| block_on(other).unwrap());
+        for other in others {
+            block_on(other).unwrap();
+        }
         block_on(one).unwrap();
         assert!(go.clear());
     }
