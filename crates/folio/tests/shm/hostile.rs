@@ -192,9 +192,9 @@ fn another_type_or_layout_is_refused_and_both_sides_are_shown() {
     drop(few);
     // A header of a folio to come.
     let file = writable(&world, "versions");
-    file.write_all_at(&2_u32.to_ne_bytes(), 8).unwrap();
+    file.write_all_at(&3_u32.to_ne_bytes(), 8).unwrap();
     let error = Segment::<Version1>::open("versions").unwrap_err();
-    assert!(error.to_string().contains("layout version is 2, and must be 1"), "{error}");
+    assert!(error.to_string().contains("layout version is 3, and must be 2"), "{error}");
     assert!(shm::collect(false).unwrap().removed.is_empty());
 }
 
