@@ -219,3 +219,59 @@ fn a_writer_that_waits_for_a_reader_is_woken_when_that_one_leaves() {
         other.join().unwrap();
     });
 }
+
+/// As in `condvar.rs`: someone waits, and one notification.
+const SOMEONE: u32 = 1;
+const NOTIFIED: u32 = 2;
+
+#[test]
+fn a_future_that_waits_for_a_notification_is_woken() {
+    for all in [false, true] {
+        loom::model(move || {
+            // How often it was notified when the lock was given back, after which comes each notification that counts.
+            let before = 6 * NOTIFIED;
+            let condition = Arc::new((AtomicU32::new(before | SOMEONE), Bell::new()));
+            // Who notified all last has taken that away.
+            condition.0.store(if all { before } else { before | SOMEONE }, Ordering::Relaxed);
+            let other = thread::spawn({
+                let condition = Arc::clone(&condition);
+                move || {
+                    let (word, bell) = &*condition;
+                    let is_notified = |now: u32| (now ^ before) & !SOMEONE != 0;
+                    while !is_notified(word.load(Ordering::Relaxed)) {
+                        let rings = bell.lie_down();
+                        let now = word.load(Ordering::Relaxed);
+                        if is_notified(now) {
+                            break;
+                        }
+                        let wanted = now | SOMEONE;
+                        let is_said = now == wanted
+                            || word
+                                .compare_exchange(now, wanted, Ordering::Relaxed, Ordering::Relaxed)
+                                .is_ok();
+                        if is_said {
+                            bell.sleep(rings);
+                        }
+                    }
+                }
+            });
+            let (word, bell) = &*condition;
+            let seen = if all {
+                let mut seen = word.load(Ordering::Relaxed);
+                loop {
+                    let told = (seen & !SOMEONE) + NOTIFIED;
+                    match word.compare_exchange(seen, told, Ordering::AcqRel, Ordering::Relaxed) {
+                        Ok(seen) => break seen,
+                        Err(other) => seen = other,
+                    }
+                }
+            } else {
+                word.fetch_add(NOTIFIED, Ordering::AcqRel)
+            };
+            if seen & SOMEONE != 0 {
+                bell.pull();
+            }
+            other.join().unwrap();
+        });
+    }
+}

@@ -1,6 +1,6 @@
 //! kill -9 at the steps of futures, and of those who wake them: the others go on.
 
-use crate::executor::{PATIENCE, block_on, poll_once};
+use crate::executor::{PATIENCE, block_on, poll_once, run_all};
 use crate::steps::{Ledger, Step, can_trace, sweep};
 use crate::support::skip;
 use crate::world::World;
@@ -343,4 +343,83 @@ fn who_sets_or_notifies_what_a_future_waits_for_may_die_at_every_step() {
             is_wrong(changed.wait_async(guard).await)
         },
     );
+}
+
+/// Several processes at one lock and one event with futures, and one after the other is killed at any moment.
+#[test]
+fn killed_while_their_futures_compete_nobody_hangs_and_nothing_is_lost() {
+    const WORKERS: usize = 3;
+    let kills = 40 * crate::steps::thoroughness();
+    let world = World::new();
+    let mut ledger = Ledger::default();
+    let desk = Segment::<Desk>::create("desk").unwrap();
+    let work = || {
+        let theirs = Segment::<Desk>::open("desk").unwrap();
+        let one = |_| {
+            Box::pin(async {
+                while !field!(theirs.held).is_set() {
+                    let (pair, table) = (field!(theirs.pair), field!(theirs.table));
+                    let guard = pair.lock_async().await.unwrap().or_repair(repair).unwrap();
+                    let Pair { one, other } = guard.get().unwrap();
+                    if one != other {
+                        // Seen through a lock that was said to be in order.
+                        std::process::abort();
+                    }
+                    change(&guard);
+                    drop(guard);
+                    field!(theirs.go).set();
+                    drop(table.read_async().await.unwrap());
+                    change(&table.write_async().await.unwrap().or_repair(repair).unwrap());
+                    field!(theirs.go).take_async().await.unwrap();
+                    // One that took it and was killed has taken it from those that wait.
+                    field!(theirs.go).set();
+                    field!(theirs.waits).fetch_add(1, Ordering::SeqCst);
+                }
+            }) as std::pin::Pin<Box<dyn Future<Output = ()> + '_>>
+        };
+        run_all((0..5).map(one));
+    };
+    let spawn = || crate::support::spawn_child(work).0;
+    let mut workers: Vec<_> = (0..WORKERS).map(|_| spawn()).collect();
+    let seed = crate::world::seed();
+    let mut random = seed;
+    for _ in 0..kills {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        std::thread::sleep(Duration::from_micros(random % 3000));
+        let victim = workers.remove(random as usize % WORKERS);
+        // SAFETY: a child of this test's own.
+        unsafe { libc::kill(victim, libc::SIGKILL) };
+        match crate::support::wait(victim) {
+            crate::support::End::Killed(libc::SIGKILL) => ledger.kills += 1,
+            end => {
+                ledger.corrupted += 1;
+                eprintln!("seed {seed}: a worker ended by itself: {end:?}");
+            }
+        }
+        workers.push(spawn());
+        // Someone gets on, whatever the dead one has taken along.
+        field!(desk.go).set();
+        let (start, before) = (Instant::now(), field!(desk.waits).load(Ordering::SeqCst));
+        while field!(desk.waits).load(Ordering::SeqCst) == before {
+            if start.elapsed() > PATIENCE {
+                ledger.hung += 1;
+                eprintln!("seed {seed}: nobody gets on");
+                break;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+    for worker in workers {
+        // SAFETY: as above.
+        unsafe { libc::kill(worker, libc::SIGKILL) };
+        crate::support::wait(worker);
+        ledger.kills += 1;
+    }
+    settle(&mut ledger, field!(desk.pair).lock_with(patiently()).unwrap());
+    settle(&mut ledger, field!(desk.table).write_with(patiently()).unwrap());
+    drop(desk);
+    ledger.leaked += leaked(&world);
+    counted(&ledger, "competing with futures");
 }

@@ -444,6 +444,22 @@ fn futures_of_a_forked_child_are_its_own_and_its_parents_stay_its_parents() {
     field!(desk.once).call(|_| Ok(())).unwrap();
     assert_eq!(wait(pid), End::Exited(0));
     assert!(!number.lock().unwrap().is_torn());
+    // One that lets go of the segment takes its parent's bell from nobody either.
+    let event = Segment::<Event>::anonymous().unwrap();
+    assert!(poll_once(&mut event.place().wait_async()).is_pending());
+    child_succeeds(|| {
+        // SAFETY: a bitwise copy, as above; it is the only handle, and dropped once, here.
+        drop(unsafe { std::ptr::read(&raw const event) });
+    });
+    let place = event.place();
+    let mut looks = place.wait_async();
+    let told = waits(&mut looks);
+    place.set();
+    let started = Instant::now();
+    while told.0.load(Ordering::SeqCst) == 0 {
+        assert!(started.elapsed() < PATIENCE, "the parent's bell is silent");
+        std::thread::yield_now();
+    }
 }
 
 #[test]
