@@ -20,6 +20,11 @@ use std::time::{Duration, Instant};
 const ROUNDS: u64 = 150;
 const SOON: Duration = Duration::from_secs(50);
 
+/// Who wakes a future does so a little after it was asked to: what asks for it wakes futures, too.
+fn a_little_later() {
+    std::thread::sleep(Duration::from_millis(3));
+}
+
 #[derive(Share)]
 #[repr(C)]
 struct Desk {
@@ -84,6 +89,7 @@ fn a_future_of_a_lock_is_ready_when_another_process_gives_it_back() {
             let mut guard = number.lock().unwrap().clean().unwrap();
             held.set();
             go.take().unwrap();
+            a_little_later();
             guard.update(|number| *number += 1).unwrap();
             drop(guard);
             go.take().unwrap();
@@ -112,6 +118,7 @@ fn futures_of_events_are_ready_when_another_process_sets_them() {
     let (pid, _messages) = spawn_child(|| {
         for _ in 0..ROUNDS {
             assert!(held.take_with(patiently()).unwrap());
+            a_little_later();
             go.set();
         }
     });
@@ -167,6 +174,7 @@ fn a_future_of_a_condition_is_ready_when_another_process_notifies() {
         let (pid, _messages) = spawn_child(|| {
             for round in 1..=ROUNDS {
                 assert!(field!(desk.go).take_with(patiently()).unwrap());
+                a_little_later();
                 field!(desk.number).lock().unwrap().clean().unwrap().set(round).unwrap();
                 let changed = field!(desk.changed);
                 if all { changed.notify_all() } else { changed.notify_one() }
@@ -194,6 +202,7 @@ fn a_future_of_what_is_done_once_is_ready_when_another_process_has_done_it() {
         let once = field!(desk.once);
         let (pid, _messages) = spawn_child(|| {
             assert!(field!(desk.go).take_with(patiently()).unwrap());
+            a_little_later();
             let in_time = Wait::new().timeout(PATIENCE);
             field!(desk.once)
                 .call_with(in_time, |_| {
@@ -224,11 +233,13 @@ fn futures_of_readers_and_writers_wait_for_each_other_across_processes() {
                 let mut guard = table.write().unwrap().clean().unwrap();
                 field!(desk.held).set();
                 assert!(field!(desk.go).take_with(patiently()).unwrap());
+                a_little_later();
                 guard.set([round, round]).unwrap();
             } else {
                 let guard = table.read().unwrap();
                 field!(desk.held).set();
                 assert!(field!(desk.go).take_with(patiently()).unwrap());
+                a_little_later();
                 drop(guard);
             }
         }
@@ -541,6 +552,7 @@ fn a_listener_is_readable_when_another_process_sets_the_event() {
     let (pid, _messages) = spawn_child(|| {
         for _ in 0..ROUNDS {
             assert!(field!(desk.held).take_with(patiently()).unwrap());
+            a_little_later();
             field!(desk.go).set();
         }
     });
