@@ -530,6 +530,17 @@ impl<'a, T: Share> Future for ToWrite<'a, T> {
     type Output = Result<Locked<'a, T, RwLock<T>>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = self.go_on(context);
+        if polled.is_ready() {
+            self.sleeper.get_up();
+            self.give_up();
+        }
+        polled
+    }
+}
+
+impl<'a, T: Share> ToWrite<'a, T> {
+    fn go_on(&mut self, context: &mut Context<'_>) -> Poll<Result<Locked<'a, T, RwLock<T>>>> {
         let at = self.at;
         let attachment = at.attachment();
         let (me, process) = attachment.enter()?;
@@ -548,17 +559,21 @@ impl<'a, T: Share> Future for ToWrite<'a, T> {
         if self.has_readers(context)? {
             return Poll::Pending;
         }
-        self.sleeper.get_up();
         self.waits = None;
         Poll::Ready(Ok(at.begin(held.me, held.process, held.torn)))
+    }
+
+    /// Gives back the lock that it has while it waits for readers, if it does.
+    fn give_up(&mut self) {
+        if let Some(held) = self.waits.take().filter(|held| held.process == identity::token()) {
+            open_to_all(self.at.attachment(), parts(self.at).0, held.me);
+        }
     }
 }
 
 impl<T: Share> Drop for ToWrite<'_, T> {
     fn drop(&mut self) {
-        if let Some(held) = self.waits.filter(|held| held.process == identity::token()) {
-            open_to_all(self.at.attachment(), parts(self.at).0, held.me);
-        }
+        self.give_up();
     }
 }
 
