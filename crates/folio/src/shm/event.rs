@@ -195,11 +195,12 @@ impl Future for Ringing<'_> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         let Self { at, takes, sleeper } = self.get_mut();
-        if !at.look_or_lie_down(*takes, sleeper, context.waker())? {
+        let found = at.look_or_lie_down(*takes, sleeper, context.waker());
+        if let Ok(false) = found {
             return Poll::Pending;
         }
         sleeper.get_up();
-        Poll::Ready(Ok(()))
+        Poll::Ready(found.map(drop))
     }
 }
 
