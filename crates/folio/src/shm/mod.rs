@@ -39,6 +39,7 @@
 // | `reader_word` | the word of a process that reads |
 // | `guard` | what who holds a lock has |
 // | `mutex`, `rwlock`, `condvar`, `event`, `once` | for synchronising |
+// | `rwlock_futures` | how futures read and write |
 // | `body` | segments whose contents are folio's own |
 // | `doze` | how one side tells the other that it sleeps |
 // | `bell`, `future` | a descriptor to poll, and futures |
@@ -74,6 +75,7 @@ mod place;
 mod reader_word;
 mod registry;
 mod rwlock;
+mod rwlock_futures;
 mod segment;
 mod share;
 mod wait;

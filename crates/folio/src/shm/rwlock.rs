@@ -7,9 +7,10 @@ use super::header::SLOTS;
 use super::lock::{LOOKS, Lock, Tried};
 use super::lock_word::Unlocked;
 use super::owner::Owner;
-use super::party_bell::{Sleeper, wake_all_kinds};
+use super::party_bell::wake_all_kinds;
 use super::place::{Place, Shared};
 use super::reader_word::{Entered, MOST, ReaderWord, look_at_readers};
+use super::rwlock_futures::{Reading, ToWrite};
 use super::share::{InPlace, Plain, Share, fingerprint};
 use super::wait::{Look, Phase, Wait, low_half};
 use super::writing::Writing;
@@ -20,9 +21,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::mem::offset_of;
 use std::ops::Deref;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
-use std::task::{Context, Poll};
 
 /// A value that any number of threads of all processes read, or one writes. It starts free, with a value of zeros, and takes
 /// two KiB besides the value.
@@ -87,7 +86,7 @@ impl<T: Share> sealed::Sealed<T> for RwLock<T> {
 }
 
 /// Gives the writer's lock back, and wakes all who wait: they may all be readers.
-fn open_to_all(attachment: &Attachment, lock: &Lock, me: Owner) {
+pub(super) fn open_to_all(attachment: &Attachment, lock: &Lock, me: Owner) {
     if lock.word.unlock(me.word()) == Unlocked::Wake {
         wake_all_kinds(attachment, low_half(&lock.word.0), u32::MAX);
     }
@@ -178,12 +177,12 @@ impl<T: Share> Drop for ReadGuard<'_, T> {
     }
 }
 
-fn parts<T: Share>(at: Place<'_, RwLock<T>>) -> (&Lock, &[ReaderWord; SLOTS]) {
+pub(super) fn parts<T: Share>(at: Place<'_, RwLock<T>>) -> (&Lock, &[ReaderWord; SLOTS]) {
     // SAFETY: a place is aligned and mapped; both are made of atomics alone.
     unsafe { (&(*at.as_ptr()).lock, &(*at.as_ptr()).readers) }
 }
 
-fn writing<T: Share>(at: Place<'_, RwLock<T>>) -> &Writing {
+pub(super) fn writing<T: Share>(at: Place<'_, RwLock<T>>) -> &Writing {
     // SAFETY: as above.
     unsafe { &(*at.as_ptr()).writing }
 }
@@ -242,7 +241,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     }
 
     /// Counts this thread in, if no writer has the lock.
-    fn enter(&self, me: Owner, process: u64) -> Result<Came<'a, T>> {
+    pub(super) fn enter(&self, me: Owner, process: u64) -> Result<Came<'a, T>> {
         let (attachment, (lock, readers)) = (self.attachment(), parts(*self));
         let Some(slot) = me.slot() else { return Err(too_many(attachment)) };
         let word = &readers[slot];
@@ -271,7 +270,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     }
 
     /// For a writer, which has looked at the readers: one that lives, by its word, and what that is. What the dead left is cleared.
-    fn living_reader(&self) -> Option<(&'a ReaderWord, Owner, u64)> {
+    pub(super) fn living_reader(&self) -> Option<(&'a ReaderWord, Owner, u64)> {
         let end = end(*self).load(Ordering::SeqCst) as usize;
         for (slot, word) in parts(*self).1.iter().enumerate().take(end) {
             while let Some((generation, seen)) = word.reader() {
@@ -286,7 +285,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     }
 
     /// Frees the lock of a writer that has died, if it is still as that one left it.
-    fn end_of_writer(&self, dead: u64, me: Owner) -> bool {
+    pub(super) fn end_of_writer(&self, dead: u64, me: Owner) -> bool {
         let lock = parts(*self).0;
         let mine = lock.word.take_over(dead, me.word());
         if mine {
@@ -355,7 +354,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     pub fn read_async(
         &self,
     ) -> impl Future<Output = Result<ReadLocked<'a, T>>> + Send + Sync + Unpin + use<'a, T> {
-        Reading { at: *self, sleeper: Sleeper::new(self.attachment()), repairing: None }
+        Reading::new(*self)
     }
 
     /// A future that takes the lock for writing; see [`lock_async`](Place::lock_async) for what holds for all of them.
@@ -407,7 +406,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     }
 
     /// For a writer: the readers have gone.
-    fn begin(&self, me: Owner, process: u64, torn: bool) -> Locked<'a, T, RwLock<T>> {
+    pub(super) fn begin(&self, me: Owner, process: u64, torn: bool) -> Locked<'a, T, RwLock<T>> {
         // What those readers did comes before what is done now.
         fence(Ordering::Acquire);
         writing(*self).begin();
@@ -427,154 +426,12 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
 }
 
 /// How a reader came in.
-enum Came<'a, T: Share> {
+pub(super) enum Came<'a, T: Share> {
     In(ReadGuard<'a, T>),
     /// It did not: the value is torn or poisoned.
     ToRepair,
     /// It did not: a writer has the lock.
     ToWait,
-}
-
-/// The future of a lock for reading.
-#[derive(Debug)]
-struct Reading<'a, T: Share> {
-    at: Place<'a, RwLock<T>>,
-    sleeper: Sleeper<'a>,
-    /// It takes the lock for writing, since the value is torn.
-    repairing: Option<ToWrite<'a, T>>,
-}
-
-impl<'a, T: Share> Future for Reading<'a, T> {
-    type Output = Result<ReadLocked<'a, T>>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { at, sleeper, repairing } = self.get_mut();
-        let attachment = at.attachment();
-        let lock = parts(*at).0;
-        for _ in 0..LOOKS {
-            if let Some(to_write) = repairing {
-                let Poll::Ready(locked) = Pin::new(to_write).poll(context) else { return Poll::Pending };
-                *repairing = None;
-                if let Locked::Torn(torn) = locked? {
-                    return Poll::Ready(Ok(ReadLocked::Torn(torn)));
-                }
-            }
-            let (me, process) = attachment.enter()?;
-            let seen = lock.word.load();
-            // Who comes in and goes again rings for a writer that waits, and so for itself.
-            if seen == 0 {
-                match at.enter(me, process)? {
-                    Came::In(guard) => {
-                        sleeper.get_up();
-                        return Poll::Ready(Ok(ReadLocked::Clean(guard)));
-                    }
-                    Came::ToRepair => {
-                        sleeper.get_up();
-                        *repairing = Some(ToWrite::new(*at));
-                    }
-                    Came::ToWait => {}
-                }
-                continue;
-            }
-            let holder = Owner::in_word(seen).filter(|&holder| attachment.is_alive(holder));
-            if holder.is_none() {
-                at.end_of_writer(seen, me);
-                continue;
-            }
-            sleeper.lie_down(context.waker(), holder)?;
-            if lock.word.announce_anew(seen) {
-                return Poll::Pending;
-            }
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    }
-}
-
-/// The future of a lock for writing.
-#[derive(Debug)]
-struct ToWrite<'a, T: Share> {
-    at: Place<'a, RwLock<T>>,
-    sleeper: Sleeper<'a>,
-    waits: Option<ForReaders>,
-}
-
-/// A writer's lock, held while there are readers.
-#[derive(Debug, Clone, Copy)]
-struct ForReaders {
-    me: Owner,
-    process: u64,
-    torn: bool,
-}
-
-impl<'a, T: Share> ToWrite<'a, T> {
-    fn new(at: Place<'a, RwLock<T>>) -> Self {
-        Self { at, sleeper: Sleeper::new(at.attachment()), waits: None }
-    }
-
-    /// Whether a thread of another party, or of this one, reads: then `context` is woken when it may have gone.
-    fn has_readers(&mut self, context: &mut Context<'_>) -> Result<bool> {
-        look_at_readers();
-        while let Some((word, reader, seen)) = self.at.living_reader() {
-            self.sleeper.lie_down(context.waker(), Some(reader))?;
-            // It has a fence, as a reader has that leaves: one of the two sees the other.
-            if word.reader().is_some_and(|(_, word)| word == seen) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-}
-
-impl<'a, T: Share> Future for ToWrite<'a, T> {
-    type Output = Result<Locked<'a, T, RwLock<T>>>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let polled = self.go_on(context);
-        if polled.is_ready() {
-            self.sleeper.get_up();
-            self.give_up();
-        }
-        polled
-    }
-}
-
-impl<'a, T: Share> ToWrite<'a, T> {
-    fn go_on(&mut self, context: &mut Context<'_>) -> Poll<Result<Locked<'a, T, RwLock<T>>>> {
-        let at = self.at;
-        let attachment = at.attachment();
-        let (me, process) = attachment.enter()?;
-        // What a forked child has of a parent's future holds nothing.
-        let held = self.waits.filter(|held| held.process == process);
-        let held = if let Some(held) = held {
-            held
-        } else {
-            let has_begun = || writing(at).has_begun();
-            match parts(at).0.poll(&mut self.sleeper, context, me, has_begun)? {
-                Poll::Ready(torn) => ForReaders { me, process, torn },
-                Poll::Pending => return Poll::Pending,
-            }
-        };
-        self.waits = Some(held);
-        if self.has_readers(context)? {
-            return Poll::Pending;
-        }
-        self.waits = None;
-        Poll::Ready(Ok(at.begin(held.me, held.process, held.torn)))
-    }
-
-    /// Gives back the lock that it has while it waits for readers, if it does.
-    fn give_up(&mut self) {
-        if let Some(held) = self.waits.take().filter(|held| held.process == identity::token()) {
-            open_to_all(self.at.attachment(), parts(self.at).0, held.me);
-        }
-    }
-}
-
-impl<T: Share> Drop for ToWrite<'_, T> {
-    fn drop(&mut self) {
-        self.give_up();
-    }
 }
 
 /// Waits until no thread of the party in a slot reads, or the party is dead.

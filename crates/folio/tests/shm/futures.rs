@@ -262,7 +262,8 @@ fn futures_of_readers_and_writers_wait_for_each_other_across_processes() {
             drop(block_on(future).unwrap().clean().unwrap());
         }
     }
-    assert!(started.elapsed() < SOON, "only the timer wakes: {:?}", started.elapsed());
+    // Every other round is of one kind.
+    assert!(started.elapsed() < SOON / 2, "only the timer wakes: {:?}", started.elapsed());
     assert_eq!(wait(pid), End::Exited(0));
 }
 
