@@ -73,6 +73,16 @@ fn waits<F: Future + Unpin>(future: &mut F) -> Arc<Told> {
     told
 }
 
+/// Waits until the waker is woken.
+#[track_caller]
+fn is_woken(told: &Arc<Told>) {
+    let started = Instant::now();
+    while told.0.load(Ordering::SeqCst) == 0 {
+        assert!(started.elapsed() < PATIENCE, "a future is never woken");
+        std::thread::sleep(Duration::from_micros(50));
+    }
+}
+
 fn is_readable(fd: impl AsFd, time: Duration) -> bool {
     let mut poll = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one descriptor, as it says.
@@ -278,8 +288,9 @@ fn a_future_that_waits_for_one_who_is_killed_gets_what_is_torn() {
         });
         let number = field!(desk.number);
         let mut future = number.lock_async();
-        waits(&mut future);
+        let told = waits(&mut future);
         kill(pid);
+        is_woken(&told);
         let Locked::Torn(torn) = block_on(future).unwrap() else { panic!("it is said to be clean") };
         drop(torn.repair(|_| Ok(())).unwrap());
 
@@ -290,9 +301,9 @@ fn a_future_that_waits_for_one_who_is_killed_gets_what_is_torn() {
         };
         let pid = stays(&desk, writes);
         let (mut reads, mut later) = (table.read_async(), table.write_async());
-        waits(&mut reads);
-        waits(&mut later);
+        let told = [waits(&mut reads), waits(&mut later)];
         kill(pid);
+        told.iter().for_each(is_woken);
         let ReadLocked::Torn(torn) = block_on(reads).unwrap() else { panic!("it is said to be clean") };
         // It is this one's alone.
         waits(&mut later);
@@ -302,8 +313,9 @@ fn a_future_that_waits_for_one_who_is_killed_gets_what_is_torn() {
         // And a reader that is killed leaves nothing.
         let pid = stays(&desk, || std::mem::forget(field!(desk.table).place().read().unwrap()));
         let mut writes = table.write_async();
-        waits(&mut writes);
+        let told = waits(&mut writes);
         kill(pid);
+        is_woken(&told);
         drop(block_on(writes).unwrap().clean().unwrap());
     }
     assert!(started.elapsed() < SOON, "only the timer wakes: {:?}", started.elapsed());
@@ -414,11 +426,7 @@ fn a_waker_that_panics_keeps_no_other_future_of_the_segment_asleep() {
         let mut others: Vec<_> = (0..5).map(|_| go.wait_async()).collect();
         let told: Vec<_> = others.iter_mut().map(waits).collect();
         child_succeeds(|| field!(desk.go).set());
-        let started = Instant::now();
-        while told.iter().any(|told| told.0.load(Ordering::SeqCst) == 0) {
-            assert!(started.elapsed() < PATIENCE, "a future is never woken");
-            std::thread::yield_now();
-        }
+        told.iter().for_each(is_woken);
         for other in others {
             block_on(other).unwrap();
         }
@@ -467,11 +475,7 @@ fn futures_of_a_forked_child_are_its_own_and_its_parents_stay_its_parents() {
     let mut looks = place.wait_async();
     let told = waits(&mut looks);
     place.set();
-    let started = Instant::now();
-    while told.0.load(Ordering::SeqCst) == 0 {
-        assert!(started.elapsed() < PATIENCE, "the parent's bell is silent");
-        std::thread::yield_now();
-    }
+    is_woken(&told);
 }
 
 #[test]
@@ -482,13 +486,13 @@ fn a_future_in_what_is_truncated_gets_the_error() {
     let guard = guard.lock().unwrap();
     let (number, table, go) = (field!(desk.number), field!(desk.table), field!(desk.go));
     let (mut locks, mut looks, mut reads) = (number.lock_async(), go.wait_async(), table.read_async());
-    waits(&mut locks);
-    waits(&mut looks);
+    let told = [waits(&mut locks), waits(&mut looks)];
     let writes = table.write().unwrap();
-    waits(&mut reads);
+    let waits_to_read = waits(&mut reads);
     let mut listener = go.listen().unwrap();
     assert!(!listener.try_wait().unwrap());
     std::fs::OpenOptions::new().write(true).open(world.file("cut")).unwrap().set_len(0).unwrap();
+    told.iter().chain([&waits_to_read]).for_each(is_woken);
     assert_eq!(block_on(locks).map(drop).unwrap_err().errno(), Errno::IO);
     assert_eq!(block_on(looks).unwrap_err().errno(), Errno::IO);
     assert_eq!(block_on(reads).map(drop).unwrap_err().errno(), Errno::IO);
@@ -604,10 +608,7 @@ fn listeners_and_futures_take_no_ring_from_each_other() {
         }
         block_on(looks).unwrap();
         // It heard the same ring, and had to look.
-        while told.0.load(Ordering::SeqCst) == 0 {
-            assert!(started.elapsed() < PATIENCE * 2, "a ring was lost");
-            std::thread::yield_now();
-        }
+        is_woken(&told);
         assert!(go.clear());
         drop(guard);
         drop(block_on(locks).unwrap().clean().unwrap());
@@ -649,4 +650,45 @@ fn one_that_does_not_poll_its_futures_holds_nobody_up() {
     // It rings for one that is dead, and for one that lives.
     drop(guard);
     drop(block_on(future).unwrap().clean().unwrap());
+}
+
+#[test]
+fn garbage_in_the_bells_of_a_segment_silences_them_for_a_while_and_no_longer() {
+    let desk = desk();
+    let (go, number) = (field!(desk.go), field!(desk.number));
+    let seed = crate::world::seed();
+    let mut random = seed;
+    let mut next = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    for round in 0..10 {
+        let guard = number.lock().unwrap();
+        let (mut takes, mut locks) = (go.take_async(), number.lock_async());
+        let told = [waits(&mut takes), waits(&mut locks)];
+        // As a peer writes them that ignores all rules: the slots' bells, and how many slots ever had one.
+        for slot in 0..256 {
+            rustix::io::pwrite(desk.file(), &next().to_ne_bytes(), 4096 + 16 * slot + 8).unwrap();
+        }
+        let bells = if round % 2 == 0 { u32::MAX } else { next() as u32 };
+        rustix::io::pwrite(desk.file(), &bells.to_ne_bytes(), 512 + 16).unwrap();
+        child_succeeds(|| field!(desk.go).set());
+        told.iter().for_each(is_woken);
+        block_on(takes).unwrap_or_else(|error| panic!("seed {seed}, round {round}: {error}"));
+        drop(guard);
+        drop(block_on(locks).unwrap().clean().unwrap());
+    }
+    // And nothing of it is left.
+    let started = Instant::now();
+    for _ in 0..ROUNDS {
+        let mut looks = go.wait_async();
+        let told = waits(&mut looks);
+        child_succeeds(|| field!(desk.go).set());
+        is_woken(&told);
+        block_on(looks).unwrap();
+        go.clear();
+    }
+    assert!(started.elapsed() < SOON, "only the timer wakes: {:?}", started.elapsed());
 }
