@@ -1,5 +1,6 @@
-//! The word of a bell: its number, and whether it wants to be rung. All that changes it is here, so that a model can check it beside a
-//! lock's word (`tests/bell_word_model.rs`).
+//! The word of a bell: its number, and whether it wants to be rung. How it is armed and how that is taken away is here, so that a model can
+//! check it beside a lock's word (`tests/bell_word_model.rs`). (The cords of channels and logs are armed in `bell`: there `doze` comes between,
+//! with a time in place of fences.)
 //!
 //! Who waits arms the word first, and then looks at what it waits for, and says there that it waits (`WAITERS` of a lock, `WAITED` of
 //! an event); who changes that does so first, and then, if someone waits, looks at the bells. Between the two steps each has a full fence, so one of

@@ -8,11 +8,11 @@
 
 use super::attachment::Attachment;
 use super::bell::{Bell, Pulled, pull};
-use super::bell_word::look_at_bells;
+use super::bell_word::{ARMED, look_at_bells};
 use super::future::{Waiting, refused};
 use super::header::{SLOTS, Slot};
 use super::owner::Owner;
-use crate::error::Result;
+use crate::error::{Errno, Result};
 use crate::sys::identity;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -188,7 +188,7 @@ impl Drop for Sleeper<'_> {
 
 impl Heard {
     /// Has the thread that waits for all bells wait for this one.
-    fn await_ring(&mut self, this: &Arc<PartyBell>) -> std::result::Result<(), crate::error::Errno> {
+    fn await_ring(&mut self, this: &Arc<PartyBell>) -> Result<(), Errno> {
         if !self.is_awaited {
             let waker = Waker::from(Arc::clone(this));
             self.waiting.wake_when_readable(self.bell.as_fd(), &waker)?;
@@ -229,7 +229,7 @@ pub(super) fn ring_all(attachment: &Attachment) {
         let owner = Owner::new(slot, generation.load(Ordering::Acquire));
         if pull(attachment, owner.word(), bell) == Pulled::Dead {
             // A new party may be at it just now: only what was found is taken away.
-            let silent = number & !super::bell_word::ARMED;
+            let silent = number & !ARMED;
             let _ = bell.compare_exchange(silent, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
