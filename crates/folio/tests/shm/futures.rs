@@ -277,48 +277,73 @@ fn futures_of_readers_and_writers_wait_for_each_other_across_processes() {
     assert_eq!(wait(pid), End::Exited(0));
 }
 
+/// What a future gives that waits, and is woken by the end of this process.
+fn after_the_end_of<F: Future<Output: Send> + Send>(pid: i32, future: F) -> F::Output {
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| block_on(future));
+        // What rang before has been heard by then.
+        std::thread::sleep(Duration::from_millis(20));
+        kill(pid);
+        waiter.join().unwrap()
+    })
+}
+
 #[test]
 fn a_future_that_waits_for_one_who_is_killed_gets_what_is_torn() {
     let desk = desk();
     let started = Instant::now();
+    let (number, table) = (field!(desk.number), field!(desk.table));
     // A third of the rounds: each waits for three that die.
     for _ in 0..ROUNDS / 3 {
         let pid = stays(&desk, || {
-            field!(desk.number).place().lock().unwrap().or_repair(|_| Ok(())).map(std::mem::forget).unwrap();
+            let number = field!(desk.number);
+            std::mem::forget(number.lock().unwrap().or_repair(|_| Ok(())).unwrap());
         });
-        let number = field!(desk.number);
-        let mut future = number.lock_async();
-        let told = waits(&mut future);
-        kill(pid);
-        is_woken(&told);
-        let Locked::Torn(torn) = block_on(future).unwrap() else { panic!("it is said to be clean") };
+        let locked = after_the_end_of(pid, number.lock_async()).unwrap();
+        let Locked::Torn(torn) = locked else { panic!("it is said to be clean") };
         drop(torn.repair(|_| Ok(())).unwrap());
 
-        let table = field!(desk.table);
-        let writes = || {
+        let pid = stays(&desk, || {
             let table = field!(desk.table);
             std::mem::forget(table.write().unwrap().or_repair(|_| Ok(())).unwrap());
-        };
-        let pid = stays(&desk, writes);
-        let (mut reads, mut later) = (table.read_async(), table.write_async());
-        let told = [waits(&mut reads), waits(&mut later)];
-        kill(pid);
-        told.iter().for_each(is_woken);
-        let ReadLocked::Torn(torn) = block_on(reads).unwrap() else { panic!("it is said to be clean") };
+        });
+        let locked = after_the_end_of(pid, table.read_async()).unwrap();
+        let ReadLocked::Torn(torn) = locked else { panic!("it is said to be clean") };
         // It is this one's alone.
+        let mut later = table.write_async();
         waits(&mut later);
         drop(torn.repair(|_| Ok(())).unwrap());
         drop(block_on(later).unwrap().clean().unwrap());
 
         // And a reader that is killed leaves nothing.
         let pid = stays(&desk, || std::mem::forget(field!(desk.table).place().read().unwrap()));
-        let mut writes = table.write_async();
-        let told = waits(&mut writes);
-        kill(pid);
-        is_woken(&told);
-        drop(block_on(writes).unwrap().clean().unwrap());
+        drop(after_the_end_of(pid, table.write_async()).unwrap().clean().unwrap());
     }
     assert!(started.elapsed() < SOON, "only the timer wakes: {:?}", started.elapsed());
+}
+
+#[test]
+fn one_that_has_died_wakes_futures_once_and_not_without_end() {
+    let desk = desk();
+    let number = field!(desk.number);
+    let pid = stays(&desk, || std::mem::forget(field!(desk.number).place().lock().unwrap()));
+    // A forked child has copies of all descriptors, and keeps them.
+    let mut future = number.lock_async();
+    waits(&mut future);
+    let (copy, _messages) = spawn_child(|| std::thread::sleep(PATIENCE * 2));
+    drop(after_the_end_of(pid, future).unwrap().or_repair(|_| Ok(())).unwrap());
+    let go = field!(desk.go);
+    let mut looks = go.wait_async();
+    let (started, mut polls) = (Instant::now(), 0);
+    while started.elapsed() < Duration::from_millis(500) {
+        let told = waits(&mut looks);
+        polls += 1;
+        while told.0.load(Ordering::SeqCst) == 0 && started.elapsed() < Duration::from_millis(500) {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+    assert!(polls < 50, "{polls} polls of what does not change");
+    kill(copy);
 }
 
 #[test]
