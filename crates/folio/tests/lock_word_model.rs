@@ -1,13 +1,16 @@
 //! The words of locks, under every order of steps that the memory model allows, with holders that die between any two (loom).
 
 #[path = "../src/shm/lock_word.rs"]
+#[allow(dead_code)]
 mod lock_word;
 #[path = "../src/shm/reader_word.rs"]
 mod reader_word;
+#[path = "../src/shm/writing.rs"]
+mod writing;
 
 /// What the words are built on, as loom counts it.
 mod atomics {
-    pub(super) use loom::sync::atomic::{AtomicU64, Ordering, fence};
+    pub(super) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 }
 
 use lock_word::{LockWord, Unlocked, WAITERS};
@@ -17,6 +20,7 @@ use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 use reader_word::{Entered, ReaderWord};
+use writing::Writing;
 
 /// The owners of the model: a slot, and a generation in the upper half.
 const ONE: u64 = 1 << 32 | 1;
@@ -282,4 +286,118 @@ fn threads_of_one_process_count_and_what_another_generation_left_does_not() {
         assert!(!table.readers[0].clear(dead.1));
         assert!(table.write(OTHER));
     });
+}
+
+/// A lock for readers and writers, and a value of two halves.
+struct Ledger {
+    writer: LockWord,
+    writing: Writing,
+    reader: ReaderWord,
+    halves: [UnsafeCell<u64>; 2],
+    is_dead: AtomicBool,
+}
+
+/// What a writer does, one step after the other; it may be killed before each.
+const STEPS: usize = 7;
+
+impl Ledger {
+    fn new() -> Self {
+        Self {
+            writer: LockWord(AtomicU64::new(0)),
+            writing: Writing(loom::sync::atomic::AtomicU32::new(0)),
+            reader: ReaderWord(AtomicU64::new(0)),
+            halves: [0, 0].map(UnsafeCell::new),
+            is_dead: AtomicBool::new(false),
+        }
+    }
+
+    /// The first writer, until it is killed, or has to wait for the reader.
+    fn write_and_die(&self, steps: usize) {
+        for step in 0..steps {
+            match step {
+                0 if !self.writer.try_lock(ONE, false) => break,
+                1 => {
+                    reader_word::look_at_readers();
+                    if self.reader.reader().is_some() {
+                        break;
+                    }
+                }
+                2 => self.writing.begin(),
+                // SAFETY: loom checks that nobody else is at it.
+                3 => self.halves[0].with_mut(|half| unsafe { *half += 1 }),
+                // SAFETY: as above.
+                4 => self.halves[1].with_mut(|half| unsafe { *half += 1 }),
+                5 => self.writing.end(),
+                6 => assert!(self.writer.unlock(ONE) != Unlocked::NotMine),
+                _ => {}
+            }
+        }
+        self.is_dead.store(true, Ordering::Release);
+    }
+
+    fn halves(&self) -> [u64; 2] {
+        // SAFETY: loom checks that nobody writes meanwhile.
+        [0, 1].map(|at| self.halves[at].with(|half| unsafe { *half }))
+    }
+
+    /// Takes the writer's word, as `Place::write` does. Whether the value may be torn.
+    fn take(&self) -> bool {
+        loop {
+            if self.writer.try_lock(OTHER, false) {
+                return false;
+            }
+            let seen = self.writer.load();
+            if seen != 0 && self.is_dead.load(Ordering::Acquire) && self.writer.take_over(seen, OTHER) {
+                return self.writing.has_begun();
+            }
+            thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn a_writer_that_dies_before_it_writes_tears_nothing_and_one_that_writes_does() {
+    for steps in 0..=STEPS {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(move || {
+            let ledger = Arc::new(Ledger::new());
+            let dying = thread::spawn({
+                let ledger = Arc::clone(&ledger);
+                move || ledger.write_and_die(steps)
+            });
+            let reading = thread::spawn({
+                let ledger = Arc::clone(&ledger);
+                move || {
+                    if ledger.reader.enter(1, &ledger.writer) == Entered::Reading {
+                        let [one, other] = ledger.halves();
+                        assert!(one == other);
+                    }
+                    ledger.reader.leave(1, &ledger.writer);
+                }
+            });
+            let torn = ledger.take();
+            reader_word::look_at_readers();
+            while ledger.reader.reader().is_some() {
+                thread::yield_now();
+            }
+            fence_of_begin();
+            let [one, other] = ledger.halves();
+            // Nothing is torn by one that never came to write, and everything else that is half is said to be.
+            assert!(torn || one == other, "half written, and said to be whole");
+            assert!(!torn || (3..6).contains(&steps), "torn by one that was not at it");
+            ledger.writing.begin();
+            // SAFETY: loom checks that nobody else is at it.
+            ledger.halves[1].with_mut(|half| unsafe { *half = one });
+            ledger.writing.end();
+            assert!(ledger.writer.unlock(OTHER) != Unlocked::NotMine);
+            dying.join().unwrap();
+            reading.join().unwrap();
+        });
+    }
+}
+
+/// As `Place::begin` has it: what the readers did comes before what is done now.
+fn fence_of_begin() {
+    loom::sync::atomic::fence(Ordering::Acquire);
 }

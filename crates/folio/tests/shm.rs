@@ -5,6 +5,12 @@ mod support;
 
 #[path = "shm/examples.rs"]
 mod examples;
+#[path = "shm/executor.rs"]
+mod executor;
+#[path = "shm/future_kills.rs"]
+mod future_kills;
+#[path = "shm/futures.rs"]
+mod futures;
 #[path = "shm/hostile.rs"]
 mod hostile;
 #[path = "shm/kills.rs"]

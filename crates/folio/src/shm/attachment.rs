@@ -10,6 +10,7 @@ use super::header::{
 };
 use super::owner::Owner;
 use super::party::{self, NoSlot};
+use super::party_bell::PartyBell;
 use super::{bell, name};
 use crate::error::{Errno, Error, Result, Subject};
 use crate::flags::MapFlags;
@@ -25,7 +26,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// What is to lie in a segment that is made, or must lie in one that is opened.
@@ -70,6 +71,8 @@ pub(crate) struct Attachment {
     maker: AtomicU64,
     /// What holds the party's lock. Touched while no thread forks only.
     lease: Gate<Option<OwnFd>>,
+    /// What wakes the futures of the process whose it is. Set while no thread forks only.
+    bell: Gate<Option<Arc<PartyBell>>>,
     /// How often threads of this process have parked here.
     pub(super) parks: AtomicU64,
 }
@@ -127,6 +130,28 @@ impl Attachment {
         unsafe { &*self.region.as_ptr().add(SLOTS_AT).cast::<[Slot; SLOTS]>() }
     }
 
+    /// Slots from here on have never had a bell.
+    pub(super) fn bells(&self) -> &AtomicU32 {
+        &self.changing().bells
+    }
+
+    /// This process's bell for the segment, made if there is none.
+    pub(super) fn bell(&self) -> Result<Arc<PartyBell>> {
+        let found = || self.bell.lock().as_ref().filter(|bell| bell.is_mine()).map(Arc::clone);
+        if let Some(bell) = found() {
+            return Ok(bell);
+        }
+        let fresh = Arc::new(PartyBell::new(self)?);
+        Ok(sys::fork::held_off(|_| {
+            // Another thread may have been first.
+            found().unwrap_or_else(|| {
+                // What a forked child has of its parent's is left as it is.
+                std::mem::forget(self.bell.lock().replace(Arc::clone(&fresh)));
+                Arc::clone(&fresh)
+            })
+        }))
+    }
+
     /// Whether the segment can be used: by this process (a forked child becomes a party of its own here), and with nothing of
     /// it lost. A few loads.
     ///
@@ -137,6 +162,21 @@ impl Attachment {
     pub(crate) fn check(&self) -> Result<()> {
         let here = self.process.load(Ordering::Acquire) == sys::identity::token();
         if here && self.is_whole() { Ok(()) } else { self.check_closely() }
+    }
+
+    /// The half of [`check`](Self::check) that goes before an access: this process is a party, and a page that is gone becomes zeros in
+    /// it, and no signal.
+    #[inline]
+    pub(super) fn attend(&self) -> Result<()> {
+        if self.process.load(Ordering::Acquire) == sys::identity::token() { Ok(()) } else { self.join() }
+    }
+
+    /// The half of [`check`](Self::check) that tells after an access of how it went: whether nothing of the segment is lost.
+    #[inline]
+    pub(super) fn check_whole(&self) -> Result<()> {
+        // What was loaded comes before the look.
+        fence(Ordering::Acquire);
+        if self.is_whole() { Ok(()) } else { self.check_closely() }
     }
 
     /// [`check`](Self::check), and what a lock is taken with: the party, and the number of this process.
@@ -625,6 +665,7 @@ impl Attachment {
             owner: AtomicU64::new(Owner::NOBODY.word()),
             maker: AtomicU64::new(0),
             lease: Gate::with(None),
+            bell: Gate::with(None),
             parks: AtomicU64::new(0),
         })
     }
@@ -663,6 +704,10 @@ impl Drop for Attachment {
     fn drop(&mut self) {
         let mine = self.process.load(Ordering::Acquire) == sys::identity::token();
         let this: *const Self = self;
+        match sys::fork::held_off(|_| self.bell.lock().take()) {
+            Some(bell) if bell.is_mine() => bell.end(),
+            parents => std::mem::forget(parents),
+        }
         sys::fork::held_off(|forks| {
             let mut all = ALL.lock();
             if all.get(&self.inode).is_some_and(|other| std::ptr::eq(other.as_ptr(), this)) {

@@ -9,6 +9,7 @@
 //! directory (it is anonymous), or one in which it may make or see no FIFO. The end of processes that were named makes it readable too.
 
 use super::attachment::Attachment;
+use super::bell_word::{self, ARMED};
 use super::name;
 use super::owner::Owner;
 use crate::error::{Errno, Error, Result, Subject};
@@ -29,9 +30,6 @@ pub(crate) struct BellCord {
     /// The bell's number, and whether it is [`ARMED`].
     number: AtomicU64,
 }
-
-/// The bell wants to be rung: once. Numbers of bells are without it.
-const ARMED: u64 = 1;
 
 /// The name of a bell's socket.
 fn socket(segment: u64, owner: u64, number: u64) -> Vec<u8> {
@@ -78,25 +76,35 @@ pub(super) fn sweep(directory: &Path, segment: u64, is_alive: impl Fn(Owner) -> 
 impl BellCord {
     /// Rings, if it is armed. Any numbers may be found in shared memory: at worst a byte goes nowhere.
     pub(crate) fn pull(&self, attachment: &Attachment) {
-        let (owner, armed) = (self.owner.load(Ordering::Acquire), self.number.load(Ordering::Relaxed));
-        let number = armed & !ARMED;
-        let set =
-            |from, to| self.number.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        // Whoever takes the arming away rings.
-        if owner == 0 || armed == number || !set(armed, number) {
-            return;
-        }
-        if ring(attachment, owner, number) {
-            return;
-        }
-        if Owner::in_word(owner).is_some_and(|owner| attachment.is_alive(owner)) {
-            // This process cannot reach it, or cannot now: others may, and this one later.
-            set(number, armed);
-        } else {
-            // Its owner has died. A new one may be at it just now: only what was found is taken away.
+        let owner = self.owner.load(Ordering::Acquire);
+        if owner != 0 && pull(attachment, owner, &self.number) == Pulled::Dead {
+            // A new one may be at it just now: only what was found is taken away.
             let _ = self.owner.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
+}
+
+/// What became of who was to be rung.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pulled {
+    /// It is alive, or nothing was to be done.
+    Well,
+    /// Its owner has died.
+    Dead,
+}
+
+/// Rings the bell of this owner whose number a word holds, if it is armed.
+pub(crate) fn pull(attachment: &Attachment, owner: u64, word: &AtomicU64) -> Pulled {
+    let Some(number) = bell_word::disarm(word) else { return Pulled::Well };
+    if ring(attachment, owner, number) {
+        return Pulled::Well;
+    }
+    if Owner::in_word(owner).is_some_and(|owner| attachment.is_alive(owner)) {
+        // This process cannot reach it, or cannot now: others may, and this one later.
+        bell_word::arm_again(word, number);
+        return Pulled::Well;
+    }
+    Pulled::Dead
 }
 
 /// The number of a party's process, as it says itself.
@@ -186,6 +194,11 @@ impl Bell {
         cord.number.store(self.number | ARMED, Ordering::Release);
     }
 
+    /// As [`arm`](Self::arm), for a word that is its owner's alone.
+    pub(crate) fn arm_word(&self, word: &AtomicU64) {
+        bell_word::arm(word, self.number);
+    }
+
     /// Unties it.
     pub(crate) fn untie(&self, cord: &BellCord, attachment: &Attachment) {
         if cord.number.load(Ordering::Relaxed) & !ARMED == self.number {
@@ -224,6 +237,8 @@ impl Bell {
             let watched = at.map_or_else(new, |at| before.swap_remove(at));
             self.watched.push(watched);
         }
+        // A forked child may have copies, which would keep a dead one's descriptor in the bell.
+        before.iter().filter_map(|(_, process)| process.as_ref()).for_each(|fd| self.inner.forget(fd));
     }
 }
 

@@ -1,23 +1,35 @@
 //! Waiting, across processes, for what a mutex guards to change.
 
 use super::guard::{Guard, Locked};
+use super::lock::LOOKS;
+use super::mutex::{Locking, Mutex};
+use super::party_bell::{Sleeper, wake_all_kinds};
 use super::place::{Place, Shared};
 use super::share::{Share, fingerprint};
-use super::wait::{Look, Wait, is_timeout, wake};
+use super::wait::{Look, Phase, Wait, is_timeout};
 use crate::error::Result;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
+use std::time::Instant;
 
 /// A condition that threads of all processes wait for, with a [`Mutex`](super::Mutex) around what they look at. It starts as
 /// zeros.
 ///
 /// Waits may end without a notification: look again, or use [`wait_while`](Place::wait_while). A notification that a process took
-/// and did not act upon, since it was killed, reaches the others within a fraction of a second.
+/// and did not act upon, since it was killed, reaches the others within a fraction of a second. A notification that nobody waits for
+/// makes no system call, if the last ones that were waited for went to [all](Place::notify_all).
 #[derive(Debug)]
 #[repr(C)]
 pub struct Condvar {
-    /// How often it was notified.
+    /// How often it was notified, and whether anyone [waits](WAITED).
     notified: AtomicU32,
 }
+
+/// Someone waits, or did before they died. Who notifies all takes it away; who notifies one leaves it to the others.
+const WAITED: u32 = 1;
+/// One notification.
+const ONE: u32 = 2;
 
 // SAFETY: one atomic; all bits are valid.
 unsafe impl Share for Condvar {
@@ -50,9 +62,13 @@ impl<'a> Place<'a, Condvar> {
         let mutex = guard.held();
         let before = notified.load(Ordering::Relaxed);
         drop(guard);
-        let waited = wait.until(self.attachment(), "wait", notified, |_| {
+        let waited = wait.until(self.attachment(), "wait", notified, |phase| {
             let now = notified.load(Ordering::Relaxed);
-            Ok(if now == before { Look::Sleep(before) } else { Look::Done(()) })
+            if is_another(now, before) {
+                return Ok(Look::Done(()));
+            }
+            let Phase::Park { .. } = phase else { return Ok(Look::Again) };
+            Ok(announce(notified, now).map_or(Look::Again, Look::Sleep))
         });
         let in_time = match waited {
             Ok(()) => true,
@@ -69,18 +85,55 @@ impl<'a> Place<'a, Condvar> {
     /// Those of [`wait`](Self::wait), and what `condition` returns.
     pub fn wait_while<'g, T: Share>(
         &self,
-        mut guard: Guard<'g, T>,
-        mut condition: impl FnMut(Place<'_, T>) -> Result<bool>,
+        guard: Guard<'g, T>,
+        condition: impl FnMut(Place<'_, T>) -> Result<bool>,
     ) -> Result<Locked<'g, T>> {
+        self.wait_while_with(guard, Wait::new(), condition).map(|(locked, _)| locked)
+    }
+
+    /// As [`wait_while`](Self::wait_while), waiting in the way that is said; and whether its time was over while `condition` still held.
+    /// (Taking the lock again is not counted.)
+    ///
+    /// # Errors
+    ///
+    /// Those of [`wait_while`](Self::wait_while).
+    pub fn wait_while_with<'g, T: Share>(
+        &self,
+        mut guard: Guard<'g, T>,
+        wait: Wait,
+        mut condition: impl FnMut(Place<'_, T>) -> Result<bool>,
+    ) -> Result<(Locked<'g, T>, bool)> {
+        let start: Option<Instant> = wait.start();
+        let mut is_over = false;
         loop {
-            if !condition(guard.place())? {
-                return Ok(Locked::Clean(guard));
+            let holds = condition(guard.place())?;
+            if !holds || is_over {
+                return Ok((Locked::Clean(guard), holds));
             }
-            match self.wait(guard)? {
+            let locked;
+            (locked, is_over) = self.wait_with(guard, wait.since(start))?;
+            match locked {
                 Locked::Clean(again) => guard = again,
-                torn @ Locked::Torn(_) => return Ok(torn),
+                // Nobody can tell whether it still holds.
+                torn @ Locked::Torn(_) => return Ok((torn, is_over)),
             }
         }
+    }
+
+    /// A future that gives the lock back when it is first polled, waits for a notification, and takes the lock again; see
+    /// [`lock_async`](Place::lock_async) for what holds for all futures.
+    ///
+    /// A future may be ready without a notification, and one notification makes all futures ready that wait: look again. One that is dropped keeps
+    /// no notification from others.
+    ///
+    /// # Errors
+    ///
+    /// It gives those of [`lock_async`](Place::lock_async).
+    pub fn wait_async<'g, T: Share>(
+        &self,
+        guard: Guard<'g, T>,
+    ) -> impl Future<Output = Result<Locked<'g, T>>> + Send + Sync + Unpin + use<'a, 'g, T> {
+        Notified { at: *self, sleeper: Sleeper::new(self.attachment()), state: State::Held(guard) }
     }
 
     /// Wakes one thread that waits, of any process.
@@ -95,9 +148,101 @@ impl<'a> Place<'a, Condvar> {
 
     fn notify(&self, count: u32) {
         let notified = self.notified();
-        notified.fetch_add(1, Ordering::Relaxed);
-        wake(notified, count);
+        let before = if count == u32::MAX {
+            let quiet = |word: u32| (word & !WAITED).wrapping_add(ONE);
+            let mut seen = notified.load(Ordering::Relaxed);
+            while let Err(other) =
+                notified.compare_exchange_weak(seen, quiet(seen), Ordering::AcqRel, Ordering::Relaxed)
+            {
+                seen = other;
+            }
+            seen
+        } else {
+            notified.fetch_add(ONE, Ordering::AcqRel)
+        };
+        if before & WAITED != 0 {
+            wake_all_kinds(self.attachment(), notified, count);
+        }
     }
+}
+
+/// Whether there was a notification between two looks.
+fn is_another(now: u32, before: u32) -> bool {
+    (now ^ before) & !WAITED != 0
+}
+
+/// Says that someone waits. What the word is then, if it has not changed since it was `seen`.
+fn announce(notified: &AtomicU32, seen: u32) -> Option<u32> {
+    let wanted = seen | WAITED;
+    let is_said = seen == wanted
+        || notified.compare_exchange(seen, wanted, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+    is_said.then_some(wanted)
+}
+
+/// The future of a notification.
+#[derive(Debug)]
+struct Notified<'a, 'g, T: Share> {
+    at: Place<'a, Condvar>,
+    sleeper: Sleeper<'a>,
+    state: State<'g, T>,
+}
+
+#[derive(Debug)]
+enum State<'g, T: Share> {
+    /// It was not polled yet.
+    Held(Guard<'g, T>),
+    /// How often it had been notified when the lock was given back.
+    Waiting(Place<'g, Mutex<T>>, u32),
+    Locking(Locking<'g, T>),
+}
+
+impl<'g, T: Share> Future for Notified<'_, 'g, T> {
+    type Output = Result<Locked<'g, T>>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { at, sleeper, state } = self.get_mut();
+        if let State::Held(guard) = state {
+            let before = at.notified().load(Ordering::Relaxed);
+            // The guard goes with the old state.
+            *state = State::Waiting(guard.held(), before);
+        }
+        if let State::Waiting(mutex, before) = *state {
+            at.attachment().check()?;
+            if !look_or_lie_down(at.notified(), before, sleeper, context)? {
+                return Poll::Pending;
+            }
+            sleeper.get_up();
+            *state = State::Locking(Locking::new(mutex));
+        }
+        match state {
+            State::Locking(locking) => Pin::new(locking).poll(context),
+            State::Held(_) | State::Waiting(..) => Poll::Pending,
+        }
+    }
+}
+
+/// Whether there was a notification. If not, there is one who waits for it.
+fn look_or_lie_down(
+    notified: &AtomicU32,
+    before: u32,
+    sleeper: &mut Sleeper<'_>,
+    context: &mut Context<'_>,
+) -> Result<bool> {
+    if is_another(notified.load(Ordering::Relaxed), before) {
+        return Ok(true);
+    }
+    sleeper.lie_down(context.waker(), None)?;
+    for _ in 0..LOOKS {
+        let now = notified.load(Ordering::Relaxed);
+        if is_another(now, before) {
+            return Ok(true);
+        }
+        if announce(notified, now).is_some() {
+            return Ok(false);
+        }
+    }
+    context.waker().wake_by_ref();
+    Ok(false)
 }
 
 impl Shared<Condvar> {
@@ -130,6 +275,28 @@ impl Shared<Condvar> {
         condition: impl FnMut(Place<'_, T>) -> Result<bool>,
     ) -> Result<Locked<'g, T>> {
         self.place().wait_while(guard, condition)
+    }
+
+    /// As [`Place::wait_while_with`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::wait_while`].
+    pub fn wait_while_with<'g, T: Share>(
+        &self,
+        guard: Guard<'g, T>,
+        wait: Wait,
+        condition: impl FnMut(Place<'_, T>) -> Result<bool>,
+    ) -> Result<(Locked<'g, T>, bool)> {
+        self.place().wait_while_with(guard, wait, condition)
+    }
+
+    /// As [`Place::wait_async`].
+    pub fn wait_async<'g, T: Share>(
+        &self,
+        guard: Guard<'g, T>,
+    ) -> impl Future<Output = Result<Locked<'g, T>>> + Send + Sync + Unpin + use<'_, 'g, T> {
+        self.place().wait_async(guard)
     }
 
     /// As [`Place::notify_one`].

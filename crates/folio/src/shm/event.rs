@@ -1,10 +1,15 @@
 //! A flag that threads of all processes wait for.
 
+use super::listener::Listener;
+use super::lock::LOOKS;
+use super::party_bell::{Sleeper, wake_all_kinds};
 use super::place::{Place, Shared};
 use super::share::{Share, fingerprint};
-use super::wait::{Look, Phase, Wait, is_timeout, wake};
+use super::wait::{Look, Phase, Wait, is_timeout};
 use crate::error::Result;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, Waker};
 
 /// A flag to wait for: it stays set until it is cleared, or taken by one of those who wait for that. It starts clear.
 ///
@@ -45,7 +50,7 @@ impl<'a> Place<'a, Event> {
     #[inline]
     pub fn set(&self) {
         if self.word().swap(SET, Ordering::AcqRel) > SET {
-            wake(self.word(), u32::MAX);
+            wake_all_kinds(self.attachment(), self.word(), u32::MAX);
         }
     }
 
@@ -96,6 +101,63 @@ impl<'a> Place<'a, Event> {
         self.until(wait, Self::clear)
     }
 
+    /// A future that is ready when the flag is set, and leaves it so; see [`lock_async`](Place::lock_async) for what holds for all of them.
+    ///
+    /// # Errors
+    ///
+    /// It gives EIO if the segment was truncated; EMFILE, ENFILE or EAGAIN if this process has nothing left to wait with.
+    pub fn wait_async(&self) -> impl Future<Output = Result<()>> + Send + Sync + Unpin + use<'a> {
+        Ringing { at: *self, takes: false, sleeper: Sleeper::new(self.attachment()) }
+    }
+
+    /// A future that clears the flag when it is set: of all who wait one gets it. One that is dropped has taken nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`wait_async`](Self::wait_async).
+    pub fn take_async(&self) -> impl Future<Output = Result<()>> + Send + Sync + Unpin + use<'a> {
+        Ringing { at: *self, takes: true, sleeper: Sleeper::new(self.attachment()) }
+    }
+
+    /// A descriptor that is readable when the flag may be set, for poll(2) and epoll(7).
+    ///
+    /// # Errors
+    ///
+    /// EMFILE, ENFILE; EIO if the segment was truncated.
+    pub fn listen(&self) -> Result<Listener<'a>> {
+        Listener::new(*self)
+    }
+
+    /// Whether it is set; with `takes` it is clear afterwards.
+    pub(super) fn look(&self, takes: bool) -> bool {
+        if takes { self.clear() } else { self.is_set() }
+    }
+
+    /// As [`look`](Self::look), and if it is not set, has `waker` woken when it may be.
+    pub(super) fn look_or_lie_down(
+        &self,
+        takes: bool,
+        sleeper: &mut Sleeper<'_>,
+        waker: &Waker,
+    ) -> Result<bool> {
+        self.attachment().check()?;
+        for _ in 0..LOOKS {
+            if self.look(takes) {
+                // Where its page has just gone a flag is a private zero, or what this process has made of it.
+                self.attachment().check()?;
+                return Ok(true);
+            }
+            sleeper.lie_down(waker, None)?;
+            let announced = self.word().compare_exchange(CLEAR, WAITED, Ordering::Relaxed, Ordering::Relaxed);
+            if announced != Err(SET) {
+                return Ok(false);
+            }
+            // Set just now; others may take it before this one looks again.
+        }
+        waker.wake_by_ref();
+        Ok(false)
+    }
+
     fn until(&self, wait: Wait, is_done: impl Fn(&Self) -> bool) -> Result<bool> {
         let word = self.word();
         self.attachment().check()?;
@@ -117,6 +179,28 @@ impl<'a> Place<'a, Event> {
             Err(error) if is_timeout(&error) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// The future of a flag that is set.
+#[derive(Debug)]
+struct Ringing<'a> {
+    at: Place<'a, Event>,
+    takes: bool,
+    sleeper: Sleeper<'a>,
+}
+
+impl Future for Ringing<'_> {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let Self { at, takes, sleeper } = self.get_mut();
+        let found = at.look_or_lie_down(*takes, sleeper, context.waker());
+        if let Ok(false) = found {
+            return Poll::Pending;
+        }
+        sleeper.get_up();
+        Poll::Ready(found.map(drop))
     }
 }
 
@@ -170,5 +254,24 @@ impl Shared<Event> {
     /// Those of [`Place::wait`].
     pub fn take_with(&self, wait: Wait) -> Result<bool> {
         self.place().take_with(wait)
+    }
+
+    /// As [`Place::wait_async`].
+    pub fn wait_async(&self) -> impl Future<Output = Result<()>> + Send + Sync + Unpin + use<'_> {
+        self.place().wait_async()
+    }
+
+    /// As [`Place::take_async`].
+    pub fn take_async(&self) -> impl Future<Output = Result<()>> + Send + Sync + Unpin + use<'_> {
+        self.place().take_async()
+    }
+
+    /// As [`Place::listen`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::listen`].
+    pub fn listen(&self) -> Result<Listener<'_>> {
+        self.place().listen()
     }
 }

@@ -106,15 +106,13 @@ impl Waiting {
         asked
     }
 
-    /// The descriptor is about to be closed.
-    pub(crate) fn end(&mut self, fd: BorrowedFd<'_>) {
-        if let Some(reactor) = self.reactor.take() {
-            if std::mem::take(&mut self.known) {
-                let _ = epoll::delete(&reactor.epoll, fd);
-            }
-            let waker = reactor.wakers().remove(&self.number);
-            drop(waker);
+    /// The descriptor is about to be closed. The waker is left to the caller to drop.
+    pub(crate) fn end(&mut self, fd: BorrowedFd<'_>) -> Option<Waker> {
+        let reactor = self.reactor.take()?;
+        if std::mem::take(&mut self.known) {
+            let _ = epoll::delete(&reactor.epoll, fd);
         }
+        reactor.wakers().remove(&self.number)
     }
 }
 

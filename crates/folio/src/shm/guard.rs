@@ -69,6 +69,8 @@ impl<'a, T: Share, L: Guards<T>> Locked<'a, T, L> {
 /// The lock, held, over a value in order. Dropping it gives the lock back.
 ///
 /// Plain data is copied in and out: no reference to it exists, for a process that ignores the lock could change it.
+///
+/// It is the process that holds the lock, and no thread: a guard can be sent to another thread, and dropped there.
 #[must_use]
 pub struct Guard<'a, T: Share, L: Guards<T> = Mutex<T>> {
     at: Place<'a, L>,
@@ -76,8 +78,7 @@ pub struct Guard<'a, T: Share, L: Guards<T> = Mutex<T>> {
     /// The process that locked: in a forked child this is a copy that holds nothing.
     process: u64,
     was_panicking: bool,
-    /// A guard stays with its thread, as those of the standard library do.
-    not_send: PhantomData<*const T>,
+    value: PhantomData<Place<'a, T>>,
 }
 
 impl<T: Share, L: Guards<T>> fmt::Debug for Guard<'_, T, L> {
@@ -90,7 +91,7 @@ impl<'a, T: Share, L: Guards<T>> Guard<'a, T, L> {
     /// For who has just taken the lock.
     #[inline]
     pub(super) fn new(at: Place<'a, L>, me: Owner, process: u64) -> Self {
-        Self { at, me, process, was_panicking: std::thread::panicking(), not_send: PhantomData }
+        Self { at, me, process, was_panicking: std::thread::panicking(), value: PhantomData }
     }
 
     fn lock(&self) -> &'a Lock {
@@ -98,6 +99,7 @@ impl<'a, T: Share, L: Guards<T>> Guard<'a, T, L> {
     }
 
     /// The value's place, as long as the guard is there.
+    #[inline]
     pub fn place(&self) -> Place<'_, T> {
         L::value(self.at)
     }
@@ -123,6 +125,7 @@ impl<T: Plain, L: Guards<T>> Guard<'_, T, L> {
     /// # Errors
     ///
     /// Those of [`Place::load`].
+    #[inline]
     pub fn get(&self) -> Result<T> {
         self.place().load()
     }
@@ -132,6 +135,7 @@ impl<T: Plain, L: Guards<T>> Guard<'_, T, L> {
     /// # Errors
     ///
     /// Those of [`Place::store`].
+    #[inline]
     pub fn set(&mut self, value: T) -> Result<()> {
         self.place().store(value)
     }
@@ -141,11 +145,9 @@ impl<T: Plain, L: Guards<T>> Guard<'_, T, L> {
     /// # Errors
     ///
     /// Those of [`Place::load`].
+    #[inline]
     pub fn update<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> Result<R> {
-        let mut value = self.get()?;
-        let result = change(&mut value);
-        self.set(value)?;
-        Ok(result)
+        self.place().update(change)
     }
 }
 

@@ -13,8 +13,8 @@
 //! | 64 | bytes of an element |
 //! | 128 | the type's name, up to 256 bytes |
 //! | 504 | checksum of all of the above |
-//! | 512 | state, 4 bytes; growths, 4 bytes; bytes of data now, 8 bytes; network, 8 bytes |
-//! | 4096 | slots of 16 bytes: generation, pid, two words that are not used |
+//! | 512 | state, 4 bytes; growths, 4 bytes; bytes of data now, 8 bytes; network, 8 bytes; slots that had bells, 4 bytes; 4 not used |
+//! | 4096 | slots of 16 bytes: generation, pid, bell |
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -47,6 +47,9 @@ pub(crate) struct Changing {
     pub(crate) length: AtomicU64,
     /// The number of the network namespace of all parties; zero while there was none yet; or [`MIXED`].
     pub(crate) network: AtomicU64,
+    /// Slots from here on have never had a [bell](Slot::bell).
+    pub(crate) bells: AtomicU32,
+    _fill: AtomicU32,
 }
 
 /// Where `Changing::network` lies in the file.
@@ -71,7 +74,8 @@ pub(crate) struct Slot {
     pub(crate) generation: AtomicU32,
     /// A label for people; zero when its owner left in good order.
     pub(crate) pid: AtomicU32,
-    _unused: [AtomicU32; 2],
+    /// The number of the party's bell, and whether that wants to be rung; zero if it has none.
+    pub(crate) bell: AtomicU64,
 }
 
 /// What lies in a segment.

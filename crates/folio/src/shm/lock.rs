@@ -3,9 +3,11 @@
 use super::attachment::Attachment;
 use super::lock_word::{LockWord, Unlocked};
 use super::owner::Owner;
-use super::wait::{Look, Phase, Wait, is_timeout, low_half, wake};
+use super::party_bell::{Sleeper, ring_all};
+use super::wait::{Look, Phase, Wait, low_half, wake};
 use crate::error::{Errno, Error, Result};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
 
 /// A word that one party at a time holds, and what became of the data it guards. Zeros are a free lock over data in order.
 #[derive(Debug)]
@@ -17,6 +19,9 @@ pub(crate) struct Lock {
     pub(super) turn: AtomicU32,
 }
 
+/// How often a poll looks at what changes each time that it wants to wait for it.
+pub(super) const LOOKS: u32 = 64;
+
 /// The states of what a lock guards.
 const CLEAN: u32 = 0;
 const TORN: u32 = 1;
@@ -26,30 +31,50 @@ impl Lock {
     /// Takes the lock. `true` if the data may be torn. On an error it is not held.
     #[inline]
     pub(super) fn lock(&self, attachment: &Attachment, wait: Wait, me: Owner) -> Result<bool> {
-        if !self.word.try_lock(me.word(), false) {
-            self.lock_slowly(attachment, wait, me)?;
+        self.lock_unless(attachment, wait, me, || true)
+    }
+
+    /// As [`lock`](Self::lock), where who had it and died has torn the data only if it `has_begun` to change it: whoever holds the lock
+    /// is asked.
+    #[inline]
+    pub(super) fn lock_unless(
+        &self,
+        attachment: &Attachment,
+        wait: Wait,
+        me: Owner,
+        has_begun: impl FnOnce() -> bool,
+    ) -> Result<bool> {
+        if !self.word.try_lock(me.word(), false) && self.lock_slowly(attachment, wait, me)? && has_begun() {
+            self.tear();
         }
+        self.settle(attachment, me)
+    }
+
+    /// For who has just taken the lock: whether the data may be torn. On an error it is not held any more.
+    #[inline]
+    fn settle(&self, attachment: &Attachment, me: Owner) -> Result<bool> {
         // Where its page has just gone a lock is a private zero, which anyone gets.
         if let Err(error) = attachment.check() {
-            self.unlock(me);
+            self.give_back(attachment, me);
             return Err(error);
         }
         // Only who holds the lock stores the state.
         match self.state.load(Ordering::Relaxed) {
             CLEAN => Ok(false),
             POISONED => {
-                self.unlock(me);
+                self.give_back(attachment, me);
                 Err(poisoned(attachment))
             }
             _ => Ok(true),
         }
     }
 
+    /// Whether it was a dead one's.
     #[cold]
-    fn lock_slowly(&self, attachment: &Attachment, wait: Wait, me: Owner) -> Result<()> {
+    fn lock_slowly(&self, attachment: &Attachment, wait: Wait, me: Owner) -> Result<bool> {
         let mut parked = false;
         let mine = me.word();
-        let dead = wait.until(attachment, "lock", low_half(&self.word.0), |phase| {
+        wait.until(attachment, "lock", low_half(&self.word.0), |phase| {
             let seen = self.word.load();
             let Some(holder) = Owner::in_word(seen) else {
                 // A word of nothing but the bit is nobody's, and garbage.
@@ -67,20 +92,68 @@ impl Lock {
             }
             parked = true;
             Ok(self.word.announce(seen).map_or(Look::Again, |word| Look::Sleep(word as u32)))
-        })?;
-        if dead {
-            self.tear();
-        }
-        Ok(())
+        })
     }
 
     /// As [`lock`](Self::lock), but does not wait for a holder that lives: `None` then.
     pub(super) fn try_lock(&self, attachment: &Attachment, me: Owner) -> Result<Option<bool>> {
-        match self.lock(attachment, Wait::new().spin(0).timeout(std::time::Duration::ZERO), me) {
-            Ok(torn) => Ok(Some(torn)),
-            Err(error) if is_timeout(&error) => Ok(None),
-            Err(error) => Err(error),
+        Ok(self.attempt(attachment, me, false, || true)?.mine())
+    }
+
+    /// Takes the lock if nobody who lives has it. `has_waited`: others may wait too.
+    pub(super) fn attempt(
+        &self,
+        attachment: &Attachment,
+        me: Owner,
+        has_waited: bool,
+        has_begun: impl Fn() -> bool,
+    ) -> Result<Tried> {
+        let mine = me.word();
+        let mut tried = Tried::Held { holder: Owner::NOBODY, seen: 0 };
+        // Each round that fails, somebody else has changed the word.
+        for _ in 0..LOOKS {
+            if self.word.try_lock(mine, has_waited) {
+                return self.settle(attachment, me).map(Tried::Mine);
+            }
+            let seen = self.word.load();
+            let holder = Owner::in_word(seen);
+            tried = Tried::Held { holder: holder.unwrap_or(Owner::NOBODY), seen };
+            if holder.is_some_and(|holder| attachment.is_alive(holder)) {
+                break;
+            }
+            // Free by now; or garbage, or a dead one's.
+            if seen != 0 && self.word.take_over(seen, mine) {
+                if has_begun() {
+                    self.tear();
+                }
+                return self.settle(attachment, me).map(Tried::Mine);
+            }
         }
+        Ok(tried)
+    }
+
+    /// The poll of a future that takes the lock. Whether the data may be torn.
+    pub(super) fn poll(
+        &self,
+        sleeper: &mut Sleeper<'_>,
+        context: &mut Context<'_>,
+        me: Owner,
+        has_begun: impl Fn() -> bool,
+    ) -> Poll<Result<bool>> {
+        for _ in 0..LOOKS {
+            let tried = self.attempt(sleeper.attachment(), me, sleeper.has_waited(), &has_begun)?;
+            let (holder, seen) = match tried {
+                Tried::Mine(torn) => return Poll::Ready(Ok(torn)),
+                Tried::Held { holder, seen } => (holder, seen),
+            };
+            sleeper.lie_down(context.waker(), Some(holder))?;
+            if self.word.announce_anew(seen) {
+                return Poll::Pending;
+            }
+        }
+        // It changed each time: others get on, and this one has had its time.
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// For the holder: the data may be torn.
@@ -111,7 +184,7 @@ impl Lock {
         self.state.load(Ordering::Relaxed) == TORN
     }
 
-    /// Gives the lock back, and wakes one who waits.
+    /// Gives the lock back, and wakes one thread that waits: for locks that no future waits for.
     #[inline]
     pub(super) fn unlock(&self, me: Owner) {
         if self.word.unlock(me.word()) == Unlocked::Wake {
@@ -119,9 +192,42 @@ impl Lock {
         }
     }
 
+    /// Gives the lock back, and wakes one thread that waits, and all futures.
+    #[inline]
+    pub(super) fn give_back(&self, attachment: &Attachment, me: Owner) {
+        if self.word.unlock(me.word()) == Unlocked::Wake {
+            self.wake_and_ring(attachment);
+        }
+    }
+
     #[cold]
     fn wake(&self) {
         wake(low_half(&self.word.0), 1);
+    }
+
+    #[cold]
+    fn wake_and_ring(&self, attachment: &Attachment) {
+        self.wake();
+        ring_all(attachment);
+    }
+}
+
+/// What trying to take a lock gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tried {
+    /// It is held. Whether the data may be torn.
+    Mine(bool),
+    /// Another has it, by this word.
+    Held { holder: Owner, seen: u64 },
+}
+
+impl Tried {
+    /// Whether the data may be torn, if the lock is held.
+    fn mine(self) -> Option<bool> {
+        match self {
+            Self::Mine(torn) => Some(torn),
+            Self::Held { .. } => None,
+        }
     }
 }
 

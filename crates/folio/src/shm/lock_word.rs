@@ -46,6 +46,11 @@ impl LockWord {
         self.0.compare_exchange(seen, wanted, Ordering::Relaxed, Ordering::Relaxed).ok().map(|_| wanted)
     }
 
+    /// As [`announce`](Self::announce), for who will not sleep on the word, and so has to look at it anew: whether that holder still has it.
+    pub(crate) fn announce_anew(&self, seen: u64) -> bool {
+        self.0.compare_exchange(seen, seen | WAITERS, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
     /// Takes the lock from a holder that is dead, if the word is still exactly what it left.
     pub(crate) fn take_over(&self, dead: u64, me: u64) -> bool {
         self.0.compare_exchange(dead, me | WAITERS, Ordering::Acquire, Ordering::Relaxed).is_ok()

@@ -39,17 +39,22 @@
 // | `reader_word` | the word of a process that reads |
 // | `guard` | what who holds a lock has |
 // | `mutex`, `rwlock`, `condvar`, `event`, `once` | for synchronising |
+// | `rwlock_futures` | how futures read and write |
 // | `body` | segments whose contents are folio's own |
 // | `ring_memory` | the memory of a ring: what channels and logs have alike |
 // | `doze` | how one side tells the other that it sleeps |
 // | `bell`, `future` | a descriptor to poll, and futures |
 // | `hanging` | the bell of a ring's side |
+// | `bell_word`, `party_bell` | what wakes the futures of a process |
+// | `writing` | whether a writer has begun |
+// | `listener` | a descriptor for an event |
 // | `word` | the word in front of a message |
 // | `channel` | rings of messages |
 // | `log` | queues with history |
 
 mod attachment;
 mod bell;
+mod bell_word;
 mod body;
 mod channel;
 mod condvar;
@@ -59,6 +64,7 @@ mod future;
 mod guard;
 mod hanging;
 mod header;
+mod listener;
 mod lock;
 mod lock_word;
 mod log;
@@ -67,15 +73,18 @@ mod name;
 mod once;
 mod owner;
 mod party;
+mod party_bell;
 mod place;
 mod reader_word;
 mod registry;
 mod ring_memory;
 mod rwlock;
+mod rwlock_futures;
 mod segment;
 mod share;
 mod wait;
 mod word;
+mod writing;
 
 #[doc(inline)]
 pub use crate::__shm_field as field;
@@ -86,6 +95,7 @@ pub use event::Event;
 pub use folio_derive::Share;
 pub use guard::{Guard, Guards, Locked, Torn};
 pub use header::{Kind, Lifetime};
+pub use listener::Listener;
 pub use log::{Log, LogOptions, NextEntry, Read, Reader, Start, Writer};
 pub use mutex::Mutex;
 pub use name::directory;
@@ -116,7 +126,7 @@ pub mod fuzzing {
     }
 }
 
-/// What [`lock_word`], [`reader_word`] and [`doze`] are built on; their models in the tests put other ones there.
+/// What [`lock_word`], [`reader_word`], [`bell_word`], [`writing`] and [`doze`] are built on; their models in the tests put other ones there.
 mod atomics {
     pub(super) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 

@@ -3,6 +3,7 @@
 use super::guard::{Guard, Guards, Locked, Torn, sealed};
 use super::lock::Lock;
 use super::owner::Owner;
+use super::party_bell::Sleeper;
 use super::place::{Place, Shared};
 use super::share::{Share, fingerprint};
 use super::wait::Wait;
@@ -10,6 +11,8 @@ use crate::error::Result;
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::mem::offset_of;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 /// A value that one thread, of all processes, holds at a time. It starts free, with a value of zeros.
 ///
@@ -70,7 +73,7 @@ impl<T: Share> sealed::Sealed<T> for Mutex<T> {
 
     #[inline]
     fn unlock(at: Place<'_, Self>, me: Owner) {
-        Self::lock(at).unlock(me);
+        Self::lock(at).give_back(at.attachment(), me);
     }
 }
 
@@ -112,6 +115,52 @@ impl<'a, T: Share> Place<'a, Mutex<T>> {
         Ok(torn.map(|torn| self.locked(me, process, torn)))
     }
 
+    /// A future that takes the lock, for event loops. It needs no runtime: a thread of its own, one for the process, wakes all that wait. A holder
+    /// that dies meanwhile is found by it as by [`lock`](Self::lock).
+    ///
+    /// Nothing happens before it is polled; one that is dropped holds nothing. It may be sent to other threads, and so may the guard.
+    /// Which of those that wait gets the lock next is not said.
+    ///
+    /// ```
+    /// use folio::shm::{Mutex, Segment};
+    /// use std::future::Future;
+    /// use std::sync::Arc;
+    /// use std::task::{Context, Poll, Wake, Waker};
+    /// use std::thread::{Thread, current, park};
+    ///
+    /// /// An executor of one future, on this thread.
+    /// fn block_on<F: Future>(future: F) -> F::Output {
+    ///     struct Unpark(Thread);
+    ///     impl Wake for Unpark {
+    ///         fn wake(self: Arc<Self>) {
+    ///             self.0.unpark();
+    ///         }
+    ///     }
+    ///     let waker = Waker::from(Arc::new(Unpark(current())));
+    ///     let mut future = std::pin::pin!(future);
+    ///     loop {
+    ///         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+    ///             Poll::Ready(output) => return output,
+    ///             Poll::Pending => park(),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let number = Segment::<Mutex<u64>>::anonymous()?;
+    /// let mut guard = block_on(number.place().lock_async())?.clean()?;
+    /// guard.update(|number| *number += 1)?;
+    /// # Ok::<(), folio::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// It gives those of [`lock`](Self::lock), and EMFILE, ENFILE or EAGAIN if this process has no descriptor or thread left to wait with.
+    pub fn lock_async(
+        &self,
+    ) -> impl Future<Output = Result<Locked<'a, T>>> + Send + Sync + Unpin + use<'a, T> {
+        Locking::new(*self)
+    }
+
     #[inline]
     fn locked(self, me: Owner, process: u64, torn: bool) -> Locked<'a, T> {
         let guard = Guard::new(self, me, process);
@@ -126,6 +175,33 @@ impl<'a, T: Share> Place<'a, Mutex<T>> {
     /// Whether the value is poisoned.
     pub fn is_poisoned(&self) -> bool {
         lock_of(*self).is_poisoned()
+    }
+}
+
+/// The future of a lock.
+#[derive(Debug)]
+pub(super) struct Locking<'a, T> {
+    at: Place<'a, Mutex<T>>,
+    sleeper: Sleeper<'a>,
+}
+
+impl<'a, T: Share> Locking<'a, T> {
+    pub(super) fn new(at: Place<'a, Mutex<T>>) -> Self {
+        Self { at, sleeper: Sleeper::new(at.attachment()) }
+    }
+}
+
+impl<'a, T: Share> Future for Locking<'a, T> {
+    type Output = Result<Locked<'a, T>>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { at, sleeper } = self.get_mut();
+        let (me, process) = at.attachment().enter()?;
+        let polled = lock_of(*at).poll(sleeper, context, me, || true);
+        if polled.is_ready() {
+            sleeper.get_up();
+        }
+        polled.map_ok(|torn| at.locked(me, process, torn))
     }
 }
 
@@ -156,5 +232,22 @@ impl<T: Share> Shared<Mutex<T>> {
     /// Those of [`Place::lock`].
     pub fn try_lock(&self) -> Result<Option<Locked<'_, T>>> {
         self.place().try_lock()
+    }
+
+    /// As [`Place::lock_async`].
+    pub fn lock_async(
+        &self,
+    ) -> impl Future<Output = Result<Locked<'_, T>>> + Send + Sync + Unpin + use<'_, T> {
+        self.place().lock_async()
+    }
+
+    /// As [`Place::clear_poison`].
+    pub fn clear_poison(&self) -> bool {
+        self.place().clear_poison()
+    }
+
+    /// As [`Place::is_poisoned`].
+    pub fn is_poisoned(&self) -> bool {
+        self.place().is_poisoned()
     }
 }

@@ -1,13 +1,17 @@
 //! Something that one of all processes does, once.
 
+use super::attachment::Attachment;
 use super::lock::Lock;
 use super::owner::Owner;
+use super::party_bell::{Sleeper, wake_all_kinds};
 use super::place::{Place, Shared};
 use super::share::{Share, fingerprint};
-use super::wait::{Look, Wait, wake};
+use super::wait::{Look, Wait};
 use crate::error::Result;
 use crate::sys::identity;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
 
 /// What the processes of a segment do once among them. When the one that is at it dies, fails or panics, the next one that comes
 /// does it, and is told that it was begun before.
@@ -38,6 +42,7 @@ unsafe impl Share for Once {
 
 /// The lock, held; what is not done when it is dropped was cut short.
 struct Doing<'a> {
+    attachment: &'a Attachment,
     lock: &'a Lock,
     me: Owner,
     process: u64,
@@ -46,7 +51,7 @@ struct Doing<'a> {
 impl Drop for Doing<'_> {
     fn drop(&mut self) {
         if self.process == identity::token() {
-            self.lock.unlock(self.me);
+            self.lock.give_back(self.attachment, self.me);
         }
     }
 }
@@ -84,7 +89,7 @@ impl<'a> Place<'a, Once> {
         let (me, process) = self.attachment().enter()?;
         let (lock, done) = self.parts();
         let begun = lock.lock(self.attachment(), wait, me)?;
-        let _doing = Doing { lock, me, process };
+        let _doing = Doing { attachment: self.attachment(), lock, me, process };
         if self.is_done() {
             return Ok(());
         }
@@ -93,7 +98,7 @@ impl<'a> Place<'a, Once> {
         work(begun)?;
         done.store(1, Ordering::Release);
         lock.mend();
-        wake(done, u32::MAX);
+        wake_all_kinds(self.attachment(), done, u32::MAX);
         Ok(())
     }
 
@@ -110,6 +115,40 @@ impl<'a> Place<'a, Once> {
             Ok(if seen == 1 { Look::Done(()) } else { Look::Sleep(seen) })
         })
     }
+
+    /// A future that is ready when someone has done it; see [`lock_async`](Place::lock_async) for what holds for all of them.
+    ///
+    /// # Errors
+    ///
+    /// It gives EIO if the segment was truncated; EMFILE, ENFILE or EAGAIN if this process has nothing left to wait with.
+    pub fn wait_async(&self) -> impl Future<Output = Result<()>> + Send + Sync + Unpin + use<'a> {
+        Done { at: *self, sleeper: Sleeper::new(self.attachment()) }
+    }
+}
+
+/// The future of something that is done.
+#[derive(Debug)]
+struct Done<'a> {
+    at: Place<'a, Once>,
+    sleeper: Sleeper<'a>,
+}
+
+impl Future for Done<'_> {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let Self { at, sleeper } = self.get_mut();
+        at.attachment().check()?;
+        if !at.is_done() {
+            sleeper.lie_down(context.waker(), None)?;
+            // Who does it looks at the bells whether someone waits or not.
+            if !at.is_done() {
+                return Poll::Pending;
+            }
+        }
+        sleeper.get_up();
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl Shared<Once> {
@@ -125,6 +164,20 @@ impl Shared<Once> {
     /// Those of [`Place::call`].
     pub fn call(&self, work: impl FnOnce(bool) -> Result<()>) -> Result<()> {
         self.place().call(work)
+    }
+
+    /// As [`Place::call_with`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::call_with`].
+    pub fn call_with(&self, wait: Wait, work: impl FnOnce(bool) -> Result<()>) -> Result<()> {
+        self.place().call_with(wait, work)
+    }
+
+    /// As [`Place::wait_async`].
+    pub fn wait_async(&self) -> impl Future<Output = Result<()>> + Send + Sync + Unpin + use<'_> {
+        self.place().wait_async()
     }
 
     /// As [`Place::wait`].

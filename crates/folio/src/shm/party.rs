@@ -72,6 +72,8 @@ pub(super) fn claim(
 /// Writes into a slot whose byte this process has locked: it is this process's alone.
 fn settle(slots: &[Slot; SLOTS], slot: usize) -> Owner {
     let place = &slots[slot];
+    // It is this process's alone now.
+    place.bell.store(0, Ordering::Relaxed);
     let generation = another_than(place.generation.load(Ordering::Relaxed));
     place.generation.store(generation, Ordering::Release);
     place.pid.store(pid(), Ordering::Relaxed);

@@ -14,6 +14,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// A value in a segment, for as long as what it was taken from is borrowed. Copies of it are the same place.
 pub struct Place<'a, T> {
@@ -119,7 +120,20 @@ impl<T: Plain> Place<'_, T> {
     /// EIO if a process truncated the segment; EFAULT if a page of it went away just now.
     #[inline]
     pub fn load(&self) -> Result<T> {
-        self.attachment.check()?;
+        self.attachment.attend()?;
+        self.get()
+    }
+
+    /// As [`load`](Self::load), for who has [attended](Attachment::attend).
+    #[inline]
+    fn get(&self) -> Result<T> {
+        // SAFETY: the value lies in the map, all of whose accesses by this process are atomics or the copy's.
+        if let Some(value) = unsafe { load_word(self.at) } {
+            // A page that is gone was zeros, which the segment says by now.
+            self.attachment.check_whole()?;
+            return Ok(value);
+        }
+        self.attachment.check_whole()?;
         let mut value = MaybeUninit::<T>::uninit();
         // SAFETY: an attachment installed the handler; the value lies in its map, and in a Rust allocation of that size.
         unsafe {
@@ -142,7 +156,18 @@ impl<T: Plain> Place<'_, T> {
     /// As [`load`](Self::load).
     #[inline]
     pub fn store(&self, value: T) -> Result<()> {
-        self.attachment.check()?;
+        self.attachment.attend()?;
+        self.set(value)
+    }
+
+    /// As [`store`](Self::store), for who has [attended](Attachment::attend).
+    #[inline]
+    fn set(&self, value: T) -> Result<()> {
+        // SAFETY: as for `get`.
+        if unsafe { store_word(self.at, value) } {
+            return self.attachment.check_whole();
+        }
+        self.attachment.check_whole()?;
         // SAFETY: as for `load`; plain data has no padding.
         unsafe {
             sys::copy::copy(
@@ -202,6 +227,63 @@ impl<'a, T: Plain> Place<'a, T> {
         // it was attached. It is plain data: any bytes will do for it.
         Ok(unsafe { ViewMut::new(self.at.cast(), size_of::<T>()) })
     }
+}
+
+impl<T: Plain> Place<'_, T> {
+    /// Loads the value, lets `change` change it, and stores it: for who alone may.
+    #[inline]
+    pub(super) fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> Result<R> {
+        self.attachment.attend()?;
+        let mut value = self.get()?;
+        let result = change(&mut value);
+        self.set(value)?;
+        Ok(result)
+    }
+}
+
+/// Loads a value of the size of a machine's word in one step, if it is aligned as such.
+///
+/// # Safety
+///
+/// The value lies in a mapping of an attachment that is open, and this process accesses it by atomics and checked copies alone.
+#[inline]
+unsafe fn load_word<T: Plain>(at: *mut T) -> Option<T> {
+    macro_rules! word {
+        ($($atomic:ty),*) => {$(
+            let is_aligned = align_of::<T>() >= align_of::<$atomic>() || at.cast::<$atomic>().is_aligned();
+            if size_of::<T>() == size_of::<$atomic>() && is_aligned {
+                // SAFETY: as the caller promised, aligned, and as large; a page that is gone becomes zeros.
+                let bits = unsafe { <$atomic>::from_ptr(at.cast()) }.load(Ordering::Relaxed);
+                // SAFETY: as many bytes, and for plain data any will do.
+                return Some(unsafe { std::mem::transmute_copy(&bits) });
+            }
+        )*};
+    }
+    word!(AtomicU64, AtomicU32, AtomicU16, AtomicU8);
+    None
+}
+
+/// As [`load_word`], but stores. Whether it did.
+///
+/// # Safety
+///
+/// As for [`load_word`].
+#[inline]
+unsafe fn store_word<T: Plain>(at: *mut T, value: T) -> bool {
+    macro_rules! word {
+        ($($atomic:ty),*) => {$(
+            let is_aligned = align_of::<T>() >= align_of::<$atomic>() || at.cast::<$atomic>().is_aligned();
+            if size_of::<T>() == size_of::<$atomic>() && is_aligned {
+                // SAFETY: as many bytes, and plain data has no padding.
+                let bits = unsafe { std::mem::transmute_copy(&value) };
+                // SAFETY: as for `load_word`.
+                unsafe { <$atomic>::from_ptr(at.cast()) }.store(bits, Ordering::Relaxed);
+                return true;
+            }
+        )*};
+    }
+    word!(AtomicU64, AtomicU32, AtomicU16, AtomicU8);
+    false
 }
 
 #[cold]
@@ -347,6 +429,12 @@ impl<T: Plain> Shared<T> {
 }
 
 impl<T: Share, const N: usize> Shared<[T; N]> {
+    /// The elements of an array.
+    pub fn each(&self) -> impl ExactSizeIterator<Item = Shared<T>> + use<'_, T, N> {
+        // SAFETY: as the places.
+        self.place().each().map(|place| unsafe { Shared::new(Arc::clone(&self.attachment), place.as_ptr()) })
+    }
+
     /// An element of an array, or `None` past its end.
     pub fn at(&self, index: usize) -> Option<Shared<T>> {
         let place = self.place().at(index)?;

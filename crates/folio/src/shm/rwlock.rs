@@ -4,13 +4,16 @@
 use super::attachment::Attachment;
 use super::guard::{Guard, Guards, Locked, Torn, sealed};
 use super::header::SLOTS;
-use super::lock::Lock;
+use super::lock::{LOOKS, Lock, Tried};
 use super::lock_word::Unlocked;
 use super::owner::Owner;
+use super::party_bell::wake_all_kinds;
 use super::place::{Place, Shared};
 use super::reader_word::{Entered, MOST, ReaderWord, look_at_readers};
+use super::rwlock_futures::{Reading, ToWrite};
 use super::share::{InPlace, Plain, Share, fingerprint};
-use super::wait::{Look, Phase, Wait, low_half, wake};
+use super::wait::{Look, Phase, Wait, low_half};
+use super::writing::Writing;
 use crate::error::{Errno, Error, Result};
 use crate::sys::identity;
 use std::cell::UnsafeCell;
@@ -24,7 +27,7 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 /// two KiB besides the value.
 ///
 /// A writer that waits goes before readers that come later. What [`Mutex`](super::Mutex) says of dead holders, panics, forgotten
-/// guards and forks holds for writers. A reader that dies leaves nothing behind.
+/// guards and forks holds for writers. A reader that dies leaves nothing behind, nor does a writer that dies while it still waits for readers.
 ///
 /// ```
 /// use folio::shm::{ReadLocked, RwLock, Segment};
@@ -41,7 +44,8 @@ pub struct RwLock<T> {
     lock: Lock,
     /// Slots from here on have never read: a writer need not look at them.
     end: AtomicU32,
-    fill: AtomicU32,
+    /// Whether who has the writer's lock has come past the readers.
+    writing: Writing,
     /// For each slot: the generation of the party that reads, and how many of its threads do.
     readers: [ReaderWord; SLOTS],
     value: UnsafeCell<T>,
@@ -76,22 +80,23 @@ impl<T: Share> sealed::Sealed<T> for RwLock<T> {
     }
 
     fn unlock(at: Place<'_, Self>, me: Owner) {
-        open_to_all(Self::lock(at), me);
+        writing(at).end();
+        open_to_all(at.attachment(), Self::lock(at), me);
     }
 }
 
 /// Gives the writer's lock back, and wakes all who wait: they may all be readers.
-fn open_to_all(lock: &Lock, me: Owner) {
+pub(super) fn open_to_all(attachment: &Attachment, lock: &Lock, me: Owner) {
     if lock.word.unlock(me.word()) == Unlocked::Wake {
-        wake(low_half(&lock.word.0), u32::MAX);
+        wake_all_kinds(attachment, low_half(&lock.word.0), u32::MAX);
     }
 }
 
 /// Counts a thread out, and wakes a writer that waits for that.
-fn leave(lock: &Lock, word: &ReaderWord, me: Owner) {
+fn leave(attachment: &Attachment, lock: &Lock, word: &ReaderWord, me: Owner) {
     if word.leave(me.generation(), &lock.word) {
         lock.turn.fetch_add(1, Ordering::SeqCst);
-        wake(&lock.turn, u32::MAX);
+        wake_all_kinds(attachment, &lock.turn, u32::MAX);
     }
 }
 
@@ -105,13 +110,13 @@ pub enum ReadLocked<'a, T: Share> {
     Torn(Torn<'a, T, RwLock<T>>),
 }
 
-/// The lock, held for reading. Dropping it gives it back.
+/// The lock, held for reading. Dropping it gives it back. It can be sent to another thread, and dropped there.
 #[must_use]
 pub struct ReadGuard<'a, T: Share> {
     at: Place<'a, RwLock<T>>,
     me: Owner,
     process: u64,
-    not_send: PhantomData<*const T>,
+    value: PhantomData<Place<'a, T>>,
 }
 
 impl<T: Share> fmt::Debug for ReadGuard<'_, T> {
@@ -166,15 +171,20 @@ impl<T: Share> Drop for ReadGuard<'_, T> {
         if self.process == identity::token() {
             let (lock, readers) = parts(self.at);
             if let Some(slot) = self.me.slot() {
-                leave(lock, &readers[slot], self.me);
+                leave(self.at.attachment(), lock, &readers[slot], self.me);
             }
         }
     }
 }
 
-fn parts<T: Share>(at: Place<'_, RwLock<T>>) -> (&Lock, &[ReaderWord; SLOTS]) {
+pub(super) fn parts<T: Share>(at: Place<'_, RwLock<T>>) -> (&Lock, &[ReaderWord; SLOTS]) {
     // SAFETY: a place is aligned and mapped; both are made of atomics alone.
     unsafe { (&(*at.as_ptr()).lock, &(*at.as_ptr()).readers) }
+}
+
+pub(super) fn writing<T: Share>(at: Place<'_, RwLock<T>>) -> &Writing {
+    // SAFETY: as above.
+    unsafe { &(*at.as_ptr()).writing }
 }
 
 fn end<T: Share>(at: Place<'_, RwLock<T>>) -> &AtomicU32 {
@@ -199,45 +209,22 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     /// Those of [`read`](Self::read); ETIMEDOUT.
     pub fn read_with(&self, wait: Wait) -> Result<ReadLocked<'a, T>> {
         let attachment = self.attachment();
-        let (me, process) = attachment.enter()?;
         let start = wait.start();
-        let (lock, readers) = parts(*self);
-        let Some(slot) = me.slot() else { return Err(too_many(attachment)) };
-        let word = &readers[slot];
-        // Seen by each writer that sees the count, which comes later.
-        if end(*self).load(Ordering::Relaxed) <= slot as u32 {
-            end(*self).fetch_max(slot as u32 + 1, Ordering::SeqCst);
-        }
+        let lock = parts(*self).0;
         loop {
-            let entered = word.enter(me.generation(), &lock.word);
-            if entered == Entered::Full {
-                return Err(too_many(attachment));
-            }
-            if entered == Entered::Reading {
-                // Where its page has just gone a lock is a private zero, which anyone gets.
-                if let Err(error) = attachment.check() {
-                    leave(lock, word, me);
-                    return Err(error);
-                }
-                if !lock.is_torn() && !lock.is_poisoned() {
-                    return Ok(ReadLocked::Clean(ReadGuard {
-                        at: *self,
-                        me,
-                        process,
-                        not_send: PhantomData,
-                    }));
-                }
-                leave(lock, word, me);
-                return match self.write_with(wait.since(start))? {
-                    Locked::Torn(torn) => Ok(ReadLocked::Torn(torn)),
+            let (me, process) = attachment.enter()?;
+            match self.enter(me, process)? {
+                Came::In(guard) => return Ok(ReadLocked::Clean(guard)),
+                Came::ToRepair => match self.write_with(wait.since(start))? {
+                    Locked::Torn(torn) => return Ok(ReadLocked::Torn(torn)),
                     // Somebody else repaired it meanwhile.
                     Locked::Clean(guard) => {
                         drop(guard);
                         continue;
                     }
-                };
+                },
+                Came::ToWait => {}
             }
-            leave(lock, word, me);
             let wait = wait.since(start);
             wait.until(attachment, "read", low_half(&lock.word.0), |phase| {
                 let seen = lock.word.load();
@@ -246,16 +233,141 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
                 }
                 let Phase::Park { ask } = phase else { return Ok(Look::Again) };
                 if ask && !Owner::in_word(seen).is_some_and(|holder| attachment.is_alive(holder)) {
-                    if !lock.word.take_over(seen, me.word()) {
-                        return Ok(Look::Again);
-                    }
-                    lock.tear();
-                    open_to_all(lock, me);
-                    return Ok(Look::Done(()));
+                    return Ok(if self.end_of_writer(seen, me) { Look::Done(()) } else { Look::Again });
                 }
                 Ok(lock.word.announce(seen).map_or(Look::Again, |word| Look::Sleep(word as u32)))
             })?;
         }
+    }
+
+    /// Counts this thread in, if no writer has the lock.
+    pub(super) fn enter(&self, me: Owner, process: u64) -> Result<Came<'a, T>> {
+        let (attachment, (lock, readers)) = (self.attachment(), parts(*self));
+        let Some(slot) = me.slot() else { return Err(too_many(attachment)) };
+        let word = &readers[slot];
+        // Seen by each writer that sees the count, which comes later.
+        if end(*self).load(Ordering::Relaxed) <= slot as u32 {
+            end(*self).fetch_max(slot as u32 + 1, Ordering::SeqCst);
+        }
+        match word.enter(me.generation(), &lock.word) {
+            Entered::Full => return Err(too_many(attachment)),
+            Entered::Writer => {
+                leave(attachment, lock, word, me);
+                return Ok(Came::ToWait);
+            }
+            Entered::Reading => {}
+        }
+        // Where its page has just gone a lock is a private zero, which anyone gets.
+        if let Err(error) = attachment.check() {
+            leave(attachment, lock, word, me);
+            return Err(error);
+        }
+        if lock.is_torn() || lock.is_poisoned() {
+            leave(attachment, lock, word, me);
+            return Ok(Came::ToRepair);
+        }
+        Ok(Came::In(ReadGuard { at: *self, me, process, value: PhantomData }))
+    }
+
+    /// For a writer, which has looked at the readers: one that lives, by its word, and what that is. What the dead left is cleared.
+    pub(super) fn living_reader(&self) -> Option<(&'a ReaderWord, Owner, u64)> {
+        let end = end(*self).load(Ordering::SeqCst) as usize;
+        for (slot, word) in parts(*self).1.iter().enumerate().take(end) {
+            while let Some((generation, seen)) = word.reader() {
+                let reader = Owner::new(slot, generation);
+                if self.attachment().is_alive(reader) {
+                    return Some((word, reader, seen));
+                }
+                word.clear(seen);
+            }
+        }
+        None
+    }
+
+    /// Frees the lock of a writer that has died, if it is still as that one left it.
+    pub(super) fn end_of_writer(&self, dead: u64, me: Owner) -> bool {
+        let lock = parts(*self).0;
+        let mine = lock.word.take_over(dead, me.word());
+        if mine {
+            if writing(*self).has_begun() {
+                lock.tear();
+            }
+            open_to_all(self.attachment(), lock, me);
+        }
+        mine
+    }
+
+    /// Takes the lock for reading, if no writer that lives has it or waits for it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read).
+    pub fn try_read(&self) -> Result<Option<ReadLocked<'a, T>>> {
+        let (attachment, lock) = (self.attachment(), parts(*self).0);
+        // Each round that goes on, somebody else has changed something.
+        for _ in 0..LOOKS {
+            let (me, process) = attachment.enter()?;
+            let seen = lock.word.load();
+            if Owner::in_word(seen).is_some_and(|holder| attachment.is_alive(holder)) {
+                break;
+            }
+            if seen != 0 {
+                self.end_of_writer(seen, me);
+                continue;
+            }
+            match self.enter(me, process)? {
+                Came::In(guard) => return Ok(Some(ReadLocked::Clean(guard))),
+                Came::ToRepair => match self.try_write()? {
+                    Some(Locked::Torn(torn)) => return Ok(Some(ReadLocked::Torn(torn))),
+                    Some(Locked::Clean(guard)) => drop(guard),
+                    None => break,
+                },
+                Came::ToWait => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the lock for writing, if no process that lives has it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read).
+    pub fn try_write(&self) -> Result<Option<Locked<'a, T, RwLock<T>>>> {
+        let (attachment, lock) = (self.attachment(), parts(*self).0);
+        let (me, process) = attachment.enter()?;
+        let has_begun = || writing(*self).has_begun();
+        let Tried::Mine(torn) = lock.attempt(attachment, me, false, has_begun)? else { return Ok(None) };
+        look_at_readers();
+        if self.living_reader().is_some() {
+            open_to_all(attachment, lock, me);
+            return Ok(None);
+        }
+        Ok(Some(self.begin(me, process, torn)))
+    }
+
+    /// A future that takes the lock for reading; see [`lock_async`](Place::lock_async) for what holds for all of them.
+    ///
+    /// # Errors
+    ///
+    /// It gives those of [`read`](Self::read), and EMFILE, ENFILE or EAGAIN if this process has nothing left to wait with.
+    pub fn read_async(
+        &self,
+    ) -> impl Future<Output = Result<ReadLocked<'a, T>>> + Send + Sync + Unpin + use<'a, T> {
+        Reading::new(*self)
+    }
+
+    /// A future that takes the lock for writing; see [`lock_async`](Place::lock_async) for what holds for all of them.
+    ///
+    /// While it waits for readers, no others come in: poll it when it is woken, or drop it. It gives that up when it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read_async`](Self::read_async).
+    pub fn write_async(
+        &self,
+    ) -> impl Future<Output = Result<Locked<'a, T, RwLock<T>>>> + Send + Sync + Unpin + use<'a, T> {
+        ToWrite::new(*self)
     }
 
     /// Takes the lock for writing; waits for who has it, as long as their processes live.
@@ -277,7 +389,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
         let (me, process) = attachment.enter()?;
         let start = wait.start();
         let (lock, readers) = parts(*self);
-        let torn = lock.lock(attachment, wait, me)?;
+        let torn = lock.lock_unless(attachment, wait, me, || writing(*self).has_begun())?;
         look_at_readers();
         let end = end(*self).load(Ordering::SeqCst) as usize;
         for (slot, word) in readers.iter().enumerate().take(end) {
@@ -286,14 +398,20 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
             }
             let left = wait_for_reader(attachment, wait.since(start), lock, slot, word);
             if let Err(error) = left {
-                open_to_all(lock, me);
+                open_to_all(attachment, lock, me);
                 return Err(error);
             }
         }
+        Ok(self.begin(me, process, torn))
+    }
+
+    /// For a writer: the readers have gone.
+    pub(super) fn begin(&self, me: Owner, process: u64, torn: bool) -> Locked<'a, T, RwLock<T>> {
         // What those readers did comes before what is done now.
         fence(Ordering::Acquire);
+        writing(*self).begin();
         let guard = Guard::new(*self, me, process);
-        Ok(if torn { Locked::Torn(Torn::new(guard)) } else { Locked::Clean(guard) })
+        if torn { Locked::Torn(Torn::new(guard)) } else { Locked::Clean(guard) }
     }
 
     /// Makes a poisoned value a torn one, which the next who locks it has to repair. Whether it was poisoned.
@@ -305,6 +423,15 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     pub fn is_poisoned(&self) -> bool {
         parts(*self).0.is_poisoned()
     }
+}
+
+/// How a reader came in.
+pub(super) enum Came<'a, T: Share> {
+    In(ReadGuard<'a, T>),
+    /// It did not: the value is torn or poisoned.
+    ToRepair,
+    /// It did not: a writer has the lock.
+    ToWait,
 }
 
 /// Waits until no thread of the party in a slot reads, or the party is dead.
@@ -374,5 +501,47 @@ impl<T: Share> Shared<RwLock<T>> {
     /// Those of [`Place::write_with`].
     pub fn write_with(&self, wait: Wait) -> Result<Locked<'_, T, RwLock<T>>> {
         self.place().write_with(wait)
+    }
+
+    /// As [`Place::try_read`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::read`].
+    pub fn try_read(&self) -> Result<Option<ReadLocked<'_, T>>> {
+        self.place().try_read()
+    }
+
+    /// As [`Place::try_write`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::write`].
+    pub fn try_write(&self) -> Result<Option<Locked<'_, T, RwLock<T>>>> {
+        self.place().try_write()
+    }
+
+    /// As [`Place::read_async`].
+    pub fn read_async(
+        &self,
+    ) -> impl Future<Output = Result<ReadLocked<'_, T>>> + Send + Sync + Unpin + use<'_, T> {
+        self.place().read_async()
+    }
+
+    /// As [`Place::write_async`].
+    pub fn write_async(
+        &self,
+    ) -> impl Future<Output = Result<Locked<'_, T, RwLock<T>>>> + Send + Sync + Unpin + use<'_, T> {
+        self.place().write_async()
+    }
+
+    /// As [`Place::clear_poison`].
+    pub fn clear_poison(&self) -> bool {
+        self.place().clear_poison()
+    }
+
+    /// As [`Place::is_poisoned`].
+    pub fn is_poisoned(&self) -> bool {
+        self.place().is_poisoned()
     }
 }

@@ -85,6 +85,11 @@ impl Bell {
         self.add(process.as_fd())?;
         Ok(process)
     }
+
+    /// The end of this process makes it readable no more.
+    pub(crate) fn forget(&self, process: &OwnedFd) {
+        let _ = epoll::delete(&self.epoll, process);
+    }
 }
 
 /// Rings the bell of this name, in whatever process it is. Whether it rings; one that has rung already counts. If not, there may be none,

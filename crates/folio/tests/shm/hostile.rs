@@ -66,6 +66,27 @@ fn plain_loads_and_locks_of_what_was_truncated_are_errors() {
 }
 
 #[test]
+fn who_holds_a_lock_learns_that_its_value_was_truncated() {
+    let world = World::new();
+    for work in [
+        (|guard| guard.get().map(drop)) as fn(&mut folio::shm::Guard<'_, u64>) -> folio::Result<()>,
+        |guard| guard.set(1),
+        |guard| guard.update(|number| *number += 1),
+    ] {
+        let locks = SegmentOptions::new().count(1000).create::<[Mutex<u64>]>("cut").unwrap();
+        let place = locks.at(999).unwrap();
+        let mut guard = place.lock().unwrap().clean().unwrap();
+        work(&mut guard).unwrap();
+        writable(&world, "cut").set_len(8192).unwrap();
+        assert_eq!(work(&mut guard).unwrap_err().errno(), Errno::IO);
+        drop(guard);
+        assert!(locks.at(0).unwrap().lock().is_err());
+        drop(locks);
+        let _ = std::fs::remove_file(world.file("cut"));
+    }
+}
+
+#[test]
 fn a_thread_that_waits_in_what_is_truncated_gets_the_error() {
     let world = World::new();
     let lock = Segment::<Mutex<u64>>::create("cut").unwrap();

@@ -463,3 +463,187 @@ fn the_dead_stay_dead_when_a_file_forgets_that_they_ever_came() {
     let segment = open();
     assert!(segment.place().lock_with(patiently()).unwrap().is_torn());
 }
+
+/// Waits until a writer has the table, or waits for its readers.
+fn until_a_writer_comes(table: &folio::shm::Shared<RwLock<[u64; 2]>>) {
+    let start = std::time::Instant::now();
+    while table.try_read().unwrap().is_some() {
+        assert!(start.elapsed() < LONG, "no writer comes");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_writer_that_is_killed_while_it_waits_for_readers_tears_nothing() {
+    let desk = desk();
+    let table = field!(desk.table);
+    for round in 0..6 {
+        let reader = spawn_child(|| {
+            let table = field!(desk.table);
+            let _guard = table.read().unwrap();
+            field!(desk.held).set();
+            std::thread::sleep(LONG * 4);
+        })
+        .0;
+        assert!(field!(desk.held).take_with(patiently()).unwrap());
+        let writer = spawn_child(|| {
+            let table = field!(desk.table);
+            if round % 2 == 0 {
+                drop(table.write().unwrap());
+            } else {
+                let _waits = crate::executor::poll_once(&mut table.write_async());
+                drop(crate::executor::block_on(table.write_async()).unwrap());
+            }
+        })
+        .0;
+        until_a_writer_comes(&table);
+        kill(writer, libc::SIGKILL);
+        wait(writer);
+        // The next is a reader, or a writer.
+        if round < 3 {
+            let ReadLocked::Clean(guard) = table.read_with(patiently()).unwrap() else {
+                panic!("said to be torn")
+            };
+            assert_eq!(guard.get().unwrap(), [0, 0]);
+        }
+        kill(reader, libc::SIGKILL);
+        wait(reader);
+        drop(table.write_with(patiently()).unwrap().clean().expect("said to be torn"));
+    }
+    // One that has begun, and stored nothing yet that anyone could see, may have.
+    let writer = spawn_child(|| {
+        let table = field!(desk.table);
+        let _guard = table.write().unwrap().clean().unwrap();
+        field!(desk.held).set();
+        std::thread::sleep(LONG * 4);
+    })
+    .0;
+    assert!(field!(desk.held).take_with(patiently()).unwrap());
+    kill(writer, libc::SIGKILL);
+    wait(writer);
+    assert!(table.write_with(patiently()).unwrap().is_torn());
+    // It stays torn through one that takes it, waits for nobody, and is killed.
+    let writer = spawn_child(|| {
+        std::mem::forget(field!(desk.table).place().write().unwrap());
+        field!(desk.held).set();
+        std::thread::sleep(LONG * 4);
+    })
+    .0;
+    assert!(field!(desk.held).take_with(patiently()).unwrap());
+    kill(writer, libc::SIGKILL);
+    wait(writer);
+    let ReadLocked::Torn(torn) = table.read_with(patiently()).unwrap() else { panic!("said to be clean") };
+    drop(torn.repair(|_| Ok(())).unwrap());
+    drop(table.try_write().unwrap().unwrap().clean().unwrap());
+}
+
+#[test]
+fn who_only_tries_waits_for_nobody_who_lives() {
+    let desk = desk();
+    let table = field!(desk.table);
+    let ReadLocked::Clean(reads) = table.try_read().unwrap().unwrap() else { panic!("torn") };
+    child_succeeds(|| {
+        let table = field!(desk.table);
+        assert!(table.try_write().unwrap().is_none());
+        // It has left nothing behind.
+        assert!(table.try_read().unwrap().is_some());
+    });
+    drop(reads);
+    let writes = table.try_write().unwrap().unwrap().clean().unwrap();
+    child_succeeds(|| {
+        let table = field!(desk.table);
+        assert!(table.try_write().unwrap().is_none() && table.try_read().unwrap().is_none());
+    });
+    drop(writes);
+    let writer = spawn_child(|| {
+        let table = field!(desk.table);
+        std::mem::forget(table.place().write().unwrap());
+        field!(desk.held).set();
+        std::thread::sleep(LONG * 4);
+    })
+    .0;
+    assert!(field!(desk.held).take_with(patiently()).unwrap());
+    kill(writer, libc::SIGKILL);
+    wait(writer);
+    let Some(ReadLocked::Torn(torn)) = table.try_read().unwrap() else {
+        panic!("a dead writer is waited for")
+    };
+    torn.poison();
+    assert_eq!(table.try_read().unwrap_err().errno(), Errno::NOTRECOVERABLE);
+    assert_eq!(table.try_write().unwrap_err().errno(), Errno::NOTRECOVERABLE);
+    assert!(table.is_poisoned() && table.clear_poison() && !table.is_poisoned());
+    drop(table.try_write().unwrap().unwrap().or_repair(|_| Ok(())).unwrap());
+    let numbers = field!(desk.numbers);
+    assert!(numbers.try_lock().unwrap().is_some() && !numbers.is_poisoned() && !numbers.clear_poison());
+}
+
+#[test]
+fn a_condition_that_does_not_come_is_waited_for_as_long_as_was_said() {
+    let desk = desk();
+    let (numbers, changed) = (field!(desk.numbers), field!(desk.changed));
+    let none = |pair: folio::shm::Place<'_, [u64; 2]>| Ok(pair.load()?[0] == 0);
+    let guard = numbers.lock().unwrap().clean().unwrap();
+    let short = Wait::new().timeout(Duration::from_millis(50));
+    let start = std::time::Instant::now();
+    // Who notifies without a change does not make it longer.
+    let busy = spawn_child(|| {
+        loop {
+            field!(desk.changed).notify_all();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    })
+    .0;
+    let (locked, holds) = changed.wait_while_with(guard, short, none).unwrap();
+    kill(busy, libc::SIGKILL);
+    wait(busy);
+    assert!(holds && start.elapsed() >= Duration::from_millis(50) && start.elapsed() < LONG);
+    drop(locked);
+    let setter = spawn_child(|| {
+        std::thread::sleep(Duration::from_millis(10));
+        let numbers = field!(desk.numbers);
+        numbers.lock().unwrap().clean().unwrap().set([5, 0]).unwrap();
+        field!(desk.changed).notify_one();
+    })
+    .0;
+    let guard = numbers.lock().unwrap().clean().unwrap();
+    let (locked, holds) = changed.wait_while_with(guard, patiently(), none).unwrap();
+    assert!(!holds && locked.clean().unwrap().get().unwrap() == [5, 0]);
+    assert_eq!(wait(setter), End::Exited(0));
+}
+
+#[test]
+fn what_nobody_waits_for_makes_no_system_call() {
+    use crate::steps::{Ended, Step, can_trace, run};
+    if !can_trace() {
+        return crate::support::skip("this process may not trace its children");
+    }
+    let desk = desk();
+    let calls = |work: &dyn Fn()| match run(Step::Call, u64::MAX, || desk.check().unwrap(), |()| work()) {
+        Some(Ended::Through(steps)) => steps,
+        other => panic!("{other:?}"),
+    };
+    let (changed, numbers, go) = (field!(desk.changed), field!(desk.numbers), field!(desk.go));
+    let wait_once = || {
+        let guard = numbers.lock().unwrap().clean().unwrap();
+        let short = Wait::new().spin(0).timeout(Duration::from_millis(1));
+        assert!(changed.wait_with(guard, short).unwrap().1);
+    };
+    let none = calls(&|| ());
+    let all = || {
+        changed.notify_one();
+        changed.notify_all();
+        go.set();
+        go.clear();
+        drop(numbers.lock().unwrap().clean().unwrap());
+        let mut guard = numbers.lock().unwrap().clean().unwrap();
+        // Who only tries does not wait.
+        assert!(numbers.try_lock().unwrap().is_none());
+        guard.update(|pair| pair[0] += 1).unwrap();
+    };
+    assert_eq!(calls(&all), none);
+    wait_once();
+    assert!(calls(&|| changed.notify_one()) > none);
+    assert!(calls(&|| changed.notify_all()) > none);
+    // All that waited were told.
+    assert_eq!(calls(&all), none);
+}

@@ -1,0 +1,425 @@
+//! kill -9 at the steps of futures, and of those who wake them: the others go on.
+
+use crate::executor::{PATIENCE, block_on, poll_once, run_all};
+use crate::steps::{Ledger, Step, can_trace, sweep};
+use crate::support::skip;
+use crate::world::World;
+use folio::shm::{
+    self, Condvar, Event, Guard, Guards, Locked, Mutex, Place, RwLock, Segment, Share, Shared, Wait, field,
+};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Two halves that are equal whenever nobody is at them.
+#[derive(Clone, Copy, Share)]
+#[repr(C)]
+struct Pair {
+    one: u64,
+    other: u64,
+}
+
+#[derive(Share)]
+#[repr(C)]
+struct Desk {
+    pair: Mutex<Pair>,
+    table: RwLock<Pair>,
+    changed: Condvar,
+    fill: [u8; 4],
+    go: Event,
+    held: Event,
+    /// Whether someone has announced that it waits.
+    waits: AtomicU64,
+}
+
+fn counted(ledger: &Ledger, what: &str) {
+    eprintln!(
+        "{what}: {} kills, {} corrupted, {} hung, {} leaked names",
+        ledger.kills, ledger.corrupted, ledger.hung, ledger.leaked
+    );
+    assert!(ledger.kills > 0, "{what}");
+    assert_eq!((ledger.corrupted, ledger.hung, ledger.leaked), (0, 0, 0), "{what}");
+}
+
+fn patiently() -> Wait {
+    Wait::new().timeout(PATIENCE)
+}
+
+/// One change under the lock: in between the halves differ.
+fn change<L: Guards<Pair>>(guard: &Guard<'_, Pair, L>) {
+    let next = field!(guard.one).load().unwrap() + 1;
+    field!(guard.one).store(next).unwrap();
+    field!(guard.other).store(next).unwrap();
+}
+
+fn repair(pair: Place<'_, Pair>) -> folio::Result<()> {
+    field!(pair.other).store(field!(pair.one).load()?)
+}
+
+/// What was locked is whole, or said not to be.
+fn settle<L: Guards<Pair>>(ledger: &mut Ledger, locked: Locked<'_, Pair, L>) {
+    if let Locked::Clean(guard) = &locked {
+        let Pair { one, other } = guard.get().unwrap();
+        ledger.corrupted += u64::from(one != other);
+    }
+    change(&locked.or_repair(repair).unwrap());
+}
+
+fn leaked(world: &World) -> u64 {
+    shm::collect(false).unwrap();
+    world.files().len() as u64
+}
+
+/// Runs `work` while another thread does `others` all the time.
+fn beside(others: impl Fn() + Sync, work: impl FnOnce()) {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                others();
+            }
+        });
+        work();
+        is_over.store(true, Ordering::Relaxed);
+    });
+}
+
+/// The segment; with a bell, where that is not what is looked at.
+fn ready(name: &str, step: Step) -> Segment<Desk> {
+    let desk = Segment::<Desk>::open(name).unwrap();
+    if let Step::Instruction = step {
+        let waits = field!(desk.held);
+        assert!(poll_once(&mut waits.wait_async()).is_pending());
+    }
+    desk
+}
+
+#[test]
+fn who_waits_for_a_lock_with_a_future_may_die_at_every_step() {
+    if !can_trace() {
+        return skip("this process may not trace its children");
+    }
+    let world = World::new();
+    let mut ledger = Ledger::default();
+    let desk = Segment::<Desk>::create("futures").unwrap();
+    let hold = || {
+        let pair = field!(desk.pair);
+        let guard = pair.lock_with(patiently()).unwrap().or_repair(repair).unwrap();
+        std::thread::sleep(Duration::from_micros(300));
+        drop(guard);
+        std::thread::sleep(Duration::from_micros(100));
+    };
+    beside(hold, || {
+        // At each system call, the first ones included that make the bell; and between them.
+        for (step, kills) in [(Step::Call, 120), (Step::Instruction, 16)] {
+            sweep(
+                &mut ledger,
+                step,
+                kills,
+                || (),
+                |()| ready("futures", step),
+                |theirs| {
+                    let (pair, table) = (field!(theirs.pair), field!(theirs.table));
+                    for _ in 0..2 {
+                        change(&block_on(pair.lock_async()).unwrap().or_repair(repair).unwrap());
+                        // One that is dropped, and one that is not, of another lock.
+                        let _ = poll_once(&mut pair.lock_async());
+                        change(&block_on(table.write_async()).unwrap().or_repair(repair).unwrap());
+                        drop(block_on(table.read_async()).unwrap());
+                    }
+                },
+                |ledger, ()| {
+                    let start = Instant::now();
+                    let (pair, table) = (field!(desk.pair), field!(desk.table));
+                    settle(ledger, block_on(pair.lock_async()).unwrap());
+                    settle(ledger, block_on(table.write_async()).unwrap());
+                    settle(ledger, pair.lock_with(patiently()).unwrap());
+                    settle(ledger, table.write_with(patiently()).unwrap());
+                    ledger.hung += u64::from(start.elapsed() > PATIENCE);
+                },
+            );
+        }
+    });
+    drop(desk);
+    ledger.leaked += leaked(&world);
+    counted(&ledger, "futures of locks");
+}
+
+#[test]
+fn who_waits_for_an_event_with_a_future_or_a_listener_may_die_at_every_step() {
+    if !can_trace() {
+        return skip("this process may not trace its children");
+    }
+    let world = World::new();
+    let mut ledger = Ledger::default();
+    let desk = Segment::<Desk>::create("events").unwrap();
+    let set = || {
+        field!(desk.go).set();
+        std::thread::sleep(Duration::from_micros(300));
+    };
+    beside(set, || {
+        // At each system call, the first ones included that make the bell; and between them.
+        for (step, kills) in [(Step::Call, 120), (Step::Instruction, 16)] {
+            sweep(
+                &mut ledger,
+                step,
+                kills,
+                || (),
+                |()| ready("events", step),
+                |theirs| {
+                    let go = field!(theirs.go);
+                    for _ in 0..2 {
+                        block_on(go.take_async()).unwrap();
+                    }
+                    let mut listener = go.listen().unwrap();
+                    while !listener.try_take().unwrap() {
+                        std::thread::yield_now();
+                    }
+                    let _ = poll_once(&mut go.take_async());
+                },
+                |ledger, ()| {
+                    let start = Instant::now();
+                    let go = field!(desk.go);
+                    for _ in 0..3 {
+                        block_on(go.take_async()).unwrap();
+                    }
+                    ledger.hung += u64::from(!go.take_with(patiently()).unwrap());
+                    ledger.hung += u64::from(start.elapsed() > PATIENCE);
+                },
+            );
+        }
+    });
+    drop(desk);
+    ledger.leaked += leaked(&world);
+    counted(&ledger, "futures of events");
+}
+
+/// A child is killed at the steps of `work`, which wakes a future of this process that waits since the child was `prepared`. Whatever
+/// the child has done, `finish` does what there is left of it; then the future is ready.
+fn waker_dies<P, F: Future<Output = u64>>(
+    what: &str,
+    prepare: impl Fn(&Segment<Desk>) -> P,
+    work: impl Fn(P),
+    finish: impl Fn(&Segment<Desk>),
+    waits: impl Fn(Segment<Desk>) -> F + Copy + Send + 'static,
+) {
+    if !can_trace() {
+        return skip("this process may not trace its children");
+    }
+    let world = World::new();
+    let mut ledger = Ledger::default();
+    let desk = Segment::<Desk>::create("wakers").unwrap();
+    for (step, kills) in [(Step::Call, 8), (Step::Instruction, 16)] {
+        sweep(
+            &mut ledger,
+            step,
+            kills,
+            || {
+                let theirs = desk.clone();
+                field!(desk.waits).store(0, Ordering::SeqCst);
+                std::thread::spawn(move || {
+                    assert!(field!(theirs.held).take_with(patiently()).unwrap());
+                    let mut future = Box::pin(waits(theirs.clone()));
+                    block_on(std::future::poll_fn(|context| {
+                        let polled = future.as_mut().poll(context);
+                        field!(theirs.waits).store(1, Ordering::SeqCst);
+                        polled
+                    }))
+                })
+            },
+            |_| {
+                let theirs = Segment::<Desk>::open("wakers").unwrap();
+                let prepared = prepare(&theirs);
+                field!(theirs.held).set();
+                while field!(theirs.waits).load(Ordering::SeqCst) == 0 {
+                    std::thread::yield_now();
+                }
+                prepared
+            },
+            &work,
+            |ledger, waiter| {
+                let start = Instant::now();
+                finish(&desk);
+                // Ready, or panicked since it was not in time.
+                match waiter.join() {
+                    Ok(wrong) => ledger.corrupted += wrong,
+                    Err(_) => ledger.hung += 1,
+                }
+                ledger.hung += u64::from(start.elapsed() > PATIENCE);
+            },
+        );
+    }
+    drop(desk);
+    ledger.leaked += leaked(&world);
+    counted(&ledger, what);
+}
+
+/// Whether it is neither whole nor said to be torn.
+fn is_wrong<L: Guards<Pair>>(locked: folio::Result<Locked<'_, Pair, L>>) -> u64 {
+    let mut ledger = Ledger::default();
+    settle(&mut ledger, locked.unwrap());
+    ledger.corrupted
+}
+
+#[test]
+fn who_gives_back_what_a_future_waits_for_may_die_at_every_step() {
+    waker_dies(
+        "unlocking for a future",
+        |desk| {
+            let pair: &'static Shared<Mutex<Pair>> = Box::leak(Box::new(field!(desk.pair)));
+            pair.lock().unwrap().or_repair(repair).unwrap()
+        },
+        |guard| {
+            change(&guard);
+            drop(guard);
+        },
+        |_| (),
+        |desk| async move { is_wrong(field!(desk.pair).lock_async().await) },
+    );
+    waker_dies(
+        "a reader that leaves for a future",
+        |desk| {
+            let table: &'static Shared<RwLock<Pair>> = Box::leak(Box::new(field!(desk.table)));
+            table.read().unwrap()
+        },
+        drop,
+        |_| (),
+        |desk| async move {
+            // No writer died: it is in order, and stays so.
+            let table = field!(desk.table);
+            let locked = table.write_async().await.unwrap();
+            let wrong = u64::from(locked.is_torn());
+            change(&locked.or_repair(repair).unwrap());
+            wrong
+        },
+    );
+    waker_dies(
+        "a writer that leaves for futures",
+        |desk| {
+            let table: &'static Shared<RwLock<Pair>> = Box::leak(Box::new(field!(desk.table)));
+            table.write().unwrap().or_repair(repair).unwrap()
+        },
+        |guard| {
+            change(&guard);
+            drop(guard);
+        },
+        |_| (),
+        |desk| async move {
+            let table = field!(desk.table);
+            match table.read_async().await.unwrap() {
+                folio::shm::ReadLocked::Clean(guard) => {
+                    let Pair { one, other } = guard.get().unwrap();
+                    u64::from(one != other)
+                }
+                folio::shm::ReadLocked::Torn(torn) => {
+                    drop(torn.repair(repair).unwrap());
+                    0
+                }
+            }
+        },
+    );
+}
+
+#[test]
+fn who_sets_or_notifies_what_a_future_waits_for_may_die_at_every_step() {
+    waker_dies(
+        "setting for a future",
+        |desk| field!(desk.go),
+        |go| go.set(),
+        |desk| field!(desk.go).set(),
+        |desk| async move {
+            field!(desk.go).take_async().await.unwrap();
+            0
+        },
+    );
+    waker_dies(
+        "notifying for a future",
+        |desk| field!(desk.changed),
+        |changed| changed.notify_all(),
+        |desk| field!(desk.changed).notify_all(),
+        |desk| async move {
+            let (pair, changed) = (field!(desk.pair), field!(desk.changed));
+            let guard = pair.lock_async().await.unwrap().or_repair(repair).unwrap();
+            is_wrong(changed.wait_async(guard).await)
+        },
+    );
+}
+
+/// Several processes at one lock and one event with futures, and one after the other is killed at any moment.
+#[test]
+fn killed_while_their_futures_compete_nobody_hangs_and_nothing_is_lost() {
+    const WORKERS: usize = 3;
+    let kills = 40 * crate::steps::thoroughness();
+    let world = World::new();
+    let mut ledger = Ledger::default();
+    let desk = Segment::<Desk>::create("desk").unwrap();
+    let work = || {
+        let theirs = Segment::<Desk>::open("desk").unwrap();
+        let one = |_| {
+            Box::pin(async {
+                while !field!(theirs.held).is_set() {
+                    let (pair, table) = (field!(theirs.pair), field!(theirs.table));
+                    let guard = pair.lock_async().await.unwrap().or_repair(repair).unwrap();
+                    let Pair { one, other } = guard.get().unwrap();
+                    if one != other {
+                        // Seen through a lock that was said to be in order.
+                        std::process::abort();
+                    }
+                    change(&guard);
+                    drop(guard);
+                    field!(theirs.go).set();
+                    drop(table.read_async().await.unwrap());
+                    change(&table.write_async().await.unwrap().or_repair(repair).unwrap());
+                    field!(theirs.go).take_async().await.unwrap();
+                    // One that took it and was killed has taken it from those that wait.
+                    field!(theirs.go).set();
+                    field!(theirs.waits).fetch_add(1, Ordering::SeqCst);
+                }
+            }) as std::pin::Pin<Box<dyn Future<Output = ()> + '_>>
+        };
+        run_all((0..5).map(one));
+    };
+    let spawn = || crate::support::spawn_child(work).0;
+    let mut workers: Vec<_> = (0..WORKERS).map(|_| spawn()).collect();
+    let seed = crate::world::seed();
+    let mut random = seed;
+    for _ in 0..kills {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        std::thread::sleep(Duration::from_micros(random % 3000));
+        let victim = workers.remove(random as usize % WORKERS);
+        // SAFETY: a child of this test's own.
+        unsafe { libc::kill(victim, libc::SIGKILL) };
+        match crate::support::wait(victim) {
+            crate::support::End::Killed(libc::SIGKILL) => ledger.kills += 1,
+            end => {
+                ledger.corrupted += 1;
+                eprintln!("seed {seed}: a worker ended by itself: {end:?}");
+            }
+        }
+        workers.push(spawn());
+        // Someone gets on, whatever the dead one has taken along.
+        field!(desk.go).set();
+        let (start, before) = (Instant::now(), field!(desk.waits).load(Ordering::SeqCst));
+        while field!(desk.waits).load(Ordering::SeqCst) == before {
+            if start.elapsed() > PATIENCE {
+                ledger.hung += 1;
+                eprintln!("seed {seed}: nobody gets on");
+                break;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+    for worker in workers {
+        // SAFETY: as above.
+        unsafe { libc::kill(worker, libc::SIGKILL) };
+        crate::support::wait(worker);
+        ledger.kills += 1;
+    }
+    settle(&mut ledger, field!(desk.pair).lock_with(patiently()).unwrap());
+    settle(&mut ledger, field!(desk.table).write_with(patiently()).unwrap());
+    drop(desk);
+    ledger.leaked += leaked(&world);
+    counted(&ledger, "competing with futures");
+}
