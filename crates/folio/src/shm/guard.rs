@@ -5,10 +5,11 @@ use super::mutex::Mutex;
 use super::owner::Owner;
 use super::place::Place;
 use super::share::{InPlace, Plain, Share};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sys::identity;
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 
 pub(super) mod sealed {
@@ -41,10 +42,15 @@ impl<'a, T: Share, L: Guards<T>> Locked<'a, T, L> {
     /// # Errors
     ///
     /// EOWNERDEAD if it may be torn. It stays so, and the lock is free again.
+    #[inline]
     pub fn clean(self) -> Result<Guard<'a, T, L>> {
         match self {
             Self::Clean(guard) => Ok(guard),
-            Self::Torn(guard) => Err(torn(guard.0.at.attachment())),
+            Self::Torn(torn) => {
+                // In parts, so that no address of the guard is taken here: the one that is in order stays in registers.
+                let guard = ManuallyDrop::new(torn.0);
+                Err(Guard::refuse(guard.at, guard.me, guard.process))
+            }
         }
     }
 
@@ -92,6 +98,13 @@ impl<'a, T: Share, L: Guards<T>> Guard<'a, T, L> {
     #[inline]
     pub(super) fn new(at: Place<'a, L>, me: Owner, process: u64) -> Self {
         Self { at, me, process, was_panicking: std::thread::panicking(), value: PhantomData }
+    }
+
+    /// Gives a lock over a torn value back, and says that it is torn.
+    #[cold]
+    fn refuse(at: Place<'a, L>, me: Owner, process: u64) -> Error {
+        drop(Self::new(at, me, process));
+        torn(at.attachment())
     }
 
     fn lock(&self) -> &'a Lock {

@@ -54,6 +54,14 @@ impl Lock {
     #[inline]
     fn settle(&self, attachment: &Attachment, me: Owner) -> Result<bool> {
         // Where its page has just gone a lock is a private zero, which anyone gets.
+        if attachment.check().is_ok() && self.state.load(Ordering::Relaxed) == CLEAN {
+            return Ok(false);
+        }
+        self.settle_closely(attachment, me)
+    }
+
+    #[cold]
+    fn settle_closely(&self, attachment: &Attachment, me: Owner) -> Result<bool> {
         if let Err(error) = attachment.check() {
             self.give_back(attachment, me);
             return Err(error);
