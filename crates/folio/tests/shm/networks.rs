@@ -1,18 +1,22 @@
 //! Bells that processes of other network namespaces ring, by FIFOs, and what is left of those.
 
+use crate::bell::block_on;
 use crate::killing::Victim;
 use crate::steps::{Ledger, Step, can_trace, sweep};
 use crate::support::{End, child_succeeds, in_child, is_root, skip};
 use crate::world::World;
 use folio::shm::{
-    self, Channel, ChannelOptions, Lifetime, Log, Read as Found, Receiver, Role, SegmentOptions, Start, State,
+    self, Channel, ChannelOptions, Event, Lifetime, Log, Mutex, Read as Found, Receiver, Role, Segment,
+    SegmentOptions, Start, State,
 };
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -183,6 +187,91 @@ fn the_bells_of_a_logs_readers_are_heard_from_another_network() {
         }
     }
     drop(readers);
+    assert_eq!(bells(&world), Vec::<String>::new());
+}
+
+#[test]
+fn a_sender_that_waits_for_room_is_rung_from_another_network() {
+    if !can_leave_network() {
+        return skip("this process may make no network namespace");
+    }
+    let world = World::new();
+    let channel = Channel::create("afar", 64).unwrap();
+    let mut sender = channel.sender().unwrap();
+    // While all are of one network: it has no FIFO yet.
+    sender.bell().unwrap();
+    let (here, there) = Line::new();
+    let open = || Channel::open("afar").unwrap().receiver().unwrap();
+    let _receiver = elsewhere(&there, open, |receiver, _| {
+        assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), Some(24));
+    });
+    here.hear();
+    for round in 0..20 {
+        while sender.try_send(&[round; 24]).unwrap() {}
+        assert_eq!(bells(&world).len(), 1);
+        here.say(round);
+        assert_eq!(here.hear(), round);
+        assert!(is_readable(sender.bell().unwrap(), Duration::ZERO), "round {round}");
+        assert!(sender.try_send(&[round; 24]).unwrap());
+    }
+    drop(sender);
+    assert_eq!(bells(&world), Vec::<String>::new());
+}
+
+#[test]
+fn an_event_and_a_lock_are_heard_of_from_another_network() {
+    /// By the timer alone it takes twice as long, each time.
+    const QUICK: Duration = Duration::from_millis(250);
+    if !can_leave_network() {
+        return skip("this process may make no network namespace");
+    }
+    let world = World::new();
+    let (event, lock) =
+        (Segment::<Event>::create("event").unwrap(), Segment::<Mutex<u64>>::create("lock").unwrap());
+    // While all are of one network: a bell that has no FIFO yet.
+    let mut listener = event.place().listen().unwrap();
+    while listener.try_take().unwrap() {}
+    let (here, there) = Line::new();
+    let open = || (Segment::<Event>::open("event").unwrap(), Segment::<Mutex<u64>>::open("lock").unwrap());
+    let _other = elsewhere(&there, open, |(event, lock), byte| {
+        if byte == 0 {
+            return event.place().set();
+        }
+        let mut guard = lock.place().lock().unwrap().clean().unwrap();
+        guard.update(|count| *count += 1).unwrap();
+        there.say(byte);
+        // Until the other side waits for it.
+        while there.hear() != 2 {}
+    });
+    here.hear();
+    let (mut events, mut locks) = (0, 0);
+    for _ in 0..20 {
+        while listener.try_take().unwrap() {}
+        let start = Instant::now();
+        here.say(0);
+        assert!(is_readable(listener.as_fd(), PATIENCE));
+        events += u32::from(start.elapsed() < QUICK);
+        here.hear();
+    }
+    for round in 1..=20 {
+        here.say(1);
+        assert_eq!(here.hear(), 1);
+        let place = lock.place();
+        let mut future = place.lock_async();
+        assert!(Pin::new(&mut future).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let start = Instant::now();
+        here.say(2);
+        let guard = block_on(future).0.unwrap().clean().unwrap();
+        locks += u32::from(start.elapsed() < QUICK);
+        assert_eq!(guard.get().unwrap(), round);
+        drop(guard);
+        here.hear();
+    }
+    // One for the listener's segment, one for the lock's.
+    assert_eq!(bells(&world).len(), 2);
+    assert!(events > 5 && locks > 5, "of 20 events {events} were heard, of 20 locks {locks}");
+    drop(listener);
+    drop((event, lock));
     assert_eq!(bells(&world), Vec::<String>::new());
 }
 
