@@ -199,8 +199,12 @@ impl Attachment {
 
     #[cold]
     fn check_closely(&self) -> Result<()> {
+        // First: its maker stores all first values by this way.
+        if self.is_in_the_making() {
+            return Ok(());
+        }
         self.join()?;
-        if self.is_whole() || self.is_in_the_making() {
+        if self.is_whole() {
             return Ok(());
         }
         // For the others, if there is still a header that they can see.
@@ -537,9 +541,12 @@ impl Attachment {
             let subject = subject.clone();
             move |errno| Error::kernel(call, errno, subject)
         };
+        if !party::bar(lease).map_err(failed("fcntl"))? {
+            return Ok(None);
+        }
+        // From here on it grows no more.
         let status = sys::file::status(lease).map_err(failed("fstat"))?;
-        if !party::bar(lease).map_err(failed("fcntl"))?
-            || !has_name(path, (status.device, status.inode)).map_err(failed("open"))?
+        if !has_name(path, (status.device, status.inode)).map_err(failed("open"))?
             || lifetime(lease).map_err(failed("pread"))? != Some(Lifetime::WhileUsed)
         {
             return Ok(None);
