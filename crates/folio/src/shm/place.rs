@@ -207,8 +207,9 @@ impl<'a, T: Plain> Place<'a, T> {
     /// # Ok::<(), folio::Error>(())
     /// ```
     ///
-    /// If a process truncates the segment while there is a view, its bytes read as zeros; the next operation that can return an
-    /// error about the segment does ([`Shared::check`]).
+    /// If a process truncates the segment while there is a view, bytes that are gone read as zeros, and the next operation that can
+    /// return an error about the segment does ([`Shared::check`]). Copies by the view ([`View::copy_to`] and what is built on it) are
+    /// EFAULT there themselves.
     ///
     /// # Errors
     ///
