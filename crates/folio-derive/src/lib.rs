@@ -64,22 +64,27 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     });
     // Bounds that may not hold, without an error where they do not: rustc looks at bounds with a lifetime only when asked.
     let if_all = |of: &TokenStream| {
-        let mut wheres = generics.clone();
-        let wheres = wheres.make_where_clause();
+        let mut wheres = shares.clone();
         for ty in &types {
             wheres.predicates.push(syn::parse_quote!(for<'late> #ty: #of));
         }
-        wheres.clone()
+        wheres
     };
     let mut plain = if_all(&quote!(::folio::shm::Plain));
     plain.predicates.push(syn::parse_quote!(for<'late> #name #type_generics: ::core::marker::Copy));
     let in_place = if_all(&quote!(::folio::shm::InPlace));
     Ok(quote! {
         const _: () = {
+            // A trait's, so that the fields' types may say `Self`.
             #[allow(dead_code)]
-            fn each_field_can_be_shared #impl_generics () #shares {
-                fn shares<T: ::folio::shm::Share>() {}
-                #(#each_shares)*
+            trait EachFieldCanBeShared {
+                fn each_field_can_be_shared();
+            }
+            impl #impl_generics EachFieldCanBeShared for #name #type_generics #shares {
+                fn each_field_can_be_shared() {
+                    fn shares<T: ::folio::shm::Share>() {}
+                    #(#each_shares)*
+                }
             }
             // SAFETY: a struct with a layout that is written down, without padding, of fields that can all be shared.
             unsafe impl #impl_generics ::folio::shm::Share for #name #type_generics #shares {

@@ -214,6 +214,59 @@ fn a_field_is_a_part_of_its_value() {
     assert!(elsewhere.is_err());
 }
 
+/// Types with parameters, whose fields are made of them.
+mod generic {
+    use folio::shm::{Mutex, Share};
+    use std::sync::atomic::AtomicU64;
+
+    #[derive(Share)]
+    #[repr(C)]
+    pub(super) struct Locked<T: Copy, const N: usize> {
+        pub(super) lock: Mutex<[T; N]>,
+        pub(super) count: AtomicU64,
+    }
+
+    #[derive(Clone, Copy, Share)]
+    #[repr(C)]
+    pub(super) struct Rows<T> {
+        pub(super) rows: [[T; 2]; 3],
+    }
+
+    #[derive(Share)]
+    #[repr(C)]
+    pub(super) struct Counts<T> {
+        pub(super) counts: [T; 3],
+    }
+
+    #[derive(Clone, Copy, Share)]
+    #[repr(C)]
+    pub(super) struct Own {
+        pub(super) bytes: [u8; Self::LEN],
+    }
+
+    impl Own {
+        const LEN: usize = 4;
+    }
+}
+
+#[test]
+fn types_with_parameters_are_shared_as_what_they_are_made_of() {
+    let locked = Segment::<generic::Locked<u32, 2>>::anonymous().unwrap();
+    field!(locked.lock).lock().unwrap().clean().unwrap().set([1, 2]).unwrap();
+    assert_eq!(field!(locked.count).fetch_add(1, Ordering::SeqCst), 0);
+    // Plain data is copied, atomics are used where they lie.
+    let rows = Segment::<generic::Rows<u16>>::anonymous().unwrap();
+    rows.store(generic::Rows { rows: [[1, 2], [3, 4], [5, 6]] }).unwrap();
+    assert_eq!(rows.load().unwrap().rows[2], [5, 6]);
+    let counts = Segment::<generic::Counts<AtomicU64>>::anonymous().unwrap();
+    assert_eq!(counts.counts[2].fetch_add(1, Ordering::SeqCst), 0);
+    let own = Segment::<generic::Own>::anonymous().unwrap();
+    assert_eq!(own.load().unwrap().bytes, [0; 4]);
+    // Of other parameters it is another type.
+    let file = rows.file();
+    assert_eq!(Segment::<generic::Rows<i16>>::from_fd(file).unwrap_err().errno(), folio::Errno::INVAL);
+}
+
 #[test]
 fn who_is_a_party_has_the_name_however_others_come_leave_and_collect() {
     use std::os::unix::fs::MetadataExt;
