@@ -73,7 +73,7 @@ fn what_goes_away_while_it_is_copied_out_is_an_error_and_no_zeros() {
     let world = World::new();
     let round = |round: u32| {
         let large = Segment::<[[u64; 512]; PAGES]>::create("cut").unwrap();
-        large.view_mut().unwrap().copy_from(&[7; PAGES * 4096], 0).unwrap();
+        large.view_mut().unwrap().copy_from(&vec![7; PAGES * 4096], 0).unwrap();
         let (view, loads) = (large.view().unwrap(), &AtomicU64::new(0));
         std::thread::scope(|scope| {
             let file = writable(&world, "cut");

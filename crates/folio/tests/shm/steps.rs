@@ -40,6 +40,7 @@ pub(crate) fn run<P>(
 }
 
 /// As [`run`], but does something else while the child stands still after `steps`, and lets it go on then.
+#[allow(dead_code, reason = "for some of the test files")]
 pub(crate) fn run_around<P>(
     step: Step,
     steps: u64,
