@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Data, DeriveInput, Error, Field, Member};
+use syn::{Data, DeriveInput, Error, Field, GenericParam, Member};
 
 /// Implements `folio::shm::Share` for a struct of `Share` fields, with `repr(C)` or `repr(transparent)` and without padding;
 /// beside it `Plain` if all fields are (and the struct is `Copy`), or `InPlace` if all fields are.
@@ -49,6 +49,20 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
         let print = quote_spanned!(ty.span()=> <#ty as ::folio::shm::Share>::FINGERPRINT);
         quote!((#text, ::core::mem::offset_of!(Self, #member), #print))
     });
+    // Parameters tell types apart that have the same fields. What no field is called by stands for them.
+    let parameters = generics.params.iter().filter_map(|param| match param {
+        GenericParam::Type(param) => {
+            let ident = &param.ident;
+            Some(quote!(("type", 0, <#ident as ::folio::shm::Share>::FINGERPRINT)))
+        }
+        // An integer, a bool or a char: all of its bits, in two halves.
+        GenericParam::Const(param) => {
+            let ident = &param.ident;
+            Some(quote!(("const", ((#ident as u128) >> 64) as usize, #ident as u128 as u64)))
+        }
+        GenericParam::Lifetime(_) => None,
+    });
+    let entries = parameters.chain(entries);
     let each_shares = fields.iter().map(|field| {
         let ty = field.ty;
         quote_spanned!(ty.span()=> shares::<#ty>();)

@@ -15,7 +15,7 @@ pub(crate) const fn hash(state: u64, bytes: &[u8]) -> u64 {
     state
 }
 
-/// The fingerprint of a type from its name, and the name, offset and fingerprint of each field. For `derive(Share)`.
+/// The fingerprint of a type from its name, its parameters, and the name, offset and fingerprint of each field. For `derive(Share)`.
 #[doc(hidden)]
 pub const fn fingerprint(name: &str, size: usize, fields: &[(&str, usize, u64)]) -> u64 {
     let mut state = hash(hash(SEED, name.as_bytes()), &(size as u64).to_le_bytes());
@@ -52,7 +52,7 @@ pub const fn fingerprint(name: &str, size: usize, fields: &[(&str, usize, u64)])
             char and enums, for which not all bits are valid"
 )]
 pub unsafe trait Share: Sized + 'static {
-    /// Tells types apart: by their names, and the names, offsets and types of their fields.
+    /// Tells types apart: by their names and parameters, and the names, offsets and types of their fields.
     const FINGERPRINT: u64;
 }
 

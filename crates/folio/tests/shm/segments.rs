@@ -238,6 +238,31 @@ mod generic {
         pub(super) counts: [T; 3],
     }
 
+    /// Of one layout, and not of one meaning.
+    #[derive(Clone, Copy, Share)]
+    #[repr(C)]
+    pub(super) struct Fixed<const SHIFT: i8, const SIGNED: bool> {
+        pub(super) bits: u64,
+    }
+
+    #[derive(Clone, Copy, Share)]
+    #[repr(C)]
+    pub(super) struct Raw<T: Unit> {
+        pub(super) raw: T::Raw,
+    }
+
+    pub(super) trait Unit {
+        type Raw: Share + Copy;
+    }
+
+    impl Unit for u16 {
+        type Raw = u32;
+    }
+
+    impl Unit for i16 {
+        type Raw = u32;
+    }
+
     #[derive(Clone, Copy, Share)]
     #[repr(C)]
     pub(super) struct Own {
@@ -262,9 +287,28 @@ fn types_with_parameters_are_shared_as_what_they_are_made_of() {
     assert_eq!(counts.counts[2].fetch_add(1, Ordering::SeqCst), 0);
     let own = Segment::<generic::Own>::anonymous().unwrap();
     assert_eq!(own.load().unwrap().bytes, [0; 4]);
-    // Of other parameters it is another type.
-    let file = rows.file();
-    assert_eq!(Segment::<generic::Rows<i16>>::from_fd(file).unwrap_err().errno(), folio::Errno::INVAL);
+    // With other parameters it is another type.
+    assert!(Segment::<generic::Rows<u16>>::from_fd(rows.file()).is_ok());
+    let others = [
+        Segment::<generic::Rows<i16>>::from_fd(rows.file()).map(drop),
+        {
+            let fixed = Segment::<generic::Fixed<-8, true>>::anonymous().unwrap();
+            assert!(Segment::<generic::Fixed<-8, true>>::from_fd(fixed.file()).is_ok());
+            fixed.load().unwrap();
+            Segment::<generic::Fixed<8, true>>::from_fd(fixed.file()).map(drop)
+        },
+        {
+            let fixed = Segment::<generic::Fixed<8, true>>::anonymous().unwrap();
+            Segment::<generic::Fixed<8, false>>::from_fd(fixed.file()).map(drop)
+        },
+        {
+            let raw = Segment::<generic::Raw<u16>>::anonymous().unwrap();
+            Segment::<generic::Raw<i16>>::from_fd(raw.file()).map(drop)
+        },
+    ];
+    for (number, other) in others.into_iter().enumerate() {
+        assert_eq!(other.expect_err(&number.to_string()).errno(), folio::Errno::INVAL);
+    }
 }
 
 #[test]
