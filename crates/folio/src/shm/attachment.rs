@@ -28,6 +28,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 /// What is to lie in a segment that is made, or must lie in one that is opened.
 #[derive(Debug, Clone, Copy)]
@@ -281,15 +282,33 @@ impl Attachment {
     /// Makes this process a party, unless it is one.
     fn join(&self) -> Result<()> {
         sys::signal::ensure();
+        let start = Instant::now();
+        let mut is_guarded = false;
+        loop {
+            match self.try_join(&mut is_guarded)? {
+                // Meanwhile others may fork, and use other segments.
+                Some(NoSlot::Barred) if start.elapsed() < party::PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Some(no_slot) => return Err(self.cannot_join(&no_slot)),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// One attempt to make this process a party, unless it is one; or why it cannot be now. The first one opens the guard.
+    fn try_join(&self, is_guarded: &mut bool) -> Result<Option<NoSlot>> {
         sys::fork::held_off(|forks| {
             let token = sys::identity::token();
             if self.process.load(Ordering::Acquire) == token {
-                return Ok(());
+                return Ok(None);
             }
             let fd = sys::naming::reopen(self.file())
                 .map_err(|errno| Error::kernel("open", errno, self.subject()))?;
             let lease = forks.keep_from_children(fd);
-            self.open_guard();
+            if !std::mem::replace(is_guarded, true) {
+                self.open_guard();
+            }
             match party::claim(lease.as_fd(), self.slots(), || self.is_past()) {
                 // A child that comes late. With a slot in hand, as in opening: from here on nobody takes the name away.
                 Ok(owner) if self.name_is_gone() || self.is_past() => {
@@ -299,11 +318,11 @@ impl Attachment {
                 }
                 Ok(owner) => {
                     self.settle(owner, lease, token);
-                    Ok(())
+                    Ok(None)
                 }
                 Err(no_slot) => {
                     forks.close(lease);
-                    Err(self.cannot_join(&no_slot))
+                    Ok(Some(no_slot))
                 }
             }
         })

@@ -492,6 +492,25 @@ fn who_bars_all_slots_is_no_user() {
 }
 
 #[test]
+fn who_waits_for_one_that_bars_all_slots_keeps_no_thread_from_forking() {
+    let world = World::new();
+    drop(kept().create::<u64>("barred").unwrap());
+    let file = writable(&world, "barred");
+    lock(&file, 1 << 62, 257, libc::F_WRLCK);
+    std::thread::scope(|scope| {
+        let opener = scope.spawn(|| Segment::<u64>::open("barred").map(drop));
+        // It waits by then.
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!opener.is_finished());
+        child_succeeds(|| ());
+        drop(Segment::<u64>::anonymous().unwrap());
+        lock(&file, 1 << 62, 257, libc::F_UNLCK);
+        // If all that had waited for the opener, it would have given up before.
+        opener.join().unwrap().unwrap();
+    });
+}
+
+#[test]
 fn what_was_truncated_is_a_leftover_once_nobody_has_it() {
     let world = World::new();
     let lose = |left: u64| {
