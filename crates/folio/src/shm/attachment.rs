@@ -818,9 +818,9 @@ fn execute(fd: BorrowedFd<'_>, path: &Path, verdict: Verdict) -> Result<bool, Er
     }
 }
 
-/// Whether a path names this file.
+/// Whether a path names this file. It takes no descriptor: who leaves may have none to spare.
 fn has_name(path: &Path, inode: Inode) -> Result<bool, Errno> {
-    match sys::file::find(path).and_then(|found| sys::file::status(found.as_fd())) {
+    match sys::file::status_of(path) {
         Ok(status) => Ok((status.device, status.inode) == inode),
         Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(errno),

@@ -458,8 +458,17 @@ impl SegmentOptions {
         loop {
             let fd = match sys::naming::open(path) {
                 Err(Errno::NOENT) => return Ok(Vacancy::Free),
-                // Not this user's to judge: it has the name.
-                Err(_) => return Ok(Vacancy::Taken),
+                Err(errno) => match sys::file::status_of(path) {
+                    Err(Errno::NOENT) => return Ok(Vacancy::Free),
+                    // Not this user's to judge: it has the name.
+                    Ok(_) if !matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM) => {
+                        return Ok(Vacancy::Taken);
+                    }
+                    _ => {
+                        let subject = Subject::named(path.display().to_string());
+                        return Err(Error::kernel("open", errno, subject));
+                    }
+                },
                 Ok(fd) => fd,
             };
             if !spot.is_name || self.admit(&fd, path).is_err() {

@@ -347,6 +347,34 @@ fn links_pipes_and_directories_are_no_segments() {
     assert_eq!(shm::list().unwrap().len(), 4);
 }
 
+#[test]
+fn a_directory_that_cannot_be_used_is_no_name_in_use() {
+    let world = World::new();
+    let set = |dir: &std::path::Path| {
+        // SAFETY: a child has one thread.
+        unsafe { std::env::set_var("FOLIO_SHM_DIR", dir) };
+    };
+    let refused = |errno| {
+        assert_eq!(Segment::<u64>::create("name").unwrap_err().errno(), errno);
+        assert_eq!(Segment::<u64>::open_or_create("name").unwrap_err().errno(), errno);
+    };
+    std::fs::write(world.path().join("file"), "").unwrap();
+    child_succeeds(|| {
+        set(&world.path().join("file"));
+        refused(Errno::NOTDIR);
+        set(&world.path().join("none"));
+        refused(Errno::NOENT);
+    });
+    if !is_root() {
+        return skip("becoming another user needs root");
+    }
+    std::fs::set_permissions(world.path(), PermissionsExt::from_mode(0o700)).unwrap();
+    child_succeeds(|| {
+        become_nobody();
+        refused(Errno::ACCESS);
+    });
+}
+
 /// Locks, or gives back, bytes of a file for its description.
 fn lock(file: &File, start: i64, length: i64, kind: i32) {
     // SAFETY: all zeroes is a valid `struct flock`.

@@ -1,6 +1,6 @@
 //! Segments: made, opened, passed, grown, refused.
 
-use crate::support::{End, child_succeeds, in_child};
+use crate::support::{End, child_succeeds, in_child, lower_limit};
 use crate::world::World;
 use folio::shm::{self, Lifetime, Segment, SegmentOptions, Share, field};
 use std::os::unix::net::UnixStream;
@@ -67,6 +67,43 @@ fn the_last_one_takes_the_name_along() {
     drop(two);
     assert_eq!(world.files(), [""; 0]);
     assert_eq!(Segment::<u64>::open("last").unwrap_err().errno(), folio::Errno::NOENT);
+}
+
+#[test]
+fn the_last_one_takes_the_name_along_wherever_it_works_by_then() {
+    let world = World::new();
+    child_succeeds(|| {
+        std::env::set_current_dir(world.path().parent().unwrap()).unwrap();
+        // SAFETY: this child has one thread.
+        unsafe { std::env::set_var("FOLIO_SHM_DIR", world.path().file_name().unwrap()) };
+        let segment = Segment::<u64>::create("last").unwrap();
+        assert_eq!(world.files(), ["folio.last"]);
+        std::env::set_current_dir("/").unwrap();
+        drop(segment);
+    });
+    assert_eq!(world.files(), [""; 0]);
+}
+
+#[test]
+fn the_last_one_takes_the_name_along_without_a_descriptor_to_spare() {
+    let world = World::new();
+    child_succeeds(|| {
+        let segment = Segment::<u64>::create("last").unwrap();
+        lower_limit(libc::RLIMIT_NOFILE, 100);
+        let mut all = Vec::new();
+        let errno = loop {
+            match rustix::io::dup(segment.file()) {
+                Ok(fd) => all.push(fd),
+                Err(errno) => break errno,
+            }
+        };
+        assert_eq!(errno, rustix::io::Errno::MFILE);
+        // Nobody can make or open one now, and nothing is left of the attempts.
+        assert_eq!(Segment::<u64>::create("other").unwrap_err().errno(), folio::Errno::MFILE);
+        assert_eq!(Segment::<u64>::open("last").unwrap_err().errno(), folio::Errno::MFILE);
+        drop(segment);
+    });
+    assert_eq!(world.files(), [""; 0]);
 }
 
 #[test]
