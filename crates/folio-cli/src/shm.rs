@@ -146,8 +146,8 @@ fn table(entries: &[Entry]) -> String {
             _ if matches!(entry.role, Role::Bell { .. }) => {
                 bell_of(entry).map_or("bell".to_owned(), |of| format!("bell of {}", plain(of)))
             }
-            (Some(shm::Kind::Value | shm::Kind::Elements) | None, Some(name)) => plain(name),
-            (Some(kind), Some(name)) => format!("{kind} {}", plain(name)),
+            // What channels and logs hold is folio's own, and called after their kind.
+            (_, Some(name)) => plain(name),
             _ => "-".to_owned(),
         };
         let users = if users.is_empty() { "-".to_owned() } else { users.join(",") };

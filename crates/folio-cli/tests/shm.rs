@@ -119,6 +119,10 @@ fn bells_are_listed_and_those_of_the_dead_are_collected() {
     assert_eq!(bells[living]["users"], serde_json::json!([std::process::id()]));
     let text = out(&folio(dir.path(), &["ls"]));
     assert_eq!(text.matches("bell of orders").count(), 2, "{text}");
+    assert!(
+        text.lines().any(|line| line.starts_with("orders ") && line.ends_with("  channel of one sender")),
+        "{text}"
+    );
 
     let answer = json(&folio(dir.path(), &["gc", "--json"]));
     let removed = answer["removed"].as_array().unwrap();

@@ -3,7 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Data, DeriveInput, Error, Field, Member};
+use syn::{Data, DeriveInput, Error, Field, GenericParam, Member};
 
 /// Implements `folio::shm::Share` for a struct of `Share` fields, with `repr(C)` or `repr(transparent)` and without padding;
 /// beside it `Plain` if all fields are (and the struct is `Copy`), or `InPlace` if all fields are.
@@ -49,6 +49,20 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
         let print = quote_spanned!(ty.span()=> <#ty as ::folio::shm::Share>::FINGERPRINT);
         quote!((#text, ::core::mem::offset_of!(Self, #member), #print))
     });
+    // Parameters tell types apart that have the same fields. What no field is called by stands for them.
+    let parameters = generics.params.iter().filter_map(|param| match param {
+        GenericParam::Type(param) => {
+            let ident = &param.ident;
+            Some(quote!(("type", 0, <#ident as ::folio::shm::Share>::FINGERPRINT)))
+        }
+        // An integer, a bool or a char: all of its bits, in two halves.
+        GenericParam::Const(param) => {
+            let ident = &param.ident;
+            Some(quote!(("const", ((#ident as u128) >> 64) as usize, #ident as u128 as u64)))
+        }
+        GenericParam::Lifetime(_) => None,
+    });
+    let entries = parameters.chain(entries);
     let each_shares = fields.iter().map(|field| {
         let ty = field.ty;
         quote_spanned!(ty.span()=> shares::<#ty>();)
@@ -64,22 +78,27 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     });
     // Bounds that may not hold, without an error where they do not: rustc looks at bounds with a lifetime only when asked.
     let if_all = |of: &TokenStream| {
-        let mut wheres = generics.clone();
-        let wheres = wheres.make_where_clause();
+        let mut wheres = shares.clone();
         for ty in &types {
             wheres.predicates.push(syn::parse_quote!(for<'late> #ty: #of));
         }
-        wheres.clone()
+        wheres
     };
     let mut plain = if_all(&quote!(::folio::shm::Plain));
     plain.predicates.push(syn::parse_quote!(for<'late> #name #type_generics: ::core::marker::Copy));
     let in_place = if_all(&quote!(::folio::shm::InPlace));
     Ok(quote! {
         const _: () = {
+            // A trait's, so that the fields' types may say `Self`.
             #[allow(dead_code)]
-            fn each_field_can_be_shared #impl_generics () #shares {
-                fn shares<T: ::folio::shm::Share>() {}
-                #(#each_shares)*
+            trait EachFieldCanBeShared {
+                fn each_field_can_be_shared();
+            }
+            impl #impl_generics EachFieldCanBeShared for #name #type_generics #shares {
+                fn each_field_can_be_shared() {
+                    fn shares<T: ::folio::shm::Share>() {}
+                    #(#each_shares)*
+                }
             }
             // SAFETY: a struct with a layout that is written down, without padding, of fields that can all be shared.
             unsafe impl #impl_generics ::folio::shm::Share for #name #type_generics #shares {

@@ -28,6 +28,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 /// What is to lie in a segment that is made, or must lie in one that is opened.
 #[derive(Debug, Clone, Copy)]
@@ -199,8 +200,12 @@ impl Attachment {
 
     #[cold]
     fn check_closely(&self) -> Result<()> {
+        // First: its maker stores all first values by this way.
+        if self.is_in_the_making() {
+            return Ok(());
+        }
         self.join()?;
-        if self.is_whole() || self.is_in_the_making() {
+        if self.is_whole() {
             return Ok(());
         }
         // For the others, if there is still a header that they can see.
@@ -277,15 +282,33 @@ impl Attachment {
     /// Makes this process a party, unless it is one.
     fn join(&self) -> Result<()> {
         sys::signal::ensure();
+        let start = Instant::now();
+        let mut is_guarded = false;
+        loop {
+            match self.try_join(&mut is_guarded)? {
+                // Meanwhile others may fork, and use other segments.
+                Some(NoSlot::Barred) if start.elapsed() < party::PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Some(no_slot) => return Err(self.cannot_join(&no_slot)),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// One attempt to make this process a party, unless it is one; or why it cannot be now. The first one opens the guard.
+    fn try_join(&self, is_guarded: &mut bool) -> Result<Option<NoSlot>> {
         sys::fork::held_off(|forks| {
             let token = sys::identity::token();
             if self.process.load(Ordering::Acquire) == token {
-                return Ok(());
+                return Ok(None);
             }
             let fd = sys::naming::reopen(self.file())
                 .map_err(|errno| Error::kernel("open", errno, self.subject()))?;
             let lease = forks.keep_from_children(fd);
-            self.open_guard();
+            if !std::mem::replace(is_guarded, true) {
+                self.open_guard();
+            }
             match party::claim(lease.as_fd(), self.slots(), || self.is_past()) {
                 // A child that comes late. With a slot in hand, as in opening: from here on nobody takes the name away.
                 Ok(owner) if self.name_is_gone() || self.is_past() => {
@@ -295,11 +318,11 @@ impl Attachment {
                 }
                 Ok(owner) => {
                     self.settle(owner, lease, token);
-                    Ok(())
+                    Ok(None)
                 }
                 Err(no_slot) => {
                     forks.close(lease);
-                    Err(self.cannot_join(&no_slot))
+                    Ok(Some(no_slot))
                 }
             }
         })
@@ -438,7 +461,8 @@ impl Attachment {
 
     /// Makes the segment `length` bytes long, if it is shorter. Everyone sees the new bytes, which are zeros, at once.
     pub(crate) fn grow(&self, length: usize) -> Result<()> {
-        self.check()?;
+        // A file that was cut short would be as long as before again, and what it held zeros.
+        self.check_file()?;
         let subject = || self.subject().with_length(length);
         if length as u64 > self.facts.reserve {
             return Err(Error::rule(
@@ -536,9 +560,12 @@ impl Attachment {
             let subject = subject.clone();
             move |errno| Error::kernel(call, errno, subject)
         };
+        if !party::bar(lease).map_err(failed("fcntl"))? {
+            return Ok(None);
+        }
+        // From here on it grows no more.
         let status = sys::file::status(lease).map_err(failed("fstat"))?;
-        if !party::bar(lease).map_err(failed("fcntl"))?
-            || !has_name(path, (status.device, status.inode)).map_err(failed("open"))?
+        if !has_name(path, (status.device, status.inode)).map_err(failed("open"))?
             || lifetime(lease).map_err(failed("pread"))? != Some(Lifetime::WhileUsed)
         {
             return Ok(None);
@@ -791,9 +818,9 @@ fn execute(fd: BorrowedFd<'_>, path: &Path, verdict: Verdict) -> Result<bool, Er
     }
 }
 
-/// Whether a path names this file.
+/// Whether a path names this file. It takes no descriptor: who leaves may have none to spare.
 fn has_name(path: &Path, inode: Inode) -> Result<bool, Errno> {
-    match sys::file::find(path).and_then(|found| sys::file::status(found.as_fd())) {
+    match sys::file::status_of(path) {
         Ok(status) => Ok((status.device, status.inode) == inode),
         Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(errno),

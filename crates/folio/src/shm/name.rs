@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result, Subject};
 use crate::sys;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// What the files of segments start with.
@@ -13,12 +14,17 @@ const BELL: &str = ".folio.bell-";
 /// The longest name of a file is 255 bytes; a temporary one has some more than the segment's.
 const LONGEST: usize = 200;
 
-/// Where named segments lie: `/dev/shm`, or what the environment variable `FOLIO_SHM_DIR` says. Programs that share a name must
-/// agree on it. A program that has more rights than who started it (set-user-ID) does not look at the variable.
+/// Where named segments lie: `/dev/shm`, or what the environment variable `FOLIO_SHM_DIR` says (seen from the working directory
+/// there is now, if it is no whole path). Programs that share a name must agree on it. A program that has more rights than who started it (set-user-ID) does not look at the variable.
 pub fn directory() -> PathBuf {
     std::env::var_os("FOLIO_SHM_DIR")
         .filter(|dir| !dir.is_empty() && !sys::process::has_more_rights_than_its_starter())
-        .map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from)
+        .map_or_else(|| PathBuf::from("/dev/shm"), whole)
+}
+
+/// A directory as it is called wherever this process works later: there its segments are taken away.
+fn whole(dir: OsString) -> PathBuf {
+    std::path::absolute(&dir).unwrap_or_else(|_| dir.into())
 }
 
 /// The file of a name.

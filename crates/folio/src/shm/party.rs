@@ -8,14 +8,14 @@ use rustix::io::Errno;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The byte of the first slot. No file is this long.
 const LOCKS_AT: u64 = 1 << 62;
 /// The byte behind those of the slots: only who takes all of them has it.
 const DOOR: u64 = LOCKS_AT + SLOTS as u64;
-/// How long a newcomer waits for who removes the segment; removing takes microseconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a newcomer waits for who removes the segment, which takes microseconds.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 fn byte(slot: usize) -> Range<u64> {
     let at = LOCKS_AT + slot as u64;
@@ -31,20 +31,20 @@ fn everything() -> Range<u64> {
 pub(super) enum NoSlot {
     /// All are taken by processes that live.
     Full,
-    /// Somebody holds all of them, and does not let go.
+    /// Somebody holds all of them, to remove it or to look whether it is to be removed.
     Barred,
     /// Somebody holds all of them, and takes away what is there, or makes it anew.
     Past,
     Failed(Errno),
 }
 
-/// Claims a slot for the description behind `lease`. Who holds all of them is waited for, unless what was there `is_past`.
+/// Claims a slot for the description behind `lease`. Who holds all of them is waited for by the caller, unless what was there
+/// `is_past`.
 pub(super) fn claim(
     lease: BorrowedFd<'_>,
     slots: &[Slot; SLOTS],
     is_past: impl Fn() -> bool,
 ) -> Result<Owner, NoSlot> {
-    let deadline = Instant::now() + PATIENCE;
     loop {
         // Those that look free come first: each other costs a system call.
         let looks_free = |&slot: &usize| slots[slot].pid.load(Ordering::Relaxed) == 0;
@@ -56,8 +56,7 @@ pub(super) fn claim(
         }
         match byte_lock::held_by_another(lease, &(DOOR..DOOR + 1)) {
             Ok(Some(_)) if is_past() => return Err(NoSlot::Past),
-            Ok(Some(_)) if Instant::now() > deadline => return Err(NoSlot::Barred),
-            Ok(Some(_)) => std::thread::sleep(Duration::from_millis(1)),
+            Ok(Some(_)) => return Err(NoSlot::Barred),
             Ok(None) => {
                 // It may have been barred when the slots were tried, and free by now.
                 if taken(lease).map_err(NoSlot::Failed)?.len() == SLOTS {

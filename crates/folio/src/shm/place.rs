@@ -112,8 +112,9 @@ fn offset_of<T: Share, F: Share>(pick: impl FnOnce(&T) -> &F) -> usize {
 }
 
 impl<T: Plain> Place<'_, T> {
-    /// Copies the value out. Who stores it meanwhile may be seen half, unless it is of a machine's word: keep what belongs
-    /// together in a [`Mutex`](super::Mutex).
+    /// Copies the value out. What has 1, 2, 4 or 8 bytes and is aligned to as many is loaded in one step, as it is
+    /// [stored](Self::store); of everything else, and of what is stored in parts (its fields, or by a [view](Self::view_mut)), who
+    /// stores it meanwhile may be seen half. Keep what belongs together in a [`Mutex`](super::Mutex).
     ///
     /// # Errors
     ///
@@ -127,13 +128,12 @@ impl<T: Plain> Place<'_, T> {
     /// As [`load`](Self::load), for who has [attended](Attachment::attend).
     #[inline]
     fn get(&self) -> Result<T> {
-        // SAFETY: the value lies in the map, all of whose accesses by this process are atomics or the copy's.
+        // SAFETY: the value lies in the map, which is there while the attachment is.
         if let Some(value) = unsafe { load_word(self.at) } {
             // A page that is gone was zeros, which the segment says by now.
             self.attachment.check_whole()?;
             return Ok(value);
         }
-        self.attachment.check_whole()?;
         let mut value = MaybeUninit::<T>::uninit();
         // SAFETY: an attachment installed the handler; the value lies in its map, and in a Rust allocation of that size.
         unsafe {
@@ -145,6 +145,8 @@ impl<T: Plain> Place<'_, T> {
             )
         }
         .map_err(|_| lost("load", self.attachment))?;
+        // Another thread may have met a page that is gone, and made zeros of it under the copy.
+        self.attachment.check_whole()?;
         // SAFETY: all bytes are initialized, and any will do.
         Ok(unsafe { value.assume_init() })
     }
@@ -167,7 +169,6 @@ impl<T: Plain> Place<'_, T> {
         if unsafe { store_word(self.at, value) } {
             return self.attachment.check_whole();
         }
-        self.attachment.check_whole()?;
         // SAFETY: as for `load`; plain data has no padding.
         unsafe {
             sys::copy::copy(
@@ -177,7 +178,8 @@ impl<T: Plain> Place<'_, T> {
                 self.attachment.addresses(),
             )
         }
-        .map_err(|_| lost("store", self.attachment))
+        .map_err(|_| lost("store", self.attachment))?;
+        self.attachment.check_whole()
     }
 }
 
@@ -205,8 +207,9 @@ impl<'a, T: Plain> Place<'a, T> {
     /// # Ok::<(), folio::Error>(())
     /// ```
     ///
-    /// If a process truncates the segment while there is a view, its bytes read as zeros; the next operation that can return an
-    /// error about the segment does ([`Shared::check`]).
+    /// If a process truncates the segment while there is a view, bytes that are gone read as zeros, and the next operation that can
+    /// return an error about the segment does ([`Shared::check`]). Copies by the view ([`View::copy_to`] and what is built on it) are
+    /// EFAULT there themselves.
     ///
     /// # Errors
     ///
@@ -245,7 +248,9 @@ impl<T: Plain> Place<'_, T> {
 ///
 /// # Safety
 ///
-/// The value lies in a mapping of an attachment that is open, and this process accesses it by atomics and checked copies alone.
+/// The value lies in a mapping of an attachment that is open: no Rust allocation, and no reference to it exists but those of atomics. The
+/// other accesses that this process makes to it at the same time are atomics (maybe of another size), volatile ones, and those of the
+/// checked copies' assembly: with them it may be seen in part, and nothing else follows.
 #[inline]
 unsafe fn load_word<T: Plain>(at: *mut T) -> Option<T> {
     macro_rules! word {

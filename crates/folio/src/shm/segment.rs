@@ -141,7 +141,7 @@ impl SegmentOptions {
     }
 
     /// Who may use a new segment, as chmod(1) writes it; the umask does not narrow it. All who use it need to read and
-    /// write. When a segment is opened that all the world may write to, the mode must say so too.
+    /// write. (Made anew of a leftover in its file, see [`create`](Self::create), it has that one's mode, which may be narrower.) When a segment is opened that all the world may write to, the mode must say so too.
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
         self
@@ -185,7 +185,7 @@ impl SegmentOptions {
     /// EEXIST if the name is in use (a leftover of processes that were killed is not); ENOSPC with the number of bytes that
     /// were free; EFBIG beyond RLIMIT_FSIZE, and no signal; EINVAL for a name that cannot be one; EPERM if a leftover has it that
     /// only its owner or root may take away (as in `/dev/shm`, which has the sticky bit), and that lets in more users than are
-    /// asked for: with the same mode and group it is made anew in its file, which keeps its owner; EACCES, EMFILE, ENOMEM.
+    /// asked for: if not, it is made anew in its file, which keeps its owner, mode and group; EACCES, EMFILE, ENOMEM.
     pub fn create<T: Shape + ?Sized>(&self, name: &str) -> Result<Segment<T>> {
         self.create_with(name, |_| Ok(()))
     }
@@ -458,8 +458,17 @@ impl SegmentOptions {
         loop {
             let fd = match sys::naming::open(path) {
                 Err(Errno::NOENT) => return Ok(Vacancy::Free),
-                // Not this user's to judge: it has the name.
-                Err(_) => return Ok(Vacancy::Taken),
+                Err(errno) => match sys::file::status_of(path) {
+                    Err(Errno::NOENT) => return Ok(Vacancy::Free),
+                    // Not this user's to judge: it has the name.
+                    Ok(_) if !matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM) => {
+                        return Ok(Vacancy::Taken);
+                    }
+                    _ => {
+                        let subject = Subject::named(path.display().to_string());
+                        return Err(Error::kernel("open", errno, subject));
+                    }
+                },
                 Ok(fd) => fd,
             };
             if !spot.is_name || self.admit(&fd, path).is_err() {

@@ -15,7 +15,7 @@ pub(crate) const fn hash(state: u64, bytes: &[u8]) -> u64 {
     state
 }
 
-/// The fingerprint of a type from its name, and the name, offset and fingerprint of each field. For `derive(Share)`.
+/// The fingerprint of a type from its name, its parameters, and the name, offset and fingerprint of each field. For `derive(Share)`.
 #[doc(hidden)]
 pub const fn fingerprint(name: &str, size: usize, fields: &[(&str, usize, u64)]) -> u64 {
     let mut state = hash(hash(SEED, name.as_bytes()), &(size as u64).to_le_bytes());
@@ -32,11 +32,11 @@ pub const fn fingerprint(name: &str, size: usize, fields: &[(&str, usize, u64)])
 }
 
 /// A type that may lie in memory that other processes write: every bit pattern is valid for it, and it means the same
-/// everywhere. Integers, floats, arrays, [`Atom`](crate::Atom)s, what this module has for synchronising, and structs of
-/// these by `#[derive(Share)]`.
+/// everywhere. Integers and floats of a fixed size, the atomics of such, arrays, what this module has for synchronising, and structs
+/// of these by `#[derive(Share)]`.
 ///
-/// Not pointers and references (an address means nothing to another process), nor `bool`, `char`, `NonZero` and enums
-/// (another process may store what is none of theirs).
+/// Not pointers and references (an address means nothing to another process), nor `usize` and `isize` with their atomics (another
+/// program's may have another size), nor `bool`, `char`, `NonZero` and enums (another process may store what is none of theirs).
 ///
 /// Zeroed memory is where each value starts, unless the creator of the segment stores something else first.
 ///
@@ -47,11 +47,12 @@ pub const fn fingerprint(name: &str, size: usize, fields: &[(&str, usize, u64)])
 /// never run.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot lie in memory that other processes write",
-    note = "shared are integers, floats, arrays, atomics, folio's locks, and `#[derive(Share)] #[repr(C)]` structs of these",
-    note = "not pointers or references, which mean nothing to another process, nor bool, char and enums, for which not all bits are valid"
+    note = "shared are integers and floats of a fixed size, arrays, atomics, folio's locks, and `#[derive(Share)] #[repr(C)]` structs of these",
+    note = "not usize and isize, which may have another size there, nor pointers or references, which mean nothing to another process, nor bool, \
+            char and enums, for which not all bits are valid"
 )]
 pub unsafe trait Share: Sized + 'static {
-    /// Tells types apart: by their names, and the names, offsets and types of their fields.
+    /// Tells types apart: by their names and parameters, and the names, offsets and types of their fields.
     const FINGERPRINT: u64;
 }
 

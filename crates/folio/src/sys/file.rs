@@ -20,15 +20,26 @@ pub(crate) struct Status {
     pub(crate) kind: rustix::fs::FileType,
 }
 
+impl From<rustix::fs::Stat> for Status {
+    fn from(stat: rustix::fs::Stat) -> Self {
+        Self {
+            size: stat.st_size.cast_unsigned(),
+            device: (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)),
+            inode: stat.st_ino,
+            owner: stat.st_uid,
+            block: stat.st_blksize as usize,
+            kind: rustix::fs::FileType::from_raw_mode(stat.st_mode),
+        }
+    }
+}
+
 pub(crate) fn status(fd: BorrowedFd<'_>) -> Result<Status, Errno> {
-    rustix::fs::fstat(fd).map(|stat| Status {
-        size: stat.st_size.cast_unsigned(),
-        device: (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)),
-        inode: stat.st_ino,
-        owner: stat.st_uid,
-        block: stat.st_blksize as usize,
-        kind: rustix::fs::FileType::from_raw_mode(stat.st_mode),
-    })
+    rustix::fs::fstat(fd).map(Status::from)
+}
+
+/// What has a path, by no descriptor; of a symbolic link, the link.
+pub(crate) fn status_of(path: &std::path::Path) -> Result<Status, Errno> {
+    rustix::fs::lstat(path).map(Status::from)
 }
 
 /// Finds what a path names, without opening it: nothing is waited for, and no device notices.

@@ -66,6 +66,59 @@ fn plain_loads_and_locks_of_what_was_truncated_are_errors() {
 }
 
 #[test]
+fn what_goes_away_while_it_is_copied_out_is_an_error_and_no_zeros() {
+    const PAGES: usize = 64;
+    const ROUNDS: u32 = 1500;
+    const SEVENS: u64 = 0x0707_0707_0707_0707;
+    let world = World::new();
+    let round = |round: u32| {
+        let large = Segment::<[[u64; 512]; PAGES]>::create("cut").unwrap();
+        large.view_mut().unwrap().copy_from(&vec![7; PAGES * 4096], 0).unwrap();
+        let (view, loads) = (large.view().unwrap(), &AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            let file = writable(&world, "cut");
+            scope.spawn(move || {
+                while loads.load(Ordering::SeqCst) < 3 {
+                    std::hint::spin_loop();
+                }
+                // At another moment of a copy each time.
+                (0..round % 300).for_each(|_| std::hint::spin_loop());
+                file.set_len(8192 + (PAGES as u64 - 1) * 4096).unwrap();
+                // To this process its last page is zeros from here on.
+                assert_eq!(view.get(PAGES * 4096 - 1), Some(0));
+            });
+            let error = loop {
+                loads.fetch_add(1, Ordering::SeqCst);
+                match large.load() {
+                    Ok(rows) => assert_eq!(rows[PAGES - 1][511], SEVENS, "round {round}"),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(error.errno(), Errno::IO, "{error}");
+        });
+        drop(large);
+        assert_eq!(world.files(), [""; 0]);
+    };
+    // A value of that size takes its room on the stack.
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().stack_size(32 << 20);
+        builder.spawn_scoped(scope, || (0..ROUNDS).for_each(round)).unwrap();
+    });
+}
+
+#[test]
+fn what_was_truncated_does_not_grow_together_again() {
+    let world = World::new();
+    let numbers = SegmentOptions::new().count(10_000).reserve(100_000).create::<[u64]>("cut").unwrap();
+    numbers.at(9_999).unwrap().store(7).unwrap();
+    writable(&world, "cut").set_len(8192 + 4096).unwrap();
+    // Nobody has met a page that is gone.
+    let error = numbers.grow(20_000).unwrap_err();
+    assert_eq!((error.errno(), numbers.len()), (Errno::IO, 10_000), "{error}");
+    assert_eq!(numbers.at(9_999).unwrap().load().unwrap_err().errno(), Errno::IO);
+}
+
+#[test]
 fn who_holds_a_lock_learns_that_its_value_was_truncated() {
     let world = World::new();
     for work in [
@@ -294,6 +347,34 @@ fn links_pipes_and_directories_are_no_segments() {
     assert_eq!(shm::list().unwrap().len(), 4);
 }
 
+#[test]
+fn a_directory_that_cannot_be_used_is_no_name_in_use() {
+    let world = World::new();
+    let set = |dir: &std::path::Path| {
+        // SAFETY: a child has one thread.
+        unsafe { std::env::set_var("FOLIO_SHM_DIR", dir) };
+    };
+    let refused = |errno| {
+        assert_eq!(Segment::<u64>::create("name").unwrap_err().errno(), errno);
+        assert_eq!(Segment::<u64>::open_or_create("name").unwrap_err().errno(), errno);
+    };
+    std::fs::write(world.path().join("file"), "").unwrap();
+    child_succeeds(|| {
+        set(&world.path().join("file"));
+        refused(Errno::NOTDIR);
+        set(&world.path().join("none"));
+        refused(Errno::NOENT);
+    });
+    if !is_root() {
+        return skip("becoming another user needs root");
+    }
+    std::fs::set_permissions(world.path(), PermissionsExt::from_mode(0o700)).unwrap();
+    child_succeeds(|| {
+        become_nobody();
+        refused(Errno::ACCESS);
+    });
+}
+
 /// Locks, or gives back, bytes of a file for its description.
 fn lock(file: &File, start: i64, length: i64, kind: i32) {
     // SAFETY: all zeroes is a valid `struct flock`.
@@ -436,6 +517,25 @@ fn who_bars_all_slots_is_no_user() {
     assert!(error.errno() == Errno::BUSY && error.to_string().contains("does not let go"), "{error}");
     lock(&file, 1 << 62, 257, libc::F_UNLCK);
     shm::remove("barred").unwrap();
+}
+
+#[test]
+fn who_waits_for_one_that_bars_all_slots_keeps_no_thread_from_forking() {
+    let world = World::new();
+    drop(kept().create::<u64>("barred").unwrap());
+    let file = writable(&world, "barred");
+    lock(&file, 1 << 62, 257, libc::F_WRLCK);
+    std::thread::scope(|scope| {
+        let opener = scope.spawn(|| Segment::<u64>::open("barred").map(drop));
+        // It waits by then.
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!opener.is_finished());
+        child_succeeds(|| ());
+        drop(Segment::<u64>::anonymous().unwrap());
+        lock(&file, 1 << 62, 257, libc::F_UNLCK);
+        // If all that had waited for the opener, it would have given up before.
+        opener.join().unwrap().unwrap();
+    });
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Leftovers in a directory with the sticky bit, whose last user may write to them and not take their names away: they are nothing to
 //! everyone, and whoever may use them makes segments anew of them.
 
-use crate::steps::{Ledger, Step, can_trace, sweep};
+use crate::steps::{Ended, Ledger, Step, can_trace, run_around, sweep};
 use crate::support::{End, child_succeeds, in_child, is_root, lower_limit, skip, spawn_child, wait};
 use crate::world::World;
 use folio::Errno;
@@ -90,6 +90,19 @@ fn wait_for_end(pid: i32) {
     while state().is_some_and(|state| state != 'Z') {
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Whether a process has a lock on a file.
+fn is_locked(path: &std::path::Path) -> bool {
+    let file = std::fs::File::open(path).unwrap();
+    // SAFETY: all zeroes is a valid `struct flock`.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as i16;
+    // SAFETY: the kernel reads and writes one `struct flock`.
+    let result =
+        unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&file), libc::F_OFD_GETLK, &raw mut lock) };
+    assert_eq!(result, 0);
+    i32::from(lock.l_type) != libc::F_UNLCK
 }
 
 fn as_user(user: u32, work: impl FnOnce()) {
@@ -395,6 +408,56 @@ fn killed_at_any_step_of_making_it_anew_it_is_a_leftover_or_whole() {
         ledger.kills, ledger.corrupted, ledger.hung, ledger.leaked
     );
     assert_eq!((ledger.corrupted, ledger.hung, ledger.leaked), (0, 0, 0));
+}
+
+#[test]
+fn whatever_others_make_of_it_between_two_steps_it_is_made_of_zeros() {
+    /// Far more than there are; to store first values is none.
+    const STEPS: u64 = 1000;
+    if !can_trace() {
+        return skip("this process may not trace its children");
+    }
+    let Some(world) = sticky() else { return };
+    let (mut others, mut through) = (0, false);
+    for at in 0..STEPS {
+        // She is killed.
+        as_user(ANNA, || {
+            let made = |segment: &Segment<[u64]>| fill(segment, OLD);
+            std::mem::forget(ours().count(300).create_with("left", made).unwrap());
+        });
+        let ended = run_around(
+            Step::Call,
+            at,
+            || become_user(BERT),
+            |()| {
+                let made = |segment: &Segment<[u64]>| {
+                    assert!(is_full_of(segment, 0));
+                    segment.grow(8000)?;
+                    assert!(is_full_of(segment, 0));
+                    fill(segment, NEW)
+                };
+                let segment = ours().reserve(8000).open_or_create_with::<[u64]>("left", made).unwrap();
+                assert!(is_full_of(&segment, NEW));
+            },
+            || {
+                // Unless it is who is stopped that has it, or bars it.
+                if !is_locked(&world.file("left")) {
+                    others += 1;
+                    as_user(CARL, || {
+                        let made = |segment: &Segment<[u64]>| fill(segment, OLD);
+                        drop(ours().count(5000).create_with("left", made).unwrap());
+                    });
+                }
+            },
+        );
+        shm::remove("left").unwrap();
+        through = ended.is_some_and(|ended| matches!(ended, Ended::Through(steps) if steps <= at));
+        if through {
+            break;
+        }
+    }
+    eprintln!("made anew by another in between at {others} steps");
+    assert!(through && others > 10);
 }
 
 /// Several processes make it, use it and leave it over and over, and one after the other is killed at any moment.

@@ -1,6 +1,6 @@
 //! Segments: made, opened, passed, grown, refused.
 
-use crate::support::{End, child_succeeds, in_child};
+use crate::support::{End, child_succeeds, in_child, lower_limit};
 use crate::world::World;
 use folio::shm::{self, Lifetime, Segment, SegmentOptions, Share, field};
 use std::os::unix::net::UnixStream;
@@ -67,6 +67,43 @@ fn the_last_one_takes_the_name_along() {
     drop(two);
     assert_eq!(world.files(), [""; 0]);
     assert_eq!(Segment::<u64>::open("last").unwrap_err().errno(), folio::Errno::NOENT);
+}
+
+#[test]
+fn the_last_one_takes_the_name_along_wherever_it_works_by_then() {
+    let world = World::new();
+    child_succeeds(|| {
+        std::env::set_current_dir(world.path().parent().unwrap()).unwrap();
+        // SAFETY: this child has one thread.
+        unsafe { std::env::set_var("FOLIO_SHM_DIR", world.path().file_name().unwrap()) };
+        let segment = Segment::<u64>::create("last").unwrap();
+        assert_eq!(world.files(), ["folio.last"]);
+        std::env::set_current_dir("/").unwrap();
+        drop(segment);
+    });
+    assert_eq!(world.files(), [""; 0]);
+}
+
+#[test]
+fn the_last_one_takes_the_name_along_without_a_descriptor_to_spare() {
+    let world = World::new();
+    child_succeeds(|| {
+        let segment = Segment::<u64>::create("last").unwrap();
+        lower_limit(libc::RLIMIT_NOFILE, 100);
+        let mut all = Vec::new();
+        let errno = loop {
+            match rustix::io::dup(segment.file()) {
+                Ok(fd) => all.push(fd),
+                Err(errno) => break errno,
+            }
+        };
+        assert_eq!(errno, rustix::io::Errno::MFILE);
+        // Nobody can make or open one now, and nothing is left of the attempts.
+        assert_eq!(Segment::<u64>::create("other").unwrap_err().errno(), folio::Errno::MFILE);
+        assert_eq!(Segment::<u64>::open("last").unwrap_err().errno(), folio::Errno::MFILE);
+        drop(segment);
+    });
+    assert_eq!(world.files(), [""; 0]);
 }
 
 #[test]
@@ -212,6 +249,103 @@ fn a_field_is_a_part_of_its_value() {
     assert!(large.place().at(10).is_none());
     let elsewhere = std::panic::catch_unwind(|| large.place().field(|_| &7_u64));
     assert!(elsewhere.is_err());
+}
+
+/// Types with parameters, whose fields are made of them.
+mod generic {
+    use folio::shm::{Mutex, Share};
+    use std::sync::atomic::AtomicU64;
+
+    #[derive(Share)]
+    #[repr(C)]
+    pub(super) struct Locked<T: Copy, const N: usize> {
+        pub(super) lock: Mutex<[T; N]>,
+        pub(super) count: AtomicU64,
+    }
+
+    #[derive(Clone, Copy, Share)]
+    #[repr(C)]
+    pub(super) struct Rows<T> {
+        pub(super) rows: [[T; 2]; 3],
+    }
+
+    #[derive(Share)]
+    #[repr(C)]
+    pub(super) struct Counts<T> {
+        pub(super) counts: [T; 3],
+    }
+
+    /// Of one layout, and not of one meaning.
+    #[derive(Clone, Copy, Share)]
+    #[repr(C)]
+    pub(super) struct Fixed<const SHIFT: i8, const SIGNED: bool> {
+        pub(super) bits: u64,
+    }
+
+    #[derive(Clone, Copy, Share)]
+    #[repr(C)]
+    pub(super) struct Raw<T: Unit> {
+        pub(super) raw: T::Raw,
+    }
+
+    pub(super) trait Unit {
+        type Raw: Share + Copy;
+    }
+
+    impl Unit for u16 {
+        type Raw = u32;
+    }
+
+    impl Unit for i16 {
+        type Raw = u32;
+    }
+
+    #[derive(Clone, Copy, Share)]
+    #[repr(C)]
+    pub(super) struct Own {
+        pub(super) bytes: [u8; Self::LEN],
+    }
+
+    impl Own {
+        const LEN: usize = 4;
+    }
+}
+
+#[test]
+fn types_with_parameters_are_shared_as_what_they_are_made_of() {
+    let locked = Segment::<generic::Locked<u32, 2>>::anonymous().unwrap();
+    field!(locked.lock).lock().unwrap().clean().unwrap().set([1, 2]).unwrap();
+    assert_eq!(field!(locked.count).fetch_add(1, Ordering::SeqCst), 0);
+    // Plain data is copied, atomics are used where they lie.
+    let rows = Segment::<generic::Rows<u16>>::anonymous().unwrap();
+    rows.store(generic::Rows { rows: [[1, 2], [3, 4], [5, 6]] }).unwrap();
+    assert_eq!(rows.load().unwrap().rows[2], [5, 6]);
+    let counts = Segment::<generic::Counts<AtomicU64>>::anonymous().unwrap();
+    assert_eq!(counts.counts[2].fetch_add(1, Ordering::SeqCst), 0);
+    let own = Segment::<generic::Own>::anonymous().unwrap();
+    assert_eq!(own.load().unwrap().bytes, [0; 4]);
+    // With other parameters it is another type.
+    assert!(Segment::<generic::Rows<u16>>::from_fd(rows.file()).is_ok());
+    let others = [
+        Segment::<generic::Rows<i16>>::from_fd(rows.file()).map(drop),
+        {
+            let fixed = Segment::<generic::Fixed<-8, true>>::anonymous().unwrap();
+            assert!(Segment::<generic::Fixed<-8, true>>::from_fd(fixed.file()).is_ok());
+            fixed.load().unwrap();
+            Segment::<generic::Fixed<8, true>>::from_fd(fixed.file()).map(drop)
+        },
+        {
+            let fixed = Segment::<generic::Fixed<8, true>>::anonymous().unwrap();
+            Segment::<generic::Fixed<8, false>>::from_fd(fixed.file()).map(drop)
+        },
+        {
+            let raw = Segment::<generic::Raw<u16>>::anonymous().unwrap();
+            Segment::<generic::Raw<i16>>::from_fd(raw.file()).map(drop)
+        },
+    ];
+    for (number, other) in others.into_iter().enumerate() {
+        assert_eq!(other.expect_err(&number.to_string()).errno(), folio::Errno::INVAL);
+    }
 }
 
 #[test]

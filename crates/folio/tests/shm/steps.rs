@@ -33,6 +33,27 @@ pub(crate) fn run<P>(
     prepare: impl FnOnce() -> P,
     work: impl FnOnce(P),
 ) -> Option<Ended> {
+    trace(start(prepare, work), step, steps, |pid| {
+        // SAFETY: the child is stopped, and this thread's.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    })
+}
+
+/// As [`run`], but does something else while the child stands still after `steps`, and lets it go on then.
+#[allow(dead_code, reason = "for some of the test files")]
+pub(crate) fn run_around<P>(
+    step: Step,
+    steps: u64,
+    prepare: impl FnOnce() -> P,
+    work: impl FnOnce(P),
+    meanwhile: impl FnOnce(),
+) -> Option<Ended> {
+    let mut meanwhile = Some(meanwhile);
+    trace(start(prepare, work), step, steps, |_| meanwhile.take().into_iter().for_each(|work| work()))
+}
+
+/// A child that waits for its tracer before it begins with `work`.
+fn start<P>(prepare: impl FnOnce() -> P, work: impl FnOnce(P)) -> i32 {
     // SAFETY: the child runs on the calling thread's copy alone, and ends with `_exit`.
     match unsafe { libc::fork() } {
         -1 => panic!("fork: {}", std::io::Error::last_os_error()),
@@ -52,11 +73,11 @@ pub(crate) fn run<P>(
             // SAFETY: ends the child at once.
             unsafe { libc::_exit(status) }
         }
-        pid => trace(pid, step, steps),
+        pid => pid,
     }
 }
 
-fn trace(pid: i32, step: Step, steps: u64) -> Option<Ended> {
+fn trace(pid: i32, step: Step, steps: u64, mut at_step: impl FnMut(i32)) -> Option<Ended> {
     let deadline = Instant::now() + Duration::from_secs(120);
     let mut taken = 0;
     loop {
@@ -77,18 +98,20 @@ fn trace(pid: i32, step: Step, steps: u64) -> Option<Ended> {
             return Some(Ended::Killed);
         }
         assert!(Instant::now() < deadline, "the child takes too long");
-        // SAFETY: the child is this thread's, stopped, and traced by it.
+        if taken == steps {
+            at_step(pid);
+        }
+        taken += 1;
+        // SAFETY: the child is this thread's, and stopped or just killed.
         unsafe {
-            if taken == steps {
-                libc::kill(pid, libc::SIGKILL);
-                continue;
-            }
-            taken += 1;
             let how = match step {
                 Step::Call => libc::PTRACE_SYSCALL,
                 Step::Instruction => libc::PTRACE_SINGLESTEP,
             };
-            assert_eq!(libc::ptrace(how, pid, 0, 0), 0, "{}", std::io::Error::last_os_error());
+            if libc::ptrace(how, pid, 0, 0) != 0 {
+                let error = std::io::Error::last_os_error();
+                assert_eq!(error.raw_os_error(), Some(libc::ESRCH), "{error}");
+            }
         }
     }
 }

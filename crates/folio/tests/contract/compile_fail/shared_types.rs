@@ -50,7 +50,7 @@ pub fn threads(segment: &Segment<Mutex<u64>>) -> folio::Result<()> {
     let guard = segment.place().lock()?.clean()?;
     std::thread::scope(|scope| {
         scope.spawn(|| segment.place().lock().map(drop));
-        scope.spawn(move || drop(guard)); //~
+        scope.spawn(move || drop(guard));
     });
     Ok(())
 }
