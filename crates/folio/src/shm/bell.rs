@@ -224,21 +224,42 @@ impl Bell {
     /// Has it ring when one of these parties ends, and no others.
     pub(crate) fn watch(&mut self, attachment: &Attachment, parties: impl Iterator<Item = Owner>) {
         let mut before = std::mem::take(&mut self.watched);
+        let hears_an_end = before.iter().any(|(_, process)| process.is_some()) && self.inner.hears_an_end();
         for party in parties {
-            let at = before.iter().position(|(owner, _)| *owner == party);
-            let new = || {
-                let fd = pid(attachment, party).and_then(|pid| self.inner.watch(pid).ok());
-                // It may have ended before, and its number be another's: then nobody would ring.
-                if !attachment.is_alive(party) {
-                    self.inner.ring();
+            // One process may be several senders.
+            if self.watched.iter().any(|(owner, _)| *owner == party) {
+                continue;
+            }
+            let watched = match before.iter().position(|(owner, _)| *owner == party) {
+                Some(at) => before.swap_remove(at).1,
+                None => {
+                    let process = pid(attachment, party).and_then(|pid| self.inner.watch(pid).ok());
+                    self.ring_for_the_dead(attachment, party);
+                    process
                 }
-                (party, fd)
             };
-            let watched = at.map_or_else(new, |at| before.swap_remove(at));
-            self.watched.push(watched);
+            // The number is what the party says itself, and may be another process's here: of another pid namespace. Or the party has
+            // outlived its process, in a child that has its lock. Such an end would ring for ever.
+            let (ended, process) = match watched {
+                Some(process) if hears_an_end && sys::bell::has_ended(&process) => (Some(process), None),
+                process => (None, process),
+            };
+            self.watched.push((party, process));
+            if let Some(ended) = ended {
+                self.inner.forget(&ended);
+                // If it was the party's own end it is heard by this.
+                self.ring_for_the_dead(attachment, party);
+            }
         }
         // A forked child may have copies, which would keep a dead one's descriptor in the bell.
         before.iter().filter_map(|(_, process)| process.as_ref()).for_each(|fd| self.inner.forget(fd));
+    }
+
+    /// Rings if this party has ended: whoever had its number may have been another by then, and nobody rings.
+    fn ring_for_the_dead(&self, attachment: &Attachment, party: Owner) {
+        if !attachment.is_alive(party) {
+            self.inner.ring();
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! Bells: a descriptor to poll, and futures without a runtime.
 
 use crate::killing::{Victim, fails_with};
-use crate::support::{End, child_succeeds, lower_limit, spawn_child, wait};
+use crate::support::{End, Heir, child_succeeds, lower_limit, spawn_child, wait};
 use folio::Errno;
-use folio::shm::{Channel, Log, Read, Start, Wait};
+use folio::shm::{Channel, ChannelOptions, Log, Read, Receiver, Start, Wait};
 use std::future::Future;
+use std::io::{Read as _, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::pin;
 use std::sync::Arc;
@@ -144,6 +145,49 @@ fn a_bell_rings_when_the_sender_is_killed_or_leaves() {
         // It stays readable: whoever polls again is not left waiting.
         assert!(is_readable(receiver.bell().unwrap(), PATIENCE));
     }
+}
+
+#[test]
+fn a_bell_is_quiet_when_a_process_has_ended_and_its_party_has_not() {
+    let channel = Channel::anonymous(1 << 12).unwrap();
+    let mut receiver = channel.receiver().unwrap();
+    receiver.bell().unwrap();
+    let mut bytes = Vec::new();
+    let mut heir = Heir::of(|| channel.sender().unwrap());
+    // From here on its end rings.
+    assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
+    heir.inherits();
+    // Nothing comes, and who has the sender's lock lives. (So it is, too, where the number that a sender says is another process's here.)
+    let is_quiet = |receiver: &mut Receiver| {
+        assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
+        !is_readable(receiver.bell().unwrap(), Duration::ZERO)
+    };
+    assert!((0..100).any(|_| is_quiet(&mut receiver)), "it is readable for ever");
+    drop(heir);
+    let (end, _) = block_on(receiver.recv_async(&mut bytes));
+    fails_with(end, Errno::PIPE, "the sender has died");
+}
+
+#[test]
+fn the_senders_of_one_process_cost_a_bell_one_descriptor() {
+    let channel = ChannelOptions::new().bytes(1 << 12).many_senders().anonymous().unwrap();
+    let (mut out, mut told) = std::io::pipe().unwrap();
+    let _victim = Victim::new(|| {
+        let _senders: Vec<_> = (0..100).map(|_| channel.sender().unwrap()).collect();
+        told.write_all(&[1]).unwrap();
+        std::thread::sleep(PATIENCE);
+    });
+    out.read_exact(&mut [0]).unwrap();
+    // In a process of its own: no other test opens anything there.
+    child_succeeds(|| {
+        let mut receiver = channel.receiver().unwrap();
+        let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = count();
+        receiver.bell().unwrap();
+        assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
+        // An epoll, a socket, a timer and the process.
+        assert!(count() - before <= 4, "{} descriptors", count() - before);
+    });
 }
 
 #[test]
