@@ -8,8 +8,7 @@ use super::attachment::Attachment;
 use crate::error::{Errno, Error, Result};
 use crate::sys::futex;
 use std::cell::Cell;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// The first park's length, and the longest: each is twice the one before.
@@ -199,8 +198,16 @@ thread_local! {
 }
 
 fn processors() -> usize {
-    static PROCESSORS: OnceLock<usize> = OnceLock::new();
-    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+    /// Zero until it was asked for. No lock: a child that is forked while another thread holds it would wait for ever.
+    static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
+    match PROCESSORS.load(Ordering::Relaxed) {
+        0 => {
+            let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            PROCESSORS.store(count, Ordering::Relaxed);
+            count
+        }
+        count => count,
+    }
 }
 
 /// When a waiter is asked to look.

@@ -6,12 +6,12 @@
 
 use super::check;
 use super::fifo::Fifo;
+use super::gate::Gate;
 use rustix::event::{PollFd, PollFlags, epoll};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::OnceLock;
 use std::time::Duration;
 
 /// What the epoll says of a process, and of all else.
@@ -116,14 +116,16 @@ pub(crate) fn has_ended(process: &OwnedFd) -> bool {
 /// Rings the bell of this name, in whatever process it is. Whether it rings; one that has rung already counts. If not, there may be none,
 /// or this process cannot reach it: it has no descriptor left, or another network namespace.
 pub(crate) fn ring(name: &[u8]) -> bool {
-    static SOCKET: OnceLock<UnixDatagram> = OnceLock::new();
+    static SOCKET: Gate<Option<&'static UnixDatagram>> = Gate::with(None);
     let Ok(address) = SocketAddr::from_abstract_name(name) else { return false };
-    let Some(socket) = SOCKET.get().or_else(|| {
-        let fresh = unbound().ok()?;
-        Some(SOCKET.get_or_init(|| fresh))
-    }) else {
-        return false;
+    let known = || {
+        let mut socket = SOCKET.lock();
+        if socket.is_none() {
+            *socket = unbound().ok().map(|fresh| &*Box::leak(Box::new(fresh)));
+        }
+        *socket
     };
+    let Some(socket) = known() else { return false };
     let is_full = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
     match socket.send_to_addr(&[1], &address) {
         Ok(_) => true,
