@@ -100,7 +100,7 @@ pub(crate) fn pull(attachment: &Attachment, owner: u64, word: &AtomicU64) -> Pul
         return Pulled::Well;
     }
     if Owner::in_word(owner).is_some_and(|owner| attachment.is_alive(owner)) {
-        // This process cannot reach it, or cannot now: others may, and this one later.
+        // This process cannot reach it, or cannot now: others may, and this one later. (On a cord they look when it was announced anew.)
         bell_word::arm_again(word, number);
         return Pulled::Well;
     }

@@ -9,7 +9,7 @@ use std::io::{Read as _, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -349,6 +349,89 @@ fn a_waker_that_panics_keeps_no_other_future_asleep() {
         }
         assert_eq!(block_on(future).0.unwrap(), 5);
     }
+}
+
+/// Panics when it is dropped, but not while another panic is under way.
+struct PanicsAgain;
+
+impl Drop for PanicsAgain {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "what a waker panicked with panics, on purpose");
+    }
+}
+
+/// A waker that ends the thread that calls it, if that lets it.
+struct Deadly;
+
+impl Wake for Deadly {
+    fn wake(self: Arc<Self>) {
+        std::panic::panic_any(PanicsAgain);
+    }
+}
+
+/// A waker whose thread there is twice afterwards.
+struct Forking(AtomicI32);
+
+impl Wake for Forking {
+    fn wake(self: Arc<Self>) {
+        // SAFETY: the child goes on in the thread that has called this.
+        match unsafe { libc::fork() } {
+            0 => {
+                // SAFETY: sets a timer.
+                unsafe { libc::alarm(20) };
+            }
+            child => self.0.store(child, Ordering::SeqCst),
+        }
+    }
+}
+
+#[test]
+fn whatever_a_waker_panics_with_the_others_are_woken() {
+    let channel = Channel::anonymous(1 << 12).unwrap();
+    let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    let mut bytes = Vec::new();
+    let mut future = pin!(receiver.recv_async(&mut bytes));
+    let mut wait_with = |waker: Waker| {
+        assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(waker);
+    };
+    let (deadly, other) = (Arc::new(Deadly), Arc::new(Odd(false, ())));
+    // The reactor has one until it has called it.
+    let is_called = |count: &dyn Fn() -> usize| {
+        let started = Instant::now();
+        while count() > 1 {
+            assert!(started.elapsed() < PATIENCE, "the waker is never called");
+            std::thread::yield_now();
+        }
+    };
+    wait_with(Waker::from(Arc::clone(&deadly)));
+    is_called(&|| Arc::strong_count(&deadly));
+    wait_with(Waker::from(Arc::clone(&other)));
+    sender.send(b"wakes").unwrap();
+    is_called(&|| Arc::strong_count(&other));
+}
+
+#[test]
+fn a_waker_that_forks_gives_nothing_of_its_parents_to_the_child() {
+    // In a process of its own, for there all futures could wait for ever.
+    child_succeeds(|| {
+        let channel = Channel::anonymous(1 << 12).unwrap();
+        let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+        let mut bytes = Vec::new();
+        let forking = Arc::new(Forking(AtomicI32::new(0)));
+        let polled = pin!(receiver.recv_async(&mut bytes))
+            .poll(&mut Context::from_waker(&Waker::from(Arc::clone(&forking))));
+        assert!(polled.is_pending());
+        let started = Instant::now();
+        while forking.0.load(Ordering::SeqCst) == 0 {
+            assert!(started.elapsed() < PATIENCE, "the waker is never called");
+            std::thread::yield_now();
+        }
+        // The child is left with nothing to do. Else it would take what is for its parent, now and then.
+        assert_eq!(wait(forking.0.load(Ordering::SeqCst)), End::Exited(0));
+        sender.send(b"wakes").unwrap();
+        assert_eq!(block_on(receiver.recv_async(&mut bytes)).0.unwrap(), 5);
+    });
 }
 
 #[test]
