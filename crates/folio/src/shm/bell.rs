@@ -77,9 +77,19 @@ impl BellCord {
     /// Rings, if it is armed. Any numbers may be found in shared memory: at worst a byte goes nowhere.
     pub(crate) fn pull(&self, attachment: &Attachment) {
         let owner = self.owner.load(Ordering::Acquire);
-        if owner != 0 && pull(attachment, owner, &self.number) == Pulled::Dead {
-            // A new one may be at it just now: only what was found is taken away.
-            let _ = self.owner.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Relaxed);
+        if owner != 0 {
+            self.pull_as(attachment, owner);
+        }
+    }
+
+    /// The same, for who has found this owner there.
+    fn pull_as(&self, attachment: &Attachment, owner: u64) {
+        if pull(attachment, owner, &self.number) == Pulled::Dead
+            && let Err(heir) = self.owner.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Acquire)
+            && heir != 0
+        {
+            // A new one was at it just now: what was disarmed may have been its own, and is rung after all.
+            ring(attachment, heir, self.number.load(Ordering::Acquire) & !ARMED);
         }
     }
 }
@@ -266,5 +276,33 @@ impl Bell {
 impl AsFd for Bell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bell, BellCord};
+    use crate::shm::Segment;
+    use crate::shm::owner::Owner;
+    use std::sync::atomic::AtomicU64;
+
+    #[test]
+    fn who_found_a_dead_one_at_a_cord_rings_for_its_heir() {
+        let segment = Segment::<u64>::anonymous().unwrap();
+        let place = segment.place();
+        let attachment = place.attachment();
+        let dead = Owner::new(200, 7).word();
+        let cord = BellCord { owner: AtomicU64::new(dead), number: AtomicU64::new(1) };
+        let bell = Bell::new(attachment).unwrap();
+        let is_readable = || {
+            let mut fds = [rustix::event::PollFd::new(&bell, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() == 1
+        };
+        assert!(bell.try_tie(&cord, attachment) && !is_readable());
+        bell.arm(&cord);
+        // It looked before the cord was tied anew, and comes to it now.
+        cord.pull_as(attachment, dead);
+        assert!(is_readable(), "the arming was taken away, and nobody rings");
+        assert!(bell.is_tied(&cord, attachment));
     }
 }
