@@ -148,6 +148,36 @@ fn a_bell_rings_when_the_sender_is_killed_or_leaves() {
 }
 
 #[test]
+fn the_end_of_a_process_has_rung_when_it_is_known() {
+    let channel = Channel::anonymous(256).unwrap();
+    let back = Channel::anonymous(64).unwrap();
+    let log = Log::anonymous(1 << 12).unwrap();
+    let mut bytes = Vec::new();
+    // The timers go off now and then, but not each time.
+    for _ in 0..10 {
+        let (mut out, mut told) = std::io::pipe().unwrap();
+        let victim = Victim::new(|| {
+            let _sides = (channel.sender().unwrap(), back.receiver().unwrap(), log.writer().unwrap());
+            told.write_all(&[1]).unwrap();
+            std::thread::sleep(PATIENCE);
+        });
+        out.read_exact(&mut [0]).unwrap();
+        let (mut receiver, mut sender) = (channel.receiver().unwrap(), back.sender().unwrap());
+        let mut reader = log.reader(Start::Newest).unwrap();
+        receiver.bell().unwrap();
+        sender.bell().unwrap();
+        reader.bell().unwrap();
+        assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
+        while sender.try_send(b"a message of 24 bytes...").unwrap() {}
+        assert_eq!(reader.try_next(&mut bytes).unwrap(), None);
+        assert!(victim.kill());
+        assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO));
+        assert!(is_readable(sender.bell().unwrap(), Duration::ZERO));
+        assert!(is_readable(reader.bell().unwrap(), Duration::ZERO));
+    }
+}
+
+#[test]
 fn a_bell_is_quiet_when_a_process_has_ended_and_its_party_has_not() {
     let channel = Channel::anonymous(1 << 12).unwrap();
     let mut receiver = channel.receiver().unwrap();
