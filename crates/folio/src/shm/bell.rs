@@ -240,14 +240,13 @@ impl Bell {
             if self.watched.iter().any(|(owner, _)| *owner == party) {
                 continue;
             }
-            let watched = match before.iter().position(|(owner, _)| *owner == party) {
-                Some(at) => before.swap_remove(at).1,
-                None => {
-                    let process = pid(attachment, party).and_then(|pid| self.inner.watch(pid).ok());
-                    self.ring_for_the_dead(attachment, party);
-                    process
-                }
+            let at = before.iter().position(|(owner, _)| *owner == party);
+            let new = || {
+                let process = pid(attachment, party).and_then(|pid| self.inner.watch(pid).ok());
+                self.ring_for_the_dead(attachment, party);
+                process
             };
+            let watched = at.map_or_else(new, |at| before.swap_remove(at).1);
             // The number is what the party says itself, and may be another process's here: of another pid namespace. Or the party has
             // outlived its process, in a child that has its lock. Such an end would ring for ever.
             let (ended, process) = match watched {
