@@ -107,6 +107,22 @@ impl Wait {
         attachment: &Attachment,
         call: &'static str,
         word: &AtomicU32,
+        look: impl FnMut(Phase) -> Result<Look<R>>,
+    ) -> Result<R> {
+        self.until_counted(attachment, call, word, &mut 0, look)
+    }
+
+    /// The same, which counts how often it parked.
+    ///
+    /// # Errors
+    ///
+    /// As [`until`](Self::until).
+    pub(crate) fn until_counted<R>(
+        &self,
+        attachment: &Attachment,
+        call: &'static str,
+        word: &AtomicU32,
+        parks: &mut u64,
         mut look: impl FnMut(Phase) -> Result<Look<R>>,
     ) -> Result<R> {
         let deadline = self.timeout.map(|time| Instant::now().checked_add(time));
@@ -165,6 +181,7 @@ impl Wait {
             let left = deadline.flatten().map_or(slice, |deadline| deadline.saturating_duration_since(start));
             PARKS.fetch_add(1, Ordering::Relaxed);
             attachment.parks.fetch_add(1, Ordering::Relaxed);
+            *parks += 1;
             futex::wait_shared(word, value, slice.min(left));
             ask = asked.elapsed() >= slice;
             if ask {

@@ -198,7 +198,7 @@ impl Reader {
         let Self { link, chain, parks, wait, .. } = self;
         let doze = &link.control().readers.0;
         let mut first = true;
-        wait.until(&link.attachment, "next", &doze.0, |phase| {
+        wait.until_counted(&link.attachment, "next", &doze.0, parks, |phase| {
             if let Some(read) = look(link, chain, buffer, "next")? {
                 return Ok(Look::Done(read));
             }
@@ -216,7 +216,6 @@ impl Reader {
             // Others may sleep on the same word: the announcement stays. A writer that left before it told nobody.
             let is_ready = || chain.is_ready(link) || writer_gone(link, false).is_some();
             let Some(word) = doze.lie_down(ASLEEP, is_ready) else { return Ok(Look::Again) };
-            *parks += 1;
             Ok(Look::Sleep(word))
         })
     }
