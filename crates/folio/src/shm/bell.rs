@@ -37,8 +37,9 @@ fn socket(segment: u64, owner: u64, number: u64) -> Vec<u8> {
 }
 
 /// The path of a bell's FIFO, if the segment has a directory.
-fn fifo(attachment: &Attachment, owner: u64, number: u64) -> Option<PathBuf> {
-    Some(attachment.directory()?.join(name::bell(attachment.id(), owner, number)))
+fn fifo(attachment: &Attachment, owner: u64, number: u64) -> Result<Option<PathBuf>, Errno> {
+    let directory = attachment.directory()?;
+    Ok(directory.map(|directory| directory.join(name::bell(attachment.id(), owner, number))))
 }
 
 /// Rings the bell of these numbers, which may be any. Whether it rings.
@@ -50,7 +51,7 @@ fn ring(attachment: &Attachment, owner: u64, number: u64) -> bool {
     if !attachment.is_mixed_with_this_thread() {
         return false;
     }
-    let Some(path) = fifo(attachment, owner, number) else { return false };
+    let Ok(Some(path)) = fifo(attachment, owner, number) else { return false };
     let rung = sys::fifo::ring(&path);
     // Of one whose owner lives nobody reads it yet.
     let is_alive = || Owner::in_word(owner).is_some_and(|owner| attachment.is_alive(owner));
@@ -165,14 +166,17 @@ impl Bell {
         if self.reaches || !attachment.is_mixed() {
             return;
         }
-        self.reaches = true;
-        let Some(path) = fifo(attachment, self.owner, self.number) else { return };
+        let made = self.make_fifo(attachment);
+        // Where there can be none, or another has taken its name, the timer is what is left. A process that has no descriptor to spare
+        // may have one the next time.
+        self.reaches = !matches!(made, Err(errno) if sys::file::is_exhausted(errno));
+    }
+
+    fn make_fifo(&mut self, attachment: &Attachment) -> Result<(), Errno> {
+        let Some(path) = fifo(attachment, self.owner, self.number)? else { return Ok(()) };
         // So that those who die again and again leave one, and not one each time.
         sweep(name::parent(&path), attachment.id(), |owner| attachment.is_alive(owner));
-        // Where there can be none, or another has taken its name, the timer is what is left.
-        if let Ok(fifo) = sys::fifo::Fifo::make(&path, attachment.file()) {
-            let _ = self.inner.hear(fifo);
-        }
+        self.inner.hear(sys::fifo::Fifo::make(&path, attachment.file())?)
     }
 
     /// Ties it to a cord, which is this party's alone or nobody's.
