@@ -244,13 +244,17 @@ impl Bell {
             if self.watched.iter().any(|(owner, _)| *owner == party) {
                 continue;
             }
-            let at = before.iter().position(|(owner, _)| *owner == party);
-            let new = || {
-                let process = pid(attachment, party).and_then(|pid| self.inner.watch(pid).ok());
+            let watched = if let Some(at) = before.iter().position(|(owner, _)| *owner == party) {
+                before.swap_remove(at).1
+            } else {
+                let process = pid(attachment, party).map(|pid| self.inner.watch(pid));
                 self.ring_for_the_dead(attachment, party);
-                process
+                match process {
+                    // There may be a descriptor for it the next time.
+                    Some(Err(errno)) if sys::file::is_exhausted(errno) => continue,
+                    process => process.and_then(Result::ok),
+                }
             };
-            let watched = at.map_or_else(new, |at| before.swap_remove(at).1);
             // The number is what the party says itself, and may be another process's here: of another pid namespace. Or the party has
             // outlived its process, in a child that has its lock. Such an end would ring for ever.
             let (ended, process) = match watched {

@@ -178,6 +178,32 @@ fn the_end_of_a_process_has_rung_when_it_is_known() {
 }
 
 #[test]
+fn a_bell_that_had_no_descriptor_for_a_process_watches_it_when_it_has_one() {
+    let channel = Channel::anonymous(256).unwrap();
+    for _ in 0..5 {
+        // Limits are for a process of its own.
+        child_succeeds(|| {
+            let mut receiver = channel.receiver().unwrap();
+            let mut bytes = Vec::new();
+            receiver.bell().unwrap();
+            let (mut out, mut told) = std::io::pipe().unwrap();
+            let victim = Victim::new(|| {
+                let _sender = channel.sender().unwrap();
+                told.write_all(&[1]).unwrap();
+                std::thread::sleep(PATIENCE);
+            });
+            out.read_exact(&mut [0]).unwrap();
+            lower_limit(libc::RLIMIT_NOFILE, 0);
+            assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
+            lower_limit(libc::RLIMIT_NOFILE, 500);
+            assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
+            assert!(victim.kill());
+            assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO));
+        });
+    }
+}
+
+#[test]
 fn a_bell_is_quiet_when_a_process_has_ended_and_its_party_has_not() {
     let channel = Channel::anonymous(1 << 12).unwrap();
     let mut receiver = channel.receiver().unwrap();
