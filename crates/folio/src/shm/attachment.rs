@@ -362,22 +362,33 @@ impl Attachment {
         self.changing().network.load(Ordering::Acquire) == MIXED
     }
 
-    /// The directory that the file lies in. `None` if it has no name, or none that this process can tell.
-    pub(super) fn directory(&self) -> Option<&Path> {
-        let is_there = |path: &PathBuf| {
+    /// The directory that the file lies in. `None` if it has no name, or none that this process can tell. An error if it has nothing left
+    /// to look with: then it can ask again.
+    pub(super) fn directory(&self) -> Result<Option<&Path>, Errno> {
+        let is_there = |path: &Path| {
             let found = sys::file::find(path).and_then(|found| sys::file::status(found.as_fd()));
-            found.is_ok_and(|found| (found.device, found.inode) == self.inode)
+            match found {
+                Err(errno) if sys::file::is_exhausted(errno) => Err(errno),
+                found => Ok(found.is_ok_and(|found| (found.device, found.inode) == self.inode)),
+            }
         };
         let find = || {
             let given = self.path().and_then(|path| std::path::absolute(path).ok());
             // Of one that came by a descriptor the kernel knows the name that it was opened by.
-            let path = given.filter(is_there).or_else(|| sys::file::name(self.file()).filter(is_there))?;
-            Some(name::parent(&path).to_owned())
+            for path in given.into_iter().chain(sys::file::name(self.file())) {
+                if is_there(&path)? {
+                    return Ok(Some(name::parent(&path).to_owned()));
+                }
+            }
+            Ok(None)
         };
         if let Some(known) = self.directory.get() {
-            return known.as_deref();
+            return Ok(known.as_deref());
         }
-        sys::fork::held_off(|_| self.directory.get_or_init(find).as_deref())
+        sys::fork::held_off(|_| {
+            let found = find()?;
+            Ok(self.directory.get_or_init(|| found).as_deref())
+        })
     }
 
     fn open_guard(&self) {

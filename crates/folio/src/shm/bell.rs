@@ -37,8 +37,9 @@ fn socket(segment: u64, owner: u64, number: u64) -> Vec<u8> {
 }
 
 /// The path of a bell's FIFO, if the segment has a directory.
-fn fifo(attachment: &Attachment, owner: u64, number: u64) -> Option<PathBuf> {
-    Some(attachment.directory()?.join(name::bell(attachment.id(), owner, number)))
+fn fifo(attachment: &Attachment, owner: u64, number: u64) -> Result<Option<PathBuf>, Errno> {
+    let directory = attachment.directory()?;
+    Ok(directory.map(|directory| directory.join(name::bell(attachment.id(), owner, number))))
 }
 
 /// Rings the bell of these numbers, which may be any. Whether it rings.
@@ -50,7 +51,7 @@ fn ring(attachment: &Attachment, owner: u64, number: u64) -> bool {
     if !attachment.is_mixed_with_this_thread() {
         return false;
     }
-    let Some(path) = fifo(attachment, owner, number) else { return false };
+    let Ok(Some(path)) = fifo(attachment, owner, number) else { return false };
     let rung = sys::fifo::ring(&path);
     // Of one whose owner lives nobody reads it yet.
     let is_alive = || Owner::in_word(owner).is_some_and(|owner| attachment.is_alive(owner));
@@ -77,9 +78,19 @@ impl BellCord {
     /// Rings, if it is armed. Any numbers may be found in shared memory: at worst a byte goes nowhere.
     pub(crate) fn pull(&self, attachment: &Attachment) {
         let owner = self.owner.load(Ordering::Acquire);
-        if owner != 0 && pull(attachment, owner, &self.number) == Pulled::Dead {
-            // A new one may be at it just now: only what was found is taken away.
-            let _ = self.owner.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Relaxed);
+        if owner != 0 {
+            self.pull_as(attachment, owner);
+        }
+    }
+
+    /// The same, for who has found this owner there.
+    fn pull_as(&self, attachment: &Attachment, owner: u64) {
+        if pull(attachment, owner, &self.number) == Pulled::Dead
+            && let Err(heir) = self.owner.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Acquire)
+            && heir != 0
+        {
+            // A new one was at it just now: what was disarmed may have been its own, and is rung after all.
+            ring(attachment, heir, self.number.load(Ordering::Acquire) & !ARMED);
         }
     }
 }
@@ -100,7 +111,7 @@ pub(crate) fn pull(attachment: &Attachment, owner: u64, word: &AtomicU64) -> Pul
         return Pulled::Well;
     }
     if Owner::in_word(owner).is_some_and(|owner| attachment.is_alive(owner)) {
-        // This process cannot reach it, or cannot now: others may, and this one later.
+        // This process cannot reach it, or cannot now: others may, and this one later. (On a cord they look when it was announced anew.)
         bell_word::arm_again(word, number);
         return Pulled::Well;
     }
@@ -155,14 +166,17 @@ impl Bell {
         if self.reaches || !attachment.is_mixed() {
             return;
         }
-        self.reaches = true;
-        let Some(path) = fifo(attachment, self.owner, self.number) else { return };
+        let made = self.make_fifo(attachment);
+        // Where there can be none, or another has taken its name, the timer is what is left. A process that has no descriptor to spare
+        // may have one the next time.
+        self.reaches = !matches!(made, Err(errno) if sys::file::is_exhausted(errno));
+    }
+
+    fn make_fifo(&mut self, attachment: &Attachment) -> Result<(), Errno> {
+        let Some(path) = fifo(attachment, self.owner, self.number)? else { return Ok(()) };
         // So that those who die again and again leave one, and not one each time.
         sweep(name::parent(&path), attachment.id(), |owner| attachment.is_alive(owner));
-        // Where there can be none, or another has taken its name, the timer is what is left.
-        if let Ok(fifo) = sys::fifo::Fifo::make(&path, attachment.file()) {
-            let _ = self.inner.hear(fifo);
-        }
+        self.inner.hear(sys::fifo::Fifo::make(&path, attachment.file())?)
     }
 
     /// Ties it to a cord, which is this party's alone or nobody's.
@@ -224,26 +238,78 @@ impl Bell {
     /// Has it ring when one of these parties ends, and no others.
     pub(crate) fn watch(&mut self, attachment: &Attachment, parties: impl Iterator<Item = Owner>) {
         let mut before = std::mem::take(&mut self.watched);
+        let hears_an_end = before.iter().any(|(_, process)| process.is_some()) && self.inner.hears_an_end();
         for party in parties {
-            let at = before.iter().position(|(owner, _)| *owner == party);
-            let new = || {
-                let fd = pid(attachment, party).and_then(|pid| self.inner.watch(pid).ok());
-                // It may have ended before, and its number be another's: then nobody would ring.
-                if !attachment.is_alive(party) {
-                    self.inner.ring();
+            // One process may be several senders.
+            if self.watched.iter().any(|(owner, _)| *owner == party) {
+                continue;
+            }
+            let watched = if let Some(at) = before.iter().position(|(owner, _)| *owner == party) {
+                before.swap_remove(at).1
+            } else {
+                let process = pid(attachment, party).map(|pid| self.inner.watch(pid));
+                self.ring_for_the_dead(attachment, party);
+                match process {
+                    // There may be a descriptor for it the next time.
+                    Some(Err(errno)) if sys::file::is_exhausted(errno) => continue,
+                    process => process.and_then(Result::ok),
                 }
-                (party, fd)
             };
-            let watched = at.map_or_else(new, |at| before.swap_remove(at));
-            self.watched.push(watched);
+            // The number is what the party says itself, and may be another process's here: of another pid namespace. Or the party has
+            // outlived its process, in a child that has its lock. Such an end would ring for ever.
+            let (ended, process) = match watched {
+                Some(process) if hears_an_end && sys::bell::has_ended(&process) => (Some(process), None),
+                process => (None, process),
+            };
+            self.watched.push((party, process));
+            if let Some(ended) = ended {
+                self.inner.forget(&ended);
+                // If it was the party's own end it is heard by this.
+                self.ring_for_the_dead(attachment, party);
+            }
         }
         // A forked child may have copies, which would keep a dead one's descriptor in the bell.
         before.iter().filter_map(|(_, process)| process.as_ref()).for_each(|fd| self.inner.forget(fd));
+    }
+
+    /// Rings if this party has ended: whoever had its number may have been another by then, and nobody rings.
+    fn ring_for_the_dead(&self, attachment: &Attachment, party: Owner) {
+        if !attachment.is_alive(party) {
+            self.inner.ring();
+        }
     }
 }
 
 impl AsFd for Bell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bell, BellCord};
+    use crate::shm::Segment;
+    use crate::shm::owner::Owner;
+    use std::sync::atomic::AtomicU64;
+
+    #[test]
+    fn who_found_a_dead_one_at_a_cord_rings_for_its_heir() {
+        let segment = Segment::<u64>::anonymous().unwrap();
+        let place = segment.place();
+        let attachment = place.attachment();
+        let dead = Owner::new(200, 7).word();
+        let cord = BellCord { owner: AtomicU64::new(dead), number: AtomicU64::new(1) };
+        let bell = Bell::new(attachment).unwrap();
+        let is_readable = || {
+            let mut fds = [rustix::event::PollFd::new(&bell, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() == 1
+        };
+        assert!(bell.try_tie(&cord, attachment) && !is_readable());
+        bell.arm(&cord);
+        // It looked before the cord was tied anew, and comes to it now.
+        cord.pull_as(attachment, dead);
+        assert!(is_readable(), "the arming was taken away, and nobody rings");
+        assert!(bell.is_tied(&cord, attachment));
     }
 }

@@ -56,8 +56,11 @@ impl Reactor {
                 let number = event.data.u64();
                 let waker = self.wakers().remove(&number);
                 if let Some(waker) = waker {
-                    // One that panics must not keep the others asleep; the hook has told of it.
-                    let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+                    wake(waker);
+                }
+                // A waker forked, and this is the child's only thread: the descriptors are its parent's.
+                if identity::token() != self.process {
+                    return;
                 }
             }
         }
@@ -65,6 +68,14 @@ impl Reactor {
 
     fn wakers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Waker>> {
         self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Wakes. One that panics must not keep the others asleep; the hook has told of it. What it panicked with is not dropped, which could panic,
+/// too.
+pub(super) fn wake(waker: Waker) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+        std::mem::forget(panic);
     }
 }
 

@@ -55,7 +55,8 @@ pub(crate) fn is_temporary(file: &str) -> bool {
 pub(crate) fn temporary(path: &Path) -> PathBuf {
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     let short = file.strip_prefix(PREFIX).unwrap_or(&file);
-    let short = short.get(..LONGEST).unwrap_or(short);
+    // As much of it as has room, in whole characters.
+    let short = (0..=LONGEST).rev().find_map(|end| short.get(..end)).unwrap_or_default();
     path.with_file_name(format!("{TEMPORARY}{short}.new-{:016x}", super::random()))
 }
 
@@ -84,6 +85,17 @@ pub(crate) fn parent(path: &Path) -> &Path {
 mod tests {
     use super::{bell, is_temporary, of_bell, of_file, temporary};
     use std::path::Path;
+
+    #[test]
+    fn a_file_on_its_way_has_a_name_that_has_room() {
+        for name in
+            ["a".repeat(255), format!("a{}", "é".repeat(127)), "é".repeat(127), "€".repeat(85), "a".into()]
+        {
+            let temporary = temporary(Path::new(&name));
+            let temporary = temporary.to_str().unwrap();
+            assert!(temporary.len() <= 255 && is_temporary(temporary), "{temporary}");
+        }
+    }
 
     #[test]
     fn each_kind_of_name_is_told_from_the_others() {

@@ -8,8 +8,7 @@ use super::attachment::Attachment;
 use crate::error::{Errno, Error, Result};
 use crate::sys::futex;
 use std::cell::Cell;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// The first park's length, and the longest: each is twice the one before.
@@ -108,6 +107,22 @@ impl Wait {
         attachment: &Attachment,
         call: &'static str,
         word: &AtomicU32,
+        look: impl FnMut(Phase) -> Result<Look<R>>,
+    ) -> Result<R> {
+        self.until_counted(attachment, call, word, &mut 0, look)
+    }
+
+    /// The same, which counts how often it parked.
+    ///
+    /// # Errors
+    ///
+    /// As [`until`](Self::until).
+    pub(crate) fn until_counted<R>(
+        &self,
+        attachment: &Attachment,
+        call: &'static str,
+        word: &AtomicU32,
+        parks: &mut u64,
         mut look: impl FnMut(Phase) -> Result<Look<R>>,
     ) -> Result<R> {
         let deadline = self.timeout.map(|time| Instant::now().checked_add(time));
@@ -166,6 +181,7 @@ impl Wait {
             let left = deadline.flatten().map_or(slice, |deadline| deadline.saturating_duration_since(start));
             PARKS.fetch_add(1, Ordering::Relaxed);
             attachment.parks.fetch_add(1, Ordering::Relaxed);
+            *parks += 1;
             futex::wait_shared(word, value, slice.min(left));
             ask = asked.elapsed() >= slice;
             if ask {
@@ -199,8 +215,16 @@ thread_local! {
 }
 
 fn processors() -> usize {
-    static PROCESSORS: OnceLock<usize> = OnceLock::new();
-    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+    /// Zero until it was asked for. No lock: a child that is forked while another thread holds it would wait for ever.
+    static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
+    match PROCESSORS.load(Ordering::Relaxed) {
+        0 => {
+            let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            PROCESSORS.store(count, Ordering::Relaxed);
+            count
+        }
+        count => count,
+    }
 }
 
 /// When a waiter is asked to look.

@@ -6,13 +6,19 @@
 
 use super::check;
 use super::fifo::Fifo;
-use rustix::event::epoll;
+use super::gate::Gate;
+use rustix::event::{PollFd, PollFlags, epoll};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::OnceLock;
 use std::time::Duration;
+
+/// What the epoll says of a process, and of all else.
+const END: u64 = 1;
+const RING: u64 = 0;
+/// How many descriptors of the epoll are no processes: socket, timer and FIFO.
+const OTHERS: usize = 3;
 
 /// The receiving end.
 #[derive(Debug)]
@@ -39,13 +45,13 @@ impl Bell {
         let timer = timer(interval)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let bell = Self { epoll, socket, timer, address, fifo: None };
-        bell.add(bell.socket.as_fd())?;
-        bell.add(bell.timer.as_fd())?;
+        bell.add(bell.socket.as_fd(), RING)?;
+        bell.add(bell.timer.as_fd(), RING)?;
         Ok(bell)
     }
 
-    fn add(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
+    fn add(&self, fd: BorrowedFd<'_>, what: u64) -> Result<(), Errno> {
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(what), epoll::EventFlags::IN)
     }
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -54,7 +60,7 @@ impl Bell {
 
     /// Makes it readable when this FIFO is, too.
     pub(crate) fn hear(&mut self, fifo: Fifo) -> Result<(), Errno> {
-        self.add(fifo.as_fd())?;
+        self.add(fifo.as_fd(), RING)?;
         self.fifo = Some(fifo);
         Ok(())
     }
@@ -82,8 +88,16 @@ impl Bell {
     pub(crate) fn watch(&self, pid: u32) -> Result<OwnedFd, Errno> {
         let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).ok_or(Errno::SRCH)?;
         let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
-        self.add(process.as_fd())?;
+        self.add(process.as_fd(), END)?;
         Ok(process)
+    }
+
+    /// Whether the end of a process that is watched makes it readable just now.
+    pub(crate) fn hears_an_end(&self) -> bool {
+        let mut events = Vec::with_capacity(OTHERS + 1);
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let heard = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&now));
+        heard.is_ok() && events.iter().any(|event: &epoll::Event| event.data.u64() == END)
     }
 
     /// The end of this process makes it readable no more.
@@ -92,17 +106,26 @@ impl Bell {
     }
 }
 
+/// Whether the process has ended that [`Bell::watch`] returned this for.
+pub(crate) fn has_ended(process: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut fds, Some(&now)) == Ok(1)
+}
+
 /// Rings the bell of this name, in whatever process it is. Whether it rings; one that has rung already counts. If not, there may be none,
 /// or this process cannot reach it: it has no descriptor left, or another network namespace.
 pub(crate) fn ring(name: &[u8]) -> bool {
-    static SOCKET: OnceLock<UnixDatagram> = OnceLock::new();
+    static SOCKET: Gate<Option<&'static UnixDatagram>> = Gate::with(None);
     let Ok(address) = SocketAddr::from_abstract_name(name) else { return false };
-    let Some(socket) = SOCKET.get().or_else(|| {
-        let fresh = unbound().ok()?;
-        Some(SOCKET.get_or_init(|| fresh))
-    }) else {
-        return false;
+    let known = || {
+        let mut socket = SOCKET.lock();
+        if socket.is_none() {
+            *socket = unbound().ok().map(|fresh| &*Box::leak(Box::new(fresh)));
+        }
+        *socket
     };
+    let Some(socket) = known() else { return false };
     let is_full = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
     match socket.send_to_addr(&[1], &address) {
         Ok(_) => true,

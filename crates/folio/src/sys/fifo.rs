@@ -88,7 +88,9 @@ fn give_rights(fd: BorrowedFd<'_>, like: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut mode = Mode::from_raw_mode(stat.st_mode) & Mode::from_raw_mode(0o666);
     // The group first: one of this process's own must not get its rights.
     if rustix::fs::fchown(fd, None, Some(Gid::from_raw(stat.st_gid))).is_err() {
-        mode &= !Mode::RWXG;
+        // That has what all have: to the file it is of the others.
+        let others = (mode & Mode::RWXO).as_raw_mode();
+        mode = (mode & !Mode::RWXG) | Mode::from_raw_mode(others << 3);
     }
     rustix::fs::fchmod(fd, mode | Mode::RUSR | Mode::WUSR)?;
     if stat.st_uid != rustix::process::geteuid().as_raw() {
@@ -208,6 +210,41 @@ mod tests {
         drop(fifo);
         assert!(!path.exists());
         assert_eq!(ring(&path), Err(Errno::NOENT));
+    }
+
+    #[test]
+    fn a_group_that_is_not_the_files_has_the_rights_of_all() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        // Root's, and anyone may write to it.
+        let like = std::fs::File::options().write(true).open("/dev/null").unwrap();
+        let closed = std::fs::File::create(dir.path().join("closed")).unwrap();
+        closed.set_permissions(std::fs::Permissions::from_mode(0o660)).unwrap();
+        // SAFETY: the child ends by a system call.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let mode_like = |name: &str, like: &std::fs::File| {
+                let path = dir.path().join(name);
+                let _fifo = Fifo::make(&path, like.as_fd()).ok()?;
+                std::fs::metadata(&path).ok().map(|made| made.mode() & 0o777)
+            };
+            // SAFETY: as above; they change who this process is, and no memory.
+            unsafe {
+                if libc::geteuid() == 0 {
+                    libc::setgroups(0, std::ptr::null());
+                    libc::setgid(65534);
+                    libc::setuid(65534);
+                }
+                let is_open = mode_like("open", &like) == Some(0o666);
+                // (Where the test is not root's the file's group is this one's.)
+                let is_closed = matches!(mode_like("shut", &closed), Some(0o600 | 0o660));
+                libc::_exit(i32::from(is_open) + 2 * i32::from(is_closed));
+            }
+        }
+        let mut status = 0;
+        // SAFETY: `status` has room for the answer.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 3, "{status}");
     }
 
     #[test]

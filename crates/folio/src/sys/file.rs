@@ -47,6 +47,11 @@ pub(crate) fn find(path: &std::path::Path) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// Whether an error says that this process, or the machine, has no descriptor or no memory left just now.
+pub(crate) fn is_exhausted(errno: Errno) -> bool {
+    matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
+}
+
 /// The name the kernel has for a descriptor: a path, possibly with " (deleted)", or `memfd:x`, `pipe:[5]` …
 pub(crate) fn name(fd: BorrowedFd<'_>) -> Option<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()

@@ -6,21 +6,28 @@
 
 use super::gate::Gate;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Once;
+
+/// What forks find.
+struct Forks {
+    /// Whether the handlers are there.
+    handled: bool,
+    /// The descriptors that children do not keep.
+    own: Vec<RawFd>,
+}
 
 /// Held by a thread that forks, and by whoever changes what a child finds.
-static FORKING: Gate<Vec<RawFd>> = Gate::with(Vec::new());
+static FORKING: Gate<Forks> = Gate::with(Forks { handled: false, own: Vec::new() });
 
 /// Runs `work` while no thread of this process forks, and no other thread is in here. Short, and never from within itself.
 pub(crate) fn held_off<R>(work: impl FnOnce(&mut NotForked) -> R) -> R {
-    static REGISTERED: Once = Once::new();
-    REGISTERED.call_once(|| {
+    let mut held = FORKING.lock();
+    // Noted first: a child that is forked in between, which nothing holds off yet, must not have them twice.
+    if !std::mem::replace(&mut held.handled, true) {
         // SAFETY: the three functions have the signature that is asked for, and live as long as the process. Where there is
         // no memory to note them a child keeps its copies, which is what a program without the call would have.
         unsafe { libc::pthread_atfork(Some(before), Some(after), Some(in_child)) };
-    });
-    let mut held = FORKING.lock();
-    work(&mut NotForked { own: &mut held })
+    }
+    work(&mut NotForked { own: &mut held.own })
 }
 
 /// The list of descriptors that forked children do not keep.
@@ -70,8 +77,8 @@ extern "C" fn after() {
 
 extern "C" fn in_child() {
     // The holder was the parent, and so is no holder here.
-    let mut own = FORKING.lock();
-    for fd in own.drain(..) {
+    let mut forks = FORKING.lock();
+    for fd in forks.own.drain(..) {
         // SAFETY: this process's copy of a descriptor that `keep_from_children` took; no value of this process closes it.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }

@@ -87,6 +87,56 @@ pub(crate) fn wait(pid: i32) -> End {
     }
 }
 
+/// A process and a child that it made without the C library: that has all that the process has open, and so the locks of its
+/// parties.
+pub(crate) struct Heir {
+    parent: i32,
+    child: i32,
+}
+
+impl Heir {
+    /// A process does `work`, has such a child, and keeps what `work` returned.
+    pub(crate) fn of<R>(work: impl FnOnce() -> R) -> Self {
+        let (mut out, mut told) = std::io::pipe().unwrap();
+        let parent = spawn_child(|| {
+            let _kept = work();
+            // SAFETY: as fork(2), but for its handlers; the child makes system calls only.
+            let child = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+            if child > 0 {
+                told.write_all(&(child as i32).to_ne_bytes()).unwrap();
+            }
+            // SAFETY: as above. Both end by themselves if nobody ends them.
+            unsafe {
+                libc::alarm(120);
+                loop {
+                    libc::pause();
+                }
+            }
+        })
+        .0;
+        let mut child = [0; 4];
+        out.read_exact(&mut child).unwrap();
+        Self { parent, child: i32::from_ne_bytes(child) }
+    }
+
+    /// The process is killed, and its child stays.
+    pub(crate) fn inherits(&mut self) {
+        // SAFETY: sends a signal to a child of this process that was not waited for.
+        unsafe { libc::kill(self.parent, libc::SIGKILL) };
+        assert_eq!(wait(std::mem::take(&mut self.parent)), End::Killed(libc::SIGKILL));
+    }
+}
+
+impl Drop for Heir {
+    fn drop(&mut self) {
+        // SAFETY: sends a signal to the process, which does not end by itself before.
+        unsafe { libc::kill(self.child, libc::SIGKILL) };
+        if self.parent != 0 {
+            self.inherits();
+        }
+    }
+}
+
 /// Says that a test did not run, and why. Use: `return skip("needs root")`.
 pub(crate) fn skip(why: &str) {
     let name = std::thread::current().name().unwrap_or("a test").to_owned();

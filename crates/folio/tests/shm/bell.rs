@@ -1,14 +1,15 @@
 //! Bells: a descriptor to poll, and futures without a runtime.
 
 use crate::killing::{Victim, fails_with};
-use crate::support::{End, child_succeeds, lower_limit, spawn_child, wait};
+use crate::support::{End, Heir, child_succeeds, lower_limit, spawn_child, wait};
 use folio::Errno;
-use folio::shm::{Channel, Log, Read, Start, Wait};
+use folio::shm::{Channel, ChannelOptions, Log, Read, Receiver, Start, Wait};
 use std::future::Future;
+use std::io::{Read as _, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -144,6 +145,105 @@ fn a_bell_rings_when_the_sender_is_killed_or_leaves() {
         // It stays readable: whoever polls again is not left waiting.
         assert!(is_readable(receiver.bell().unwrap(), PATIENCE));
     }
+}
+
+#[test]
+fn the_end_of_a_process_has_rung_when_it_is_known() {
+    let channel = Channel::anonymous(256).unwrap();
+    let back = Channel::anonymous(64).unwrap();
+    let log = Log::anonymous(1 << 12).unwrap();
+    let mut bytes = Vec::new();
+    // The timers go off now and then, but not each time.
+    for _ in 0..10 {
+        let (mut out, mut told) = std::io::pipe().unwrap();
+        let victim = Victim::new(|| {
+            let _sides = (channel.sender().unwrap(), back.receiver().unwrap(), log.writer().unwrap());
+            told.write_all(&[1]).unwrap();
+            std::thread::sleep(PATIENCE);
+        });
+        out.read_exact(&mut [0]).unwrap();
+        let (mut receiver, mut sender) = (channel.receiver().unwrap(), back.sender().unwrap());
+        let mut reader = log.reader(Start::Newest).unwrap();
+        receiver.bell().unwrap();
+        sender.bell().unwrap();
+        reader.bell().unwrap();
+        assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
+        while sender.try_send(b"a message of 24 bytes...").unwrap() {}
+        assert_eq!(reader.try_next(&mut bytes).unwrap(), None);
+        assert!(victim.kill());
+        assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO));
+        assert!(is_readable(sender.bell().unwrap(), Duration::ZERO));
+        assert!(is_readable(reader.bell().unwrap(), Duration::ZERO));
+    }
+}
+
+#[test]
+fn a_bell_that_had_no_descriptor_for_a_process_watches_it_when_it_has_one() {
+    let channel = Channel::anonymous(256).unwrap();
+    for _ in 0..5 {
+        // Limits are for a process of its own.
+        child_succeeds(|| {
+            let mut receiver = channel.receiver().unwrap();
+            let mut bytes = Vec::new();
+            receiver.bell().unwrap();
+            let (mut out, mut told) = std::io::pipe().unwrap();
+            let victim = Victim::new(|| {
+                let _sender = channel.sender().unwrap();
+                told.write_all(&[1]).unwrap();
+                std::thread::sleep(PATIENCE);
+            });
+            out.read_exact(&mut [0]).unwrap();
+            lower_limit(libc::RLIMIT_NOFILE, 0);
+            assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
+            lower_limit(libc::RLIMIT_NOFILE, 500);
+            assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
+            assert!(victim.kill());
+            assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO));
+        });
+    }
+}
+
+#[test]
+fn a_bell_is_quiet_when_a_process_has_ended_and_its_party_has_not() {
+    let channel = Channel::anonymous(1 << 12).unwrap();
+    let mut receiver = channel.receiver().unwrap();
+    receiver.bell().unwrap();
+    let mut bytes = Vec::new();
+    let mut heir = Heir::of(|| channel.sender().unwrap());
+    // From here on its end rings.
+    assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
+    heir.inherits();
+    // Nothing comes, and who has the sender's lock lives. (So it is, too, where the number that a sender says is another process's here.)
+    let is_quiet = |receiver: &mut Receiver| {
+        assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
+        !is_readable(receiver.bell().unwrap(), Duration::ZERO)
+    };
+    assert!((0..100).any(|_| is_quiet(&mut receiver)), "it is readable for ever");
+    drop(heir);
+    let (end, _) = block_on(receiver.recv_async(&mut bytes));
+    fails_with(end, Errno::PIPE, "the sender has died");
+}
+
+#[test]
+fn the_senders_of_one_process_cost_a_bell_one_descriptor() {
+    let channel = ChannelOptions::new().bytes(1 << 12).many_senders().anonymous().unwrap();
+    let (mut out, mut told) = std::io::pipe().unwrap();
+    let _victim = Victim::new(|| {
+        let _senders: Vec<_> = (0..100).map(|_| channel.sender().unwrap()).collect();
+        told.write_all(&[1]).unwrap();
+        std::thread::sleep(PATIENCE);
+    });
+    out.read_exact(&mut [0]).unwrap();
+    // In a process of its own: no other test opens anything there.
+    child_succeeds(|| {
+        let mut receiver = channel.receiver().unwrap();
+        let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = count();
+        receiver.bell().unwrap();
+        assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
+        // An epoll, a socket, a timer and the process.
+        assert!(count() - before <= 4, "{} descriptors", count() - before);
+    });
 }
 
 #[test]
@@ -305,6 +405,89 @@ fn a_waker_that_panics_keeps_no_other_future_asleep() {
         }
         assert_eq!(block_on(future).0.unwrap(), 5);
     }
+}
+
+/// Panics when it is dropped, but not while another panic is under way.
+struct PanicsAgain;
+
+impl Drop for PanicsAgain {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "what a waker panicked with panics, on purpose");
+    }
+}
+
+/// A waker that ends the thread that calls it, if that lets it.
+struct Deadly;
+
+impl Wake for Deadly {
+    fn wake(self: Arc<Self>) {
+        std::panic::panic_any(PanicsAgain);
+    }
+}
+
+/// A waker whose thread there is twice afterwards.
+struct Forking(AtomicI32);
+
+impl Wake for Forking {
+    fn wake(self: Arc<Self>) {
+        // SAFETY: the child goes on in the thread that has called this.
+        match unsafe { libc::fork() } {
+            0 => {
+                // SAFETY: sets a timer.
+                unsafe { libc::alarm(20) };
+            }
+            child => self.0.store(child, Ordering::SeqCst),
+        }
+    }
+}
+
+#[test]
+fn whatever_a_waker_panics_with_the_others_are_woken() {
+    let channel = Channel::anonymous(1 << 12).unwrap();
+    let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    let mut bytes = Vec::new();
+    let mut future = pin!(receiver.recv_async(&mut bytes));
+    let mut wait_with = |waker: Waker| {
+        assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(waker);
+    };
+    let (deadly, other) = (Arc::new(Deadly), Arc::new(Odd(false, ())));
+    // The reactor has one until it has called it.
+    let is_called = |count: &dyn Fn() -> usize| {
+        let started = Instant::now();
+        while count() > 1 {
+            assert!(started.elapsed() < PATIENCE, "the waker is never called");
+            std::thread::yield_now();
+        }
+    };
+    wait_with(Waker::from(Arc::clone(&deadly)));
+    is_called(&|| Arc::strong_count(&deadly));
+    wait_with(Waker::from(Arc::clone(&other)));
+    sender.send(b"wakes").unwrap();
+    is_called(&|| Arc::strong_count(&other));
+}
+
+#[test]
+fn a_waker_that_forks_gives_nothing_of_its_parents_to_the_child() {
+    // In a process of its own, for there all futures could wait for ever.
+    child_succeeds(|| {
+        let channel = Channel::anonymous(1 << 12).unwrap();
+        let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+        let mut bytes = Vec::new();
+        let forking = Arc::new(Forking(AtomicI32::new(0)));
+        let polled = pin!(receiver.recv_async(&mut bytes))
+            .poll(&mut Context::from_waker(&Waker::from(Arc::clone(&forking))));
+        assert!(polled.is_pending());
+        let started = Instant::now();
+        while forking.0.load(Ordering::SeqCst) == 0 {
+            assert!(started.elapsed() < PATIENCE, "the waker is never called");
+            std::thread::yield_now();
+        }
+        // The child is left with nothing to do. Else it would take what is for its parent, now and then.
+        assert_eq!(wait(forking.0.load(Ordering::SeqCst)), End::Exited(0));
+        sender.send(b"wakes").unwrap();
+        assert_eq!(block_on(receiver.recv_async(&mut bytes)).0.unwrap(), 5);
+    });
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::killing::{Random, Victim, fails_with, kills, message, whole};
 use crate::support::{End, child_succeeds, spawn_child, wait};
 use crate::world::World;
 use folio::Errno;
-use folio::shm::{Channel, ChannelOptions, Receiver, Wait};
+use folio::shm::{Channel, ChannelOptions, Log, Receiver, Start, Wait};
 use std::time::{Duration, Instant};
 
 /// So long that only a hang takes longer.
@@ -187,6 +187,22 @@ fn a_full_channel_waits_and_an_empty_one_too() {
     assert!(receiver.try_peek().unwrap().is_none());
     assert!(sender.try_send(&[2; 40]).unwrap());
     assert_eq!(receive(&mut receiver), [2; 40]);
+}
+
+#[test]
+fn who_has_no_time_does_not_sleep_and_is_not_counted() {
+    let (channel, log) = (Channel::anonymous(64).unwrap(), Log::anonymous(1 << 10).unwrap());
+    let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    let (mut reader, mut bytes) = (log.reader(Start::Newest).unwrap(), Vec::new());
+    let no_time = Wait::new().timeout(Duration::ZERO);
+    sender.set_wait(no_time);
+    receiver.set_wait(no_time);
+    reader.set_wait(no_time);
+    fails_with(receiver.recv(&mut bytes), Errno::TIMEDOUT, "time");
+    sender.send(&[7; 40]).unwrap();
+    fails_with(sender.send(&[7; 40]), Errno::TIMEDOUT, "time");
+    fails_with(reader.next(&mut bytes), Errno::TIMEDOUT, "time");
+    assert_eq!((sender.parks(), receiver.parks(), reader.parks()), (0, 0, 0));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Locks, conditions and events in event loops: futures without a runtime, and a descriptor to poll.
 
 use crate::executor::{PATIENCE, Told, block_on, poll_once, run_all};
-use crate::support::{End, child_succeeds, in_child, spawn_child, wait};
+use crate::support::{End, Heir, child_succeeds, in_child, spawn_child, wait};
 use crate::world::World;
 use folio::Errno;
 use folio::shm::{
@@ -344,6 +344,27 @@ fn one_that_has_died_wakes_futures_once_and_not_without_end() {
     }
     assert!(polls < 50, "{polls} polls of what does not change");
     kill(copy);
+}
+
+#[test]
+fn a_process_that_its_party_outlives_wakes_futures_once_and_not_without_end() {
+    let desk = desk();
+    let mut heir = Heir::of(|| std::mem::forget(field!(desk.number).place().lock().unwrap()));
+    let number = field!(desk.number);
+    let mut future = number.lock_async();
+    waits(&mut future);
+    heir.inherits();
+    let (started, mut polls) = (Instant::now(), 0);
+    while started.elapsed() < Duration::from_millis(500) {
+        let told = waits(&mut future);
+        polls += 1;
+        while told.0.load(Ordering::SeqCst) == 0 && started.elapsed() < Duration::from_millis(500) {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+    assert!(polls < 50, "{polls} polls of what does not change");
+    drop(heir);
+    drop(block_on(future).unwrap().or_repair(|_| Ok(())).unwrap());
 }
 
 #[test]

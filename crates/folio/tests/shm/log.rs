@@ -1,11 +1,16 @@
 //! Logs: entries that stay, numbers that go on, and what a reader that is too slow is told.
 
+use crate::bell::is_readable;
 use crate::killing::{Random, Victim, fails_with, kills, message, whole};
 use crate::support::{End, child_succeeds, disk_dir, in_child, is_in_memory, spawn_child, wait};
 use crate::world::World;
 use folio::Errno;
 use folio::shm::{Log, LogOptions, Read, Reader, SegmentOptions, Start, Wait};
+use std::future::Future;
+use std::io::{Read as _, Write};
 use std::os::unix::fs::FileExt;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -429,4 +434,40 @@ fn a_log_is_passed_over_a_socket() {
     assert_eq!(entry(&mut reader), (1, b"from afar".to_vec()));
     folio::shm::Channel::anonymous(256).unwrap().pass(&here).unwrap();
     fails_with(Log::receive(&there), Errno::INVAL, "channel");
+}
+
+#[test]
+fn the_bell_of_a_reader_that_goes_elsewhere_is_readable() {
+    let log = Log::anonymous(1 << 12).unwrap();
+    log.writer().unwrap().append(b"an old entry").unwrap();
+    let (mut reader, mut bytes) = (log.reader(Start::Newest).unwrap(), Vec::new());
+    for _ in 0..10 {
+        reader.bell().unwrap();
+        assert_eq!(reader.try_next(&mut bytes).unwrap(), None);
+        reader.seek(Start::Oldest).unwrap();
+        assert!(is_readable(reader.bell().unwrap(), Duration::ZERO));
+        assert_eq!(reader.try_next(&mut bytes).unwrap(), Some(Read::Entry(0)));
+    }
+}
+
+#[test]
+fn a_future_that_is_polled_after_the_writer_has_died_says_so() {
+    let log = Log::anonymous(1 << 12).unwrap();
+    let (mut out, mut told) = std::io::pipe().unwrap();
+    let victim = Victim::new(|| {
+        let _writer = log.writer().unwrap();
+        told.write_all(&[1]).unwrap();
+        std::thread::sleep(Duration::from_secs(60));
+    });
+    out.read_exact(&mut [0]).unwrap();
+    let (mut reader, mut bytes) = (log.reader(Start::Newest).unwrap(), Vec::new());
+    let mut future = pin!(reader.next_async(&mut bytes));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(future.as_mut().poll(&mut context).is_pending());
+    assert!(victim.kill());
+    // Whatever has woken it: nothing else will.
+    match future.as_mut().poll(&mut context) {
+        Poll::Ready(end) => fails_with(end, Errno::PIPE, "the writer has died"),
+        Poll::Pending => panic!("it waits for a dead one"),
+    }
 }

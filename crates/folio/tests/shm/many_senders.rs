@@ -81,6 +81,7 @@ fn a_sender_that_reserves_has_the_turn_until_it_commits_or_drops() {
     assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None, "there is another one");
     drop(other);
     fails_with(receiver.try_recv(&mut bytes), Errno::PIPE, "the last sender has left");
+    fails_with(receiver.try_recv(&mut bytes), Errno::PIPE, "when there is a new sender");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::bell::block_on;
 use crate::killing::Victim;
 use crate::steps::{Ledger, Step, can_trace, sweep};
-use crate::support::{End, child_succeeds, in_child, is_root, skip};
+use crate::support::{End, child_succeeds, in_child, is_root, lower_limit, skip};
 use crate::world::World;
 use folio::shm::{
     self, Channel, ChannelOptions, Event, Lifetime, Log, Mutex, Read as Found, Receiver, Role, Segment,
@@ -361,6 +361,25 @@ fn a_segment_of_one_network_has_no_fifo() {
     assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO));
     assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), Some(9));
     assert_eq!(world.files(), ["folio.near"]);
+}
+
+#[test]
+fn who_had_no_descriptor_for_a_fifo_makes_it_when_it_has_one() {
+    let world = World::new();
+    let channel = Channel::create("meeting", 1 << 12).unwrap();
+    child_succeeds(|| {
+        let mut receiver = listening(&channel);
+        // Another comes, out of another network, when there is none to spare.
+        mix(&world.file("meeting"));
+        lower_limit(libc::RLIMIT_NOFILE, 0);
+        assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
+        lower_limit(libc::RLIMIT_NOFILE, 500);
+        assert_eq!(bells(&world), [""; 0]);
+        assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
+        assert_eq!(bells(&world).len(), 1);
+        drop(receiver);
+        assert_eq!(bells(&world), [""; 0]);
+    });
 }
 
 #[test]

@@ -84,7 +84,9 @@ impl Link {
     /// The other side is not there any more.
     #[cold]
     pub(super) fn alone(&self, call: &'static str, who: &'static str, died: bool) -> Error {
-        let remedy = format!("what is in the channel stays there; go on when there is a new {who}");
+        // Of the last sender, too, a new one is a sender.
+        let role = who.trim_start_matches("last ");
+        let remedy = format!("what is in the channel stays there; go on when there is a new {role}");
         self.memory.alone(call, &format!("the {who}"), died, remedy)
     }
 }

@@ -265,7 +265,7 @@ impl Receiver {
         let mut first = true;
         // The look before this may have passed the end of the ring, for which a sender may wait; so may those below.
         link.rouse_sender();
-        wait.until(&link.attachment, call, &doze.0, |phase| {
+        wait.until_counted(&link.attachment, call, &doze.0, parks, |phase| {
             let before = consumer.position();
             if let Some(found) = next(link, consumer, call)? {
                 return Ok(Look::Done(found));
@@ -290,7 +290,6 @@ impl Receiver {
                 doze.retract(ASLEEP);
                 return Ok(Look::Again);
             };
-            *parks += 1;
             Ok(Look::Sleep(word))
         })
     }

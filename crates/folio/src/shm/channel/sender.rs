@@ -123,7 +123,7 @@ impl Sender {
         self.wait = wait;
     }
 
-    /// How often it slept while it waited.
+    /// How often it slept while it waited for room. (While it waited for its turn among many senders [`Wait::parks`] counts.)
     pub fn parks(&self) -> u64 {
         self.parks
     }
@@ -446,7 +446,7 @@ impl Sender {
         let doze = &link.control().room.0;
         let mut first = true;
         let wait = wait.since(start);
-        wait.until(&link.attachment, call, &doze.0, |phase| {
+        wait.until_counted(&link.attachment, call, &doze.0, parks, |phase| {
             let found = producer.find(link, len as u64);
             match (found, phase) {
                 (Ok(place), _) => return Ok(Look::Done(place)),
@@ -475,7 +475,6 @@ impl Sender {
                 return Ok(Look::Again);
             };
             link.rouse_receiver();
-            *parks += 1;
             Ok(Look::Sleep(word))
         })
     }

@@ -88,6 +88,8 @@ impl Reader {
     pub fn seek(&mut self, start: Start) -> Result<()> {
         self.link.attachment.check()?;
         self.chain = begin(&self.link, start, "seek")?;
+        // Its bell was told to ring for what comes behind the other place.
+        self.ring();
         Ok(())
     }
 
@@ -164,7 +166,8 @@ impl Reader {
             return Ok(Some(read));
         }
         let now = Instant::now();
-        let ask = self.asked.is_none_or(|asked| now - asked >= ASK);
+        // Of a writer that had died when the bell was armed no ring will tell.
+        let ask = self.asked.is_none_or(|asked| now - asked >= ASK) || self.bell.is_some();
         if ask {
             self.asked = Some(now);
         }
@@ -175,7 +178,7 @@ impl Reader {
     }
 
     fn ring(&self) {
-        if let Some(bell) = &self.bell {
+        if let Some(bell) = self.bell.as_ref().filter(|bell| bell.is_here()) {
             bell.ring();
         }
     }
@@ -195,7 +198,7 @@ impl Reader {
         let Self { link, chain, parks, wait, .. } = self;
         let doze = &link.control().readers.0;
         let mut first = true;
-        wait.until(&link.attachment, "next", &doze.0, |phase| {
+        wait.until_counted(&link.attachment, "next", &doze.0, parks, |phase| {
             if let Some(read) = look(link, chain, buffer, "next")? {
                 return Ok(Look::Done(read));
             }
@@ -213,7 +216,6 @@ impl Reader {
             // Others may sleep on the same word: the announcement stays. A writer that left before it told nobody.
             let is_ready = || chain.is_ready(link) || writer_gone(link, false).is_some();
             let Some(word) = doze.lie_down(ASLEEP, is_ready) else { return Ok(Look::Again) };
-            *parks += 1;
             Ok(Look::Sleep(word))
         })
     }
