@@ -221,7 +221,7 @@ impl Bell {
         self.inner.hush();
     }
 
-    /// Has it ring when one of these parties ends, and no others.
+    /// Has it ring when one of these parties ends, and no others. Those that were named before are taken to be alive.
     pub(crate) fn watch(&mut self, attachment: &Attachment, parties: impl Iterator<Item = Owner>) {
         let mut before = std::mem::take(&mut self.watched);
         for party in parties {
@@ -234,7 +234,12 @@ impl Bell {
                 }
                 (party, fd)
             };
-            let watched = at.map_or_else(new, |at| before.swap_remove(at));
+            let mut watched = at.map_or_else(new, |at| before.swap_remove(at));
+            // One of another PID namespace says a number that is somebody else's here. When that one has ended it would ring without end.
+            let ended = watched.1.take_if(|process| at.is_some() && sys::bell::has_ended(process));
+            if let Some(process) = ended {
+                self.inner.forget(&process);
+            }
             self.watched.push(watched);
         }
         // A forked child may have copies, which would keep a dead one's descriptor in the bell.

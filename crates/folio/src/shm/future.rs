@@ -56,8 +56,7 @@ impl Reactor {
                 let number = event.data.u64();
                 let waker = self.wakers().remove(&number);
                 if let Some(waker) = waker {
-                    // One that panics must not keep the others asleep; the hook has told of it.
-                    let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+                    wake(waker);
                 }
             }
         }
@@ -65,6 +64,14 @@ impl Reactor {
 
     fn wakers(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Waker>> {
         self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Wakes one of several. If it panics, that must not keep the others asleep; the hook has told of it.
+pub(super) fn wake(waker: Waker) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+        // Dropping it is the caller's code again, which may panic as well.
+        std::mem::forget(panic);
     }
 }
 

@@ -9,13 +9,12 @@
 use super::attachment::Attachment;
 use super::bell::{Bell, Pulled, pull};
 use super::bell_word::{ARMED, look_at_bells};
-use super::future::{Waiting, refused};
+use super::future::{Waiting, refused, wake};
 use super::header::{SLOTS, Slot};
 use super::owner::Owner;
 use crate::error::{Errno, Result};
 use crate::sys::identity;
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
@@ -91,10 +90,7 @@ impl Wake for PartyBell {
         heard.bell.hush();
         let wakers = std::mem::take(&mut heard.wakers);
         drop(heard);
-        for waker in wakers.into_values() {
-            // One that panics must not keep the others asleep; the hook has told of it.
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
-        }
+        wakers.into_values().for_each(wake);
     }
 }
 

@@ -92,6 +92,12 @@ impl Bell {
     }
 }
 
+/// Whether a watched process has ended.
+pub(crate) fn has_ended(process: &OwnedFd) -> bool {
+    let mut fds = [rustix::event::PollFd::new(process, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).is_ok_and(|count| count > 0)
+}
+
 /// Rings the bell of this name, in whatever process it is. Whether it rings; one that has rung already counts. If not, there may be none,
 /// or this process cannot reach it: it has no descriptor left, or another network namespace.
 pub(crate) fn ring(name: &[u8]) -> bool {

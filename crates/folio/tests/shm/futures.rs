@@ -334,16 +334,43 @@ fn one_that_has_died_wakes_futures_once_and_not_without_end() {
     drop(after_the_end_of(pid, future).unwrap().or_repair(|_| Ok(())).unwrap());
     let go = field!(desk.go);
     let mut looks = go.wait_async();
+    let polls = polls_of_what_does_not_change(&mut looks);
+    assert!(polls < 50, "{polls} polls of what does not change");
+    kill(copy);
+}
+
+/// How often a future is woken and polled in half a second, of what does not change.
+fn polls_of_what_does_not_change<F: Future + Unpin>(future: &mut F) -> u32 {
     let (started, mut polls) = (Instant::now(), 0);
     while started.elapsed() < Duration::from_millis(500) {
-        let told = waits(&mut looks);
+        let told = waits(future);
         polls += 1;
         while told.0.load(Ordering::SeqCst) == 0 && started.elapsed() < Duration::from_millis(500) {
             std::thread::sleep(Duration::from_micros(50));
         }
     }
+    polls
+}
+
+#[test]
+fn the_end_of_another_process_of_the_holders_number_wakes_futures_once_and_not_without_end() {
+    let desk = desk();
+    let pid = stays(&desk, || std::mem::forget(field!(desk.number).place().lock().unwrap()));
+    let (other, _messages) = spawn_child(|| std::thread::sleep(PATIENCE * 2));
+    // As a holder of another PID namespace says it: what is its number there is somebody else's here.
+    let mut slots = [0; 16 * 256];
+    rustix::io::pread(desk.file(), &mut slots, 4096).unwrap();
+    let slot = slots.chunks(16).position(|slot| slot[4..8] == pid.to_ne_bytes()).unwrap();
+    rustix::io::pwrite(desk.file(), &other.to_ne_bytes(), 4096 + 16 * slot as u64 + 4).unwrap();
+    let number = field!(desk.number);
+    let mut future = number.lock_async();
+    waits(&mut future);
+    kill(other);
+    let polls = polls_of_what_does_not_change(&mut future);
     assert!(polls < 50, "{polls} polls of what does not change");
-    kill(copy);
+    // Its own end is found all the same.
+    kill(pid);
+    drop(block_on(future).unwrap().or_repair(|_| Ok(())).unwrap());
 }
 
 #[test]
@@ -461,6 +488,39 @@ fn a_waker_that_panics_keeps_no_other_future_of_the_segment_asleep() {
 }
 
 #[test]
+fn a_waker_whose_panic_panics_in_turn_keeps_no_other_future_asleep() {
+    struct Payload;
+    impl Drop for Payload {
+        fn drop(&mut self) {
+            panic!("a panic that panics when it is dropped, on purpose");
+        }
+    }
+    struct Panics;
+    impl std::task::Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            std::panic::panic_any(Payload);
+        }
+    }
+    let desk = desk();
+    let go = field!(desk.go);
+    for _ in 0..5 {
+        let mut others: Vec<_> = (0..10).map(|_| go.wait_async()).collect();
+        let mut told = Vec::new();
+        for pair in others.chunks_mut(2) {
+            let waker = Waker::from(Arc::new(Panics));
+            assert!(Pin::new(&mut pair[0]).poll(&mut Context::from_waker(&waker)).is_pending());
+            told.push(waits(&mut pair[1]));
+        }
+        child_succeeds(|| field!(desk.go).set());
+        told.iter().for_each(is_woken);
+        for other in others {
+            block_on(other).unwrap();
+        }
+        assert!(go.clear());
+    }
+}
+
+#[test]
 fn futures_of_a_forked_child_are_its_own_and_its_parents_stay_its_parents() {
     let desk = desk();
     let (number, go) = (field!(desk.number), field!(desk.go));
@@ -561,6 +621,36 @@ fn guards_and_futures_may_be_sent_to_other_threads() {
             .join()
     });
     assert!(panics.is_err() && number.lock().unwrap().is_torn());
+}
+
+#[test]
+fn a_guard_that_was_taken_in_a_panic_and_sent_on_tears_the_value_in_a_panic_of_its_own() {
+    /// Takes the lock while its thread panics, and sends the guard on.
+    struct SendsOn<'a>(&'a folio::shm::Shared<Mutex<u64>>, std::sync::mpsc::Sender<Guard<'a, u64>>);
+    impl Drop for SendsOn<'_> {
+        fn drop(&mut self) {
+            self.1.send(self.0.lock().unwrap().clean().unwrap()).unwrap();
+        }
+    }
+    let desk = desk();
+    let number = field!(desk.number);
+    for panics in [false, true] {
+        let (sends, receives) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let number = &number;
+            let first = scope.spawn(move || {
+                let _sends_on = SendsOn(number, sends);
+                std::panic::resume_unwind(Box::new("the first"));
+            });
+            let second = scope.spawn(move || {
+                let _guard = receives.recv_timeout(PATIENCE).unwrap();
+                assert!(!panics, "the second, on purpose");
+            });
+            assert!(first.join().is_err());
+            assert_eq!(second.join().is_err(), panics);
+        });
+        assert_eq!(number.lock().unwrap().is_torn(), panics);
+    }
 }
 
 /// As an executor of many threads takes them.
