@@ -7,10 +7,13 @@ use super::place::Place;
 use super::share::{InPlace, Plain, Share};
 use crate::error::{Error, Result};
 use crate::sys::identity;
+use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
+use std::num::NonZero;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 pub(super) mod sealed {
     use super::{Lock, Owner, Place, Share};
@@ -72,6 +75,27 @@ impl<'a, T: Share, L: Guards<T>> Locked<'a, T, L> {
     }
 }
 
+/// This thread, by a number of its own, if it panics.
+#[inline]
+fn panicking() -> Option<NonZero<u32>> {
+    std::thread::panicking().then(this_thread)
+}
+
+#[cold]
+fn this_thread() -> NonZero<u32> {
+    static NUMBERS: AtomicU32 = AtomicU32::new(0);
+    thread_local! {
+        static NUMBER: Cell<Option<NonZero<u32>>> = const { Cell::new(None) };
+    }
+    NUMBER.get().unwrap_or_else(|| {
+        let fresh = NUMBERS.fetch_add(1, Ordering::Relaxed).checked_add(1).and_then(NonZero::new);
+        // Threads that have panicked: after four thousand million of them the first one's number is used again.
+        let fresh = fresh.unwrap_or(NonZero::<u32>::MIN);
+        NUMBER.set(Some(fresh));
+        fresh
+    })
+}
+
 /// The lock, held, over a value in order. Dropping it gives the lock back.
 ///
 /// Plain data is copied in and out: no reference to it exists, for a process that ignores the lock could change it.
@@ -83,7 +107,8 @@ pub struct Guard<'a, T: Share, L: Guards<T> = Mutex<T>> {
     me: Owner,
     /// The process that locked: in a forked child this is a copy that holds nothing.
     process: u64,
-    was_panicking: bool,
+    /// The thread that took it, if it panicked then: that panic has torn nothing here.
+    panicked: Option<NonZero<u32>>,
     value: PhantomData<Place<'a, T>>,
 }
 
@@ -97,7 +122,7 @@ impl<'a, T: Share, L: Guards<T>> Guard<'a, T, L> {
     /// For who has just taken the lock.
     #[inline]
     pub(super) fn new(at: Place<'a, L>, me: Owner, process: u64) -> Self {
-        Self { at, me, process, was_panicking: std::thread::panicking(), value: PhantomData }
+        Self { at, me, process, panicked: panicking(), value: PhantomData }
     }
 
     /// Gives a lock over a torn value back, and says that it is torn.
@@ -181,7 +206,9 @@ impl<T: Share, L: Guards<T>> Drop for Guard<'_, T, L> {
         if self.process != identity::token() {
             return;
         }
-        if std::thread::panicking() && !self.was_panicking {
+        // The thread may be another than the one that took it.
+        let panics = panicking();
+        if panics.is_some() && panics != self.panicked {
             self.lock().tear();
         }
         L::unlock(self.at, self.me);
