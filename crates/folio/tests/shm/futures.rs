@@ -1,6 +1,6 @@
 //! Locks, conditions and events in event loops: futures without a runtime, and a descriptor to poll.
 
-use crate::executor::{PATIENCE, Told, block_on, poll_once, run_all};
+use crate::executor::{PATIENCE, Told, block_on, poll_once, run_all, run_all_on};
 use crate::support::{End, child_succeeds, in_child, spawn_child, wait};
 use crate::world::World;
 use folio::Errno;
@@ -399,6 +399,71 @@ fn a_hundred_futures_and_another_process_at_one_lock_all_get_it() {
     assert_eq!(wait(pid), End::Exited(0));
     let number = field!(desk.number);
     assert_eq!(number.lock().unwrap().clean().unwrap().get().unwrap(), 100 * EACH + OTHERS);
+}
+
+#[test]
+fn thousands_of_futures_in_several_segments_are_all_woken_whatever_threads_poll_them() {
+    const SEGMENTS: usize = 5;
+    const EACH: u64 = 400;
+    let desks: Vec<_> = (0..SEGMENTS).map(|_| desk()).collect();
+    // Others that come, and wait, in another process.
+    let (pid, _messages) = spawn_child(|| {
+        for _ in 0..100 {
+            for desk in &desks {
+                let number = field!(desk.number);
+                number
+                    .lock_with(patiently())
+                    .unwrap()
+                    .clean()
+                    .unwrap()
+                    .update(|number| *number += 1)
+                    .unwrap();
+                let table = field!(desk.table);
+                drop(table.read_with(patiently()).unwrap());
+            }
+        }
+    });
+    let work = |desk: &Segment<Desk>| {
+        let (number, table) = (field!(desk.number), field!(desk.table));
+        let (go, once) = (field!(desk.go), field!(desk.once));
+        Box::pin(async move {
+            let mut guard = number.lock_async().await.unwrap().clean().unwrap();
+            let seen = guard.get().unwrap();
+            // The guard goes where the future goes.
+            yield_once().await;
+            guard.set(seen + 1).unwrap();
+            drop(guard);
+            let ReadLocked::Clean(reads) = table.read_async().await.unwrap() else { panic!("torn") };
+            yield_once().await;
+            drop(reads);
+            let mut writes = table.write_async().await.unwrap().clean().unwrap();
+            let [seen, _] = writes.get().unwrap();
+            yield_once().await;
+            writes.set([seen + 1, seen + 1]).unwrap();
+            drop(writes);
+            go.take_async().await.unwrap();
+            go.set();
+            once.wait_async().await.unwrap();
+        }) as Pin<Box<dyn Future<Output = ()> + Send>>
+    };
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            run_all_on(3, desks.iter().flat_map(|desk| (0..EACH).map(move |_| work(desk))));
+        });
+        for desk in &desks {
+            field!(desk.go).set();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        for desk in &desks {
+            field!(desk.once).call(|_| Ok(())).unwrap();
+        }
+        run.join().unwrap();
+    });
+    assert_eq!(wait(pid), End::Exited(0));
+    for desk in &desks {
+        assert_eq!(field!(desk.number).lock().unwrap().clean().unwrap().get().unwrap(), EACH + 100);
+        assert_eq!(field!(desk.table).write().unwrap().clean().unwrap().get().unwrap(), [EACH; 2]);
+    }
 }
 
 async fn yield_once() {
