@@ -401,6 +401,121 @@ fn a_hundred_futures_and_another_process_at_one_lock_all_get_it() {
     assert_eq!(number.lock().unwrap().clean().unwrap().get().unwrap(), 100 * EACH + OTHERS);
 }
 
+/// Lets this process have so many descriptors.
+fn limit_descriptors(count: u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes the limit, and reads it.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+        limit.rlim_cur = count.min(limit.rlim_max);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+    }
+}
+
+#[test]
+fn a_process_that_has_few_descriptors_left_gets_an_error_or_waits_and_wakes_all_the_same() {
+    for room in 0..9 {
+        let desk = desk();
+        let holder = stays(&desk, || std::mem::forget(field!(desk.number).place().lock().unwrap()));
+        let (pid, _messages) = spawn_child(|| {
+            desk.check().unwrap();
+            let (number, table, go) = (field!(desk.number), field!(desk.table), field!(desk.go));
+            let reads = table.read().unwrap();
+            let next = std::fs::File::open("/proc/self").unwrap().as_raw_fd() as u64;
+            limit_descriptors(next + room);
+            let (mut locks, mut writes, mut takes) =
+                (number.lock_async(), table.write_async(), go.take_async());
+            let told = Arc::new(Told(AtomicU64::new(0)));
+            let waker = Waker::from(Arc::clone(&told));
+            let mut context = Context::from_waker(&waker);
+            let locked = Pin::new(&mut locks).poll(&mut context);
+            let written = Pin::new(&mut writes).poll(&mut context);
+            let taken = Pin::new(&mut takes).poll(&mut context);
+            let errnos = [
+                locked.map(|locked| locked.map(drop).unwrap_err().errno()),
+                written.map(|written| written.map(drop).unwrap_err().errno()),
+                taken.map(|taken| taken.unwrap_err().errno()),
+            ];
+            match errnos {
+                [Poll::Pending, Poll::Pending, Poll::Pending] => {}
+                // It is all or nothing: they have one bell.
+                all => {
+                    assert_eq!(all, [Poll::Ready(Errno::MFILE); 3]);
+                    drop(waker);
+                    assert_eq!(Arc::strong_count(&told), 1, "a waker is left");
+                    // And it holds nothing: the readers' lock is free for readers.
+                    drop(table.try_read().unwrap().unwrap());
+                }
+            }
+            // What waits here is set by one that may have no descriptor to ring with.
+            go.set();
+            field!(desk.held).set();
+            block_on(field!(desk.once).wait_async())
+                .map_err(|error| error.errno())
+                .or_else(|errno| {
+                    assert_eq!(errno, Errno::MFILE);
+                    field!(desk.once).wait(patiently()).map_err(|error| error.errno())
+                })
+                .unwrap();
+            // When there is room again, they go on.
+            limit_descriptors(1024);
+            drop(reads);
+            drop(block_on(writes).unwrap().clean().unwrap());
+            block_on(takes).unwrap();
+            drop(block_on(locks).unwrap().or_repair(|_| Ok(())).unwrap());
+        });
+        assert!(field!(desk.held).take_with(patiently()).unwrap());
+        field!(desk.once).call(|_| Ok(())).unwrap();
+        kill(holder);
+        assert_eq!(wait(pid), End::Exited(0), "room for {room}");
+    }
+}
+
+#[test]
+fn a_waker_may_poll_its_future_itself_and_drop_the_last_handle() {
+    type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+    /// A task that is polled where it is woken.
+    struct Inline(std::sync::Mutex<Option<Task>>);
+    impl std::task::Wake for Inline {
+        fn wake(self: Arc<Self>) {
+            let waker = Waker::from(Arc::clone(&self));
+            let mut task = self.0.lock().unwrap();
+            if task
+                .as_mut()
+                .is_some_and(|task| task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready())
+            {
+                *task = None;
+            }
+        }
+    }
+    let started = Instant::now();
+    for _ in 0..ROUNDS / 10 {
+        let desk = desk();
+        let (pid, _messages) = spawn_child(|| {
+            for _ in 0..10 {
+                a_little_later();
+                field!(desk.go).set();
+                assert!(field!(desk.held).take_with(patiently()).unwrap());
+            }
+        });
+        let (is_over, over) = std::sync::mpsc::channel();
+        let task = async move {
+            for _ in 0..10 {
+                field!(desk.go).take_async().await.unwrap();
+                let number = field!(desk.number);
+                number.lock_async().await.unwrap().clean().unwrap().update(|number| *number += 1).unwrap();
+                field!(desk.held).set();
+            }
+            drop(desk);
+            is_over.send(()).unwrap();
+        };
+        Waker::from(Arc::new(Inline(std::sync::Mutex::new(Some(Box::pin(task)))))).wake();
+        over.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(wait(pid), End::Exited(0));
+    }
+    assert!(started.elapsed() < SOON, "only the timer wakes: {:?}", started.elapsed());
+}
+
 #[test]
 fn thousands_of_futures_in_several_segments_are_all_woken_whatever_threads_poll_them() {
     const SEGMENTS: usize = 5;
