@@ -125,5 +125,15 @@ impl Waiting {
 
 #[cold]
 pub(crate) fn refused(errno: Errno) -> Error {
+    // Of all that is asked for, only a thread is refused in this way.
+    if errno == Errno::AGAIN {
+        return Error::rule_as(
+            errno,
+            "clone",
+            Subject::named("the thread that waits for all bells"),
+            "this process may start no more threads, or has no memory for the stack of one",
+            "end some, or raise the limit (ulimit -u, ulimit -v, a container's pids.max)",
+        );
+    }
     Error::kernel("epoll_ctl", errno, Subject::named("a bell"))
 }

@@ -472,6 +472,35 @@ fn a_process_that_has_few_descriptors_left_gets_an_error_or_waits_and_wakes_all_
 }
 
 #[test]
+fn a_process_that_may_start_no_thread_is_told_so_and_goes_on_when_it_may() {
+    let desk = desk();
+    child_succeeds(|| {
+        let limit = |bytes: u64| {
+            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: the kernel writes the limit, and reads it.
+            unsafe {
+                assert_eq!(libc::getrlimit(libc::RLIMIT_AS, &raw mut limit), 0);
+                limit.rlim_cur = bytes.min(limit.rlim_max);
+                assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &raw const limit), 0);
+            }
+        };
+        let go = field!(desk.go);
+        let mut takes = go.take_async();
+        // No room for a stack.
+        limit(1);
+        let polled = poll_once(&mut takes);
+        limit(u64::MAX);
+        let Poll::Ready(Err(error)) = polled else { panic!("{polled:?}") };
+        assert_eq!(error.errno(), Errno::AGAIN, "{error}");
+        assert!(error.to_string().contains("thread"), "{error}");
+        let mut again = go.take_async();
+        assert!(poll_once(&mut takes).is_pending() && poll_once(&mut again).is_pending());
+        go.set();
+        block_on(takes).unwrap();
+    });
+}
+
+#[test]
 fn a_waker_may_poll_its_future_itself_and_drop_the_last_handle() {
     type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
     /// A task that is polled where it is woken.
