@@ -3,6 +3,7 @@
 //! The thread starts with the first future that has to wait. A forked child starts its own.
 
 use crate::error::{Errno, Error, Subject};
+use crate::sys;
 use crate::sys::gate::Gate;
 use crate::sys::identity;
 use rustix::event::epoll;
@@ -35,9 +36,7 @@ impl Reactor {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let fresh = Arc::new(Self { process, epoll, wakers: Mutex::default() });
         let own = Arc::clone(&fresh);
-        std::thread::Builder::new()
-            .name("folio-bells".into())
-            .spawn(move || own.run())
+        sys::thread::start("folio-bells", move || own.run())
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
         *reactor = Some(Arc::clone(&fresh));
         Ok(fresh)

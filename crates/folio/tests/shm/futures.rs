@@ -1,7 +1,7 @@
 //! Locks, conditions and events in event loops: futures without a runtime, and a descriptor to poll.
 
 use crate::executor::{PATIENCE, Told, block_on, poll_once, run_all, run_all_on};
-use crate::support::{End, child_succeeds, in_child, spawn_child, wait};
+use crate::support::{End, child_succeeds, in_child, is_root, spawn_child, wait};
 use crate::world::World;
 use folio::Errno;
 use folio::shm::{
@@ -475,19 +475,24 @@ fn a_process_that_has_few_descriptors_left_gets_an_error_or_waits_and_wakes_all_
 fn a_process_that_may_start_no_thread_is_told_so_and_goes_on_when_it_may() {
     let desk = desk();
     child_succeeds(|| {
-        let limit = |bytes: u64| {
+        let limit = |threads: u64| {
             let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
             // SAFETY: the kernel writes the limit, and reads it.
             unsafe {
-                assert_eq!(libc::getrlimit(libc::RLIMIT_AS, &raw mut limit), 0);
-                limit.rlim_cur = bytes.min(limit.rlim_max);
-                assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &raw const limit), 0);
+                assert_eq!(libc::getrlimit(libc::RLIMIT_NPROC, &raw mut limit), 0);
+                limit.rlim_cur = threads.min(limit.rlim_max);
+                assert_eq!(libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit), 0);
             }
         };
+        desk.check().unwrap();
+        if is_root() {
+            // The limit is none for root.
+            // SAFETY: changes whose this process is, which has one thread.
+            assert_eq!(unsafe { libc::setresuid(65534, 65534, 65534) }, 0);
+        }
         let go = field!(desk.go);
         let mut takes = go.take_async();
-        // No room for a stack.
-        limit(1);
+        limit(0);
         let polled = poll_once(&mut takes);
         limit(u64::MAX);
         let Poll::Ready(Err(error)) = polled else { panic!("{polled:?}") };
@@ -497,6 +502,28 @@ fn a_process_that_may_start_no_thread_is_told_so_and_goes_on_when_it_may() {
         assert!(poll_once(&mut takes).is_pending() && poll_once(&mut again).is_pending());
         go.set();
         block_on(takes).unwrap();
+    });
+}
+
+#[test]
+fn no_signal_of_the_program_reaches_the_thread_that_waits_for_bells() {
+    let desk = desk();
+    child_succeeds(|| {
+        assert!(poll_once(&mut field!(desk.go).take_async()).is_pending());
+        // A program that takes its signals when it wants to, as by signalfd(2): this thread is the only one that it knows of.
+        // SAFETY: a signal set is plain data, which these calls fill; the others get sets and a time that live here.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGUSR1);
+            assert_eq!(libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()), 0);
+            assert_eq!(libc::kill(libc::getpid(), libc::SIGUSR1), 0);
+            // Any thread that does not block it takes it meanwhile, and ends the process.
+            std::thread::sleep(Duration::from_millis(50));
+            let soon = libc::timespec { tv_sec: 10, tv_nsec: 0 };
+            let taken = libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const soon);
+            assert_eq!(taken, libc::SIGUSR1);
+        }
     });
 }
 
