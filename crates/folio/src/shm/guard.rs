@@ -11,7 +11,6 @@ use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
-use std::num::NonZero;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -75,25 +74,22 @@ impl<'a, T: Share, L: Guards<T>> Locked<'a, T, L> {
     }
 }
 
-/// This thread, by a number of its own, if it panics.
-#[inline]
-fn panicking() -> Option<NonZero<u32>> {
-    std::thread::panicking().then(this_thread)
-}
+/// Of the word that names a guard's process: which of its threads took it, if it panicked.
+const PANICKED: u64 = 0xffff_ffff << 32;
 
+/// The word for this process, and this thread of it.
 #[cold]
-fn this_thread() -> NonZero<u32> {
+#[inline(never)]
+fn by_this_thread(process: u64) -> u64 {
     static NUMBERS: AtomicU32 = AtomicU32::new(0);
     thread_local! {
-        static NUMBER: Cell<Option<NonZero<u32>>> = const { Cell::new(None) };
+        static NUMBER: Cell<u32> = const { Cell::new(0) };
     }
-    NUMBER.get().unwrap_or_else(|| {
-        let fresh = NUMBERS.fetch_add(1, Ordering::Relaxed).checked_add(1).and_then(NonZero::new);
-        // Threads that have panicked: after four thousand million of them the first one's number is used again.
-        let fresh = fresh.unwrap_or(NonZero::<u32>::MIN);
-        NUMBER.set(Some(fresh));
-        fresh
-    })
+    if NUMBER.get() == 0 {
+        // Only those that have panicked have one: it takes four thousand million of them until one is used again.
+        NUMBER.set(NUMBERS.fetch_add(1, Ordering::Relaxed).wrapping_add(1).max(1));
+    }
+    process & !PANICKED | u64::from(NUMBER.get()) << 32
 }
 
 /// The lock, held, over a value in order. Dropping it gives the lock back.
@@ -105,10 +101,9 @@ fn this_thread() -> NonZero<u32> {
 pub struct Guard<'a, T: Share, L: Guards<T> = Mutex<T>> {
     at: Place<'a, L>,
     me: Owner,
-    /// The process that locked: in a forked child this is a copy that holds nothing.
+    /// The process that locked: in a forked child this is a copy that holds nothing. In the [upper half](PANICKED) the thread, if it panicked
+    /// then: that panic has torn nothing here. (One word for both, and one look at it: a guard in order stays in registers.)
     process: u64,
-    /// The thread that took it, if it panicked then: that panic has torn nothing here.
-    panicked: Option<NonZero<u32>>,
     value: PhantomData<Place<'a, T>>,
 }
 
@@ -122,7 +117,8 @@ impl<'a, T: Share, L: Guards<T>> Guard<'a, T, L> {
     /// For who has just taken the lock.
     #[inline]
     pub(super) fn new(at: Place<'a, L>, me: Owner, process: u64) -> Self {
-        Self { at, me, process, panicked: panicking(), value: PhantomData }
+        let process = if std::thread::panicking() { by_this_thread(process) } else { process };
+        Self { at, me, process, value: PhantomData }
     }
 
     /// Gives a lock over a torn value back, and says that it is torn.
@@ -134,6 +130,12 @@ impl<'a, T: Share, L: Guards<T>> Guard<'a, T, L> {
 
     fn lock(&self) -> &'a Lock {
         L::lock(self.at)
+    }
+
+    /// Whether it is this process's, and was taken in a panic.
+    #[cold]
+    fn is_of_a_panic(&self) -> bool {
+        self.process & !PANICKED == identity::token()
     }
 
     /// The value's place, as long as the guard is there.
@@ -203,12 +205,10 @@ impl<T: InPlace, L: Guards<T>> Deref for Guard<'_, T, L> {
 impl<T: Share, L: Guards<T>> Drop for Guard<'_, T, L> {
     #[inline]
     fn drop(&mut self) {
-        if self.process != identity::token() {
+        if self.process != identity::token() && !self.is_of_a_panic() {
             return;
         }
-        // The thread may be another than the one that took it.
-        let panics = panicking();
-        if panics.is_some() && panics != self.panicked {
+        if std::thread::panicking() && self.process != by_this_thread(self.process) {
             self.lock().tear();
         }
         L::unlock(self.at, self.me);
