@@ -57,6 +57,10 @@ impl Reactor {
                 if let Some(waker) = waker {
                     wake(waker);
                 }
+                // A waker may fork: then this thread is all that the child has, and the descriptor is still its parent's.
+                if self.process != identity::token() {
+                    return;
+                }
             }
         }
     }

@@ -572,6 +572,68 @@ fn a_waker_may_poll_its_future_itself_and_drop_the_last_handle() {
     assert!(started.elapsed() < SOON, "only the timer wakes: {:?}", started.elapsed());
 }
 
+/// Whether a child is a zombie.
+fn has_ended(child: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap();
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
+}
+
+#[test]
+fn a_child_that_a_waker_forks_hears_no_bell_of_its_parents() {
+    struct Forks(std::sync::Mutex<Vec<i32>>);
+    impl std::task::Wake for Forks {
+        fn wake(self: Arc<Self>) {
+            // SAFETY: the child returns into what called this, and does nothing that takes a lock of the allocator's.
+            match unsafe { libc::fork() } {
+                0 => {}
+                child => self.0.lock().unwrap().push(child),
+            }
+        }
+    }
+    impl Drop for Forks {
+        fn drop(&mut self) {
+            for &child in self.0.get_mut().unwrap().iter() {
+                // SAFETY: a child of the test's own, which nobody has waited for.
+                unsafe { libc::kill(child, libc::SIGKILL) };
+                wait(child);
+            }
+        }
+    }
+    let desk = desk();
+    let go = field!(desk.go);
+    let forks = Arc::new(Forks(std::sync::Mutex::default()));
+    for _ in 0..5 {
+        let mut looks = go.wait_async();
+        let waker = Waker::from(Arc::clone(&forks));
+        assert!(Pin::new(&mut looks).poll(&mut Context::from_waker(&waker)).is_pending());
+        child_succeeds(|| field!(desk.go).set());
+        block_on(looks).unwrap();
+        assert!(go.clear());
+    }
+    let started = Instant::now();
+    for _ in 0..ROUNDS {
+        let mut looks = go.wait_async();
+        let told = waits(&mut looks);
+        child_succeeds(|| field!(desk.go).set());
+        is_woken(&told);
+        block_on(looks).unwrap();
+        assert!(go.clear());
+    }
+    assert!(started.elapsed() < SOON, "only the timer wakes: {:?}", started.elapsed());
+    let started = Instant::now();
+    while forks.0.lock().unwrap().is_empty() {
+        assert!(started.elapsed() < PATIENCE, "the waker is never woken");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Its only thread is one that waits for bells, and has none.
+    for &child in &*forks.0.lock().unwrap() {
+        while !has_ended(child) {
+            assert!(started.elapsed() < PATIENCE, "a child stays");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 #[test]
 fn thousands_of_futures_in_several_segments_are_all_woken_whatever_threads_poll_them() {
     const SEGMENTS: usize = 5;
