@@ -235,7 +235,7 @@ impl Bell {
         self.inner.hush();
     }
 
-    /// Has it ring when one of these parties ends, and no others.
+    /// Has it ring when one of these parties ends, and no others. Those that were named before are taken to be alive.
     pub(crate) fn watch(&mut self, attachment: &Attachment, parties: impl Iterator<Item = Owner>) {
         let mut before = std::mem::take(&mut self.watched);
         let hears_an_end = before.iter().any(|(_, process)| process.is_some()) && self.inner.hears_an_end();

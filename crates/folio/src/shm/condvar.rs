@@ -19,6 +19,9 @@ use std::time::Instant;
 /// Waits may end without a notification: look again, or use [`wait_while`](Place::wait_while). A notification that a process took
 /// and did not act upon, since it was killed, reaches the others within a fraction of a second. A notification that nobody waits for
 /// makes no system call, if the last ones that were waited for went to [all](Place::notify_all).
+///
+/// It belongs to no mutex: each wait gives back the one whose guard it is given, and takes that again. Who changes what they look at
+/// without that mutex can come between their look and their wait, and then tells them nothing.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Condvar {
@@ -124,7 +127,7 @@ impl<'a> Place<'a, Condvar> {
     /// [`lock_async`](Place::lock_async) for what holds for all futures.
     ///
     /// A future may be ready without a notification, and one notification makes all futures ready that wait: look again. One that is dropped keeps
-    /// no notification from others.
+    /// no notification from others, and if it was not polled yet, gives the lock back.
     ///
     /// # Errors
     ///

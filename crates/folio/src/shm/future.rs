@@ -3,6 +3,7 @@
 //! The thread starts with the first future that has to wait. A forked child starts its own.
 
 use crate::error::{Errno, Error, Subject};
+use crate::sys;
 use crate::sys::gate::Gate;
 use crate::sys::identity;
 use rustix::event::epoll;
@@ -35,9 +36,7 @@ impl Reactor {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let fresh = Arc::new(Self { process, epoll, wakers: Mutex::default() });
         let own = Arc::clone(&fresh);
-        std::thread::Builder::new()
-            .name("folio-bells".into())
-            .spawn(move || own.run())
+        sys::thread::start("folio-bells", move || own.run())
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
         *reactor = Some(Arc::clone(&fresh));
         Ok(fresh)
@@ -129,5 +128,15 @@ impl Waiting {
 
 #[cold]
 pub(crate) fn refused(errno: Errno) -> Error {
+    // Of all that is asked for, only a thread is refused in this way.
+    if errno == Errno::AGAIN {
+        return Error::rule_as(
+            errno,
+            "clone",
+            Subject::named("the thread that waits for all bells"),
+            "this process may start no more threads, or has no memory for the stack of one",
+            "end some, or raise the limit (ulimit -u, ulimit -v, a container's pids.max)",
+        );
+    }
     Error::kernel("epoll_ctl", errno, Subject::named("a bell"))
 }

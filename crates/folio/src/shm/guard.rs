@@ -7,10 +7,12 @@ use super::place::Place;
 use super::share::{InPlace, Plain, Share};
 use crate::error::{Error, Result};
 use crate::sys::identity;
+use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 pub(super) mod sealed {
     use super::{Lock, Owner, Place, Share};
@@ -72,6 +74,24 @@ impl<'a, T: Share, L: Guards<T>> Locked<'a, T, L> {
     }
 }
 
+/// Of the word that names a guard's process: which of its threads took it, if it panicked.
+const PANICKED: u64 = 0xffff_ffff << 32;
+
+/// The word for this process, and this thread of it.
+#[cold]
+#[inline(never)]
+fn by_this_thread(process: u64) -> u64 {
+    static NUMBERS: AtomicU32 = AtomicU32::new(0);
+    thread_local! {
+        static NUMBER: Cell<u32> = const { Cell::new(0) };
+    }
+    if NUMBER.get() == 0 {
+        // Only those that have panicked have one: it takes four thousand million of them until one is used again.
+        NUMBER.set(NUMBERS.fetch_add(1, Ordering::Relaxed).wrapping_add(1).max(1));
+    }
+    process & !PANICKED | u64::from(NUMBER.get()) << 32
+}
+
 /// The lock, held, over a value in order. Dropping it gives the lock back.
 ///
 /// Plain data is copied in and out: no reference to it exists, for a process that ignores the lock could change it.
@@ -81,9 +101,9 @@ impl<'a, T: Share, L: Guards<T>> Locked<'a, T, L> {
 pub struct Guard<'a, T: Share, L: Guards<T> = Mutex<T>> {
     at: Place<'a, L>,
     me: Owner,
-    /// The process that locked: in a forked child this is a copy that holds nothing.
+    /// The process that locked: in a forked child this is a copy that holds nothing. In the [upper half](PANICKED) the thread, if it panicked
+    /// then: that panic has torn nothing here. (One word for both, and one look at it: a guard in order stays in registers.)
     process: u64,
-    was_panicking: bool,
     value: PhantomData<Place<'a, T>>,
 }
 
@@ -97,7 +117,8 @@ impl<'a, T: Share, L: Guards<T>> Guard<'a, T, L> {
     /// For who has just taken the lock.
     #[inline]
     pub(super) fn new(at: Place<'a, L>, me: Owner, process: u64) -> Self {
-        Self { at, me, process, was_panicking: std::thread::panicking(), value: PhantomData }
+        let process = if std::thread::panicking() { by_this_thread(process) } else { process };
+        Self { at, me, process, value: PhantomData }
     }
 
     /// Gives a lock over a torn value back, and says that it is torn.
@@ -109,6 +130,12 @@ impl<'a, T: Share, L: Guards<T>> Guard<'a, T, L> {
 
     fn lock(&self) -> &'a Lock {
         L::lock(self.at)
+    }
+
+    /// Whether it is this process's, and was taken in a panic.
+    #[cold]
+    fn is_of_a_panic(&self) -> bool {
+        self.process & !PANICKED == identity::token()
     }
 
     /// The value's place, as long as the guard is there.
@@ -178,10 +205,10 @@ impl<T: InPlace, L: Guards<T>> Deref for Guard<'_, T, L> {
 impl<T: Share, L: Guards<T>> Drop for Guard<'_, T, L> {
     #[inline]
     fn drop(&mut self) {
-        if self.process != identity::token() {
+        if self.process != identity::token() && !self.is_of_a_panic() {
             return;
         }
-        if std::thread::panicking() && !self.was_panicking {
+        if std::thread::panicking() && self.process != by_this_thread(self.process) {
             self.lock().tear();
         }
         L::unlock(self.at, self.me);

@@ -188,8 +188,9 @@ impl Lock {
         self.state.load(Ordering::Relaxed) == POISONED
     }
 
-    pub(super) fn is_torn(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == TORN
+    /// Whether the data is neither torn nor poisoned. (What is no state at all is torn, as for who takes the lock.)
+    pub(super) fn is_in_order(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == CLEAN
     }
 
     /// Gives the lock back, and wakes one thread that waits: for locks that no future waits for.

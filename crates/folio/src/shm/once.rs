@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 /// What the processes of a segment do once among them. When the one that is at it dies, fails or panics, the next one that comes
-/// does it, and is told that it was begun before.
+/// does it, and is told that it was begun before. Work that asks for the same once waits for itself.
 ///
 /// What must be there from the start is better stored by who makes the segment; see
 /// [`SegmentOptions::create_with`](super::SegmentOptions::create_with).

@@ -29,6 +29,10 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 /// A writer that waits goes before readers that come later. What [`Mutex`](super::Mutex) says of dead holders, panics, forgotten
 /// guards and forks holds for writers. A reader that dies leaves nothing behind, nor does a writer that dies while it still waits for readers.
 ///
+/// A thread (or task) that reads and asks to write waits for itself: there is no way from the one to the other but to drop the guard, and to look
+/// at the value anew. One that reads and asks to read again does so too, if a writer has come in between: that one waits for the
+/// first guard, and the second guard for that one.
+///
 /// ```
 /// use folio::shm::{ReadLocked, RwLock, Segment};
 ///
@@ -262,7 +266,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
             leave(attachment, lock, word, me);
             return Err(error);
         }
-        if lock.is_torn() || lock.is_poisoned() {
+        if !lock.is_in_order() {
             leave(attachment, lock, word, me);
             return Ok(Came::ToRepair);
         }

@@ -1,6 +1,6 @@
 //! A pool of threads for work that blocks. Threads start when there is work, and end when there is none for a while.
 
-use crate::sys::identity;
+use crate::sys::{self, identity};
 use std::collections::VecDeque;
 use std::fmt;
 use std::mem;
@@ -72,12 +72,7 @@ impl Workers {
 
     fn start(&self) -> std::io::Result<()> {
         let queue = Arc::clone(&self.queue);
-        // The thread inherits the mask, so that there is no moment at which a signal of the program's could reach it.
-        let before = block_signals();
-        let started = std::thread::Builder::new().name("folio-io".into()).spawn(move || queue.work());
-        // SAFETY: `before` is the mask that this thread had.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) };
-        started.map(drop)
+        sys::thread::start("folio-io", move || queue.work())
     }
 }
 
@@ -136,21 +131,6 @@ fn do_job(job: Job) {
         if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
             mem::forget(again);
         }
-    }
-}
-
-/// Blocks every signal of this thread but those of its own faults, and says what was blocked before.
-fn block_signals() -> libc::sigset_t {
-    // SAFETY: a signal set is plain data, which `sigfillset` fills; the calls get sets that live here.
-    unsafe {
-        let mut all: libc::sigset_t = mem::zeroed();
-        let mut before: libc::sigset_t = mem::zeroed();
-        libc::sigfillset(&raw mut all);
-        for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL] {
-            libc::sigdelset(&raw mut all, fault);
-        }
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
-        before
     }
 }
 

@@ -50,6 +50,7 @@ pub(crate) mod replaced;
 pub(crate) mod ring;
 pub(crate) mod signal;
 mod slot;
+pub(crate) mod thread;
 mod trap_cell;
 pub(crate) mod trap_queue;
 pub(crate) mod uffd;

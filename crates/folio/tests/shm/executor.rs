@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
@@ -59,6 +60,41 @@ impl Wake for Of {
         self.0.0.lock().unwrap().push_back(self.1);
         self.0.1.notify_one();
     }
+}
+
+/// Runs many futures on several threads until all are ready: each is polled by whichever thread comes first, when it was woken, with a waker
+/// of its own each time.
+pub(crate) fn run_all_on<'a>(
+    threads: usize,
+    futures: impl IntoIterator<Item = Pin<Box<dyn Future<Output = ()> + Send + 'a>>>,
+) {
+    let ready: Arc<Ready> = Arc::default();
+    let futures: Vec<_> = futures.into_iter().map(|future| Mutex::new(Some(future))).collect();
+    ready.0.lock().unwrap().extend(0..futures.len());
+    let left = std::sync::atomic::AtomicUsize::new(futures.len());
+    let work = || {
+        loop {
+            let over = |queue: &mut VecDeque<usize>| queue.is_empty() && left.load(Ordering::SeqCst) > 0;
+            let (mut queue, late) =
+                ready.1.wait_timeout_while(ready.0.lock().unwrap(), PATIENCE, over).unwrap();
+            assert!(!late.timed_out(), "{} futures are never ready", left.load(Ordering::SeqCst));
+            let Some(next) = queue.pop_front() else { return };
+            drop(queue);
+            let waker = Waker::from(Arc::new(Of(Arc::clone(&ready), next)));
+            let mut future = futures[next].lock().unwrap();
+            if future
+                .as_mut()
+                .is_some_and(|future| future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready())
+            {
+                *future = None;
+                if left.fetch_sub(1, Ordering::SeqCst) == 1 {
+                    let _queue = ready.0.lock().unwrap();
+                    ready.1.notify_all();
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
 }
 
 /// Runs many futures on this thread until all are ready; each is polled when it was woken, and only then.

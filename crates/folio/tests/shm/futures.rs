@@ -1,7 +1,7 @@
 //! Locks, conditions and events in event loops: futures without a runtime, and a descriptor to poll.
 
-use crate::executor::{PATIENCE, Told, block_on, poll_once, run_all};
-use crate::support::{End, Heir, child_succeeds, in_child, spawn_child, wait};
+use crate::executor::{PATIENCE, Told, block_on, poll_once, run_all, run_all_on};
+use crate::support::{End, Heir, child_succeeds, in_child, is_root, spawn_child, wait};
 use crate::world::World;
 use folio::Errno;
 use folio::shm::{
@@ -334,16 +334,43 @@ fn one_that_has_died_wakes_futures_once_and_not_without_end() {
     drop(after_the_end_of(pid, future).unwrap().or_repair(|_| Ok(())).unwrap());
     let go = field!(desk.go);
     let mut looks = go.wait_async();
+    let polls = polls_of_what_does_not_change(&mut looks);
+    assert!(polls < 50, "{polls} polls of what does not change");
+    kill(copy);
+}
+
+/// How often a future is woken and polled in half a second, of what does not change.
+fn polls_of_what_does_not_change<F: Future + Unpin>(future: &mut F) -> u32 {
     let (started, mut polls) = (Instant::now(), 0);
     while started.elapsed() < Duration::from_millis(500) {
-        let told = waits(&mut looks);
+        let told = waits(future);
         polls += 1;
         while told.0.load(Ordering::SeqCst) == 0 && started.elapsed() < Duration::from_millis(500) {
             std::thread::sleep(Duration::from_micros(50));
         }
     }
+    polls
+}
+
+#[test]
+fn the_end_of_another_process_of_the_holders_number_wakes_futures_once_and_not_without_end() {
+    let desk = desk();
+    let pid = stays(&desk, || std::mem::forget(field!(desk.number).place().lock().unwrap()));
+    let (other, _messages) = spawn_child(|| std::thread::sleep(PATIENCE * 2));
+    // As a holder of another PID namespace says it: what is its number there is somebody else's here.
+    let mut slots = [0; 16 * 256];
+    rustix::io::pread(desk.file(), &mut slots, 4096).unwrap();
+    let slot = slots.chunks(16).position(|slot| slot[4..8] == pid.to_ne_bytes()).unwrap();
+    rustix::io::pwrite(desk.file(), &other.to_ne_bytes(), 4096 + 16 * slot as u64 + 4).unwrap();
+    let number = field!(desk.number);
+    let mut future = number.lock_async();
+    waits(&mut future);
+    kill(other);
+    let polls = polls_of_what_does_not_change(&mut future);
     assert!(polls < 50, "{polls} polls of what does not change");
-    kill(copy);
+    // Its own end is found all the same.
+    kill(pid);
+    drop(block_on(future).unwrap().or_repair(|_| Ok(())).unwrap());
 }
 
 #[test]
@@ -354,14 +381,7 @@ fn a_process_that_its_party_outlives_wakes_futures_once_and_not_without_end() {
     let mut future = number.lock_async();
     waits(&mut future);
     heir.inherits();
-    let (started, mut polls) = (Instant::now(), 0);
-    while started.elapsed() < Duration::from_millis(500) {
-        let told = waits(&mut future);
-        polls += 1;
-        while told.0.load(Ordering::SeqCst) == 0 && started.elapsed() < Duration::from_millis(500) {
-            std::thread::sleep(Duration::from_micros(50));
-        }
-    }
+    let polls = polls_of_what_does_not_change(&mut future);
     assert!(polls < 50, "{polls} polls of what does not change");
     drop(heir);
     drop(block_on(future).unwrap().or_repair(|_| Ok(())).unwrap());
@@ -393,6 +413,304 @@ fn a_hundred_futures_and_another_process_at_one_lock_all_get_it() {
     assert_eq!(wait(pid), End::Exited(0));
     let number = field!(desk.number);
     assert_eq!(number.lock().unwrap().clean().unwrap().get().unwrap(), 100 * EACH + OTHERS);
+}
+
+/// Lets this process have so many descriptors.
+fn limit_descriptors(count: u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes the limit, and reads it.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+        limit.rlim_cur = count.min(limit.rlim_max);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+    }
+}
+
+#[test]
+fn a_process_that_has_few_descriptors_left_gets_an_error_or_waits_and_wakes_all_the_same() {
+    for room in 0..9 {
+        let desk = desk();
+        let holder = stays(&desk, || std::mem::forget(field!(desk.number).place().lock().unwrap()));
+        let (pid, _messages) = spawn_child(|| {
+            desk.check().unwrap();
+            let (number, table, go) = (field!(desk.number), field!(desk.table), field!(desk.go));
+            let reads = table.read().unwrap();
+            let next = std::fs::File::open("/proc/self").unwrap().as_raw_fd() as u64;
+            limit_descriptors(next + room);
+            let (mut locks, mut writes, mut takes) =
+                (number.lock_async(), table.write_async(), go.take_async());
+            let told = Arc::new(Told(AtomicU64::new(0)));
+            let waker = Waker::from(Arc::clone(&told));
+            let mut context = Context::from_waker(&waker);
+            let locked = Pin::new(&mut locks).poll(&mut context);
+            let written = Pin::new(&mut writes).poll(&mut context);
+            let taken = Pin::new(&mut takes).poll(&mut context);
+            let errnos = [
+                locked.map(|locked| locked.map(drop).unwrap_err().errno()),
+                written.map(|written| written.map(drop).unwrap_err().errno()),
+                taken.map(|taken| taken.unwrap_err().errno()),
+            ];
+            match errnos {
+                [Poll::Pending, Poll::Pending, Poll::Pending] => {}
+                // It is all or nothing: they have one bell.
+                all => {
+                    assert_eq!(all, [Poll::Ready(Errno::MFILE); 3]);
+                    drop(waker);
+                    assert_eq!(Arc::strong_count(&told), 1, "a waker is left");
+                    // And it holds nothing: the readers' lock is free for readers.
+                    drop(table.try_read().unwrap().unwrap());
+                }
+            }
+            // What waits here is set by one that may have no descriptor to ring with.
+            go.set();
+            field!(desk.held).set();
+            block_on(field!(desk.once).wait_async())
+                .map_err(|error| error.errno())
+                .or_else(|errno| {
+                    assert_eq!(errno, Errno::MFILE);
+                    field!(desk.once).wait(patiently()).map_err(|error| error.errno())
+                })
+                .unwrap();
+            // When there is room again, they go on.
+            limit_descriptors(1024);
+            drop(reads);
+            drop(block_on(writes).unwrap().clean().unwrap());
+            block_on(takes).unwrap();
+            drop(block_on(locks).unwrap().or_repair(|_| Ok(())).unwrap());
+        });
+        assert!(field!(desk.held).take_with(patiently()).unwrap());
+        field!(desk.once).call(|_| Ok(())).unwrap();
+        kill(holder);
+        assert_eq!(wait(pid), End::Exited(0), "room for {room}");
+    }
+}
+
+#[test]
+fn a_process_that_may_start_no_thread_is_told_so_and_goes_on_when_it_may() {
+    let desk = desk();
+    child_succeeds(|| {
+        let limit = |threads: u64| {
+            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: the kernel writes the limit, and reads it.
+            unsafe {
+                assert_eq!(libc::getrlimit(libc::RLIMIT_NPROC, &raw mut limit), 0);
+                limit.rlim_cur = threads.min(limit.rlim_max);
+                assert_eq!(libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit), 0);
+            }
+        };
+        desk.check().unwrap();
+        if is_root() {
+            // The limit is none for root.
+            // SAFETY: changes whose this process is, which has one thread.
+            assert_eq!(unsafe { libc::setresuid(65534, 65534, 65534) }, 0);
+        }
+        let go = field!(desk.go);
+        let mut takes = go.take_async();
+        limit(0);
+        let polled = poll_once(&mut takes);
+        limit(u64::MAX);
+        let Poll::Ready(Err(error)) = polled else { panic!("{polled:?}") };
+        assert_eq!(error.errno(), Errno::AGAIN, "{error}");
+        assert!(error.to_string().contains("thread"), "{error}");
+        let mut again = go.take_async();
+        assert!(poll_once(&mut takes).is_pending() && poll_once(&mut again).is_pending());
+        go.set();
+        block_on(takes).unwrap();
+    });
+}
+
+#[test]
+fn no_signal_of_the_program_reaches_the_thread_that_waits_for_bells() {
+    let desk = desk();
+    child_succeeds(|| {
+        assert!(poll_once(&mut field!(desk.go).take_async()).is_pending());
+        // A program that takes its signals when it wants to, as by signalfd(2): this thread is the only one that it knows of.
+        // SAFETY: a signal set is plain data, which these calls fill; the others get sets and a time that live here.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGUSR1);
+            assert_eq!(libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()), 0);
+            assert_eq!(libc::kill(libc::getpid(), libc::SIGUSR1), 0);
+            // Any thread that does not block it takes it meanwhile, and ends the process.
+            std::thread::sleep(Duration::from_millis(50));
+            let soon = libc::timespec { tv_sec: 10, tv_nsec: 0 };
+            let taken = libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const soon);
+            assert_eq!(taken, libc::SIGUSR1);
+        }
+    });
+}
+
+#[test]
+fn a_waker_may_poll_its_future_itself_and_drop_the_last_handle() {
+    type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+    /// A task that is polled where it is woken.
+    struct Inline(std::sync::Mutex<Option<Task>>);
+    impl std::task::Wake for Inline {
+        fn wake(self: Arc<Self>) {
+            let waker = Waker::from(Arc::clone(&self));
+            let mut task = self.0.lock().unwrap();
+            if task
+                .as_mut()
+                .is_some_and(|task| task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready())
+            {
+                *task = None;
+            }
+        }
+    }
+    let started = Instant::now();
+    for _ in 0..ROUNDS / 10 {
+        let desk = desk();
+        let (pid, _messages) = spawn_child(|| {
+            for _ in 0..10 {
+                a_little_later();
+                field!(desk.go).set();
+                assert!(field!(desk.held).take_with(patiently()).unwrap());
+            }
+        });
+        let (is_over, over) = std::sync::mpsc::channel();
+        let task = async move {
+            for _ in 0..10 {
+                field!(desk.go).take_async().await.unwrap();
+                let number = field!(desk.number);
+                number.lock_async().await.unwrap().clean().unwrap().update(|number| *number += 1).unwrap();
+                field!(desk.held).set();
+            }
+            drop(desk);
+            is_over.send(()).unwrap();
+        };
+        Waker::from(Arc::new(Inline(std::sync::Mutex::new(Some(Box::pin(task)))))).wake();
+        over.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(wait(pid), End::Exited(0));
+    }
+    assert!(started.elapsed() < SOON, "only the timer wakes: {:?}", started.elapsed());
+}
+
+/// Whether a child is a zombie.
+fn has_ended(child: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap();
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
+}
+
+#[test]
+fn a_child_that_a_waker_forks_hears_no_bell_of_its_parents() {
+    struct Forks(std::sync::Mutex<Vec<i32>>);
+    impl std::task::Wake for Forks {
+        fn wake(self: Arc<Self>) {
+            // SAFETY: the child returns into what called this, and does nothing that takes a lock of the allocator's.
+            match unsafe { libc::fork() } {
+                0 => {}
+                child => self.0.lock().unwrap().push(child),
+            }
+        }
+    }
+    impl Drop for Forks {
+        fn drop(&mut self) {
+            for &child in self.0.get_mut().unwrap().iter() {
+                // SAFETY: a child of the test's own, which nobody has waited for.
+                unsafe { libc::kill(child, libc::SIGKILL) };
+                wait(child);
+            }
+        }
+    }
+    let desk = desk();
+    let go = field!(desk.go);
+    let forks = Arc::new(Forks(std::sync::Mutex::default()));
+    for _ in 0..5 {
+        let mut looks = go.wait_async();
+        let waker = Waker::from(Arc::clone(&forks));
+        assert!(Pin::new(&mut looks).poll(&mut Context::from_waker(&waker)).is_pending());
+        child_succeeds(|| field!(desk.go).set());
+        block_on(looks).unwrap();
+        assert!(go.clear());
+    }
+    let started = Instant::now();
+    for _ in 0..ROUNDS {
+        let mut looks = go.wait_async();
+        let told = waits(&mut looks);
+        child_succeeds(|| field!(desk.go).set());
+        is_woken(&told);
+        block_on(looks).unwrap();
+        assert!(go.clear());
+    }
+    assert!(started.elapsed() < SOON, "only the timer wakes: {:?}", started.elapsed());
+    let started = Instant::now();
+    while forks.0.lock().unwrap().is_empty() {
+        assert!(started.elapsed() < PATIENCE, "the waker is never woken");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Its only thread is one that waits for bells, and has none.
+    for &child in &*forks.0.lock().unwrap() {
+        while !has_ended(child) {
+            assert!(started.elapsed() < PATIENCE, "a child stays");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+#[test]
+fn thousands_of_futures_in_several_segments_are_all_woken_whatever_threads_poll_them() {
+    const SEGMENTS: usize = 5;
+    const EACH: u64 = 400;
+    let desks: Vec<_> = (0..SEGMENTS).map(|_| desk()).collect();
+    // Others that come, and wait, in another process.
+    let (pid, _messages) = spawn_child(|| {
+        for _ in 0..100 {
+            for desk in &desks {
+                let number = field!(desk.number);
+                number
+                    .lock_with(patiently())
+                    .unwrap()
+                    .clean()
+                    .unwrap()
+                    .update(|number| *number += 1)
+                    .unwrap();
+                let table = field!(desk.table);
+                drop(table.read_with(patiently()).unwrap());
+            }
+        }
+    });
+    let work = |desk: &Segment<Desk>| {
+        let (number, table) = (field!(desk.number), field!(desk.table));
+        let (go, once) = (field!(desk.go), field!(desk.once));
+        Box::pin(async move {
+            let mut guard = number.lock_async().await.unwrap().clean().unwrap();
+            let seen = guard.get().unwrap();
+            // The guard goes where the future goes.
+            yield_once().await;
+            guard.set(seen + 1).unwrap();
+            drop(guard);
+            let ReadLocked::Clean(reads) = table.read_async().await.unwrap() else { panic!("torn") };
+            yield_once().await;
+            drop(reads);
+            let mut writes = table.write_async().await.unwrap().clean().unwrap();
+            let [seen, _] = writes.get().unwrap();
+            yield_once().await;
+            writes.set([seen + 1, seen + 1]).unwrap();
+            drop(writes);
+            go.take_async().await.unwrap();
+            go.set();
+            once.wait_async().await.unwrap();
+        }) as Pin<Box<dyn Future<Output = ()> + Send>>
+    };
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            run_all_on(3, desks.iter().flat_map(|desk| (0..EACH).map(move |_| work(desk))));
+        });
+        for desk in &desks {
+            field!(desk.go).set();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        for desk in &desks {
+            field!(desk.once).call(|_| Ok(())).unwrap();
+        }
+        run.join().unwrap();
+    });
+    assert_eq!(wait(pid), End::Exited(0));
+    for desk in &desks {
+        assert_eq!(field!(desk.number).lock().unwrap().clean().unwrap().get().unwrap(), EACH + 100);
+        assert_eq!(field!(desk.table).write().unwrap().clean().unwrap().get().unwrap(), [EACH; 2]);
+    }
 }
 
 async fn yield_once() {
@@ -477,6 +795,39 @@ fn a_waker_that_panics_keeps_no_other_future_of_the_segment_asleep() {
             block_on(other).unwrap();
         }
         block_on(one).unwrap();
+        assert!(go.clear());
+    }
+}
+
+#[test]
+fn a_waker_whose_panic_panics_in_turn_keeps_no_other_future_asleep() {
+    struct Payload;
+    impl Drop for Payload {
+        fn drop(&mut self) {
+            panic!("a panic that panics when it is dropped, on purpose");
+        }
+    }
+    struct Panics;
+    impl std::task::Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            std::panic::panic_any(Payload);
+        }
+    }
+    let desk = desk();
+    let go = field!(desk.go);
+    for _ in 0..5 {
+        let mut others: Vec<_> = (0..10).map(|_| go.wait_async()).collect();
+        let mut told = Vec::new();
+        for pair in others.chunks_mut(2) {
+            let waker = Waker::from(Arc::new(Panics));
+            assert!(Pin::new(&mut pair[0]).poll(&mut Context::from_waker(&waker)).is_pending());
+            told.push(waits(&mut pair[1]));
+        }
+        child_succeeds(|| field!(desk.go).set());
+        told.iter().for_each(is_woken);
+        for other in others {
+            block_on(other).unwrap();
+        }
         assert!(go.clear());
     }
 }
@@ -582,6 +933,36 @@ fn guards_and_futures_may_be_sent_to_other_threads() {
             .join()
     });
     assert!(panics.is_err() && number.lock().unwrap().is_torn());
+}
+
+#[test]
+fn a_guard_that_was_taken_in_a_panic_and_sent_on_tears_the_value_in_a_panic_of_its_own() {
+    /// Takes the lock while its thread panics, and sends the guard on.
+    struct SendsOn<'a>(&'a folio::shm::Shared<Mutex<u64>>, std::sync::mpsc::Sender<Guard<'a, u64>>);
+    impl Drop for SendsOn<'_> {
+        fn drop(&mut self) {
+            self.1.send(self.0.lock().unwrap().clean().unwrap()).unwrap();
+        }
+    }
+    let desk = desk();
+    let number = field!(desk.number);
+    for panics in [false, true] {
+        let (sends, receives) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let number = &number;
+            let first = scope.spawn(move || {
+                let _sends_on = SendsOn(number, sends);
+                std::panic::resume_unwind(Box::new("the first"));
+            });
+            let second = scope.spawn(move || {
+                let _guard = receives.recv_timeout(PATIENCE).unwrap();
+                assert!(!panics, "the second, on purpose");
+            });
+            assert!(first.join().is_err());
+            assert_eq!(second.join().is_err(), panics);
+        });
+        assert_eq!(number.lock().unwrap().is_torn(), panics);
+    }
 }
 
 /// As an executor of many threads takes them.

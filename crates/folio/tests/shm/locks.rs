@@ -216,6 +216,39 @@ fn garbage_in_a_lock_is_a_dead_owners() {
         drop(locked.or_repair(|_| Ok(())).unwrap());
         drop(numbers.place().lock().unwrap().clean().unwrap());
     }
+    // Nor is data in order whose state is none: not for who writes, and not for who reads.
+    for garbage in [3, 77, u32::MAX] {
+        let numbers = Segment::<RwLock<u64>>::anonymous().unwrap();
+        rustix::io::pwrite(numbers.file(), &garbage.to_ne_bytes(), 8192 + 8).unwrap();
+        assert!(matches!(numbers.place().try_read().unwrap().unwrap(), ReadLocked::Torn(_)), "{garbage:#x}");
+        assert!(matches!(numbers.place().read().unwrap(), ReadLocked::Torn(_)), "{garbage:#x}");
+        assert!(numbers.place().write().unwrap().is_torn(), "{garbage:#x}");
+        let read = crate::executor::block_on(numbers.place().read_async()).unwrap();
+        let ReadLocked::Torn(torn) = read else { panic!("{garbage:#x} is taken for order") };
+        drop(torn.repair(|_| Ok(())).unwrap());
+        assert!(matches!(numbers.place().read().unwrap(), ReadLocked::Clean(_)));
+    }
+}
+
+#[test]
+fn who_reads_and_asks_for_more_waits_for_itself() {
+    let desk = desk();
+    let table = field!(desk.table);
+    let short = Wait::new().timeout(Duration::from_millis(20));
+    let reads = table.read().unwrap();
+    assert_eq!(table.write_with(short).map(drop).unwrap_err().errno(), Errno::TIMEDOUT);
+    assert!(table.try_write().unwrap().is_none());
+    // What it has given up holds no reader up.
+    let again = table.read_with(short).unwrap();
+    // While another waits to write, there is no second time.
+    let mut writes = table.write_async();
+    assert!(crate::executor::poll_once(&mut writes).is_pending());
+    assert_eq!(table.read_with(short).map(drop).unwrap_err().errno(), Errno::TIMEDOUT);
+    drop((reads, again));
+    let guard = crate::executor::block_on(writes).unwrap().clean().unwrap();
+    assert_eq!(table.read_with(short).map(drop).unwrap_err().errno(), Errno::TIMEDOUT);
+    drop(guard);
+    drop(table.read_with(short).unwrap());
 }
 
 #[test]
