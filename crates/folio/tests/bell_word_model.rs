@@ -1,13 +1,13 @@
 //! The word of a bell beside what futures wait for, under every order of steps that the memory model allows (loom): no ring is
 //! lost. A ring that is lost is a deadlock, which loom reports; the bell's timer, which would end it, is left out.
 
-#[path = "../src/shm/bell_word.rs"]
+#[path = "../src/shm/wait/bell_word.rs"]
 #[allow(dead_code)]
 mod bell_word;
-#[path = "../src/shm/lock_word.rs"]
+#[path = "../src/shm/sync/lock_word.rs"]
 #[allow(dead_code)]
 mod lock_word;
-#[path = "../src/shm/reader_word.rs"]
+#[path = "../src/shm/sync/reader_word.rs"]
 #[allow(dead_code)]
 mod reader_word;
 

@@ -3,7 +3,7 @@
 #[path = "../src/shm/log/chain.rs"]
 #[allow(dead_code)]
 mod chain;
-#[path = "../src/shm/word.rs"]
+#[path = "../src/shm/ring/word.rs"]
 #[allow(dead_code)]
 mod word;
 

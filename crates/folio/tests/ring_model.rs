@@ -1,15 +1,15 @@
 //! The protocols of a channel's ring and of sleep and wake, under every order of steps that the memory model allows (loom).
 
-#[path = "../src/shm/doze.rs"]
+#[path = "../src/shm/wait/doze.rs"]
 #[allow(dead_code)]
 mod doze;
-#[path = "../src/shm/lock_word.rs"]
+#[path = "../src/shm/sync/lock_word.rs"]
 #[allow(dead_code)]
 mod lock_word;
 #[path = "../src/shm/channel/ring.rs"]
 #[allow(dead_code)]
 mod ring;
-#[path = "../src/shm/word.rs"]
+#[path = "../src/shm/ring/word.rs"]
 #[allow(dead_code)]
 mod word;
 

@@ -7,7 +7,7 @@ mod chain;
 #[path = "../src/shm/channel/ring.rs"]
 #[allow(dead_code)]
 mod ring;
-#[path = "../src/shm/word.rs"]
+#[path = "../src/shm/ring/word.rs"]
 #[allow(dead_code)]
 mod word;
 

@@ -23,88 +23,44 @@
 //! out; what is made of atomics ([`InPlace`]) is used in place; everything else is reached field by field ([`field!`]). No
 //! reference to bytes exists that another process could change without an atomic, so nothing that one does makes this one unsound.
 
-// | file | what |
+// | folder | what |
 // | --- | --- |
-// | `name` | names, and the files they stand for |
-// | `header` | the first bytes of a segment, and how they are checked |
-// | `party` | who uses a segment: locks that end with their process |
-// | `owner` | a party as a word of shared memory |
-// | `attachment` | one process's map, party and state of a segment |
-// | `share` | which types may lie in shared memory |
-// | `place` | handles to a value |
-// | `segment` | segments, and the builder |
-// | `registry` | all segments with a name: list, remove, collect |
-// | `wait` | how threads wait for other processes |
-// | `lock_word`, `lock` | a lock's word, and all that locks have |
-// | `reader_word` | the word of a process that reads |
-// | `guard` | what who holds a lock has |
-// | `mutex`, `rwlock`, `condvar`, `event`, `once` | for synchronising |
-// | `rwlock_futures` | how futures read and write |
-// | `body` | segments whose contents are folio's own |
-// | `ring_memory` | the memory of a ring: what channels and logs have alike |
-// | `doze` | how one side tells the other that it sleeps |
-// | `bell`, `future` | a descriptor to poll, and futures |
-// | `hanging` | the bell of a ring's side |
-// | `bell_word`, `party_bell` | what wakes the futures of a process |
-// | `writing` | whether a writer has begun |
-// | `listener` | a descriptor for an event |
-// | `word` | the word in front of a message |
+// | `segment` | segments: the map, the header, the parties, the names |
+// | `share`, `place` | which types may lie in shared memory, and handles to a value |
+// | `wait` | how threads, descriptors and futures wait for other processes |
+// | `sync` | locks and all else for synchronising |
+// | `ring` | what channels and logs have alike |
 // | `channel` | rings of messages |
 // | `log` | queues with history |
 
-mod attachment;
-mod bell;
-mod bell_word;
-mod body;
 mod channel;
-mod condvar;
-mod doze;
-mod event;
-mod future;
-mod guard;
-mod hanging;
-mod header;
-mod listener;
-mod lock;
-mod lock_word;
 mod log;
-mod mutex;
-mod name;
-mod once;
-mod owner;
-mod party;
-mod party_bell;
 mod place;
-mod reader_word;
-mod registry;
-mod ring_memory;
-mod rwlock;
-mod rwlock_futures;
+mod ring;
 mod segment;
 mod share;
+mod sync;
 mod wait;
-mod word;
-mod writing;
 
 #[doc(inline)]
 pub use crate::__shm_field as field;
 pub use channel::{Batch, Channel, ChannelOptions, Message, Receiver, Recv, Reserved, Sender, Sending};
-pub use condvar::Condvar;
-pub use event::Event;
 #[cfg(feature = "derive")]
 pub use folio_derive::Share;
-pub use guard::{Guard, Guards, Locked, Torn};
-pub use header::{Kind, Lifetime};
-pub use listener::Listener;
 pub use log::{Log, LogOptions, NextEntry, Read, Reader, Start, Writer};
-pub use mutex::Mutex;
-pub use name::directory;
-pub use once::Once;
 pub use place::{Place, Shared};
-pub use registry::{Collected, Entry, Role, State, User, collect, list, remove};
-pub use rwlock::{ReadGuard, ReadLocked, RwLock};
+pub use segment::header::{Kind, Lifetime};
+pub use segment::name::directory;
+pub use segment::registry::{Collected, Entry, Role, State, User, collect, list, remove};
 pub use segment::{Segment, SegmentOptions, Shape};
 pub use share::{InPlace, Plain, Share, fingerprint, has_no_padding};
+pub use sync::condvar::Condvar;
+pub use sync::event::Event;
+pub use sync::guard::{Guard, Guards, Locked, Torn};
+pub use sync::listener::Listener;
+pub use sync::mutex::Mutex;
+pub use sync::once::Once;
+pub use sync::rwlock::{ReadGuard, ReadLocked, RwLock};
 pub use wait::Wait;
 
 /// What fuzzers call; see `fuzz/`.
@@ -112,7 +68,7 @@ pub use wait::Wait;
 pub mod fuzzing {
     /// Bytes from anywhere as the header of a segment.
     pub fn header(bytes: &[u8]) {
-        super::header::survive(bytes);
+        super::segment::header::survive(bytes);
     }
 
     /// Bytes from anywhere as what a peer writes over a channel while it is used.

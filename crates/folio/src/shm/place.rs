@@ -3,10 +3,10 @@
 //! Plain data is copied in and out. What is made of atomics is used in place. Everything else is reached field by field
 //! ([`field!`](crate::shm::field)). No reference to bytes that are not atomics exists.
 
-use super::attachment::Attachment;
-use super::share::{InPlace, Plain, Share};
 use crate::access::{View, ViewMut};
 use crate::error::{Error, Result};
+use crate::shm::segment::attachment::Attachment;
+use crate::shm::share::{InPlace, Plain, Share};
 use crate::sys;
 use std::alloc::Layout;
 use std::fmt;
@@ -114,7 +114,7 @@ fn offset_of<T: Share, F: Share>(pick: impl FnOnce(&T) -> &F) -> usize {
 impl<T: Plain> Place<'_, T> {
     /// Copies the value out. What has 1, 2, 4 or 8 bytes and is aligned to as many is loaded in one step, as it is
     /// [stored](Self::store); of everything else, and of what is stored in parts (its fields, or by a [view](Self::view_mut)), who
-    /// stores it meanwhile may be seen half. Keep what belongs together in a [`Mutex`](super::Mutex).
+    /// stores it meanwhile may be seen half. Keep what belongs together in a [`Mutex`](crate::shm::Mutex).
     ///
     /// # Errors
     ///
@@ -122,12 +122,12 @@ impl<T: Plain> Place<'_, T> {
     #[inline]
     pub fn load(&self) -> Result<T> {
         self.attachment.attend()?;
-        self.get()
+        self.copy_out()
     }
 
     /// As [`load`](Self::load), for who has [attended](Attachment::attend).
     #[inline]
-    fn get(&self) -> Result<T> {
+    fn copy_out(&self) -> Result<T> {
         // SAFETY: the value lies in the map, which is there while the attachment is.
         if let Some(value) = unsafe { load_word(self.at) } {
             // A page that is gone was zeros, which the segment says by now.
@@ -159,12 +159,12 @@ impl<T: Plain> Place<'_, T> {
     #[inline]
     pub fn store(&self, value: T) -> Result<()> {
         self.attachment.attend()?;
-        self.set(value)
+        self.copy_in(value)
     }
 
     /// As [`store`](Self::store), for who has [attended](Attachment::attend).
     #[inline]
-    fn set(&self, value: T) -> Result<()> {
+    fn copy_in(&self, value: T) -> Result<()> {
         // SAFETY: as for `get`.
         if unsafe { store_word(self.at, value) } {
             return self.attachment.check_whole();
@@ -219,7 +219,7 @@ impl<'a, T: Plain> Place<'a, T> {
     }
 
     /// The value's bytes, for volatile reads and writes, which all processes see at once; see [`view`](Self::view). The views of
-    /// one place may be many: none of them is anyone's alone. Keep what belongs together in a [`Mutex`](super::Mutex).
+    /// one place may be many: none of them is anyone's alone. Keep what belongs together in a [`Mutex`](crate::shm::Mutex).
     ///
     /// # Errors
     ///
@@ -237,9 +237,9 @@ impl<T: Plain> Place<'_, T> {
     #[inline]
     pub(super) fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> Result<R> {
         self.attachment.attend()?;
-        let mut value = self.get()?;
+        let mut value = self.copy_out()?;
         let result = change(&mut value);
-        self.set(value)?;
+        self.copy_in(value)?;
         Ok(result)
     }
 }
@@ -333,7 +333,7 @@ impl<T: InPlace> Deref for Place<'_, T> {
 }
 
 /// A value in a segment, which it keeps attached. Clones are handles of the same value; threads share it, and a forked child's
-/// copy becomes a party of its own at its first operation that can return an error (see [`Segment`](super::Segment)).
+/// copy becomes a party of its own at its first operation that can return an error (see [`Segment`](crate::shm::Segment)).
 pub struct Shared<T> {
     attachment: Arc<Attachment>,
     at: *mut T,

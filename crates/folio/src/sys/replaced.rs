@@ -12,7 +12,7 @@ use super::mm;
 use rustix::io::Errno;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// How an area is cloned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +29,7 @@ pub(crate) enum CloneBy {
 impl CloneBy {
     /// What this kernel can do for a map of this kind.
     pub(crate) fn best(shared: bool, huge: bool) -> Self {
-        static MOVES_FILES: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-        let moves_files = || super::process::kernel_version() >= (5, 13);
-        if !huge && *MOVES_FILES.get_or_init(moves_files) {
+        if !huge && moves_files() {
             Self::Moving
         } else if shared {
             Self::Duplicating
@@ -42,6 +40,21 @@ impl CloneBy {
 
     pub(super) fn from_number(number: u8) -> Self {
         [Self::Moving, Self::Duplicating].into_iter().find(|&by| by as u8 == number).unwrap_or(Self::Nothing)
+    }
+}
+
+/// Whether mremap(2) takes file maps with DONTUNMAP. Found out once; a forked child waits for no thread that is at it.
+fn moves_files() -> bool {
+    const NO: u8 = 1;
+    const YES: u8 = 2;
+    static FOUND: AtomicU8 = AtomicU8::new(0);
+    match FOUND.load(Ordering::Relaxed) {
+        0 => {
+            let moves = super::process::kernel_version() >= (5, 13);
+            FOUND.store(if moves { YES } else { NO }, Ordering::Relaxed);
+            moves
+        }
+        found => found == YES,
     }
 }
 

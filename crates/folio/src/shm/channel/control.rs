@@ -3,10 +3,10 @@
 //!
 //! All of it is zero at first, so that a new segment is a channel as it is.
 
-use crate::shm::bell::BellCord;
-use crate::shm::doze::Doze;
-use crate::shm::lock::Lock;
-use crate::shm::ring_memory::{Apart, Beside, RING_AT};
+use crate::shm::ring::memory::{Apart, Beside, RING_AT};
+use crate::shm::sync::lock::Lock;
+use crate::shm::wait::bell::BellCord;
+use crate::shm::wait::doze::Doze;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// How many senders a channel of many can have at a time.
@@ -38,7 +38,7 @@ pub(super) struct Control {
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Side {
-    /// Zero: there was none yet. [`NOBODY`](crate::shm::owner::Owner::NOBODY): it has left. Else the owner.
+    /// Zero: there was none yet. [`NOBODY`](crate::shm::segment::owner::Owner::NOBODY): it has left. Else the owner.
     pub(super) owner: AtomicU64,
     pub(super) doze: Doze,
 }

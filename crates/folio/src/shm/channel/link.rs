@@ -3,9 +3,9 @@
 use super::control::{Control, SENDERS};
 use super::ring::{self, Ring};
 use crate::error::{Errno, Error, Result};
-use crate::shm::attachment::Attachment;
-use crate::shm::bell::BellCord;
-use crate::shm::ring_memory::RingMemory;
+use crate::shm::ring::memory::RingMemory;
+use crate::shm::segment::attachment::Attachment;
+use crate::shm::wait::bell::BellCord;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

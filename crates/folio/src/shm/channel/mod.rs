@@ -16,13 +16,13 @@ mod sender;
 pub use receiver::{Message, Receiver, Recv};
 pub use sender::{Batch, Reserved, Sender, Sending};
 
-use super::attachment::{Attachment, Contents};
-use super::body::Making;
-use super::header::Kind;
-use super::segment::SegmentOptions;
-use super::word;
 use crate::error::Result;
 use crate::map::passing;
+use crate::shm::ring::body::Making;
+use crate::shm::ring::word;
+use crate::shm::segment::SegmentOptions;
+use crate::shm::segment::attachment::{Attachment, Contents};
+use crate::shm::segment::header::Kind;
 use control::Control;
 use link::Link;
 use std::marker::PhantomData;
@@ -45,7 +45,7 @@ mod atomics {
 ///
 /// A side that has left or was killed is an error for the other, after it has received what was sent; what is in the channel then stays
 /// for the next one. A channel ends with the last process that has it open, unless it is a file or
-/// [kept](super::Lifetime::Kept).
+/// [kept](crate::shm::Lifetime::Kept).
 ///
 /// Programs that know folio use it; it is no fifo and no socket in the file system, and a program that can only read and write
 /// descriptors needs one of those (mkfifo(3), unix(7)), which folio does not make. What such a program can do is wait: both sides have a
@@ -296,8 +296,8 @@ impl Channel {
 /// messages be wrong; nothing may be read or written outside, and nothing may panic or hang.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn survive(input: &[u8]) {
-    use super::ring_memory::data_len;
-    use super::wait::Wait;
+    use crate::shm::ring::memory::data_len;
+    use crate::shm::wait::Wait;
     use std::time::Duration;
 
     const RING: usize = 256;
@@ -363,7 +363,7 @@ mod tests {
     use super::control::Control;
     use super::{Channel, ChannelOptions};
     use crate::error::Errno;
-    use crate::shm::owner::Owner;
+    use crate::shm::segment::owner::Owner;
     use crate::shm::wait::Wait;
     use proptest::strategy::Strategy;
     use std::time::Duration;
@@ -393,7 +393,7 @@ mod tests {
             rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() == 1
         };
         sender.bell().unwrap();
-        let cord = std::mem::offset_of!(Control, bells) + size_of::<crate::shm::bell::BellCord>();
+        let cord = std::mem::offset_of!(Control, bells) + size_of::<crate::shm::wait::bell::BellCord>();
         for garbage in [0, u64::MAX, 1, 0x0123_4567_89ab_cdef] {
             for word in [cord, cord + 8] {
                 while sender.try_send(&[7; 20]).unwrap() {}
@@ -410,7 +410,7 @@ mod tests {
     fn who_keeps_changing_the_two_sides_keeps_nobody_from_an_answer() {
         let channel = Channel::anonymous(256).unwrap();
         let sides = [std::mem::offset_of!(Control, senders), std::mem::offset_of!(Control, receiver)];
-        crate::shm::ring_memory::while_scribbled(&channel.link, &sides, || {
+        crate::shm::ring::memory::while_scribbled(&channel.link, &sides, || {
             let answers = [channel.sender().map(drop), channel.receiver().map(drop)];
             for error in answers.into_iter().filter_map(Result::err) {
                 assert_eq!(error.errno(), Errno::AGAIN, "{error}");

@@ -1,9 +1,9 @@
 //! What lies beside a log's ring, and what its writer and readers have: its memory, and who is to be told.
 
 use super::chain::{self, Ring};
-use crate::shm::bell::BellCord;
-use crate::shm::doze::Doze;
-use crate::shm::ring_memory::{Apart, Beside, RING_AT, RingMemory};
+use crate::shm::ring::memory::{Apart, Beside, RING_AT, RingMemory};
+use crate::shm::wait::bell::BellCord;
+use crate::shm::wait::doze::Doze;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many readers can have a bell at a time. All others are not known to anyone.
@@ -25,7 +25,7 @@ pub(super) struct Control {
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Appending {
-    /// Zero: there was no writer yet. [`NOBODY`](crate::shm::owner::Owner::NOBODY): it has left. Else the owner.
+    /// Zero: there was no writer yet. [`NOBODY`](crate::shm::segment::owner::Owner::NOBODY): it has left. Else the owner.
     pub(super) owner: AtomicU64,
     /// The boot of the machine that the last writer wrote in.
     pub(super) boot: AtomicU64,

@@ -16,13 +16,13 @@ mod writer;
 pub use reader::{NextEntry, Read, Reader, Start};
 pub use writer::Writer;
 
-use super::attachment::{Attachment, Contents};
-use super::body::Making;
-use super::header::{Kind, Lifetime};
-use super::segment::SegmentOptions;
-use super::word;
 use crate::error::Result;
 use crate::map::passing;
+use crate::shm::ring::body::Making;
+use crate::shm::ring::word;
+use crate::shm::segment::SegmentOptions;
+use crate::shm::segment::attachment::{Attachment, Contents};
+use crate::shm::segment::header::{Kind, Lifetime};
 use link::{Control, Link};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -281,8 +281,8 @@ impl Log {
 /// missing; nothing may be read or written outside, and nothing may panic or hang.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn survive(input: &[u8]) {
-    use super::ring_memory::data_len;
-    use super::wait::Wait;
+    use crate::shm::ring::memory::data_len;
+    use crate::shm::wait::Wait;
     use std::time::Duration;
 
     const RING: usize = 1024;
@@ -331,7 +331,7 @@ mod tests {
     fn who_keeps_changing_the_writer_keeps_nobody_from_an_answer() {
         let log = Log::anonymous(1024).unwrap();
         let writer = [std::mem::offset_of!(Control, writer)];
-        crate::shm::ring_memory::while_scribbled(&log.link, &writer, || {
+        crate::shm::ring::memory::while_scribbled(&log.link, &writer, || {
             if let Err(error) = log.writer() {
                 assert_eq!(error.errno(), Errno::AGAIN, "{error}");
             }

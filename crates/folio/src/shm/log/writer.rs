@@ -4,7 +4,7 @@ use super::chain::{self, Trust};
 use super::checksum::checksum;
 use super::link::{self, Link};
 use crate::error::{Errno, Error, Result};
-use crate::shm::owner::Owner;
+use crate::shm::segment::owner::Owner;
 use crate::sys;
 use std::sync::atomic::Ordering;
 

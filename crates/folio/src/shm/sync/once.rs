@@ -1,13 +1,13 @@
 //! Something that one of all processes does, once.
 
-use super::attachment::Attachment;
-use super::lock::Lock;
-use super::owner::Owner;
-use super::party_bell::{Sleeper, wake_all_kinds};
-use super::place::{Place, Shared};
-use super::share::{Share, fingerprint};
-use super::wait::{Look, Wait};
 use crate::error::Result;
+use crate::shm::place::{Place, Shared};
+use crate::shm::segment::attachment::Attachment;
+use crate::shm::segment::owner::Owner;
+use crate::shm::share::{Share, fingerprint};
+use crate::shm::sync::lock::Lock;
+use crate::shm::wait::party_bell::{Sleeper, wake_all_kinds};
+use crate::shm::wait::{Look, Wait};
 use crate::sys::identity;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 /// does it, and is told that it was begun before. Work that asks for the same once waits for itself.
 ///
 /// What must be there from the start is better stored by who makes the segment; see
-/// [`SegmentOptions::create_with`](super::SegmentOptions::create_with).
+/// [`SegmentOptions::create_with`](crate::shm::SegmentOptions::create_with).
 ///
 /// ```
 /// use folio::shm::{Once, Segment};

@@ -6,13 +6,13 @@
 //! that is dropped has taken nothing. It also rings when a process ends that holds what one of them waits for, and by itself every
 //! half second: for what no ring tells.
 
-use super::attachment::Attachment;
-use super::bell::{Bell, Pulled, pull};
-use super::bell_word::{ARMED, look_at_bells};
-use super::future::{self, Waiting, refused};
-use super::header::{SLOTS, Slot};
-use super::owner::Owner;
 use crate::error::{Errno, Result};
+use crate::shm::segment::attachment::Attachment;
+use crate::shm::segment::header::{SLOTS, Slot};
+use crate::shm::segment::owner::Owner;
+use crate::shm::wait::bell::{Bell, Pulled, pull};
+use crate::shm::wait::bell_word::{ARMED, look_at_bells};
+use crate::shm::wait::future::{self, Waiting, refused};
 use crate::sys::identity;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -47,7 +47,7 @@ struct Heard {
 }
 
 impl PartyBell {
-    pub(super) fn new(attachment: &Attachment) -> Result<Self> {
+    pub(in crate::shm) fn new(attachment: &Attachment) -> Result<Self> {
         let heard = Heard {
             bell: Bell::new(attachment)?,
             waiting: Waiting::new(),
@@ -61,7 +61,7 @@ impl PartyBell {
     }
 
     /// Whether it is this process's.
-    pub(super) fn is_mine(&self) -> bool {
+    pub(in crate::shm) fn is_mine(&self) -> bool {
         self.process == identity::token()
     }
 
@@ -71,7 +71,7 @@ impl PartyBell {
     }
 
     /// The attachment goes, and nobody waits any more.
-    pub(super) fn end(&self) {
+    pub(in crate::shm) fn end(&self) {
         let mut heard = self.heard();
         let Heard { bell, waiting, .. } = &mut *heard;
         let waker = waiting.end(bell.as_fd());
@@ -105,16 +105,16 @@ pub(crate) struct Sleeper<'a> {
 }
 
 impl<'a> Sleeper<'a> {
-    pub(super) fn new(attachment: &'a Attachment) -> Self {
+    pub(in crate::shm) fn new(attachment: &'a Attachment) -> Self {
         Self { attachment, bell: None }
     }
 
-    pub(super) fn attachment(&self) -> &'a Attachment {
+    pub(in crate::shm) fn attachment(&self) -> &'a Attachment {
         self.attachment
     }
 
     /// Whether it has said before that it waits.
-    pub(super) fn has_waited(&self) -> bool {
+    pub(in crate::shm) fn has_waited(&self) -> bool {
         self.bell.is_some()
     }
 
@@ -124,7 +124,7 @@ impl<'a> Sleeper<'a> {
     /// # Errors
     ///
     /// EMFILE, ENFILE, EAGAIN; those of [`Attachment::check_file`].
-    pub(super) fn lie_down(&mut self, waker: &Waker, holder: Option<Owner>) -> Result<()> {
+    pub(in crate::shm) fn lie_down(&mut self, waker: &Waker, holder: Option<Owner>) -> Result<()> {
         let attachment = self.attachment;
         attachment.check_file()?;
         let (bell, mut number) = match self.bell.take() {
@@ -163,7 +163,7 @@ impl<'a> Sleeper<'a> {
     }
 
     /// It waits no more.
-    pub(super) fn get_up(&mut self) {
+    pub(in crate::shm) fn get_up(&mut self) {
         match self.bell.take() {
             Some((bell, number)) if bell.is_mine() => {
                 let waker = bell.heard().wakers.remove(&number);
@@ -217,7 +217,7 @@ impl Heard {
 }
 
 /// Rings for all futures that wait for anything in the segment. For who has changed what they wait for, and saw that someone does.
-pub(super) fn ring_all(attachment: &Attachment) {
+pub(in crate::shm) fn ring_all(attachment: &Attachment) {
     look_at_bells();
     let end = attachment.bells().load(Ordering::Acquire) as usize;
     for (slot, Slot { generation, bell, .. }) in attachment.slots().iter().enumerate().take(end.min(SLOTS)) {
@@ -236,7 +236,7 @@ pub(super) fn ring_all(attachment: &Attachment) {
 
 /// Wakes up to `count` threads that parked on the word, and all futures of the segment.
 #[cold]
-pub(super) fn wake_all_kinds(attachment: &Attachment, word: &AtomicU32, count: u32) {
-    super::wait::wake(word, count);
+pub(in crate::shm) fn wake_all_kinds(attachment: &Attachment, word: &AtomicU32, count: u32) {
+    crate::shm::wait::wake(word, count);
     ring_all(attachment);
 }

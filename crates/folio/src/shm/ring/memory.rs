@@ -1,12 +1,12 @@
 //! The memory of a ring in a segment, which channels and logs have alike: what lies beside the ring, the ring itself, and the
 //! errors that name both.
 
-use super::attachment::Attachment;
-use super::bell::{BellCord, party};
-use super::doze::{ASLEEP, BELL, Doze};
-use super::owner::Owner;
-use super::word::Corrupt;
 use crate::error::{Errno, Error, Result, Subject};
+use crate::shm::ring::word::Corrupt;
+use crate::shm::segment::attachment::Attachment;
+use crate::shm::segment::owner::Owner;
+use crate::shm::wait::bell::{BellCord, party};
+use crate::shm::wait::doze::{ASLEEP, BELL, Doze};
 use crate::sys;
 use crate::sys::copy::Trap;
 use crate::sys::futex;
@@ -17,17 +17,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Two cache lines: processors fetch them in pairs.
 #[repr(C, align(128))]
 #[derive(Debug)]
-pub(super) struct Apart<T>(pub(super) T);
+pub(in crate::shm) struct Apart<T>(pub(in crate::shm) T);
 
 /// Where the ring starts.
-pub(super) const RING_AT: usize = 4096;
+pub(in crate::shm) const RING_AT: usize = 4096;
 
 /// What lies beside a ring, zero at first; and how errors speak of the whole.
 ///
 /// # Safety
 ///
 /// It is made of atomics alone, so that any bits are one, and is aligned to a page at most.
-pub(super) unsafe trait Beside: Sized {
+pub(in crate::shm) unsafe trait Beside: Sized {
     /// What it is.
     const NOUN: &'static str;
     /// Bytes of the smallest ring.
@@ -46,8 +46,8 @@ pub(super) unsafe trait Beside: Sized {
 
 /// One side's hold on a ring and what lies beside it.
 #[derive(Debug)]
-pub(super) struct RingMemory<C> {
-    pub(super) attachment: Arc<Attachment>,
+pub(in crate::shm) struct RingMemory<C> {
+    pub(in crate::shm) attachment: Arc<Attachment>,
     control: *const C,
     data: *mut u8,
     /// Bytes of the ring, a power of two.
@@ -67,13 +67,13 @@ impl<C> Clone for RingMemory<C> {
 }
 
 /// Bytes of data of a segment whose ring has `capacity` bytes.
-pub(super) fn data_len(capacity: usize) -> usize {
+pub(in crate::shm) fn data_len(capacity: usize) -> usize {
     RING_AT + capacity
 }
 
 /// Why a place was not claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unclaimed {
+pub(in crate::shm) enum Unclaimed {
     Held(Owner),
     /// Whenever it was looked at it was someone else's.
     Restless,
@@ -99,7 +99,7 @@ fn claim(place: &AtomicU64, me: Owner, is_alive: impl Fn(Owner) -> bool) -> Resu
 
 impl<C: Beside> RingMemory<C> {
     /// The ring in a segment of its kind.
-    pub(super) fn new(attachment: Arc<Attachment>) -> Result<Self> {
+    pub(in crate::shm) fn new(attachment: Arc<Attachment>) -> Result<Self> {
         const { assert!(size_of::<C>() <= RING_AT && align_of::<C>() <= RING_AT) };
         let len = attachment.len();
         let capacity = len.saturating_sub(RING_AT);
@@ -121,7 +121,7 @@ impl<C: Beside> RingMemory<C> {
 
     /// Whether the process that `process` names is this one, and the memory whole.
     #[inline]
-    pub(super) fn check(&self, call: &'static str, process: u64) -> Result<()> {
+    pub(in crate::shm) fn check(&self, call: &'static str, process: u64) -> Result<()> {
         if sys::identity::token() == process { self.attachment.check() } else { Err(self.foreign(call)) }
     }
 
@@ -132,13 +132,13 @@ impl<C: Beside> RingMemory<C> {
     }
 
     #[inline]
-    pub(super) fn control(&self) -> &C {
+    pub(in crate::shm) fn control(&self) -> &C {
         // SAFETY: `new` has seen that the attachment is long enough; it is aligned to a page, any bits are valid for what is `Beside`,
         // and the attachment keeps it mapped while `self` lives, with zeros for pages that cannot be supplied.
         unsafe { &*self.control }
     }
 
-    pub(super) fn capacity(&self) -> u64 {
+    pub(in crate::shm) fn capacity(&self) -> u64 {
         self.capacity as u64
     }
 
@@ -149,7 +149,7 @@ impl<C: Beside> RingMemory<C> {
 
     /// The word at a byte offset of the ring, a multiple of eight.
     #[inline]
-    pub(super) fn word_at(&self, at: usize) -> &AtomicU64 {
+    pub(in crate::shm) fn word_at(&self, at: usize) -> &AtomicU64 {
         // The mask changes nothing for an offset that is one.
         let at = at & (self.capacity - 1) & !7;
         // SAFETY: eight bytes inside the ring, which starts on a page; else as for `control`.
@@ -158,13 +158,13 @@ impl<C: Beside> RingMemory<C> {
 
     /// The address of `len` bytes of the ring. They lie inside, whatever the numbers are.
     #[inline]
-    pub(super) fn bytes(&self, at: usize, len: usize) -> *mut u8 {
+    pub(in crate::shm) fn bytes(&self, at: usize, len: usize) -> *mut u8 {
         assert!(at <= self.capacity && len <= self.capacity - at, "bytes outside their ring");
         self.data.wrapping_add(at)
     }
 
     #[inline]
-    pub(super) fn copy_in(&self, at: usize, bytes: &[u8]) -> Result<()> {
+    pub(in crate::shm) fn copy_in(&self, at: usize, bytes: &[u8]) -> Result<()> {
         let to = self.bytes(at, bytes.len());
         // SAFETY: `bytes` is a slice, and `to` lies in the ring, where only mappings are; the attachment has installed the
         // handler.
@@ -176,7 +176,7 @@ impl<C: Beside> RingMemory<C> {
     ///
     /// `len` bytes can be stored at `to`.
     #[inline]
-    pub(super) unsafe fn copy_out(&self, at: usize, to: *mut u8, len: usize) -> Result<()> {
+    pub(in crate::shm) unsafe fn copy_out(&self, at: usize, to: *mut u8, len: usize) -> Result<()> {
         let from = self.bytes(at, len);
         // SAFETY: as for `copy_in`; `to` is the caller's.
         let copied = unsafe { sys::copy::copy(to, from, len, self.addresses()) };
@@ -185,7 +185,7 @@ impl<C: Beside> RingMemory<C> {
 
     /// Copies `len` bytes into `buffer`, in place of what it held.
     #[inline]
-    pub(super) fn copy_to(&self, at: usize, len: usize, buffer: &mut Vec<u8>) -> Result<()> {
+    pub(in crate::shm) fn copy_to(&self, at: usize, len: usize, buffer: &mut Vec<u8>) -> Result<()> {
         buffer.clear();
         buffer.reserve(len);
         // SAFETY: the buffer has room for `len` bytes, which are there when the copy has gone well.
@@ -199,7 +199,12 @@ impl<C: Beside> RingMemory<C> {
     /// Tells those who want to be told, by the word, that there is something for them: `wakes` of those who sleep, and all whose cords
     /// are armed.
     #[inline]
-    pub(super) fn rouse<'a>(&'a self, doze: &Doze, wakes: u32, cords: impl FnOnce() -> &'a [BellCord]) {
+    pub(in crate::shm) fn rouse<'a>(
+        &'a self,
+        doze: &Doze,
+        wakes: u32,
+        cords: impl FnOnce() -> &'a [BellCord],
+    ) {
         let how = doze.rouse();
         if how != 0 {
             self.tell(doze, how, wakes, cords());
@@ -220,14 +225,14 @@ impl<C: Beside> RingMemory<C> {
 
     /// Writes over a word of the data, as another process might.
     #[cfg(any(test, fuzzing))]
-    pub(super) fn scribble(&self, at: usize, bytes: &[u8]) {
+    pub(in crate::shm) fn scribble(&self, at: usize, bytes: &[u8]) {
         let word = bytes.first_chunk::<8>().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
         assert!(at.is_multiple_of(8) && at + 8 <= self.attachment.len());
         // SAFETY: inside the data, aligned, and mapped; it is accessed by atomics and copies that expect it.
         unsafe { &*self.attachment.base().add(at).cast::<AtomicU64>() }.store(word, Ordering::Relaxed);
     }
 
-    pub(super) fn subject(&self) -> Subject {
+    pub(in crate::shm) fn subject(&self) -> Subject {
         self.attachment.subject()
     }
 
@@ -242,7 +247,7 @@ impl<C: Beside> RingMemory<C> {
     }
 
     #[cold]
-    pub(super) fn corrupt(&self, call: &'static str, corrupt: Corrupt) -> Error {
+    pub(in crate::shm) fn corrupt(&self, call: &'static str, corrupt: Corrupt) -> Error {
         // A page that is gone shows zeros, which are no ring either.
         if let Err(error) = self.attachment.check_file() {
             return error;
@@ -259,19 +264,19 @@ impl<C: Beside> RingMemory<C> {
 
     /// The other side, `who`, is not there any more.
     #[cold]
-    pub(super) fn alone(&self, call: &'static str, who: &str, died: bool, remedy: String) -> Error {
+    pub(in crate::shm) fn alone(&self, call: &'static str, who: &str, died: bool, remedy: String) -> Error {
         let how = if died { "has died" } else { "has left" };
         Error::rule_as(Errno::PIPE, call, self.subject(), format!("{who} {how}"), remedy)
     }
 
     /// Claims a place for this process, or tells why not.
-    pub(super) fn claim(&self, place: &AtomicU64) -> Result<(), Unclaimed> {
+    pub(in crate::shm) fn claim(&self, place: &AtomicU64) -> Result<(), Unclaimed> {
         claim(place, self.attachment.me(), |holder| self.attachment.is_alive(holder))
     }
 
     /// The place of `who` was not claimed.
     #[cold]
-    pub(super) fn taken(&self, call: &'static str, who: &'static str, why: Unclaimed) -> Error {
+    pub(in crate::shm) fn taken(&self, call: &'static str, who: &'static str, why: Unclaimed) -> Error {
         let noun = C::NOUN;
         match why {
             Unclaimed::Held(holder) => Error::rule_as(
@@ -296,7 +301,11 @@ impl<C: Beside> RingMemory<C> {
 
 /// Does something again and again while a thread keeps storing dead owners at these offsets, as another process might.
 #[cfg(test)]
-pub(super) fn while_scribbled<C: Beside>(memory: &RingMemory<C>, at: &[usize], mut work: impl FnMut()) {
+pub(in crate::shm) fn while_scribbled<C: Beside>(
+    memory: &RingMemory<C>,
+    at: &[usize],
+    mut work: impl FnMut(),
+) {
     /// Also when the work panics: the thread ends.
     struct Done<'a>(&'a std::sync::atomic::AtomicBool);
     impl Drop for Done<'_> {
@@ -325,7 +334,7 @@ pub(super) fn while_scribbled<C: Beside>(memory: &RingMemory<C>, at: &[usize], m
 #[cfg(test)]
 mod tests {
     use super::{Unclaimed, claim};
-    use crate::shm::owner::Owner;
+    use crate::shm::segment::owner::Owner;
     use std::cell::Cell;
     use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,10 +1,10 @@
 //! One side's bell, on its cord in the memory of a ring, and what the side's futures do with it.
 
-use super::attachment::Attachment;
-use super::bell::{Bell, BellCord};
-use super::future::{self, Waiting};
-use super::owner::Owner;
 use crate::error::Result;
+use crate::shm::segment::attachment::Attachment;
+use crate::shm::segment::owner::Owner;
+use crate::shm::wait::bell::{Bell, BellCord};
+use crate::shm::wait::future::{self, Waiting};
 use crate::sys;
 use std::os::fd::BorrowedFd;
 use std::task::{Context, Poll};
@@ -20,7 +20,7 @@ enum On {
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct Hanging {
+pub(in crate::shm) struct Hanging {
     bell: Bell,
     on: On,
     /// The process that made it.
@@ -38,21 +38,21 @@ impl Hanging {
     }
 
     /// A bell on one of these cords, which is this side's alone.
-    pub(super) fn on_own(attachment: &Attachment, cords: &[BellCord], cord: usize) -> Result<Self> {
+    pub(in crate::shm) fn on_own(attachment: &Attachment, cords: &[BellCord], cord: usize) -> Result<Self> {
         let bell = Bell::new(attachment)?;
         bell.tie(&cords[cord], attachment);
         Ok(Self::new(bell, On::Own(cord)))
     }
 
     /// A bell on one of these cords, if one is free.
-    pub(super) fn on_any(attachment: &Attachment, cords: &[BellCord]) -> Result<Option<Self>> {
+    pub(in crate::shm) fn on_any(attachment: &Attachment, cords: &[BellCord]) -> Result<Option<Self>> {
         let bell = Bell::new(attachment)?;
         let cord = tie(&bell, attachment, cords);
         Ok(cord.map(|cord| Self::new(bell, On::Any(cord))))
     }
 
     /// Whether it is this process's, and not a forked child's copy.
-    pub(super) fn is_here(&self) -> bool {
+    pub(in crate::shm) fn is_here(&self) -> bool {
         self.process == sys::identity::token()
     }
 
@@ -62,7 +62,7 @@ impl Hanging {
     }
 
     /// Has it ring, once, when its cord is pulled. To be announced afterwards.
-    pub(super) fn arm(&mut self, attachment: &Attachment, cords: &[BellCord]) {
+    pub(in crate::shm) fn arm(&mut self, attachment: &Attachment, cords: &[BellCord]) {
         self.bell.reach(attachment);
         // What lies in shared memory others can write to.
         if !self.bell.is_tied(&cords[self.cord()], attachment) {
@@ -79,26 +79,26 @@ impl Hanging {
     }
 
     /// Has it ring when one of these parties ends, but for this process's own.
-    pub(super) fn watch(&mut self, attachment: &Attachment, parties: impl Iterator<Item = Owner>) {
+    pub(in crate::shm) fn watch(&mut self, attachment: &Attachment, parties: impl Iterator<Item = Owner>) {
         // Those that have ended are asked about in another place.
         let others = parties.filter(|&owner| owner != attachment.me() && attachment.is_alive(owner));
         self.bell.watch(attachment, others);
     }
 
-    pub(super) fn ring(&self) {
+    pub(in crate::shm) fn ring(&self) {
         self.bell.ring();
     }
 
-    pub(super) fn hush(&self) {
+    pub(in crate::shm) fn hush(&self) {
         self.bell.hush();
     }
 
-    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+    pub(in crate::shm) fn as_fd(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }
 
     /// Takes it off its cord.
-    pub(super) fn end(&mut self, attachment: &Attachment, cords: &[BellCord]) {
+    pub(in crate::shm) fn end(&mut self, attachment: &Attachment, cords: &[BellCord]) {
         self.waiting.end(self.bell.as_fd());
         self.bell.untie(&cords[self.cord()], attachment);
     }
@@ -110,13 +110,13 @@ impl Hanging {
 }
 
 /// A side that can have a bell.
-pub(super) trait Hangs {
+pub(in crate::shm) trait Hangs {
     /// Its bell, which is made if there is none yet. A new one is readable.
     fn hang(&mut self) -> Result<&mut Hanging>;
 }
 
 /// What a future of a side does when it is polled. The `attempt` makes the bell unreadable when there is nothing, if there is a bell.
-pub(super) fn poll<S: Hangs, T>(
+pub(in crate::shm) fn poll<S: Hangs, T>(
     side: &mut S,
     context: &Context<'_>,
     attempt: impl FnOnce(&mut S) -> Result<Option<T>>,

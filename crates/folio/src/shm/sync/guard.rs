@@ -1,11 +1,11 @@
 //! What who holds a lock has: a guard, or, if the value may be torn, what makes a guard of it.
 
-use super::lock::{Lock, torn};
-use super::mutex::Mutex;
-use super::owner::Owner;
-use super::place::Place;
-use super::share::{InPlace, Plain, Share};
 use crate::error::{Error, Result};
+use crate::shm::place::Place;
+use crate::shm::segment::owner::Owner;
+use crate::shm::share::{InPlace, Plain, Share};
+use crate::shm::sync::lock::{Lock, torn};
+use crate::shm::sync::mutex::Mutex;
 use crate::sys::identity;
 use std::cell::Cell;
 use std::fmt;
@@ -14,7 +14,7 @@ use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub(super) mod sealed {
+pub(in crate::shm) mod sealed {
     use super::{Lock, Owner, Place, Share};
 
     #[allow(private_interfaces, reason = "nobody outside can name the trait, let alone call it")]
@@ -25,7 +25,7 @@ pub(super) mod sealed {
     }
 }
 
-/// A lock around a `T`: [`Mutex`] and [`RwLock`](super::RwLock).
+/// A lock around a `T`: [`Mutex`] and [`RwLock`](crate::shm::RwLock).
 pub trait Guards<T: Share>: sealed::Sealed<T> {}
 
 /// What locking gave: a value in order, or one that may be torn. There is no other way to the value.
@@ -116,7 +116,7 @@ impl<T: Share, L: Guards<T>> fmt::Debug for Guard<'_, T, L> {
 impl<'a, T: Share, L: Guards<T>> Guard<'a, T, L> {
     /// For who has just taken the lock.
     #[inline]
-    pub(super) fn new(at: Place<'a, L>, me: Owner, process: u64) -> Self {
+    pub(in crate::shm) fn new(at: Place<'a, L>, me: Owner, process: u64) -> Self {
         let process = if std::thread::panicking() { by_this_thread(process) } else { process };
         Self { at, me, process, value: PhantomData }
     }
@@ -222,7 +222,7 @@ impl<T: Share, L: Guards<T>> Drop for Guard<'_, T, L> {
 pub struct Torn<'a, T: Share, L: Guards<T> = Mutex<T>>(Guard<'a, T, L>);
 
 impl<'a, T: Share, L: Guards<T>> Torn<'a, T, L> {
-    pub(super) fn new(guard: Guard<'a, T, L>) -> Self {
+    pub(in crate::shm) fn new(guard: Guard<'a, T, L>) -> Self {
         Self(guard)
     }
 

@@ -1,11 +1,11 @@
 //! A lock as all that lock have it: a word, waiting for it, taking it over from the dead, and whether what it guards is torn.
 
-use super::attachment::Attachment;
-use super::lock_word::{LockWord, Unlocked};
-use super::owner::Owner;
-use super::party_bell::{Sleeper, ring_all};
-use super::wait::{Look, Phase, Wait, low_half, wake};
 use crate::error::{Errno, Error, Result};
+use crate::shm::segment::attachment::Attachment;
+use crate::shm::segment::owner::Owner;
+use crate::shm::sync::lock_word::{LockWord, Unlocked};
+use crate::shm::wait::party_bell::{Sleeper, ring_all};
+use crate::shm::wait::{Look, Phase, Wait, low_half, wake};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
@@ -13,14 +13,14 @@ use std::task::{Context, Poll};
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Lock {
-    pub(super) word: LockWord,
+    pub(in crate::shm) word: LockWord,
     state: AtomicU32,
     /// Grows whenever a reader leaves while a writer waits (for the locks that have readers).
-    pub(super) turn: AtomicU32,
+    pub(in crate::shm) turn: AtomicU32,
 }
 
 /// How often a poll looks at what changes each time that it wants to wait for it.
-pub(super) const LOOKS: u32 = 64;
+pub(in crate::shm) const LOOKS: u32 = 64;
 
 /// The states of what a lock guards.
 const CLEAN: u32 = 0;
@@ -30,14 +30,14 @@ const POISONED: u32 = 2;
 impl Lock {
     /// Takes the lock. `true` if the data may be torn. On an error it is not held.
     #[inline]
-    pub(super) fn lock(&self, attachment: &Attachment, wait: Wait, me: Owner) -> Result<bool> {
+    pub(in crate::shm) fn lock(&self, attachment: &Attachment, wait: Wait, me: Owner) -> Result<bool> {
         self.lock_unless(attachment, wait, me, || true)
     }
 
     /// As [`lock`](Self::lock), where who had it and died has torn the data only if it `has_begun` to change it: whoever holds the lock
     /// is asked.
     #[inline]
-    pub(super) fn lock_unless(
+    pub(in crate::shm) fn lock_unless(
         &self,
         attachment: &Attachment,
         wait: Wait,
@@ -104,12 +104,12 @@ impl Lock {
     }
 
     /// As [`lock`](Self::lock), but does not wait for a holder that lives: `None` then.
-    pub(super) fn try_lock(&self, attachment: &Attachment, me: Owner) -> Result<Option<bool>> {
+    pub(in crate::shm) fn try_lock(&self, attachment: &Attachment, me: Owner) -> Result<Option<bool>> {
         Ok(self.attempt(attachment, me, false, || true)?.mine())
     }
 
     /// Takes the lock if nobody who lives has it. `has_waited`: others may wait too.
-    pub(super) fn attempt(
+    pub(in crate::shm) fn attempt(
         &self,
         attachment: &Attachment,
         me: Owner,
@@ -141,7 +141,7 @@ impl Lock {
     }
 
     /// The poll of a future that takes the lock. Whether the data may be torn.
-    pub(super) fn poll(
+    pub(in crate::shm) fn poll(
         &self,
         sleeper: &mut Sleeper<'_>,
         context: &mut Context<'_>,
@@ -165,37 +165,37 @@ impl Lock {
     }
 
     /// For the holder: the data may be torn.
-    pub(super) fn tear(&self) {
+    pub(in crate::shm) fn tear(&self) {
         let _ = self.state.compare_exchange(CLEAN, TORN, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// For the holder: the data is in order again.
-    pub(super) fn mend(&self) {
+    pub(in crate::shm) fn mend(&self) {
         self.state.store(CLEAN, Ordering::Relaxed);
     }
 
     /// For the holder: nobody shall have the data.
-    pub(super) fn poison(&self) {
+    pub(in crate::shm) fn poison(&self) {
         self.state.store(POISONED, Ordering::Relaxed);
     }
 
     /// Poisoned data is torn data from now on. Whether it was poisoned.
-    pub(super) fn clear_poison(&self) -> bool {
+    pub(in crate::shm) fn clear_poison(&self) -> bool {
         self.state.compare_exchange(POISONED, TORN, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    pub(super) fn is_poisoned(&self) -> bool {
+    pub(in crate::shm) fn is_poisoned(&self) -> bool {
         self.state.load(Ordering::Relaxed) == POISONED
     }
 
     /// Whether the data is neither torn nor poisoned. (What is no state at all is torn, as for who takes the lock.)
-    pub(super) fn is_in_order(&self) -> bool {
+    pub(in crate::shm) fn is_in_order(&self) -> bool {
         self.state.load(Ordering::Relaxed) == CLEAN
     }
 
     /// Gives the lock back, and wakes one thread that waits: for locks that no future waits for.
     #[inline]
-    pub(super) fn unlock(&self, me: Owner) {
+    pub(in crate::shm) fn unlock(&self, me: Owner) {
         if self.word.unlock(me.word()) == Unlocked::Wake {
             self.wake();
         }
@@ -203,7 +203,7 @@ impl Lock {
 
     /// Gives the lock back, and wakes one thread that waits, and all futures.
     #[inline]
-    pub(super) fn give_back(&self, attachment: &Attachment, me: Owner) {
+    pub(in crate::shm) fn give_back(&self, attachment: &Attachment, me: Owner) {
         if self.word.unlock(me.word()) == Unlocked::Wake {
             self.wake_and_ring(attachment);
         }
@@ -223,7 +223,7 @@ impl Lock {
 
 /// What trying to take a lock gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tried {
+pub(in crate::shm) enum Tried {
     /// It is held. Whether the data may be torn.
     Mine(bool),
     /// Another has it, by this word.
@@ -241,7 +241,7 @@ impl Tried {
 }
 
 #[cold]
-pub(super) fn poisoned(attachment: &Attachment) -> Error {
+pub(in crate::shm) fn poisoned(attachment: &Attachment) -> Error {
     Error::rule_as(
         Errno::NOTRECOVERABLE,
         "lock",
@@ -252,7 +252,7 @@ pub(super) fn poisoned(attachment: &Attachment) -> Error {
 }
 
 #[cold]
-pub(super) fn torn(attachment: &Attachment) -> Error {
+pub(in crate::shm) fn torn(attachment: &Attachment) -> Error {
     Error::rule_as(
         Errno::OWNERDEAD,
         "lock",

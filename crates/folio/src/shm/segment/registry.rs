@@ -1,10 +1,11 @@
 //! All segments with a name: who has them open, which are leftovers, and taking those away.
 
-use super::attachment::{Verdict, lifetime, read_header, retire};
-use super::header::{FIXED, Facts, HEAD, Kind, Lifetime, SLOTS, SLOTS_AT, Slot};
-use super::owner::Owner;
-use super::{name, party};
 use crate::error::{Errno, Error, Result, Subject};
+use crate::shm::segment::attachment::{Verdict, lifetime, read_header, retire};
+use crate::shm::segment::header::{FIXED, Facts, HEAD, Kind, Lifetime, SLOTS, SLOTS_AT, Slot};
+use crate::shm::segment::name;
+use crate::shm::segment::owner::Owner;
+use crate::shm::segment::party;
 use crate::sys;
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -106,7 +107,7 @@ struct Known {
 ///
 /// # Errors
 ///
-/// Those of reading the [directory](super::directory).
+/// Those of reading the [directory](crate::shm::directory).
 pub fn list() -> Result<Vec<Entry>> {
     let dir = name::directory();
     let failed = |error: &std::io::Error| {
@@ -429,7 +430,7 @@ fn retire_leftover(path: &Path) -> Result<bool, Errno> {
 #[cfg(test)]
 mod tests {
     use super::{Role, SETTLED, State, examine, examine_bell, name, retire_bell, retire_leftover};
-    use crate::shm::attachment::{Attachment, Contents};
+    use crate::shm::segment::attachment::{Attachment, Contents};
     use crate::shm::{Kind, Lifetime, Segment, SegmentOptions};
     use rustix::fs::{CWD, FileType, Mode};
     use std::path::Path;

@@ -1,8 +1,8 @@
 //! Who uses a segment. The kernel keeps the record: each party holds a lock on a byte of its own, far beyond the data, and the
 //! lock ends with the process, however that ends.
 
-use super::header::{SLOTS, Slot};
-use super::owner::Owner;
+use crate::shm::segment::header::{SLOTS, Slot};
+use crate::shm::segment::owner::Owner;
 use crate::sys::byte_lock;
 use rustix::io::Errno;
 use std::ops::Range;
@@ -15,7 +15,7 @@ const LOCKS_AT: u64 = 1 << 62;
 /// The byte behind those of the slots: only who takes all of them has it.
 const DOOR: u64 = LOCKS_AT + SLOTS as u64;
 /// How long a newcomer waits for who removes the segment, which takes microseconds.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(in crate::shm) const PATIENCE: Duration = Duration::from_secs(5);
 
 fn byte(slot: usize) -> Range<u64> {
     let at = LOCKS_AT + slot as u64;
@@ -28,7 +28,7 @@ fn everything() -> Range<u64> {
 
 /// Why a slot could not be claimed.
 #[derive(Debug)]
-pub(super) enum NoSlot {
+pub(in crate::shm) enum NoSlot {
     /// All are taken by processes that live.
     Full,
     /// Somebody holds all of them, to remove it or to look whether it is to be removed.
@@ -40,7 +40,7 @@ pub(super) enum NoSlot {
 
 /// Claims a slot for the description behind `lease`. Who holds all of them is waited for by the caller, unless what was there
 /// `is_past`.
-pub(super) fn claim(
+pub(in crate::shm) fn claim(
     lease: BorrowedFd<'_>,
     slots: &[Slot; SLOTS],
     is_past: impl Fn() -> bool,
@@ -83,12 +83,12 @@ fn settle(slots: &[Slot; SLOTS], slot: usize) -> Owner {
 const KEPT: usize = 0;
 
 /// Becomes a party by the bar that one has, which stays.
-pub(super) fn claim_barred(slots: &[Slot; SLOTS]) -> Owner {
+pub(in crate::shm) fn claim_barred(slots: &[Slot; SLOTS]) -> Owner {
     settle(slots, KEPT)
 }
 
 /// Lets the others in, and keeps the slot of [`claim_barred`]: in between nobody has them all.
-pub(super) fn admit_others(lease: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(in crate::shm) fn admit_others(lease: BorrowedFd<'_>) -> Result<(), Errno> {
     byte_lock::unlock(lease, &(LOCKS_AT + KEPT as u64 + 1..DOOR + 1))
 }
 
@@ -96,7 +96,7 @@ pub(super) fn admit_others(lease: BorrowedFd<'_>) -> Result<(), Errno> {
 /// loss, or out of a backup) whose locks name parties that its slots know nothing of: counting would come to those again.
 fn another_than(last: u32) -> u32 {
     loop {
-        let drawn = super::random() as u32;
+        let drawn = crate::shm::random() as u32;
         if drawn != 0 && drawn != last {
             return drawn;
         }
@@ -108,7 +108,7 @@ fn pid() -> u32 {
 }
 
 /// Gives a slot back.
-pub(super) fn leave(lease: BorrowedFd<'_>, slots: &[Slot; SLOTS], owner: Owner) {
+pub(in crate::shm) fn leave(lease: BorrowedFd<'_>, slots: &[Slot; SLOTS], owner: Owner) {
     if let Some(slot) = owner.slot() {
         slots[slot].pid.store(0, Ordering::Relaxed);
         let _ = byte_lock::unlock(lease, &byte(slot));
@@ -116,12 +116,12 @@ pub(super) fn leave(lease: BorrowedFd<'_>, slots: &[Slot; SLOTS], owner: Owner) 
 }
 
 /// Whether a description other than `fd`'s holds the byte of a slot.
-pub(super) fn is_taken(fd: BorrowedFd<'_>, slot: usize) -> Result<bool, Errno> {
+pub(in crate::shm) fn is_taken(fd: BorrowedFd<'_>, slot: usize) -> Result<bool, Errno> {
     byte_lock::held_by_another(fd, &byte(slot)).map(|held| held.is_some())
 }
 
 /// The slots that are taken. Who bars everybody is no party, and waited for; none if that does not end.
-pub(super) fn taken(fd: BorrowedFd<'_>) -> Result<Vec<usize>, Errno> {
+pub(in crate::shm) fn taken(fd: BorrowedFd<'_>) -> Result<Vec<usize>, Errno> {
     /// Far more than a removal takes.
     const LOOKS: u32 = 100;
     for _ in 0..LOOKS {
@@ -160,16 +160,16 @@ fn taken_unless_barred(fd: BorrowedFd<'_>) -> Result<Option<Vec<usize>>, Errno> 
 }
 
 /// Bars everybody: nobody has the segment open, and nobody can until the lock is given back. `false` if somebody has.
-pub(super) fn bar(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+pub(in crate::shm) fn bar(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     byte_lock::try_lock(fd, &everything())
 }
 
 /// Undoes [`bar`].
-pub(super) fn unbar(fd: BorrowedFd<'_>) {
+pub(in crate::shm) fn unbar(fd: BorrowedFd<'_>) {
     let _ = byte_lock::unlock(fd, &everything());
 }
 
 /// Whether anybody has the segment open.
-pub(super) fn is_anybody_there(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+pub(in crate::shm) fn is_anybody_there(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     byte_lock::held_by_another(fd, &everything()).map(|held| held.is_some())
 }

@@ -57,7 +57,7 @@ pub(crate) fn temporary(path: &Path) -> PathBuf {
     let short = file.strip_prefix(PREFIX).unwrap_or(&file);
     // As much of it as has room, in whole characters.
     let short = (0..=LONGEST).rev().find_map(|end| short.get(..end)).unwrap_or_default();
-    path.with_file_name(format!("{TEMPORARY}{short}.new-{:016x}", super::random()))
+    path.with_file_name(format!("{TEMPORARY}{short}.new-{:016x}", crate::shm::random()))
 }
 
 /// The name of a bell's FIFO, in the directory of the segment's file.

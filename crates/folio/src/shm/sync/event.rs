@@ -1,12 +1,12 @@
 //! A flag that threads of all processes wait for.
 
-use super::listener::Listener;
-use super::lock::LOOKS;
-use super::party_bell::{Sleeper, wake_all_kinds};
-use super::place::{Place, Shared};
-use super::share::{Share, fingerprint};
-use super::wait::{Look, Phase, Wait, is_timeout};
 use crate::error::Result;
+use crate::shm::place::{Place, Shared};
+use crate::shm::share::{Share, fingerprint};
+use crate::shm::sync::listener::Listener;
+use crate::shm::sync::lock::LOOKS;
+use crate::shm::wait::party_bell::{Sleeper, wake_all_kinds};
+use crate::shm::wait::{Look, Phase, Wait, is_timeout};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -129,12 +129,12 @@ impl<'a> Place<'a, Event> {
     }
 
     /// Whether it is set; with `takes` it is clear afterwards.
-    pub(super) fn look(&self, takes: bool) -> bool {
+    pub(in crate::shm) fn look(&self, takes: bool) -> bool {
         if takes { self.clear() } else { self.is_set() }
     }
 
     /// As [`look`](Self::look), and if it is not set, has `waker` woken when it may be.
-    pub(super) fn look_or_lie_down(
+    pub(in crate::shm) fn look_or_lie_down(
         &self,
         takes: bool,
         sleeper: &mut Sleeper<'_>,

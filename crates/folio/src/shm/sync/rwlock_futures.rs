@@ -1,21 +1,21 @@
 //! The futures of a lock for readers and writers.
 
-use super::guard::Locked;
-use super::lock::LOOKS;
-use super::owner::Owner;
-use super::party_bell::Sleeper;
-use super::place::Place;
-use super::reader_word::look_at_readers;
-use super::rwlock::{Came, ReadLocked, RwLock, open_to_all, parts, writing};
-use super::share::Share;
 use crate::error::Result;
+use crate::shm::place::Place;
+use crate::shm::segment::owner::Owner;
+use crate::shm::share::Share;
+use crate::shm::sync::guard::Locked;
+use crate::shm::sync::lock::LOOKS;
+use crate::shm::sync::reader_word::look_at_readers;
+use crate::shm::sync::rwlock::{Came, ReadLocked, RwLock, open_to_all, parts, writing};
+use crate::shm::wait::party_bell::Sleeper;
 use crate::sys::identity;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 /// The future of a lock for reading.
 #[derive(Debug)]
-pub(super) struct Reading<'a, T: Share> {
+pub(in crate::shm) struct Reading<'a, T: Share> {
     at: Place<'a, RwLock<T>>,
     sleeper: Sleeper<'a>,
     /// It takes the lock for writing, since the value is torn.
@@ -23,7 +23,7 @@ pub(super) struct Reading<'a, T: Share> {
 }
 
 impl<'a, T: Share> Reading<'a, T> {
-    pub(super) fn new(at: Place<'a, RwLock<T>>) -> Self {
+    pub(in crate::shm) fn new(at: Place<'a, RwLock<T>>) -> Self {
         Self { at, sleeper: Sleeper::new(at.attachment()), repairing: None }
     }
 }
@@ -77,7 +77,7 @@ impl<'a, T: Share> Future for Reading<'a, T> {
 
 /// The future of a lock for writing.
 #[derive(Debug)]
-pub(super) struct ToWrite<'a, T: Share> {
+pub(in crate::shm) struct ToWrite<'a, T: Share> {
     at: Place<'a, RwLock<T>>,
     sleeper: Sleeper<'a>,
     waits: Option<ForReaders>,
@@ -92,7 +92,7 @@ struct ForReaders {
 }
 
 impl<'a, T: Share> ToWrite<'a, T> {
-    pub(super) fn new(at: Place<'a, RwLock<T>>) -> Self {
+    pub(in crate::shm) fn new(at: Place<'a, RwLock<T>>) -> Self {
         Self { at, sleeper: Sleeper::new(at.attachment()), waits: None }
     }
 

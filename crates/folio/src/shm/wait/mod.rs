@@ -4,8 +4,24 @@
 //! process that is killed at any instruction (between a change and the wake that belongs to it, or just after it took
 //! that wake) can delay others by a slice, and never hang them.
 
-use super::attachment::Attachment;
+// | file | what |
+// | --- | --- |
+// | this one | the policy: how threads wait |
+// | `doze` | how one side of a ring tells the other that it sleeps |
+// | `bell`, `future` | a descriptor to poll, and futures |
+// | `hanging` | the bell of a ring's side |
+// | `bell_word`, `party_bell` | what wakes the futures of a process for locks and events |
+
+pub(super) mod bell;
+pub(super) mod bell_word;
+pub(super) mod doze;
+pub(super) mod future;
+pub(super) mod hanging;
+pub(super) mod party_bell;
+
+use super::atomics;
 use crate::error::{Errno, Error, Result};
+use crate::shm::segment::attachment::Attachment;
 use crate::sys::futex;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -74,7 +90,7 @@ impl Wait {
         self
     }
 
-    /// How often waits of this process have parked, in all segments; [`Segment::parks`](super::Segment::parks) counts those in
+    /// How often waits of this process have parked, in all segments; [`Segment::parks`](crate::shm::Segment::parks) counts those in
     /// one.
     pub fn parks() -> u64 {
         PARKS.load(Ordering::Relaxed)

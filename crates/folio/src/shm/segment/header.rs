@@ -120,10 +120,10 @@ impl fmt::Display for Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Lifetime {
     /// With the last process that uses it. If that one was killed the name is a leftover: whoever asks for it next finds
-    /// nothing and may create it anew, and [`collect`](super::collect) takes it away.
+    /// nothing and may create it anew, and [`collect`](crate::shm::collect) takes it away.
     #[default]
     WhileUsed,
-    /// When it is [removed](super::remove), as with shm_open(3). In `/dev/shm` a restart of the machine ends it too.
+    /// When it is [removed](crate::shm::remove), as with shm_open(3). In `/dev/shm` a restart of the machine ends it too.
     Kept,
 }
 
@@ -179,7 +179,7 @@ pub(crate) fn data_at(page: usize) -> u64 {
 }
 
 fn checksum(bytes: &[u8]) -> u64 {
-    super::share::hash(super::share::SEED, bytes)
+    crate::shm::share::hash(crate::shm::share::SEED, bytes)
 }
 
 impl Facts {

@@ -1,13 +1,29 @@
 //! Segments: shared memory with a name, a type and a checked header, and the builder that makes them.
 
-use super::attachment::{Attachment, Contents, Verdict, is_gone, lifetime, retire};
-use super::header::{Kind, Lifetime};
-use super::place::{Place, Shared};
-use super::share::{Plain, Share};
-use super::{name, party};
+// | file | what |
+// | --- | --- |
+// | this one | segments, and the builder |
+// | `name` | names, and the files they stand for |
+// | `header` | the first bytes of a segment, and how they are checked |
+// | `party` | who uses a segment: locks that end with their process |
+// | `owner` | a party as a word of shared memory |
+// | `attachment` | one process's map, party and state of a segment |
+// | `registry` | all segments with a name: list, remove, collect |
+
+pub(super) mod attachment;
+pub(super) mod header;
+pub(super) mod name;
+pub(super) mod owner;
+pub(super) mod party;
+pub(super) mod registry;
+
 use crate::access::{View, ViewMut};
 use crate::error::{Errno, Error, Result, Subject};
 use crate::map::passing;
+use crate::shm::place::{Place, Shared};
+use crate::shm::segment::attachment::{Attachment, Contents, Verdict, is_gone, lifetime, retire};
+use crate::shm::segment::header::{Kind, Lifetime};
+use crate::shm::share::{Plain, Share};
 use crate::sys;
 use std::fmt;
 use std::marker::PhantomData;
@@ -100,11 +116,11 @@ pub(crate) struct Spot {
 }
 
 impl Spot {
-    pub(super) fn name(call: &'static str, name: &str, lifetime: Lifetime) -> Result<Self> {
+    pub(in crate::shm) fn name(call: &'static str, name: &str, lifetime: Lifetime) -> Result<Self> {
         Ok(Self { path: name::path(call, name)?, lifetime, is_name: true })
     }
 
-    pub(super) fn file(path: &Path) -> Self {
+    pub(in crate::shm) fn file(path: &Path) -> Self {
         Self { path: path.to_owned(), lifetime: Lifetime::Kept, is_name: false }
     }
 }
@@ -635,7 +651,7 @@ fn clear(fd: &OwnedFd, path: &Path) -> Result<Left> {
 }
 
 /// The segment behind a descriptor of this process's own.
-pub(super) fn from_own_fd(own: OwnedFd, contents: &Contents<'_>) -> Result<Arc<Attachment>> {
+pub(in crate::shm) fn from_own_fd(own: OwnedFd, contents: &Contents<'_>) -> Result<Arc<Attachment>> {
     let subject = Subject::file(own.as_fd());
     let found = Attachment::open("from_fd", own, None, contents)?;
     found.ok_or_else(|| past("from_fd", Errno::NOENT, subject))
@@ -657,7 +673,7 @@ pub(crate) fn anonymous(contents: &Contents<'_>, reserve: u64) -> Result<Arc<Att
     Attachment::create(fd, None, contents, reserve, Lifetime::WhileUsed)
 }
 
-pub(super) fn exists(spot: &Spot) -> Error {
+pub(in crate::shm) fn exists(spot: &Spot) -> Error {
     Error::rule_as(
         Errno::EXIST,
         "create",
@@ -684,7 +700,7 @@ fn missing(spot: &Spot) -> Error {
 /// it is [kept](Lifetime::Kept).
 ///
 /// A process that is killed leaves its place at once, and what it had locked goes to the next who asks; see
-/// [`Mutex`](super::Mutex). A process that truncates a segment with a name loses it for everyone: pages that are gone read as
+/// [`Mutex`](crate::shm::Mutex). A process that truncates a segment with a name loses it for everyone: pages that are gone read as
 /// zeros, and operations that can return an error do.
 ///
 /// **Fork:** a child has the memory; its copy of a handle becomes a party of its own at its first operation that can return an
@@ -934,7 +950,7 @@ impl<T: Plain> Segment<T> {
 }
 
 /// A segment of atomics is used as such; see [`Place`]'s.
-impl<T: super::share::InPlace> Deref for Segment<T> {
+impl<T: crate::shm::share::InPlace> Deref for Segment<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -1018,12 +1034,16 @@ impl<T: Plain> Segment<[T]> {
 
 /// For what is made and opened as segments are: channels and logs.
 impl SegmentOptions {
-    pub(super) fn chosen_lifetime(&self) -> Lifetime {
+    pub(in crate::shm) fn chosen_lifetime(&self) -> Lifetime {
         self.lifetime
     }
 
     /// Opens the segment at a path, which is there.
-    pub(super) fn open_existing(&self, spot: &Spot, contents: &Contents<'_>) -> Result<Arc<Attachment>> {
+    pub(in crate::shm) fn open_existing(
+        &self,
+        spot: &Spot,
+        contents: &Contents<'_>,
+    ) -> Result<Arc<Attachment>> {
         match self.open_at(spot, contents)? {
             Found::Segment(attachment) => Ok(attachment),
             Found::Nothing => Err(missing(spot)),

@@ -3,10 +3,10 @@
 //! It is an eventfd of its own, which the thread that waits for all bells makes readable when the party's bell rings: so what one listener or
 //! future of the process has heard is not lost to another.
 
-use super::event::Event;
-use super::party_bell::Sleeper;
-use super::place::Place;
 use crate::error::{Errno, Error, Result};
+use crate::shm::place::Place;
+use crate::shm::sync::event::Event;
+use crate::shm::wait::party_bell::Sleeper;
 use crate::sys::identity;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -68,7 +68,7 @@ impl Wake for Flag {
 }
 
 impl<'a> Listener<'a> {
-    pub(super) fn new(at: Place<'a, Event>) -> Result<Self> {
+    pub(in crate::shm) fn new(at: Place<'a, Event>) -> Result<Self> {
         at.attachment().check()?;
         // Whatever the event is: the first look is the caller's.
         let fd = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)

@@ -4,15 +4,15 @@
 //! It is a socket in the abstract namespace, named after the segment, its owner and a number drawn when it is made; whoever rings needs no
 //! descriptor of it, and it vanishes with its process. A process of another network namespace reaches no such name. So once a
 //! segment has parties of several, its bells are FIFOs as well, in the directory of its file and named after the same numbers; what killed
-//! processes leave of those is taken away with the segment's name, by who would ring one, or by [`collect`](super::collect).
+//! processes leave of those is taken away with the segment's name, by who would ring one, or by [`collect`](crate::shm::collect).
 //! Beside it a timer goes off once in a while, for what no ring tells: a process that reaches neither, since the segment has no
 //! directory (it is anonymous), or one in which it may make or see no FIFO. The end of processes that were named makes it readable too.
 
-use super::attachment::Attachment;
-use super::bell_word::{self, ARMED};
-use super::name;
-use super::owner::Owner;
 use crate::error::{Errno, Error, Result, Subject};
+use crate::shm::segment::attachment::Attachment;
+use crate::shm::segment::name;
+use crate::shm::segment::owner::Owner;
+use crate::shm::wait::bell_word::{self, ARMED};
 use crate::sys;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ fn ring(attachment: &Attachment, owner: u64, number: u64) -> bool {
 }
 
 /// Takes the FIFOs away that the bells of a segment's dead parties left in its directory.
-pub(super) fn sweep(directory: &Path, segment: u64, is_alive: impl Fn(Owner) -> bool) {
+pub(in crate::shm) fn sweep(directory: &Path, segment: u64, is_alive: impl Fn(Owner) -> bool) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         if let Some((id, owner)) = entry.file_name().to_str().and_then(name::of_bell)
             && id == segment
@@ -148,7 +148,7 @@ pub(crate) struct Bell {
 impl Bell {
     /// Makes a bell.
     pub(crate) fn new(attachment: &Attachment) -> Result<Self> {
-        let number = super::random() & !ARMED;
+        let number = crate::shm::random() & !ARMED;
         let refused = |errno| Error::kernel("bind", errno, Subject::named("a bell"));
         let owner = attachment.me().word();
         let name = socket(attachment.id(), owner, number);
@@ -290,7 +290,7 @@ impl AsFd for Bell {
 mod tests {
     use super::{Bell, BellCord};
     use crate::shm::Segment;
-    use crate::shm::owner::Owner;
+    use crate::shm::segment::owner::Owner;
     use std::sync::atomic::AtomicU64;
 
     #[test]

@@ -1,20 +1,20 @@
 //! A lock across processes for many readers or one writer. A count of readers that all share could not be repaired after one of
 //! them died; so each process has a word of its own.
 
-use super::attachment::Attachment;
-use super::guard::{Guard, Guards, Locked, Torn, sealed};
-use super::header::SLOTS;
-use super::lock::{LOOKS, Lock, Tried};
-use super::lock_word::Unlocked;
-use super::owner::Owner;
-use super::party_bell::wake_all_kinds;
-use super::place::{Place, Shared};
-use super::reader_word::{Entered, MOST, ReaderWord, look_at_readers};
-use super::rwlock_futures::{Reading, ToWrite};
-use super::share::{InPlace, Plain, Share, fingerprint};
-use super::wait::{Look, Phase, Wait, low_half};
-use super::writing::Writing;
 use crate::error::{Errno, Error, Result};
+use crate::shm::place::{Place, Shared};
+use crate::shm::segment::attachment::Attachment;
+use crate::shm::segment::header::SLOTS;
+use crate::shm::segment::owner::Owner;
+use crate::shm::share::{InPlace, Plain, Share, fingerprint};
+use crate::shm::sync::guard::{Guard, Guards, Locked, Torn, sealed};
+use crate::shm::sync::lock::{LOOKS, Lock, Tried};
+use crate::shm::sync::lock_word::Unlocked;
+use crate::shm::sync::reader_word::{Entered, MOST, ReaderWord, look_at_readers};
+use crate::shm::sync::rwlock_futures::{Reading, ToWrite};
+use crate::shm::sync::writing::Writing;
+use crate::shm::wait::party_bell::wake_all_kinds;
+use crate::shm::wait::{Look, Phase, Wait, low_half};
 use crate::sys::identity;
 use std::cell::UnsafeCell;
 use std::fmt;
@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 /// A value that any number of threads of all processes read, or one writes. It starts free, with a value of zeros, and takes
 /// two KiB besides the value.
 ///
-/// A writer that waits goes before readers that come later. What [`Mutex`](super::Mutex) says of dead holders, panics, forgotten
+/// A writer that waits goes before readers that come later. What [`Mutex`](crate::shm::Mutex) says of dead holders, panics, forgotten
 /// guards and forks holds for writers. A reader that dies leaves nothing behind, nor does a writer that dies while it still waits for readers.
 ///
 /// A thread (or task) that reads and asks to write waits for itself: there is no way from the one to the other but to drop the guard, and to look
@@ -90,7 +90,7 @@ impl<T: Share> sealed::Sealed<T> for RwLock<T> {
 }
 
 /// Gives the writer's lock back, and wakes all who wait: they may all be readers.
-pub(super) fn open_to_all(attachment: &Attachment, lock: &Lock, me: Owner) {
+pub(in crate::shm) fn open_to_all(attachment: &Attachment, lock: &Lock, me: Owner) {
     if lock.word.unlock(me.word()) == Unlocked::Wake {
         wake_all_kinds(attachment, low_half(&lock.word.0), u32::MAX);
     }
@@ -181,12 +181,12 @@ impl<T: Share> Drop for ReadGuard<'_, T> {
     }
 }
 
-pub(super) fn parts<T: Share>(at: Place<'_, RwLock<T>>) -> (&Lock, &[ReaderWord; SLOTS]) {
+pub(in crate::shm) fn parts<T: Share>(at: Place<'_, RwLock<T>>) -> (&Lock, &[ReaderWord; SLOTS]) {
     // SAFETY: a place is aligned and mapped; both are made of atomics alone.
     unsafe { (&(*at.as_ptr()).lock, &(*at.as_ptr()).readers) }
 }
 
-pub(super) fn writing<T: Share>(at: Place<'_, RwLock<T>>) -> &Writing {
+pub(in crate::shm) fn writing<T: Share>(at: Place<'_, RwLock<T>>) -> &Writing {
     // SAFETY: as above.
     unsafe { &(*at.as_ptr()).writing }
 }
@@ -245,7 +245,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     }
 
     /// Counts this thread in, if no writer has the lock.
-    pub(super) fn enter(&self, me: Owner, process: u64) -> Result<Came<'a, T>> {
+    pub(in crate::shm) fn enter(&self, me: Owner, process: u64) -> Result<Came<'a, T>> {
         let (attachment, (lock, readers)) = (self.attachment(), parts(*self));
         let Some(slot) = me.slot() else { return Err(too_many(attachment)) };
         let word = &readers[slot];
@@ -274,7 +274,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     }
 
     /// For a writer, which has looked at the readers: one that lives, by its word, and what that is. What the dead left is cleared.
-    pub(super) fn living_reader(&self) -> Option<(&'a ReaderWord, Owner, u64)> {
+    pub(in crate::shm) fn living_reader(&self) -> Option<(&'a ReaderWord, Owner, u64)> {
         let end = end(*self).load(Ordering::SeqCst) as usize;
         for (slot, word) in parts(*self).1.iter().enumerate().take(end) {
             while let Some((generation, seen)) = word.reader() {
@@ -289,7 +289,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     }
 
     /// Frees the lock of a writer that has died, if it is still as that one left it.
-    pub(super) fn end_of_writer(&self, dead: u64, me: Owner) -> bool {
+    pub(in crate::shm) fn end_of_writer(&self, dead: u64, me: Owner) -> bool {
         let lock = parts(*self).0;
         let mine = lock.word.take_over(dead, me.word());
         if mine {
@@ -410,7 +410,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     }
 
     /// For a writer: the readers have gone.
-    pub(super) fn begin(&self, me: Owner, process: u64, torn: bool) -> Locked<'a, T, RwLock<T>> {
+    pub(in crate::shm) fn begin(&self, me: Owner, process: u64, torn: bool) -> Locked<'a, T, RwLock<T>> {
         // What those readers did comes before what is done now.
         fence(Ordering::Acquire);
         writing(*self).begin();
@@ -430,7 +430,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
 }
 
 /// How a reader came in.
-pub(super) enum Came<'a, T: Share> {
+pub(in crate::shm) enum Came<'a, T: Share> {
     In(ReadGuard<'a, T>),
     /// It did not: the value is torn or poisoned.
     ToRepair,

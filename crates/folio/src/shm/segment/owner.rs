@@ -1,7 +1,7 @@
 //! Who holds something in a segment, as a word of shared memory: a slot, and which of its claims.
 
-use super::header::SLOTS;
-use super::lock_word::WAITERS;
+use crate::shm::segment::header::SLOTS;
+use crate::shm::sync::lock_word::WAITERS;
 
 /// A party of a segment: one process that has it open. Never zero. The generation in the upper half tells the claims of
 /// one slot apart, so that a dead owner stays dead when its slot is used again.

@@ -1,13 +1,13 @@
 //! A lock across processes that survives the death of its holder, and makes the next one look at what is left.
 
-use super::guard::{Guard, Guards, Locked, Torn, sealed};
-use super::lock::Lock;
-use super::owner::Owner;
-use super::party_bell::Sleeper;
-use super::place::{Place, Shared};
-use super::share::{Share, fingerprint};
-use super::wait::Wait;
 use crate::error::Result;
+use crate::shm::place::{Place, Shared};
+use crate::shm::segment::owner::Owner;
+use crate::shm::share::{Share, fingerprint};
+use crate::shm::sync::guard::{Guard, Guards, Locked, Torn, sealed};
+use crate::shm::sync::lock::Lock;
+use crate::shm::wait::Wait;
+use crate::shm::wait::party_bell::Sleeper;
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::mem::offset_of;
@@ -182,13 +182,13 @@ impl<'a, T: Share> Place<'a, Mutex<T>> {
 
 /// The future of a lock.
 #[derive(Debug)]
-pub(super) struct Locking<'a, T> {
+pub(in crate::shm) struct Locking<'a, T> {
     at: Place<'a, Mutex<T>>,
     sleeper: Sleeper<'a>,
 }
 
 impl<'a, T: Share> Locking<'a, T> {
-    pub(super) fn new(at: Place<'a, Mutex<T>>) -> Self {
+    pub(in crate::shm) fn new(at: Place<'a, Mutex<T>>) -> Self {
         Self { at, sleeper: Sleeper::new(at.attachment()) }
     }
 }

@@ -4,19 +4,20 @@
 //! A forked child has the map, but is no party: its first use makes it one ([`Attachment::check`]). The lock of its parent's
 //! party it does not have ([`crate::sys::fork`]).
 
-use super::header::{
-    Changing, FIXED, Facts, Flaw, GONE, Kind, LOST, Lifetime, MIXED, NETWORK_AT, READY, SLOTS, SLOTS_AT,
-    STATE_AT, Slot, data_at, short_name,
-};
-use super::owner::Owner;
-use super::party::{self, NoSlot};
-use super::party_bell::PartyBell;
-use super::{bell, name};
 use crate::error::{Errno, Error, Result, Subject};
 use crate::flags::MapFlags;
 use crate::page::PageSize;
 use crate::prot::Prot;
 use crate::region::{Place, Region, Request};
+use crate::shm::segment::header::{
+    Changing, FIXED, Facts, Flaw, GONE, Kind, LOST, Lifetime, MIXED, NETWORK_AT, READY, SLOTS, SLOTS_AT,
+    STATE_AT, Slot, data_at, short_name,
+};
+use crate::shm::segment::name;
+use crate::shm::segment::owner::Owner;
+use crate::shm::segment::party::{self, NoSlot};
+use crate::shm::wait::bell;
+use crate::shm::wait::party_bell::PartyBell;
 use crate::sys;
 use crate::sys::fork::OwnFd;
 use crate::sys::gate::Gate;
@@ -75,7 +76,7 @@ pub(crate) struct Attachment {
     /// What wakes the futures of the process whose it is. Set while no thread forks only.
     bell: Gate<Option<Arc<PartyBell>>>,
     /// How often threads of this process have parked here.
-    pub(super) parks: AtomicU64,
+    pub(in crate::shm) parks: AtomicU64,
 }
 
 // A panic cuts nothing of it in two: what changes does so by atomics, or under a lock that no panic can leave.
@@ -126,18 +127,18 @@ impl Attachment {
         unsafe { &*self.region.as_ptr().add(FIXED).cast::<Changing>() }
     }
 
-    pub(super) fn slots(&self) -> &[Slot; SLOTS] {
+    pub(in crate::shm) fn slots(&self) -> &[Slot; SLOTS] {
         // SAFETY: as above.
         unsafe { &*self.region.as_ptr().add(SLOTS_AT).cast::<[Slot; SLOTS]>() }
     }
 
     /// Slots from here on have never had a bell.
-    pub(super) fn bells(&self) -> &AtomicU32 {
+    pub(in crate::shm) fn bells(&self) -> &AtomicU32 {
         &self.changing().bells
     }
 
     /// This process's bell for the segment, made if there is none.
-    pub(super) fn bell(&self) -> Result<Arc<PartyBell>> {
+    pub(in crate::shm) fn bell(&self) -> Result<Arc<PartyBell>> {
         let found = || self.bell.lock().as_ref().filter(|bell| bell.is_mine()).map(Arc::clone);
         if let Some(bell) = found() {
             return Ok(bell);
@@ -168,13 +169,13 @@ impl Attachment {
     /// The half of [`check`](Self::check) that goes before an access: this process is a party, and a page that is gone becomes zeros in
     /// it, and no signal.
     #[inline]
-    pub(super) fn attend(&self) -> Result<()> {
+    pub(in crate::shm) fn attend(&self) -> Result<()> {
         if self.process.load(Ordering::Acquire) == sys::identity::token() { Ok(()) } else { self.join() }
     }
 
     /// The half of [`check`](Self::check) that tells after an access of how it went: whether nothing of the segment is lost.
     #[inline]
-    pub(super) fn check_whole(&self) -> Result<()> {
+    pub(in crate::shm) fn check_whole(&self) -> Result<()> {
         // What was loaded comes before the look.
         fence(Ordering::Acquire);
         if self.is_whole() { Ok(()) } else { self.check_closely() }
@@ -349,7 +350,7 @@ impl Attachment {
     }
 
     /// Whether parties may be of several network namespaces, with that of this thread, which may have left its process's.
-    pub(super) fn is_mixed_with_this_thread(&self) -> bool {
+    pub(in crate::shm) fn is_mixed_with_this_thread(&self) -> bool {
         let network = &self.changing().network;
         if sys::process::network() != Some(network.load(Ordering::Acquire)) {
             network.store(MIXED, Ordering::SeqCst);
@@ -358,13 +359,13 @@ impl Attachment {
     }
 
     /// Whether parties may be of several network namespaces.
-    pub(super) fn is_mixed(&self) -> bool {
+    pub(in crate::shm) fn is_mixed(&self) -> bool {
         self.changing().network.load(Ordering::Acquire) == MIXED
     }
 
     /// The directory that the file lies in. `None` if it has no name, or none that this process can tell. An error if it has nothing left
     /// to look with: then it can ask again.
-    pub(super) fn directory(&self) -> Result<Option<&Path>, Errno> {
+    pub(in crate::shm) fn directory(&self) -> Result<Option<&Path>, Errno> {
         let is_there = |path: &Path| {
             let found = sys::file::find(path).and_then(|found| sys::file::status(found.as_fd()));
             match found {
@@ -774,7 +775,7 @@ impl Drop for Attachment {
 
 /// What is to become of a name that nobody uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::shm) enum Verdict {
     Stays,
     Goes,
     /// It goes; and where this process may not take it away, its file is to say that nothing is there.
@@ -783,7 +784,7 @@ pub(super) enum Verdict {
 
 /// Takes a segment's name away if nobody has it open, and `judge` says, when nobody can come any more, that it is to go. Whether
 /// it did.
-pub(super) fn retire(
+pub(in crate::shm) fn retire(
     fd: BorrowedFd<'_>,
     path: &Path,
     inode: Inode,
@@ -867,7 +868,7 @@ fn new_facts(contents: &Contents<'_>, reserve: u64, lifetime: Lifetime, subject:
         kind: contents.kind,
         lifetime,
         fingerprint: contents.fingerprint,
-        id: super::random(),
+        id: crate::shm::random(),
         data_at: data_at(PageSize::system().bytes()),
         reserve,
         element: contents.element,
@@ -884,7 +885,7 @@ fn write(file: BorrowedFd<'_>, bytes: &[u8], subject: &Subject) -> Result<()> {
 }
 
 /// When a file's name goes away, if it is a segment, or was one before pages of it went away.
-pub(super) fn lifetime(fd: BorrowedFd<'_>) -> Result<Option<Lifetime>, Errno> {
+pub(in crate::shm) fn lifetime(fd: BorrowedFd<'_>) -> Result<Option<Lifetime>, Errno> {
     Ok(read_header(fd)?.map_or_else(|flaw| flaw.lifetime, |(facts, _)| Some(facts.lifetime)))
 }
 
@@ -898,12 +899,12 @@ fn is_outdated(file: BorrowedFd<'_>, facts: &Facts) -> bool {
 }
 
 /// Whether the file says that nothing is in it any more, or not yet.
-pub(super) fn is_gone(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+pub(in crate::shm) fn is_gone(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(read_header(fd)?.is_err_and(|flaw| flaw.is_gone))
 }
 
 /// Reads and checks a file's header. The outer error is the kernel's.
-pub(super) fn read_header(fd: BorrowedFd<'_>) -> Result<Result<(Facts, u64), Flaw>, Errno> {
+pub(in crate::shm) fn read_header(fd: BorrowedFd<'_>) -> Result<Result<(Facts, u64), Flaw>, Errno> {
     let mut bytes = [0; FIXED + size_of::<Changing>()];
     let count = rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut bytes, 0))?;
     // In this order: a segment that grows meanwhile has a longer file before its header says so.

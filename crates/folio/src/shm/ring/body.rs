@@ -1,10 +1,10 @@
 //! Segments whose contents are folio's own, a ring: channels and logs, made and opened as all segments are.
 
-use super::attachment::{Attachment, Contents};
-use super::ring_memory::{Beside, data_len};
-use super::segment::{self, SegmentOptions, Spot};
-use super::word;
 use crate::error::{Errno, Error, Result, Subject};
+use crate::shm::ring::memory::{Beside, data_len};
+use crate::shm::ring::word;
+use crate::shm::segment::attachment::{Attachment, Contents};
+use crate::shm::segment::{self, SegmentOptions, Spot};
 use crate::sys;
 use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How one is made and opened.
-pub(super) struct Making<'a, C> {
-    pub(super) segment: &'a SegmentOptions,
+pub(in crate::shm) struct Making<'a, C> {
+    pub(in crate::shm) segment: &'a SegmentOptions,
     /// Any one of this kind.
-    pub(super) any: Contents<'a>,
+    pub(in crate::shm) any: Contents<'a>,
     /// Bytes of a new one's ring, before they are rounded up.
-    pub(super) bytes: usize,
-    pub(super) beside: PhantomData<C>,
+    pub(in crate::shm) bytes: usize,
+    pub(in crate::shm) beside: PhantomData<C>,
 }
 
 impl<C: Beside> Making<'_, C> {
@@ -41,23 +41,23 @@ impl<C: Beside> Making<'_, C> {
         Spot::name(call, name, self.segment.chosen_lifetime())
     }
 
-    pub(super) fn create(&self, name: &str) -> Result<Arc<Attachment>> {
+    pub(in crate::shm) fn create(&self, name: &str) -> Result<Arc<Attachment>> {
         let contents = self.contents("create")?;
         let spot = self.spot("create", name)?;
         let made = self.segment.create_at(&spot, &contents, contents.length, |_| Ok(()))?;
         made.ok_or_else(|| segment::exists(&spot))
     }
 
-    pub(super) fn open(&self, name: &str) -> Result<Arc<Attachment>> {
+    pub(in crate::shm) fn open(&self, name: &str) -> Result<Arc<Attachment>> {
         self.segment.open_existing(&self.spot("open", name)?, &self.any)
     }
 
-    pub(super) fn open_or_create(&self, name: &str) -> Result<Arc<Attachment>> {
+    pub(in crate::shm) fn open_or_create(&self, name: &str) -> Result<Arc<Attachment>> {
         let contents = self.contents("open_or_create")?;
         self.either(&self.spot("open_or_create", name)?, &contents)
     }
 
-    pub(super) fn at_path(&self, path: &Path) -> Result<Arc<Attachment>> {
+    pub(in crate::shm) fn at_path(&self, path: &Path) -> Result<Arc<Attachment>> {
         self.either(&Spot::file(path), &self.contents("at_path")?)
     }
 
@@ -78,12 +78,12 @@ impl<C: Beside> Making<'_, C> {
         self.segment.open_existing(spot, &self.any)
     }
 
-    pub(super) fn anonymous(&self) -> Result<Arc<Attachment>> {
+    pub(in crate::shm) fn anonymous(&self) -> Result<Arc<Attachment>> {
         let contents = self.contents("anonymous")?;
         segment::anonymous(&contents, contents.length)
     }
 
-    pub(super) fn behind(&self, fd: BorrowedFd<'_>) -> Result<Arc<Attachment>> {
+    pub(in crate::shm) fn behind(&self, fd: BorrowedFd<'_>) -> Result<Arc<Attachment>> {
         let own = sys::naming::reopen(fd).map_err(|errno| Error::kernel("open", errno, Subject::file(fd)))?;
         segment::from_own_fd(own, &self.any)
     }

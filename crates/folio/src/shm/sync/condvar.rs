@@ -1,19 +1,19 @@
 //! Waiting, across processes, for what a mutex guards to change.
 
-use super::guard::{Guard, Locked};
-use super::lock::LOOKS;
-use super::mutex::{Locking, Mutex};
-use super::party_bell::{Sleeper, wake_all_kinds};
-use super::place::{Place, Shared};
-use super::share::{Share, fingerprint};
-use super::wait::{Look, Phase, Wait, is_timeout};
 use crate::error::Result;
+use crate::shm::place::{Place, Shared};
+use crate::shm::share::{Share, fingerprint};
+use crate::shm::sync::guard::{Guard, Locked};
+use crate::shm::sync::lock::LOOKS;
+use crate::shm::sync::mutex::{Locking, Mutex};
+use crate::shm::wait::party_bell::{Sleeper, wake_all_kinds};
+use crate::shm::wait::{Look, Phase, Wait, is_timeout};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// A condition that threads of all processes wait for, with a [`Mutex`](super::Mutex) around what they look at. It starts as
+/// A condition that threads of all processes wait for, with a [`Mutex`](crate::shm::Mutex) around what they look at. It starts as
 /// zeros.
 ///
 /// Waits may end without a notification: look again, or use [`wait_while`](Place::wait_while). A notification that a process took

@@ -72,7 +72,7 @@ impl Reactor {
 
 /// Wakes. One that panics must not keep the others asleep; the hook has told of it. What it panicked with is not dropped, which could panic,
 /// too.
-pub(super) fn wake(waker: Waker) {
+pub(in crate::shm) fn wake(waker: Waker) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
         std::mem::forget(panic);
     }

@@ -1,0 +1,11 @@
+//! What channels and logs have alike.
+
+// | file | what |
+// | --- | --- |
+// | `body` | how they are made and opened, as segments are |
+// | `memory` | the control page and the ring behind an attachment |
+// | `word` | the word in front of a message |
+
+pub(super) mod body;
+pub(super) mod memory;
+pub(super) mod word;
