@@ -18,6 +18,7 @@ static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 /// Always zero.
 static NO_PAGE: AtomicU64 = AtomicU64::new(0);
 
+#[inline]
 fn page() -> Option<&'static AtomicU64> {
     // SAFETY: null, or a word that lives as long as the process and is an atomic to all.
     unsafe { PAGE.load(Ordering::Acquire).as_ref() }

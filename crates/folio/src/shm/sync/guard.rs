@@ -92,6 +92,13 @@ fn by_this_thread(process: u64) -> u64 {
     process & !PANICKED | u64::from(NUMBER.get()) << 32
 }
 
+/// Whether a guard of this word is this process's, and was taken in a panic.
+#[cold]
+#[inline(never)]
+fn is_of_a_panic(process: u64) -> bool {
+    process & !PANICKED == identity::token()
+}
+
 /// The lock, held, over a value in order. Dropping it gives the lock back.
 ///
 /// Plain data is copied in and out: no reference to it exists, for a process that ignores the lock could change it.
@@ -130,12 +137,6 @@ impl<'a, T: Share, L: Guards<T>> Guard<'a, T, L> {
 
     fn lock(&self) -> &'a Lock {
         L::lock(self.at)
-    }
-
-    /// Whether it is this process's, and was taken in a panic.
-    #[cold]
-    fn is_of_a_panic(&self) -> bool {
-        self.process & !PANICKED == identity::token()
     }
 
     /// The value's place, as long as the guard is there.
@@ -205,7 +206,7 @@ impl<T: InPlace, L: Guards<T>> Deref for Guard<'_, T, L> {
 impl<T: Share, L: Guards<T>> Drop for Guard<'_, T, L> {
     #[inline]
     fn drop(&mut self) {
-        if self.process != identity::token() && !self.is_of_a_panic() {
+        if self.process != identity::token() && !is_of_a_panic(self.process) {
             return;
         }
         if std::thread::panicking() && self.process != by_this_thread(self.process) {

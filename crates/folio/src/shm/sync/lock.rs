@@ -44,24 +44,33 @@ impl Lock {
         me: Owner,
         has_begun: impl FnOnce() -> bool,
     ) -> Result<bool> {
-        if !self.word.try_lock(me.word(), false) && self.lock_slowly(attachment, wait, me)? && has_begun() {
+        // As `settle` has it, for the way that is mostly gone.
+        let free = self.word.try_lock(me.word(), false);
+        if free && attachment.check().is_ok() && self.state.load(Ordering::Relaxed) == CLEAN {
+            return Ok(false);
+        }
+        self.lock_closely(attachment, wait, me, free, has_begun)
+    }
+
+    /// As [`lock_unless`](Self::lock_unless), where it was not `free`, or the data is not in order.
+    #[cold]
+    fn lock_closely(
+        &self,
+        attachment: &Attachment,
+        wait: Wait,
+        me: Owner,
+        free: bool,
+        has_begun: impl FnOnce() -> bool,
+    ) -> Result<bool> {
+        if !free && self.lock_slowly(attachment, wait, me)? && has_begun() {
             self.tear();
         }
         self.settle(attachment, me)
     }
 
     /// For who has just taken the lock: whether the data may be torn. On an error it is not held any more.
-    #[inline]
     fn settle(&self, attachment: &Attachment, me: Owner) -> Result<bool> {
         // Where its page has just gone a lock is a private zero, which anyone gets.
-        if attachment.check().is_ok() && self.state.load(Ordering::Relaxed) == CLEAN {
-            return Ok(false);
-        }
-        self.settle_closely(attachment, me)
-    }
-
-    #[cold]
-    fn settle_closely(&self, attachment: &Attachment, me: Owner) -> Result<bool> {
         if let Err(error) = attachment.check() {
             self.give_back(attachment, me);
             return Err(error);
