@@ -5,6 +5,7 @@
 mod support;
 
 use folio::shm::{Event, Segment, Wait};
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::{End, child_succeeds, wait};
@@ -13,8 +14,8 @@ use support::{End, child_succeeds, wait};
 const LATEST: Duration = Duration::from_micros(200);
 
 /// In so many processes, one after the other: two threads, one of which forks at some moment while the other does `first`; and then the
-/// child does it.
-fn forked_meanwhile(rounds: u32, first: impl Fn() + Sync) {
+/// child does it, and `then`, which is to be true.
+fn forked_meanwhile(rounds: u32, first: impl Fn() + Sync, then: impl Fn() -> bool + Sync) {
     for round in 0..rounds {
         child_succeeds(|| {
             let go = AtomicBool::new(false);
@@ -37,10 +38,13 @@ fn forked_meanwhile(rounds: u32, first: impl Fn() + Sync) {
                         // SAFETY: as above; it is not to wait for ever.
                         unsafe { libc::alarm(20) };
                         first();
-                        // SAFETY: as above.
-                        unsafe { libc::_exit(0) };
+                        let is_well = then();
+                        // SAFETY: as above. (A panic would wait for the other thread, which is not here.)
+                        unsafe { libc::_exit(i32::from(!is_well)) };
                     }
-                    child => assert_eq!(wait(child), End::Exited(0), "round {round}: it waits for ever"),
+                    child => {
+                        assert_eq!(wait(child), End::Exited(0), "round {round}: it fails, or waits for ever");
+                    }
                 }
             });
         });
@@ -49,9 +53,46 @@ fn forked_meanwhile(rounds: u32, first: impl Fn() + Sync) {
 
 #[test]
 fn a_child_forked_while_another_thread_uses_folio_for_the_first_time_can_use_it() {
-    forked_meanwhile(600, || drop(Segment::<Event>::anonymous().unwrap()));
+    forked_meanwhile(600, || drop(Segment::<Event>::anonymous().unwrap()), || true);
     // One that has a segment already, and waits there for the first time.
     let segment = Segment::<Event>::anonymous().unwrap();
     let soon = Wait::new().timeout(Duration::from_millis(5));
-    forked_meanwhile(100, || assert!(segment.place().wait_with(soon).is_ok_and(|set| !set)));
+    forked_meanwhile(100, || assert!(segment.place().wait_with(soon).is_ok_and(|set| !set)), || true);
+}
+
+/// Whether a process that made a segment and ended has left its name to the next one, while a child of its own lives.
+fn leaves_its_name(name: &str) -> bool {
+    let ((read, write), (told, tell)) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+    let maker = spawn(|| {
+        std::mem::forget(Segment::<Event>::create(name));
+        // Its child lives until it is told to end.
+        spawn(|| {
+            (&tell).write_all(&[0]).unwrap();
+            drop((&read).read(&mut [0]));
+        });
+    });
+    let end = wait(maker);
+    // That one runs, and so has closed what is not its own.
+    (&told).read_exact(&mut [0]).unwrap();
+    let is_free = Segment::<Event>::create(name).is_ok();
+    (&write).write_all(&[0]).unwrap();
+    is_free && end == End::Exited(0)
+}
+
+/// A child that ends by a system call, as if it were killed.
+fn spawn(work: impl FnOnce()) -> i32 {
+    // SAFETY: the child has this thread alone, and ends by a system call.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        work();
+        // SAFETY: as above.
+        unsafe { libc::_exit(0) };
+    }
+    child
+}
+
+#[test]
+fn what_a_child_forked_while_another_thread_uses_folio_for_the_first_time_locks_goes_with_it() {
+    let first = || drop(Segment::<Event>::anonymous().unwrap());
+    forked_meanwhile(600, first, || leaves_its_name(&format!("first-use-{}", std::process::id())));
 }

@@ -165,11 +165,11 @@ impl<T: Plain> Place<'_, T> {
     /// As [`store`](Self::store), for who has [attended](Attachment::attend).
     #[inline]
     fn copy_in(&self, value: T) -> Result<()> {
-        // SAFETY: as for `get`.
+        // SAFETY: as for `copy_out`.
         if unsafe { store_word(self.at, value) } {
             return self.attachment.check_whole();
         }
-        // SAFETY: as for `load`; plain data has no padding.
+        // SAFETY: as for `copy_out`; plain data has no padding.
         unsafe {
             sys::copy::copy(
                 self.at.cast(),

@@ -72,9 +72,10 @@ impl Drop for Fifo {
         if let Some(fd) = self.fd.take()
             && self.process == identity::token()
         {
-            let inode = |fd: BorrowedFd<'_>| file::status(fd).map(|status| (status.device, status.inode));
-            let named = file::find(&self.path).and_then(|found| inode(found.as_fd()));
-            if named.is_ok() && named == inode(fd.as_fd()) {
+            // It takes no descriptor: who leaves may have none to spare.
+            let (named, read) = (file::status_of(&self.path), file::status(fd.as_fd()));
+            let inode = |status: file::Status| (status.device, status.inode);
+            if named.is_ok() && named.map(inode) == read.map(inode) {
                 let _ = rustix::fs::unlink(&self.path);
             }
             fork::held_off(|forks| forks.close(fd));
@@ -210,6 +211,37 @@ mod tests {
         drop(fifo);
         assert!(!path.exists());
         assert_eq!(ring(&path), Err(Errno::NOENT));
+    }
+
+    #[test]
+    fn who_has_no_descriptor_to_spare_takes_its_name_away_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("fifo"), dir.path().join("other"));
+        let file = std::fs::File::create(dir.path().join("like")).unwrap();
+        // SAFETY: the child ends by a system call.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let made = Fifo::make(&path, file.as_fd()).and_then(|fifo| {
+                std::fs::rename(&path, &other).map_err(|_| Errno::IO)?;
+                Ok((fifo, Fifo::make(&path, file.as_fd())?))
+            });
+            let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: the kernel reads the limit.
+            let is_limited = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none) } == 0;
+            let is_done = made.is_ok_and(|(moved, fifo)| {
+                // What has its name by now is another's.
+                drop(moved);
+                let stays = path.exists();
+                drop(fifo);
+                stays && !path.exists()
+            });
+            // SAFETY: as above.
+            unsafe { libc::_exit(if is_limited && is_done { 7 } else { 8 }) };
+        }
+        let mut status = 0;
+        // SAFETY: `status` has room for the answer.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "{status}");
     }
 
     #[test]

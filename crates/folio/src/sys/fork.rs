@@ -5,6 +5,7 @@
 //! (pthread_atfork(3)). A child made by clone(2) without the C library keeps them until it ends or calls exec.
 
 use super::gate::Gate;
+use std::cell::Cell;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// What forks find.
@@ -21,11 +22,13 @@ static FORKING: Gate<Forks> = Gate::with(Forks { handled: false, own: Vec::new()
 /// Runs `work` while no thread of this process forks, and no other thread is in here. Short, and never from within itself.
 pub(crate) fn held_off<R>(work: impl FnOnce(&mut NotForked) -> R) -> R {
     let mut held = FORKING.lock();
-    // Noted first: a child that is forked in between, which nothing holds off yet, must not have them twice.
-    if !std::mem::replace(&mut held.handled, true) {
+    if !held.handled {
         // SAFETY: the three functions have the signature that is asked for, and live as long as the process. Where there is
         // no memory to note them a child keeps its copies, which is what a program without the call would have.
-        unsafe { libc::pthread_atfork(Some(before), Some(after), Some(in_child)) };
+        let noted = unsafe { libc::pthread_atfork(Some(before), Some(after), Some(in_child)) };
+        // Not before: the call waits for a thread that forks, whose child has none of them. One that is forked in between may have them
+        // twice, which they bear.
+        held.handled = noted == 0;
     }
     work(&mut NotForked { own: &mut held.own })
 }
@@ -66,20 +69,56 @@ impl OwnFd {
     }
 }
 
+thread_local! {
+    /// Whether this thread forks, and holds the gate for it.
+    static FORKS: Cell<bool> = const { Cell::new(false) };
+}
+
 extern "C" fn before() {
-    std::mem::forget(FORKING.lock());
+    if !FORKS.replace(true) {
+        std::mem::forget(FORKING.lock());
+    }
 }
 
 extern "C" fn after() {
-    // SAFETY: `before` took it, in this thread.
-    unsafe { FORKING.unlock() };
+    if FORKS.replace(false) {
+        // SAFETY: `before` took it, in this thread.
+        unsafe { FORKING.unlock() };
+    }
 }
 
 extern "C" fn in_child() {
+    FORKS.set(false);
     // The holder was the parent, and so is no holder here.
     let mut forks = FORKING.lock();
     for fd in forks.own.drain(..) {
         // SAFETY: this process's copy of a descriptor that `keep_from_children` took; no value of this process closes it.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{after, before, held_off, in_child};
+
+    #[test]
+    fn a_child_that_has_the_handlers_twice_forks_like_any_other() {
+        // SAFETY: each child has one thread, and ends by a system call; it is not to wait for ever.
+        unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                libc::alarm(20);
+                held_off(|_| ());
+                libc::pthread_atfork(Some(before), Some(after), Some(in_child));
+                let grandchild = libc::fork();
+                held_off(|_| ());
+                let mut status = 0;
+                let is_well = grandchild == 0
+                    || (libc::waitpid(grandchild, &raw mut status, 0) == grandchild && status == 0);
+                libc::_exit(i32::from(!is_well));
+            }
+            let mut status = 0;
+            assert_eq!((libc::waitpid(child, &raw mut status, 0), status), (child, 0));
+        }
     }
 }

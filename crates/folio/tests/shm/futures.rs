@@ -1,7 +1,7 @@
 //! Locks, conditions and events in event loops: futures without a runtime, and a descriptor to poll.
 
 use crate::executor::{PATIENCE, Told, block_on, poll_once, run_all, run_all_on};
-use crate::support::{End, Heir, child_succeeds, in_child, is_root, spawn_child, wait};
+use crate::support::{End, Heir, child_succeeds, in_child, is_root, lower_limit, spawn_child, wait};
 use crate::world::World;
 use folio::Errno;
 use folio::shm::{
@@ -415,17 +415,6 @@ fn a_hundred_futures_and_another_process_at_one_lock_all_get_it() {
     assert_eq!(number.lock().unwrap().clean().unwrap().get().unwrap(), 100 * EACH + OTHERS);
 }
 
-/// Lets this process have so many descriptors.
-fn limit_descriptors(count: u64) {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the kernel writes the limit, and reads it.
-    unsafe {
-        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
-        limit.rlim_cur = count.min(limit.rlim_max);
-        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
-    }
-}
-
 #[test]
 fn a_process_that_has_few_descriptors_left_gets_an_error_or_waits_and_wakes_all_the_same() {
     for room in 0..9 {
@@ -436,7 +425,7 @@ fn a_process_that_has_few_descriptors_left_gets_an_error_or_waits_and_wakes_all_
             let (number, table, go) = (field!(desk.number), field!(desk.table), field!(desk.go));
             let reads = table.read().unwrap();
             let next = std::fs::File::open("/proc/self").unwrap().as_raw_fd() as u64;
-            limit_descriptors(next + room);
+            lower_limit(libc::RLIMIT_NOFILE, next + room);
             let (mut locks, mut writes, mut takes) =
                 (number.lock_async(), table.write_async(), go.take_async());
             let told = Arc::new(Told(AtomicU64::new(0)));
@@ -472,7 +461,7 @@ fn a_process_that_has_few_descriptors_left_gets_an_error_or_waits_and_wakes_all_
                 })
                 .unwrap();
             // When there is room again, they go on.
-            limit_descriptors(1024);
+            lower_limit(libc::RLIMIT_NOFILE, 500);
             drop(reads);
             drop(block_on(writes).unwrap().clean().unwrap());
             block_on(takes).unwrap();

@@ -366,12 +366,9 @@ impl Attachment {
     /// The directory that the file lies in. `None` if it has no name, or none that this process can tell. An error if it has nothing left
     /// to look with: then it can ask again.
     pub(in crate::shm) fn directory(&self) -> Result<Option<&Path>, Errno> {
-        let is_there = |path: &Path| {
-            let found = sys::file::find(path).and_then(|found| sys::file::status(found.as_fd()));
-            match found {
-                Err(errno) if sys::file::is_exhausted(errno) => Err(errno),
-                found => Ok(found.is_ok_and(|found| (found.device, found.inode) == self.inode)),
-            }
+        let is_there = |path: &Path| match has_name(path, self.inode) {
+            Err(errno) if sys::file::is_exhausted(errno) => Err(errno),
+            found => Ok(found == Ok(true)),
         };
         let find = || {
             let given = self.path().and_then(|path| std::path::absolute(path).ok());
@@ -830,7 +827,7 @@ fn execute(fd: BorrowedFd<'_>, path: &Path, verdict: Verdict) -> Result<bool, Er
     }
 }
 
-/// Whether a path names this file. It takes no descriptor: who leaves may have none to spare.
+/// Whether a path names this file. It takes no descriptor: who asks may have none to spare.
 fn has_name(path: &Path, inode: Inode) -> Result<bool, Errno> {
     match sys::file::status_of(path) {
         Ok(status) => Ok((status.device, status.inode) == inode),
@@ -1016,6 +1013,24 @@ mod tests {
             }
         });
         assert_eq!(segment.len(), GROWTHS * 4096);
+    }
+
+    #[test]
+    fn who_has_no_descriptor_to_spare_can_tell_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let segment = nameless(&dir.path().join("folio.name"));
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the kernel reads the limit; the child has one thread, and ends by a system call.
+        unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                let is_limited = libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none) == 0;
+                let is_told = segment.directory() == Ok(Some(dir.path()));
+                libc::_exit(i32::from(!(is_limited && is_told)));
+            }
+            let mut status = 0;
+            assert_eq!((libc::waitpid(child, &raw mut status, 0), status), (child, 0));
+        }
     }
 
     #[test]

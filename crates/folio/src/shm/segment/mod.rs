@@ -477,9 +477,7 @@ impl SegmentOptions {
                 Err(errno) => match sys::file::status_of(path) {
                     Err(Errno::NOENT) => return Ok(Vacancy::Free),
                     // Not this user's to judge: it has the name.
-                    Ok(_) if !matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM) => {
-                        return Ok(Vacancy::Taken);
-                    }
+                    Ok(_) if !sys::file::is_exhausted(errno) => return Ok(Vacancy::Taken),
                     _ => {
                         let subject = Subject::named(path.display().to_string());
                         return Err(Error::kernel("open", errno, subject));

@@ -350,7 +350,7 @@ fn retire_or_users(path: &Path) -> Result<Option<Vec<User>>> {
 /// Why a name could not be taken away.
 fn stays(path: &Path, errno: Errno) -> Error {
     let subject = Subject::named(path.display().to_string());
-    match sys::file::find(path).and_then(|found| sys::file::status(found.as_fd())) {
+    match sys::file::status_of(path) {
         Ok(status) if errno == Errno::PERM => Error::rule_as(
             errno,
             "unlink",

@@ -121,7 +121,8 @@ impl<'a, T: Share> Place<'a, Mutex<T>> {
     /// Nothing happens before it is polled; one that is dropped holds nothing. It may be sent to other threads, and so may the guard.
     /// Which of those that wait gets the lock next is not said. Once it was ready it is not to be polled again: it would begin anew.
     ///
-    /// All wakers of the process are called on that one thread: one that blocks there keeps the other futures from being woken.
+    /// All wakers of the process are called on that one thread: one that blocks there keeps the other futures from being woken. No signal of the
+    /// program reaches it, nor a thread that a waker starts there, which inherits the mask.
     ///
     /// ```
     /// use folio::shm::{Mutex, Segment};
