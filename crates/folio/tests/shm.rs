@@ -3,6 +3,8 @@
 #[path = "contract/support.rs"]
 mod support;
 
+#[path = "shm/competing.rs"]
+mod competing;
 #[path = "shm/examples.rs"]
 mod examples;
 #[path = "shm/executor.rs"]

@@ -1,11 +1,12 @@
 //! kill -9 at the steps of futures, and of those who wake them: the others go on.
 
+use crate::competing::compete;
 use crate::executor::{PATIENCE, block_on, poll_once, run_all};
 use crate::steps::{Ledger, Step, can_trace, sweep};
-use crate::support::skip;
+use crate::support::{skip, spawn_child};
 use crate::world::World;
 use folio::shm::{
-    self, Condvar, Event, Guard, Guards, Locked, Mutex, Place, RwLock, Segment, Share, Shared, Wait, field,
+    Condvar, Event, Guard, Guards, Locked, Mutex, Place, RwLock, Segment, Share, Shared, Wait, field,
 };
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,15 +33,6 @@ struct Desk {
     waits: AtomicU64,
 }
 
-fn counted(ledger: &Ledger, what: &str) {
-    eprintln!(
-        "{what}: {} kills, {} corrupted, {} hung, {} leaked names",
-        ledger.kills, ledger.corrupted, ledger.hung, ledger.leaked
-    );
-    assert!(ledger.kills > 0, "{what}");
-    assert_eq!((ledger.corrupted, ledger.hung, ledger.leaked), (0, 0, 0), "{what}");
-}
-
 fn patiently() -> Wait {
     Wait::new().timeout(PATIENCE)
 }
@@ -63,11 +55,6 @@ fn settle<L: Guards<Pair>>(ledger: &mut Ledger, locked: Locked<'_, Pair, L>) {
         ledger.corrupted += u64::from(one != other);
     }
     change(&locked.or_repair(repair).unwrap());
-}
-
-fn leaked(world: &World) -> u64 {
-    shm::collect(false).unwrap();
-    world.files().len() as u64
 }
 
 /// Runs `work` while another thread does `others` all the time.
@@ -141,8 +128,8 @@ fn who_waits_for_a_lock_with_a_future_may_die_at_every_step() {
         }
     });
     drop(desk);
-    ledger.leaked += leaked(&world);
-    counted(&ledger, "futures of locks");
+    ledger.leaked += world.leaked(&[]);
+    ledger.tell("futures of locks");
 }
 
 #[test]
@@ -190,8 +177,8 @@ fn who_waits_for_an_event_with_a_future_or_a_listener_may_die_at_every_step() {
         }
     });
     drop(desk);
-    ledger.leaked += leaked(&world);
-    counted(&ledger, "futures of events");
+    ledger.leaked += world.leaked(&[]);
+    ledger.tell("futures of events");
 }
 
 /// A child is killed at the steps of `work`, which wakes a future of this process that waits since the child was `prepared`. Whatever
@@ -250,8 +237,8 @@ fn waker_dies<P, F: Future<Output = u64>>(
         );
     }
     drop(desk);
-    ledger.leaked += leaked(&world);
-    counted(&ledger, what);
+    ledger.leaked += world.leaked(&[]);
+    ledger.tell(what);
 }
 
 /// Whether it is neither whole nor said to be torn.
@@ -379,47 +366,11 @@ fn killed_while_their_futures_compete_nobody_hangs_and_nothing_is_lost() {
         };
         run_all((0..5).map(one));
     };
-    let spawn = || crate::support::spawn_child(work).0;
-    let mut workers: Vec<_> = (0..WORKERS).map(|_| spawn()).collect();
-    let seed = crate::world::seed();
-    let mut random = seed;
-    for _ in 0..kills {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        std::thread::sleep(Duration::from_micros(random % 3000));
-        let victim = workers.remove(random as usize % WORKERS);
-        // SAFETY: a child of this test's own.
-        unsafe { libc::kill(victim, libc::SIGKILL) };
-        match crate::support::wait(victim) {
-            crate::support::End::Killed(libc::SIGKILL) => ledger.kills += 1,
-            end => {
-                ledger.corrupted += 1;
-                eprintln!("seed {seed}: a worker ended by itself: {end:?}");
-            }
-        }
-        workers.push(spawn());
-        // Someone gets on, whatever the dead one has taken along.
-        field!(desk.go).set();
-        let (start, before) = (Instant::now(), field!(desk.waits).load(Ordering::SeqCst));
-        while field!(desk.waits).load(Ordering::SeqCst) == before {
-            if start.elapsed() > PATIENCE {
-                ledger.hung += 1;
-                eprintln!("seed {seed}: nobody gets on");
-                break;
-            }
-            std::thread::sleep(Duration::from_micros(100));
-        }
-    }
-    for worker in workers {
-        // SAFETY: as above.
-        unsafe { libc::kill(worker, libc::SIGKILL) };
-        crate::support::wait(worker);
-        ledger.kills += 1;
-    }
+    let waits = || field!(desk.waits).load(Ordering::SeqCst);
+    compete(&mut ledger, WORKERS, kills, PATIENCE, |_| spawn_child(work), || field!(desk.go).set(), waits);
     settle(&mut ledger, field!(desk.pair).lock_with(patiently()).unwrap());
     settle(&mut ledger, field!(desk.table).write_with(patiently()).unwrap());
     drop(desk);
-    ledger.leaked += leaked(&world);
-    counted(&ledger, "competing with futures");
+    ledger.leaked += world.leaked(&[]);
+    ledger.tell("competing with futures");
 }

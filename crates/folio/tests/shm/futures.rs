@@ -2,7 +2,7 @@
 
 use crate::executor::{PATIENCE, Told, block_on, poll_once, run_all, run_all_on};
 use crate::support::{End, Heir, child_succeeds, in_child, is_root, lower_limit, spawn_child, wait};
-use crate::world::World;
+use crate::world::{Random, World};
 use folio::Errno;
 use folio::shm::{
     Condvar, Event, Guard, Listener, Locked, Mutex, Once, ReadGuard, ReadLocked, RwLock, Segment, Share,
@@ -1072,14 +1072,9 @@ fn one_that_does_not_poll_its_futures_holds_nobody_up() {
 fn garbage_in_the_bells_of_a_segment_silences_them_for_a_while_and_no_longer() {
     let desk = desk();
     let (go, number) = (field!(desk.go), field!(desk.number));
-    let seed = crate::world::seed();
-    let mut random = seed;
-    let mut next = move || {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random
-    };
+    let mut random = Random::new();
+    let seed = random.seed();
+    let mut next = move || random.next();
     for round in 0..10 {
         let guard = number.lock().unwrap();
         let (mut takes, mut locks) = (go.take_async(), number.lock_async());

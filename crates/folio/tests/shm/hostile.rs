@@ -3,7 +3,7 @@
 use crate::support::{
     End, Mounted, become_nobody, child_succeeds, in_child, is_root, lower_limit, skip, spawn_child, wait,
 };
-use crate::world::{World, seed};
+use crate::world::{Random, World};
 use folio::Errno;
 use folio::shm::{self, Lifetime, Mutex, RwLock, Segment, SegmentOptions, Share, State, Wait, field};
 use std::fs::{File, OpenOptions};
@@ -185,14 +185,9 @@ fn every_byte_of_a_header_that_is_wrong_is_an_error_that_says_so() {
 #[test]
 fn random_garbage_is_no_segment_and_harms_nobody() {
     let world = World::new();
-    let seed = seed();
-    let mut random = seed;
-    let mut next = move || {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random
-    };
+    let mut random = Random::new();
+    let seed = random.seed();
+    let mut next = move || random.next();
     for round in 0..200 {
         let length = next() % 20_000;
         let bytes: Vec<u8> = (0..length).map(|_| next() as u8).collect();

@@ -11,11 +11,6 @@ const MOST: usize = 120;
 /// How many instructions of each work are died at in a normal run, evenly spread over it.
 const KILLS: u64 = 30;
 
-fn counted(ledger: &Ledger, what: &str) {
-    eprintln!("{what}: {} kills, {} corrupted, {} hung", ledger.kills, ledger.corrupted, ledger.hung);
-    assert_eq!((ledger.corrupted, ledger.hung, ledger.leaked), (0, 0, 0), "{what}");
-}
-
 /// A channel in which `messages` were sent and received, so that the next goes somewhere else each time; the next one's number.
 fn used(many: bool, messages: u64) -> (Channel, Receiver, u64) {
     let options = ChannelOptions::new().bytes(256);
@@ -60,7 +55,7 @@ fn sender_dies(what: &str, many: bool, count: u64, together: bool, work: impl Fn
             }
         },
     );
-    counted(&ledger, what);
+    ledger.tell(what);
 }
 
 #[test]
@@ -131,7 +126,7 @@ fn a_receiver_may_die_at_every_instruction() {
             }
         },
     );
-    counted(&ledger, "receive");
+    ledger.tell("receive");
 }
 
 #[test]
@@ -174,6 +169,6 @@ fn a_writer_may_die_at_every_instruction() {
                 ledger.corrupted += u64::from(seq != next + 1);
             },
         );
-        counted(&ledger, what);
+        ledger.tell(what);
     }
 }

@@ -1,7 +1,8 @@
 //! kill -9 at every step of everything: nothing is corrupted, nobody hangs, and no name is left after a collection.
 
+use crate::competing::compete;
 use crate::steps::{Ledger, Step, can_trace, sweep};
-use crate::support::skip;
+use crate::support::{skip, spawn_child};
 use crate::world::World;
 use folio::shm::{
     self, Condvar, Guard, Guards, Lifetime, Locked, Mutex, Once, Place, ReadLocked, RwLock, Segment,
@@ -44,20 +45,6 @@ mod folio_atomic {
     }
 }
 
-fn counted(ledger: &Ledger, what: &str) {
-    eprintln!(
-        "{what}: {} kills, {} corrupted, {} hung, {} leaked names",
-        ledger.kills, ledger.corrupted, ledger.hung, ledger.leaked
-    );
-    assert_eq!((ledger.corrupted, ledger.hung, ledger.leaked), (0, 0, 0), "{what}");
-}
-
-/// What a collection leaves behind.
-fn leaked(world: &World) -> u64 {
-    shm::collect(false).unwrap();
-    world.files().len() as u64
-}
-
 const WRITTEN: u64 = 0x5eed;
 
 fn made(lifetime: Lifetime) -> SegmentOptions {
@@ -96,11 +83,11 @@ fn create_is_all_or_nothing_at_every_step() {
                 if lifetime == Lifetime::Kept {
                     shm::remove("made").unwrap();
                 }
-                ledger.leaked += leaked(&world);
+                ledger.leaked += world.leaked(&[]);
             },
         );
     }
-    counted(&ledger, "create");
+    ledger.tell("create");
 }
 
 #[test]
@@ -134,11 +121,11 @@ fn open_and_leave_disturb_nobody_at_any_step() {
                 }
                 ledger.hung += u64::from(start.elapsed() > PATIENCE);
                 drop(mine);
-                ledger.leaked += leaked(&world);
+                ledger.leaked += world.leaked(&[]);
             },
         );
     }
-    counted(&ledger, "open and leave");
+    ledger.tell("open and leave");
 }
 
 #[test]
@@ -175,11 +162,11 @@ fn growth_is_whole_at_every_step() {
                 ledger.corrupted += u64::from(mine.at(0).unwrap().load().unwrap() != WRITTEN);
                 ledger.hung += u64::from(start.elapsed() > PATIENCE);
                 drop(mine);
-                ledger.leaked += leaked(&world);
+                ledger.leaked += world.leaked(&[]);
             },
         );
     }
-    counted(&ledger, "grow");
+    ledger.tell("grow");
 }
 
 /// One change under the lock: in between the halves differ.
@@ -243,10 +230,10 @@ fn a_lock_survives_its_holder_at_every_instruction() {
         |ledger, ()| torn += u64::from(settle(ledger, mine.lock_with(patiently()))),
     );
     drop((desk, mine));
-    ledger.leaked += leaked(&world);
+    ledger.leaked += world.leaked(&[]);
     // Some died with the lock in hand, and some before or after.
     assert!(torn > 0 && torn < ledger.kills, "{torn} of {}", ledger.kills);
-    counted(&ledger, "lock and unlock");
+    ledger.tell("lock and unlock");
 }
 
 #[test]
@@ -299,8 +286,8 @@ fn a_waiter_of_a_condition_may_die_at_every_instruction() {
         },
     );
     drop((desk, pair));
-    ledger.leaked += leaked(&world);
-    counted(&ledger, "condition");
+    ledger.leaked += world.leaked(&[]);
+    ledger.tell("condition");
 }
 
 #[test]
@@ -344,8 +331,8 @@ fn readers_and_writers_may_die_at_every_instruction() {
         );
     }
     drop((desk, mine));
-    ledger.leaked += leaked(&world);
-    counted(&ledger, "readers and writers");
+    ledger.leaked += world.leaked(&[]);
+    ledger.tell("readers and writers");
 }
 
 #[test]
@@ -380,10 +367,10 @@ fn who_does_something_once_may_die_at_every_instruction() {
             ledger.corrupted += u64::from(field!(desk.total).load(Ordering::SeqCst) != 42);
             ledger.hung += u64::from(field!(desk.once).wait(patiently()).is_err());
             drop(desk);
-            ledger.leaked += leaked(&world);
+            ledger.leaked += world.leaked(&[]);
         },
     );
-    counted(&ledger, "once");
+    ledger.tell("once");
 }
 
 /// Several processes at one lock at full speed, and one after the other is killed at any moment.
@@ -409,44 +396,10 @@ fn killed_while_they_compete_nobody_hangs_and_nothing_is_lost() {
             field!(theirs.total).fetch_add(1, Ordering::SeqCst);
         }
     };
-    let spawn = || crate::support::spawn_child(work).0;
-    let mut workers: Vec<_> = (0..WORKERS).map(|_| spawn()).collect();
-    let seed = crate::world::seed();
-    let mut random = seed;
-    for _ in 0..kills {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        std::thread::sleep(Duration::from_micros(random % 3000));
-        let victim = workers.remove(random as usize % WORKERS);
-        // SAFETY: a child of this test's own.
-        unsafe { libc::kill(victim, libc::SIGKILL) };
-        match crate::support::wait(victim) {
-            crate::support::End::Killed(libc::SIGKILL) => ledger.kills += 1,
-            end => {
-                ledger.corrupted += 1;
-                eprintln!("seed {seed}: a worker ended by itself: {end:?}");
-            }
-        }
-        workers.push(spawn());
-        // Someone gets on.
-        let (start, before) = (Instant::now(), desk.field(|desk| &desk.total).load(Ordering::SeqCst));
-        while desk.field(|desk| &desk.total).load(Ordering::SeqCst) == before {
-            if start.elapsed() > PATIENCE {
-                ledger.hung += 1;
-                break;
-            }
-            std::thread::sleep(Duration::from_micros(100));
-        }
-    }
-    for worker in workers {
-        // SAFETY: as above.
-        unsafe { libc::kill(worker, libc::SIGKILL) };
-        crate::support::wait(worker);
-        ledger.kills += 1;
-    }
+    let total = || field!(desk.total).load(Ordering::SeqCst);
+    compete(&mut ledger, WORKERS, kills, PATIENCE, |_| spawn_child(work), || (), total);
     settle(&mut ledger, field!(desk.pair).lock_with(patiently()));
     drop(desk);
-    ledger.leaked += leaked(&world);
-    counted(&ledger, "competing for a lock");
+    ledger.leaked += world.leaked(&[]);
+    ledger.tell("competing for a lock");
 }

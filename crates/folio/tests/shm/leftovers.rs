@@ -1,6 +1,7 @@
 //! Leftovers in a directory with the sticky bit, whose last user may write to them and not take their names away: they are nothing to
 //! everyone, and whoever may use them makes segments anew of them.
 
+use crate::competing::compete;
 use crate::steps::{Ended, Ledger, Step, can_trace, run_around, sweep};
 use crate::support::{End, child_succeeds, in_child, is_root, lower_limit, skip, spawn_child, wait};
 use crate::world::World;
@@ -8,7 +9,7 @@ use folio::Errno;
 use folio::shm::{self, ChannelOptions, Lifetime, LogOptions, Segment, SegmentOptions, Start, State};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Who makes a segment first, and two more of its group.
 const ANNA: u32 = 60_001;
@@ -398,16 +399,11 @@ fn killed_at_any_step_of_making_it_anew_it_is_a_leftover_or_whole() {
                 if lifetime == Lifetime::Kept {
                     shm::remove("left").unwrap();
                 }
-                shm::collect(false).unwrap();
-                ledger.leaked += world.files().len() as u64;
+                ledger.leaked += world.leaked(&[]);
             },
         );
     }
-    eprintln!(
-        "made anew: {} kills, {} corrupted, {} hung, {} leaked names",
-        ledger.kills, ledger.corrupted, ledger.hung, ledger.leaked
-    );
-    assert_eq!((ledger.corrupted, ledger.hung, ledger.leaked), (0, 0, 0));
+    ledger.tell("made anew");
 }
 
 #[test]
@@ -486,51 +482,12 @@ fn killed_while_others_make_it_anew_and_leave_it_nobody_sees_what_is_past() {
         };
         spawn_child(work)
     };
-    let mut workers: Vec<_> = (0..WORKERS).map(|number| spawn([BERT, CARL][number % 2])).collect();
-    let seed = crate::world::seed();
-    let mut random = seed;
-    let end = |ledger: &mut Ledger, (pid, mut messages): (i32, std::fs::File)| {
-        // SAFETY: a child of this test's own.
-        unsafe { libc::kill(pid, libc::SIGKILL) };
-        match wait(pid) {
-            End::Killed(libc::SIGKILL) => ledger.kills += 1,
-            end => {
-                let mut said = String::new();
-                let _ = std::io::Read::read_to_string(&mut messages, &mut said);
-                eprintln!("seed {seed}: a worker ended by itself: {end:?} {said}");
-                ledger.corrupted += 1;
-            }
-        }
-    };
-    for number in 0..kills {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        std::thread::sleep(Duration::from_micros(random % 3000));
-        end(&mut ledger, workers.remove(random as usize % WORKERS));
-        workers.push(spawn([BERT, CARL][number as usize % 2]));
-        // Someone gets on.
-        let (start, before) = (Instant::now(), rounds.load(Ordering::SeqCst));
-        while rounds.load(Ordering::SeqCst) == before {
-            if start.elapsed() > Duration::from_secs(30) {
-                ledger.hung += 1;
-                break;
-            }
-            std::thread::sleep(Duration::from_micros(100));
-        }
-    }
-    for worker in workers {
-        end(&mut ledger, worker);
-    }
+    let spawn = |number: usize| spawn([BERT, CARL][number % 2]);
+    let made = || rounds.load(Ordering::SeqCst);
+    compete(&mut ledger, WORKERS, kills, Duration::from_secs(30), spawn, || (), made);
     assert_eq!(std::fs::metadata(world.file("left")).unwrap().ino(), inode);
-    shm::collect(false).unwrap();
-    ledger.leaked += world.files().len() as u64;
-    let rounds = rounds.load(Ordering::SeqCst);
-    eprintln!(
-        "made anew {rounds} times or opened: {} kills, {} corrupted, {} hung, {} leaked names",
-        ledger.kills, ledger.corrupted, ledger.hung, ledger.leaked
-    );
-    assert_eq!((ledger.corrupted, ledger.hung, ledger.leaked), (0, 0, 0));
+    ledger.leaked += world.leaked(&[]);
+    ledger.tell(&format!("made anew {} times or opened", made()));
 }
 
 #[test]

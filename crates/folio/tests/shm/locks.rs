@@ -324,18 +324,23 @@ fn readers_never_see_half_of_what_a_writer_does() {
     all_succeed(children);
 }
 
-#[test]
-fn a_dead_reader_holds_nobody_up_and_a_dead_writer_is_reported_to_readers() {
-    let desk = desk();
-    let table = field!(desk.table);
-    let reader = spawn_child(|| {
+/// A process that reads the table, and does not leave it; its pid.
+fn reads_and_stays(desk: &Segment<Desk>) -> i32 {
+    let (reader, _messages) = spawn_child(|| {
         let table = field!(desk.table);
         let _guard = table.read().unwrap();
         field!(desk.held).set();
         std::thread::sleep(LONG * 4);
-    })
-    .0;
+    });
     assert!(field!(desk.held).take_with(patiently()).unwrap());
+    reader
+}
+
+#[test]
+fn a_dead_reader_holds_nobody_up_and_a_dead_writer_is_reported_to_readers() {
+    let desk = desk();
+    let table = field!(desk.table);
+    let reader = reads_and_stays(&desk);
     let short = Wait::new().timeout(Duration::from_millis(50));
     assert_eq!(table.write_with(short).unwrap_err().errno(), Errno::TIMEDOUT);
     kill(reader, libc::SIGKILL);
@@ -511,14 +516,7 @@ fn a_writer_that_is_killed_while_it_waits_for_readers_tears_nothing() {
     let desk = desk();
     let table = field!(desk.table);
     for round in 0..6 {
-        let reader = spawn_child(|| {
-            let table = field!(desk.table);
-            let _guard = table.read().unwrap();
-            field!(desk.held).set();
-            std::thread::sleep(LONG * 4);
-        })
-        .0;
-        assert!(field!(desk.held).take_with(patiently()).unwrap());
+        let reader = reads_and_stays(&desk);
         let writer = spawn_child(|| {
             let table = field!(desk.table);
             if round % 2 == 0 {

@@ -682,21 +682,6 @@ fn a_user_of_the_group_hears_and_is_heard() {
     }
 }
 
-fn counted(ledger: &Ledger, what: &str) {
-    eprintln!(
-        "{what}: {} kills, {} corrupted, {} hung, {} leaked names",
-        ledger.kills, ledger.corrupted, ledger.hung, ledger.leaked
-    );
-    assert!(ledger.kills > 0);
-    assert_eq!((ledger.corrupted, ledger.hung, ledger.leaked), (0, 0, 0), "{what}");
-}
-
-/// What a collection leaves behind, but for these.
-fn leaked(world: &World, but: &[&str]) -> u64 {
-    shm::collect(false).unwrap();
-    world.files().iter().filter(|file| !but.contains(&file.as_str())).count() as u64
-}
-
 /// A whole life of a bell: it is made, armed, and dropped.
 fn live(mut receiver: Receiver) {
     receiver.bell().unwrap();
@@ -730,17 +715,17 @@ fn killed_at_any_step_of_a_bell_nothing_is_left_and_the_next_one_rings() {
             live,
             |ledger, channel| {
                 let start = Instant::now();
-                ledger.leaked += leaked(&world, &["folio.swept"]);
+                ledger.leaked += world.leaked(&["folio.swept"]);
                 let mut receiver = listening(&channel);
                 ledger.corrupted += u64::from(bells(&world).len() != 1);
                 channel.sender().unwrap().send(b"rings").unwrap();
                 ledger.corrupted += u64::from(!is_readable(receiver.bell().unwrap(), Duration::ZERO));
                 ledger.hung += u64::from(start.elapsed() > PATIENCE);
                 drop((receiver, channel));
-                ledger.leaked += leaked(&world, &[]);
+                ledger.leaked += world.leaked(&[]);
             },
         );
-        counted(&ledger, if late { "a bell that gets a FIFO" } else { "a bell with a FIFO" });
+        ledger.tell(if late { "a bell that gets a FIFO" } else { "a bell with a FIFO" });
     }
 }
 
@@ -767,10 +752,10 @@ fn killed_at_any_step_the_last_party_leaves_nothing() {
                 if again {
                     drop(Channel::open_or_create("swept", 1 << 12).unwrap());
                 }
-                ledger.leaked += leaked(&world, &[]);
+                ledger.leaked += world.leaked(&[]);
             },
         );
-        counted(&ledger, "the last party, with a bell");
+        ledger.tell("the last party, with a bell");
     }
 }
 
@@ -820,10 +805,10 @@ fn who_rings_from_another_network_may_die_at_any_step() {
                 ledger.corrupted += u64::from(receiver.try_recv(&mut bytes).unwrap() != Some(9));
                 ledger.hung += u64::from(start.elapsed() > PATIENCE);
                 drop((receiver, channel));
-                ledger.leaked += leaked(&world, &[]);
+                ledger.leaked += world.leaked(&[]);
             },
         );
-        counted(&ledger, if dead { "ringing a dead bell" } else { "ringing" });
+        ledger.tell(if dead { "ringing a dead bell" } else { "ringing" });
     }
 }
 
@@ -851,8 +836,8 @@ fn who_collects_the_bells_of_the_dead_may_die_at_any_step() {
                     shm::collect(false).unwrap();
                 }
             },
-            |ledger, ()| ledger.leaked += leaked(&world, &[]),
+            |ledger, ()| ledger.leaked += world.leaked(&[]),
         );
-        counted(&ledger, if by_name { "removing a name" } else { "collecting" });
+        ledger.tell(if by_name { "removing a name" } else { "collecting" });
     }
 }

@@ -98,14 +98,6 @@ fn go_on(ledger: &mut Ledger, sender: &mut Sender, receiver: &mut Receiver) -> u
     seen.victims
 }
 
-fn counted(ledger: &Ledger, what: &str) {
-    eprintln!(
-        "{what}: {} kills, {} corrupted, {} hung, {} leaked names",
-        ledger.kills, ledger.corrupted, ledger.hung, ledger.leaked
-    );
-    assert_eq!((ledger.corrupted, ledger.hung, ledger.leaked), (0, 0, 0), "{what}");
-}
-
 /// What is killed, and where.
 #[derive(Clone, Copy)]
 struct Kill {
@@ -144,7 +136,7 @@ fn each<P>(
             );
         }
     }
-    counted(&ledger, kill.what);
+    ledger.tell(kill.what);
 }
 
 /// One poll of a future of a sender, beside its bell.

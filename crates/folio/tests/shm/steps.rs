@@ -125,6 +125,17 @@ pub(crate) struct Ledger {
     pub(crate) leaked: u64,
 }
 
+impl Ledger {
+    /// Says how it went; it is to have gone well.
+    #[track_caller]
+    pub(crate) fn tell(&self, what: &str) {
+        let Self { kills, corrupted, hung, leaked } = *self;
+        eprintln!("{what}: {kills} kills, {corrupted} corrupted, {hung} hung, {leaked} leaked names");
+        assert!(kills > 0, "{what}");
+        assert_eq!((corrupted, hung, leaked), (0, 0, 0), "{what}");
+    }
+}
+
 /// How many times the kills of a normal test run are asked for: the environment variable `FOLIO_KILLS`.
 pub(crate) fn thoroughness() -> u64 {
     std::env::var("FOLIO_KILLS").map_or(1, |text| text.parse().expect("FOLIO_KILLS is a number"))
