@@ -352,8 +352,11 @@ fn a_child_that_touches_its_parents_memory_is_told_so() {
 #[test]
 fn an_area_that_is_gone_is_nobodys() {
     for kind in KINDS {
+        if shard(kind, true).is_none() {
+            continue;
+        }
         let (end, text) = child(|| {
-            let Some(shard) = shard(kind, true) else { return touch(0) };
+            let shard = shard(kind, true).expect("the parent made one");
             let at = shard.at(RUN);
             drop(shard);
             touch(at);
