@@ -1,7 +1,8 @@
 //! `folio cat`: prints a part of a file, by checked copies out of a map of it.
 
 use crate::failure::{Failure, Kind, say};
-use crate::output::Output;
+use crate::name;
+use crate::output::{Destination, Output};
 use crate::paging;
 use crate::progress::Progress;
 use crate::size;
@@ -115,7 +116,7 @@ struct Report {
 
 /// Runs the command, and says on stderr what there is to say.
 pub(crate) fn run(args: &Args) -> ExitCode {
-    let mut report = Report { source: crate::failure::shown(&args.source), ..Report::default() };
+    let mut report = Report { source: name::shown(&args.source), ..Report::default() };
     let result = copy(args, &mut report);
     match (&result, args.json) {
         (Ok(()), true) => say(format_args!("{}", Value::Object(report.json(args)))),
@@ -131,16 +132,28 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 }
 
 fn copy(args: &Args, report: &mut Report) -> Result<(), Failure> {
-    let source = Source::open(&args.source, args.mapper()?)?;
+    let mapper = args.mapper()?;
+    let destination = Destination::of(args.output.as_deref())?;
+    let source = Source::open(&args.source, mapper)?;
     report.engine = Some(source.engine.clone());
     if let (Engine::Read { reason }, true, false) = (&source.engine, args.verbose, args.json) {
         say(format_args!("folio: {}: cannot be mapped ({reason}); read instead", source.name));
     }
     let mut bytes = source.bytes(args.offset, args.length)?;
-    let mut output = Output::open(args.output.as_deref(), &source)?;
+    let mut output = Output::open(destination, &source)?;
+    if let (true, Some(data)) = (output.takes_holes(), bytes.data()) {
+        output.needs(data)?;
+    }
     let mut progress = Progress::new(!args.json && !output.may_be_seen(), bytes.left());
     let mut buffer = vec![0; bytes.left().map_or(CHUNK, |left| left.min(CHUNK as u64) as usize)];
     let result = loop {
+        if output.takes_holes() {
+            let skipped = output.skip(bytes.skip_hole());
+            progress.set(output.written);
+            if let Err(failure) = skipped {
+                break Err(failure);
+            }
+        }
         let (count, failure) = bytes.next(&mut buffer);
         let result = output.write(&buffer[..count]);
         progress.set(output.written);
@@ -169,7 +182,7 @@ fn copy(args: &Args, report: &mut Report) -> Result<(), Failure> {
 impl Report {
     fn json(&self, args: &Args) -> Map<String, Value> {
         let mut fields = Map::new();
-        fields.insert("source".into(), self.source.as_str().into());
+        name::insert(&mut fields, "source", &args.source);
         fields.insert("offset".into(), args.offset.unwrap_or(0).into());
         fields.insert("length".into(), args.length.into());
         fields.insert("bytes".into(), self.bytes.into());

@@ -1,13 +1,13 @@
 //! `folio doctor`: what this machine offers the pager, what of it is used, and why not the better one.
 
-use crate::failure::{Failure, Kind, say};
+use crate::failure::{Failure, say};
 use crate::paging::cannot_run;
+use crate::stdout::print;
 use folio::source::Zeros;
 use folio::{Capability, Pager, PagerReport};
 use indicatif::BinaryBytes;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 const HELP: &str = "\
@@ -55,13 +55,8 @@ fn report(args: &Args) -> Result<ExitCode, Failure> {
     } else {
         words(&report, trial.as_ref())
     };
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // Who went away does not miss it.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::io(Kind::Output, "standard output", &error))
-        }
-        _ => Ok(ExitCode::from(u8::from(trial.is_some()))),
-    }
+    print(&text)?;
+    Ok(ExitCode::from(u8::from(trial.is_some())))
 }
 
 /// Why a pager does not start and serve a page, if it does not.

@@ -1,9 +1,8 @@
 //! Why the command ends without success: a message, how to mend it, and the exit code.
 
 use serde_json::{Map, Value};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 
 /// What failed. It decides the exit code.
@@ -70,6 +69,12 @@ impl Failure {
         self
     }
 
+    /// Adds the numbers behind the error.
+    pub(crate) fn because(mut self, numbers: impl fmt::Display) -> Self {
+        let _ = write!(self.message, ": {numbers}");
+        self
+    }
+
     /// Where in the source it happened.
     pub(crate) fn at(mut self, offset: u64) -> Self {
         self.at = Some(offset);
@@ -111,12 +116,6 @@ pub(crate) fn say(line: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// A path for messages: no control character of a file's name reaches the terminal.
-pub(crate) fn shown(path: &Path) -> String {
-    let plain = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    path.to_string_lossy().chars().map(plain).collect()
-}
-
 /// The error's own words, without the number.
 pub(crate) fn words(error: &io::Error) -> String {
     let text = error.to_string();
@@ -128,6 +127,7 @@ fn remedy(kind: Kind, error: &io::Error) -> Option<&'static str> {
     Some(match (error.kind(), kind) {
         (E::NotFound, Kind::Source) => "check the path",
         (E::NotFound, _) => "make the directory first",
+
         (E::PermissionDenied, Kind::Source) => "check the file's rights, and its directories' (ls -ld)",
         (E::PermissionDenied, _) => {
             "check the rights of the file and its directory, or write to another place"

@@ -1,18 +1,25 @@
 //! The command `folio`: memory-mapped files from the shell.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod attributes;
 mod cat;
+mod descriptors;
 mod doctor;
 mod failure;
+mod holes;
+mod name;
 mod output;
 mod paging;
 mod progress;
 mod shm;
 mod size;
 mod source;
+mod stdout;
+mod unfinished;
 
 use clap::{Parser, Subcommand};
 use failure::{Failure, Kind, say};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 /// Memory-mapped files from the shell
@@ -54,7 +61,15 @@ fn usage(error: &clap::Error) -> ExitCode {
         say(format_args!("{}", failure.json(serde_json::Map::new())));
         return failure.exit_code();
     }
-    // A closed pipe is no reason to complain here either.
-    let _ = error.print();
+    if error.use_stderr() {
+        let _ = error.print();
+    } else {
+        let text = error.render();
+        let text = if io::stdout().is_terminal() { text.ansi().to_string() } else { text.to_string() };
+        if let Err(failure) = stdout::print(&text) {
+            say(format_args!("{failure}"));
+            return failure.exit_code();
+        }
+    }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

@@ -1,13 +1,13 @@
 //! A source as memory of folio's own pager: opened, read ahead of where it is printed, and counted.
 
-use crate::failure::{Failure, Kind, shown};
+use crate::failure::{Failure, Kind};
+use crate::name::shown;
 use folio::source::{LocalFile, Source as _};
 use folio::{Advice, Paged, Pager, PagerStats};
 use indicatif::BinaryBytes;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io;
-use std::path::Path;
 
 /// The budget where none is given: what is printed once is needed once, so more would not help.
 const BUDGET: u64 = 64 << 20;
@@ -97,7 +97,7 @@ pub(crate) fn cannot_run(error: &folio::Error) -> Failure {
 
 /// The error's words, with no control character of a file's name.
 fn plain(error: &folio::Error) -> String {
-    shown(Path::new(&error.to_string()))
+    shown(error.to_string())
 }
 
 /// The numbers, one subject a line.

@@ -1,13 +1,14 @@
 //! `folio shm`: which segments of shared memory there are, and taking those away that nobody uses.
 
-use crate::failure::{Failure, Kind, say, shown};
+use crate::failure::{Failure, Kind, say};
+use crate::name::{insert, shown};
+use crate::stdout::print;
 use clap::Subcommand;
 use folio::shm::{self, Entry, Lifetime, Role, State};
 use indicatif::BinaryBytes;
 use serde_json::{Map, Value, json};
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
-use std::path::Path;
 use std::process::ExitCode;
 
 const HELP: &str = "\
@@ -49,7 +50,7 @@ enum Command {
     ///
     /// With --json each object has: name, role ("segment", "unfinished" for a file on its way to becoming one, "bell"), of (the
     /// segment of a bell, or null), path, size (bytes), kind, type, lifetime, state, why (of "damaged" and "closed"), users (pids),
-    /// owner (uid), mode (octal).
+    /// owner (uid), mode (octal). A name that is no UTF-8 is also given in bytes: name_bytes, path_bytes, of_bytes.
     #[command(after_help = HELP)]
     Ls {
         /// One JSON array on standard output
@@ -61,7 +62,7 @@ enum Command {
     Rm {
         /// Names, as `folio shm ls` shows them
         #[arg(required = true, value_name = "NAME")]
-        names: Vec<String>,
+        names: Vec<OsString>,
         /// One JSON object on standard output
         #[arg(long)]
         json: bool,
@@ -95,29 +96,15 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     })
 }
 
-fn print(text: &str) -> Result<(), Failure> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // Who went away does not miss it.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::io(Kind::Output, "standard output", &error))
-        }
-        _ => Ok(()),
-    }
-}
-
 fn refused(error: &folio::Error) -> Failure {
     match error.refusal() {
         Some(refusal) => {
-            let object = plain(refusal.subject().object());
-            Failure::new(Kind::Source, format!("{object}: {}", refusal.rule())).remedy(refusal.remedy())
+            let object = shown(refusal.subject().object());
+            let rule = shown(refusal.rule());
+            Failure::new(Kind::Source, format!("{object}: {rule}")).remedy(shown(refusal.remedy()))
         }
-        None => Failure::new(Kind::Source, error.to_string()),
+        None => Failure::new(Kind::Source, shown(error.to_string())),
     }
-}
-
-/// What a name, or another program's words, looks like on a terminal.
-fn plain(text: &str) -> String {
-    shown(Path::new(text))
 }
 
 fn list(json: bool) -> Result<ExitCode, Failure> {
@@ -133,25 +120,25 @@ fn list(json: bool) -> Result<ExitCode, Failure> {
 
 fn table(entries: &[Entry]) -> String {
     if entries.is_empty() {
-        return format!("no segments in {}\n", shown(&shm::directory()));
+        return format!("no segments in {}\n", shown(shm::directory()));
     }
     let head = ["NAME", "SIZE", "STATE", "USERS", "TYPE"].map(str::to_owned);
     let rows = entries.iter().map(|entry| {
         let users: Vec<_> = entry.users.iter().map(|user| user.pid.to_string()).collect();
         let state = match &entry.state {
-            State::Damaged(why) | State::Closed(why) => format!("{} ({})", entry.state.name(), plain(why)),
+            State::Damaged(why) | State::Closed(why) => format!("{} ({})", entry.state.name(), shown(why)),
             state => state.name().to_owned(),
         };
         let what = match (entry.kind, &entry.type_name) {
             _ if matches!(entry.role, Role::Bell { .. }) => {
-                bell_of(entry).map_or("bell".to_owned(), |of| format!("bell of {}", plain(of)))
+                bell_of(entry).map_or("bell".to_owned(), |of| format!("bell of {}", shown(of)))
             }
             // What channels and logs hold is folio's own, and called after their kind.
-            (_, Some(name)) => plain(name),
+            (_, Some(name)) => shown(name),
             _ => "-".to_owned(),
         };
         let users = if users.is_empty() { "-".to_owned() } else { users.join(",") };
-        [plain(&entry.name), BinaryBytes(entry.size).to_string(), state, users, what]
+        [shown(&entry.name), BinaryBytes(entry.size).to_string(), state, users, what]
     });
     let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -166,7 +153,7 @@ fn table(entries: &[Entry]) -> String {
 }
 
 /// The segment that a bell is of, if that is known.
-fn bell_of(entry: &Entry) -> Option<&str> {
+fn bell_of(entry: &Entry) -> Option<&OsStr> {
     match &entry.role {
         Role::Bell { of } => of.as_deref(),
         _ => None,
@@ -187,11 +174,15 @@ fn to_json(entry: &Entry) -> Value {
         Lifetime::Kept => "kept",
         Lifetime::WhileUsed => "while used",
     });
-    json!({
-        "name": entry.name,
+    let mut fields = Map::new();
+    insert(&mut fields, "name", &entry.name);
+    insert(&mut fields, "path", &entry.path);
+    fields.insert("of".into(), Value::Null);
+    if let Some(of) = bell_of(entry) {
+        insert(&mut fields, "of", of);
+    }
+    let rest = json!({
         "role": role,
-        "of": bell_of(entry),
-        "path": entry.path.to_string_lossy(),
         "size": entry.size,
         "kind": entry.kind.map(shm::Kind::name),
         "type": entry.type_name,
@@ -201,21 +192,24 @@ fn to_json(entry: &Entry) -> Value {
         "users": entry.users.iter().map(|user| user.pid).collect::<Vec<_>>(),
         "owner": entry.owner,
         "mode": format!("{:04o}", entry.mode),
-    })
+    });
+    fields.extend(rest.as_object().cloned().unwrap_or_default());
+    Value::Object(fields)
 }
 
-fn remove(names: &[String], json: bool) -> Result<ExitCode, Failure> {
+fn remove(names: &[OsString], json: bool) -> Result<ExitCode, Failure> {
     let mut removed = Vec::new();
     let mut failures = Vec::new();
     for name in names {
         match shm::remove(name) {
-            Ok(()) => removed.push(name),
-            Err(error) => failures.push((name, refused(&error))),
+            Ok(()) => removed.push(name.as_os_str()),
+            Err(error) => failures.push((name.as_os_str(), refused(&error))),
         }
     }
     let code = failures.first().map_or(ExitCode::SUCCESS, |(_, failure)| failure.exit_code());
     if json {
         let failed: Vec<_> = failures.iter().map(|(name, failure)| failed(name, failure)).collect();
+        let removed: Vec<_> = removed.into_iter().map(name_to_json).collect();
         print(&format!("{:#}\n", json!({ "removed": removed, "failed": failed })))?;
     } else {
         for (_, failure) in &failures {
@@ -225,16 +219,21 @@ fn remove(names: &[String], json: bool) -> Result<ExitCode, Failure> {
     Ok(code)
 }
 
-fn failed(name: &str, failure: &Failure) -> Value {
+fn failed(name: &OsStr, failure: &Failure) -> Value {
     let mut fields = Map::new();
-    fields.insert("name".into(), name.into());
+    insert(&mut fields, "name", name);
     failure.json(fields)
+}
+
+/// A string; the array of its bytes, if the name is no UTF-8.
+fn name_to_json(name: &OsStr) -> Value {
+    name.to_str().map_or_else(|| name.as_encoded_bytes().into(), Value::from)
 }
 
 fn collect(dry_run: bool, json: bool) -> Result<ExitCode, Failure> {
     let collected = shm::collect(dry_run).map_err(|error| refused(&error))?;
     let failures: Vec<_> =
-        collected.failed.iter().map(|(entry, error)| (entry.name.as_str(), refused(error))).collect();
+        collected.failed.iter().map(|(entry, error)| (entry.name.as_os_str(), refused(error))).collect();
     let code = failures.first().map_or(ExitCode::SUCCESS, |(_, failure)| failure.exit_code());
     if json {
         let removed: Vec<_> = collected.removed.iter().map(to_json).collect();
@@ -247,7 +246,7 @@ fn collect(dry_run: bool, json: bool) -> Result<ExitCode, Failure> {
     let mut text = String::new();
     for entry in &collected.removed {
         // Into memory: it cannot fail.
-        let _ = writeln!(text, "{what} {} ({})", plain(&entry.name), BinaryBytes(entry.size));
+        let _ = writeln!(text, "{what} {} ({})", shown(&entry.name), BinaryBytes(entry.size));
     }
     if collected.removed.is_empty() && failures.is_empty() {
         text.push_str("nothing is left over\n");

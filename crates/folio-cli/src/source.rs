@@ -1,7 +1,10 @@
 //! What is printed: a file, by checked copies out of a map of it (the kernel's or the pager's); or, where there is no map, a
 //! stream that is read.
 
-use crate::failure::{Failure, Kind, shown, words};
+use crate::descriptors;
+use crate::failure::{Failure, Kind, words};
+use crate::holes::{bytes_of_data, end_of_data, end_of_hole};
+use crate::name::shown;
 use crate::paging::Paging;
 use folio::{FaultCause, FileMap, MapOptions, Pattern};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -54,9 +57,11 @@ impl Source {
         let stdin = path == Path::new("-");
         let name = if stdin { "standard input".to_owned() } else { shown(path) };
         let failed = |error: io::Error| Failure::io(Kind::Source, &name, &error);
-        let file =
-            if stdin { io::stdin().as_fd().try_clone_to_owned().map(File::from) } else { File::open(path) };
-        let file = file.map_err(failed)?;
+        let file = if stdin {
+            descriptors::inherited(0, Kind::Source, &name)?
+        } else {
+            File::open(path).map_err(failed)?
+        };
         let metadata = file.metadata().map_err(failed)?;
         if metadata.is_dir() {
             return Err(failed(io::ErrorKind::IsADirectory.into()));
@@ -80,7 +85,9 @@ impl Source {
         let start = offset.unwrap_or(0);
         let way = match &self.engine {
             Engine::Map { size } | Engine::Pager { size } => {
-                if start > *size || (start == *size && offset.is_some()) {
+                // Every source has a start, also an empty one. Its end is a place to print nothing from.
+                let must_have = start > 0 && length != Some(0);
+                if start > *size || (start == *size && must_have) {
                     return Err(self.past_end(start, Some(*size)));
                 }
                 let left = (size - start).min(length.unwrap_or(u64::MAX));
@@ -91,11 +98,11 @@ impl Source {
             }
             Engine::Read { .. } => {
                 self.skip(start)?;
-                // The stream's end is known when it is met: nothing there is an error for who asked for that place.
-                Way::Stream { left: length, must_have: offset.is_some() && length != Some(0) }
+                // The stream's end is known when it is met.
+                Way::Stream { left: length, must_have: start > 0 && length != Some(0) }
             }
         };
-        Ok(Bytes { source: self, at: start, way })
+        Ok(Bytes { source: self, at: start, data_end: 0, way })
     }
 
     fn past_end(&self, offset: u64, size: Option<u64>) -> Failure {
@@ -115,7 +122,7 @@ impl Source {
 
     /// Leaves out the first bytes of a stream.
     fn skip(&self, count: u64) -> Result<(), Failure> {
-        if count == 0 || self.seek(count) {
+        if count == 0 || self.seek(count)? {
             return Ok(());
         }
         let mut scrap = vec![0; CHUNK.min(usize::try_from(count).unwrap_or(CHUNK))];
@@ -133,10 +140,19 @@ impl Source {
 
     /// Tries to leave bytes out without reading them. Some files in /proc can be read nowhere else than where they were
     /// asked for. Devices that ignore a seek are no regular files.
-    fn seek(&self, count: u64) -> bool {
+    fn seek(&self, count: u64) -> Result<bool, Failure> {
         let mut file = &*self.file;
-        let Ok(by) = i64::try_from(count) else { return false };
-        self.metadata.is_file() && file.seek(SeekFrom::Current(by)).is_ok()
+        let Ok(by) = i64::try_from(count) else { return Ok(false) };
+        // A seek goes past the end as well. A byte that can be read before the place shows that the place exists.
+        if !self.metadata.is_file() || file.seek(SeekFrom::Current(by - 1)).is_err() {
+            return Ok(false);
+        }
+        match read(&self.file, &mut [0]) {
+            Ok(0) => Err(self.past_end(count, None)),
+            Ok(_) => Ok(true),
+            // Some files of /proc give no single bytes.
+            Err(_) => Ok(file.seek(SeekFrom::Current(1)).is_ok()),
+        }
     }
 }
 
@@ -162,6 +178,8 @@ fn engine(file: &File, metadata: &Metadata, mapper: Mapper) -> io::Result<Engine
         let last = size.saturating_sub(1);
         return match file.read_at(&mut [0], last) {
             Ok(count) if count > 0 && size == 0 => read("it tells no size"),
+            // An error is not the end of an empty file: the reads that follow say what is wrong, or succeed.
+            Err(_) if size == 0 => read("it tells no size, and its first byte cannot be read alone"),
             // The last byte is missing, and so would be pages before it.
             Ok(0) if size > 0 && file.metadata()?.len() == metadata.len() => {
                 read("it has fewer bytes than it tells")
@@ -177,10 +195,12 @@ fn engine(file: &File, metadata: &Metadata, mapper: Mapper) -> io::Result<Engine
             let usual = if usual { ", as for most of /proc and /sys" } else { "" };
             return Ok(Engine::Read { reason: format!("the kernel answers: {why}{usual}") });
         }
-        Ok(_) if size == 0 && file.read_at(&mut [0], 0).is_ok_and(|count| count > 0) => {
-            return read("it tells no size");
-        }
-        Ok(_) => {}
+        Ok(_) if size > 0 => {}
+        Ok(_) => match file.read_at(&mut [0], 0) {
+            Ok(0) => {}
+            Ok(_) => return read("it tells no size"),
+            Err(_) => return read("it tells no size, and its first byte cannot be read alone"),
+        },
     }
     Ok(Engine::Map { size })
 }
@@ -191,6 +211,8 @@ pub(crate) struct Bytes<'a> {
     source: &'a Source,
     /// Where the next byte lies in the source.
     at: u64,
+    /// Where the data ends that starts at or before `at`, if holes are looked for.
+    data_end: u64,
     way: Way<'a>,
 }
 
@@ -210,9 +232,37 @@ impl Bytes<'_> {
         }
     }
 
+    /// How many bytes are left that are no holes, if that is known.
+    pub(crate) fn data(&self) -> Option<u64> {
+        match &self.way {
+            Way::Map { end, .. } | Way::Pager { end, .. } if self.source.metadata.is_file() => {
+                bytes_of_data(&self.source.file, self.at..*end)
+            }
+            _ => self.left(),
+        }
+    }
+
+    /// Leaves a hole out that starts here, and tells its length: 0 for none. The next bytes end before the hole that follows.
+    pub(crate) fn skip_hole(&mut self) -> u64 {
+        let end = match &self.way {
+            Way::Map { end, .. } | Way::Pager { end, .. } if self.source.metadata.is_file() => *end,
+            _ => return 0,
+        };
+        let from = self.at;
+        if from < self.data_end {
+            return 0;
+        }
+        let file = &self.source.file;
+        self.at = end_of_hole(file, from..end).unwrap_or(from);
+        self.data_end = end_of_data(file, self.at..end);
+        self.at - from
+    }
+
     /// The next bytes; none at the end. With a failure come the bytes that could still be had before it.
     pub(crate) fn next(&mut self, buffer: &mut [u8]) -> (usize, Option<Failure>) {
-        let want = self.left().map_or(buffer.len(), |left| left.min(buffer.len() as u64) as usize);
+        let before_hole = self.data_end.checked_sub(self.at).filter(|&left| left > 0);
+        let left = self.left().into_iter().chain(before_hole).min();
+        let want = left.map_or(buffer.len(), |left| left.min(buffer.len() as u64) as usize);
         if want == 0 {
             return (0, None);
         }
@@ -321,7 +371,7 @@ impl Source {
             || (shorter && self.paging.is_some());
         if !gone {
             return match fault.detail() {
-                Some(detail) => failed(&format!("{} ({})", fault.cause(), shown(Path::new(detail)))),
+                Some(detail) => failed(&format!("{} ({})", fault.cause(), shown(detail))),
                 None => failed(&fault.cause()),
             };
         }

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result, Subject};
 use crate::sys;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// What the files of segments start with.
@@ -41,14 +42,32 @@ pub(crate) fn path(call: &'static str, name: &str) -> Result<PathBuf> {
     Ok(directory().join(format!("{PREFIX}{name}")))
 }
 
+/// The file of a name in the directory, also of a name that no segment can have. Such a file can be listed and removed.
+pub(crate) fn path_of_entry(call: &'static str, name: &OsStr) -> Result<PathBuf> {
+    let bytes = name.as_bytes();
+    if bytes.is_empty() || bytes.iter().any(|byte| matches!(byte, b'/' | 0)) {
+        return Err(Error::rule(
+            call,
+            Subject::named(format!("shared memory {:?}", name.to_string_lossy())),
+            "a name has at least one byte, none of them `/` or zero",
+            "see `folio shm ls` for the names that there are",
+        ));
+    }
+    let mut file = OsString::from(PREFIX);
+    file.push(name);
+    Ok(directory().join(file))
+}
+
 /// The name that a file of the directory stands for, if it is a segment's.
-pub(crate) fn of_file(file: &str) -> Option<&str> {
-    file.strip_prefix(PREFIX).filter(|name| !name.is_empty())
+pub(crate) fn of_file(file: &OsStr) -> Option<&OsStr> {
+    let name = file.as_bytes().strip_prefix(PREFIX.as_bytes())?;
+    (!name.is_empty()).then(|| OsStr::from_bytes(name))
 }
 
 /// Whether a file of the directory was on its way to becoming a segment.
-pub(crate) fn is_temporary(file: &str) -> bool {
-    file.strip_prefix(TEMPORARY).is_some_and(|rest| rest.contains(".new-"))
+pub(crate) fn is_temporary(file: &OsStr) -> bool {
+    let rest = file.as_bytes().strip_prefix(TEMPORARY.as_bytes());
+    rest.is_some_and(|rest| rest.windows(5).any(|part| part == b".new-"))
 }
 
 /// The name of a file on its way to `path`.
@@ -66,8 +85,8 @@ pub(crate) fn bell(segment: u64, owner: u64, number: u64) -> String {
 }
 
 /// The segment's number and the owner, if a file of the directory is called as the FIFOs of bells are.
-pub(crate) fn of_bell(file: &str) -> Option<(u64, u64)> {
-    let mut numbers = file.strip_prefix(BELL)?.split('-').map(|digits| {
+pub(crate) fn of_bell(file: &OsStr) -> Option<(u64, u64)> {
+    let mut numbers = file.to_str()?.strip_prefix(BELL)?.split('-').map(|digits| {
         let plain = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         let number = digits.len() == 16 && digits.bytes().all(plain);
         number.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
@@ -92,16 +111,17 @@ mod tests {
             ["a".repeat(255), format!("a{}", "é".repeat(127)), "é".repeat(127), "€".repeat(85), "a".into()]
         {
             let temporary = temporary(Path::new(&name));
-            let temporary = temporary.to_str().unwrap();
-            assert!(temporary.len() <= 255 && is_temporary(temporary), "{temporary}");
+            let temporary = temporary.as_os_str();
+            assert!(temporary.len() <= 255 && is_temporary(temporary), "{temporary:?}");
         }
     }
 
     #[test]
     fn each_kind_of_name_is_told_from_the_others() {
         let name = bell(7, u64::MAX, 0);
+        let of_bell = |name: &str| of_bell(name.as_ref());
         assert_eq!(of_bell(&name), Some((7, u64::MAX)));
-        assert!(of_file(&name).is_none() && !is_temporary(&name));
+        assert!(of_file(name.as_ref()).is_none() && !is_temporary(name.as_ref()));
         for other in [&name[1..], &name[..name.len() - 1], &format!("{name}-0"), &name.replace('f', "F"), ""]
         {
             assert_eq!(of_bell(other), None, "{other}");
@@ -109,6 +129,6 @@ mod tests {
         // A segment that is called like one, on its way.
         let temporary = temporary(Path::new(&format!("folio.bell-{}", &name[12..])));
         let temporary = temporary.to_str().unwrap();
-        assert!(is_temporary(temporary) && of_bell(temporary).is_none(), "{temporary}");
+        assert!(is_temporary(temporary.as_ref()) && of_bell(temporary).is_none(), "{temporary}");
     }
 }

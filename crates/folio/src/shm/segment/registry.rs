@@ -8,6 +8,7 @@ use crate::shm::segment::owner::Owner;
 use crate::shm::segment::party;
 use crate::sys;
 use rustix::fs::{Mode, OFlags};
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -57,7 +58,7 @@ pub enum Role {
     /// namespaces. It goes with the process that reads it.
     Bell {
         /// The name of its segment, if that is in the directory and this process may read it.
-        of: Option<String>,
+        of: Option<OsString>,
     },
 }
 
@@ -72,8 +73,8 @@ pub struct User {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Entry {
-    /// The name that programs use; of what is no segment, its file name.
-    pub name: String,
+    /// The name that programs use; of what is no segment, its file name. It need not be UTF-8.
+    pub name: OsString,
     /// What it is.
     pub role: Role,
     /// The file.
@@ -99,7 +100,7 @@ pub struct Entry {
 /// A segment in the directory, and its parties, by what they labelled themselves.
 struct Known {
     id: u64,
-    name: String,
+    name: OsString,
     parties: Vec<(Owner, User)>,
 }
 
@@ -125,7 +126,7 @@ pub fn list() -> Result<Vec<Entry>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(&dir).map_err(|error| failed(&error))? {
         let entry = entry.map_err(|error| failed(&error))?;
-        files.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
+        files.push((entry.file_name(), entry.path()));
     }
     let (mut entries, mut known) = (Vec::new(), Vec::new());
     for (file, path) in &files {
@@ -143,7 +144,7 @@ pub fn list() -> Result<Vec<Entry>> {
 }
 
 /// A file of the directory, which nothing is known of yet; `None` if it went away.
-fn find(name: &str, path: &Path, role: Role) -> Option<(Entry, rustix::fs::FileType, OwnedFd)> {
+fn find(name: &OsStr, path: &Path, role: Role) -> Option<(Entry, rustix::fs::FileType, OwnedFd)> {
     let found = sys::file::find(path).ok()?;
     let stat = rustix::fs::fstat(&found).ok()?;
     let entry = Entry {
@@ -163,7 +164,7 @@ fn find(name: &str, path: &Path, role: Role) -> Option<(Entry, rustix::fs::FileT
 }
 
 /// What a bell's FIFO is, by the numbers in its name. The file was there before the parties were looked at.
-fn examine_bell(file: &str, path: &Path, (segment, owner): (u64, u64), known: &[Known]) -> Option<Entry> {
+fn examine_bell(file: &OsStr, path: &Path, (segment, owner): (u64, u64), known: &[Known]) -> Option<Entry> {
     let mut segments = known.iter().filter(|known| known.id == segment).peekable();
     let of = segments.peek().map(|known| known.name.clone());
     let is_known = of.is_some();
@@ -190,7 +191,7 @@ fn closed(errno: Errno) -> State {
 }
 
 /// What a file of the directory is; `None` if it went away.
-fn examine(name: &str, path: &Path, role: Role, known: &mut Vec<Known>) -> Option<Entry> {
+fn examine(name: &OsStr, path: &Path, role: Role, known: &mut Vec<Known>) -> Option<Entry> {
     let (mut entry, kind, _) = find(name, path, role)?;
     if kind != rustix::fs::FileType::RegularFile {
         entry.state = State::Damaged("it is no regular file".into());
@@ -275,9 +276,10 @@ fn parties(fd: BorrowedFd<'_>) -> Result<Vec<(Owner, User)>, Errno> {
 /// # Errors
 ///
 /// EBUSY with the processes that have it open; ENOENT; EACCES; EPERM in a directory with the sticky bit, if it is another user's;
-/// EINVAL if it is no regular file.
-pub fn remove(name: &str) -> Result<()> {
-    let path = name::path("remove", name)?;
+/// EINVAL if it is no regular file. Any name of the directory can be
+/// given, also one that no segment can have.
+pub fn remove(name: impl AsRef<OsStr>) -> Result<()> {
+    let path = name::path_of_entry("remove", name.as_ref())?;
     remove_file(&path)
 }
 
@@ -417,9 +419,9 @@ fn retire_leftover(path: &Path) -> Result<bool, Errno> {
     if status.kind != rustix::fs::FileType::RegularFile {
         return Ok(false);
     }
-    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let file = path.file_name().unwrap_or_default();
     retire(fd, path, (status.device, status.inode), || {
-        if name::is_temporary(&file) {
+        if name::is_temporary(file) {
             return Ok(if is_young(fd) { Verdict::Stays } else { Verdict::Goes });
         }
         let is_leftover = lifetime(fd)? == Some(Lifetime::WhileUsed);
@@ -441,7 +443,7 @@ mod tests {
         let file = name::bell(segment, owner, 2);
         let path = dir.join(&file);
         rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        let found = examine_bell(&file, &path, (segment, owner), known).unwrap();
+        let found = examine_bell(file.as_ref(), &path, (segment, owner), known).unwrap();
         std::fs::remove_file(path).unwrap();
         (found.state, found.role)
     }
@@ -452,7 +454,7 @@ mod tests {
         let path = dir.path().join("folio.used");
         let segment: Segment<u64> = SegmentOptions::new().create_file(&path).unwrap();
         let mut known = Vec::new();
-        examine("used", &path, Role::Segment, &mut known).unwrap();
+        examine("used".as_ref(), &path, Role::Segment, &mut known).unwrap();
         let (id, me) = (segment.id(), known[0].parties[0].0.word());
         let of = || Role::Bell { of: Some("used".into()) };
         assert_eq!(state_of(dir.path(), id, me, &known), (State::InUse, of()));
@@ -468,7 +470,7 @@ mod tests {
         let time = rustix::fs::Timespec { tv_sec: since.as_secs().cast_signed(), tv_nsec: 0 };
         let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
         rustix::fs::utimensat(CWD, &fifo, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
-        let found = examine_bell(&file, &fifo, (id ^ 1, me), &known).unwrap();
+        let found = examine_bell(file.as_ref(), &fifo, (id ^ 1, me), &known).unwrap();
         assert_eq!(found.state, State::Leftover);
         assert_eq!((retire_bell(&fifo), fifo.exists()), (Ok(true), false));
     }
@@ -479,7 +481,7 @@ mod tests {
         let file = name::bell(1, 2, 4);
         let path = dir.path().join(&file);
         std::fs::write(&path, "bytes").unwrap();
-        let found = examine_bell(&file, &path, (1, 2), &[]).unwrap();
+        let found = examine_bell(file.as_ref(), &path, (1, 2), &[]).unwrap();
         assert!(matches!(found.state, State::Damaged(_)), "{:?}", found.state);
         assert_eq!((retire_bell(&path), path.exists()), (Ok(false), true));
     }

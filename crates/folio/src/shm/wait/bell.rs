@@ -64,7 +64,7 @@ fn ring(attachment: &Attachment, owner: u64, number: u64) -> bool {
 /// Takes the FIFOs away that the bells of a segment's dead parties left in its directory.
 pub(in crate::shm) fn sweep(directory: &Path, segment: u64, is_alive: impl Fn(Owner) -> bool) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        if let Some((id, owner)) = entry.file_name().to_str().and_then(name::of_bell)
+        if let Some((id, owner)) = name::of_bell(&entry.file_name())
             && id == segment
             && !Owner::in_word(owner).is_some_and(&is_alive)
         {
