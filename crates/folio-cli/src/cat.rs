@@ -48,7 +48,7 @@ pub(crate) struct Args {
     #[arg(value_name = "SOURCE")]
     source: PathBuf,
 
-    /// Start at this byte; at or past the end is an error
+    /// Start at this byte. A place past the end is an error, and so is the end itself, except for `--length 0` and offset 0
     #[arg(long, value_name = "N", value_parser = size::parse, allow_negative_numbers = true)]
     offset: Option<u64>,
 
@@ -64,7 +64,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_negative_numbers = true)]
     budget: Option<u64>,
 
-    /// Write to FILE, made or replaced when all was printed and not before; to a pipe or a device directly
+    /// Write to FILE, made or replaced when all was printed and not before. It keeps its owner, mode, ACL and extended
+    /// attributes, and holes stay holes. A pipe, a device or a descriptor (/dev/stderr, /dev/fd/3) is written to directly
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
