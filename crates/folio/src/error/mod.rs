@@ -83,6 +83,19 @@ impl Error {
         Self::Refused(Box::new(Refusal { call, subject, errno, by_kernel: true, rule, remedy }))
     }
 
+    /// A file in memory that is not given `bytes`, since there is too little memory or space.
+    #[cold]
+    pub(crate) fn short(subject: Subject, bytes: u64, short: crate::sys::room::Short) -> Self {
+        let crate::sys::room::Short { errno, free, limit } = short;
+        Self::rule_as(
+            errno,
+            "fallocate",
+            subject,
+            format!("{bytes} bytes were asked for, and {limit} leaves {free}"),
+            "ask for less, free some, or do without the reservation of space where the call has that option",
+        )
+    }
+
     /// folio refuses `call`: it knows that `rule` is broken, or does not allow it to be.
     pub(crate) fn rule(
         call: &'static str,

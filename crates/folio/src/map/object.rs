@@ -63,6 +63,9 @@ pub(super) fn fill_holes(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Res
     if status(fd)?.kind != FileType::RegularFile || sys::file::huge_page_bytes(fd).is_some() {
         return Ok(());
     }
+    if let Err(short) = sys::room::check(fd, sys::file::missing(fd, &range)) {
+        return Err(Error::short(subject(&range), range.end - range.start, short));
+    }
     let mut next = range.start;
     while next < range.end {
         let (hole, told) = match sys::file::next_hole(fd, next, range.end) {

@@ -161,6 +161,21 @@ pub(crate) fn is_full_tmpfs(fd: BorrowedFd<'_>, range: &std::ops::Range<u64>) ->
             .is_ok_and(|stat| stat.cache + stat.evicted >= pages)
 }
 
+/// How many bytes of the range have no page yet, at most, in a file in memory.
+pub(crate) fn missing(fd: BorrowedFd<'_>, range: &std::ops::Range<u64>) -> u64 {
+    let page = PageSize::system().bytes() as u64;
+    let len = range.end.saturating_sub(range.start);
+    let present = match super::mm::cachestat(fd.as_raw_fd(), range.start, len) {
+        Ok(stat) if len > 0 => (stat.cache + stat.evicted) * page,
+        // Before 6.5 only the pages of the whole file are known; those outside the range may all be there.
+        _ => rustix::fs::fstat(fd).map_or(0, |stat| {
+            let outside = stat.st_size.cast_unsigned().saturating_sub(len);
+            (stat.st_blocks.cast_unsigned() * 512).saturating_sub(outside)
+        }),
+    };
+    len.saturating_sub(present)
+}
+
 /// Whether lseek(2) finds no hole in the range. It moves the descriptor's position for a moment, so it is for file systems
 /// where nothing else answers.
 pub(crate) fn seeks_no_hole(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Result<bool, Errno> {

@@ -5,6 +5,7 @@
 //! | [`mm`] | the calls on address ranges: mmap, munmap, mprotect, mremap, msync, madvise, mlock, mincore, mseal … |
 //! | [`memfd`] | files that live in memory, and their seals |
 //! | [`file`] | what a map needs to know of a file: size, owner, holes, name |
+//! | [`room`] | how much memory a file in memory may still take |
 //! | [`naming`] | files that get their name when they are complete |
 //! | [`byte_lock`] | locks on bytes of a file, which end with their process |
 //! | [`fork`] | what fork must not cut in two, and descriptors that children must not have |
@@ -48,6 +49,7 @@ pub(crate) mod process;
 pub(crate) mod replace;
 pub(crate) mod replaced;
 pub(crate) mod ring;
+pub(crate) mod room;
 pub(crate) mod signal;
 mod slot;
 pub(crate) mod thread;

@@ -924,9 +924,17 @@ fn allocate(file: BorrowedFd<'_>, range: Range<u64>, subject: &Subject) -> Resul
         ));
     }
     let flags = rustix::fs::FallocateFlags::empty();
-    let errno = match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, flags, start, end - start)) {
-        Ok(()) => return Ok(()),
-        Err(errno) => errno,
+    let errno = match sys::room::check(file, sys::file::missing(file, &range)) {
+        Err(short) if short.errno == Errno::NOMEM => {
+            return Err(Error::short(subject.clone(), end - start, short));
+        }
+        Err(short) => short.errno,
+        Ok(()) => {
+            match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, flags, start, end - start)) {
+                Ok(()) => return Ok(()),
+                Err(errno) => errno,
+            }
+        }
     };
     if !matches!(errno, Errno::NOSPC | Errno::DQUOT) {
         return Err(Error::kernel("fallocate", errno, subject.clone()));
