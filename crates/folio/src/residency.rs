@@ -19,11 +19,13 @@ pub enum Residency {
     NotOwner,
 }
 
-/// Residency of pages, in order.
+/// Residency of pages, in order. It takes memory for each run of resident pages, and none for the pages themselves: a
+/// sparse map of terabytes costs as much as its resident runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pages {
     page: PageSize,
-    resident: Vec<bool>,
+    count: usize,
+    runs: Vec<Range<usize>>,
 }
 
 impl Pages {
@@ -32,19 +34,52 @@ impl Pages {
         self.page
     }
 
-    /// One flag a page.
-    pub fn as_slice(&self) -> &[bool] {
-        &self.resident
+    /// The runs of resident pages, in order: each from the number of its first page to the number behind its last.
+    /// Between two runs lies a page at least.
+    pub fn runs(&self) -> &[Range<usize>] {
+        &self.runs
+    }
+
+    /// One flag a page, in order.
+    pub fn iter(&self) -> impl Iterator<Item = bool> + '_ {
+        let mut runs = self.runs.iter().peekable();
+        (0..self.count).map(move |page| {
+            runs.next_if(|run| run.end <= page);
+            runs.peek().is_some_and(|run| run.contains(&page))
+        })
+    }
+
+    /// Whether the page with this number, counted from the start of the range, is resident.
+    pub fn is_resident(&self, page: usize) -> bool {
+        let next = self.runs.partition_point(|run| run.end <= page);
+        self.runs.get(next).is_some_and(|run| run.contains(&page))
     }
 
     /// Bytes in pages that are resident.
     pub fn resident_bytes(&self) -> usize {
-        self.resident.iter().filter(|&&resident| resident).count() * self.page.bytes()
+        self.runs.iter().map(ExactSizeIterator::len).sum::<usize>() * self.page.bytes()
     }
 
     /// Bytes in all pages that were asked about.
     pub fn total_bytes(&self) -> usize {
-        self.resident.len() * self.page.bytes()
+        self.count * self.page.bytes()
+    }
+
+    /// Adds pages behind those that are there.
+    fn extend(&mut self, flags: &[u8]) -> Result<(), std::collections::TryReserveError> {
+        for &flag in flags {
+            let page = self.count;
+            self.count += 1;
+            match self.runs.last_mut() {
+                _ if flag & 1 == 0 => {}
+                Some(run) if run.end == page => run.end += 1,
+                _ => {
+                    self.runs.try_reserve(1)?;
+                    self.runs.push(page..page + 1);
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -78,14 +113,22 @@ impl Residency {
     }
 
     fn ask(start: *mut u8, len: usize) -> Result<Self> {
+        /// Pages of one call: mincore(2) takes a byte for each.
+        const PIECE: usize = 64 << 10;
         let page = PageSize::system();
-        let mut resident = vec![0_u8; len >> page.shift()];
-        if !resident.is_empty() {
-            sys::mm::mincore(start, &mut resident, page.bytes()).map_err(|errno| {
-                Error::kernel("mincore", errno, Subject::mapped_at(start as usize).with_length(len))
-            })?;
+        let mut pages = Pages { page, count: 0, runs: Vec::new() };
+        let mut flags = vec![0_u8; PIECE.min(len >> page.shift())];
+        let mut done = 0;
+        while done < len {
+            let count = flags.len().min((len - done) >> page.shift());
+            let (at, piece) = (start.wrapping_add(done), &mut flags[..count]);
+            let subject = || Subject::mapped_at(at as usize).with_length(count * page.bytes());
+            sys::mm::mincore(at, piece, page.bytes())
+                .map_err(|errno| Error::kernel("mincore", errno, subject()))?;
+            pages.extend(piece).map_err(|_| Error::no_heap("mincore", subject()))?;
+            done += count * page.bytes();
         }
-        Ok(Self::Known(Pages { page, resident: resident.into_iter().map(|byte| byte & 1 == 1).collect() }))
+        Ok(Self::Known(pages))
     }
 }
 

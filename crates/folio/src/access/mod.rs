@@ -5,8 +5,10 @@ mod guard;
 mod reader;
 mod typed;
 mod volatile;
+mod zeroed;
 
 pub(crate) use guard::guarded;
 pub use reader::Reader;
 pub(crate) use typed::read_value;
 pub use volatile::{View, ViewMut, Words};
+pub(crate) use zeroed::zeroed_vec;

@@ -96,6 +96,24 @@ impl Error {
         )
     }
 
+    /// The process's own memory cannot have the bytes that `call` needs.
+    pub(crate) fn no_memory(
+        call: &'static str,
+        subject: Subject,
+        bytes: u64,
+        short: crate::sys::room::Short,
+    ) -> Self {
+        let crate::sys::room::Short { errno, free, limit } = short;
+        let rule = format!("{bytes} bytes of memory are needed, and {limit} leaves {free}");
+        Self::rule_as(errno, call, subject, rule, "take the range in smaller pieces, or free memory")
+    }
+
+    /// The program's allocator refuses the bytes that `call` needs.
+    pub(crate) fn no_heap(call: &'static str, subject: Subject) -> Self {
+        let rule = "the program's allocator has no block for the answer";
+        Self::rule_as(Errno::NOMEM, call, subject, rule, "take the range in smaller pieces, or free memory")
+    }
+
     /// folio refuses `call`: it knows that `rule` is broken, or does not allow it to be.
     pub(crate) fn rule(
         call: &'static str,

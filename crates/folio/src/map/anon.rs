@@ -9,8 +9,9 @@ use crate::page::PageSize;
 use crate::prot::Prot;
 use crate::region::{Region, Resize};
 use crate::residency::Residency;
+use crate::sys;
 use std::ops::{Deref, DerefMut, RangeBounds};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// Zero-filled memory that nobody else can change (PRIVATE, ANONYMOUS): derefs to `&[u8]` and `&mut [u8]`.
 ///
@@ -61,26 +62,48 @@ impl Anon {
     }
 
     /// Reads everything that can be read from a descriptor, from its position to its end: for what cannot be mapped, such as
-    /// pipes, sockets and files of `/proc`.
+    /// pipes, sockets and files of `/proc`. [`read_from_at_most`](Self::read_from_at_most) sets a limit.
     ///
     /// # Errors
     ///
-    /// What read(2) answers; ENOMEM.
+    /// What read(2) answers; ENOMEM, also before the machine or the memory cgroup runs out of memory.
     pub fn read_from(file: impl AsFd) -> Result<Self> {
+        Self::read_up_to(file.as_fd(), usize::MAX)
+    }
+
+    /// The same, for a source that may have no end: at most `limit` bytes.
+    ///
+    /// # Errors
+    ///
+    /// EFBIG if the source has more than `limit` bytes: then one byte more than these was taken from it. Else as
+    /// [`read_from`](Self::read_from).
+    pub fn read_from_at_most(file: impl AsFd, limit: usize) -> Result<Self> {
+        Self::read_up_to(file.as_fd(), limit)
+    }
+
+    fn read_up_to(fd: BorrowedFd<'_>, limit: usize) -> Result<Self> {
         const FIRST: usize = 64 << 10;
-        let fd = file.as_fd();
-        let mut anon = Self::new(FIRST)?;
+        let subject = |at: usize| Subject::file(fd).with_range(at as u64, 0);
+        // One byte more than the limit shows that the source goes on.
+        let most = limit.saturating_add(1);
+        let mut anon = Self::new(FIRST.min(most))?;
         let mut filled = 0;
         loop {
+            if filled > limit {
+                let rule = format!("the source has more than the {limit} bytes that are allowed");
+                let remedy = "raise the limit, or read the source in pieces";
+                return Err(Error::rule_as(Errno::FBIG, "read_from", subject(filled), rule, remedy));
+            }
             if filled == anon.len() {
-                anon.resize(filled * 2)?;
+                let more = filled.min(most - filled);
+                sys::room::check_own(more as u64)
+                    .map_err(|short| Error::no_memory("read_from", subject(filled), more as u64, short))?;
+                anon.resize(filled + more)?;
             }
             match rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut anon[filled..])) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
-                Err(errno) => {
-                    return Err(Error::kernel("read", errno, Subject::file(fd).with_range(filled as u64, 0)));
-                }
+                Err(errno) => return Err(Error::kernel("read", errno, subject(filled))),
             }
         }
         anon.resize(filled)?;

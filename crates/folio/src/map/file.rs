@@ -20,9 +20,10 @@ use crate::sys;
 use crate::sys::copy::Trap;
 use crate::sys::replace::{Guarded, Piece};
 use crate::sys::replaced::CloneBy;
+use rustix::fs::{FileType, OFlags};
 use std::marker::PhantomData;
 use std::ops::{Range, RangeBounds};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{Ordering, fence};
 
@@ -166,8 +167,11 @@ impl FileMapMut {
     /// got); those of [`MapOptions::map_mut`].
     pub fn create(path: impl AsRef<Path>, length: u64) -> Result<Self> {
         let path = path.as_ref();
-        let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let file = file.map_err(|error| object::opening(&error, path))?;
+        let file = object::open_with(path, OFlags::RDWR | OFlags::CREATE)?;
+        if object::status(file.as_fd())?.kind != FileType::RegularFile {
+            // The kernel, or the rules for what is mapped, say why. Nothing else is made longer.
+            return MapOptions::new().map_mut(file);
+        }
         file.set_len(length).map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Error::kernel(

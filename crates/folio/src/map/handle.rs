@@ -144,10 +144,10 @@ macro_rules! typed_reads {
         ///
         /// # Errors
         ///
-        /// As for `read_at`.
+        /// As for `read_at`; ENOMEM if the program's allocator, or the machine, has no room for so many bytes.
         pub fn read_vec(&self, range: impl std::ops::RangeBounds<usize>) -> $crate::Result<Vec<u8>> {
             let range = self.mapping.shift("read_vec", range)?;
-            let mut bytes = vec![0; range.len()];
+            let mut bytes = $crate::access::zeroed_vec("read_vec", range.clone())?;
             self.read_at(&mut bytes, range.start - self.mapping.lead)?;
             Ok(bytes)
         }

@@ -7,7 +7,7 @@ use crate::page::PageSize;
 use crate::prot::Prot;
 use crate::region::{Place, Region, Request};
 use crate::sys;
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Mode, OFlags};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// How many bytes the object has, by its kind.
@@ -87,15 +87,17 @@ pub(super) fn fill_holes(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Res
     Ok(())
 }
 
-/// Opens a file for a map: to read, or to read and write.
+/// Opens a file for a map: to read, or to read and write. A FIFO is no file for a map, and nothing waits for its other end.
 pub(super) fn open(path: impl AsRef<std::path::Path>, write: bool) -> Result<std::fs::File> {
-    let path = path.as_ref();
-    std::fs::OpenOptions::new().read(true).write(write).open(path).map_err(|error| opening(&error, path))
+    open_with(path.as_ref(), if write { OFlags::RDWR } else { OFlags::RDONLY })
 }
 
-pub(super) fn opening(error: &std::io::Error, path: &std::path::Path) -> Error {
-    let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
-    Error::kernel("open", errno, Subject::named(path.display().to_string()))
+/// The same with the flags of open(2).
+pub(super) fn open_with(path: &std::path::Path, flags: OFlags) -> Result<std::fs::File> {
+    let opened = sys::open::open(path, flags, Mode::from_raw_mode(0o666));
+    let file =
+        opened.map_err(|errno| Error::kernel("open", errno, Subject::named(path.display().to_string())))?;
+    Ok(file.into())
 }
 
 /// Descriptors that a map was made from and keeps, for those that need one.

@@ -443,11 +443,13 @@ impl Drop for Region {
             return;
         }
         if self.rare.is_none() {
-            // SAFETY: the region owns the range, and its handle's borrows have ended. A failure (the limit of areas,
-            // where unmapping splits one) leaves it mapped, which harms nobody; `unmap` would have said so.
-            let _ = unsafe { sys::mm::munmap(self.base.as_ptr(), self.len) };
-        } else {
-            let _ = self.release_all();
+            // SAFETY: the region owns the range, and its handle's borrows have ended.
+            unsafe { sys::mm::release(self.base.as_ptr(), self.len) };
+        } else if self.release_all().is_err() {
+            for part in self.mapped() {
+                // SAFETY: the region owns its mapped parts, and its handle's borrows have ended.
+                unsafe { sys::mm::drop_pages(self.at(part.start), part.len()) };
+            }
         }
     }
 }

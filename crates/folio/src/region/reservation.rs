@@ -305,7 +305,7 @@ impl Drop for Space {
             for (start, end) in starts.zip(ends).filter(|(start, end)| start < end) {
                 // SAFETY: the reservation and all regions in it are gone, commits borrowed the reservation, and what
                 // others took is left out.
-                let _ = unsafe { sys::mm::munmap(start as *mut u8, end - start) };
+                unsafe { sys::mm::release(start as *mut u8, end - start) };
             }
         }
     }

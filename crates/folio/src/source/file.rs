@@ -112,10 +112,7 @@ impl LocalFile {
             let error = io::Error::from(error);
             io::Error::new(error.kind(), format!("{name}: {error}"))
         };
-        // NONBLOCK: a pipe without a writer would not open before one comes.
-        let extra = OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = rustix::fs::open(path, flags | extra, Mode::from_raw_mode(0o666)).map_err(named)?;
-        rustix::fs::fcntl_setfl(&file, OFlags::empty()).map_err(named)?;
+        let file = sys::open::open(path, flags, Mode::from_raw_mode(0o666)).map_err(named)?;
         Self::of(name, file, flags.contains(OFlags::RDWR))
     }
 

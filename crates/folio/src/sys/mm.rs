@@ -35,6 +35,35 @@ pub(crate) unsafe fn munmap(addr: *mut u8, len: usize) -> Result<(), Errno> {
     check(unsafe { libc::munmap(addr.cast(), len) }).map(drop)
 }
 
+/// munmap(2) of a range that nobody will ask for again. At the process's limit of VMAs the kernel refuses to cut a VMA in two
+/// (ENOMEM). Then the addresses stay taken, and the memory behind them is given back (MADV_DONTNEED).
+///
+/// # Safety
+///
+/// Nothing may use the range any more.
+pub(crate) unsafe fn release(addr: *mut u8, len: usize) {
+    // SAFETY: the caller promises that nothing uses the range.
+    if unsafe { munmap(addr, len) }.is_err() {
+        // SAFETY: the caller promises that nothing uses the range.
+        unsafe { drop_pages(addr, len) };
+    }
+}
+
+/// Gives the private pages of a range back, locked ones too. The range stays mapped.
+///
+/// # Safety
+///
+/// Nothing may use the bytes of the range any more.
+pub(crate) unsafe fn drop_pages(addr: *mut u8, len: usize) {
+    /// `MADV_DONTNEED_LOCKED` of linux/mman.h, since 5.18.
+    const DONTNEED_LOCKED: i32 = 24;
+    // SAFETY: the caller promises that nothing uses the bytes.
+    if unsafe { libc::madvise(addr.cast(), len, libc::MADV_DONTNEED) } != 0 {
+        // SAFETY: the caller promises that nothing uses the bytes.
+        unsafe { libc::madvise(addr.cast(), len, DONTNEED_LOCKED) };
+    }
+}
+
 /// mprotect(2).
 ///
 /// # Safety

@@ -6,6 +6,7 @@
 //! | [`memfd`] | files that live in memory, and their seals |
 //! | [`file`] | what a map needs to know of a file: size, owner, holes, name |
 //! | [`room`] | how much memory a file in memory may still take |
+//! | [`open`] | opening a path that may name anything, without waiting |
 //! | [`naming`] | files that get their name when they are complete |
 //! | [`byte_lock`] | locks on bytes of a file, which end with their process |
 //! | [`fork`] | what fork must not cut in two, and descriptors that children must not have |
@@ -44,6 +45,7 @@ pub(crate) mod identity;
 pub(crate) mod memfd;
 pub(crate) mod mm;
 pub(crate) mod naming;
+pub(crate) mod open;
 pub(crate) mod page_rights;
 pub(crate) mod process;
 pub(crate) mod replace;

@@ -42,6 +42,17 @@ pub(crate) fn check(fd: BorrowedFd<'_>, bytes: u64) -> Result<(), Short> {
     Ok(())
 }
 
+/// As [`check`], for `bytes` of the process's own memory that are about to be written.
+pub(crate) fn check_own(bytes: u64) -> Result<(), Short> {
+    /// Below this size the limits would take a noticeable part of the time that the bytes themselves take.
+    const JUDGED: u64 = 8 << 20;
+    if bytes < JUDGED {
+        return Ok(());
+    }
+    let (free, limit) = memory();
+    if bytes > free { Err(Short { errno: Errno::NOMEM, free, limit }) } else { Ok(()) }
+}
+
 /// The bytes of memory that this process can get before something of it is killed, and the limit that says so.
 pub(crate) fn memory() -> (u64, &'static str) {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();

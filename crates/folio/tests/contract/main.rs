@@ -1,5 +1,6 @@
 //! The contract: one test per rule of mmap(2), its family, and folio's own promises, against the real kernel.
 
+mod bounds;
 mod compile_fail;
 mod devices;
 mod differential;

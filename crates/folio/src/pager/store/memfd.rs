@@ -59,7 +59,7 @@ impl Drop for Views {
         if identity::token() == self.process {
             for start in [self.address, self.alias] {
                 // SAFETY: the store's own, which end with it.
-                let _ = unsafe { mm::munmap(start as *mut u8, self.len) };
+                unsafe { mm::release(start as *mut u8, self.len) };
             }
         }
     }

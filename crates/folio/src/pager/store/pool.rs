@@ -314,7 +314,7 @@ impl Drop for Pool {
         if identity::token() == self.process {
             for &(start, len) in &self.areas {
                 // SAFETY: the pool's own; slots end with the shard that owns both.
-                let _ = unsafe { mm::munmap(start as *mut u8, len) };
+                unsafe { mm::release(start as *mut u8, len) };
             }
         }
     }

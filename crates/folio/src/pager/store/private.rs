@@ -225,7 +225,7 @@ impl Drop for Memory {
         // A child has not inherited the area.
         if identity::token() == self.process {
             // SAFETY: the store's own, which ends with it.
-            let _ = unsafe { mm::munmap(self.address as *mut u8, self.len) };
+            unsafe { mm::release(self.address as *mut u8, self.len) };
         }
     }
 }

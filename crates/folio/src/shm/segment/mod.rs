@@ -472,7 +472,7 @@ impl SegmentOptions {
         let path = &*spot.path;
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let fd = match sys::naming::open(path) {
+            let fd = match open_segment(path) {
                 Err(Errno::NOENT) => return Ok(Vacancy::Free),
                 Err(errno) => match sys::file::status_of(path) {
                     Err(Errno::NOENT) => return Ok(Vacancy::Free),
@@ -527,7 +527,7 @@ impl SegmentOptions {
         let path = &*spot.path;
         let subject = || Subject::named(path.display().to_string());
         loop {
-            let fd = match sys::naming::open(path) {
+            let fd = match open_segment(path) {
                 Ok(fd) => fd,
                 Err(Errno::NOENT) => return Ok(Found::Nothing),
                 Err(Errno::LOOP) => {
@@ -1047,4 +1047,9 @@ impl SegmentOptions {
             Found::Nothing => Err(missing(spot)),
         }
     }
+}
+
+/// Opens a file for reading and writing, and no symbolic link. Only a holder of a lease on the file is waited for.
+fn open_segment(path: &Path) -> Result<OwnedFd, Errno> {
+    sys::open::open(path, rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOFOLLOW, rustix::fs::Mode::empty())
 }
