@@ -21,5 +21,6 @@ pub(crate) fn zeroed_vec(call: &'static str, range: Range<usize>) -> Result<Vec<
     }
     // SAFETY: the global allocator has given this block for the layout of `len` bytes, all of them are initialised, and nothing
     // else owns it.
-    Ok(unsafe { Vec::from_raw_parts(bytes, len, len) })
+    let bytes = unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(bytes, len)) };
+    Ok(bytes.into_vec())
 }
