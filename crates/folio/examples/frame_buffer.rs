@@ -103,7 +103,10 @@ impl Screen {
         let lead = fixed.smem_start as usize % PageSize::system().bytes();
         let stride = fixed.line_length as usize;
         Ok(Self {
-            memory: Memory::Device(Device::map(file, 0, lead + fixed.smem_len as usize)?),
+            // SAFETY: the range is the visible memory that the driver names, whose stores are pixels.
+            memory: Memory::Device(unsafe {
+                Device::map_unchecked(file, 0, lead + fixed.smem_len as usize)
+            }?),
             width,
             height,
             start: lead + top * stride + left * depth,

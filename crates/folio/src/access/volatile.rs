@@ -1,9 +1,12 @@
-//! Views over memory that others can change: every load and store really happens, once, and no reference to the bytes
-//! exists.
+//! Views over memory that others can change: loads and stores are relaxed atomics, and no reference to the bytes exists.
 //!
 //! `&[u8]` over such bytes would be undefined behaviour, because the compiler may load twice and assume it saw the same.
-//! Volatile accesses promise nothing of the kind. Accesses wider than a byte may tear where they are not aligned, or not
-//! of a machine word: then they show bytes of two moments, each a valid byte.
+//! Volatile accesses would be a data race between the threads of this process. A relaxed atomic of the access's size is one
+//! instruction, the same as a plain access. Bulk copies are assembly, which may take bytes of two moments.
+//!
+//! **Sizes.** Rust's memory model leaves open the result of two atomics of *different* sizes that overlap in time and bytes
+//! and of which one stores. The machines that folio runs on define it: each access is one access of its own size, and a
+//! compiler has no way to tell. Programs that want the letter of the model access each byte by one size only.
 
 use super::typed::read_value;
 use crate::error::{Errno, Error, Result, Subject};
@@ -12,6 +15,7 @@ use crate::region::outside;
 use crate::sys;
 use std::marker::PhantomData;
 use std::ops::RangeBounds;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Bytes that others may change at any time, for reading.
@@ -25,15 +29,42 @@ pub struct View<'a> {
     memory: PhantomData<&'a ()>,
 }
 
-// SAFETY: a view only makes volatile loads from memory that is mapped, or guarded, for `'a`, in the whole process.
+// SAFETY: a view only makes atomic loads and checked copies from memory that is mapped, or guarded, for `'a`, in the whole process.
 unsafe impl Send for View<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for View<'_> {}
 
-/// A word without alignment: volatile loads of it compile to one instruction where the machine allows.
-#[repr(C, packed)]
-#[derive(Clone, Copy)]
-struct Word(u64);
+/// The byte at `at`.
+///
+/// # Safety
+///
+/// A load from there has an effect that is defined, and no Rust allocation lies there.
+#[inline]
+unsafe fn byte(at: *const u8) -> u8 {
+    // SAFETY: a relaxed load of a byte is one plain load, also where memory is read-only; no reference outlives it.
+    unsafe { AtomicU8::from_ptr(at.cast_mut()) }.load(Ordering::Relaxed)
+}
+
+/// The word at `at`, a multiple of eight.
+///
+/// # Safety
+///
+/// As for [`byte`], for eight bytes.
+#[inline]
+unsafe fn word(at: *const u8) -> u64 {
+    // SAFETY: aligned, else as for a byte: 64-bit machines load a word by one plain load.
+    unsafe { AtomicU64::from_ptr(at.cast_mut().cast()) }.load(Ordering::Relaxed)
+}
+
+/// The word that starts `shift` bits (whole bytes, one to seven) behind the start of `low`, and ends in `high`.
+#[inline]
+fn join(low: u64, high: u64, shift: u32) -> u64 {
+    if cfg!(target_endian = "little") {
+        low >> shift | high << (64 - shift)
+    } else {
+        low << shift | high >> (64 - shift)
+    }
+}
 
 impl<'a> View<'a> {
     /// # Safety
@@ -54,7 +85,7 @@ impl<'a> View<'a> {
         self.len == 0
     }
 
-    /// The first byte. Loads through it are the caller's to make volatile.
+    /// The first byte. Loads through it are the caller's to make atomic.
     pub fn as_ptr(&self) -> *const u8 {
         self.start
     }
@@ -89,7 +120,7 @@ impl<'a> View<'a> {
     #[inline]
     pub fn get(&self, index: usize) -> Option<u8> {
         // SAFETY: inside the view, whose loads are defined.
-        (index < self.len).then(|| unsafe { self.start.wrapping_add(index).read_volatile() })
+        (index < self.len).then(|| unsafe { byte(self.start.wrapping_add(index)) })
     }
 
     /// A value of any type that every bit pattern is valid for, from its bytes at `offset`. It may tear.
@@ -125,7 +156,7 @@ impl<'a> View<'a> {
     pub fn bytes(&self) -> impl ExactSizeIterator<Item = u8> + use<'a> {
         let Self { start, len, .. } = *self;
         // SAFETY: inside the view, whose loads are defined.
-        (0..len).map(move |index| unsafe { start.wrapping_add(index).read_volatile() })
+        (0..len).map(move |index| unsafe { byte(start.wrapping_add(index)) })
     }
 
     /// The bytes eight at a time, as native-endian words, the quickest way through a view; and the up to seven bytes
@@ -158,10 +189,17 @@ impl Iterator for Words<'_> {
         if self.view.len - self.next < 8 {
             return None;
         }
-        let at = self.view.start.wrapping_add(self.next).cast::<Word>();
+        let at = self.view.start.wrapping_add(self.next);
         self.next += 8;
-        // SAFETY: eight bytes inside the view, whose loads are defined; `Word` has no alignment and any bits will do.
-        Some(unsafe { at.read_volatile() }.0)
+        let past = at.addr() % 8;
+        let aligned = at.wrapping_sub(past);
+        // SAFETY: a word that holds a byte of the view lies in that byte's page, whose loads are defined.
+        Some(unsafe {
+            match past {
+                0 => word(aligned),
+                past => join(word(aligned), word(aligned.wrapping_add(8)), 8 * past as u32),
+            }
+        })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -173,11 +211,18 @@ impl Iterator for Words<'_> {
     #[inline]
     fn fold<B, F: FnMut(B, u64) -> B>(self, init: B, mut f: F) -> B {
         let words = (self.view.len - self.next) / 8;
-        let start = self.view.start.wrapping_add(self.next).cast::<Word>();
+        let start = self.view.start.wrapping_add(self.next);
+        if !start.addr().is_multiple_of(8) {
+            let mut state = init;
+            for value in self {
+                state = f(state, value);
+            }
+            return state;
+        }
         let mut state = init;
         let mut index = 0;
-        // SAFETY: `index` counts whole words inside the view; else as above.
-        let load = |index: usize| unsafe { start.wrapping_add(index).read_volatile() }.0;
+        // SAFETY: `index` counts whole words inside the view, from an aligned one on; their loads are defined.
+        let load = |index: usize| unsafe { word(start.wrapping_add(8 * index)) };
         while index + 4 <= words {
             let four = [load(index), load(index + 1), load(index + 2), load(index + 3)];
             state = four.into_iter().fold(state, &mut f);
@@ -229,7 +274,7 @@ impl ViewMut<'_> {
         let inside = index < self.len;
         if inside {
             // SAFETY: inside the view, whose stores are defined.
-            unsafe { self.start().wrapping_add(index).write_volatile(byte) };
+            unsafe { AtomicU8::from_ptr(self.start().wrapping_add(index)) }.store(byte, Ordering::Relaxed);
         }
         inside
     }
@@ -272,4 +317,35 @@ fn stopped(call: &'static str, trap: sys::copy::Trap, start: usize) -> Error {
         "the page cannot be supplied",
         "a guard tells the cause, as does read_at of the map",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_the_bytes_in_order_wherever_a_view_starts_and_ends() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let mut memory = crate::Anon::new(256).unwrap();
+        memory.copy_from_slice(&bytes);
+        for start in 0..17 {
+            for len in [0, 1, 7, 8, 9, 63, 64, 65, 256 - start] {
+                // SAFETY: the bytes are mapped while the view exists, and nothing else touches them.
+                let view = unsafe { View::new(memory.as_ptr().wrapping_add(start), len) };
+                let expected = &bytes[start..start + len];
+                let whole: Vec<u64> =
+                    expected.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap())).collect();
+                let mut one_by_one = view.words();
+                let taken: Vec<u64> = std::iter::from_fn(|| one_by_one.next()).collect();
+                assert_eq!(taken, whole, "{len} bytes from {start}");
+                assert!(one_by_one.rest().bytes().eq(expected[whole.len() * 8..].iter().copied()));
+                let folded = view.words().fold(Vec::new(), |mut all, word| {
+                    all.push(word);
+                    all
+                });
+                assert_eq!(folded, whole, "{len} bytes from {start}");
+                assert!(view.bytes().eq(expected.iter().copied()));
+            }
+        }
+    }
 }

@@ -232,13 +232,23 @@ impl Anon {
     ///
     /// # Errors
     ///
-    /// With the map, unchanged: EACCES where a security policy forbids it.
+    /// With the map, unchanged: EACCES where a security policy forbids it, ENOMEM at `vm.max_map_count`. In the rare case that
+    /// the kernel changes a part, fails, and then refuses to change it back, the map that comes back has no bytes: theirs are
+    /// given up.
     pub fn protect(self, prot: Prot) -> Result<Region, Refused<Self>> {
         let Self { mapping: Mapping { mut region, lead, len, .. }, made } = self;
         let error = match region.protect(.., prot) {
             Ok(()) => return Ok(region),
             Err(error) => error,
         };
+        if !region.surely_has(Prot::READ_WRITE) {
+            // Its slices would fault. Nothing refers to the bytes, which go with the region.
+            let page = region.page_size();
+            return Err(Refused::new(
+                Self { mapping: Mapping::new(Region::empty(page), 0, 0), made: None },
+                error,
+            ));
+        }
         Err(Refused::new(Self { mapping: Mapping::new(region, lead, len), made }, error))
     }
 
@@ -264,6 +274,8 @@ impl Anon {
             );
             return Err(Refused::new(region, error));
         }
+        let mut region = region;
+        region.assume_rights(Prot::READ_WRITE);
         let len = region.len();
         let made = match region.behind() {
             Ok(place) => place.map(|_| Box::new(Made { options: MapOptions::new(), room: len })),

@@ -16,11 +16,12 @@ use std::path::Path;
 /// Memory of a device (SHARED): a frame buffer, the registers of a PCI function, the rings
 /// of io_uring, a page of perf counters, the shared page of a KVM vCPU.
 ///
+/// A store to most of these can make hardware or the kernel write to memory that the program did not name. So it is `unsafe` to
+/// map them: [`map_unchecked`](Self::map_unchecked). Files, block devices and `/dev/zero` have no such stores, and
+/// [`map`](Self::map) takes them.
+///
 /// [`load`](Self::load) and [`store`](Self::store) are single accesses of u8 to u64. Block copies, for frame buffers and the
 /// like, may split and repeat accesses.
-///
-/// What a device does with a store is outside folio's promises: hardware that is told to write to memory (a ring of io_uring, a
-/// guest's page tables) writes where it is told.
 ///
 /// An access that the device refuses (SIGBUS, SIGSEGV) is an error.
 ///
@@ -39,19 +40,33 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// Those of opening it; ENODEV if it cannot be mapped; what the driver answers.
+    /// Those of opening it, and of [`map`](Self::map).
     pub fn open(path: impl AsRef<Path>, length: usize) -> Result<Self> {
         let file = super::object::open(path, true)?;
         MapOptions::new().length(length).device(&file)
     }
 
-    /// Maps `length` bytes from `offset` of an open device. What the offset means is the driver's to say.
+    /// Maps `length` bytes from `offset` of an open file, block device or `/dev/zero`.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// Those of [`MapOptions::device`]: EPERM for other devices.
     pub fn map(file: impl MapFile, offset: u64, length: usize) -> Result<Self> {
         MapOptions::new().offset(offset).length(length).device(file)
+    }
+
+    /// Maps `length` bytes from `offset` of any open device. What the offset means is the driver's to say.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`MapOptions::device_unchecked`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`MapOptions::device_unchecked`]: the caller answers for the effect of every store.
+    pub unsafe fn map_unchecked(file: impl MapFile, offset: u64, length: usize) -> Result<Self> {
+        // SAFETY: as the caller promised.
+        unsafe { MapOptions::new().offset(offset).length(length).device_unchecked(file) }
     }
 
     pub(super) fn new_from(mapping: Mapping) -> Self {

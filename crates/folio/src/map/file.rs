@@ -461,7 +461,7 @@ impl<A: FileAccess> MappedFile<A> {
         let region = &self.mapping.region;
         let range = self.mapping.shift("guard", range)?;
         region.check_present("guard", &range)?;
-        if region.is_sealed() && !range.is_empty() {
+        if region.may_be_sealed() && !range.is_empty() {
             return Err(Error::rule_as(
                 Errno::PERM,
                 "guard",

@@ -5,6 +5,7 @@
 //! | [`options`] | the one builder |
 //! | [`anon`] | [`Anon`]: nobody else; slices |
 //! | [`sealed`] | [`Sealed`]: nobody ever again; slices, sendable |
+//! | [`unsealed`] | a memfd on its way to be one |
 //! | [`file`] | [`FileMap`], [`FileMapMut`], [`FileMapPrivate`]: whoever has the file; checked copies, guards |
 //! | [`stable`] | [`Stable`], [`StableMut`]: a file map with the promise that nobody does; slices |
 //! | [`shared`] | [`SharedMem`]: the processes it is shared with; atomics, views |
@@ -33,6 +34,7 @@ mod pinned;
 mod sealed;
 mod shared;
 mod stable;
+mod unsealed;
 
 pub use anon::Anon;
 pub use device::{Device, Register};

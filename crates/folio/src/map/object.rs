@@ -13,22 +13,123 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// How many bytes the object has, by its kind.
 pub(super) fn size(fd: BorrowedFd<'_>, status: &sys::file::Status) -> Result<u64> {
     match status.kind {
+        FileType::RegularFile if sys::file::is_of_the_kernel(fd, status) => {
+            // The kernel says which cannot be mapped at all: nearly every one.
+            probe(fd, PageSize::system(), Prot::READ, MapFlags::PRIVATE)?;
+            Err(no_file(fd))
+        }
         FileType::RegularFile | FileType::BlockDevice => {
             sys::file::length(fd, status).map_err(|errno| Error::kernel("ioctl", errno, Subject::file(fd)))
         }
-        FileType::CharacterDevice => Err(Error::rule_as(
-            Errno::NODEV,
-            "map",
-            Subject::file(fd),
-            "a character device is not a file of bytes",
-            "map it with Device",
-        )),
-        _ => {
-            // The kernel says which: ENODEV for pipes, sockets and directories.
+        FileType::Fifo | FileType::Socket | FileType::Directory | FileType::Symlink => {
+            // The kernel says it: ENODEV.
             probe(fd, PageSize::system(), Prot::READ, MapFlags::PRIVATE)?;
-            Ok(status.size)
+            Err(no_file(fd))
+        }
+        FileType::CharacterDevice => Err(no_file(fd)),
+        // An anonymous inode (io_uring, KVM, perf, BPF …) has no kind. Some cannot be mapped at all.
+        FileType::Unknown => match probe(fd, PageSize::system(), Prot::READ, MapFlags::PRIVATE) {
+            Err(error) if error.errno() == Errno::NODEV => Err(error),
+            _ => Err(no_file(fd)),
+        },
+    }
+}
+
+fn no_file(fd: BorrowedFd<'_>) -> Error {
+    Error::rule_as(
+        Errno::NODEV,
+        "map",
+        Subject::file(fd),
+        "a file map shows a regular file or a block device, and this is neither: a store could have any effect",
+        "map it with Device",
+    )
+}
+
+/// Refuses a device through which the kernel or hardware could write to memory that the program did not name. Files, block
+/// devices and the zero device are no such.
+pub(super) fn check_device(fd: BorrowedFd<'_>, status: &sys::file::Status) -> Result<()> {
+    let harmless = match status.kind {
+        FileType::RegularFile => !sys::file::is_of_the_kernel(fd, status),
+        FileType::BlockDevice => true,
+        FileType::CharacterDevice => [NULL, ZERO].contains(&status.names),
+        // The kernel maps none of them.
+        FileType::Fifo | FileType::Socket | FileType::Directory | FileType::Symlink => true,
+        FileType::Unknown => false,
+    };
+    if harmless {
+        return Ok(());
+    }
+    Err(Error::rule_as(
+        Errno::PERM,
+        "map",
+        Subject::file(fd),
+        "a store to this device may make the kernel or hardware write anywhere in memory, which safe code must not do",
+        "use the unsafe Device::map_unchecked, and answer for the stores",
+    ))
+}
+
+/// Major and minor numbers of `/dev/null` and `/dev/zero`, which never change.
+const NULL: (u32, u32) = (1, 3);
+const ZERO: (u32, u32) = (1, 5);
+
+/// Refuses an object that is not the zero device, whatever its path says.
+pub(super) fn check_zero(fd: BorrowedFd<'_>) -> Result<()> {
+    let status = status(fd)?;
+    if status.kind == FileType::CharacterDevice && status.names == ZERO {
+        return Ok(());
+    }
+    Err(Error::rule_as(
+        Errno::NODEV,
+        "map",
+        Subject::file(fd),
+        "the object at /dev/zero is not the zero device (character device 1:5), so others could change or cut its bytes",
+        "mount the device there, or use SharedMem::anonymous",
+    ))
+}
+
+/// Refuses a file in memory that others made shorter or longer than `size` before a seal held its length.
+pub(super) fn check_sealed_length(fd: BorrowedFd<'_>, size: u64) -> Result<()> {
+    let now = status(fd)?.size;
+    if now == size {
+        return Ok(());
+    }
+    Err(Error::rule_as(
+        Errno::IO,
+        "map",
+        Subject::file(fd),
+        format!("another thread or process changed the length of the new memfd from {size} to {now} bytes"),
+        "find the code that opens memfds of this process through /proc",
+    ))
+}
+
+/// Adds seals to a file in memory.
+pub(super) fn seal(fd: BorrowedFd<'_>, seals: sys::memfd::Seals) -> Result<()> {
+    sys::memfd::add_seals(fd, seals)
+        .map_err(|errno| Error::kernel("fcntl", errno, Subject::file(fd).with_detail("F_ADD_SEALS")))
+}
+
+/// The bytes of the range that have no page yet, if there is memory for them.
+pub(super) fn check_room(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Result<u64> {
+    let missing = sys::file::missing(fd, &range);
+    let subject = || Subject::file(fd).with_range(range.start, (range.end - range.start) as usize);
+    sys::room::check(fd, missing).map_err(|short| Error::short(subject(), missing, short))?;
+    Ok(missing)
+}
+
+/// Writes all of `bytes` to `offset` of a file.
+pub(super) fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8], mut offset: u64) -> Result<()> {
+    while !bytes.is_empty() {
+        let failed =
+            |errno| Error::kernel("pwrite", errno, Subject::file(fd).with_range(offset, bytes.len()));
+        match rustix::io::retry_on_intr(|| rustix::io::pwrite(fd, bytes, offset)).map_err(failed)? {
+            0 => return Err(failed(Errno::IO)),
+            count => {
+                bytes = &bytes[count..];
+                offset += count as u64;
+            }
         }
     }
+    Ok(())
 }
 
 /// Maps the first page and lets it go again: the kernel's word on whether the object can be mapped so.
@@ -63,9 +164,7 @@ pub(super) fn fill_holes(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Res
     if status(fd)?.kind != FileType::RegularFile || sys::file::huge_page_bytes(fd).is_some() {
         return Ok(());
     }
-    if let Err(short) = sys::room::check(fd, sys::file::missing(fd, &range)) {
-        return Err(Error::short(subject(&range), range.end - range.start, short));
-    }
+    check_room(fd, range.clone())?;
     let mut next = range.start;
     while next < range.end {
         let (hole, told) = match sys::file::next_hole(fd, next, range.end) {

@@ -38,11 +38,11 @@ pub struct Sealed {
 }
 
 impl Sealed {
-    /// Makes `length` bytes: `fill` gets them zeroed and writes them, then they are sealed.
+    /// Makes `length` bytes: `fill` gets them zeroed and writes them, then they are copied into a memfd and sealed.
     ///
     /// # Errors
     ///
-    /// ENOMEM, EMFILE, ENFILE; EBUSY for huge pages that a child, forked while `fill` ran, still has writable.
+    /// ENOMEM, before any memory is taken, if there is not so much; EMFILE, ENFILE.
     pub fn build(length: usize, fill: impl FnOnce(&mut [u8])) -> Result<Self> {
         MapOptions::new().sealed(length, fill)
     }
@@ -53,14 +53,18 @@ impl Sealed {
     ///
     /// As [`build`](Self::build).
     pub fn copy_of(bytes: &[u8]) -> Result<Self> {
-        Self::build(bytes.len(), |sealed| sealed.copy_from_slice(bytes))
+        MapOptions::new().sealed_copy(bytes)
     }
 
     /// Maps a memfd made elsewhere, after checking that it has the seals. Nothing that its maker does can break them.
     ///
+    /// Holes are filled, since a slice must not fault when memory is short later: the memfd then has memory for its whole
+    /// length.
+    ///
     /// # Errors
     ///
-    /// EINVAL if it is no memfd, or lacks a seal against writing, growing or shrinking.
+    /// EINVAL if it is no memfd, or lacks a seal against writing, growing or shrinking; ENOMEM, before any memory is taken, if
+    /// there is not enough to fill the holes.
     pub fn from_fd(fd: impl Into<OwnedFd>) -> Result<Self> {
         MapOptions::new().sealed_from_fd(fd.into())
     }

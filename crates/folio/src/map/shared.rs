@@ -15,8 +15,9 @@ use std::sync::atomic;
 /// Memory shared between processes, whose pages nobody can take away: anonymous (for forked children), `/dev/zero` (the
 /// same, the old way), or a memfd sealed against shrinking (for whoever gets the descriptor, related or not).
 ///
-/// Space is reserved at creation where the kernel can: a full machine is an error then, not a signal later. There are no
-/// huge pages: who shares them could punch a hole, and an empty pool would then be a signal.
+/// Space is reserved at creation where the kernel can: a full machine is an error then, not a signal later. But a peer can
+/// punch holes into a memfd: a hole takes memory when it is touched, and a machine with strict overcommit that has none left
+/// then sends a SIGBUS. There are no huge pages: who shares them could punch a hole, and an empty pool would then be a signal.
 ///
 /// Source: mmap(2), memfd_create(2).
 ///
@@ -61,12 +62,13 @@ impl SharedMem {
     ///
     /// # Errors
     ///
-    /// ENOMEM, EMFILE, ENFILE.
+    /// ENOMEM, before any memory is taken, if there is not so much; EMFILE, ENFILE.
     pub fn memfd(name: &str, length: usize) -> Result<Self> {
         MapOptions::new().name(name).shared_memfd(length)
     }
 
-    /// Maps a memfd that another process made.
+    /// Maps a memfd that another process made. Few holes are filled, many are left: see
+    /// [`MapOptions::shared_from_fd`].
     ///
     /// # Errors
     ///

@@ -1,8 +1,7 @@
-//! What changes a region's range, or the rights of its pages. All of it takes the region whole or mutably, so that no
+//! What changes a region's range, but for its [protection](super::rights). All of it takes the region whole or mutably, so that no
 //! borrow of its bytes can be in the way.
 
-use super::{Errno, Error, Fork, Place, Refused, Region, Reservation, Result};
-use crate::prot::Prot;
+use super::{Errno, Error, Fork, MapFlags, Place, Prot, Refused, Region, Reservation, Result, in_the_way};
 use crate::sys;
 use std::ops::{Range, RangeBounds};
 use std::sync::Arc;
@@ -107,8 +106,13 @@ impl Region {
             base: unsafe { self.base.add(offset) },
             len: self.len - offset,
             page: self.page,
+            rights: self.rights,
             rare: None,
         };
+        for (part, rights) in self.rights_of(&(offset..self.len)) {
+            rest.note_rights(part.start - offset..part.end - offset, rights);
+        }
+        self.cut_rights(offset);
         if let Some(rare) = self.rare.as_deref_mut() {
             let cut = |hole: &Range<usize>, from: usize, to: usize| hole.start.max(from)..hole.end.min(to);
             let (all, whole) = (std::mem::take(&mut rare.holes), self.len);
@@ -116,9 +120,11 @@ impl Region {
                 |from, to| all.iter().map(move |hole| cut(hole, from, to)).filter(|hole| !hole.is_empty());
             rare.holes = part(0, offset).collect();
             let (home, process, wiped, sealed) = (rare.home.clone(), rare.process, rare.wiped, rare.sealed);
+            let half_sealed = rare.half_sealed;
             let other = rest.rare();
             other.holes = part(offset, whole).map(|hole| hole.start - offset..hole.end - offset).collect();
             (other.home, other.process, other.wiped, other.sealed) = (home, process, wiped, sealed);
+            other.half_sealed = half_sealed;
         }
         self.len = offset;
         Ok(rest)
@@ -151,34 +157,21 @@ impl Region {
             return Err(Refused::new(next, error));
         }
         let offset = self.len;
+        let rights = next.rights_of(&(0..next.len));
         self.len += next.len;
         next.len = 0;
+        for (part, rights) in rights {
+            self.note_rights(part.start + offset..part.end + offset, rights);
+        }
         if let Some(rare) = next.rare.take() {
+            if rare.half_sealed {
+                self.rare().half_sealed = true;
+            }
             for hole in rare.holes {
                 self.add_hole(hole.start + offset..hole.end + offset);
             }
         }
         Ok(())
-    }
-
-    /// Sets the protection of whole pages. Only this process's pages; the object and other maps of it are not
-    /// concerned.
-    ///
-    /// # Errors
-    ///
-    /// EINVAL if the range is not whole pages, EACCES where the file was not opened for it, ENOMEM at
-    /// `vm.max_map_count` or where a range with holes is named, EPERM for sealed memory.
-    ///
-    /// Source: mprotect(2).
-    pub fn protect(&mut self, range: impl RangeBounds<usize>, prot: Prot) -> Result<()> {
-        let range = self.whole_pages("mprotect", range)?;
-        if range.is_empty() {
-            return Ok(());
-        }
-        // SAFETY: a region gives out no references, and `&mut self` says that nothing else uses it now; accesses
-        // through it are checked.
-        unsafe { sys::mm::mprotect(self.at(range.start), range.len(), prot.bits()) }
-            .map_err(|errno| Error::kernel("mprotect", errno, self.subject(range).with_prot(prot)))
     }
 
     /// Makes the region `length` bytes long, rounded up to whole pages. What is cut off is unmapped; what is new shows
@@ -208,17 +201,46 @@ impl Region {
             Resize::InPlace => 0,
             Resize::MayMove => libc::MREMAP_MAYMOVE,
         };
-        // SAFETY: the range is this region's, and `&mut self` says that nothing uses it now.
-        let base = unsafe { sys::mm::mremap(self.as_ptr(), self.len, new, flags, std::ptr::null_mut()) };
-        let base = base.map_err(|errno| {
+        let subject = || {
             let subject = self.subject(0..self.len).with_new_length(new);
-            let subject = subject.with_detail(format!("to length {new}, {how:?}"));
-            Error::kernel("mremap", errno, subject)
-        })?;
+            subject.with_detail(format!("to length {new}, {how:?}"))
+        };
+        let start = self.as_ptr() as usize;
+        let stack = (new > self.len)
+            .then(|| sys::stack::is_in_the_way(&(start + self.len..start.saturating_add(new))))
+            .flatten();
+        let base = match (stack, how) {
+            (None, _) => {
+                // SAFETY: the range is this region's, and `&mut self` says that nothing uses it now.
+                unsafe { sys::mm::mremap(self.as_ptr(), self.len, new, flags, std::ptr::null_mut()) }
+            }
+            (Some(stack), Resize::InPlace) => return Err(in_the_way("mremap", subject(), &stack)),
+            (Some(_), Resize::MayMove) => self.move_away(new),
+        };
+        let base = base.map_err(|errno| Error::kernel("mremap", errno, subject()))?;
         // SAFETY: mremap(2) returned a mapped address, which is never null.
         self.base = unsafe { std::ptr::NonNull::new_unchecked(base) };
-        self.len = new;
+        let old = std::mem::replace(&mut self.len, new);
+        if new > old {
+            // It grew as one area.
+            let rights = self.rights_of(&(old - 1..old)).pop().and_then(|(_, rights)| rights);
+            self.note_rights(old..new, rights);
+        } else {
+            self.cut_rights(new);
+        }
         Ok(())
+    }
+
+    /// Moves the region to where the kernel has room for `new` bytes: left to itself it would try in place first.
+    fn move_away(&self, new: usize) -> Result<*mut u8, Errno> {
+        let flags = MapFlags::PRIVATE | MapFlags::ANONYMOUS | MapFlags::NORESERVE;
+        // SAFETY: no FIXED, so nothing is replaced.
+        let room =
+            unsafe { sys::mm::mmap(std::ptr::null_mut(), new, Prot::NONE.bits(), flags.bits(), -1, 0) }?;
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: the target was made just now for this; the region's bytes are used by nothing else, as its caller has it
+        // mutably. On an error the target stays, or its addresses may be another's already.
+        unsafe { sys::mm::mremap(self.as_ptr(), self.len, new, flags, room) }
     }
 
     /// The place behind the region, if it lies in a reservation and this process has it.
@@ -275,6 +297,15 @@ impl Region {
                     "give its parts the same rights and advice, or split it and move each part by itself",
                 ));
             }
+            if sys::process::may_have_seals() && sys::process::is_sealed(&self.addresses()) {
+                return Err(Error::rule_as(
+                    Errno::PERM,
+                    "mremap",
+                    self.subject(0..self.len).with_detail(format!("to offset {offset} of a reservation")),
+                    "a part of the region is sealed (mseal), and stays where it is",
+                    "move it before it is sealed",
+                ));
+            }
             let space = reservation.space();
             let target = space.claim(offset, self.len)?;
             let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
@@ -283,7 +314,7 @@ impl Region {
                 Ok(base) => Ok((base, Arc::clone(space))),
                 Err(errno) => {
                     // A failed mremap(2) may have unmapped its target.
-                    space.restore(target, self.len, false);
+                    space.restore(target, self.len);
                     let subject = self.subject(0..self.len).with_detail(format!("to address {target:#x}"));
                     Err(Error::kernel("mremap", errno, subject))
                 }
@@ -293,7 +324,7 @@ impl Region {
             Err(error) => Err(Refused::new(self, error)),
             Ok((base, space)) => {
                 if let Some(old) = self.rare().home.replace(space) {
-                    old.restore(self.base.as_ptr() as usize, self.len, true);
+                    old.restore(self.base.as_ptr() as usize, self.len);
                 }
                 // SAFETY: mremap(2) returned a mapped address, which is never null.
                 self.base = unsafe { std::ptr::NonNull::new_unchecked(base) };
@@ -349,13 +380,24 @@ impl Region {
                     home.keep_from_children().map_err(|errno| {
                         Error::kernel("madvise", errno, self.subject(0..self.len).with_detail("Fork::Absent"))
                     })?;
-                } else {
-                    advise(self, libc::MADV_DONTFORK)?;
+                } else if let Err(error) = advise(self, libc::MADV_DONTFORK) {
+                    // A part may be absent from children. If that stays, they must know.
+                    let before = self.rare.as_deref().is_some_and(|rare| rare.process.is_some());
+                    if !before && advise(self, libc::MADV_DOFORK).is_err() {
+                        self.rare().process = Some(sys::identity::token());
+                    }
+                    return Err(error);
                 }
                 self.rare().process = Some(sys::identity::token());
             }
             Fork::Wiped => {
-                advise(self, libc::MADV_WIPEONFORK)?;
+                if let Err(error) = advise(self, libc::MADV_WIPEONFORK) {
+                    if self.rare.as_deref().is_none_or(|rare| !rare.wiped) {
+                        // A part may be wiped. The kernel refuses this only where it refused that.
+                        let _ = advise(self, libc::MADV_KEEPONFORK);
+                    }
+                    return Err(error);
+                }
                 if self.rare.as_deref().is_some_and(|rare| rare.process.is_some()) {
                     // It was absent from children before, which else would go first.
                     advise(self, libc::MADV_DOFORK)?;
@@ -377,7 +419,8 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// With the region: ENOSYS before 6.10, ENOMEM if it has holes.
+    /// With the region: ENOSYS before 6.10, ENOMEM if it has holes or the process has `vm.max_map_count` areas. A part of it
+    /// may be sealed then.
     pub fn seal(self) -> Result<&'static Self, Refused<Self>> {
         let mut this = self;
         match this.seal_in_place() {
@@ -390,8 +433,11 @@ impl Region {
     pub(crate) fn seal_in_place(&mut self) -> Result<()> {
         self.check_present("mseal", &(0..self.len))?;
         if self.len > 0 {
-            sys::mm::mseal(self.as_ptr(), self.len)
-                .map_err(|errno| Error::kernel("mseal", errno, self.subject(0..self.len)))?;
+            sys::mm::mseal(self.as_ptr(), self.len).map_err(|errno| {
+                // It seals area by area, and can fail after the first.
+                self.rare().half_sealed |= errno != Errno::NOSYS;
+                Error::kernel("mseal", errno, self.subject(0..self.len))
+            })?;
         }
         self.rare().sealed = true;
         Ok(())

@@ -3,6 +3,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `mod.rs` | making, owning, giving back |
+//! | [`rights`] | the protection of its pages, and how it is restored |
 //! | [`change`] | what changes the range itself: unmap, split, merge, protect, resize, relocate, seal |
 //! | [`upkeep`] | what leaves bytes and range alone: write-back, advice, locking, populating, naming |
 //! | [`access`] | checked copies in and out |
@@ -11,6 +12,7 @@
 mod access;
 mod change;
 pub(crate) mod reservation;
+mod rights;
 mod upkeep;
 
 pub(crate) use access::{Origin, outside};
@@ -65,6 +67,8 @@ pub struct Region {
     /// Bytes: a multiple of the page size.
     len: usize,
     page: PageSize,
+    /// The protection of its pages, if it is known.
+    rights: Option<Prot>,
     /// What few regions have.
     rare: Option<Box<Rare>>,
 }
@@ -81,6 +85,10 @@ struct Rare {
     wiped: bool,
     /// mseal(2) was called on it.
     sealed: bool,
+    /// mseal(2) was called on it and failed: a part may be sealed.
+    half_sealed: bool,
+    /// Parts with another protection than the rest, ordered, apart from each other.
+    parts: Vec<(Range<usize>, Option<Prot>)>,
 }
 
 // SAFETY: a region is a range of addresses and the right to unmap it; neither is tied to a thread, and the calls
@@ -138,13 +146,59 @@ impl Request<'_> {
         }?;
         NonNull::new(start).ok_or(Errno::NOMEM)
     }
+
+    fn range(&self, base: NonNull<u8>) -> Range<usize> {
+        let start = base.as_ptr() as usize;
+        start..start.saturating_add(self.len)
+    }
+
+    /// Maps it at a claimed address of a reservation. On an error the claim is given back.
+    ///
+    /// It is mapped elsewhere first, and moved: nearly all that the kernel can say against it it says while the place
+    /// still reserves.
+    fn place_within(&self, space: &reservation::Space, address: usize) -> Result<NonNull<u8>, Errno> {
+        // SAFETY: no FIXED, so nothing is replaced.
+        match unsafe { self.call(0, MapFlags::empty()) } {
+            Ok(elsewhere) => {
+                let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+                let (from, to) = (elsewhere.as_ptr(), address as *mut u8);
+                // SAFETY: the claim made the target ours alone, and nobody knows the new map yet.
+                if let Ok(base) = unsafe { sys::mm::mremap(from, self.len, self.len, flags, to) } {
+                    return NonNull::new(base).ok_or(Errno::NOMEM);
+                }
+                // SAFETY: made just now, and seen by nobody.
+                let _ = unsafe { sys::mm::munmap(from, self.len) };
+                // It may have unmapped the target.
+                if !space.plug(address, self.len) {
+                    return Err(Errno::NOMEM);
+                }
+            }
+            // The limit has no addresses for both, and needs none: the place has its own.
+            Err(Errno::NOMEM) if sys::process::passes_address_limit(self.len) => {}
+            Err(errno) => {
+                space.give_back(address, self.len);
+                return Err(errno);
+            }
+        }
+        // Before 5.16 huge pages do not move.
+        // SAFETY: the claim made this part of the reservation ours alone.
+        unsafe { self.call(address, MapFlags::FIXED) }.inspect_err(|_| {
+            // FIXED may have unmapped the place before it failed.
+            space.restore(address, self.len);
+        })
+    }
 }
 
 impl Region {
+    /// The region of a request that the kernel mapped at `base`.
+    fn made(base: NonNull<u8>, request: &Request<'_>) -> Self {
+        Self { base, len: request.len, page: request.page, rights: Some(request.prot), rare: None }
+    }
+
     /// A region of no bytes: what an empty file maps to.
     pub(crate) fn empty(page: PageSize) -> Self {
         let aligned = std::num::NonZero::new(page.bytes()).unwrap_or(std::num::NonZero::<usize>::MIN);
-        Self { base: NonNull::without_provenance(aligned), len: 0, page, rare: None }
+        Self { base: NonNull::without_provenance(aligned), len: 0, page, rights: None, rare: None }
     }
 
     pub(crate) fn create(request: &Request<'_>) -> Result<Self> {
@@ -163,7 +217,16 @@ impl Region {
             Place::Anywhere | Place::Hint(_) => {
                 let hint = if let Place::Hint(address) = request.place { address } else { 0 };
                 // SAFETY: no FIXED, so nothing is replaced.
-                match unsafe { request.call(hint, MapFlags::empty()) } {
+                let anywhere = |hint| unsafe { request.call(hint, MapFlags::empty()) };
+                let mut base = anywhere(hint);
+                if hint != 0
+                    && let Ok(near) = base
+                    && sys::stack::is_chosen_in_the_way(&request.range(near)).is_some()
+                {
+                    drop(Self::made(near, request));
+                    base = anywhere(0);
+                }
+                match base {
                     Ok(base) => base,
                     Err(errno) => return refused(errno, None),
                 }
@@ -183,26 +246,25 @@ impl Region {
                     Err(errno) => return refused(errno),
                 };
                 if base.as_ptr() as usize != address {
-                    drop(Self { base, len: request.len, page: request.page, rare: None });
+                    drop(Self::made(base, request));
                     return refused(if request.page.divides(address) { Errno::EXIST } else { Errno::INVAL });
+                }
+                // Only now, since the stack may grow as long as nothing lies below it.
+                if let Some(stack) = sys::stack::is_chosen_in_the_way(&request.range(base)) {
+                    drop(Self::made(base, request));
+                    return Err(in_the_way("mmap", request.subject(Some(address)), &stack));
                 }
                 base
             }
             Place::Within(space, offset) => {
                 let address = space.claim(*offset, request.len)?;
-                // SAFETY: the claim made this part of the reservation ours alone.
-                match unsafe { request.call(address, MapFlags::FIXED) } {
+                match request.place_within(space, address) {
                     Ok(base) => base,
-                    Err(errno) => {
-                        // FIXED may have unmapped the place before it failed (an empty pool of huge pages, a driver
-                        // that says no).
-                        space.restore(address, request.len, false);
-                        return refused(errno, Some(address));
-                    }
+                    Err(errno) => return refused(errno, Some(address)),
                 }
             }
         };
-        let mut region = Self { base, len: request.len, page: request.page, rare: None };
+        let mut region = Self::made(base, request);
         if let Place::Within(space, _) = &request.place {
             region.rare().home = Some(Arc::clone(space));
         }
@@ -223,7 +285,7 @@ impl Region {
     pub unsafe fn from_raw_parts(address: *mut u8, length: usize, page: PageSize) -> Result<Self> {
         match NonNull::new(address) {
             Some(base) if length > 0 && page.divides(address as usize) && page.divides(length) => {
-                Ok(Self { base, len: length, page, rare: None })
+                Ok(Self { base, len: length, page, rights: None, rare: None })
             }
             _ => Err(Error::rule(
                 "from_raw_parts",
@@ -289,6 +351,11 @@ impl Region {
     /// Whether [`seal`](Self::seal) was called on it.
     pub fn is_sealed(&self) -> bool {
         self.rare.as_deref().is_some_and(|rare| rare.sealed)
+    }
+
+    /// Whether a part of it may be sealed: the kernel may refuse to replace, move or unmap it.
+    pub(crate) fn may_be_sealed(&self) -> bool {
+        self.rare.as_deref().is_some_and(|rare| rare.sealed || rare.half_sealed)
     }
 
     fn rare(&mut self) -> &mut Rare {
@@ -423,6 +490,19 @@ impl Region {
         self.len = 0;
         Ok(())
     }
+}
+
+/// The error for a map that would lie where a stack grows.
+#[cold]
+fn in_the_way(call: &'static str, subject: Subject, stack: &sys::stack::InTheWay) -> Error {
+    let Range { start, end } = stack.range;
+    Error::rule_as(
+        Errno::NOMEM,
+        call,
+        subject,
+        format!("the addresses {start:#x}..{end:#x} are a stack's, to grow into, with the gap below it"),
+        format!("end at or below {start:#x}, or let the kernel choose the address"),
+    )
 }
 
 impl fmt::Debug for Region {

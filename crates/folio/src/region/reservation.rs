@@ -1,7 +1,7 @@
 //! Address space without memory: a range that nothing else will take, in which regions are placed and memory is
 //! committed, so that what points into it stays valid while it grows.
 
-use super::{Errno, Error, Place, Region, Request, Result, Subject};
+use super::{Errno, Error, Place, Region, Request, Result, Subject, in_the_way};
 use crate::flags::MapFlags;
 use crate::page::PageSize;
 use crate::prot::Prot;
@@ -174,14 +174,9 @@ impl Space {
         self.base
     }
 
-    /// Takes `len` bytes at `offset` to replace what reserves them, and returns their address. They are marked, so that
-    /// [`restore`](Self::restore) knows them from another's map.
+    /// Takes `len` bytes at `offset` to replace what reserves them, and returns their address.
     pub(crate) fn claim(&self, offset: usize, len: usize) -> Result<usize> {
-        let start = self.claim_in(&mut self.taken(), offset, len)?;
-        // SAFETY: claimed for nobody else, and without access: the advice concerns nothing. Where it fails (the limit of
-        // areas) the mark is missing, and a failure may lose the range.
-        let _ = unsafe { sys::mm::madvise(start as *mut u8, len, libc::MADV_RANDOM) };
-        Ok(start)
+        self.claim_in(&mut self.taken(), offset, len)
     }
 
     /// Takes `len` bytes behind all that is taken, and returns their address.
@@ -234,6 +229,10 @@ impl Space {
                 "choose a free place, or drop what lies there",
             ));
         }
+        // The kernel keeps no gap between a stack and a reservation, which has no access.
+        if let Some(stack) = sys::stack::is_in_the_way(&(start..end)) {
+            return Err(in_the_way("place", subject(), &stack));
+        }
         taken.insert(start, end);
         Ok(start)
     }
@@ -262,36 +261,38 @@ impl Space {
         Ok(())
     }
 
-    /// Makes a claimed range free again after a call that unmapped it, or (unless `surely`) may have: it must go on
-    /// reserving. Another thread's map may lie there by now, so nothing is replaced; then the range is lost to the space.
-    pub(crate) fn restore(&self, start: usize, len: usize, surely: bool) {
+    /// Reserves a claimed range again that a failed call may have unmapped. If something is mapped there it may be another
+    /// thread's map, which no mark tells from the reservation for sure: nothing is replaced then, and the range is lost to the
+    /// space.
+    pub(crate) fn plug(&self, start: usize, len: usize) -> bool {
         let flags = MapFlags::PRIVATE | MapFlags::ANONYMOUS | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
         // SAFETY: NOREPLACE replaces nothing.
         let filled = unsafe { sys::mm::mmap(start as *mut u8, len, Prot::NONE.bits(), flags.bits(), -1, 0) };
-        // What is mapped there is the reservation itself, if the call failed before it unmapped anything. Its rights do
-        // not prove it, as others reserve too; the mark of the claim does.
-        let untouched = || {
-            let area = sys::process::area_at(start);
-            area.is_some_and(|area| area.range.end >= start + len && area.rights == "---p" && area.inode == 0)
-                && sys::process::is_random(&(start..start + len))
-        };
-        if filled.is_ok() || (!surely && untouched()) {
-            if filled.is_err() {
-                // SAFETY: untouched: claimed and without access.
-                let _ = unsafe { sys::mm::madvise(start as *mut u8, len, libc::MADV_NORMAL) };
-            }
-            self.give_back(start, len);
-        } else {
+        if filled.is_err() {
             self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(start..start + len);
+        }
+        filled.is_ok()
+    }
+
+    /// The same, and makes the range free.
+    pub(crate) fn restore(&self, start: usize, len: usize) {
+        if self.plug(start, len) {
+            self.give_back(start, len);
         }
     }
 
     /// Keeps the whole space from children (MADV_DONTFORK).
     pub(crate) fn keep_from_children(&self) -> Result<(), Errno> {
         // SAFETY: the advice changes nothing in this process.
-        unsafe { sys::mm::madvise(self.base as *mut u8, self.len, libc::MADV_DONTFORK) }?;
-        self.process.get_or_init(sys::identity::token);
-        Ok(())
+        let advise = |advice| unsafe { sys::mm::madvise(self.base as *mut u8, self.len, advice) };
+        match advise(libc::MADV_DONTFORK) {
+            Err(errno) if self.process.get().is_none() && advise(libc::MADV_DOFORK).is_ok() => Err(errno),
+            // If it cannot be undone, a part is absent from children, and they must know.
+            result => {
+                self.process.get_or_init(sys::identity::token);
+                result
+            }
+        }
     }
 }
 
@@ -308,5 +309,47 @@ impl Drop for Space {
                 unsafe { sys::mm::release(start as *mut u8, end - start) };
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strangers_area_is_never_taken_for_the_reservation() {
+        let page = PageSize::system().bytes();
+        let reservation = Reservation::new(4 * page).unwrap();
+        let space = Arc::clone(reservation.space());
+        let start = space.claim(page, page).unwrap();
+        // A call that replaces the claim unmaps it and fails; and another thread reserves there, with any mark that the
+        // kernel can be asked for.
+        let flags = MapFlags::PRIVATE | MapFlags::ANONYMOUS | MapFlags::NORESERVE | MapFlags::FIXED;
+        // SAFETY: the claimed range, which nobody uses.
+        unsafe {
+            sys::mm::munmap(start as *mut u8, page).unwrap();
+            sys::mm::mmap(start as *mut u8, page, Prot::NONE.bits(), flags.bits(), -1, 0).unwrap();
+            sys::mm::madvise(start as *mut u8, page, libc::MADV_RANDOM).unwrap();
+        }
+        space.restore(start, page);
+        assert_eq!(reservation.used(), page, "it is not handed out again");
+        drop((reservation, space));
+        // SAFETY: as above; the stranger's area.
+        unsafe { sys::mm::mprotect(start as *mut u8, page, Prot::READ.bits()) }.expect("it is still mapped");
+        // SAFETY: as above.
+        unsafe { sys::mm::munmap(start as *mut u8, page) }.unwrap();
+    }
+
+    #[test]
+    fn a_place_that_a_call_unmapped_reserves_again_and_is_free() {
+        let page = PageSize::system().bytes();
+        let reservation = Reservation::new(4 * page).unwrap();
+        let space = reservation.space();
+        let start = space.claim(page, page).unwrap();
+        // SAFETY: the claimed range, which nobody uses.
+        unsafe { sys::mm::munmap(start as *mut u8, page) }.unwrap();
+        space.restore(start, page);
+        assert_eq!(reservation.used(), 0);
+        assert_eq!(sys::process::first_gap(start..start + page), None);
     }
 }

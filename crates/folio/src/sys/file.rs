@@ -18,6 +18,8 @@ pub(crate) struct Status {
     /// The file system's preferred block, in bytes: for hugetlbfs, its page.
     pub(crate) block: usize,
     pub(crate) kind: rustix::fs::FileType,
+    /// For a device file: the device that it names, major and minor.
+    pub(crate) names: (u32, u32),
 }
 
 impl From<rustix::fs::Stat> for Status {
@@ -29,6 +31,7 @@ impl From<rustix::fs::Stat> for Status {
             owner: stat.st_uid,
             block: stat.st_blksize as usize,
             kind: rustix::fs::FileType::from_raw_mode(stat.st_mode),
+            names: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
         }
     }
 }
@@ -142,6 +145,15 @@ pub(crate) fn next_hole(
         }
     }
     Ok(None)
+}
+
+/// Whether a regular file is one of a file system whose files are the kernel's own data or a device's registers: a map of
+/// one can be more than bytes of a file.
+pub(crate) fn is_of_the_kernel(fd: BorrowedFd<'_>, status: &Status) -> bool {
+    /// procfs, sysfs, debugfs, tracefs, anonymous inodes and DMA buffers (linux/magic.h).
+    const KERNELS: [i64; 6] = [0x9fa0, 0x6265_6572, 0x6462_6720, 0x7472_6163, 0x0904_1934, 0x444d_4142];
+    // They lie on no device. A file that does costs no further call.
+    status.device.0 == 0 && rustix::fs::fstatfs(fd).is_ok_and(|stat| KERNELS.contains(&(stat.f_type as i64)))
 }
 
 /// Whether a file is in memory alone.

@@ -7,6 +7,7 @@
 //! | [`file`] | what a map needs to know of a file: size, owner, holes, name |
 //! | [`room`] | how much memory a file in memory may still take |
 //! | [`open`] | opening a path that may name anything, without waiting |
+//! | [`stack`] | where stacks grow, so that no map is placed in their way |
 //! | [`naming`] | files that get their name when they are complete |
 //! | [`byte_lock`] | locks on bytes of a file, which end with their process |
 //! | [`fork`] | what fork must not cut in two, and descriptors that children must not have |
@@ -54,6 +55,7 @@ pub(crate) mod ring;
 pub(crate) mod room;
 pub(crate) mod signal;
 mod slot;
+pub(crate) mod stack;
 pub(crate) mod thread;
 mod trap_cell;
 pub(crate) mod trap_queue;

@@ -53,6 +53,19 @@ pub(crate) fn area_at(addr: usize) -> Option<Area> {
     areas().find(|area| area.range.contains(&addr))
 }
 
+/// The areas that have an address of `range`, in order; `None` where `/proc` does not tell.
+pub(crate) fn areas_in(range: &Range<usize>) -> Option<Vec<Area>> {
+    let mut all = areas().peekable();
+    all.peek()?;
+    let before = all.skip_while(|area| area.range.end <= range.start);
+    Some(before.take_while(|area| area.range.start < range.end).collect())
+}
+
+/// Whether an area in `range` grows down (MAP_GROWSDOWN), as stacks of main threads do.
+pub(crate) fn grows_down(range: &Range<usize>) -> bool {
+    has_flag(range, "gd")
+}
+
 /// Whether one area covers the whole of `range`.
 pub(crate) fn is_one_area(range: &Range<usize>) -> bool {
     area_at(range.start).is_some_and(|area| range.end <= area.range.end)
@@ -89,11 +102,6 @@ pub(crate) fn is_sealed(range: &Range<usize>) -> bool {
 /// Whether a part of `range` is locked (mlock).
 pub(crate) fn is_locked(range: &Range<usize>) -> bool {
     has_flag(range, "lo")
-}
-
-/// Whether a part of `range` was advised to be read at random (MADV_RANDOM).
-pub(crate) fn is_random(range: &Range<usize>) -> bool {
-    has_flag(range, "rr")
 }
 
 /// Whether an area that lies in `range` has this flag in `/proc/self/smaps`.
@@ -143,6 +151,17 @@ pub(crate) fn private_writable() -> Option<u64> {
 /// Bytes the process has locked (what RLIMIT_MEMLOCK limits).
 pub(crate) fn locked() -> Option<u64> {
     kib_field("/proc/self/status", "VmLck")
+}
+
+/// Whether `more` bytes of addresses would pass RLIMIT_AS.
+pub(crate) fn passes_address_limit(more: usize) -> bool {
+    limit(rustix::process::Resource::As)
+        .is_some_and(|limit| address_space().unwrap_or(0).saturating_add(more as u64) > limit)
+}
+
+/// Whether the kernel can seal areas (mseal(2), since 6.10).
+pub(crate) fn may_have_seals() -> bool {
+    kernel_version() >= (6, 10)
 }
 
 /// The machine's default huge page, in bytes.

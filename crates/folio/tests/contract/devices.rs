@@ -156,9 +156,14 @@ fn a_ring_of_io_uring_is_driven_by_loads_and_stores() {
     let RingParameters { sq_entries, cq_entries, sq, cq, .. } = parameters;
     let [sq_tail, sq_mask, sq_array] = [sq[1], sq[2], sq[6]].map(|at| at as usize);
     let [cq_head, cq_tail, cq_mask, cqes] = [cq[0], cq[1], cq[2], cq[5]].map(|at| at as usize);
-    let submissions = Device::map(&ring, SQ_RING, sq_array + 4 * sq_entries as usize).unwrap();
-    let completions = Device::map(&ring, CQ_RING, cqes + 16 * cq_entries as usize).unwrap();
-    let entries = Device::map(&ring, SQES, 64 * sq_entries as usize).unwrap();
+    // SAFETY: what the test stores makes the kernel do NOPs, which touch no memory.
+    let submissions =
+        unsafe { Device::map_unchecked(&ring, SQ_RING, sq_array + 4 * sq_entries as usize) }.unwrap();
+    // SAFETY: what the test stores makes the kernel do NOPs, which touch no memory.
+    let completions =
+        unsafe { Device::map_unchecked(&ring, CQ_RING, cqes + 16 * cq_entries as usize) }.unwrap();
+    // SAFETY: what the test stores makes the kernel do NOPs, which touch no memory.
+    let entries = unsafe { Device::map_unchecked(&ring, SQES, 64 * sq_entries as usize) }.unwrap();
 
     assert_eq!((submissions.load::<u32>(sq[3] as usize).unwrap(), sq_entries), (8, 8));
     assert_eq!(submissions.load::<u32>(sq_mask).unwrap(), sq_entries - 1);
@@ -213,7 +218,8 @@ fn a_ring_of_perf_is_read_and_given_back_by_loads_and_stores() {
         Ok(fd) => fd,
         Err(error) => return skip(&format!("no perf events: {error}")),
     };
-    let ring = Device::map(&fd, 0, 2 * page()).unwrap();
+    // SAFETY: the kernel writes records into the ring, and nowhere else.
+    let ring = unsafe { Device::map_unchecked(&fd, 0, 2 * page()) }.unwrap();
     assert_eq!(ring.load::<u64>(DATA_OFFSET).unwrap(), page() as u64);
     assert_eq!(ring.load::<u64>(DATA_SIZE).unwrap(), page() as u64);
     let before = ring.load::<u64>(DATA_HEAD).unwrap();
@@ -241,7 +247,8 @@ fn a_device_that_its_driver_keeps_from_children_is_absent_there() {
         Ok(fd) => fd,
         Err(error) => return skip(&format!("no perf events: {error}")),
     };
-    let mut ring = Some(Device::map(&fd, 0, 2 * page()).unwrap());
+    // SAFETY: the kernel writes records into the ring, and nowhere else.
+    let mut ring = Some(unsafe { Device::map_unchecked(&fd, 0, 2 * page()) }.unwrap());
     let address = ring.as_ref().unwrap().as_ptr() as usize;
     child_succeeds(|| {
         // The driver keeps its memory out of children: something else can lie there.
@@ -316,7 +323,8 @@ mod kvm {
         registers[instruction] = START;
         registers[flags] = 2;
         call(&cpu, SET_REGS, registers.as_ptr() as usize)?;
-        let shared = Device::map(&cpu, 0, length)?;
+        // SAFETY: the tests store nothing there that gives the vCPU memory.
+        let shared = unsafe { Device::map_unchecked(&cpu, 0, length) }?;
         Ok(Machine { cpu, shared, _vm: vm })
     }
 

@@ -13,6 +13,7 @@ use crate::map::mapping::Mapping;
 use crate::map::object::{self, fill_holes, open, set_length, status};
 use crate::map::sealed::Sealed;
 use crate::map::shared::SharedMem;
+use crate::map::unsealed::Unsealed;
 use crate::page::PageSize;
 use crate::prot::Prot;
 use crate::region::{Fork, Place, Populate, Region, Request, Reservation};
@@ -148,6 +149,7 @@ impl MapOptions {
         self.forbid_anonymous_shape("/dev/zero")?;
         self.forbid_reserve_without_commit("shared memory")?;
         let zero = open("/dev/zero", true)?;
+        object::check_zero(zero.as_fd())?;
         let region = self.shared_region(zero.as_fd(), length, PageSize::system())?;
         if let Some(name) = &self.name {
             region.name_area(name)?;
@@ -170,21 +172,24 @@ impl MapOptions {
         let fd = sys::memfd::create(name, None)
             .map_err(|errno| Error::kernel("memfd_create", errno, Subject::named(format!("memfd:{name}"))))?;
         set_length(fd.as_fd(), length as u64)?;
-        let shared = self.shared_from_fd_of(fd, length)?;
-        if let Some(fd) = shared.file() {
-            sys::memfd::add_seals(fd, sys::memfd::Seals::SHRINK)
-                .map_err(|errno| Error::kernel("fcntl", errno, Subject::file(fd)))?;
-        }
-        Ok(shared)
+        // Before it is mapped: any code of the process can open the memfd through /proc, and shorten it.
+        object::seal(fd.as_fd(), sys::memfd::Seals::SHRINK)?;
+        object::check_sealed_length(fd.as_fd(), length as u64)?;
+        self.shared_from_fd_of(fd, length, self.reserve != Some(false))
     }
 
     /// Maps a memfd that another process made and passed over. It must be sealed against shrinking, so that no process can
     /// take pages away from under this one.
     ///
+    /// The memfd's length is a claim of its maker and costs it nothing. So memory is taken at once for no more than as
+    /// many bytes as the memfd has already: a few holes are filled, and a memfd that is mostly hole stays as it is.
+    /// [`reserve`](Self::reserve) fills every hole, [`no_reserve`](Self::no_reserve) none. A hole takes memory when it is
+    /// first touched.
+    ///
     /// # Errors
     ///
     /// EINVAL if it is no memfd, lacks the seal, or has huge pages; EPERM if it is sealed against writing (open that as
-    /// [`Sealed`]).
+    /// [`Sealed`]); ENOMEM if there is no memory for the holes that are to be filled.
     pub fn shared_from_fd(&self, fd: OwnedFd) -> Result<SharedMem> {
         self.check("shared memory", FREE_FLAGS.difference(MapFlags::SYNC))?;
         self.forbid_huge_shared()?;
@@ -206,15 +211,34 @@ impl MapOptions {
         let length = self.length.unwrap_or(size);
         self.forbid(length > size, "shared memory", "the length must not pass the memfd's end")?;
         self.forbid(sys::file::huge_page_bytes(fd.as_fd()).is_some(), "shared memory", NO_HUGE_SHARED)?;
-        self.shared_from_fd_of(fd, length)
+        let few = || sys::file::missing(fd.as_fd(), &(0..length as u64)) <= length as u64 / 2;
+        let fill = self.reserve.unwrap_or_else(few);
+        self.shared_from_fd_of(fd, length, fill)
     }
 
-    fn shared_from_fd_of(&self, fd: OwnedFd, length: usize) -> Result<SharedMem> {
-        if self.reserve != Some(false) {
-            fill_holes(fd.as_fd(), 0..status(fd.as_fd())?.size)?;
+    fn shared_from_fd_of(&self, fd: OwnedFd, length: usize, fill: bool) -> Result<SharedMem> {
+        if fill {
+            fill_holes(fd.as_fd(), 0..length as u64)?;
         }
         let region = self.shared_region(fd.as_fd(), length, PageSize::system())?;
         Ok(SharedMem::new_from(Mapping::new(region, 0, length), Some(fd)))
+    }
+
+    /// Maps a device whose stores have no effect but on its own bytes: a file, a block device, `/dev/zero`; `length` bytes
+    /// from `offset`. Without a length, the device's size if it tells one.
+    ///
+    /// # Errors
+    ///
+    /// EPERM for any other device, which only [`device_unchecked`](Self::device_unchecked) maps; ENODEV if it cannot be
+    /// mapped; EACCES if the descriptor is not open for reading and writing.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "as the other kinds of map; an owned descriptor is closed"
+    )]
+    pub fn device(&self, file: impl MapFile) -> Result<Device> {
+        let fd = file.descriptor();
+        object::check_device(fd, &status(fd)?)?;
+        self.device_of(fd)
     }
 
     /// Maps device memory: `length` bytes from `offset`, both as the driver counts them. Without a length, the device's
@@ -224,17 +248,26 @@ impl MapOptions {
     ///
     /// ENODEV if the driver cannot be mapped, EACCES if the descriptor is not open for reading and writing; EINVAL and others
     /// as the driver chooses.
+    ///
+    /// # Safety
+    ///
+    /// The caller answers for the effect of every store that is made through the [`Device`]: hardware and kernel (a ring of
+    /// io_uring, the page of a KVM vCPU, registers that start a transfer) write to memory where the stores tell them to, and
+    /// that memory must be the caller's to change.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "as the other kinds of map; an owned descriptor is closed"
     )]
-    pub fn device(&self, file: impl MapFile) -> Result<Device> {
+    pub unsafe fn device_unchecked(&self, file: impl MapFile) -> Result<Device> {
+        self.device_of(file.descriptor())
+    }
+
+    fn device_of(&self, fd: BorrowedFd<'_>) -> Result<Device> {
         self.check("a device", FREE_FLAGS.difference(MapFlags::SYNC))?;
         self.forbid(self.huge.is_some(), "a device", "the size of the pages is the driver's")?;
         self.forbid(self.name.is_some(), "a device", "the device has a name")?;
         self.forbid(self.reserve.is_some(), "a device", "reserve is for files and shared memory")?;
         self.forbid_anonymous_shape("a device")?;
-        let fd = file.descriptor();
         let Some(length) = self.length.or_else(|| status(fd).ok().map(|status| status.size as usize)) else {
             return Err(Error::rule("map", Subject::file(fd), "a device needs a length", "pass `length`"));
         };
@@ -260,17 +293,42 @@ impl MapOptions {
         Ok(Device::new_from(Mapping::new(region, cover.lead, length)))
     }
 
-    /// Makes sealed memory of `length` bytes: `fill` writes them, then nobody can ever again.
+    /// Makes sealed memory of `length` bytes: `fill` writes them, then nobody can ever again. It writes to memory of this
+    /// process's own, which is copied into the memfd and given back piece by piece.
     ///
     /// # Errors
     ///
-    /// ENOMEM, EMFILE, ENFILE; EBUSY for huge pages that a child forked meanwhile still has writable.
+    /// ENOMEM, EMFILE, ENFILE; EBUSY for huge pages that another process has mapped writable.
     pub fn sealed(&self, length: usize, fill: impl FnOnce(&mut [u8])) -> Result<Sealed> {
+        let memfd = self.new_sealed(length)?;
+        let mut own = Self::new().anon(length)?;
+        fill(&mut own);
+        memfd.store(&mut |offset, count, store| {
+            store(&own[offset..offset + count])?;
+            // Only to have the bytes in memory once: locked memory stays.
+            let _ = own.discard(offset..offset + count);
+            Ok(())
+        })?;
+        self.finish_sealed(memfd, length)
+    }
+
+    /// The same with a copy of `bytes`.
+    pub(in crate::map) fn sealed_copy(&self, bytes: &[u8]) -> Result<Sealed> {
+        let memfd = self.new_sealed(bytes.len())?;
+        memfd.store(&mut |offset, count, store| store(&bytes[offset..offset + count]))?;
+        self.finish_sealed(memfd, bytes.len())
+    }
+
+    fn new_sealed(&self, length: usize) -> Result<Unsealed> {
         self.check("sealed memory", FREE_FLAGS.difference(MapFlags::SYNC))?;
         self.forbid_file_range("sealed memory")?;
         self.forbid_sealed_options()?;
-        let fd = self.clone().reserve().unplaced().shared_memfd_filled(length, fill)?;
-        self.sealed_from(fd, Some(length))
+        let name = self.name.as_deref().unwrap_or("folio-sealed");
+        Unsealed::new(name, self.huge, self.page_size()?, length)
+    }
+
+    fn finish_sealed(&self, memfd: Unsealed, length: usize) -> Result<Sealed> {
+        self.sealed_from(memfd.seal()?, Some(length))
     }
 
     /// Maps sealed memory that another process made and passed over.
@@ -285,54 +343,6 @@ impl MapOptions {
         self.forbid_file_range("sealed memory")?;
         self.forbid_sealed_options()?;
         self.sealed_from(fd, None)
-    }
-
-    fn unplaced(mut self) -> Self {
-        self.place = Place::Anywhere;
-        self.exec = false;
-        self
-    }
-
-    fn shared_memfd_filled(&self, length: usize, fill: impl FnOnce(&mut [u8])) -> Result<OwnedFd> {
-        let page = self.page_size()?;
-        let name = self.name.as_deref().unwrap_or("folio-sealed");
-        let fd = sys::memfd::create(name, self.huge)
-            .map_err(|errno| Error::kernel("memfd_create", errno, Subject::named(format!("memfd:{name}"))))?;
-        // A huge memfd's length is in whole pages; for others the exact length tells receivers how much there is.
-        let size = if self.huge.is_some() { page.ceil(length) } else { Some(length) };
-        let size = size.ok_or_else(|| too_long("sealed memory", length))? as u64;
-        set_length(fd.as_fd(), size)?;
-        fill_holes(fd.as_fd(), 0..size)?;
-        if length > 0 {
-            let plain = Self::new();
-            let region = plain.shared_region(fd.as_fd(), length, page)?;
-            // SAFETY: the memfd was made here and its descriptor passed to nobody, so these bytes are this call's
-            // alone; its space is reserved, so no access faults.
-            fill(unsafe { std::slice::from_raw_parts_mut(region.as_ptr(), length) });
-        } else {
-            fill(&mut []);
-        }
-        let seal = |fd: OwnedFd| match sys::memfd::add_seals(
-            fd.as_fd(),
-            sys::memfd::UNCHANGING | sys::memfd::Seals::SEAL,
-        ) {
-            Ok(()) => Ok(fd),
-            Err(errno) => Err((errno, fd)),
-        };
-        seal(fd)
-            .or_else(|(errno, fd)| {
-                if errno != Errno::BUSY || self.huge.is_some() {
-                    return Err((errno, fd));
-                }
-                // A child that was forked meanwhile has the memory mapped writable. It has no copy.
-                match sys::memfd::copy(fd.as_fd(), name, size) {
-                    Ok(copy) => seal(copy),
-                    Err(errno) => Err((errno, fd)),
-                }
-            })
-            .map_err(|(errno, fd)| {
-                Error::kernel("fcntl", errno, Subject::file(fd.as_fd()).with_detail("F_ADD_SEALS"))
-            })
     }
 
     fn sealed_from(&self, fd: OwnedFd, length: Option<usize>) -> Result<Sealed> {
@@ -368,8 +378,9 @@ impl MapOptions {
             }
             _ => Err(error),
         })?;
-        if page > PageSize::system() {
-            // A hole of a huge memfd could find the pool empty later.
+        if page > PageSize::system() || object::check_room(fd.as_fd(), 0..size as u64)? > 0 {
+            // A hole is filled when it is first read, and then memory or the pool could be short. The seals leave holes, but
+            // let nobody punch one from here on. By reading, since the descriptor may be open for nothing else.
             region.populate(.., Populate::Read, page.bytes(), |_, _| ControlFlow::Continue(()))?;
         }
         let region = self.finish(region, false)?;
