@@ -12,4 +12,5 @@ mod fork;
 mod handles;
 mod regions;
 mod reservations;
+mod signals;
 mod support;
