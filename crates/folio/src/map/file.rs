@@ -168,8 +168,7 @@ impl FileMapMut {
         let path = path.as_ref();
         let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.map_err(|error| object::opening(&error, path))?;
-        file.set_len(length).map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        sys::size_limit::set_length(&file, length).map_err(|errno| {
             Error::kernel(
                 "ftruncate",
                 errno,

@@ -368,6 +368,8 @@ fn write_line(parts: &[&[u8]]) {
     for (to, part) in vector.iter_mut().zip(parts) {
         *to = libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
     }
+    // A message beyond RLIMIT_FSIZE must not change how the process ends (SIGXFSZ).
+    block_signals();
     // SAFETY: writev(2) is a plain system call, which reads the parts. Nobody is left to tell of an error.
     unsafe { libc::writev(libc::STDERR_FILENO, vector.as_ptr(), parts.len().min(MOST) as i32) };
 }

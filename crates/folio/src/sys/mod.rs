@@ -27,6 +27,7 @@
 //! | [`fifo`] | a FIFO that does the same where sockets do not reach |
 //! | [`ends`] | the wait-free table of a pager's areas, and how a process ends that touches a lost page |
 //! | [`futex`] | waiting for a word of memory |
+//! | [`size_limit`] | writes beyond RLIMIT_FSIZE: an error, and no signal |
 //! | [`signal`] | the handler of SIGBUS and SIGSEGV, chained to what was there before |
 
 mod attempt;
@@ -51,6 +52,7 @@ pub(crate) mod replaced;
 pub(crate) mod ring;
 pub(crate) mod room;
 pub(crate) mod signal;
+pub(crate) mod size_limit;
 mod slot;
 pub(crate) mod thread;
 mod trap_cell;
@@ -63,6 +65,13 @@ pub(crate) use rustix::io::Errno;
 pub(crate) fn last_errno() -> Errno {
     // SAFETY: `__errno_location` returns this thread's own errno cell, valid for the thread's life.
     Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
+}
+
+/// Tells stderr. Nobody is left to tell of an error, and none ends the caller.
+pub(crate) fn say(text: std::fmt::Arguments<'_>) {
+    let line = format!("folio: {text}\n");
+    let write = || std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+    let _ = size_limit::within(|| write().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)));
 }
 
 /// The result of a libc call that returns -1 for an error.

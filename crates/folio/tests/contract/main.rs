@@ -13,4 +13,5 @@ mod handles;
 mod regions;
 mod reservations;
 mod signals;
+mod size_limit;
 mod support;

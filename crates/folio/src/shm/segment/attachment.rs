@@ -839,11 +839,11 @@ fn has_name(path: &Path, inode: Inode) -> Result<bool, Errno> {
 /// Writes into the header of a segment, which is barred, that nothing is there.
 fn say_gone(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     let state = GONE.to_ne_bytes();
-    // Such a write would end the process.
+    // The kernel would write a part of it.
     if sys::file::size_limit().is_some_and(|limit| limit < (STATE_AT + state.len()) as u64) {
         return Err(Errno::FBIG);
     }
-    match rustix::io::retry_on_intr(|| rustix::io::pwrite(fd, &state, STATE_AT as u64))? {
+    match sys::size_limit::within(|| rustix::io::pwrite(fd, &state, STATE_AT as u64))? {
         count if count == state.len() => Ok(()),
         _ => Err(Errno::NOSPC),
     }
@@ -875,7 +875,7 @@ fn new_facts(contents: &Contents<'_>, reserve: u64, lifetime: Lifetime, subject:
 
 /// Writes the start of a file, which has space for it.
 fn write(file: BorrowedFd<'_>, bytes: &[u8], subject: &Subject) -> Result<()> {
-    match rustix::io::retry_on_intr(|| rustix::io::pwrite(file, bytes, 0)) {
+    match sys::size_limit::within(|| rustix::io::pwrite(file, bytes, 0)) {
         Ok(count) if count == bytes.len() => Ok(()),
         result => Err(Error::kernel("pwrite", result.err().unwrap_or(Errno::NOSPC), subject.clone())),
     }
@@ -920,7 +920,7 @@ fn allocate(file: BorrowedFd<'_>, range: Range<u64>, subject: &Subject) -> Resul
             format!(
                 "this process may make no file longer than {limit} bytes (RLIMIT_FSIZE), and {end} are needed in all"
             ),
-            "make it smaller, or raise the limit (ulimit -f); beyond it the kernel would end the process (SIGXFSZ)",
+            "make it smaller, or raise the limit (ulimit -f)",
         ));
     }
     let flags = rustix::fs::FallocateFlags::empty();
@@ -929,12 +929,10 @@ fn allocate(file: BorrowedFd<'_>, range: Range<u64>, subject: &Subject) -> Resul
             return Err(Error::short(subject.clone(), end - start, short));
         }
         Err(short) => short.errno,
-        Ok(()) => {
-            match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, flags, start, end - start)) {
-                Ok(()) => return Ok(()),
-                Err(errno) => errno,
-            }
-        }
+        Ok(()) => match sys::size_limit::within(|| rustix::fs::fallocate(file, flags, start, end - start)) {
+            Ok(()) => return Ok(()),
+            Err(errno) => errno,
+        },
     };
     if !matches!(errno, Errno::NOSPC | Errno::DQUOT) {
         return Err(Error::kernel("fallocate", errno, subject.clone()));
