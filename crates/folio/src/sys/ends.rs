@@ -70,7 +70,7 @@ impl Area {
             range,
             page_bytes: rustix::param::page_size(),
             owner: who.process,
-            name: name.into(),
+            name: super::plain(name).into(),
             messages: [const { AtomicPtr::new(ptr::null_mut()) }; KEPT],
             next_message: AtomicUsize::new(0),
             readers: AtomicUsize::new(0),
@@ -98,7 +98,8 @@ impl Area {
             .iter()
             .position(of_page)
             .unwrap_or_else(|| entry.next_message.fetch_add(1, Ordering::Relaxed) % KEPT);
-        let fresh = Box::into_raw(Box::new(Message { page, reason }));
+        let fresh =
+            Box::into_raw(Box::new(Message { page, reason: super::into_plain(reason.into()).into_owned() }));
         let old = entry.messages[index].swap(fresh, Ordering::AcqRel);
         // Hide first, then count; a reader counts first, then reads: one of the two sees the other.
         fence(Ordering::SeqCst);

@@ -9,6 +9,7 @@
 //! | [`naming`] | files that get their name when they are complete |
 //! | [`byte_lock`] | locks on bytes of a file, which end with their process |
 //! | [`fork`] | what fork must not cut in two, and descriptors that children must not have |
+//! | [`plain`] | text of others that does not steer a terminal |
 //! | [`process`] | what the process and the machine allow: limits, areas, the pool of huge pages |
 //! | [`identity`] | which process this is, across fork |
 //! | [`copy`] | the copy routine that a fault ends early |
@@ -46,6 +47,7 @@ pub(crate) mod memfd;
 pub(crate) mod mm;
 pub(crate) mod naming;
 pub(crate) mod page_rights;
+mod plain;
 pub(crate) mod process;
 pub(crate) mod replace;
 pub(crate) mod replaced;
@@ -59,6 +61,7 @@ mod trap_cell;
 pub(crate) mod trap_queue;
 pub(crate) mod uffd;
 
+pub(crate) use plain::{into_plain, plain};
 pub(crate) use rustix::io::Errno;
 
 /// The errno that the last libc call of this thread left.
@@ -69,7 +72,7 @@ pub(crate) fn last_errno() -> Errno {
 
 /// Tells stderr. Nobody is left to tell of an error, and none ends the caller.
 pub(crate) fn say(text: std::fmt::Arguments<'_>) {
-    let line = format!("folio: {text}\n");
+    let line = format!("folio: {}\n", plain(&text.to_string()));
     let write = || std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
     let _ = size_limit::within(|| write().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)));
 }

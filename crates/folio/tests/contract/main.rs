@@ -8,6 +8,7 @@ mod errors;
 mod examples;
 mod faults;
 mod flags;
+mod foreign_text;
 mod fork;
 mod handles;
 mod regions;

@@ -993,7 +993,9 @@ fn compare(
 
 #[cfg(test)]
 mod tests {
-    use super::{Attachment, Contents, Kind, Lifetime, Verdict, inode_of, retire};
+    use super::{
+        Attachment, Contents, Kind, Lifetime, Subject, Verdict, compare, inode_of, new_facts, retire,
+    };
     use crate::shm::segment::anonymous;
     use std::os::fd::{AsFd, OwnedFd};
     use std::path::Path;
@@ -1006,6 +1008,17 @@ mod tests {
     fn nameless(path: &Path) -> Arc<Attachment> {
         let file = std::fs::File::options().read(true).write(true).create_new(true).open(path).unwrap();
         Attachment::create(OwnedFd::from(file), None, &NUMBERS, 8, Lifetime::WhileUsed).unwrap()
+    }
+
+    #[test]
+    fn a_peers_type_name_reaches_no_terminal_unescaped() {
+        let evil = Contents { type_name: "Vec\u{1b}]0;owned\u{7}\u{202e}", fingerprint: 2, ..NUMBERS };
+        let facts = new_facts(&evil, 8, Lifetime::Kept, &Subject::named("peer")).unwrap();
+        let error = compare("open", || Subject::named("peer"), &facts, 8, &NUMBERS).unwrap_err();
+        for text in [error.to_string(), error.refusal().unwrap().rule().to_owned()] {
+            assert!(text.contains(r"`Vec\u{1b}]0;owned\u{7}\u{202e}`"), "{text:?}");
+            assert!(!text.chars().any(|c| c.is_control() || c == '\u{202e}'), "{text:?}");
+        }
     }
 
     #[test]
