@@ -139,8 +139,8 @@ fn a_write_back_beyond_the_limit_of_files_is_an_error_of_the_sync() {
         let path = file_with(dir.path(), &pattern(4 * MIB));
         child_succeeds(|| {
             soon();
-            lower_limit(libc::RLIMIT_FSIZE, MIB as u64);
             let mut map = pager(features).map_mut(LocalFile::open_writable(&path).unwrap()).unwrap();
+            lower_limit(libc::RLIMIT_FSIZE, MIB as u64);
             map.write_at(&[7; 5000], 2 * MIB).unwrap();
             map.write_at(&[8; 5000], MIB / 2).unwrap();
             assert_too_large(&map.sync(.., WriteBack::Wait).unwrap_err());
@@ -158,8 +158,8 @@ fn a_spill_beyond_the_limit_of_files_is_an_error_and_no_signal() {
     for features in DISKS {
         child_succeeds(|| {
             soon();
-            lower_limit(libc::RLIMIT_FSIZE, 1 << 16);
             let mut map = pager(features).map_private(zeros(32 * MIB)).unwrap();
+            lower_limit(libc::RLIMIT_FSIZE, 1 << 16);
             let mut bytes = vec![0; MIB];
             let stored = (0..32).map(|n| map.write_at(&vec![n as u8 + 1; MIB], n * MIB));
             let stored = stored.take_while(Result::is_ok).count();
@@ -219,9 +219,9 @@ fn a_lost_page_kills_by_sigbus_also_where_the_message_is_beyond_the_limit() {
 fn hashes_that_may_not_go_to_a_file_are_no_signal() {
     child_succeeds(|| {
         soon();
-        lower_limit(libc::RLIMIT_FSIZE, 0);
         let len = 256 * MIB;
         let map = pager("").map(zeros(len)).unwrap();
+        lower_limit(libc::RLIMIT_FSIZE, 0);
         // Its pages' hashes are more than a sixteenth of the budget.
         for at in (0..len).step_by(4096) {
             assert_eq!(map[at], 0);
