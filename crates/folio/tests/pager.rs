@@ -23,6 +23,8 @@ mod limits;
 mod maps;
 #[path = "pager/scarce.rs"]
 mod scarce;
+#[path = "pager/signals.rs"]
+mod signals;
 #[path = "pager/stress.rs"]
 mod stress;
 #[path = "pager/ways.rs"]

@@ -1,5 +1,6 @@
 //! A page that could not be supplied: what mmap(2) tells with SIGBUS or SIGSEGV, as a value.
 
+use crate::sys;
 use std::fmt;
 use std::ops::Range;
 
@@ -36,7 +37,7 @@ impl Fault {
         self.detail.as_deref()
     }
 
-    /// The mapped object.
+    /// The mapped object, as its maker named it: messages escape control characters, and this does not.
     pub fn object(&self) -> &str {
         &self.object
     }
@@ -45,13 +46,13 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { call, object, range, file_offset, cause, detail } = self;
-        write!(f, "{call} of {object}: bytes {}..{} of the map", range.start, range.end)?;
+        write!(f, "{call} of {}: bytes {}..{} of the map", sys::plain(object), range.start, range.end)?;
         if let Some(offset) = file_offset {
             write!(f, " (file offset {offset})")?;
         }
         let done = if *cause == FaultCause::NotWritten { "written back" } else { "supplied" };
         write!(f, " could not be {done}: {cause}")?;
-        detail.as_ref().map_or(Ok(()), |detail| write!(f, " ({detail})"))
+        detail.as_ref().map_or(Ok(()), |detail| write!(f, " ({})", sys::plain(detail)))
     }
 }
 

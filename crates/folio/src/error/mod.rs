@@ -9,6 +9,7 @@ pub use fault::{Fault, FaultCause};
 pub use rustix::io::Errno;
 pub use subject::Subject;
 
+use crate::sys;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -80,6 +81,7 @@ impl Error {
     /// The kernel refused `call` with `errno`; the rule and the remedy are looked up.
     pub(crate) fn kernel(call: &'static str, errno: Errno, subject: Subject) -> Self {
         let (rule, remedy) = explain::explain(call, errno, &subject);
+        let rule = sys::into_plain(rule);
         Self::Refused(Box::new(Refusal { call, subject, errno, by_kernel: true, rule, remedy }))
     }
 
@@ -132,7 +134,8 @@ impl Error {
         rule: impl Into<Cow<'static, str>>,
         remedy: impl Into<Cow<'static, str>>,
     ) -> Self {
-        let (rule, remedy) = (rule.into(), remedy.into());
+        // Names of a peer's types may be in it.
+        let (rule, remedy) = (sys::into_plain(rule.into()), sys::into_plain(remedy.into()));
         Self::Refused(Box::new(Refusal { call, subject, errno, by_kernel: false, rule, remedy }))
     }
 

@@ -82,7 +82,8 @@ impl Subject {
         self
     }
 
-    /// The name of the object: a path, `anonymous memory`, `memfd:x`.
+    /// The name of the object: a path, `anonymous memory`, `memfd:x`. It is as its maker chose it: messages escape control
+    /// characters, and this does not.
     pub fn object(&self) -> &str {
         &self.object
     }
@@ -121,10 +122,10 @@ impl fmt::Display for Subject {
             self.length.map(|length| format!("length {length}")),
             self.prot.map(|prot| prot.to_string()),
             self.flags.map(|flags| flags.to_string()),
-            self.detail.clone(),
+            self.detail.as_deref().map(|detail| sys::plain(detail).into_owned()),
         ];
         let numbers: Vec<_> = numbers.into_iter().flatten().collect();
-        f.write_str(&self.object)?;
+        f.write_str(&sys::plain(&self.object))?;
         if numbers.is_empty() { Ok(()) } else { write!(f, " ({})", numbers.join(", ")) }
     }
 }

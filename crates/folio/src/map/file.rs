@@ -172,8 +172,7 @@ impl FileMapMut {
             // The kernel, or the rules for what is mapped, say why. Nothing else is made longer.
             return MapOptions::new().map_mut(file);
         }
-        file.set_len(length).map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        sys::size_limit::set_length(&file, length).map_err(|errno| {
             Error::kernel(
                 "ftruncate",
                 errno,

@@ -150,7 +150,7 @@ pub(super) fn status(fd: BorrowedFd<'_>) -> Result<sys::file::Status> {
 }
 
 pub(super) fn set_length(fd: BorrowedFd<'_>, length: u64) -> Result<()> {
-    rustix::fs::ftruncate(fd, length)
+    sys::size_limit::set_length(fd, length)
         .map_err(|errno| Error::kernel("ftruncate", errno, Subject::file(fd).with_range(0, length as usize)))
 }
 

@@ -391,7 +391,7 @@ impl Drop for Lease {
             && let Err(error) = self.sync(&(0..self.reserve as usize), true)
         {
             // As the standard library does where a drop cannot fail; `close` returns the error.
-            eprintln!("folio: {}: what was stored is lost: {error}", self.name);
+            crate::sys::say(format_args!("{}: what was stored is lost: {error}", self.name));
         }
         if let Some(identity) = self.identity {
             // A newer object may have its place.

@@ -201,8 +201,7 @@ impl Builder {
             pressure: self.pressure,
         };
         let shard = shard::Shard::new(config, Arc::clone(&inbox));
-        let thread = std::thread::Builder::new().name(self.name);
-        if thread.spawn(move || serve(shard)).is_err() {
+        if crate::sys::thread::start(&self.name, move || serve(shard)).is_err() {
             return Err(Error::kernel("clone", Errno::AGAIN, Subject::named("a pager's thread")));
         }
         let inner = Inner {
@@ -218,7 +217,7 @@ impl Builder {
 /// Runs a shard. It must not end early: the kernel would show zeros for missing pages once the userfaultfd is closed.
 fn serve(shard: shard::Shard) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shard.run())).is_err() {
-        eprintln!("folio: the pager's thread has panicked: its maps cannot be served any more");
+        crate::sys::say(format_args!("the pager's thread has panicked: its maps cannot be served any more"));
         std::process::abort();
     }
 }

@@ -72,7 +72,7 @@ impl LocalFile {
     /// Makes a file of `len` zero bytes, to read and write it. A file that was there is emptied first.
     pub fn create(path: impl AsRef<Path>, len: u64) -> io::Result<Self> {
         let file = Self::open_with(path.as_ref(), OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC)?;
-        rustix::fs::ftruncate(&file.file, len)?;
+        sys::size_limit::set_length(&file.file, len)?;
         Ok(file)
     }
 
@@ -231,7 +231,7 @@ impl Source for LocalFile {
 
     fn resize(&self, len: u64) -> io::Result<()> {
         self.check_writable()?;
-        Ok(rustix::io::retry_on_intr(|| rustix::fs::ftruncate(&self.file, len))?)
+        Ok(sys::size_limit::set_length(&self.file, len)?)
     }
 
     fn at_hand(&self) -> AtHand<'_> {

@@ -70,7 +70,7 @@ impl Area {
             range,
             page_bytes: rustix::param::page_size(),
             owner: who.process,
-            name: name.into(),
+            name: super::plain(name).into(),
             messages: [const { AtomicPtr::new(ptr::null_mut()) }; KEPT],
             next_message: AtomicUsize::new(0),
             readers: AtomicUsize::new(0),
@@ -98,7 +98,8 @@ impl Area {
             .iter()
             .position(of_page)
             .unwrap_or_else(|| entry.next_message.fetch_add(1, Ordering::Relaxed) % KEPT);
-        let fresh = Box::into_raw(Box::new(Message { page, reason }));
+        let fresh =
+            Box::into_raw(Box::new(Message { page, reason: super::into_plain(reason.into()).into_owned() }));
         let old = entry.messages[index].swap(fresh, Ordering::AcqRel);
         // Hide first, then count; a reader counts first, then reads: one of the two sees the other.
         fence(Ordering::SeqCst);
@@ -368,6 +369,8 @@ fn write_line(parts: &[&[u8]]) {
     for (to, part) in vector.iter_mut().zip(parts) {
         *to = libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
     }
+    // A message beyond RLIMIT_FSIZE must not change how the process ends (SIGXFSZ).
+    block_signals();
     // SAFETY: writev(2) is a plain system call, which reads the parts. Nobody is left to tell of an error.
     unsafe { libc::writev(libc::STDERR_FILENO, vector.as_ptr(), parts.len().min(MOST) as i32) };
 }

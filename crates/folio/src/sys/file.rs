@@ -199,12 +199,12 @@ pub(crate) fn seeks_no_hole(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> 
 
 /// fallocate(2): backs the range with space, and leaves the bytes and the size alone.
 pub(crate) fn allocate(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Result<(), Errno> {
-    rustix::io::retry_on_intr(|| {
+    super::size_limit::within(|| {
         rustix::fs::fallocate(fd, FallocateFlags::KEEP_SIZE, range.start, range.end - range.start)
     })
 }
 
-/// How long this process may make files, if that is limited (RLIMIT_FSIZE). What goes beyond raises SIGXFSZ, which ends it.
+/// How long this process may make files, if that is limited (RLIMIT_FSIZE).
 pub(crate) fn size_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Fsize).current
 }
@@ -215,7 +215,7 @@ pub(crate) fn zero_behind(fd: BorrowedFd<'_>, start: u64, size: u64) -> Result<(
     let Some(len) = size.checked_sub(start).filter(|&len| len > 0) else { return Ok(()) };
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     match rustix::io::retry_on_intr(|| rustix::fs::fallocate(fd, flags, start, len)) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => rustix::fs::ftruncate(fd, start),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => super::size_limit::set_length(fd, start),
         result => result,
     }
 }

@@ -11,6 +11,7 @@
 //! | [`naming`] | files that get their name when they are complete |
 //! | [`byte_lock`] | locks on bytes of a file, which end with their process |
 //! | [`fork`] | what fork must not cut in two, and descriptors that children must not have |
+//! | [`plain`] | text of others that does not steer a terminal |
 //! | [`process`] | what the process and the machine allow: limits, areas, the pool of huge pages |
 //! | [`identity`] | which process this is, across fork |
 //! | [`copy`] | the copy routine that a fault ends early |
@@ -29,6 +30,7 @@
 //! | [`fifo`] | a FIFO that does the same where sockets do not reach |
 //! | [`ends`] | the wait-free table of a pager's areas, and how a process ends that touches a lost page |
 //! | [`futex`] | waiting for a word of memory |
+//! | [`size_limit`] | writes beyond RLIMIT_FSIZE: an error, and no signal |
 //! | [`signal`] | the handler of SIGBUS and SIGSEGV, chained to what was there before |
 
 mod attempt;
@@ -48,12 +50,14 @@ pub(crate) mod mm;
 pub(crate) mod naming;
 pub(crate) mod open;
 pub(crate) mod page_rights;
+mod plain;
 pub(crate) mod process;
 pub(crate) mod replace;
 pub(crate) mod replaced;
 pub(crate) mod ring;
 pub(crate) mod room;
 pub(crate) mod signal;
+pub(crate) mod size_limit;
 mod slot;
 pub(crate) mod stack;
 pub(crate) mod thread;
@@ -61,12 +65,20 @@ mod trap_cell;
 pub(crate) mod trap_queue;
 pub(crate) mod uffd;
 
+pub(crate) use plain::{into_plain, plain};
 pub(crate) use rustix::io::Errno;
 
 /// The errno that the last libc call of this thread left.
 pub(crate) fn last_errno() -> Errno {
     // SAFETY: `__errno_location` returns this thread's own errno cell, valid for the thread's life.
     Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
+}
+
+/// Tells stderr. Nobody is left to tell of an error, and none ends the caller.
+pub(crate) fn say(text: std::fmt::Arguments<'_>) {
+    let line = format!("folio: {}\n", plain(&text.to_string()));
+    let write = || std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+    let _ = size_limit::within(|| write().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)));
 }
 
 /// The result of a libc call that returns -1 for an error.

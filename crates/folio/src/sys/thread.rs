@@ -2,27 +2,53 @@
 //!
 //! Source: pthread_sigmask(3), signal(7).
 
-/// Starts a thread of this name.
-pub(crate) fn start(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    // The thread inherits the mask, so that there is no moment at which a signal of the program's could reach it.
-    let before = block_signals();
-    let started = std::thread::Builder::new().name(name.into()).spawn(work);
-    // SAFETY: `before` is the mask that this thread had.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) };
-    started.map(drop)
+use std::cell::Cell;
+use std::ptr;
+
+thread_local! {
+    static OWN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Blocks every signal of this thread but those of its own faults, and says what was blocked before.
-fn block_signals() -> libc::sigset_t {
-    // SAFETY: a signal set is plain data, which `sigfillset` fills; the calls get sets that live here.
-    unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        let mut before: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&raw mut all);
-        for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL] {
-            libc::sigdelset(&raw mut all, fault);
+/// Starts a thread of this name, in which no zero byte is.
+pub(crate) fn start(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    // The thread inherits the mask, so that there is no moment at which a signal of the program's could reach it.
+    let _blocked = Blocked::new();
+    let work = move || {
+        OWN.set(true);
+        work();
+    };
+    std::thread::Builder::new().name(name.into()).spawn(work).map(drop)
+}
+
+/// Whether this thread was started here.
+pub(crate) fn is_own() -> bool {
+    OWN.get()
+}
+
+/// No signal reaches this thread while this lives, but for those of its own faults.
+struct Blocked {
+    before: libc::sigset_t,
+}
+
+impl Blocked {
+    fn new() -> Self {
+        // SAFETY: a signal set is plain data, which `sigfillset` fills; the calls get sets that live here.
+        unsafe {
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP] {
+                libc::sigdelset(&raw mut all, fault);
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+            Self { before }
         }
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
-        before
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        // SAFETY: the mask that this thread had.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut()) };
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Delivery, Features};
 use crate::sys::uffd::{Progress, Uffd, Way, feature, watch};
-use crate::sys::{Errno, check, memfd, mm, process};
+use crate::sys::{Errno, check, memfd, mm, process, size_limit};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::OnceLock;
 
@@ -245,7 +245,7 @@ fn continues(way: Way, features: u64, protect: bool) -> Result<(), String> {
         let uffd = open(way, features)?;
         let fd = memfd::create("folio-probe", None)?;
         let bytes = vec![1; rustix::param::page_size()];
-        rustix::io::retry_on_intr(|| rustix::io::pwrite(&fd, &bytes, 0))?;
+        size_limit::within(|| rustix::io::pwrite(&fd, &bytes, 0))?;
         let page = Page::new(Some(&fd))?;
         let mode = watch::MISSING | watch::MINOR | if protect { watch::WP } else { 0 };
         page.watch(&uffd, mode)?;

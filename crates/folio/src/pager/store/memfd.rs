@@ -7,7 +7,7 @@ use super::{CHUNK, Mode, Place, Run, Slot, advance, reserve, span};
 use crate::sys::discard::discard;
 use crate::sys::ends::Area;
 use crate::sys::uffd::{Uffd, watch};
-use crate::sys::{Errno, identity, memfd, mm};
+use crate::sys::{Errno, identity, memfd, mm, size_limit};
 use rustix::fs::FallocateFlags;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ impl Views {
         let align = CHUNK * page;
         let len = pages.div_ceil(CHUNK) * align;
         let fd = memfd::create("folio-pager", None)?;
-        rustix::fs::ftruncate(&fd, len as u64)?;
+        size_limit::set_length(&fd, len as u64)?;
         let alias = reserve(len, align, libc::PROT_READ | libc::PROT_WRITE, Some(fd.as_raw_fd()))?;
         match reserve(len, align, rights, Some(fd.as_raw_fd())) {
             Ok(address) => Ok(Self { address, alias, len, page, fd, process: identity::token() }),

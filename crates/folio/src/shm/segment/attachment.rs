@@ -839,11 +839,11 @@ fn has_name(path: &Path, inode: Inode) -> Result<bool, Errno> {
 /// Writes into the header of a segment, which is barred, that nothing is there.
 fn say_gone(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     let state = GONE.to_ne_bytes();
-    // Such a write would end the process.
+    // The kernel would write a part of it.
     if sys::file::size_limit().is_some_and(|limit| limit < (STATE_AT + state.len()) as u64) {
         return Err(Errno::FBIG);
     }
-    match rustix::io::retry_on_intr(|| rustix::io::pwrite(fd, &state, STATE_AT as u64))? {
+    match sys::size_limit::within(|| rustix::io::pwrite(fd, &state, STATE_AT as u64))? {
         count if count == state.len() => Ok(()),
         _ => Err(Errno::NOSPC),
     }
@@ -875,7 +875,7 @@ fn new_facts(contents: &Contents<'_>, reserve: u64, lifetime: Lifetime, subject:
 
 /// Writes the start of a file, which has space for it.
 fn write(file: BorrowedFd<'_>, bytes: &[u8], subject: &Subject) -> Result<()> {
-    match rustix::io::retry_on_intr(|| rustix::io::pwrite(file, bytes, 0)) {
+    match sys::size_limit::within(|| rustix::io::pwrite(file, bytes, 0)) {
         Ok(count) if count == bytes.len() => Ok(()),
         result => Err(Error::kernel("pwrite", result.err().unwrap_or(Errno::NOSPC), subject.clone())),
     }
@@ -920,7 +920,7 @@ fn allocate(file: BorrowedFd<'_>, range: Range<u64>, subject: &Subject) -> Resul
             format!(
                 "this process may make no file longer than {limit} bytes (RLIMIT_FSIZE), and {end} are needed in all"
             ),
-            "make it smaller, or raise the limit (ulimit -f); beyond it the kernel would end the process (SIGXFSZ)",
+            "make it smaller, or raise the limit (ulimit -f)",
         ));
     }
     let flags = rustix::fs::FallocateFlags::empty();
@@ -929,12 +929,10 @@ fn allocate(file: BorrowedFd<'_>, range: Range<u64>, subject: &Subject) -> Resul
             return Err(Error::short(subject.clone(), end - start, short));
         }
         Err(short) => short.errno,
-        Ok(()) => {
-            match rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, flags, start, end - start)) {
-                Ok(()) => return Ok(()),
-                Err(errno) => errno,
-            }
-        }
+        Ok(()) => match sys::size_limit::within(|| rustix::fs::fallocate(file, flags, start, end - start)) {
+            Ok(()) => return Ok(()),
+            Err(errno) => errno,
+        },
     };
     if !matches!(errno, Errno::NOSPC | Errno::DQUOT) {
         return Err(Error::kernel("fallocate", errno, subject.clone()));
@@ -995,7 +993,9 @@ fn compare(
 
 #[cfg(test)]
 mod tests {
-    use super::{Attachment, Contents, Kind, Lifetime, Verdict, inode_of, retire};
+    use super::{
+        Attachment, Contents, Kind, Lifetime, Subject, Verdict, compare, inode_of, new_facts, retire,
+    };
     use crate::shm::segment::anonymous;
     use std::os::fd::{AsFd, OwnedFd};
     use std::path::Path;
@@ -1008,6 +1008,17 @@ mod tests {
     fn nameless(path: &Path) -> Arc<Attachment> {
         let file = std::fs::File::options().read(true).write(true).create_new(true).open(path).unwrap();
         Attachment::create(OwnedFd::from(file), None, &NUMBERS, 8, Lifetime::WhileUsed).unwrap()
+    }
+
+    #[test]
+    fn a_peers_type_name_reaches_no_terminal_unescaped() {
+        let evil = Contents { type_name: "Vec\u{1b}]0;owned\u{7}\u{202e}", fingerprint: 2, ..NUMBERS };
+        let facts = new_facts(&evil, 8, Lifetime::Kept, &Subject::named("peer")).unwrap();
+        let error = compare("open", || Subject::named("peer"), &facts, 8, &NUMBERS).unwrap_err();
+        for text in [error.to_string(), error.refusal().unwrap().rule().to_owned()] {
+            assert!(text.contains(r"`Vec\u{1b}]0;owned\u{7}\u{202e}`"), "{text:?}");
+            assert!(!text.chars().any(|c| c.is_control() || c == '\u{202e}'), "{text:?}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::{LocalFile, past_end};
 use crate::source::Source;
+use crate::sys::size_limit;
 use rustix::io::{Errno, retry_on_intr};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -87,7 +88,7 @@ impl LocalFile {
             let rest = &bytes[done..];
             let at = offset + done as u64;
             let plan = self.plan_write(at, rest.len(), rest.as_ptr().addr());
-            match retry_on_intr(|| rustix::io::pwrite(self.borrowed(plan), &rest[..plan.len], at)) {
+            match size_limit::within(|| rustix::io::pwrite(self.borrowed(plan), &rest[..plan.len], at)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => done += count,
                 Err(Errno::INVAL) if plan.direct => self.give_up_direct(),
