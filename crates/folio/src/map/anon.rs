@@ -112,6 +112,15 @@ impl Anon {
         }
         let page = region.page_size();
         let made = self.made.as_deref();
+        if page.ceil(length).is_none() {
+            return Err(Error::rule_as(
+                Errno::NOMEM,
+                "grow",
+                Subject::anonymous().with_length(length),
+                "no range of addresses is that long",
+                "ask for less",
+            ));
+        }
         let more = page.ceil(length).map(|whole| whole.saturating_sub(region.len()));
         match (more, place) {
             (Some(0), _) => {}
@@ -133,8 +142,7 @@ impl Anon {
             }
             _ => region.resize(length, Resize::InPlace)?,
         }
-        *len = length;
-        Ok(())
+        self.mapping.show(length)
     }
 
     /// Makes it `length` bytes long, at another address if need be. No byte is copied: pages move by their table entries.
@@ -148,8 +156,13 @@ impl Anon {
         let Mapping { region, len, .. } = &mut self.mapping;
         let fixed = region.behind()?.is_some();
         if region.is_empty() {
-            let made = self.made.as_deref().map(|made| made.options.clone());
-            *self = made.unwrap_or_default().anon(length)?;
+            if length > 0 {
+                let made = self.made.as_deref().map(|made| made.options.clone());
+                let mut fresh = made.unwrap_or_default().anon(length)?;
+                self.mapping.hand_settings_to(&mut fresh.mapping.region)?;
+                fresh.mapping.settle();
+                *self = fresh;
+            }
             return Ok(());
         }
         if fixed && length > region.len() {
@@ -164,8 +177,7 @@ impl Anon {
             // SAFETY: the bytes are this map's, mapped writable, and `&mut self` says that nobody uses them.
             unsafe { region.as_ptr().add(length).write_bytes(0, kept - length) };
         }
-        *len = length;
-        Ok(())
+        self.mapping.show(length)
     }
 
     /// Throws the bytes of whole pages away, and gives their memory back: they read as zero from now on. The range must

@@ -22,7 +22,7 @@ use crate::sys::replace::{Guarded, Piece};
 use crate::sys::replaced::CloneBy;
 use std::marker::PhantomData;
 use std::ops::{Range, RangeBounds};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{Ordering, fence};
 
@@ -166,16 +166,10 @@ impl FileMapMut {
     /// got); those of [`MapOptions::map_mut`].
     pub fn create(path: impl AsRef<Path>, length: u64) -> Result<Self> {
         let path = path.as_ref();
+        object::check_length(|| Subject::named(path.display().to_string()), length)?;
         let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.map_err(|error| object::opening(&error, path))?;
-        file.set_len(length).map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            Error::kernel(
-                "ftruncate",
-                errno,
-                Subject::named(path.display().to_string()).with_range(0, length as usize),
-            )
-        })?;
+        object::set_length(file.as_fd(), length)?;
         MapOptions::new().reserve().map_mut(file)
     }
 
@@ -226,7 +220,7 @@ impl FileMapMut {
             self.mapping.region.discard(first..last, Discard::Remove)?;
         }
         for part in parts {
-            self.write_at(&vec![0; part.len()], part.start)?;
+            self.write_at_as("punch", &vec![0; part.len()], part.start)?;
         }
         Ok(())
     }
@@ -266,7 +260,14 @@ impl<A: FileAccess> MappedFile<A> {
     pub(super) fn new_from(mapping: Mapping, start: u64, keep: Keep, made: Option<Box<MapOptions>>) -> Self {
         // Here, so that no access has to ask for it: every map of a file comes from this call.
         sys::signal::install();
-        Self { mapping, guarded: Guarded::default(), keep, start, made, access: PhantomData }
+        Self {
+            mapping: mapping.of_file(),
+            guarded: Guarded::default(),
+            keep,
+            start,
+            made,
+            access: PhantomData,
+        }
     }
 
     handle_calls!();
@@ -292,6 +293,12 @@ impl<A: FileAccess> MappedFile<A> {
     /// EINVAL for bytes outside the map.
     #[inline]
     pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
+        self.read_at_as("read_at", buffer, offset)
+    }
+
+    /// [`read_at`](Self::read_at) for `call`, which the error names.
+    #[inline]
+    fn read_at_as(&self, call: &'static str, buffer: &mut [u8], offset: usize) -> Result<()> {
         let (to, len) = (buffer.as_mut_ptr(), buffer.len());
         let quick = move |Piece { at, len, checked, .. }, before| {
             // SAFETY: a map of a file has the handler installed, and `checked` gives pieces of the map's memory, to which
@@ -302,7 +309,7 @@ impl<A: FileAccess> MappedFile<A> {
             // SAFETY: as above; the pieces make up `buffer.len()` bytes.
             unsafe { sys::copy::copy(to.wrapping_add(skip), at as *const u8, len, checked) }
         };
-        self.checked("read_at", offset, len, quick, careful)
+        self.checked(call, offset, len, quick, careful)
     }
 
     typed_reads!();
@@ -317,7 +324,7 @@ impl<A: FileAccess> MappedFile<A> {
     pub fn read_at_verified(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
         let call = "read_at_verified";
         let fd = object::kept(&self.keep, call, &self.mapping.region)?;
-        self.read_at(buffer, offset)?;
+        self.read_at_as(call, buffer, offset)?;
         let size = present_length(fd)?;
         let first = self.offset() + offset as u64;
         let missing = (first + buffer.len() as u64).saturating_sub(size);
@@ -493,8 +500,7 @@ impl<A: FileAccess> MappedFile<A> {
     /// EINVAL for a range that is not whole pages, EACCES for a right that the file was not opened with, ENOMEM at
     /// `vm.max_map_count`.
     pub fn protect(&mut self, range: impl RangeBounds<usize>, prot: Prot) -> Result<()> {
-        let range = self.mapping.shift_whole("mprotect", range)?;
-        self.mapping.region.protect(range, prot)
+        self.mapping.protect((range.start_bound().cloned(), range.end_bound().cloned()), prot)
     }
 
     /// Shows `length` bytes from the map's offset, more or fewer than now. The map may move; the file does not change.
@@ -514,7 +520,9 @@ impl<A: FileAccess> MappedFile<A> {
             }
             let fd = object::kept(&self.keep, "resize", &self.mapping.region)?;
             let options = self.made.as_deref().cloned().unwrap_or_default();
-            let fresh: Self = options.offset(self.start).length(length).map_file(fd)?;
+            let mut fresh: Self = options.offset(self.start).length(length).map_file(fd)?;
+            self.mapping.hand_settings_to(&mut fresh.mapping.region)?;
+            fresh.mapping.settle();
             (self.mapping, self.start, self.made) = (fresh.mapping, fresh.start, None);
             return Ok(());
         }
@@ -524,9 +532,7 @@ impl<A: FileAccess> MappedFile<A> {
             if !fixed && self.mapping.region.len() > page.bytes() {
                 self.mapping.region.resize(page.bytes(), Resize::MayMove)?;
             }
-            self.mapping.len = 0;
-            self.mapping.settle();
-            return Ok(());
+            return self.mapping.show(0);
         }
         let Some(whole) = length.checked_add(self.mapping.lead) else {
             return Err(Error::rule_as(
@@ -540,9 +546,7 @@ impl<A: FileAccess> MappedFile<A> {
         if page.ceil(whole) != Some(self.mapping.region.len()) {
             self.mapping.region.resize(whole, Resize::MayMove)?;
         }
-        self.mapping.len = length;
-        self.mapping.settle();
-        Ok(())
+        self.mapping.show(length)
     }
 
     /// Shows the file as long as it is now, from the map's offset on. Returns the new length.
@@ -616,6 +620,12 @@ impl<A: WriteAccess> MappedFile<A> {
     /// stored. EINVAL for bytes outside the map.
     #[inline]
     pub fn write_at(&self, bytes: &[u8], offset: usize) -> Result<()> {
+        self.write_at_as("write_at", bytes, offset)
+    }
+
+    /// [`write_at`](Self::write_at) for `call`, which the error names.
+    #[inline]
+    fn write_at_as(&self, call: &'static str, bytes: &[u8], offset: usize) -> Result<()> {
         let from = bytes.as_ptr();
         // The epoch is looked at after each access, and must not be read while the stores still wait in the processor's
         // buffer: they could then reach a page that replaced the map's own after the look.
@@ -631,7 +641,7 @@ impl<A: WriteAccess> MappedFile<A> {
             fence(Ordering::SeqCst);
             result
         };
-        self.checked("write_at", offset, bytes.len(), quick, careful)
+        self.checked(call, offset, bytes.len(), quick, careful)
     }
 
     typed_writes!();

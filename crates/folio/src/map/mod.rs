@@ -13,6 +13,7 @@
 //! | [`pinned`] | ranges of those that stay in memory |
 //! | [`mapping`] | what all of them have: a region, and which of its bytes are shown |
 //! | [`handle`] | the calls that all of them have |
+//! | [`settings`] | what is set on a map without bytes, until it has some |
 //! | [`passing`] | descriptors over a Unix socket |
 //! | [`object`] | the object behind a map: opened, measured, its holes filled |
 //! | [`keep`] | which descriptor a map is made from, and whether it keeps it |
@@ -31,6 +32,7 @@ mod paged_shared;
 pub(crate) mod passing;
 mod pinned;
 mod sealed;
+mod settings;
 mod shared;
 mod stable;
 

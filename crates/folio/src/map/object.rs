@@ -48,7 +48,25 @@ pub(super) fn status(fd: BorrowedFd<'_>) -> Result<sys::file::Status> {
     })
 }
 
+/// The longest file that the kernel can count.
+const LONGEST: u64 = i64::MAX as u64;
+
+/// Refuses a length that no file can have. The kernel would take it for a negative number.
+pub(super) fn check_length(subject: impl FnOnce() -> Subject, length: u64) -> Result<()> {
+    if length <= LONGEST {
+        return Ok(());
+    }
+    Err(Error::rule_as(
+        Errno::FBIG,
+        "ftruncate",
+        subject().with_range(0, usize::try_from(length).unwrap_or(usize::MAX)),
+        format!("a file has at most {LONGEST} bytes (2^63 - 1)"),
+        "ask for less",
+    ))
+}
+
 pub(super) fn set_length(fd: BorrowedFd<'_>, length: u64) -> Result<()> {
+    check_length(|| Subject::file(fd), length)?;
     rustix::fs::ftruncate(fd, length)
         .map_err(|errno| Error::kernel("ftruncate", errno, Subject::file(fd).with_range(0, length as usize)))
 }
@@ -94,7 +112,8 @@ pub(super) fn open(path: impl AsRef<std::path::Path>, write: bool) -> Result<std
 }
 
 pub(super) fn opening(error: &std::io::Error, path: &std::path::Path) -> Error {
-    let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
+    // Without an errno the kernel was not asked: of a path, the library refuses a NUL byte only.
+    let errno = Errno::from_io_error(error).unwrap_or(Errno::INVAL);
     Error::kernel("open", errno, Subject::named(path.display().to_string()))
 }
 

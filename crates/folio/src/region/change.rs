@@ -154,6 +154,10 @@ impl Region {
         self.len += next.len;
         next.len = 0;
         if let Some(rare) = next.rare.take() {
+            if rare.wiped {
+                // What grows behind the joined region holds the same kind of bytes as its end.
+                self.rare().wiped = true;
+            }
             for hole in rare.holes {
                 self.add_hole(hole.start + offset..hole.end + offset);
             }
@@ -193,16 +197,7 @@ impl Region {
     ///
     /// Source: mremap(2).
     pub fn resize(&mut self, length: usize, how: Resize) -> Result<()> {
-        let plain = self.rare.as_deref().is_none_or(|rare| rare.holes.is_empty() && rare.home.is_none());
-        let new = self.page.ceil(length).filter(|&new| new > 0);
-        let (Some(new), true, true) = (new, plain, self.len > 0) else {
-            return Err(Error::rule(
-                "mremap",
-                self.subject(0..self.len).with_detail(format!("to length {length}")),
-                "a region that is resized is one whole, outside any reservation, and neither length is zero",
-                "split it at its holes, or map the further part by itself",
-            ));
-        };
+        let new = self.resizable(length)?;
         self.check_present("mremap", &(0..self.len))?;
         let flags = match how {
             Resize::InPlace => 0,
@@ -211,7 +206,7 @@ impl Region {
         // SAFETY: the range is this region's, and `&mut self` says that nothing uses it now.
         let base = unsafe { sys::mm::mremap(self.as_ptr(), self.len, new, flags, std::ptr::null_mut()) };
         let base = base.map_err(|errno| {
-            let subject = self.subject(0..self.len).with_new_length(new);
+            let subject = self.subject(0..self.len).with_new_length(new).with_move(how == Resize::MayMove);
             let subject = subject.with_detail(format!("to length {new}, {how:?}"));
             Error::kernel("mremap", errno, subject)
         })?;
@@ -219,6 +214,45 @@ impl Region {
         self.base = unsafe { std::ptr::NonNull::new_unchecked(base) };
         self.len = new;
         Ok(())
+    }
+
+    /// The length in whole pages that the region is to get, if it can be resized at all.
+    fn resizable(&self, length: usize) -> Result<usize> {
+        let (empty, inside) =
+            ((Vec::new(), None), |rare: &super::Rare| (rare.holes.clone(), rare.home.clone()));
+        let (holes, home) = self.rare.as_deref().map_or(empty, inside);
+        let refuse = |errno, rule: &'static str, remedy: &'static str| {
+            let subject = self.subject(0..self.len).with_detail(format!("to length {length}"));
+            Err(Error::rule_as(errno, "mremap", subject, rule, remedy))
+        };
+        if self.len == 0 {
+            return refuse(Errno::INVAL, "the region is empty, and has nothing to grow from", "map it anew");
+        }
+        if length == 0 {
+            return refuse(
+                Errno::INVAL,
+                "the new length must not be zero",
+                "ask for at least one byte, or unmap it",
+            );
+        }
+        if !holes.is_empty() {
+            return refuse(
+                Errno::INVAL,
+                "a part of the region was unmapped, and a region that is resized is one whole",
+                "split it at its holes",
+            );
+        }
+        if home.is_some() {
+            return refuse(
+                Errno::INVAL,
+                "the region lies in a reservation, which keeps its place",
+                "place the further part behind it, and merge the two",
+            );
+        }
+        match self.page.ceil(length) {
+            Some(new) => Ok(new),
+            None => refuse(Errno::NOMEM, "no range of addresses is that long", "ask for less"),
+        }
     }
 
     /// The place behind the region, if it lies in a reservation and this process has it.
@@ -233,8 +267,9 @@ impl Region {
         let (process, wiped) = self.rare.as_deref().map_or((None, false), |rare| (rare.process, rare.wiped));
         if let (Some(_), Some(home)) = (process, next.rare().home.clone()) {
             // The whole space is kept from children if this region is.
-            home.keep_from_children()
-                .map_err(|errno| Error::kernel("madvise", errno, next.subject(0..next.len)))?;
+            home.keep_from_children().map_err(|errno| {
+                Error::kernel("madvise", errno, next.subject(0..next.len).with_advice(libc::MADV_DONTFORK))
+            })?;
             next.rare().process = process;
         } else if wiped {
             next.set_fork(Fork::Wiped)?;
@@ -313,14 +348,17 @@ impl Region {
         let advise = |region: &Self, advice: i32| {
             // SAFETY: concerns children only; what they find is recorded below, or is inherited memory.
             unsafe { sys::mm::madvise(region.as_ptr(), region.len, advice) }.map_err(|errno| {
-                Error::kernel(
-                    "madvise",
-                    errno,
-                    region.subject(0..region.len).with_detail(format!("{fork:?}")),
-                )
+                let subject = region.subject(0..region.len).with_advice(advice);
+                Error::kernel("madvise", errno, subject.with_detail(format!("{fork:?}")))
             })
         };
         if self.len == 0 {
+            // There is nothing to advise. The map that gets bytes in its place is set so.
+            let process = (fork == Fork::Absent).then(sys::identity::token);
+            if fork != Fork::Inherit || self.rare.is_some() {
+                let rare = self.rare();
+                (rare.process, rare.wiped) = (process, fork == Fork::Wiped);
+            }
             return Ok(());
         }
         match fork {
@@ -347,7 +385,8 @@ impl Region {
                         ));
                     }
                     home.keep_from_children().map_err(|errno| {
-                        Error::kernel("madvise", errno, self.subject(0..self.len).with_detail("Fork::Absent"))
+                        let subject = self.subject(0..self.len).with_advice(libc::MADV_DONTFORK);
+                        Error::kernel("madvise", errno, subject.with_detail("Fork::Absent"))
                     })?;
                 } else {
                     advise(self, libc::MADV_DONTFORK)?;

@@ -117,8 +117,11 @@ pub(crate) struct Request<'a> {
 impl Request<'_> {
     fn subject(&self, address: Option<usize>) -> Subject {
         let object = self.fd.map_or_else(Subject::anonymous, Subject::file);
-        let mut subject =
-            object.with_range(self.offset, self.len).with_prot(self.prot).with_flags(self.flags);
+        let mut subject = object
+            .with_range(self.offset, self.len)
+            .with_prot(self.prot)
+            .with_flags(self.flags)
+            .with_page(self.page);
         if self.fd.is_none() {
             subject.offset = None;
         }
@@ -291,6 +294,15 @@ impl Region {
         self.rare.as_deref().is_some_and(|rare| rare.sealed)
     }
 
+    /// What children get of it. A region without bytes answers what it was last set to.
+    pub(crate) fn fork(&self) -> Fork {
+        match self.rare.as_deref() {
+            Some(Rare { process: Some(_), .. }) => Fork::Absent,
+            Some(Rare { wiped: true, .. }) => Fork::Wiped,
+            _ => Fork::Inherit,
+        }
+    }
+
     fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }
@@ -309,8 +321,9 @@ impl Region {
             // Its address is nobody's.
             return Subject::named("an empty map").with_length(range.len());
         }
-        let mut subject =
-            Subject::mapped_at(self.at(range.start.min(self.len)) as usize).with_length(range.len());
+        let mut subject = Subject::mapped_at(self.at(range.start.min(self.len)) as usize)
+            .with_length(range.len())
+            .with_page(self.page);
         subject.detail = Some(format!("bytes {}..{} of the map's {}", range.start, range.end, self.len));
         subject
     }

@@ -10,6 +10,8 @@ mod faults;
 mod flags;
 mod fork;
 mod handles;
+mod reasons;
 mod regions;
 mod reservations;
+mod settings;
 mod support;

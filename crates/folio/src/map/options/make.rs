@@ -420,7 +420,9 @@ impl MapOptions {
             place: self.placed(page)?,
         };
         let region = if length == 0 {
-            Region::empty(page)
+            let mut region = Region::empty(page);
+            region.set_fork(self.fork)?;
+            region
         } else {
             if reserve {
                 fill_holes(fd, self.offset..size.min(self.offset.saturating_add(length as u64)))?;
@@ -488,7 +490,9 @@ impl MapOptions {
             "capacity and guard pages make a reservation of their own; the map cannot lie elsewhere",
         )?;
         if len == 0 && room.is_none() {
-            return Ok(Region::empty(page));
+            let mut region = Region::empty(page);
+            region.set_fork(self.fork)?;
+            return Ok(region);
         }
         let place = if room.is_some() || self.guard_pages {
             let margin = if self.guard_pages { page.bytes() } else { 0 };
