@@ -60,6 +60,17 @@ impl Anon {
         Self { mapping, made }
     }
 
+    /// `length` bytes, all zero, of a private map of an open `/dev/zero`, as systems without ANONYMOUS make such memory. It is
+    /// private memory as any other, and the descriptor may be closed; the kernel cannot wipe it in children
+    /// ([`Fork::Wiped`](crate::Fork::Wiped)).
+    ///
+    /// # Errors
+    ///
+    /// EINVAL for another file; EACCES if it is not open for reading; as [`new`](Self::new).
+    pub fn from_dev_zero(file: impl AsFd, length: usize) -> Result<Self> {
+        MapOptions::new().anon_from_dev_zero(file, length)
+    }
+
     /// Reads everything that can be read from a descriptor, from its position to its end: for what cannot be mapped, such as
     /// pipes, sockets and files of `/proc`.
     ///
@@ -214,7 +225,7 @@ impl Anon {
 
     /// Gives up the slices for the region, whose protection can be changed and which can be split and moved.
     pub fn into_region(self) -> Region {
-        self.mapping.region
+        self.mapping.region.with_steady_pages(Prot::READ_WRITE, true)
     }
 
     /// Gives all of it another protection: to run generated code from, say. The result has no slices.
@@ -225,7 +236,7 @@ impl Anon {
     pub fn protect(self, prot: Prot) -> Result<Region, Refused<Self>> {
         let Self { mapping: Mapping { mut region, lead, len, .. }, made } = self;
         let error = match region.protect(.., prot) {
-            Ok(()) => return Ok(region),
+            Ok(()) => return Ok(region.with_steady_pages(prot, true)),
             Err(error) => error,
         };
         Err(Refused::new(Self { mapping: Mapping::new(region, lead, len), made }, error))

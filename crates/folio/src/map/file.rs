@@ -14,7 +14,7 @@ use crate::error::{Errno, Error, Fault, FaultCause, Refused, Result, Subject};
 
 use crate::page::PageSize;
 use crate::prot::Prot;
-use crate::region::{Origin, Region, Resize, WriteBack};
+use crate::region::{Origin, Place, Region, Resize, WriteBack};
 use crate::residency::{CacheStat, Residency};
 use crate::sys;
 use crate::sys::copy::Trap;
@@ -23,6 +23,7 @@ use crate::sys::replaced::CloneBy;
 use std::marker::PhantomData;
 use std::ops::{Range, RangeBounds};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::Path;
 use std::sync::atomic::{Ordering, fence};
 
@@ -122,10 +123,14 @@ pub struct MappedFile<A> {
     keep: Keep,
     /// Where the region starts in the file.
     start: u64,
-    /// How it was asked for, if it was made without bytes: to give it some.
+    /// How it was asked for, if it was made without bytes, in a reservation, or with reserved space: to give it more.
     made: Option<Box<MapOptions>>,
     access: PhantomData<A>,
 }
+
+// A panic in a guard's closure closes the guard, and leaves the map as after any other end of the closure.
+impl<A> RefUnwindSafe for MappedFile<A> {}
+impl<A> UnwindSafe for MappedFile<A> {}
 
 impl FileMap {
     /// Opens a file and maps all of it, read-only. The map keeps the descriptor.
@@ -195,6 +200,47 @@ impl FileMapMut {
     /// As [`MapOptions::map_mut`].
     pub fn map(file: impl MapFile) -> Result<Self> {
         MapOptions::new().map_mut(file)
+    }
+
+    /// Makes the *file* longer, and shows it: `length` bytes from the map's offset. First the file gets its new length (or keeps
+    /// its own, if that is greater), then its space, if the map was made with [`MapOptions::reserve`], as
+    /// [`create`](Self::create) makes it; last the map grows, as by [`resize`](Self::resize). New bytes of the file are zeros.
+    ///
+    /// If the space or the map cannot be had, the file is cut to its old length again, unless another process has given it
+    /// yet another one meanwhile. Bytes that others wrote to the new part in that time go with it.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL for fewer bytes than the map has; EBADF if it keeps no descriptor; EFBIG beyond the longest file
+    /// (RLIMIT_FSIZE); EPERM for a file sealed against growing; ENOSPC; those of [`resize`](Self::resize). Map and file are as
+    /// before then.
+    ///
+    /// Source: ftruncate(2), fallocate(2), mremap(2).
+    pub fn grow(&mut self, length: usize) -> Result<()> {
+        if length < self.len() {
+            return Err(Error::rule(
+                "grow",
+                self.mapping.region.subject(0..self.mapping.region.len()).with_length(length),
+                format!("the map has {} bytes already", self.len()),
+                "use resize to show less of the file",
+            ));
+        }
+        let fd = object::kept(&self.keep, "grow", &self.mapping.region)?;
+        let old = present_length(fd)?;
+        let new = self.offset().saturating_add(length as u64);
+        if new > old {
+            object::set_length(fd, new)?;
+        }
+        let reserves = self.made.as_deref().is_some_and(MapOptions::reserves);
+        let grown = if reserves { object::fill_holes(fd, self.offset()..new) } else { Ok(()) };
+        let result = grown.and_then(|()| self.resize(length));
+        if result.is_err() && new > old {
+            let fd = object::kept(&self.keep, "grow", &self.mapping.region)?;
+            if present_length(fd).is_ok_and(|now| now == new) {
+                object::set_length(fd, old)?;
+            }
+        }
+        result
     }
 
     /// Gives pages of the file back: a hole in the file, zeros for everyone (MADV_REMOVE). The range must consist of whole
@@ -503,7 +549,9 @@ impl<A: FileAccess> MappedFile<A> {
         self.mapping.protect((range.start_bound().cloned(), range.end_bound().cloned()), prot)
     }
 
-    /// Shows `length` bytes from the map's offset, more or fewer than now. The map may move; the file does not change.
+    /// Shows `length` bytes from the map's offset, more or fewer than now. The map may move; the file does not change. In a
+    /// [`Reservation`](crate::Reservation) the map keeps its place, and grows into the part behind it, if that is free: the new
+    /// pages come as the map was made.
     ///
     /// A map that is cut to no bytes stays what it was made and set to be: it keeps its first page (all of them in a
     /// reservation, or if they are huge), to grow from.
@@ -511,7 +559,8 @@ impl<A: FileAccess> MappedFile<A> {
     /// # Errors
     ///
     /// Those of [`Region::resize`]; for a map that was made without bytes, those of [`MapOptions::map`], and EBADF if it keeps
-    /// no descriptor. The map is unchanged then.
+    /// no descriptor. In a reservation: EEXIST if something lies behind the map, ENOMEM where the reservation ends, EBADF if
+    /// the map keeps no descriptor. The map is unchanged then.
     pub fn resize(&mut self, length: usize) -> Result<()> {
         let page = self.page_size();
         if self.mapping.region.is_empty() {
@@ -523,7 +572,7 @@ impl<A: FileAccess> MappedFile<A> {
             let mut fresh: Self = options.offset(self.start).length(length).map_file(fd)?;
             self.mapping.hand_settings_to(&mut fresh.mapping.region)?;
             fresh.mapping.settle();
-            (self.mapping, self.start, self.made) = (fresh.mapping, fresh.start, None);
+            (self.mapping, self.start, self.made) = (fresh.mapping, fresh.start, fresh.made);
             return Ok(());
         }
         if length == 0 {
@@ -544,9 +593,35 @@ impl<A: FileAccess> MappedFile<A> {
             ));
         };
         if page.ceil(whole) != Some(self.mapping.region.len()) {
-            self.mapping.region.resize(whole, Resize::MayMove)?;
+            match self.mapping.region.behind()? {
+                Some(place) => self.resize_in_place(whole, place)?,
+                None => self.mapping.region.resize(whole, Resize::MayMove)?,
+            }
         }
         self.mapping.show(length)
+    }
+
+    /// Makes the region of a map in a reservation `whole` bytes long, rounded up to pages: the kernel would not let it grow
+    /// over the addresses that are reserved for it.
+    fn resize_in_place(&mut self, whole: usize, place: Place) -> Result<()> {
+        let region = &mut self.mapping.region;
+        let Some(new) = region.page_size().ceil(whole) else {
+            return region.resize(whole, Resize::InPlace);
+        };
+        if new < region.len() {
+            return match region.split_off(new)?.unmap() {
+                Ok(()) => Ok(()),
+                Err(Refused { map: rest, error }) => {
+                    region.merge(rest)?;
+                    Err(error)
+                }
+            };
+        }
+        let fd = object::kept(&self.keep, "resize", region)?;
+        let options = self.made.as_deref().cloned().unwrap_or_default();
+        let more = self.start + region.len() as u64..self.start + new as u64;
+        let next = options.more_file::<A>(fd, more, region.page_size(), place)?;
+        region.append(next)
     }
 
     /// Shows the file as long as it is now, from the map's offset on. Returns the new length.

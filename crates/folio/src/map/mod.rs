@@ -13,6 +13,7 @@
 //! | [`pinned`] | ranges of those that stay in memory |
 //! | [`mapping`] | what all of them have: a region, and which of its bytes are shown |
 //! | [`handle`] | the calls that all of them have |
+//! | [`views`] | views and atomics of regions whose pages stay |
 //! | [`settings`] | what is set on a map without bytes, until it has some |
 //! | [`passing`] | descriptors over a Unix socket |
 //! | [`object`] | the object behind a map: opened, measured, its holes filled |
@@ -35,6 +36,7 @@ mod sealed;
 mod settings;
 mod shared;
 mod stable;
+mod views;
 
 pub use anon::Anon;
 pub use device::{Device, Register};

@@ -16,6 +16,13 @@ pub(super) fn size(fd: BorrowedFd<'_>, status: &sys::file::Status) -> Result<u64
         FileType::RegularFile | FileType::BlockDevice => {
             sys::file::length(fd, status).map_err(|errno| Error::kernel("ioctl", errno, Subject::file(fd)))
         }
+        FileType::CharacterDevice if status.is_dev_zero() => Err(Error::rule_as(
+            Errno::NODEV,
+            "map",
+            Subject::file(fd),
+            "/dev/zero is memory, and no file of bytes",
+            "map it privately with Anon::from_dev_zero, or shared with SharedMem::dev_zero or Device",
+        )),
         FileType::CharacterDevice => Err(Error::rule_as(
             Errno::NODEV,
             "map",
@@ -67,6 +74,18 @@ pub(super) fn check_length(subject: impl FnOnce() -> Subject, length: u64) -> Re
 
 pub(super) fn set_length(fd: BorrowedFd<'_>, length: u64) -> Result<()> {
     check_length(|| Subject::file(fd), length)?;
+    if let Some(limit) = sys::process::limit(rustix::process::Resource::Fsize).filter(|&limit| length > limit)
+        && status(fd)?.size < length
+    {
+        // The kernel would send a signal (SIGXFSZ), which ends the process.
+        return Err(Error::rule_as(
+            Errno::FBIG,
+            "ftruncate",
+            Subject::file(fd).with_range(0, usize::try_from(length).unwrap_or(usize::MAX)),
+            format!("this process may make no file longer than {limit} bytes (RLIMIT_FSIZE)"),
+            "make it shorter, or raise the limit (ulimit -f)",
+        ));
+    }
     rustix::fs::ftruncate(fd, length)
         .map_err(|errno| Error::kernel("ftruncate", errno, Subject::file(fd).with_range(0, length as usize)))
 }

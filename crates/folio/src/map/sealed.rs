@@ -5,6 +5,7 @@ use super::handle::handle_calls;
 use super::mapping::Mapping;
 use super::options::MapOptions;
 use crate::error::Result;
+use crate::prot::Prot;
 use crate::region::Region;
 use crate::residency::Residency;
 use std::ops::{Deref, RangeBounds};
@@ -101,7 +102,7 @@ impl Sealed {
 
     /// Gives up the slice for the region. The descriptor is closed.
     pub fn into_region(self) -> Region {
-        self.mapping.region
+        self.mapping.region.with_steady_pages(Prot::READ, false)
     }
 }
 

@@ -5,6 +5,7 @@ use super::mapping::Mapping;
 use super::options::MapOptions;
 use crate::access::{View, ViewMut};
 use crate::error::{Error, Result};
+use crate::prot::Prot;
 use crate::region::{Region, outside};
 use crate::residency::Residency;
 use std::ops::RangeBounds;
@@ -230,7 +231,7 @@ impl SharedMem {
 
     /// Gives up views and atomics for the region. The descriptor is closed.
     pub fn into_region(self) -> Region {
-        self.mapping.region
+        self.mapping.region.with_steady_pages(Prot::READ_WRITE, false)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What changes a region's range, or the rights of its pages. All of it takes the region whole or mutably, so that no
 //! borrow of its bytes can be in the way.
 
-use super::{Errno, Error, Fork, Place, Refused, Region, Reservation, Result};
+use super::{Errno, Error, Fork, Place, Refused, Region, Reservation, Result, Steady};
 use crate::prot::Prot;
 use crate::sys;
 use std::ops::{Range, RangeBounds};
@@ -116,9 +116,11 @@ impl Region {
                 |from, to| all.iter().map(move |hole| cut(hole, from, to)).filter(|hole| !hole.is_empty());
             rare.holes = part(0, offset).collect();
             let (home, process, wiped, sealed) = (rare.home.clone(), rare.process, rare.wiped, rare.sealed);
+            let steady = rare.steady;
             let other = rest.rare();
             other.holes = part(offset, whole).map(|hole| hole.start - offset..hole.end - offset).collect();
             (other.home, other.process, other.wiped, other.sealed) = (home, process, wiped, sealed);
+            other.steady = steady;
         }
         self.len = offset;
         Ok(rest)
@@ -150,6 +152,14 @@ impl Region {
             );
             return Err(Refused::new(next, error));
         }
+        let steady = |region: &Self| region.rare.as_deref().and_then(|rare| rare.steady);
+        let joined = steady(self).zip(steady(&next)).map(|(one, other)| Steady {
+            rights: one.rights & other.rights,
+            private: one.private && other.private,
+        });
+        if self.rare.is_some() {
+            self.rare().steady = joined;
+        }
         let offset = self.len;
         self.len += next.len;
         next.len = 0;
@@ -179,10 +189,21 @@ impl Region {
         if range.is_empty() {
             return Ok(());
         }
+        let whole = range == (0..self.len);
+        if let Some(steady) = self.rare.as_deref_mut().and_then(|rare| rare.steady.as_mut()) {
+            // A call that fails may have changed some pages.
+            steady.rights &= prot;
+        }
         // SAFETY: a region gives out no references, and `&mut self` says that nothing else uses it now; accesses
         // through it are checked.
         unsafe { sys::mm::mprotect(self.at(range.start), range.len(), prot.bits()) }
-            .map_err(|errno| Error::kernel("mprotect", errno, self.subject(range).with_prot(prot)))
+            .map_err(|errno| Error::kernel("mprotect", errno, self.subject(range).with_prot(prot)))?;
+        if let Some(steady) = self.rare.as_deref_mut().and_then(|rare| rare.steady.as_mut())
+            && whole
+        {
+            steady.rights = prot;
+        }
+        Ok(())
     }
 
     /// Makes the region `length` bytes long, rounded up to whole pages. What is cut off is unmapped; what is new shows
@@ -212,6 +233,11 @@ impl Region {
         })?;
         // SAFETY: mremap(2) returned a mapped address, which is never null.
         self.base = unsafe { std::ptr::NonNull::new_unchecked(base) };
+        let steady = self.rare.as_deref().and_then(|rare| rare.steady);
+        if new > self.len && steady.is_some_and(|steady| !steady.private) {
+            // The object behind it does not grow.
+            self.pages_may_go();
+        }
         self.len = new;
         Ok(())
     }

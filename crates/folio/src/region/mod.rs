@@ -81,6 +81,17 @@ struct Rare {
     wiped: bool,
     /// mseal(2) was called on it.
     sealed: bool,
+    /// Whether its pages stay, and the rights that all of them have: for views and atomics.
+    steady: Option<Steady>,
+}
+
+/// Memory whose pages nobody can take away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Steady {
+    /// The rights of every page.
+    rights: Prot,
+    /// Whether it is private: then it has as many pages as the region, however that is resized.
+    private: bool,
 }
 
 // SAFETY: a region is a range of addresses and the right to unmap it; neither is tied to a thread, and the calls
@@ -301,6 +312,26 @@ impl Region {
             Some(Rare { wiped: true, .. }) => Fork::Wiped,
             _ => Fork::Inherit,
         }
+    }
+
+    /// Records that nobody can take the pages away, and the rights that all of them have.
+    pub(crate) fn with_steady_pages(mut self, rights: Prot, private: bool) -> Self {
+        if self.len > 0 {
+            self.rare().steady = Some(Steady { rights, private });
+        }
+        self
+    }
+
+    /// Records that pages can be missing from now on.
+    fn pages_may_go(&mut self) {
+        if let Some(rare) = self.rare.as_deref_mut() {
+            rare.steady = None;
+        }
+    }
+
+    /// The rights of all pages, if nobody can take them away.
+    pub(crate) fn steady_rights(&self) -> Option<Prot> {
+        self.rare.as_deref()?.steady.map(|steady| steady.rights)
     }
 
     fn rare(&mut self) -> &mut Rare {

@@ -3,6 +3,7 @@
 
 use super::{Errno, Error, Region, Result};
 use crate::advice::{Advice, Discard, UncheckedAdvice};
+use crate::page::PageSize;
 use crate::sys;
 use std::ops::{ControlFlow, Range, RangeBounds};
 
@@ -74,6 +75,10 @@ impl Region {
         let range = self.whole_pages("madvise", range)?;
         if range.is_empty() {
             return Ok(());
+        }
+        if discard == Discard::Remove || self.page > PageSize::system() {
+            // A full machine, or an empty pool of huge pages, may have no other page to put there.
+            self.pages_may_go();
         }
         // SAFETY: `&mut self` says that nothing refers to the bytes now.
         unsafe { sys::mm::madvise(self.at(range.start), range.len(), discard.raw()) }.map_err(|errno| {

@@ -18,6 +18,15 @@ pub(crate) struct Status {
     /// The file system's preferred block, in bytes: for hugetlbfs, its page.
     pub(crate) block: usize,
     pub(crate) kind: rustix::fs::FileType,
+    /// The device that it is, if it is one, major and minor.
+    pub(crate) is_device: (u32, u32),
+}
+
+impl Status {
+    /// Whether it is the kernel's source of zeros, whatever its name is.
+    pub(crate) fn is_dev_zero(&self) -> bool {
+        self.kind == rustix::fs::FileType::CharacterDevice && self.is_device == (1, 5)
+    }
 }
 
 impl From<rustix::fs::Stat> for Status {
@@ -29,6 +38,7 @@ impl From<rustix::fs::Stat> for Status {
             owner: stat.st_uid,
             block: stat.st_blksize as usize,
             kind: rustix::fs::FileType::from_raw_mode(stat.st_mode),
+            is_device: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
         }
     }
 }
