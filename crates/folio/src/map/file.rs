@@ -360,8 +360,11 @@ impl<A: FileAccess> MappedFile<A> {
 
     typed_reads!();
 
-    /// As [`read_at`](Self::read_at), and makes sure afterwards, with one fstat(2), that the file still has all of these
-    /// bytes: truncation inside a page shows zeros and no fault.
+    /// As [`read_at`](Self::read_at), and makes sure afterwards, with one fstat(2) and a pread(2) of one byte, that the file
+    /// still has all of these bytes: truncation inside a page shows zeros and no fault.
+    ///
+    /// The length that a file system tells may be an estimate (FUSE): a map shows zeros behind the last byte that there is.
+    /// The pread sees that where the file system is asked, and not where its page cache holds the zeros already.
     ///
     /// # Errors
     ///
@@ -371,13 +374,24 @@ impl<A: FileAccess> MappedFile<A> {
         let call = "read_at_verified";
         let fd = object::kept(&self.keep, call, &self.mapping.region)?;
         self.read_at_as(call, buffer, offset)?;
-        let size = present_length(fd)?;
-        let first = self.offset() + offset as u64;
-        let missing = (first + buffer.len() as u64).saturating_sub(size);
-        if missing == 0 || buffer.is_empty() {
+        if buffer.is_empty() {
             return Ok(());
         }
-        let kept = (buffer.len() as u64).saturating_sub(missing) as usize;
+        let size = present_length(fd)?;
+        let first = self.offset() + offset as u64;
+        let last = first + (buffer.len() - 1) as u64;
+        let kept = if last >= size {
+            size.saturating_sub(first) as usize
+        } else if sys::file::read_at(fd, &mut [0], last) == Ok(0) {
+            // The file ends before the length that it tells. The bytes that it has are those that can be read.
+            sys::file::read_at(fd, buffer, first).unwrap_or(0)
+        } else {
+            return Ok(());
+        };
+        if kept == buffer.len() {
+            // It has them again: somebody made it longer just now.
+            return self.read_at_as(call, buffer, offset);
+        }
         Err(Fault {
             call,
             object: Subject::file(fd).object().to_owned(),

@@ -223,3 +223,17 @@ pub(crate) fn is_verity(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     const VERITY: u32 = 0x0010_0000;
     rustix::fs::ioctl_getflags(fd).map(|flags| flags.bits() & VERITY != 0)
 }
+
+/// pread(2): fewer bytes than asked for only at the end of the file.
+pub(crate) fn read_at(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+    let mut done = 0;
+    while done < buffer.len() {
+        let rest = &mut buffer[done..];
+        match rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut *rest, offset + done as u64)) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(done)
+}
