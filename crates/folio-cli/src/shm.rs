@@ -101,7 +101,10 @@ fn refused(error: &folio::Error) -> Failure {
         Some(refusal) => {
             let object = shown(refusal.subject().object());
             let rule = shown(refusal.rule());
-            Failure::new(Kind::Source, format!("{object}: {rule}")).remedy(shown(refusal.remedy()))
+            // The kernel's own word goes first: some errors have no more than that to say.
+            let said = refusal.by_kernel().then(|| format!("{}: ", shown(error.errno().to_string())));
+            let message = format!("{object}: {}{rule}", said.unwrap_or_default());
+            Failure::new(Kind::Source, message).remedy(shown(refusal.remedy()))
         }
         None => Failure::new(Kind::Source, shown(error.to_string())),
     }

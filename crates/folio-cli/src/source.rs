@@ -174,16 +174,19 @@ fn engine(file: &File, metadata: &Metadata, mapper: Mapper) -> io::Result<Engine
     } else {
         return read("it is neither a file nor a block device");
     };
+    // The last byte is missing, and so would be pages before it: a map would show zeros there.
+    let estimates = || -> io::Result<bool> {
+        let none = size > 0 && matches!(file.read_at(&mut [0], size - 1), Ok(0));
+        Ok(none && file.metadata()?.len() == metadata.len())
+    };
+    if kind.is_file() && estimates()? {
+        return read("it has fewer bytes than it tells");
+    }
     if let Mapper::Pager(_) = mapper {
-        let last = size.saturating_sub(1);
-        return match file.read_at(&mut [0], last) {
+        return match file.read_at(&mut [0], size.saturating_sub(1)) {
             Ok(count) if count > 0 && size == 0 => read("it tells no size"),
             // An error is not the end of an empty file: the reads that follow say what is wrong, or succeed.
             Err(_) if size == 0 => read("it tells no size, and its first byte cannot be read alone"),
-            // The last byte is missing, and so would be pages before it.
-            Ok(0) if size > 0 && file.metadata()?.len() == metadata.len() => {
-                read("it has fewer bytes than it tells")
-            }
             _ => Ok(Engine::Pager { size }),
         };
     }

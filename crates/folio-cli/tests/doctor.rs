@@ -71,7 +71,7 @@ fn a_masked_feature_says_so_and_what_is_done_instead() {
         assert_eq!(masked["used"], false);
         assert!(masked["second_way"].is_string());
         if capability(&whole, name)["available"] == true {
-            assert_eq!(masked["why_not"], "masked by FOLIO_FEATURES");
+            assert!(masked["why_not"].as_str().unwrap().contains("FOLIO_FEATURES"), "{masked}");
         } else {
             println!("skipped: {name} is not there to be masked");
         }

@@ -140,7 +140,9 @@ fn names_and_directories_that_are_none_are_said_to_be_none() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("folio.dir")).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", dir.path().join("folio.link")).unwrap();
+    let socket = std::os::unix::net::UnixListener::bind(dir.path().join("folio.socket")).unwrap();
     let cases = [
+        ("socket", "socket"),
         ("nothing", "no such segment"),
         ("dir", "rmdir"),
         ("link", "symbolic link"),
@@ -155,6 +157,7 @@ fn names_and_directories_that_are_none_are_said_to_be_none() {
             (&name.into(), 0)
         );
     }
+    drop(socket);
     for none in ["none", "file"] {
         let path = dir.path().join(none);
         if none == "file" {
@@ -204,4 +207,17 @@ fn names_that_are_no_utf_8_are_listed_whole_and_removed() {
         assert_eq!(json(&output)["removed"], serde_json::json!([expected]));
         assert!(!file.exists());
     }
+}
+
+/// The kernel's own word is in the message, so that an error that is not explained is not without a cause.
+#[test]
+fn a_refusal_of_the_kernel_is_printed_with_its_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    // A name that is longer than the kernel takes.
+    let long = dir.path().join("x".repeat(300));
+    let output = folio(&long, &["ls"]);
+    let text = err(&output);
+    assert!(output.status.code() == Some(1) && text.contains("(os error 36)"), "{text}");
 }

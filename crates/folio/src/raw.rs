@@ -5,9 +5,10 @@
 
 use crate::error::{Error, Result, Subject};
 use crate::flags::MapFlags;
+use crate::page::PageSize;
 use crate::prot::Prot;
 use crate::sys;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 
 /// mmap(2): maps `length` bytes, from `offset` of the file `fd`, and returns the address.
 ///
@@ -45,6 +46,11 @@ pub unsafe fn mmap(
         };
         let mut subject = object.with_range(offset.cast_unsigned(), length).with_prot(prot).with_flags(flags);
         subject.address = (!addr.is_null()).then_some(addr as usize);
+        if !flags.contains(MapFlags::ANONYMOUS) && fd >= 0 {
+            // SAFETY: borrowed for the question only; of a closed descriptor the answer is none.
+            let huge = sys::file::huge_page_bytes(unsafe { BorrowedFd::borrow_raw(fd) });
+            subject.huge = huge.and_then(PageSize::new);
+        }
         Error::kernel("mmap", errno, subject)
     })
 }
@@ -110,6 +116,7 @@ pub unsafe fn mremap(addr: *mut u8, old: usize, new: usize, flags: i32, target: 
     // SAFETY: as the caller promised.
     unsafe { sys::mm::mremap(addr, old, new, flags, target) }.map_err(|errno| {
         let subject = Subject::mapped_at(addr as usize).with_length(old).with_new_length(new);
+        let subject = subject.with_move(flags & libc::MREMAP_MAYMOVE != 0);
         Error::kernel("mremap", errno, subject.with_detail(format!("to length {new}, flags {flags:#x}")))
     })
 }
@@ -136,12 +143,10 @@ pub fn msync(addr: *mut u8, length: usize, flags: i32) -> Result<()> {
 /// The bytes that the advice changes or takes away must be the caller's to change.
 pub unsafe fn madvise(addr: *mut u8, length: usize, advice: i32) -> Result<()> {
     // SAFETY: as the caller promised.
-    unsafe { sys::mm::madvise(addr, length, advice) }.map_err(explained(
-        "madvise",
-        addr,
-        length,
-        format!("advice {advice}"),
-    ))
+    unsafe { sys::mm::madvise(addr, length, advice) }.map_err(|errno| {
+        let subject = Subject::mapped_at(addr as usize).with_length(length).with_advice(advice);
+        Error::kernel("madvise", errno, subject.with_detail(format!("advice {advice}")))
+    })
 }
 
 /// mlock(2): faults all pages of the range in and keeps them in memory; with `on_fault` (mlock2(2), MLOCK_ONFAULT) it

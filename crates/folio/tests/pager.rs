@@ -21,6 +21,8 @@ mod given;
 mod limits;
 #[path = "pager/maps.rs"]
 mod maps;
+#[path = "pager/reasons.rs"]
+mod reasons;
 #[path = "pager/scarce.rs"]
 mod scarce;
 #[path = "pager/signals.rs"]

@@ -21,6 +21,8 @@ mod kills;
 mod leftovers;
 #[path = "shm/locks.rs"]
 mod locks;
+#[path = "shm/reasons.rs"]
+mod reasons;
 #[path = "shm/segments.rs"]
 mod segments;
 #[path = "shm/steps.rs"]

@@ -89,8 +89,14 @@ impl Seek for Reader<'_> {
             SeekFrom::End(by) => (self.len as i128, i128::from(by)),
             SeekFrom::Current(by) => (self.position() as i128, i128::from(by)),
         };
-        let at = usize::try_from(from + by).map_err(|_| {
-            io::Error::new(io::ErrorKind::InvalidInput, "seek to before the start of the map")
+        let to = from + by;
+        let at = usize::try_from(to).map_err(|_| {
+            let why = if to < 0 {
+                "seek to before the start of the map"
+            } else {
+                "seek past the last position that can be counted (2^64 - 1)"
+            };
+            io::Error::new(io::ErrorKind::InvalidInput, why)
         })?;
         self.buffer.clear();
         (self.start, self.consumed) = (at, 0);

@@ -129,7 +129,7 @@ impl<'a> View<'a> {
     ///
     /// EINVAL if it does not lie inside; a fault in a guard.
     pub fn read<T: FromBytes>(&self, offset: usize) -> Result<T> {
-        read_value(|bytes| self.copy_to(bytes, offset))
+        read_value(|bytes| self.copy_out("read", bytes, offset))
     }
 
     /// Copies `buffer.len()` bytes from `offset`.
@@ -139,13 +139,19 @@ impl<'a> View<'a> {
     /// EINVAL if they do not lie inside; EFAULT, in a guard, if a page cannot be supplied.
     #[inline]
     pub fn copy_to(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
+        self.copy_out("copy_to", buffer, offset)
+    }
+
+    /// [`copy_to`](Self::copy_to) for `call`, which the error names.
+    #[inline]
+    fn copy_out(&self, call: &'static str, buffer: &mut [u8], offset: usize) -> Result<()> {
         if page::within(offset, buffer.len(), self.len).is_none() {
-            return Err(outside("copy_to", Subject::named("a view"), offset, buffer.len(), self.len));
+            return Err(outside(call, Subject::named("a view"), offset, buffer.len(), self.len));
         }
         let from = self.start.wrapping_add(offset);
         // SAFETY: views come from maps whose makers installed the handler; the bytes lie in one.
         unsafe { sys::copy::copy(buffer.as_mut_ptr(), from, buffer.len(), self.addresses()) }
-            .map_err(|trap| stopped("copy_to", trap, self.start as usize))
+            .map_err(|trap| stopped(call, trap, self.start as usize))
     }
 
     fn addresses(&self) -> std::ops::Range<usize> {
@@ -285,7 +291,7 @@ impl ViewMut<'_> {
     ///
     /// As for [`copy_from`](Self::copy_from).
     pub fn write<T: IntoBytes + Immutable>(&self, offset: usize, value: &T) -> Result<()> {
-        self.copy_from(value.as_bytes(), offset)
+        self.copy_in("write", value.as_bytes(), offset)
     }
 
     /// Copies `bytes` to `offset`.
@@ -295,13 +301,19 @@ impl ViewMut<'_> {
     /// EINVAL if they do not lie inside; EFAULT, in a guard, if a page cannot be supplied.
     #[inline]
     pub fn copy_from(&self, bytes: &[u8], offset: usize) -> Result<()> {
+        self.copy_in("copy_from", bytes, offset)
+    }
+
+    /// [`copy_from`](Self::copy_from) for `call`, which the error names.
+    #[inline]
+    fn copy_in(&self, call: &'static str, bytes: &[u8], offset: usize) -> Result<()> {
         if page::within(offset, bytes.len(), self.len).is_none() {
-            return Err(outside("copy_from", Subject::named("a view"), offset, bytes.len(), self.len));
+            return Err(outside(call, Subject::named("a view"), offset, bytes.len(), self.len));
         }
         let to = self.start().wrapping_add(offset);
         // SAFETY: as for `copy_to`.
         unsafe { sys::copy::copy(to, bytes.as_ptr(), bytes.len(), self.addresses()) }
-            .map_err(|trap| stopped("copy_from", trap, self.start as usize))
+            .map_err(|trap| stopped(call, trap, self.start as usize))
     }
 }
 
@@ -333,8 +345,10 @@ mod tests {
                 // SAFETY: the bytes are mapped while the view exists, and nothing else touches them.
                 let view = unsafe { View::new(memory.as_ptr().wrapping_add(start), len) };
                 let expected = &bytes[start..start + len];
-                let whole: Vec<u64> =
-                    expected.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap())).collect();
+                let whole: Vec<u64> = expected
+                    .chunks_exact(8)
+                    .map(|word| u64::from_ne_bytes(word.try_into().unwrap()))
+                    .collect();
                 let mut one_by_one = view.words();
                 let taken: Vec<u64> = std::iter::from_fn(|| one_by_one.next()).collect();
                 assert_eq!(taken, whole, "{len} bytes from {start}");

@@ -1,6 +1,9 @@
 //! Which rule an errno means, for each call, and how to mend it. Numbers that tell how far one is from a limit are
 //! read here, when the error is made.
 
+mod advice;
+mod files;
+
 use super::Subject;
 use crate::flags::MapFlags;
 use crate::page::PageSize;
@@ -21,11 +24,17 @@ pub(super) fn explain(call: &'static str, errno: Errno, subject: &Subject) -> (T
         "mprotect" => mprotect(errno, subject),
         "mremap" => mremap(errno, subject),
         "msync" => msync(errno, subject),
-        "madvise" => madvise(errno, subject),
-        "mlock" | "munlock" => mlock(errno, subject),
+        "madvise" => advice::explain(errno, subject),
+        "mlock" => mlock(errno, subject),
+        "munlock" => munlock(errno, subject),
         "mseal" => mseal(errno, subject),
-        _ => file(errno, subject),
+        _ => files::explain(call, errno, subject),
     }
+}
+
+/// An errno that a call of the mmap(2) family does not name in its manual page.
+fn file(errno: Errno, subject: &Subject) -> (Text, Text) {
+    files::explain("", errno, subject)
 }
 
 fn fixed(rule: &'static str, remedy: &'static str) -> (Text, Text) {
@@ -51,7 +60,13 @@ fn mmap(errno: Errno, subject: &Subject) -> (Text, Text) {
             "a map needs a descriptor that is open for reading, whatever the protection",
             "open the file with read(true)",
         ),
-        Errno::AGAIN => memlock("the pages of a locked map count against RLIMIT_MEMLOCK", subject),
+        Errno::AGAIN if flags.contains(MapFlags::LOCKED) => {
+            memlock("the pages of a locked map count against RLIMIT_MEMLOCK", subject)
+        }
+        Errno::AGAIN => memlock(
+            "the process locks each new map (mlockall with MCL_FUTURE), and its pages count against RLIMIT_MEMLOCK",
+            subject,
+        ),
         Errno::BADF => fixed(
             "the descriptor is not open (or is open with O_PATH), and the map is not anonymous",
             "pass an open descriptor, or ask for anonymous memory",
@@ -60,6 +75,11 @@ fn mmap(errno: Errno, subject: &Subject) -> (Text, Text) {
         Errno::NFILE => fixed(
             "the machine has as many open files as fs.file-max allows, and a shared map of anonymous memory needs one",
             "close files, or raise fs.file-max",
+        ),
+        Errno::NODEV if shared && is_fuse(subject) => fixed(
+            "the file's FUSE server asks for direct reads and writes (direct_io), so the file has no shared page cache \
+             and no shared map",
+            "map the file privately (FileMapPrivate), or read it (Anon::read_from)",
         ),
         // EIO is what those files of /proc answer that have no call for it.
         Errno::NODEV | Errno::IO => fixed(
@@ -70,11 +90,16 @@ fn mmap(errno: Errno, subject: &Subject) -> (Text, Text) {
         Errno::NOMEM if flags.contains(MapFlags::HUGETLB) => {
             areas().unwrap_or_else(|| huge_pool(subject, flags))
         }
-        Errno::NOMEM => {
+        // A map of a file in hugetlbfs takes its pages from the pool too.
+        Errno::NOMEM if subject.huge.is_some() => {
+            areas().unwrap_or_else(|| huge_pool_of(subject.huge, subject))
+        }
+        Errno::NOMEM => passes_the_addresses(subject, flags).unwrap_or_else(|| {
             let space = subject.length.unwrap_or(0) as u64;
             let private = if !shared && prot.contains(Prot::WRITE) { space } else { 0 };
-            no_memory(&Need { space, private })
-        }
+            let accounted = private > 0 || shared && flags.contains(MapFlags::ANONYMOUS);
+            no_memory(&Need { space, private, accounted })
+        }),
         Errno::OVERFLOW => fixed(
             "offset and length together pass the end of what the kernel can count (a file has at most 2^63 - 1 bytes)",
             "map less, or nearer to the start",
@@ -196,6 +221,8 @@ struct Need {
     space: u64,
     /// Bytes of private writable memory.
     private: u64,
+    /// Whether the kernel promises the memory when the call succeeds (overcommit). Pages of files need no promise.
+    accounted: bool,
 }
 
 /// The limit of areas, if the process is near it: a call can need a few at once.
@@ -212,23 +239,53 @@ fn areas() -> Option<(Text, Text)> {
     ))
 }
 
-/// What is behind ENOMEM of a map that asks for huge pages.
+/// The reason of ENOMEM of a map that asks for huge pages.
 fn huge_pool(subject: &Subject, flags: MapFlags) -> (Text, Text) {
-    let length = subject.length.unwrap_or(0);
     let shift = (flags.bits() >> libc::MAP_HUGE_SHIFT) & libc::MAP_HUGE_MASK;
     let size = if shift == 0 { process::default_huge_page() } else { Some(1 << shift) };
-    let (free, all) = size.and_then(process::huge_pool).unwrap_or((0, 0));
-    let size = size.and_then(PageSize::new).unwrap_or_else(PageSize::system);
+    huge_pool_of(size.and_then(PageSize::new), subject)
+}
+
+/// The pool of huge pages of one size, and how many of them the call asked for.
+fn huge_pool_of(size: Option<PageSize>, subject: &Subject) -> (Text, Text) {
+    let length = subject.length.unwrap_or(0);
+    let (free, all) = size.and_then(|size| process::huge_pool(size.bytes())).unwrap_or((0, 0));
+    let size = size.unwrap_or_else(PageSize::system);
     let pages = length.div_ceil(size.bytes());
     (
         format!(
             "the pool of huge pages of {size} has {free} of {all} pages free, and {pages} were asked for"
         )
         .into(),
-        "enlarge the pool (/sys/kernel/mm/hugepages/*/nr_hugepages), or ask for transparent huge pages \
-         (Advice::HugePage)"
-            .into(),
+        if subject.huge.is_some() {
+            "enlarge the pool (/sys/kernel/mm/hugepages/*/nr_hugepages), or use a file outside hugetlbfs"
+                .into()
+        } else {
+            "enlarge the pool (/sys/kernel/mm/hugepages/*/nr_hugepages), or ask for transparent huge pages \
+             (Advice::HugePage)"
+                .into()
+        },
     )
+}
+
+/// Whether the object is a file of a FUSE file system.
+fn is_fuse(subject: &Subject) -> bool {
+    const FUSE: rustix::fs::FsWord = 0x6573_5546;
+    rustix::fs::statfs(subject.object.as_str()).is_ok_and(|found| found.f_type == FUSE)
+}
+
+/// The rule on the end of the addresses, if the place that was asked for passes it.
+fn passes_the_addresses(subject: &Subject, flags: MapFlags) -> Option<(Text, Text)> {
+    let placed = flags.intersects(MapFlags::FIXED | MapFlags::FIXED_NOREPLACE);
+    let start = subject.address.filter(|_| placed)?;
+    let highest = process::address_end();
+    let end = start.checked_add(subject.length.unwrap_or(0));
+    end.is_none_or(|end| end > highest).then(|| {
+        (
+            format!("the range passes the end of the process's addresses, which lies at {highest:#x}").into(),
+            "choose a lower address, or none".into(),
+        )
+    })
 }
 
 /// The limits behind ENOMEM that can be seen to be reached: areas, address space, private memory.
@@ -269,6 +326,12 @@ fn limits(need: &Need) -> Option<(Text, Text)> {
 /// The reasons of ENOMEM, tried from what can be seen: the limits; else memory itself.
 fn no_memory(need: &Need) -> (Text, Text) {
     limits(need).unwrap_or_else(|| {
+        if !need.accounted {
+            return fixed(
+                "the kernel has no memory for its own records of the call",
+                "free memory, and try again",
+            );
+        }
         let policy = match process::sysctl("vm/overcommit_memory") {
             Some(2) => "strict accounting: CommitLimit in /proc/meminfo",
             Some(1) => "no accounting",
@@ -348,6 +411,12 @@ fn sealed() -> (Text, Text) {
 
 fn mprotect(errno: Errno, subject: &Subject) -> (Text, Text) {
     match errno {
+        Errno::ACCESS if subject.prot.is_some_and(|prot| !prot.contains(Prot::WRITE) && prot.contains(Prot::EXEC)) => {
+            fixed(
+                "a map never gets a right that its file cannot give: EXEC on a file system mounted noexec",
+                "leave out EXEC, or move the file to a file system mounted with exec",
+            )
+        }
         Errno::ACCESS if subject.prot.is_some_and(|prot| prot.contains(Prot::EXEC)) => fixed(
             "a map never gets a right that its file cannot give: EXEC on a file system mounted noexec, WRITE where a \
              shared file was opened read-only",
@@ -366,8 +435,10 @@ fn mprotect(errno: Errno, subject: &Subject) -> (Text, Text) {
         }),
         Errno::NOMEM => not_mapped(subject).unwrap_or_else(|| {
             let writable = subject.prot.is_some_and(|prot| prot.contains(Prot::WRITE));
-            let private = if writable { subject.length.unwrap_or(0) as u64 } else { 0 };
-            no_memory(&Need { space: 0, private })
+            let area = subject.address.and_then(process::area_at);
+            let own = area.is_some_and(|area| area.rights.ends_with('p'));
+            let private = if writable && own { subject.length.unwrap_or(0) as u64 } else { 0 };
+            no_memory(&Need { space: 0, private, accounted: private > 0 })
         }),
         Errno::PERM => sealed(),
         _ => file(errno, subject),
@@ -380,19 +451,21 @@ fn mremap(errno: Errno, subject: &Subject) -> (Text, Text) {
             "the map is locked, and its growth counts against RLIMIT_MEMLOCK",
             &subject.clone().with_length(growth(subject)),
         ),
-        Errno::FAULT => not_mapped(subject).unwrap_or_else(|| {
-            fixed(
-                "the range consists of several areas (parts with other protections or advice)",
-                "resize or move each part by itself, or give all parts one protection first",
-            )
-        }),
+        Errno::FAULT => not_mapped(subject).unwrap_or_else(|| several_areas(subject)),
         Errno::INVAL => aligned(subject).unwrap_or_else(|| mremap_invalid(subject)),
+        Errno::NOMEM if subject.huge.is_some() && growth(subject) > 0 => areas()
+            .unwrap_or_else(|| huge_pool_of(subject.huge, &subject.clone().with_length(growth(subject)))),
         Errno::NOMEM => {
             let space = growth(subject) as u64;
             let private = if counts_as_data(subject) { space } else { 0 };
-            limits(&Need { space, private }).unwrap_or_else(|| {
+            let need = Need { space, private, accounted: private > 0 };
+            if subject.may_move == Some(true) || space == 0 {
+                return no_memory(&need);
+            }
+            limits(&need).unwrap_or_else(|| {
                 fixed(
-                    "the map cannot grow where it is, and was not allowed to move; or there is not enough memory",
+                    "the map cannot grow where it is, since something else is mapped behind it (or there is not enough \
+                     memory), and it was not allowed to move",
                     "allow the move, or reserve room to grow when the map is made (capacity, Reservation)",
                 )
             })
@@ -400,6 +473,34 @@ fn mremap(errno: Errno, subject: &Subject) -> (Text, Text) {
         Errno::PERM => sealed(),
         _ => file(errno, subject),
     }
+}
+
+/// EFAULT of mremap(2): the parts of the range are not one area to the kernel. The remedy names the difference.
+fn several_areas(subject: &Subject) -> (Text, Text) {
+    const RULE: &str = "the range consists of several areas, and the call takes one";
+    let areas = process::areas_with_flags(&addresses(subject));
+    let differ = |test: &dyn Fn(&process::Area, &process::Area) -> bool| {
+        areas.windows(2).any(|pair| test(&pair[0], &pair[1]))
+    };
+    let has = |area: &process::Area, flag: &str| area.flags.split_whitespace().any(|known| known == flag);
+    let (part, remedy) = if differ(&|one, other| one.rights != other.rights) {
+        (
+            "its parts have different protections",
+            "give all parts one protection first, or resize or move each part by itself",
+        )
+    } else if differ(&|one, other| has(one, "lo") != has(other, "lo")) {
+        ("a part of it is locked and another part is not", "lock all of it, or unlock all of it, first")
+    } else if differ(&|one, other| one.inode != other.inode || one.device != other.device) {
+        ("its parts are of different objects", "resize or move each part by itself")
+    } else if differ(&|one, other| one.object != other.object) {
+        ("its parts have different names", "give all parts one name first (name_area)")
+    } else {
+        (
+            "its parts have different advice, or do not follow each other in the object",
+            "give all parts the same advice first, or resize or move each part by itself",
+        )
+    };
+    (format!("{RULE}: {part}").into(), remedy.into())
 }
 
 /// How many bytes a changed length adds.
@@ -448,61 +549,6 @@ fn msync(errno: Errno, subject: &Subject) -> (Text, Text) {
     }
 }
 
-fn madvise(errno: Errno, subject: &Subject) -> (Text, Text) {
-    match errno {
-        Errno::ACCESS => fixed(
-            "only a shared map of a file that is open for writing can give the file's pages back",
-            "open the file for writing and map it shared (FileMapMut), or use DontNeed, which drops them from the map \
-             only",
-        ),
-        Errno::AGAIN => areas().unwrap_or_else(|| {
-            fixed(
-                "a page of the range is pinned or busy, or memory was short for a moment",
-                "try again later",
-            )
-        }),
-        Errno::BADF => fixed("the map is not of a file", "give this advice to file maps only"),
-        Errno::BUSY => fixed(
-            "a page of the range is in use elsewhere (pinned, or being moved), or userfaultfd watches for missing \
-             pages",
-            "try again later, or populate the range first",
-        ),
-        Errno::FAULT => fixed(
-            "a page of the range cannot be supplied: it lies past the end of the file, or without backing",
-            "keep to the pages that the file has",
-        ),
-        Errno::INVAL => aligned(subject).unwrap_or_else(|| madvise_invalid(subject)),
-        Errno::IO => fixed("the device failed to read or to free the pages", "check the device"),
-        Errno::NOMEM => not_mapped(subject).unwrap_or_else(|| {
-            fixed("there is not enough memory for the pages", "free memory, or ask for fewer pages")
-        }),
-        Errno::OPNOTSUPP => fixed("the file's file system cannot punch holes", "write zeros instead"),
-        Errno::PERM if process::is_sealed(&addresses(subject)) => fixed(
-            "the advice would destroy the contents of memory that is sealed (mseal) and not writable",
-            "leave the advice out: the contents stay for the life of the process",
-        ),
-        Errno::PERM => {
-            fixed("the advice needs CAP_SYS_ADMIN", "run with the capability, or leave the advice out")
-        }
-        Errno::HWPOISON => fixed("a page of the range is poisoned by a memory failure", "give the range up"),
-        _ => file(errno, subject),
-    }
-}
-
-fn madvise_invalid(subject: &Subject) -> (Text, Text) {
-    if process::is_locked(&addresses(subject)) {
-        return fixed(
-            "locked pages are not dropped and not paged out, and the range has some (or the kernel does not know the \
-             advice)",
-            "unlock them first, or drop them with Discard::DontNeedLocked (since 5.18)",
-        );
-    }
-    fixed(
-        "this kernel does not know the advice, was built without it, or does not take it for this kind of memory",
-        "leave it out here; FREE, WIPEONFORK and KSM are for private anonymous memory, REMOVE is for shared files",
-    )
-}
-
 fn mlock(errno: Errno, subject: &Subject) -> (Text, Text) {
     match errno {
         Errno::AGAIN => fixed("some of the pages could not be faulted in", "free memory, or lock less"),
@@ -524,6 +570,15 @@ fn mlock(errno: Errno, subject: &Subject) -> (Text, Text) {
     }
 }
 
+/// Unlocking needs no page and no limit: only the areas can be in the way.
+fn munlock(errno: Errno, subject: &Subject) -> (Text, Text) {
+    match errno {
+        Errno::INVAL => fixed("the range passes the end of the address space", "unlock less"),
+        Errno::NOMEM => not_mapped(subject).unwrap_or_else(|| no_memory(&Need::default())),
+        _ => file(errno, subject),
+    }
+}
+
 fn mseal(errno: Errno, subject: &Subject) -> (Text, Text) {
     match errno {
         Errno::NOSYS | Errno::PERM => {
@@ -531,43 +586,6 @@ fn mseal(errno: Errno, subject: &Subject) -> (Text, Text) {
         }
         Errno::NOMEM => not_mapped(subject).unwrap_or_else(|| no_memory(&Need::default())),
         _ => file(errno, subject),
-    }
-}
-
-/// The calls on files, and what is left over.
-fn file(errno: Errno, subject: &Subject) -> (Text, Text) {
-    match errno {
-        Errno::NOENT => fixed("there is no such file", "check the path"),
-        Errno::ACCESS | Errno::PERM => {
-            fixed("permission to the file or the directory is missing", "check its rights")
-        }
-        Errno::ISDIR => fixed("it is a directory", "name a file in it"),
-        Errno::MFILE => {
-            fixed("the process has as many open files as RLIMIT_NOFILE allows", "close some, or raise it")
-        }
-        Errno::NFILE => {
-            fixed("the machine has as many open files as fs.file-max allows", "close some, or raise it")
-        }
-        Errno::NOSPC | Errno::DQUOT => (
-            match subject.length {
-                Some(length) => format!("the file system has no room for the {length} bytes").into(),
-                None => "the file system has no room".into(),
-            },
-            "free space, or map less; without `reserve` the same would have been a SIGBUS later".into(),
-        ),
-        Errno::OPNOTSUPP => {
-            fixed("the file system cannot do this", "leave the option out, or use another file system")
-        }
-        Errno::FBIG => fixed(
-            "the file would pass the largest size allowed (RLIMIT_FSIZE, or its file system's)",
-            "make it smaller",
-        ),
-        Errno::NOSYS => {
-            fixed("this kernel does not have the call", "leave the option out, or use a newer kernel")
-        }
-        Errno::NOMEM => no_memory(&Need { space: subject.length.unwrap_or(0) as u64, private: 0 }),
-        Errno::BUSY => fixed("it is in use in a way that forbids this", "end the other use first"),
-        _ => fixed("the kernel gave no more than the error's number", "see the call's manual page"),
     }
 }
 
@@ -606,6 +624,21 @@ pub(super) fn symbol(errno: Errno) -> Text {
         (Errno::PERM, "EPERM"),
         (Errno::ROFS, "EROFS"),
         (Errno::TXTBSY, "ETXTBSY"),
+        (Errno::CHILD, "ECHILD"),
+        (Errno::CONNRESET, "ECONNRESET"),
+        (Errno::LOOP, "ELOOP"),
+        (Errno::MSGSIZE, "EMSGSIZE"),
+        (Errno::NAMETOOLONG, "ENAMETOOLONG"),
+        (Errno::NOLCK, "ENOLCK"),
+        (Errno::NOTCONN, "ENOTCONN"),
+        (Errno::NOTDIR, "ENOTDIR"),
+        (Errno::NOTSOCK, "ENOTSOCK"),
+        (Errno::PIPE, "EPIPE"),
+        (Errno::SPIPE, "ESPIPE"),
+        (Errno::TIMEDOUT, "ETIMEDOUT"),
+        (Errno::TOOMANYREFS, "ETOOMANYREFS"),
+        (Errno::UCLEAN, "EUCLEAN"),
+        (Errno::USERS, "EUSERS"),
     ];
     match known.into_iter().find(|(known, _)| *known == errno) {
         Some((_, symbol)) => symbol.into(),

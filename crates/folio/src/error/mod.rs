@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 /// Why folio could not do what it was asked. Nothing was changed, unless the call's own documentation says otherwise.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The kernel refused a call, or folio refused it first because it breaks a rule.
@@ -80,6 +80,10 @@ impl fmt::Display for Refusal {
 impl Error {
     /// The kernel refused `call` with `errno`; the rule and the remedy are looked up.
     pub(crate) fn kernel(call: &'static str, errno: Errno, subject: Subject) -> Self {
+        if errno == Errno::INVAL && subject.object.contains('\0') {
+            // No such path reaches the kernel: the string would end at the NUL.
+            return Self::nul(call, subject);
+        }
         let (rule, remedy) = explain::explain(call, errno, &subject);
         let rule = sys::into_plain(rule);
         Self::Refused(Box::new(Refusal { call, subject, errno, by_kernel: true, rule, remedy }))
@@ -116,6 +120,17 @@ impl Error {
         Self::rule_as(Errno::NOMEM, call, subject, rule, "take the range in smaller pieces, or free memory")
     }
 
+    /// A path or a name that holds a NUL byte.
+    pub(crate) fn nul(call: &'static str, mut subject: Subject) -> Self {
+        subject.object = subject.object.replace('\0', "\\0");
+        Self::rule(
+            call,
+            subject,
+            "a path or a name holds no NUL byte, and this one does",
+            "take the byte out",
+        )
+    }
+
     /// folio refuses `call`: it knows that `rule` is broken, or does not allow it to be.
     pub(crate) fn rule(
         call: &'static str,
@@ -145,6 +160,11 @@ impl Error {
             Self::Refused(refusal) => refusal.errno,
             Self::Fault(_) => Errno::FAULT,
         }
+    }
+
+    /// The errno's number, as [`std::io::Error::raw_os_error`] has it: [`errno`](Self::errno) for code without rustix.
+    pub fn raw_os_error(&self) -> i32 {
+        self.errno().raw_os_error()
     }
 
     /// The refusal, if this is one.

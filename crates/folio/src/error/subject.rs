@@ -1,6 +1,7 @@
 //! What a call was about, for its error: the object, and the numbers that were asked for.
 
 use crate::flags::MapFlags;
+use crate::page::PageSize;
 use crate::prot::Prot;
 use crate::sys;
 use std::fmt;
@@ -17,6 +18,12 @@ pub struct Subject {
     pub(crate) flags: Option<MapFlags>,
     /// The length after the call, for one that changes it (mremap).
     pub(crate) new_length: Option<usize>,
+    /// The number of the advice, for madvise(2).
+    pub(crate) advice: Option<i32>,
+    /// The size of the memory's pages, where they come from the hugetlb pool.
+    pub(crate) huge: Option<PageSize>,
+    /// Whether the call may move the map, for mremap(2).
+    pub(crate) may_move: Option<bool>,
     /// What else was asked: advice, sync flags, a second length.
     pub(crate) detail: Option<String>,
 }
@@ -39,12 +46,19 @@ impl Subject {
 
     /// The object that is mapped at an address, as `/proc/self/maps` names it.
     pub(crate) fn mapped_at(address: usize) -> Self {
-        let object = match sys::process::area_at(address) {
+        let object = Self::object_of(sys::process::area_at(address).as_ref());
+        Self { object, address: Some(address), ..Self::default() }
+    }
+
+    /// The name of the object of an area.
+    pub(crate) fn object_of(area: Option<&sys::process::Area>) -> String {
+        match area {
+            // The kernel's own file behind shared memory without a file, anonymous or of /dev/zero.
+            Some(area) if area.is_shared_anonymous() => "shared anonymous memory".to_owned(),
             Some(sys::process::Area { object: Some(path), .. }) => path.display().to_string(),
             Some(_) => "anonymous memory".to_owned(),
             None => "unmapped memory".to_owned(),
-        };
-        Self { object, address: Some(address), ..Self::default() }
+        }
     }
 
     pub(crate) fn with_range(mut self, offset: u64, length: usize) -> Self {
@@ -74,6 +88,22 @@ impl Subject {
 
     pub(crate) fn with_flags(mut self, flags: MapFlags) -> Self {
         self.flags = Some(flags);
+        self
+    }
+
+    pub(crate) fn with_advice(mut self, advice: i32) -> Self {
+        self.advice = Some(advice);
+        self
+    }
+
+    /// Notes the size of the memory's pages, if they are huge.
+    pub(crate) fn with_page(mut self, page: PageSize) -> Self {
+        self.huge = (page > PageSize::system()).then_some(page);
+        self
+    }
+
+    pub(crate) fn with_move(mut self, may_move: bool) -> Self {
+        self.may_move = Some(may_move);
         self
     }
 

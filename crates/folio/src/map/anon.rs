@@ -61,6 +61,17 @@ impl Anon {
         Self { mapping, made }
     }
 
+    /// `length` bytes, all zero, of a private map of an open `/dev/zero`, as systems without ANONYMOUS make such memory. It is
+    /// private memory as any other, and the descriptor may be closed; the kernel cannot wipe it in children
+    /// ([`Fork::Wiped`](crate::Fork::Wiped)).
+    ///
+    /// # Errors
+    ///
+    /// EINVAL for another file; EACCES if it is not open for reading; as [`new`](Self::new).
+    pub fn from_dev_zero(file: impl AsFd, length: usize) -> Result<Self> {
+        MapOptions::new().anon_from_dev_zero(file, length)
+    }
+
     /// Reads everything that can be read from a descriptor, from its position to its end: for what cannot be mapped, such as
     /// pipes, sockets and files of `/proc`. [`read_from_at_most`](Self::read_from_at_most) sets a limit.
     ///
@@ -135,6 +146,15 @@ impl Anon {
         }
         let page = region.page_size();
         let made = self.made.as_deref();
+        if page.ceil(length).is_none() {
+            return Err(Error::rule_as(
+                Errno::NOMEM,
+                "grow",
+                Subject::anonymous().with_length(length),
+                "no range of addresses is that long",
+                "ask for less",
+            ));
+        }
         let more = page.ceil(length).map(|whole| whole.saturating_sub(region.len()));
         match (more, place) {
             (Some(0), _) => {}
@@ -156,8 +176,7 @@ impl Anon {
             }
             _ => region.resize(length, Resize::InPlace)?,
         }
-        *len = length;
-        Ok(())
+        self.mapping.show(length)
     }
 
     /// Makes it `length` bytes long, at another address if need be. No byte is copied: pages move by their table entries.
@@ -171,8 +190,13 @@ impl Anon {
         let Mapping { region, len, .. } = &mut self.mapping;
         let fixed = region.behind()?.is_some();
         if region.is_empty() {
-            let made = self.made.as_deref().map(|made| made.options.clone());
-            *self = made.unwrap_or_default().anon(length)?;
+            if length > 0 {
+                let made = self.made.as_deref().map(|made| made.options.clone());
+                let mut fresh = made.unwrap_or_default().anon(length)?;
+                self.mapping.hand_settings_to(&mut fresh.mapping.region)?;
+                fresh.mapping.settle();
+                *self = fresh;
+            }
             return Ok(());
         }
         if fixed && length > region.len() {
@@ -187,8 +211,7 @@ impl Anon {
             // SAFETY: the bytes are this map's, mapped writable, and `&mut self` says that nobody uses them.
             unsafe { region.as_ptr().add(length).write_bytes(0, kept - length) };
         }
-        *len = length;
-        Ok(())
+        self.mapping.show(length)
     }
 
     /// Throws the bytes of whole pages away, and gives their memory back: they read as zero from now on. The range must
@@ -225,7 +248,7 @@ impl Anon {
 
     /// Gives up the slices for the region, whose protection can be changed and which can be split and moved.
     pub fn into_region(self) -> Region {
-        self.mapping.region
+        self.mapping.region.with_steady_pages(true)
     }
 
     /// Gives all of it another protection: to run generated code from, say. The result has no slices.
@@ -238,7 +261,7 @@ impl Anon {
     pub fn protect(self, prot: Prot) -> Result<Region, Refused<Self>> {
         let Self { mapping: Mapping { mut region, lead, len, .. }, made } = self;
         let error = match region.protect(.., prot) {
-            Ok(()) => return Ok(region),
+            Ok(()) => return Ok(region.with_steady_pages(true)),
             Err(error) => error,
         };
         if !region.surely_has(Prot::READ_WRITE) {

@@ -14,7 +14,7 @@ use crate::error::{Errno, Error, Fault, FaultCause, Refused, Result, Subject};
 
 use crate::page::PageSize;
 use crate::prot::Prot;
-use crate::region::{Origin, Region, Resize, WriteBack};
+use crate::region::{Origin, Place, Region, Resize, WriteBack};
 use crate::residency::{CacheStat, Residency};
 use crate::sys;
 use crate::sys::copy::Trap;
@@ -24,6 +24,7 @@ use rustix::fs::{FileType, OFlags};
 use std::marker::PhantomData;
 use std::ops::{Range, RangeBounds};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::Path;
 use std::sync::atomic::{Ordering, fence};
 
@@ -123,10 +124,14 @@ pub struct MappedFile<A> {
     keep: Keep,
     /// Where the region starts in the file.
     start: u64,
-    /// How it was asked for, if it was made without bytes: to give it some.
+    /// How it was asked for, if it was made without bytes, in a reservation, or with reserved space: to give it more.
     made: Option<Box<MapOptions>>,
     access: PhantomData<A>,
 }
+
+// A panic in a guard's closure closes the guard, and leaves the map as after any other end of the closure.
+impl<A> RefUnwindSafe for MappedFile<A> {}
+impl<A> UnwindSafe for MappedFile<A> {}
 
 impl FileMap {
     /// Opens a file and maps all of it, read-only. The map keeps the descriptor.
@@ -167,18 +172,13 @@ impl FileMapMut {
     /// got); those of [`MapOptions::map_mut`].
     pub fn create(path: impl AsRef<Path>, length: u64) -> Result<Self> {
         let path = path.as_ref();
+        object::check_length(|| Subject::named(path.display().to_string()), length)?;
         let file = object::open_with(path, OFlags::RDWR | OFlags::CREATE)?;
         if object::status(file.as_fd())?.kind != FileType::RegularFile {
             // The kernel, or the rules for what is mapped, say why. Nothing else is made longer.
             return MapOptions::new().map_mut(file);
         }
-        sys::size_limit::set_length(&file, length).map_err(|errno| {
-            Error::kernel(
-                "ftruncate",
-                errno,
-                Subject::named(path.display().to_string()).with_range(0, length as usize),
-            )
-        })?;
+        object::set_length(file.as_fd(), length)?;
         MapOptions::new().reserve().map_mut(file)
     }
 
@@ -206,6 +206,47 @@ impl FileMapMut {
         MapOptions::new().map_mut(file)
     }
 
+    /// Makes the *file* longer, and shows it: `length` bytes from the map's offset. First the file gets its new length (or keeps
+    /// its own, if that is greater), then its space, if the map was made with [`MapOptions::reserve`], as
+    /// [`create`](Self::create) makes it; last the map grows, as by [`resize`](Self::resize). New bytes of the file are zeros.
+    ///
+    /// If the space or the map cannot be had, the file is cut to its old length again, unless another process has given it
+    /// yet another one meanwhile. Bytes that others wrote to the new part in that time go with it.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL for fewer bytes than the map has; EBADF if it keeps no descriptor; EFBIG beyond the longest file
+    /// (RLIMIT_FSIZE); EPERM for a file sealed against growing; ENOSPC; those of [`resize`](Self::resize). Map and file are as
+    /// before then.
+    ///
+    /// Source: ftruncate(2), fallocate(2), mremap(2).
+    pub fn grow(&mut self, length: usize) -> Result<()> {
+        if length < self.len() {
+            return Err(Error::rule(
+                "grow",
+                self.mapping.region.subject(0..self.mapping.region.len()).with_length(length),
+                format!("the map has {} bytes already", self.len()),
+                "use resize to show less of the file",
+            ));
+        }
+        let fd = object::kept(&self.keep, "grow", &self.mapping.region)?;
+        let old = present_length(fd)?;
+        let new = self.offset().saturating_add(length as u64);
+        if new > old {
+            object::set_length(fd, new)?;
+        }
+        let reserves = self.made.as_deref().is_some_and(MapOptions::reserves);
+        let grown = if reserves { object::fill_holes(fd, self.offset()..new) } else { Ok(()) };
+        let result = grown.and_then(|()| self.resize(length));
+        if result.is_err() && new > old {
+            let fd = object::kept(&self.keep, "grow", &self.mapping.region)?;
+            if present_length(fd).is_ok_and(|now| now == new) {
+                object::set_length(fd, old)?;
+            }
+        }
+        result
+    }
+
     /// Gives pages of the file back: a hole in the file, zeros for everyone (MADV_REMOVE). The range must consist of whole
     /// pages of the map. A page that the map shows only a part of may hold other bytes of the file: of that one, the shown
     /// bytes are zeroed, and the page stays.
@@ -229,7 +270,7 @@ impl FileMapMut {
             self.mapping.region.discard(first..last, Discard::Remove)?;
         }
         for part in parts {
-            self.write_at(&vec![0; part.len()], part.start)?;
+            self.write_at_as("punch", &vec![0; part.len()], part.start)?;
         }
         Ok(())
     }
@@ -269,7 +310,14 @@ impl<A: FileAccess> MappedFile<A> {
     pub(super) fn new_from(mapping: Mapping, start: u64, keep: Keep, made: Option<Box<MapOptions>>) -> Self {
         // Here, so that no access has to ask for it: every map of a file comes from this call.
         sys::signal::install();
-        Self { mapping, guarded: Guarded::default(), keep, start, made, access: PhantomData }
+        Self {
+            mapping: mapping.of_file(),
+            guarded: Guarded::default(),
+            keep,
+            start,
+            made,
+            access: PhantomData,
+        }
     }
 
     handle_calls!();
@@ -295,6 +343,12 @@ impl<A: FileAccess> MappedFile<A> {
     /// EINVAL for bytes outside the map.
     #[inline]
     pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
+        self.read_at_as("read_at", buffer, offset)
+    }
+
+    /// [`read_at`](Self::read_at) for `call`, which the error names.
+    #[inline]
+    fn read_at_as(&self, call: &'static str, buffer: &mut [u8], offset: usize) -> Result<()> {
         let (to, len) = (buffer.as_mut_ptr(), buffer.len());
         let quick = move |Piece { at, len, checked, .. }, before| {
             // SAFETY: a map of a file has the handler installed, and `checked` gives pieces of the map's memory, to which
@@ -305,13 +359,16 @@ impl<A: FileAccess> MappedFile<A> {
             // SAFETY: as above; the pieces make up `buffer.len()` bytes.
             unsafe { sys::copy::copy(to.wrapping_add(skip), at as *const u8, len, checked) }
         };
-        self.checked("read_at", offset, len, quick, careful)
+        self.checked(call, offset, len, quick, careful)
     }
 
     typed_reads!();
 
-    /// As [`read_at`](Self::read_at), and makes sure afterwards, with one fstat(2), that the file still has all of these
-    /// bytes: truncation inside a page shows zeros and no fault.
+    /// As [`read_at`](Self::read_at), and makes sure afterwards, with one fstat(2) and a pread(2) of one byte, that the file
+    /// still has all of these bytes: truncation inside a page shows zeros and no fault.
+    ///
+    /// The length that a file system tells may be an estimate (FUSE): a map shows zeros behind the last byte that there is.
+    /// The pread sees that where the file system is asked, and not where its page cache holds the zeros already.
     ///
     /// # Errors
     ///
@@ -320,14 +377,25 @@ impl<A: FileAccess> MappedFile<A> {
     pub fn read_at_verified(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
         let call = "read_at_verified";
         let fd = object::kept(&self.keep, call, &self.mapping.region)?;
-        self.read_at(buffer, offset)?;
-        let size = present_length(fd)?;
-        let first = self.offset() + offset as u64;
-        let missing = (first + buffer.len() as u64).saturating_sub(size);
-        if missing == 0 || buffer.is_empty() {
+        self.read_at_as(call, buffer, offset)?;
+        if buffer.is_empty() {
             return Ok(());
         }
-        let kept = (buffer.len() as u64).saturating_sub(missing) as usize;
+        let size = present_length(fd)?;
+        let first = self.offset() + offset as u64;
+        let last = first + (buffer.len() - 1) as u64;
+        let kept = if last >= size {
+            size.saturating_sub(first) as usize
+        } else if sys::file::read_at(fd, &mut [0], last) == Ok(0) {
+            // The file ends before the length that it tells. The bytes that it has are those that can be read.
+            sys::file::read_at(fd, buffer, first).unwrap_or(0)
+        } else {
+            return Ok(());
+        };
+        if kept == buffer.len() {
+            // It has them again: somebody made it longer just now.
+            return self.read_at_as(call, buffer, offset);
+        }
         Err(Fault {
             call,
             object: Subject::file(fd).object().to_owned(),
@@ -496,11 +564,12 @@ impl<A: FileAccess> MappedFile<A> {
     /// EINVAL for a range that is not whole pages, EACCES for a right that the file was not opened with, ENOMEM at
     /// `vm.max_map_count`.
     pub fn protect(&mut self, range: impl RangeBounds<usize>, prot: Prot) -> Result<()> {
-        let range = self.mapping.shift_whole("mprotect", range)?;
-        self.mapping.region.protect(range, prot)
+        self.mapping.protect((range.start_bound().cloned(), range.end_bound().cloned()), prot)
     }
 
-    /// Shows `length` bytes from the map's offset, more or fewer than now. The map may move; the file does not change.
+    /// Shows `length` bytes from the map's offset, more or fewer than now. The map may move; the file does not change. In a
+    /// [`Reservation`](crate::Reservation) the map keeps its place, and grows into the part behind it, if that is free: the new
+    /// pages come as the map was made.
     ///
     /// A map that is cut to no bytes stays what it was made and set to be: it keeps its first page (all of them in a
     /// reservation, or if they are huge), to grow from.
@@ -508,7 +577,8 @@ impl<A: FileAccess> MappedFile<A> {
     /// # Errors
     ///
     /// Those of [`Region::resize`]; for a map that was made without bytes, those of [`MapOptions::map`], and EBADF if it keeps
-    /// no descriptor. The map is unchanged then.
+    /// no descriptor. In a reservation: EEXIST if something lies behind the map, ENOMEM where the reservation ends, EBADF if
+    /// the map keeps no descriptor. The map is unchanged then.
     pub fn resize(&mut self, length: usize) -> Result<()> {
         let page = self.page_size();
         if self.mapping.region.is_empty() {
@@ -517,8 +587,10 @@ impl<A: FileAccess> MappedFile<A> {
             }
             let fd = object::kept(&self.keep, "resize", &self.mapping.region)?;
             let options = self.made.as_deref().cloned().unwrap_or_default();
-            let fresh: Self = options.offset(self.start).length(length).map_file(fd)?;
-            (self.mapping, self.start, self.made) = (fresh.mapping, fresh.start, None);
+            let mut fresh: Self = options.offset(self.start).length(length).map_file(fd)?;
+            self.mapping.hand_settings_to(&mut fresh.mapping.region)?;
+            fresh.mapping.settle();
+            (self.mapping, self.start, self.made) = (fresh.mapping, fresh.start, fresh.made);
             return Ok(());
         }
         if length == 0 {
@@ -527,9 +599,7 @@ impl<A: FileAccess> MappedFile<A> {
             if !fixed && self.mapping.region.len() > page.bytes() {
                 self.mapping.region.resize(page.bytes(), Resize::MayMove)?;
             }
-            self.mapping.len = 0;
-            self.mapping.settle();
-            return Ok(());
+            return self.mapping.show(0);
         }
         let Some(whole) = length.checked_add(self.mapping.lead) else {
             return Err(Error::rule_as(
@@ -541,11 +611,35 @@ impl<A: FileAccess> MappedFile<A> {
             ));
         };
         if page.ceil(whole) != Some(self.mapping.region.len()) {
-            self.mapping.region.resize(whole, Resize::MayMove)?;
+            match self.mapping.region.behind()? {
+                Some(place) => self.resize_in_place(whole, place)?,
+                None => self.mapping.region.resize(whole, Resize::MayMove)?,
+            }
         }
-        self.mapping.len = length;
-        self.mapping.settle();
-        Ok(())
+        self.mapping.show(length)
+    }
+
+    /// Makes the region of a map in a reservation `whole` bytes long, rounded up to pages: the kernel would not let it grow
+    /// over the addresses that are reserved for it.
+    fn resize_in_place(&mut self, whole: usize, place: Place) -> Result<()> {
+        let region = &mut self.mapping.region;
+        let Some(new) = region.page_size().ceil(whole) else {
+            return region.resize(whole, Resize::InPlace);
+        };
+        if new < region.len() {
+            return match region.split_off(new)?.unmap() {
+                Ok(()) => Ok(()),
+                Err(Refused { map: rest, error }) => {
+                    region.merge(rest)?;
+                    Err(error)
+                }
+            };
+        }
+        let fd = object::kept(&self.keep, "resize", region)?;
+        let options = self.made.as_deref().cloned().unwrap_or_default();
+        let more = self.start + region.len() as u64..self.start + new as u64;
+        let next = options.more_file::<A>(fd, more, region.page_size(), place)?;
+        region.append(next)
     }
 
     /// Shows the file as long as it is now, from the map's offset on. Returns the new length.
@@ -619,6 +713,12 @@ impl<A: WriteAccess> MappedFile<A> {
     /// stored. EINVAL for bytes outside the map.
     #[inline]
     pub fn write_at(&self, bytes: &[u8], offset: usize) -> Result<()> {
+        self.write_at_as("write_at", bytes, offset)
+    }
+
+    /// [`write_at`](Self::write_at) for `call`, which the error names.
+    #[inline]
+    fn write_at_as(&self, call: &'static str, bytes: &[u8], offset: usize) -> Result<()> {
         let from = bytes.as_ptr();
         // The epoch is looked at after each access, and must not be read while the stores still wait in the processor's
         // buffer: they could then reach a page that replaced the map's own after the look.
@@ -634,7 +734,7 @@ impl<A: WriteAccess> MappedFile<A> {
             fence(Ordering::SeqCst);
             result
         };
-        self.checked("write_at", offset, bytes.len(), quick, careful)
+        self.checked(call, offset, bytes.len(), quick, careful)
     }
 
     typed_writes!();

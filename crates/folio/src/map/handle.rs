@@ -1,6 +1,7 @@
 //! The calls that every handle has, written once. Ranges are in bytes of the handle.
 
-/// Calls for a handle with a field `mapping: Mapping`. They round ranges outwards to whole pages, within the map.
+/// Calls for a handle with a field `mapping: Mapping`. They round ranges outwards to whole pages, within the map. A map without
+/// bytes remembers what is set, and has it when it gets bytes.
 macro_rules! handle_calls {
     () => {
         /// Bytes in the map.
@@ -27,7 +28,8 @@ macro_rules! handle_calls {
             self.mapping.region.page_size()
         }
 
-        /// Gives advice; see [`Region::advise`](crate::Region::advise).
+        /// Gives advice; see [`Region::advise`](crate::Region::advise). A map without bytes remembers advice that stays with its
+        /// pages, as it does locks, the name and [`set_fork`](Self::set_fork), and has it when it gets bytes: an error comes then.
         ///
         /// # Errors
         ///
@@ -37,7 +39,7 @@ macro_rules! handle_calls {
             range: impl std::ops::RangeBounds<usize>,
             advice: $crate::Advice,
         ) -> $crate::Result<()> {
-            self.mapping.region.advise(self.mapping.shift("madvise", range)?, advice)
+            self.mapping.advise((range.start_bound().cloned(), range.end_bound().cloned()), advice)
         }
 
         /// Keeps pages in memory; see [`Region::lock`](crate::Region::lock).
@@ -46,7 +48,7 @@ macro_rules! handle_calls {
         ///
         /// As there.
         pub fn lock(&self, range: impl std::ops::RangeBounds<usize>) -> $crate::Result<()> {
-            self.mapping.region.lock(self.mapping.shift("mlock", range)?)
+            self.mapping.lock((range.start_bound().cloned(), range.end_bound().cloned()), false)
         }
 
         /// Keeps pages in memory from their first touch on; see
@@ -56,7 +58,7 @@ macro_rules! handle_calls {
         ///
         /// As there.
         pub fn lock_on_fault(&self, range: impl std::ops::RangeBounds<usize>) -> $crate::Result<()> {
-            self.mapping.region.lock_on_fault(self.mapping.shift("mlock", range)?)
+            self.mapping.lock((range.start_bound().cloned(), range.end_bound().cloned()), true)
         }
 
         /// Undoes the two above; see [`Region::unlock`](crate::Region::unlock).
@@ -65,7 +67,7 @@ macro_rules! handle_calls {
         ///
         /// As there.
         pub fn unlock(&self, range: impl std::ops::RangeBounds<usize>) -> $crate::Result<()> {
-            self.mapping.region.unlock(self.mapping.shift("munlock", range)?)
+            self.mapping.unlock((range.start_bound().cloned(), range.end_bound().cloned()))
         }
 
         /// Faults pages in, `step` bytes (rounded up to whole pages) at a time, and reports a page that cannot be supplied.
@@ -91,7 +93,7 @@ macro_rules! handle_calls {
         ///
         /// As there.
         pub fn name_area(&self, name: &str) -> $crate::Result<bool> {
-            self.mapping.region.name_area(name)
+            self.mapping.name_area(name)
         }
 
         /// Sets what forked children get of the map; see [`Fork`](crate::Fork).
@@ -127,7 +129,7 @@ macro_rules! handle_calls {
     };
 }
 
-/// Typed access over `read_at`.
+/// Typed access over `read_at_as`.
 macro_rules! typed_reads {
     () => {
         /// The value whose bytes start at `offset`, of any type that every bit pattern is valid for. It need not be
@@ -137,7 +139,7 @@ macro_rules! typed_reads {
         ///
         /// As for `read_at`.
         pub fn read<T: zerocopy::FromBytes>(&self, offset: usize) -> $crate::Result<T> {
-            $crate::access::read_value(|bytes| self.read_at(bytes, offset))
+            $crate::access::read_value(|bytes| self.read_at_as("read", bytes, offset))
         }
 
         /// Copies a range out into a vector.
@@ -148,18 +150,18 @@ macro_rules! typed_reads {
         pub fn read_vec(&self, range: impl std::ops::RangeBounds<usize>) -> $crate::Result<Vec<u8>> {
             let range = self.mapping.shift("read_vec", range)?;
             let mut bytes = $crate::access::zeroed_vec("read_vec", range.clone())?;
-            self.read_at(&mut bytes, range.start - self.mapping.lead)?;
+            self.read_at_as("read_vec", &mut bytes, range.start - self.mapping.lead)?;
             Ok(bytes)
         }
 
         /// The bytes from the start to the end as a stream, read by checked copies.
         pub fn reader(&self) -> $crate::Reader<'_> {
-            $crate::Reader::new(self.len(), |buffer, offset| self.read_at(buffer, offset))
+            $crate::Reader::new(self.len(), |buffer, offset| self.read_at_as("reader", buffer, offset))
         }
     };
 }
 
-/// Typed access over `write_at`.
+/// Typed access over `write_at_as`.
 macro_rules! typed_writes {
     () => {
         /// Stores a value's bytes at `offset`, which need not be aligned. Who reads it meanwhile may see bytes of two
@@ -173,7 +175,7 @@ macro_rules! typed_writes {
             offset: usize,
             value: &T,
         ) -> $crate::Result<()> {
-            self.write_at(value.as_bytes(), offset)
+            self.write_at_as("write", value.as_bytes(), offset)
         }
     };
 }

@@ -1,8 +1,11 @@
 //! What every handle stands on: a region, and which of its bytes are shown. They differ where an offset was not a page
 //! multiple, or a length not a whole number of pages.
 
+use super::settings::{Setting, Settings};
+use crate::advice::Advice;
 use crate::error::{Error, Result};
 use crate::page;
+use crate::prot::Prot;
 use crate::region::{Fork, Origin, Region, outside};
 use crate::residency::Residency;
 use crate::sys;
@@ -18,11 +21,15 @@ pub(crate) struct Mapping {
     /// The bytes that [`is_ready`](Self::is_ready) has nothing against: all, or none where each access must ask whether
     /// this process has the map.
     ready: usize,
+    /// What was set while there were no bytes.
+    settings: Settings,
+    /// Whether it is of a file, whose pages cannot be wiped in children.
+    of_file: bool,
 }
 
 impl Mapping {
     pub(crate) fn new(region: Region, lead: usize, len: usize) -> Self {
-        let mut this = Self { region, lead, len, ready: 0 };
+        let mut this = Self { region, lead, len, ready: 0, settings: Settings::default(), of_file: false };
         this.settle();
         this
     }
@@ -32,10 +39,95 @@ impl Mapping {
         self.ready = if self.region.is_plain() { self.len } else { 0 };
     }
 
+    /// Says that the map is of a file, for calls that come before it has bytes.
+    pub(crate) fn of_file(mut self) -> Self {
+        self.of_file = true;
+        self
+    }
+
     pub(crate) fn set_fork(&mut self, fork: Fork) -> Result<()> {
+        if self.of_file && fork == Fork::Wiped {
+            return Err(Error::rule(
+                "madvise",
+                self.region.subject(0..self.region.len()).with_detail("Fork::Wiped"),
+                "the kernel wipes private anonymous memory only, and this is a map of a file",
+                "keep it from children with Fork::Absent",
+            ));
+        }
         let result = self.region.set_fork(fork);
         self.settle();
         result
+    }
+
+    /// Whether a setting for `range`, which must lie inside, has to wait until there are bytes.
+    fn waits(&self, call: &'static str, range: impl RangeBounds<usize>) -> Result<bool> {
+        self.shift(call, range)?;
+        self.region.check_present(call, &(0..0))?;
+        Ok(self.len == 0)
+    }
+
+    pub(crate) fn advise(&self, range: impl RangeBounds<usize> + Clone, advice: Advice) -> Result<()> {
+        if self.waits("madvise", range.clone())? {
+            self.settings.remember(Setting::Advice(advice));
+            return Ok(());
+        }
+        self.region.advise(self.shift("madvise", range)?, advice)
+    }
+
+    pub(crate) fn lock(&self, range: impl RangeBounds<usize> + Clone, on_fault: bool) -> Result<()> {
+        if self.waits("mlock", range.clone())? {
+            self.settings.remember(if on_fault { Setting::LockedOnFault } else { Setting::Locked });
+            return Ok(());
+        }
+        let range = self.shift("mlock", range)?;
+        if on_fault { self.region.lock_on_fault(range) } else { self.region.lock(range) }
+    }
+
+    pub(crate) fn unlock(&self, range: impl RangeBounds<usize> + Clone) -> Result<()> {
+        if self.waits("munlock", range.clone())? {
+            self.settings.unlock();
+            // A page that is kept to grow from may be locked.
+            return self.region.unlock(..);
+        }
+        self.region.unlock(self.shift("munlock", range)?)
+    }
+
+    pub(crate) fn name_area(&self, name: &str) -> Result<bool> {
+        let named = self.region.name_area(name)?;
+        if self.len == 0 {
+            self.settings.remember(Setting::Named(name.to_owned()));
+        }
+        Ok(named)
+    }
+
+    pub(crate) fn protect(&mut self, range: impl RangeBounds<usize> + Clone, prot: Prot) -> Result<()> {
+        if self.waits("mprotect", range.clone())? {
+            self.settings.remember(Setting::Protected(prot));
+            return Ok(());
+        }
+        let range = self.shift_whole("mprotect", range)?;
+        self.region.protect(range, prot)
+    }
+
+    /// Applies to `region`, which is to take the place of this map's without bytes, everything that was set.
+    pub(crate) fn hand_settings_to(&self, region: &mut Region) -> Result<()> {
+        let fork = self.region.fork();
+        if region.fork() != fork {
+            region.set_fork(fork)?;
+        }
+        self.settings.apply(region)
+    }
+
+    /// Shows `len` bytes, which the region has. The first ones get what was set while there were none. On an error nothing
+    /// is shown.
+    pub(crate) fn show(&mut self, len: usize) -> Result<()> {
+        if self.len == 0 && len > 0 {
+            self.settings.apply(&mut self.region)?;
+            self.settings.forget();
+        }
+        self.len = len;
+        self.settle();
+        Ok(())
     }
 
     /// The first shown byte.

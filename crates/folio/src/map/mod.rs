@@ -14,6 +14,8 @@
 //! | [`pinned`] | ranges of those that stay in memory |
 //! | [`mapping`] | what all of them have: a region, and which of its bytes are shown |
 //! | [`handle`] | the calls that all of them have |
+//! | [`views`] | views and atomics of regions whose pages stay |
+//! | [`settings`] | what is set on a map without bytes, until it has some |
 //! | [`passing`] | descriptors over a Unix socket |
 //! | [`object`] | the object behind a map: opened, measured, its holes filled |
 //! | [`keep`] | which descriptor a map is made from, and whether it keeps it |
@@ -32,9 +34,11 @@ mod paged_shared;
 pub(crate) mod passing;
 mod pinned;
 mod sealed;
+mod settings;
 mod shared;
 mod stable;
 mod unsealed;
+mod views;
 
 pub use anon::Anon;
 pub use device::{Device, Register};

@@ -21,6 +21,13 @@ pub(super) fn size(fd: BorrowedFd<'_>, status: &sys::file::Status) -> Result<u64
         FileType::RegularFile | FileType::BlockDevice => {
             sys::file::length(fd, status).map_err(|errno| Error::kernel("ioctl", errno, Subject::file(fd)))
         }
+        FileType::CharacterDevice if status.is_dev_zero() => Err(Error::rule_as(
+            Errno::NODEV,
+            "map",
+            Subject::file(fd),
+            "/dev/zero is memory, and no file of bytes",
+            "map it privately with Anon::from_dev_zero, or shared with SharedMem::dev_zero or Device",
+        )),
         FileType::Fifo | FileType::Socket | FileType::Directory | FileType::Symlink => {
             // The kernel says it: ENODEV.
             probe(fd, PageSize::system(), Prot::READ, MapFlags::PRIVATE)?;
@@ -51,7 +58,7 @@ pub(super) fn check_device(fd: BorrowedFd<'_>, status: &sys::file::Status) -> Re
     let harmless = match status.kind {
         FileType::RegularFile => !sys::file::is_of_the_kernel(fd, status),
         FileType::BlockDevice => true,
-        FileType::CharacterDevice => [NULL, ZERO].contains(&status.names),
+        FileType::CharacterDevice => status.is_dev_zero() || status.is_device == NULL,
         // The kernel maps none of them.
         FileType::Fifo | FileType::Socket | FileType::Directory | FileType::Symlink => true,
         FileType::Unknown => false,
@@ -68,14 +75,12 @@ pub(super) fn check_device(fd: BorrowedFd<'_>, status: &sys::file::Status) -> Re
     ))
 }
 
-/// Major and minor numbers of `/dev/null` and `/dev/zero`, which never change.
+/// Major and minor number of `/dev/null`, which never change.
 const NULL: (u32, u32) = (1, 3);
-const ZERO: (u32, u32) = (1, 5);
 
 /// Refuses an object that is not the zero device, whatever its path says.
 pub(super) fn check_zero(fd: BorrowedFd<'_>) -> Result<()> {
-    let status = status(fd)?;
-    if status.kind == FileType::CharacterDevice && status.names == ZERO {
+    if status(fd)?.is_dev_zero() {
         return Ok(());
     }
     Err(Error::rule_as(
@@ -149,7 +154,25 @@ pub(super) fn status(fd: BorrowedFd<'_>) -> Result<sys::file::Status> {
     })
 }
 
+/// The longest file that the kernel can count.
+const LONGEST: u64 = i64::MAX as u64;
+
+/// Refuses a length that no file can have. The kernel would take it for a negative number.
+pub(super) fn check_length(subject: impl FnOnce() -> Subject, length: u64) -> Result<()> {
+    if length <= LONGEST {
+        return Ok(());
+    }
+    Err(Error::rule_as(
+        Errno::FBIG,
+        "ftruncate",
+        subject().with_range(0, usize::try_from(length).unwrap_or(usize::MAX)),
+        format!("a file has at most {LONGEST} bytes (2^63 - 1)"),
+        "ask for less",
+    ))
+}
+
 pub(super) fn set_length(fd: BorrowedFd<'_>, length: u64) -> Result<()> {
+    check_length(|| Subject::file(fd), length)?;
     sys::size_limit::set_length(fd, length)
         .map_err(|errno| Error::kernel("ftruncate", errno, Subject::file(fd).with_range(0, length as usize)))
 }

@@ -105,7 +105,7 @@ impl Sealed {
 
     /// Gives up the slice for the region. The descriptor is closed.
     pub fn into_region(self) -> Region {
-        self.mapping.region
+        self.mapping.region.with_steady_pages(false)
     }
 }
 

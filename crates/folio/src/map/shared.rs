@@ -180,7 +180,12 @@ impl SharedMem {
     /// EINVAL for bytes outside the map.
     #[inline]
     pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
-        self.mapping.read_at("read_at", buffer, offset)
+        self.read_at_as("read_at", buffer, offset)
+    }
+
+    #[inline]
+    fn read_at_as(&self, call: &'static str, buffer: &mut [u8], offset: usize) -> Result<()> {
+        self.mapping.read_at(call, buffer, offset)
     }
 
     /// Copies `bytes` to `offset`, where everyone sees them at once.
@@ -190,7 +195,12 @@ impl SharedMem {
     /// EINVAL for bytes outside the map.
     #[inline]
     pub fn write_at(&self, bytes: &[u8], offset: usize) -> Result<()> {
-        self.mapping.write_at("write_at", bytes, offset)
+        self.write_at_as("write_at", bytes, offset)
+    }
+
+    #[inline]
+    fn write_at_as(&self, call: &'static str, bytes: &[u8], offset: usize) -> Result<()> {
+        self.mapping.write_at(call, bytes, offset)
     }
 
     typed_reads!();
@@ -222,7 +232,7 @@ impl SharedMem {
 
     /// Gives up views and atomics for the region. The descriptor is closed.
     pub fn into_region(self) -> Region {
-        self.mapping.region
+        self.mapping.region.with_steady_pages(false)
     }
 }
 

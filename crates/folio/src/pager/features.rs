@@ -162,6 +162,16 @@ pub(crate) enum Forced {
     Only(Delivery),
 }
 
+/// The place where a choice was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asker {
+    Environment,
+    Builder,
+}
+
+/// Why a feature is not used that was left out.
+const MASKED: &str = "masked (FOLIO_FEATURES, or PagerBuilder::features)";
+
 /// What was taken away, by options or the environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Masks {
@@ -174,10 +184,15 @@ impl Masks {
     /// `FOLIO_FEATURES` and `FOLIO_DELIVERY`; neither set masks nothing.
     pub(crate) fn from_environment() -> Result<Self> {
         let text = |name| std::env::var_os(name).unwrap_or_default().to_string_lossy().into_owned();
-        Self::parse(&text("FOLIO_FEATURES"), &text("FOLIO_DELIVERY"))
+        Self::parse(Asker::Environment, &text("FOLIO_FEATURES"), &text("FOLIO_DELIVERY"))
     }
 
-    pub(crate) fn parse(features: &str, delivery: &str) -> Result<Self> {
+    /// What `asker` wrote; its names are those that an error blames.
+    pub(crate) fn parse(asker: Asker, features: &str, delivery: &str) -> Result<Self> {
+        let (features_of, delivery_of) = match asker {
+            Asker::Environment => ("FOLIO_FEATURES", "FOLIO_DELIVERY"),
+            Asker::Builder => ("PagerBuilder::features", "PagerBuilder::delivery"),
+        };
         let mut mask = Features::empty();
         let words = features.split(|c: char| c == ',' || c.is_whitespace());
         for word in words.filter(|word| !word.is_empty()) {
@@ -186,7 +201,7 @@ impl Masks {
                 let all: Vec<_> = NAMES.iter().map(|known| format!("-{}", known.name)).collect();
                 return Err(Error::rule(
                     "the choice of features",
-                    Subject::named("FOLIO_FEATURES").with_detail(format!("the word `{word}`")),
+                    Subject::named(features_of).with_detail(format!("the word `{word}`")),
                     "it is a list of features to leave out, each with a minus, and this is none",
                     format!("the known words are {}", all.join(", ")),
                 ));
@@ -203,7 +218,7 @@ impl Masks {
             word => {
                 return Err(Error::rule(
                     "the choice of delivery",
-                    Subject::named("FOLIO_DELIVERY").with_detail(format!("the word `{word}`")),
+                    Subject::named(delivery_of).with_detail(format!("the word `{word}`")),
                     "it names a way in which faults reach the pager, and this is none",
                     "the known words are uffd, syscall, device, user-mode-only, signal",
                 ));
@@ -239,7 +254,7 @@ impl Choice {
         let mut features = probe.offered - mask;
         let mut unused = probe.lacking.clone();
         for known in NAMES.iter().filter(|known| (mask & probe.offered).contains(known.feature)) {
-            unused.push((known.feature, "masked by FOLIO_FEATURES".to_owned()));
+            unused.push((known.feature, MASKED.to_owned()));
         }
         for known in NAMES.iter().filter(|known| (probe.offered - mask).contains(known.feature)) {
             let lost = known.feature.needs() - features;
@@ -320,7 +335,10 @@ fn deliver(probe: &Probe, forced: Option<Forced>) -> Result<(Delivery, Vec<(&'st
     for (way, state) in &probe.ways {
         match (forced, state) {
             (Some(Forced::Only(only)), Ok(())) if only != *way => {
-                better.push((way.name(), format!("FOLIO_DELIVERY asks for {only}")));
+                better.push((
+                    way.name(),
+                    format!("{only} was asked for (FOLIO_DELIVERY, or PagerBuilder::delivery)"),
+                ));
             }
             (_, Ok(())) => return Ok((*way, better)),
             (Some(Forced::Only(only)), Err(why)) if only == *way => return Err(missing(only.name(), why)),
@@ -338,15 +356,16 @@ fn missing(asked: &str, why: &str) -> Error {
     Error::rule_as(
         Errno::OPNOTSUPP,
         "the choice of delivery",
-        Subject::named("FOLIO_DELIVERY").with_detail(asked),
+        Subject::named("a pager").with_detail(format!("delivery {asked}")),
         format!("this machine does not offer it: {why}"),
-        "leave it out, and folio takes the best that there is; signal is always there",
+        "ask for no delivery (FOLIO_DELIVERY, PagerBuilder::delivery), and folio takes the best that there is; signal \
+         is always there",
     )
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Choice, Delivery, Features, Forced, Masks, NAMES, Probe};
+    use super::{Asker, Choice, Delivery, Features, Forced, MASKED, Masks, NAMES, Probe};
     use crate::sys::check;
     use crate::sys::uffd::Uffd;
 
@@ -361,10 +380,13 @@ mod tests {
 
     #[test]
     fn words_may_be_separated_by_commas_and_spaces() {
-        let masks = Masks::parse(" -move, -poison  -io_uring,,", " device ").unwrap();
+        let masks = Masks::parse(Asker::Builder, " -move, -poison  -io_uring,,", " device ").unwrap();
         assert_eq!(masks.features, Features::MOVE | Features::POISON | Features::IO_URING);
         assert_eq!(masks.forced, Some(Forced::Only(Delivery::Device)));
-        assert_eq!(Masks::parse("", "").unwrap(), Masks { features: Features::empty(), forced: None });
+        assert_eq!(
+            Masks::parse(Asker::Environment, "", "").unwrap(),
+            Masks { features: Features::empty(), forced: None }
+        );
     }
 
     #[test]
@@ -375,7 +397,7 @@ mod tests {
             ("-", "", "-move"),
             ("", "sysfs", "user-mode-only"),
         ] {
-            let error = Masks::parse(features, delivery).unwrap_err().to_string();
+            let error = Masks::parse(Asker::Environment, features, delivery).unwrap_err().to_string();
             assert!(error.contains(known), "{error}");
         }
     }
@@ -383,10 +405,10 @@ mod tests {
     #[test]
     fn a_masked_feature_is_not_used_and_says_so() {
         for known in &NAMES {
-            let masks = Masks::parse(&format!("-{}", known.name), "").unwrap();
+            let masks = Masks::parse(Asker::Builder, &format!("-{}", known.name), "").unwrap();
             let choice = Choice::make(&rich(), masks.features, None).unwrap();
             assert!(!choice.features.contains(known.feature), "{}", known.name);
-            assert_eq!(choice.why_not(known.feature), Some("masked by FOLIO_FEATURES"), "{}", known.name);
+            assert_eq!(choice.why_not(known.feature), Some(MASKED), "{}", known.name);
             assert_eq!(choice.delivery, Delivery::Syscall);
             let tracks = known.feature != Features::WP;
             assert_eq!(choice.written_delivery == Delivery::Syscall, tracks, "{}", known.name);

@@ -45,7 +45,7 @@ use crate::map::{Paged, PagedMut, PagedShared};
 use crate::source::Source;
 use crate::sys::identity;
 use crate::sys::uffd::Uffd;
-use features::{Choice, Features, Masks, Probe};
+use features::{Asker, Choice, Features, Masks, Probe};
 use inbox::{Inbox, Message};
 use lease::{Lease, Purpose, Registry};
 use std::path::PathBuf;
@@ -175,7 +175,7 @@ impl Builder {
         check_budget(self.budget)?;
         let refused = |errno| Error::kernel("userfaultfd", errno, subject());
         let masks = Masks::from_environment()?;
-        let asked = Masks::parse(&self.features, &self.delivery)?;
+        let asked = Masks::parse(Asker::Builder, &self.features, &self.delivery)?;
         let forced = asked.forced.or(masks.forced);
         let choice = Choice::make(Probe::machine(), masks.features | asked.features, forced)?;
         let uffd = match choice.delivery.way() {

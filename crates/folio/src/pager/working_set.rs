@@ -82,7 +82,14 @@ impl WorkingSet {
 }
 
 fn refused(call: &'static str, path: &Path, error: &std::io::Error) -> Error {
-    let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
     let subject = Subject::named(path.display().to_string());
-    Error::rule_as(errno, call, subject, error.to_string(), "see the path and its rights")
+    match Errno::from_io_error(error) {
+        Some(errno) => Error::kernel(call, errno, subject),
+        None if error.kind() == std::io::ErrorKind::InvalidData => {
+            let rule = "the file is no text, and so no working set";
+            Error::rule(call, subject, rule, "load a file that WorkingSet::save wrote")
+        }
+        // A path that the kernel was not asked about.
+        None => Error::kernel(call, Errno::INVAL, subject),
+    }
 }

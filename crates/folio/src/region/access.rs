@@ -16,11 +16,17 @@ impl Region {
     /// unspecified. EINVAL for a range outside the region, ENOMEM for a part that was unmapped.
     #[inline]
     pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
-        let range = self.bytes("read_at", offset, buffer.len())?;
+        self.read_at_as("read_at", buffer, offset)
+    }
+
+    /// [`read_at`](Self::read_at) for another call, which the error names.
+    #[inline]
+    pub(super) fn read_at_as(&self, call: &'static str, buffer: &mut [u8], offset: usize) -> Result<()> {
+        let range = self.bytes(call, offset, buffer.len())?;
         sys::signal::install();
         // SAFETY: the handler is installed; the range is mapped by this region, which gives out no references.
         unsafe { sys::copy::copy(buffer.as_mut_ptr(), self.at(offset), buffer.len(), self.addresses()) }
-            .map_err(|trap| self.fault("read_at", trap, range, &Origin::default()).into())
+            .map_err(|trap| self.fault(call, trap, range, &Origin::default()).into())
     }
 
     /// Copies `bytes` to `offset`. Where the map is shared, others see them at once, and the file changes.
@@ -105,12 +111,7 @@ impl Region {
                 Some(_) => FaultCause::Protection,
             },
         };
-        let object = match (&origin.object, area) {
-            (Some(object), _) => object.clone(),
-            (None, Some(sys::process::Area { object: Some(path), .. })) => path.display().to_string(),
-            (None, Some(_)) => "anonymous memory".to_owned(),
-            (None, None) => "unmapped memory".to_owned(),
-        };
+        let object = origin.object.clone().unwrap_or_else(|| Subject::object_of(area.as_ref()));
         Fault {
             call,
             object,
@@ -149,7 +150,9 @@ pub(crate) fn outside(
         subject.with_detail(format!("{count} bytes from {offset} of {len}")),
         "the bytes must lie inside the map",
         match offset {
-            offset if offset >= len => "the offset is past the end".to_owned(),
+            _ if len == 0 => "the map is empty: give it bytes first (grow, resize)".to_owned(),
+            offset if offset > len => format!("keep to 0..{len}: the offset is past the end"),
+            offset if offset == len => format!("keep to 0..{len}: no byte follows the end"),
             offset => format!("at most {} bytes follow that offset", len - offset),
         },
     )

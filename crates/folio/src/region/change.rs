@@ -1,7 +1,9 @@
 //! What changes a region's range, but for its [protection](super::rights). All of it takes the region whole or mutably, so that no
 //! borrow of its bytes can be in the way.
 
-use super::{Errno, Error, Fork, MapFlags, Place, Prot, Refused, Region, Reservation, Result, in_the_way};
+use super::{
+    Errno, Error, Fork, MapFlags, Place, Prot, Refused, Region, Reservation, Result, Steady, in_the_way,
+};
 use crate::sys;
 use std::ops::{Range, RangeBounds};
 use std::sync::Arc;
@@ -120,11 +122,11 @@ impl Region {
                 |from, to| all.iter().map(move |hole| cut(hole, from, to)).filter(|hole| !hole.is_empty());
             rare.holes = part(0, offset).collect();
             let (home, process, wiped, sealed) = (rare.home.clone(), rare.process, rare.wiped, rare.sealed);
-            let half_sealed = rare.half_sealed;
+            let (half_sealed, steady) = (rare.half_sealed, rare.steady);
             let other = rest.rare();
             other.holes = part(offset, whole).map(|hole| hole.start - offset..hole.end - offset).collect();
             (other.home, other.process, other.wiped, other.sealed) = (home, process, wiped, sealed);
-            other.half_sealed = half_sealed;
+            (other.half_sealed, other.steady) = (half_sealed, steady);
         }
         self.len = offset;
         Ok(rest)
@@ -156,6 +158,13 @@ impl Region {
             );
             return Err(Refused::new(next, error));
         }
+        let steady = |region: &Self| region.rare.as_deref().and_then(|rare| rare.steady);
+        let joined = steady(self)
+            .zip(steady(&next))
+            .map(|(one, other)| Steady { private: one.private && other.private });
+        if self.rare.is_some() {
+            self.rare().steady = joined;
+        }
         let offset = self.len;
         let rights = next.rights_of(&(0..next.len));
         self.len += next.len;
@@ -166,6 +175,10 @@ impl Region {
         if let Some(rare) = next.rare.take() {
             if rare.half_sealed {
                 self.rare().half_sealed = true;
+            }
+            if rare.wiped {
+                // What grows behind the joined region holds the same kind of bytes as its end.
+                self.rare().wiped = true;
             }
             for hole in rare.holes {
                 self.add_hole(hole.start + offset..hole.end + offset);
@@ -186,23 +199,14 @@ impl Region {
     ///
     /// Source: mremap(2).
     pub fn resize(&mut self, length: usize, how: Resize) -> Result<()> {
-        let plain = self.rare.as_deref().is_none_or(|rare| rare.holes.is_empty() && rare.home.is_none());
-        let new = self.page.ceil(length).filter(|&new| new > 0);
-        let (Some(new), true, true) = (new, plain, self.len > 0) else {
-            return Err(Error::rule(
-                "mremap",
-                self.subject(0..self.len).with_detail(format!("to length {length}")),
-                "a region that is resized is one whole, outside any reservation, and neither length is zero",
-                "split it at its holes, or map the further part by itself",
-            ));
-        };
+        let new = self.resizable(length)?;
         self.check_present("mremap", &(0..self.len))?;
         let flags = match how {
             Resize::InPlace => 0,
             Resize::MayMove => libc::MREMAP_MAYMOVE,
         };
         let subject = || {
-            let subject = self.subject(0..self.len).with_new_length(new);
+            let subject = self.subject(0..self.len).with_new_length(new).with_move(how == Resize::MayMove);
             subject.with_detail(format!("to length {new}, {how:?}"))
         };
         let start = self.as_ptr() as usize;
@@ -220,6 +224,11 @@ impl Region {
         let base = base.map_err(|errno| Error::kernel("mremap", errno, subject()))?;
         // SAFETY: mremap(2) returned a mapped address, which is never null.
         self.base = unsafe { std::ptr::NonNull::new_unchecked(base) };
+        let steady = self.rare.as_deref().and_then(|rare| rare.steady);
+        if new > self.len && steady.is_some_and(|steady| !steady.private) {
+            // The object behind it does not grow.
+            self.pages_may_go();
+        }
         let old = std::mem::replace(&mut self.len, new);
         if new > old {
             // It grew as one area.
@@ -243,6 +252,45 @@ impl Region {
         unsafe { sys::mm::mremap(self.as_ptr(), self.len, new, flags, room) }
     }
 
+    /// The length in whole pages that the region is to get, if it can be resized at all.
+    fn resizable(&self, length: usize) -> Result<usize> {
+        let (empty, inside) =
+            ((Vec::new(), None), |rare: &super::Rare| (rare.holes.clone(), rare.home.clone()));
+        let (holes, home) = self.rare.as_deref().map_or(empty, inside);
+        let refuse = |errno, rule: &'static str, remedy: &'static str| {
+            let subject = self.subject(0..self.len).with_detail(format!("to length {length}"));
+            Err(Error::rule_as(errno, "mremap", subject, rule, remedy))
+        };
+        if self.len == 0 {
+            return refuse(Errno::INVAL, "the region is empty, and has nothing to grow from", "map it anew");
+        }
+        if length == 0 {
+            return refuse(
+                Errno::INVAL,
+                "the new length must not be zero",
+                "ask for at least one byte, or unmap it",
+            );
+        }
+        if !holes.is_empty() {
+            return refuse(
+                Errno::INVAL,
+                "a part of the region was unmapped, and a region that is resized is one whole",
+                "split it at its holes",
+            );
+        }
+        if home.is_some() {
+            return refuse(
+                Errno::INVAL,
+                "the region lies in a reservation, which keeps its place",
+                "place the further part behind it, and merge the two",
+            );
+        }
+        match self.page.ceil(length) {
+            Some(new) => Ok(new),
+            None => refuse(Errno::NOMEM, "no range of addresses is that long", "ask for less"),
+        }
+    }
+
     /// The place behind the region, if it lies in a reservation and this process has it.
     pub(crate) fn behind(&self) -> Result<Option<Place>> {
         self.check_present("grow", &(0..0))?;
@@ -255,8 +303,9 @@ impl Region {
         let (process, wiped) = self.rare.as_deref().map_or((None, false), |rare| (rare.process, rare.wiped));
         if let (Some(_), Some(home)) = (process, next.rare().home.clone()) {
             // The whole space is kept from children if this region is.
-            home.keep_from_children()
-                .map_err(|errno| Error::kernel("madvise", errno, next.subject(0..next.len)))?;
+            home.keep_from_children().map_err(|errno| {
+                Error::kernel("madvise", errno, next.subject(0..next.len).with_advice(libc::MADV_DONTFORK))
+            })?;
             next.rare().process = process;
         } else if wiped {
             next.set_fork(Fork::Wiped)?;
@@ -344,14 +393,17 @@ impl Region {
         let advise = |region: &Self, advice: i32| {
             // SAFETY: concerns children only; what they find is recorded below, or is inherited memory.
             unsafe { sys::mm::madvise(region.as_ptr(), region.len, advice) }.map_err(|errno| {
-                Error::kernel(
-                    "madvise",
-                    errno,
-                    region.subject(0..region.len).with_detail(format!("{fork:?}")),
-                )
+                let subject = region.subject(0..region.len).with_advice(advice);
+                Error::kernel("madvise", errno, subject.with_detail(format!("{fork:?}")))
             })
         };
         if self.len == 0 {
+            // There is nothing to advise. The map that gets bytes in its place is set so.
+            let process = (fork == Fork::Absent).then(sys::identity::token);
+            if fork != Fork::Inherit || self.rare.is_some() {
+                let rare = self.rare();
+                (rare.process, rare.wiped) = (process, fork == Fork::Wiped);
+            }
             return Ok(());
         }
         match fork {
@@ -378,7 +430,8 @@ impl Region {
                         ));
                     }
                     home.keep_from_children().map_err(|errno| {
-                        Error::kernel("madvise", errno, self.subject(0..self.len).with_detail("Fork::Absent"))
+                        let subject = self.subject(0..self.len).with_advice(libc::MADV_DONTFORK);
+                        Error::kernel("madvise", errno, subject.with_detail("Fork::Absent"))
                     })?;
                 } else if let Err(error) = advise(self, libc::MADV_DONTFORK) {
                     // A part may be absent from children. If that stays, they must know.

@@ -89,6 +89,15 @@ struct Rare {
     half_sealed: bool,
     /// Parts with another protection than the rest, ordered, apart from each other.
     parts: Vec<(Range<usize>, Option<Prot>)>,
+    /// Nobody can take its pages away: it can have views and atomics.
+    steady: Option<Steady>,
+}
+
+/// Memory whose pages nobody can take away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Steady {
+    /// Whether it is private: then it has as many pages as the region, however that is resized.
+    private: bool,
 }
 
 // SAFETY: a region is a range of addresses and the right to unmap it; neither is tied to a thread, and the calls
@@ -125,8 +134,11 @@ pub(crate) struct Request<'a> {
 impl Request<'_> {
     fn subject(&self, address: Option<usize>) -> Subject {
         let object = self.fd.map_or_else(Subject::anonymous, Subject::file);
-        let mut subject =
-            object.with_range(self.offset, self.len).with_prot(self.prot).with_flags(self.flags);
+        let mut subject = object
+            .with_range(self.offset, self.len)
+            .with_prot(self.prot)
+            .with_flags(self.flags)
+            .with_page(self.page);
         if self.fd.is_none() {
             subject.offset = None;
         }
@@ -358,6 +370,38 @@ impl Region {
         self.rare.as_deref().is_some_and(|rare| rare.sealed || rare.half_sealed)
     }
 
+    /// What children get of it. A region without bytes answers what it was last set to.
+    pub(crate) fn fork(&self) -> Fork {
+        match self.rare.as_deref() {
+            Some(Rare { process: Some(_), .. }) => Fork::Absent,
+            Some(Rare { wiped: true, .. }) => Fork::Wiped,
+            _ => Fork::Inherit,
+        }
+    }
+
+    /// Records that nobody can take the pages away.
+    pub(crate) fn with_steady_pages(mut self, private: bool) -> Self {
+        if self.len > 0 {
+            self.rare().steady = Some(Steady { private });
+        }
+        self
+    }
+
+    /// Records that pages can be missing from now on.
+    fn pages_may_go(&mut self) {
+        if let Some(rare) = self.rare.as_deref_mut() {
+            rare.steady = None;
+        }
+    }
+
+    /// The protection that all pages are known to have, if nobody can take them away.
+    pub(crate) fn steady_rights(&self) -> Option<Prot> {
+        self.rare.as_deref()?.steady?;
+        let rights = self.rights_of(&(0..self.len));
+        let known = rights.into_iter().map(|(_, rights)| rights.unwrap_or(Prot::NONE));
+        Some(known.fold(Prot::all(), |all, rights| all & rights))
+    }
+
     fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }
@@ -376,8 +420,9 @@ impl Region {
             // Its address is nobody's.
             return Subject::named("an empty map").with_length(range.len());
         }
-        let mut subject =
-            Subject::mapped_at(self.at(range.start.min(self.len)) as usize).with_length(range.len());
+        let mut subject = Subject::mapped_at(self.at(range.start.min(self.len)) as usize)
+            .with_length(range.len())
+            .with_page(self.page);
         subject.detail = Some(format!("bytes {}..{} of the map's {}", range.start, range.end, self.len));
         subject
     }

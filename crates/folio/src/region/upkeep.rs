@@ -3,6 +3,7 @@
 
 use super::{Errno, Error, Region, Result};
 use crate::advice::{Advice, Discard, UncheckedAdvice};
+use crate::page::PageSize;
 use crate::sys;
 use std::ops::{ControlFlow, Range, RangeBounds};
 
@@ -47,7 +48,7 @@ impl Region {
             WriteBack::Start => libc::MS_ASYNC,
             WriteBack::Invalidate => libc::MS_SYNC | libc::MS_INVALIDATE,
         };
-        self.upkeep("msync", range, format_args!("{how:?}"), |at, len| sys::mm::msync(at, len, flags))
+        self.upkeep("msync", range, format_args!("{how:?}"), None, |at, len| sys::mm::msync(at, len, flags))
     }
 
     /// Gives advice on all pages that hold a byte of the range.
@@ -57,7 +58,7 @@ impl Region {
     /// EINVAL where the kernel does not know the advice or does not take it for this memory, EFAULT (populating) for a page
     /// that cannot be supplied; see each [`Advice`].
     pub fn advise(&self, range: impl RangeBounds<usize>, advice: Advice) -> Result<()> {
-        self.upkeep("madvise", range, format_args!("{advice:?}"), |at, len| {
+        self.upkeep("madvise", range, format_args!("{advice:?}"), Some(advice.raw()), |at, len| {
             // SAFETY: none of `Advice` changes a byte.
             unsafe { sys::mm::madvise(at, len, advice.raw()) }
         })
@@ -75,9 +76,14 @@ impl Region {
         if range.is_empty() {
             return Ok(());
         }
+        if discard == Discard::Remove || self.page > PageSize::system() {
+            // A full machine, or an empty pool of huge pages, may have no other page to put there.
+            self.pages_may_go();
+        }
         // SAFETY: `&mut self` says that nothing refers to the bytes now.
         unsafe { sys::mm::madvise(self.at(range.start), range.len(), discard.raw()) }.map_err(|errno| {
-            Error::kernel("madvise", errno, self.subject(range).with_detail(format!("{discard:?}")))
+            let subject = self.subject(range).with_advice(discard.raw());
+            Error::kernel("madvise", errno, subject.with_detail(format!("{discard:?}")))
         })
     }
 
@@ -103,7 +109,8 @@ impl Region {
         }
         // SAFETY: the caller answers for the bytes.
         unsafe { sys::mm::madvise(self.at(range.start), range.len(), advice.raw()) }.map_err(|errno| {
-            Error::kernel("madvise", errno, self.subject(range).with_detail(format!("{advice:?}")))
+            let subject = self.subject(range).with_advice(advice.raw());
+            Error::kernel("madvise", errno, subject.with_detail(format!("{advice:?}")))
         })
     }
 
@@ -117,7 +124,7 @@ impl Region {
     ///
     /// Source: mlock(2).
     pub fn lock(&self, range: impl RangeBounds<usize>) -> Result<()> {
-        self.upkeep("mlock", range, format_args!("lock"), |at, len| sys::mm::mlock(at, len, false))
+        self.upkeep("mlock", range, format_args!("lock"), None, |at, len| sys::mm::mlock(at, len, false))
     }
 
     /// Keeps in memory the pages of the range that are there, and others from their first touch on (mlock2(2),
@@ -127,7 +134,9 @@ impl Region {
     ///
     /// As [`lock`](Self::lock).
     pub fn lock_on_fault(&self, range: impl RangeBounds<usize>) -> Result<()> {
-        self.upkeep("mlock", range, format_args!("lock on fault"), |at, len| sys::mm::mlock(at, len, true))
+        self.upkeep("mlock", range, format_args!("lock on fault"), None, |at, len| {
+            sys::mm::mlock(at, len, true)
+        })
     }
 
     /// Undoes [`lock`](Self::lock), however often it was called.
@@ -136,7 +145,7 @@ impl Region {
     ///
     /// ENOMEM if a part is not mapped.
     pub fn unlock(&self, range: impl RangeBounds<usize>) -> Result<()> {
-        self.upkeep("munlock", range, format_args!("unlock"), sys::mm::munlock)
+        self.upkeep("munlock", range, format_args!("unlock"), None, sys::mm::munlock)
     }
 
     fn upkeep(
@@ -144,6 +153,7 @@ impl Region {
         call: &'static str,
         range: impl RangeBounds<usize>,
         detail: std::fmt::Arguments<'_>,
+        advice: Option<i32>,
         kernel: impl FnOnce(*mut u8, usize) -> Result<(), Errno>,
     ) -> Result<()> {
         let range = self.pages_around(call, range)?;
@@ -152,7 +162,9 @@ impl Region {
         }
         kernel(self.at(range.start), range.len()).map_err(|errno| {
             let bytes = format!("{detail}, bytes {}..{} of the map's {}", range.start, range.end, self.len);
-            Error::kernel(call, errno, self.subject(range).with_detail(bytes))
+            let mut subject = self.subject(range).with_detail(bytes);
+            subject.advice = advice;
+            Error::kernel(call, errno, subject)
         })
     }
 
@@ -210,7 +222,7 @@ impl Region {
                         errno => Err(Error::kernel(
                             "madvise",
                             errno,
-                            self.subject(range).with_detail(format!("{advice:?}")),
+                            self.subject(range).with_advice(advice.raw()).with_detail(format!("{advice:?}")),
                         )),
                     };
                 }
@@ -222,7 +234,7 @@ impl Region {
     fn touch(&self, range: Range<usize>, how: Populate) -> Result<()> {
         for page in range.step_by(self.page.bytes()) {
             match how {
-                Populate::Read => self.read_at(&mut [0], page)?,
+                Populate::Read => self.read_at_as("populate", &mut [0], page)?,
                 Populate::Write => self.touch_for_writing(page)?,
             }
         }

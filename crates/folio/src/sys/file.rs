@@ -18,8 +18,15 @@ pub(crate) struct Status {
     /// The file system's preferred block, in bytes: for hugetlbfs, its page.
     pub(crate) block: usize,
     pub(crate) kind: rustix::fs::FileType,
-    /// For a device file: the device that it names, major and minor.
-    pub(crate) names: (u32, u32),
+    /// The device that it is, if it is one, major and minor.
+    pub(crate) is_device: (u32, u32),
+}
+
+impl Status {
+    /// Whether it is the kernel's source of zeros, whatever its name is.
+    pub(crate) fn is_dev_zero(&self) -> bool {
+        self.kind == rustix::fs::FileType::CharacterDevice && self.is_device == (1, 5)
+    }
 }
 
 impl From<rustix::fs::Stat> for Status {
@@ -31,7 +38,7 @@ impl From<rustix::fs::Stat> for Status {
             owner: stat.st_uid,
             block: stat.st_blksize as usize,
             kind: rustix::fs::FileType::from_raw_mode(stat.st_mode),
-            names: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
+            is_device: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
         }
     }
 }
@@ -224,4 +231,18 @@ pub(crate) fn zero_behind(fd: BorrowedFd<'_>, start: u64, size: u64) -> Result<(
 pub(crate) fn is_verity(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     const VERITY: u32 = 0x0010_0000;
     rustix::fs::ioctl_getflags(fd).map(|flags| flags.bits() & VERITY != 0)
+}
+
+/// pread(2): fewer bytes than asked for only at the end of the file.
+pub(crate) fn read_at(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+    let mut done = 0;
+    while done < buffer.len() {
+        let rest = &mut buffer[done..];
+        match rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut *rest, offset + done as u64)) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(done)
 }

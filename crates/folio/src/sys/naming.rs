@@ -57,6 +57,12 @@ pub(crate) fn open(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
 }
 
+/// Whether descriptors can be opened anew by their names in `/proc`. Without it [`reopen`] and [`Unnamed::link`] answer ENOENT
+/// though the file is there.
+pub(crate) fn has_proc() -> bool {
+    rustix::fs::access("/proc/self/fd", rustix::fs::Access::EXISTS).is_ok()
+}
+
 /// Opens the file behind a descriptor anew, for reading and writing: a description of its own, with locks of its own.
 pub(crate) fn reopen(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());

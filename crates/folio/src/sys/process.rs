@@ -17,6 +17,21 @@ pub(crate) struct Area {
     pub(crate) inode: u64,
     /// The mapped object, or `[heap]` and the like; `None` for anonymous memory.
     pub(crate) object: Option<PathBuf>,
+    /// The two-letter words of `VmFlags`; empty where only `/proc/self/maps` was read.
+    pub(crate) flags: String,
+}
+
+impl Area {
+    /// Whether the pages are this process's own, and no file's.
+    pub(crate) fn is_private_anonymous(&self) -> bool {
+        self.rights.ends_with('p') && self.inode == 0
+    }
+
+    /// Whether it is shared memory that has no file but the one that the kernel keeps behind it.
+    pub(crate) fn is_shared_anonymous(&self) -> bool {
+        self.rights.ends_with('s')
+            && self.object.as_deref().is_some_and(|path| path == std::path::Path::new("/dev/zero (deleted)"))
+    }
 }
 
 fn parse_area(line: &str) -> Option<Area> {
@@ -29,7 +44,7 @@ fn parse_area(line: &str) -> Option<Area> {
     let inode = words.next()?.parse().ok()?;
     let object = words.next().map(str::trim).filter(|name| !name.is_empty()).map(PathBuf::from);
     let range = usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?;
-    Some(Area { range, rights, offset, device, inode, object })
+    Some(Area { range, rights, offset, device, inode, object, flags: String::new() })
 }
 
 /// A file of `/proc/self` line by line: a process at the limit of areas has megabytes of them, and no room to map a
@@ -102,6 +117,43 @@ pub(crate) fn is_sealed(range: &Range<usize>) -> bool {
 /// Whether a part of `range` is locked (mlock).
 pub(crate) fn is_locked(range: &Range<usize>) -> bool {
     has_flag(range, "lo")
+}
+
+/// Whether a part of `range` was advised to be read at random (MADV_RANDOM).
+pub(crate) fn is_random(range: &Range<usize>) -> bool {
+    has_flag(range, "rr")
+}
+
+/// The areas that have a byte of `range`, with their flags, in order.
+pub(crate) fn areas_with_flags(range: &Range<usize>) -> Vec<Area> {
+    let mut found: Vec<Area> = Vec::new();
+    let mut inside = false;
+    for line in lines("/proc/self/smaps") {
+        if let Some(flags) = line.strip_prefix("VmFlags:") {
+            if let Some(area) = found.last_mut().filter(|_| inside) {
+                flags.trim().clone_into(&mut area.flags);
+            }
+        } else if let Some(area) = parse_area(&line) {
+            inside = area.range.start < range.end && range.start < area.range.end;
+            if inside {
+                found.push(area);
+            }
+        }
+    }
+    found
+}
+
+/// The end of the addresses that a program can ask for.
+pub(crate) fn address_end() -> usize {
+    let wide = || std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains(" la57"));
+    let bits = match () {
+        () if cfg!(target_arch = "x86_64") && wide() => 56,
+        () if cfg!(target_arch = "x86_64") => 47,
+        // With 52 bits, on machines that have them, an address beyond this one is free as well.
+        () => 48,
+    };
+    // The last page of x86-64 is nobody's.
+    (1 << bits) - if cfg!(target_arch = "x86_64") { 4096 } else { 0 }
 }
 
 /// Whether an area that lies in `range` has this flag in `/proc/self/smaps`.

@@ -1252,11 +1252,7 @@ fn a_device_that_fails_to_free_pages_is_eio() {
     let Some(disk) = FailingDisk::new(16) else { return skip("no loop device is to be had") };
     let mut region = MapOptions::new().length(page()).map_mut(disk.file()).unwrap().into_region();
     let error = fails(region.discard(.., Discard::Remove));
-    kernel_says(
-        &error,
-        Errno::IO,
-        &["madvise", "EIO", disk.path(), "failed to read or to free", "check the device"],
-    );
+    kernel_says(&error, Errno::IO, &["madvise", "EIO", disk.path(), "failed to free", "check the device"]);
 }
 
 #[test]
@@ -1540,4 +1536,14 @@ fn a_refusal_gives_its_parts() {
     assert!(error.fault().is_none());
     let text = format!("{}; {}", refusal.rule(), refusal.remedy());
     assert!(error.to_string().ends_with(&text), "{error}");
+}
+
+#[test]
+fn an_error_can_be_cloned_and_tells_its_number() {
+    let error = FileMap::open("/none/such").unwrap_err();
+    let clone = error.clone();
+    assert_eq!(clone.to_string(), error.to_string());
+    assert_eq!((clone.errno(), clone.raw_os_error()), (Errno::NOENT, libc::ENOENT));
+    let fault = pages(1, Prot::NONE).read_at(&mut [0], 0).unwrap_err();
+    assert_eq!(fault.clone().raw_os_error(), libc::EFAULT);
 }

@@ -58,11 +58,15 @@ impl MapOptions {
     ///
     /// ENOMEM if the kernel does not promise so much, or the pool of huge pages is empty.
     pub fn anon(&self, length: usize) -> Result<Anon> {
+        self.anon_of(None, length)
+    }
+
+    fn anon_of(&self, zero: Option<BorrowedFd<'_>>, length: usize) -> Result<Anon> {
         self.check("anonymous memory", FREE_FLAGS.difference(MapFlags::SYNC | MapFlags::SHARED_VALIDATE))?;
         self.forbid(self.reserve.is_some(), "anonymous memory", "reserve is for files and shared memory")?;
         self.forbid_file_range("anonymous memory")?;
         let prot = Prot::READ_WRITE;
-        let region = self.anonymous_region(length, prot, MapFlags::PRIVATE)?;
+        let region = self.memory_region(zero, length, prot, MapFlags::PRIVATE)?;
         let made = (region.behind()?.is_some() || region.is_empty()).then(|| {
             // A map without bytes takes its place later; for one that has it, a second hold on the reservation would be one
             // too many.
@@ -78,6 +82,25 @@ impl MapOptions {
             })
         });
         Ok(Anon::new_from(Mapping::new(region, 0, length), made))
+    }
+
+    /// Maps an open `/dev/zero` privately: the same memory, as systems without ANONYMOUS make it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Anon::from_dev_zero`]; EINVAL for huge pages, which this device has not.
+    pub fn anon_from_dev_zero(&self, file: impl AsFd, length: usize) -> Result<Anon> {
+        let fd = file.as_fd();
+        if !status(fd)?.is_dev_zero() {
+            return Err(Error::rule(
+                "map",
+                Subject::file(fd),
+                "private memory is made of /dev/zero, and this is another file",
+                "map a file privately with FileMapPrivate",
+            ));
+        }
+        self.forbid(self.huge.is_some(), "/dev/zero", "it has pages of the usual size only")?;
+        self.anon_of(Some(fd), length)
     }
 
     /// What an [`Anon`] made with these options grows by. What children get of it is the region's to say.
@@ -102,7 +125,10 @@ impl MapOptions {
         )?;
         self.forbid(length == 0, "a region", "the length must not be zero")?;
         self.forbid_file_range("a region")?;
-        self.anonymous_region(length, prot, MapFlags::PRIVATE)
+        let region = self.anonymous_region(length, prot, MapFlags::PRIVATE)?;
+        // Huge pages without any access are not taken from the pool yet, which may be empty when they are wanted.
+        let untaken = self.huge.is_some() && prot == Prot::NONE;
+        Ok(if untaken { region } else { region.with_steady_pages(true) })
     }
 
     /// Maps anonymous memory that the kernel may turn to zeros whenever memory is short (DROPPABLE, since 6.11). Its bytes
@@ -431,7 +457,9 @@ impl MapOptions {
             place: self.placed(page)?,
         };
         let region = if length == 0 {
-            Region::empty(page)
+            let mut region = Region::empty(page);
+            region.set_fork(self.fork)?;
+            region
         } else {
             if reserve {
                 fill_holes(fd, self.offset..size.min(self.offset.saturating_add(length as u64)))?;
@@ -440,8 +468,40 @@ impl MapOptions {
         };
         // An empty map has no page to lie in: it starts where it was asked to, and gets its options when it gets bytes.
         let (lead, start) = if length == 0 { (0, self.offset) } else { (cover.lead, cover.file_offset) };
-        let made = (length == 0).then(|| Box::new(self.clone()));
+        // To give an empty map bytes, to map more of the file in a reservation, or to back more of it with space.
+        let needed = length == 0 || reserve || matches!(self.place, Place::Within(..));
+        let made = needed.then(|| {
+            // For a map that has its place, a second hold on the reservation would be one too many.
+            let place = if length == 0 { self.place.clone() } else { Place::Anywhere };
+            Box::new(Self { place, ..self.clone() })
+        });
         Ok(MappedFile::new_from(Mapping::new(region, lead, length), start, file.keep(), made))
+    }
+
+    /// The part of a file that a map in a reservation grows by, at `place`. What children get of it is the region's to say.
+    pub(in crate::map) fn more_file<A: FileAccess>(
+        &self,
+        fd: BorrowedFd<'_>,
+        file_range: std::ops::Range<u64>,
+        page: PageSize,
+        place: Place,
+    ) -> Result<Region> {
+        let more = Self { fork: Fork::Inherit, ..self.clone() };
+        let region = Region::create(&Request {
+            len: (file_range.end - file_range.start) as usize,
+            page,
+            prot: more.prot(A::PROT),
+            flags: more.flags | more.sharing::<A>(),
+            fd: Some(fd),
+            offset: file_range.start,
+            place,
+        })?;
+        more.finish(region, A::PROT.contains(Prot::WRITE))
+    }
+
+    /// Whether the map's part of the file is to be backed with space.
+    pub(in crate::map) fn reserves(&self) -> bool {
+        self.reserve == Some(true)
     }
 
     fn sharing<A: FileAccess>(&self) -> MapFlags {
@@ -488,6 +548,17 @@ impl MapOptions {
     }
 
     fn anonymous_region(&self, length: usize, prot: Prot, kind: MapFlags) -> Result<Region> {
+        self.memory_region(None, length, prot, kind)
+    }
+
+    /// Anonymous memory; or the same memory of an open `/dev/zero`.
+    fn memory_region(
+        &self,
+        zero: Option<BorrowedFd<'_>>,
+        length: usize,
+        prot: Prot,
+        kind: MapFlags,
+    ) -> Result<Region> {
         let page = self.page_size()?;
         let too_long = || too_long("anonymous memory", length);
         let len = page.ceil(length).ok_or_else(too_long)?;
@@ -499,7 +570,9 @@ impl MapOptions {
             "capacity and guard pages make a reservation of their own; the map cannot lie elsewhere",
         )?;
         if len == 0 && room.is_none() {
-            return Ok(Region::empty(page));
+            let mut region = Region::empty(page);
+            region.set_fork(self.fork)?;
+            return Ok(region);
         }
         let place = if room.is_some() || self.guard_pages {
             let margin = if self.guard_pages { page.bytes() } else { 0 };
@@ -509,7 +582,10 @@ impl MapOptions {
         } else {
             self.placed(page)?
         };
-        let mut flags = self.flags | kind | MapFlags::ANONYMOUS;
+        let mut flags = self.flags | kind;
+        if zero.is_none() {
+            flags |= MapFlags::ANONYMOUS;
+        }
         if let Some(huge) = self.huge {
             flags |= huge.flags();
         }
@@ -519,7 +595,7 @@ impl MapOptions {
             page,
             prot: self.prot(prot),
             flags,
-            fd: None,
+            fd: zero,
             offset: 0,
             place,
         })?;

@@ -127,7 +127,8 @@ impl MapOptions {
         self
     }
 
-    /// Use pages of this size from the hugetlb pool, for anonymous and shared memory. The length is rounded up to whole ones.
+    /// Use pages of this size from the hugetlb pool, for anonymous and shared memory. The map shows the bytes that
+    /// were asked for (`len`), and its pages are whole ones: [`grow`](crate::Anon::grow) can show the rest of the last one.
     /// They are all taken at creation, so that an empty pool is an error (ENOMEM) and no signal later.
     ///
     /// But a forked child has the pages of private memory copied on write: if it stores to one while the pool is empty, a

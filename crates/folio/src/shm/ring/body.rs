@@ -45,7 +45,7 @@ impl<C: Beside> Making<'_, C> {
         let contents = self.contents("create")?;
         let spot = self.spot("create", name)?;
         let made = self.segment.create_at(&spot, &contents, contents.length, |_| Ok(()))?;
-        made.ok_or_else(|| segment::exists(&spot))
+        made.ok_or_else(|| segment::exists(&self.segment, &spot))
     }
 
     pub(in crate::shm) fn open(&self, name: &str) -> Result<Arc<Attachment>> {
@@ -84,7 +84,8 @@ impl<C: Beside> Making<'_, C> {
     }
 
     pub(in crate::shm) fn behind(&self, fd: BorrowedFd<'_>) -> Result<Arc<Attachment>> {
-        let own = sys::naming::reopen(fd).map_err(|errno| Error::kernel("open", errno, Subject::file(fd)))?;
+        let own = sys::naming::reopen(fd)
+            .map_err(|errno| segment::by_descriptor("open", errno, Subject::file(fd)))?;
         segment::from_own_fd(own, &self.any)
     }
 }

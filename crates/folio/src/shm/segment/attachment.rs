@@ -305,7 +305,7 @@ impl Attachment {
                 return Ok(None);
             }
             let fd = sys::naming::reopen(self.file())
-                .map_err(|errno| Error::kernel("open", errno, self.subject()))?;
+                .map_err(|errno| super::by_descriptor("open", errno, self.subject()))?;
             let lease = forks.keep_from_children(fd);
             if !std::mem::replace(is_guarded, true) {
                 self.open_guard();
@@ -533,7 +533,7 @@ impl Attachment {
             sys::naming::reopen(file.as_fd()).map(|fd| forks.keep_from_children(fd))
         });
         let subject = || Subject::named(path.display().to_string());
-        let lease = opened.map_err(|errno| Error::kernel("open", errno, subject()))?;
+        let lease = opened.map_err(|errno| super::by_descriptor("open", errno, subject()))?;
         match Self::build_anew(lease.as_fd(), file, path, contents, reserve, lifetime) {
             Ok(Some(fresh)) => {
                 sys::signal::ensure();
@@ -640,7 +640,7 @@ impl Attachment {
         let header = read_header(file.as_fd()).map_err(|errno| Error::kernel("pread", errno, subject()))?;
         let (facts, length) = match header {
             Err(flaw) if flaw.is_gone => return Ok(None),
-            header => header.map_err(|flaw| no_segment(call, subject(), &flaw))?,
+            header => header.map_err(|flaw| no_segment(call, subject(), path.as_deref(), &flaw))?,
         };
         compare(call, subject, &facts, length, contents)?;
         Self::attach(file, path, facts)
@@ -954,11 +954,19 @@ fn too_large(call: &'static str, subject: Subject) -> Error {
 }
 
 #[cold]
-fn no_segment(call: &'static str, subject: Subject, flaw: &Flaw) -> Error {
-    let errno = if flaw.field == "layout version" { Errno::INVAL } else { Errno::UCLEAN };
-    let remedy = match flaw.field {
-        "layout version" => "use the same version of folio in all programs, or remove it (`folio shm rm`)",
-        _ => "remove it (`folio shm rm`), and let the programs make it anew",
+fn no_segment(call: &'static str, subject: Subject, path: Option<&Path>, flaw: &Flaw) -> Error {
+    let other_version = flaw.field == "layout version";
+    let errno = if other_version { Errno::INVAL } else { Errno::UCLEAN };
+    // The command knows the names of the directory, and no others.
+    let is_name = path.is_some_and(|path| path.parent() == Some(&*super::name::directory()));
+    let remedy = match (other_version, path) {
+        (true, Some(_)) if is_name => {
+            "use the same version of folio in all programs, or remove it (`folio shm rm`)"
+        }
+        (true, _) => "use the same version of folio in all programs",
+        (false, Some(_)) if is_name => "remove it (`folio shm rm`), and let the programs make it anew",
+        (false, Some(_)) => "check the path; a file that was a segment is removed with rm(1) and made anew",
+        (false, None) => "pass the descriptor of a segment (Segment::file, Segment::send)",
     };
     Error::rule_as(errno, call, subject, format!("it is no segment that can be used: {flaw}"), remedy)
 }

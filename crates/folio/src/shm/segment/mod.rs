@@ -333,8 +333,7 @@ impl SegmentOptions {
     pub fn from_fd<T: Shape + ?Sized>(&self, fd: impl AsFd) -> Result<Segment<T>> {
         let shape = self.shape::<T>("from_fd")?;
         let fd = fd.as_fd();
-        let reopen = |errno| Error::kernel("open", errno, Subject::file(fd));
-        let own = sys::naming::reopen(fd).map_err(reopen)?;
+        let own = sys::naming::reopen(fd).map_err(|errno| by_descriptor("open", errno, Subject::file(fd)))?;
         let attachment = from_own_fd(own, &shape.contents)?;
         Ok(Segment::new(attachment))
     }
@@ -379,7 +378,7 @@ impl SegmentOptions {
         let attachment = self.create_at(&spot, &shape.contents, shape.reserve, |attachment| {
             init(&Segment::new(Arc::clone(attachment)))
         })?;
-        attachment.map(Segment::new).ok_or_else(|| exists(&spot))
+        attachment.map(Segment::new).ok_or_else(|| exists(self, &spot))
     }
 
     fn find<T: Shape + ?Sized>(&self, target: &Target<'_>) -> Result<Segment<T>> {
@@ -448,7 +447,7 @@ impl SegmentOptions {
         }
         rustix::fs::fchmod(&unnamed.fd, rustix::fs::Mode::from_raw_mode(self.mode & 0o666)).map_err(own)?;
         let fd = sys::naming::reopen(unnamed.fd.as_fd())
-            .map_err(|errno| Error::kernel("open", errno, subject()))?;
+            .map_err(|errno| by_descriptor("open", errno, subject()))?;
         let attachment = Attachment::create(fd, Some(path.to_owned()), contents, reserve, spot.lifetime)?;
         init(&attachment)?;
         loop {
@@ -462,7 +461,7 @@ impl SegmentOptions {
                         return Ok(None);
                     }
                 }
-                Err(errno) => return Err(Error::kernel("link", errno, subject())),
+                Err(errno) => return Err(by_descriptor("link", errno, subject())),
             }
         }
     }
@@ -582,7 +581,7 @@ impl SegmentOptions {
                 return Ok(attachment);
             }
             if Instant::now() > deadline {
-                return Err(exists(spot));
+                return Err(exists(self, spot));
             }
         }
     }
@@ -651,6 +650,17 @@ fn clear(fd: &OwnedFd, path: &Path) -> Result<Left> {
 /// The segment behind a descriptor of this process's own.
 pub(in crate::shm) fn from_own_fd(own: OwnedFd, contents: &Contents<'_>) -> Result<Arc<Attachment>> {
     let subject = Subject::file(own.as_fd());
+    let status =
+        sys::file::status(own.as_fd()).map_err(|errno| Error::kernel("fstat", errno, subject.clone()))?;
+    if status.kind != rustix::fs::FileType::RegularFile {
+        let rule = "a segment is a memfd or a regular file, and this is none";
+        return Err(Error::rule(
+            "from_fd",
+            subject,
+            rule,
+            "pass the descriptor of a segment (Segment::file)",
+        ));
+    }
     let found = Attachment::open("from_fd", own, None, contents)?;
     found.ok_or_else(|| past("from_fd", Errno::NOENT, subject))
 }
@@ -671,14 +681,58 @@ pub(crate) fn anonymous(contents: &Contents<'_>, reserve: u64) -> Result<Arc<Att
     Attachment::create(fd, None, contents, reserve, Lifetime::WhileUsed)
 }
 
-pub(in crate::shm) fn exists(spot: &Spot) -> Error {
-    Error::rule_as(
-        Errno::EXIST,
-        "create",
-        Subject::named(spot.path.display().to_string()),
-        "the name is in use",
+/// EEXIST of [`SegmentOptions::create`], with the present holder of the name.
+pub(in crate::shm) fn exists(options: &SegmentOptions, spot: &Spot) -> Error {
+    let path = &*spot.path;
+    let refuse = |rule: String, remedy: &str| {
+        let subject = Subject::named(path.display().to_string());
+        Error::rule_as(Errno::EXIST, "create", subject, rule, remedy.to_owned())
+    };
+    let other = if spot.is_name { "choose another name" } else { "choose another path" };
+    let kind = rustix::fs::lstat(path).map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode));
+    if kind.is_ok_and(|kind| kind != rustix::fs::FileType::RegularFile) {
+        return refuse(
+            "the name is taken by something that is no regular file, and so no segment".into(),
+            other,
+        );
+    }
+    if let Ok(fd) = sys::naming::open(path)
+        && let Err(error) = options.admit(&fd, path)
+        && let Some(refusal) = error.refusal()
+    {
+        let why = refusal.rule();
+        if lifetime(fd.as_fd()) == Ok(Some(Lifetime::WhileUsed))
+            && party::is_anybody_there(fd.as_fd()) == Ok(false)
+        {
+            return refuse(
+                format!(
+                    "the name is taken by a leftover, whose processes have all ended, and this process does not \
+                         take it away: {why}"
+                ),
+                "have its owner or root remove it (`folio shm rm`), or trust the owner (SegmentOptions::owner)",
+            );
+        }
+        return refuse(format!("the name is taken by a file that is not accepted: {why}"), refusal.remedy());
+    }
+    if !spot.is_name {
+        return refuse(
+            "there is a file at the path".into(),
+            "open it, use open_or_create_file, or remove it (rm)",
+        );
+    }
+    refuse(
+        "the name is in use".into(),
         "open it, use open_or_create, or remove it (`folio shm rm`) when nobody has it open",
     )
+}
+
+/// The error of a call that goes by a descriptor's name in `/proc`: ENOENT says nothing of the file.
+pub(in crate::shm) fn by_descriptor(call: &'static str, errno: Errno, subject: Subject) -> Error {
+    if errno == Errno::NOENT && !sys::naming::has_proc() {
+        let rule = "shared memory opens its file anew by /proc/self/fd, and no /proc is mounted here";
+        return Error::rule_as(errno, call, subject, rule, "mount it (mount -t proc proc /proc)");
+    }
+    Error::kernel(call, errno, subject)
 }
 
 fn missing(spot: &Spot) -> Error {

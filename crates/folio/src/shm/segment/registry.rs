@@ -321,6 +321,10 @@ fn retire_or_users(path: &Path) -> Result<Option<Vec<User>>> {
             let rule = "it is a symbolic link, and no segment";
             return Err(Error::rule("remove", subject(), rule, "remove it with rm(1)"));
         }
+        Err(Errno::NXIO) => {
+            let rule = "it is a socket, or a device without a driver, and so no segment";
+            return Err(Error::rule_as(Errno::NXIO, "remove", subject(), rule, "remove it with rm(1)"));
+        }
         Err(Errno::ISDIR) => {
             let rule = "it is a directory, and so no segment";
             return Err(Error::rule("remove", subject(), rule, "remove it with rmdir(1)"));

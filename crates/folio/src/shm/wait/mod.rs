@@ -22,6 +22,7 @@ pub(super) mod party_bell;
 use super::atomics;
 use crate::error::{Errno, Error, Result};
 use crate::shm::segment::attachment::Attachment;
+use crate::shm::segment::header::Kind;
 use crate::sys::futex;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -265,12 +266,22 @@ pub(crate) enum Look<R> {
 
 #[cold]
 fn timed_out(attachment: &Attachment, call: &'static str) -> Error {
+    let awaited = match (attachment.facts().kind, call) {
+        (Kind::Channel, call) if call.starts_with("send") => "whether the receiver takes messages",
+        (Kind::Channel, _) => "whether a sender sends messages",
+        (Kind::Log, call) if call.starts_with("append") => "which process writes the log",
+        (Kind::Log, _) => "whether the writer appends entries",
+        (_, "lock" | "read" | "write") => "which process holds the lock",
+        _ => "whether a process notifies those that wait",
+    };
+    // The command lists segments that have a name.
+    let names = if attachment.path().is_some() { " (`folio shm ls` names the processes)" } else { "" };
     Error::rule_as(
         Errno::TIMEDOUT,
         call,
         attachment.subject(),
         "the time that was given for it is over",
-        "wait longer, or find out who has it (`folio shm ls` names the processes)",
+        format!("wait longer, or find out {awaited}{names}"),
     )
 }
 
