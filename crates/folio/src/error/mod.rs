@@ -97,7 +97,10 @@ impl Error {
             errno,
             "fallocate",
             subject,
-            format!("{bytes} bytes were asked for, and {limit} leaves {free}"),
+            match errno {
+                Errno::NOSPC => format!("the file system has no room for the {bytes} bytes: {free} are free"),
+                _ => format!("there is no memory for the {bytes} bytes: {limit} leaves {free}"),
+            },
             "ask for less, free some, or do without the reservation of space where the call has that option",
         )
     }

@@ -57,11 +57,14 @@ fn no_file(fd: BorrowedFd<'_>) -> Error {
 pub(super) fn check_device(fd: BorrowedFd<'_>, status: &sys::file::Status) -> Result<()> {
     let harmless = match status.kind {
         FileType::RegularFile => !sys::file::is_of_the_kernel(fd, status),
-        FileType::BlockDevice => true,
         FileType::CharacterDevice => status.is_dev_zero() || status.is_device == NULL,
-        // The kernel maps none of them.
-        FileType::Fifo | FileType::Socket | FileType::Directory | FileType::Symlink => true,
         FileType::Unknown => false,
+        // Of these the kernel maps block devices only, whose bytes are in the page cache.
+        FileType::BlockDevice
+        | FileType::Fifo
+        | FileType::Socket
+        | FileType::Directory
+        | FileType::Symlink => true,
     };
     if harmless {
         return Ok(());
@@ -126,7 +129,7 @@ pub(super) fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8], mut offset: u64) -
     while !bytes.is_empty() {
         let failed =
             |errno| Error::kernel("pwrite", errno, Subject::file(fd).with_range(offset, bytes.len()));
-        match rustix::io::retry_on_intr(|| rustix::io::pwrite(fd, bytes, offset)).map_err(failed)? {
+        match sys::size_limit::within(|| rustix::io::pwrite(fd, bytes, offset)).map_err(failed)? {
             0 => return Err(failed(Errno::IO)),
             count => {
                 bytes = &bytes[count..];

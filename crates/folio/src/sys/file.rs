@@ -158,9 +158,10 @@ pub(crate) fn next_hole(
 /// one can be more than bytes of a file.
 pub(crate) fn is_of_the_kernel(fd: BorrowedFd<'_>, status: &Status) -> bool {
     /// procfs, sysfs, debugfs, tracefs, anonymous inodes and DMA buffers (linux/magic.h).
-    const KERNELS: [i64; 6] = [0x9fa0, 0x6265_6572, 0x6462_6720, 0x7472_6163, 0x0904_1934, 0x444d_4142];
+    const KERNELS: [rustix::fs::FsWord; 6] =
+        [0x9fa0, 0x6265_6572, 0x6462_6720, 0x7472_6163, 0x0904_1934, 0x444d_4142];
     // They lie on no device. A file that does costs no further call.
-    status.device.0 == 0 && rustix::fs::fstatfs(fd).is_ok_and(|stat| KERNELS.contains(&(stat.f_type as i64)))
+    status.device.0 == 0 && rustix::fs::fstatfs(fd).is_ok_and(|stat| KERNELS.contains(&stat.f_type))
 }
 
 /// Whether a file is in memory alone.

@@ -119,10 +119,6 @@ pub(crate) fn is_locked(range: &Range<usize>) -> bool {
     has_flag(range, "lo")
 }
 
-/// Whether a part of `range` was advised to be read at random (MADV_RANDOM).
-pub(crate) fn is_random(range: &Range<usize>) -> bool {
-    has_flag(range, "rr")
-}
 
 /// The areas that have a byte of `range`, with their flags, in order.
 pub(crate) fn areas_with_flags(range: &Range<usize>) -> Vec<Area> {

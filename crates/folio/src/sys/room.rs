@@ -57,16 +57,13 @@ pub(crate) fn check_own(bytes: u64) -> Result<(), Short> {
 pub(crate) fn memory() -> (u64, &'static str) {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let field = |name| kib_field(&info, name);
-    let (available, swap) = match (field("MemAvailable"), field("SwapFree")) {
-        (Some(available), Some(swap)) => (available, swap),
-        _ => {
-            // Without /proc: only free pages are known, without the page cache that could be dropped.
-            let info = rustix::system::sysinfo();
-            let unit = u64::from(info.mem_unit.max(1));
-            let bytes = |count: u64| count.saturating_mul(unit);
-            (bytes(info.freeram as u64), bytes(info.freeswap as u64))
-        }
-    };
+    let told = field("MemAvailable").zip(field("SwapFree"));
+    let (available, swap) = told.unwrap_or_else(|| {
+        // Without /proc: only free pages are known, without the page cache that could be dropped.
+        let info = rustix::system::sysinfo();
+        let bytes = |count| u64::from(info.mem_unit.max(1)).saturating_mul(count);
+        (bytes(info.freeram), bytes(info.freeswap))
+    });
     let mut least = (available.saturating_add(swap), "the machine's available memory and free swap");
     if super::process::sysctl("vm/overcommit_memory") == Some(2)
         && let (Some(limit), Some(committed)) = (field("CommitLimit"), field("Committed_AS"))

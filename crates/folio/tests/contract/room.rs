@@ -4,6 +4,7 @@
 use crate::support::{Mounted, child_succeeds, disk_dir, file_with, page, pattern, sealable_memfd, skip};
 use folio::shm::Channel;
 use folio::{Errno, Error, FileMapMut, MapOptions, Sealed, SharedMem};
+use rustix::fs::SealFlags;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -96,7 +97,6 @@ fn the_length_of_a_received_memfd_costs_nothing() {
             let other = File::from(fd.try_clone().unwrap());
             (fd, move || other.metadata().unwrap().blocks())
         };
-        use rustix::fs::SealFlags;
         let (fd, blocks) = sparse(SealFlags::SHRINK);
         let shared = SharedMem::from_fd(fd).unwrap();
         assert_eq!((shared.len(), blocks()), (1 << 40, 0));
@@ -125,6 +125,6 @@ fn a_file_on_a_disk_is_judged_by_its_disk_alone() {
         let dir = disk_dir();
         let path = file_with(dir.path(), &pattern(1));
         let map = FileMapMut::create(path, 80 << 20).unwrap();
-        assert_eq!(map.read_vec(page()..page() + 1).unwrap(), [0]);
+        assert_eq!(map.read_vec(page()..=page()).unwrap(), [0]);
     });
 }

@@ -7,9 +7,9 @@ use super::{CHUNK, Mode, Place, Run, Slot, advance, reserve, span};
 use crate::sys::discard::discard;
 use crate::sys::ends::Area;
 use crate::sys::uffd::{Uffd, watch};
-use crate::sys::{Errno, identity, memfd, mm, size_limit};
+use crate::sys::{Errno, file, identity, memfd, mm, size_limit};
 use rustix::fs::FallocateFlags;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 /// A memfd at two addresses: the map, and the view through which it is filled.
@@ -31,6 +31,11 @@ impl Views {
         let len = pages.div_ceil(CHUNK) * align;
         let fd = memfd::create("folio-pager", None)?;
         size_limit::set_length(&fd, len as u64)?;
+        // Any code of the process can open it through /proc. Shorter, it would have a SIGBUS for the shard.
+        memfd::add_seals(fd.as_fd(), memfd::Seals::SHRINK | memfd::Seals::GROW)?;
+        if file::status(fd.as_fd())?.size != len as u64 {
+            return Err(Errno::IO);
+        }
         let alias = reserve(len, align, libc::PROT_READ | libc::PROT_WRITE, Some(fd.as_raw_fd()))?;
         match reserve(len, align, rights, Some(fd.as_raw_fd())) {
             Ok(address) => Ok(Self { address, alias, len, page, fd, process: identity::token() }),
