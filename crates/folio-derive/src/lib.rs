@@ -40,9 +40,10 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
         let ident = &param.ident;
         shares.predicates.push(syn::parse_quote!(#ident: ::folio::shm::Share));
     }
-    // The tokens of a field's type are no proof of its type: an attribute macro below the derive can change the field, and a type
-    // macro can expand to another type at each use. So each fact comes from the field itself. A pattern takes the field out: it
-    // goes through no `Deref`, as `whole.field` might.
+    // The tokens of a field's type are no proof of its type: an attribute macro below the derive
+    // can change the field, and a type macro can expand to another type at each use. So each fact
+    // comes from the field itself. A pattern takes the field out: it goes through no `Deref`, as
+    // `whole.field` might.
     let facts = fields.iter().map(|Described { text, member, span, .. }| {
         // What is wrong with a field is said where it is written.
         quote_spanned! {*span=> {
@@ -80,8 +81,9 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
             const _: ::folio::shm::Fingerprint<#name> = <#name as ::folio::shm::Share>::FINGERPRINT;
         }
     });
-    // Bounds that may not hold, without an error where they do not: rustc looks at bounds with a lifetime only when asked. They are made
-    // of tokens; that the fields keep them is proved inside the impl that they belong to.
+    // Bounds that may not hold, without an error where they do not: rustc looks at bounds with a
+    // lifetime only when asked. They are made of tokens; that the fields keep them is proved inside
+    // the impl that they belong to.
     let if_all = |of: &TokenStream| {
         let mut wheres = shares.clone();
         for Described { ty, .. } in &fields {
@@ -96,22 +98,26 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     let each_is_in_place = each_is(&fields, &quote!(::folio::shm::InPlace));
     Ok(quote! {
         const _: () = {
-            // SAFETY: all fields can be shared, by their real types, and `of_struct` checks that the struct has no other bytes.
+            // SAFETY: all fields can be shared, by their real types, and `of_struct` checks that
+            // the struct has no other bytes.
             unsafe impl #impl_generics ::folio::shm::Share for #name #type_generics #shares {
                 const FINGERPRINT: ::folio::shm::Fingerprint<Self> = {
                     let parameters = &[#(#parameters),*];
                     let fields = &[#(#facts),*];
-                    // SAFETY: the pattern in the impls below names the same fields, and has no `..`: there are no others.
+                    // SAFETY: the pattern in the impls below names the same fields, and has no
+                    // `..`: there are no others.
                     unsafe { ::folio::shm::Fingerprint::of_struct(#text, parameters, fields) }
                 };
             }
-            // SAFETY: each field is plain data, as proved inside; the struct has no padding, see FINGERPRINT.
+            // SAFETY: each field is plain data, as proved inside; the struct has no padding, see
+            // FINGERPRINT.
             unsafe impl #impl_generics ::folio::shm::Plain for #name #type_generics #plain {
                 fn __each_field_is_plain(whole: &Self) {
                     #each_is_plain
                 }
             }
-            // SAFETY: each field is used in place, as proved inside, and the struct has no other bytes, see FINGERPRINT.
+            // SAFETY: each field is used in place, as proved inside, and the struct has no other
+            // bytes, see FINGERPRINT.
             unsafe impl #impl_generics ::folio::shm::InPlace for #name #type_generics #in_place {
                 fn __each_field_is_in_place(whole: &Self) {
                     #each_is_in_place
@@ -122,7 +128,8 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     })
 }
 
-/// Statements that compile only if each field of `whole`, by its real type, is `of` that trait, and if there are no other fields.
+/// Statements that compile only if each field of `whole`, by its real type, is `of` that trait, and
+/// if there are no other fields.
 fn each_is(fields: &[Described<'_>], of: &TokenStream) -> TokenStream {
     let parts: Vec<_> = (0..fields.len()).map(|index| format_ident!("__part_{index}")).collect();
     let members = fields.iter().map(|field| &field.member);
@@ -146,7 +153,8 @@ struct Described<'a> {
 fn describe(index: usize, field: &Field) -> Described<'_> {
     let member = field.ident.clone().map_or_else(|| Member::Unnamed(index.into()), Member::Named);
     let text = field.ident.as_ref().map_or_else(|| index.to_string(), ToString::to_string);
-    // Names in the generated code mean what they mean to the caller of the derive, wherever the type's tokens come from.
+    // Names in the generated code mean what they mean to the caller of the derive, wherever the
+    // type's tokens come from.
     let span = Span::call_site().located_at(field.ty.span());
     Described { text, member, ty: &field.ty, span }
 }

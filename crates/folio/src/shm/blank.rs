@@ -1,8 +1,10 @@
-//! Memory that a closure is given to name a part of a type: see [`Place::field`](crate::shm::Place::field).
+//! Memory that a closure is given to name a part of a type: see
+//! [`Place::field`](crate::shm::Place::field).
 //!
-//! A reference to the value itself is no way to name its parts, for other processes change it. So the closure gets a value that
-//! nobody else has. A small one lies on the stack. A large one lies in a map that each thread keeps: no page of it exists
-//! before somebody looks at it, so that it costs addresses, and its size costs no time.
+//! A reference to the value itself is no way to name its parts, for other processes change it. So
+//! the closure gets a value that nobody else has. A small one lies on the stack. A large one lies
+//! in a map that each thread keeps: no page of it exists before somebody looks at it, so that it
+//! costs addresses, and its size costs no time.
 
 use crate::error::Result;
 use crate::flags::MapFlags;
@@ -16,7 +18,8 @@ use std::mem::MaybeUninit;
 /// Up to this many bytes lie on the stack. What nobody reads is gone once it is compiled.
 const SMALL: usize = 4096;
 
-/// The same size for all types: an unoptimised frame has room for every branch of its function, taken or not.
+/// The same size for all types: an unoptimised frame has room for every branch of its function,
+/// taken or not.
 #[repr(C, align(64))]
 struct Small([MaybeUninit<u8>; SMALL]);
 
@@ -59,8 +62,9 @@ fn in_map<T: Share, R>(work: impl FnOnce(&T) -> R) -> R {
             panic!("no memory to name a part of {}: {error}", std::any::type_name::<T>())
         })
     });
-    // SAFETY: large enough, and aligned to a page. No other reference to it exists: the thread's own calls inside `work` find no
-    // map, and make one of their own. All bits are valid for a type that can be shared.
+    // SAFETY: large enough, and aligned to a page. No other reference to it exists: the thread's
+    // own calls inside `work` find no map, and make one of their own. All bits are valid for a type
+    // that can be shared.
     let result = work(unsafe { &*region.as_ptr().cast::<T>() });
     // A call inside `work` may have left its own map: the larger of the two stays.
     let _ = LARGE.try_with(|large| {

@@ -67,7 +67,8 @@ pub use sync::once::Once;
 pub use sync::rwlock::{ReadGuard, ReadLocked, RwLock};
 pub use wait::Wait;
 
-/// What the code that `derive(Share)` writes is made of. It reaches the standard library by these names too: a crate may give
+/// What the code that `derive(Share)` writes is made of. It reaches the standard library by these
+/// names too: a crate may give
 /// `core`, or `u128`, another meaning.
 #[doc(hidden)]
 pub mod derive {

@@ -52,7 +52,8 @@ impl<'a, T: Share> Place<'a, T> {
     ///
     /// `at` is aligned for `T`, and all of the `T` there lies within the attachment's reserve.
     pub(crate) unsafe fn new(attachment: &'a Attachment, at: *mut T) -> Self {
-        // Whatever way led here: the layout of a type with parameters is checked when its fingerprint is used.
+        // Whatever way led here: the layout of a type with parameters is checked when its
+        // fingerprint is used.
         const { T::FINGERPRINT.get() };
         Self { attachment, at, memory: PhantomData }
     }
@@ -66,13 +67,15 @@ impl<'a, T: Share> Place<'a, T> {
         self.at
     }
 
-    /// A field, or an element of an array in it: `place.field(|board| &board.visits)`. The closure is given a `T` to name a part
-    /// of: not the value, but memory of this thread that holds nothing of it, and costs addresses only. See
-    /// [`field!`](crate::shm::field) for a shorter way.
+    /// A field, or an element of an array in it: `place.field(|board| &board.visits)`. The closure
+    /// is given a `T` to name a part of: not the value, but memory of this thread that holds
+    /// nothing of it, and costs addresses only. See [`field!`](crate::shm::field) for a shorter
+    /// way.
     ///
     /// # Panics
     ///
-    /// If the closure returns something that is no part of the `T` it was given; if this process has no addresses left for a
+    /// If the closure returns something that is no part of the `T` it was given; if this process
+    /// has no addresses left for a
     /// `T` of more than 4096 bytes.
     #[inline]
     pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> Place<'a, F> {

@@ -6,9 +6,9 @@ use crate::shm::place::Place;
 use crate::shm::share::{InPlace, Plain, Share};
 use std::ops::Deref;
 
-/// A value in a segment that may be read and not stored, for as long as the guard is borrowed that it was taken from. Copies of
-/// it are the same place. Of a large value it gives parts ([`field!`](crate::shm::field), [`at`](Self::at)) and
-/// [views](Self::view), which copy nothing.
+/// A value in a segment that may be read and not stored, for as long as the guard is borrowed that
+/// it was taken from. Copies of it are the same place. Of a large value it gives parts
+/// ([`field!`](crate::shm::field), [`at`](Self::at)) and [views](Self::view), which copy nothing.
 #[derive(Debug)]
 pub struct ReadPlace<'a, T>(Place<'a, T>);
 

@@ -29,8 +29,9 @@ const fn with_name(name: &str, size: usize) -> u64 {
     hash(hash(SEED, name.as_bytes()), &(size as u64).to_le_bytes())
 }
 
-/// A number that tells the type `T` from types with another layout or meaning. `derive(Share)` makes one after it has checked the
-/// layout; the compiler makes that check when the number is used.
+/// A number that tells the type `T` from types with another layout or meaning. `derive(Share)`
+/// makes one after it has checked the layout; the compiler makes that check when the number is
+/// used.
 pub struct Fingerprint<T> {
     number: u64,
     of: PhantomData<fn() -> T>,
@@ -60,7 +61,8 @@ impl<T> Fingerprint<T> {
     ///
     /// # Safety
     ///
-    /// No type with another layout or meaning has this number, and the layout of `T` keeps what [`Share`] and [`Plain`] demand.
+    /// No type with another layout or meaning has this number, and the layout of `T` keeps what
+    /// [`Share`] and [`Plain`] demand.
     pub const unsafe fn new(number: u64) -> Self {
         Self { number, of: PhantomData }
     }
@@ -75,8 +77,8 @@ impl<T> Fingerprint<T> {
         Self { number: with_part(self.number, name, offset as u64, print), of: PhantomData }
     }
 
-    /// The fingerprint of a struct, whose layout is checked: its fields lie in the order in which they are written, each
-    /// aligned, without gaps. For `derive(Share)`.
+    /// The fingerprint of a struct, whose layout is checked: its fields lie in the order in which
+    /// they are written, each aligned, without gaps. For `derive(Share)`.
     ///
     /// # Safety
     ///
@@ -119,7 +121,8 @@ impl<T> Fingerprint<T> {
     }
 }
 
-/// A parameter of a struct: parameters tell types apart that have the same fields. For `derive(Share)`.
+/// A parameter of a struct: parameters tell types apart that have the same fields. For
+/// `derive(Share)`.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy)]
 pub struct Parameter {

@@ -1,4 +1,5 @@
-//! Macros that change a struct after a derive has seen it. `derived` compiles this file as a crate of its own.
+//! Macros that change a struct after a derive has seen it. `derived` compiles this file as a crate
+//! of its own.
 
 extern crate proc_macro;
 

@@ -9,7 +9,8 @@ use std::process::Command;
 struct Snippets {
     compiler: Compiler,
     macros: PathBuf,
-    /// What the compiler is to make: `metadata`, or code, without which nobody looks at types with parameters.
+    /// What the compiler is to make: `metadata`, or code, without which nobody looks at types with
+    /// parameters.
     emit: &'static str,
     dir: tempfile::TempDir,
 }
@@ -173,7 +174,8 @@ fn padding_of_a_struct_with_parameters_is_refused_on_every_way_in() {
 #[test]
 fn names_of_the_caller_mean_nothing_to_the_derive() {
     let snippets = Snippets::new("metadata");
-    // A `folio`, a `core` and a `u64` of the caller's own, and constants that are called as the generated code's variables.
+    // A `folio`, a `core` and a `u64` of the caller's own, and constants that are called as the
+    // generated code's variables.
     let shadows = "
         #[allow(non_camel_case_types)]
         mod shadows {
@@ -192,7 +194,8 @@ fn names_of_the_caller_mean_nothing_to_the_derive() {
         &shadows.replace("pub r#type: u32, pub whole: [u8; 4]", "pub wild: u64"),
         "cannot lie in memory",
     );
-    // A crate that goes by folio's name can offer functions of its own for the derive's, but no fingerprint of a type of its own.
+    // A crate that goes by folio's name can offer functions of its own for the derive's, but no
+    // fingerprint of a type of its own.
     let posing = "
         extern crate folio as real;
         extern crate self as folio;

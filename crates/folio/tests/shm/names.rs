@@ -1,5 +1,5 @@
-//! The name of a segment that is removed or replaced under its users: those who came by the name learn it when they wait, and when
-//! they ask.
+//! The name of a segment that is removed or replaced under its users: those who came by the name
+//! learn it when they wait, and when they ask.
 
 use crate::executor::{PATIENCE, block_on};
 use crate::world::World;

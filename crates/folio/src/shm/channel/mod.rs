@@ -267,8 +267,9 @@ impl Channel {
         self.link.limit()
     }
 
-    /// Whether the channel's memory is whole, this process a party of it, and its name still there, as
-    /// [`Segment::check`](crate::shm::Segment::check). Calls that wait find out as much by themselves.
+    /// Whether the channel's memory is whole, this process a party of it, and its name still there,
+    /// as [`Segment::check`](crate::shm::Segment::check). Calls that wait find out as much by
+    /// themselves.
     ///
     /// # Errors
     ///

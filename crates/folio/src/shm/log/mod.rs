@@ -253,7 +253,8 @@ impl Log {
     }
 
     /// Whether the log's memory is whole, this process a party of it, and its name still there, as
-    /// [`Segment::check`](crate::shm::Segment::check). Calls that wait find out as much by themselves.
+    /// [`Segment::check`](crate::shm::Segment::check). Calls that wait find out as much by
+    /// themselves.
     ///
     /// # Errors
     ///

@@ -61,7 +61,8 @@ pub(crate) struct Attachment {
     path: OnceLock<PathBuf>,
     /// The name that goes with the last party, once the segment is known to have it. Set while no thread forks only.
     name: OnceLock<PathBuf>,
-    /// Whether it is an error that the file has no name any more: it was made or opened by one, and not by a descriptor only.
+    /// Whether it is an error that the file has no name any more: it was made or opened by one, and
+    /// not by a descriptor only.
     follows_name: AtomicBool,
     /// Where the file lies, if this process can tell. Set while no thread forks only.
     directory: OnceLock<Option<PathBuf>>,
@@ -245,8 +246,8 @@ impl Attachment {
     /// [`check_file`](Self::check_file), and how many names the file has, if the kernel says it.
     fn look_at_file(&self) -> Result<Option<u64>> {
         self.check()?;
-        // Who grows it lengthens the file first, and says so then; so the header is looked at first here, and the file, which
-        // only grows, after that.
+        // Who grows it lengthens the file first, and says so then; so the header is looked at first
+        // here, and the file, which only grows, after that.
         let wanted = self.facts.data_at + self.len() as u64;
         let status = sys::file::status(self.file()).ok();
         if status.is_some_and(|status| status.size < wanted) {
@@ -256,9 +257,10 @@ impl Attachment {
         Ok(status.map(|status| status.links))
     }
 
-    /// As [`check_file`](Self::check_file), and asks with the same system call whether the file still has a name, if this process
-    /// came by one. Without it nobody who comes later finds the segment: they make another one, and wait there for this process, and
-    /// this process here for them. For those who found nothing to do, and for the program's own call of `check`.
+    /// As [`check_file`](Self::check_file), and asks with the same system call whether the file
+    /// still has a name, if this process came by one. Without it nobody who comes later finds the
+    /// segment: they make another one, and wait there for this process, and this process here for
+    /// them. For those who found nothing to do, and for the program's own call of `check`.
     ///
     /// # Errors
     ///

@@ -196,10 +196,11 @@ impl SegmentOptions {
         self
     }
 
-    /// Goes on without an error after the segment's name was removed or replaced under it. Without this, waits and
-    /// [`check`](Segment::check) return ESTALE then, because a process that comes by the name later makes another segment, and
-    /// the two wait for each other for ever. All handles of a process that have the same segment have this in common: one that came
-    /// by the name without it brings the error for all.
+    /// Goes on without an error after the segment's name was removed or replaced under it. Without
+    /// this, waits and [`check`](Segment::check) return ESTALE then, because a process that comes
+    /// by the name later makes another segment, and the two wait for each other for ever. All
+    /// handles of a process that have the same segment have this in common: one that came by the
+    /// name without it brings the error for all.
     pub fn outlive_name(mut self) -> Self {
         self.outlive_name = true;
         self
@@ -719,10 +720,11 @@ fn missing(spot: &Spot) -> Error {
 /// would be a signal later is an error at once. The name of a segment ends with the last process that has it open, unless
 /// it is [kept](Lifetime::Kept).
 ///
-/// A process that is killed leaves its place at once, and what it had locked goes to the next who asks; see
-/// [`Mutex`](crate::shm::Mutex). A process that truncates a segment with a name loses it for everyone: pages that are gone read as
-/// zeros, and operations that can return an error do. One that removes the name under the others, or puts another file there, is
-/// found out by all that wait, and by [`check`](Self::check): ESTALE.
+/// A process that is killed leaves its place at once, and what it had locked goes to the next who
+/// asks; see [`Mutex`](crate::shm::Mutex). A process that truncates a segment with a name loses it
+/// for everyone: pages that are gone read as zeros, and operations that can return an error do. One
+/// that removes the name under the others, or puts another file there, is found out by all that
+/// wait, and by [`check`](Self::check): ESTALE.
 ///
 /// **Fork:** a child has the memory; its copy of a handle becomes a party of its own at its first operation that can return an
 /// error ([`check`](Self::check) is the least). Loads and stores of bare atomics are none: a child that does nothing else is no
@@ -883,14 +885,16 @@ impl<T: Shape + ?Sized> Segment<T> {
         self.attachment.growths()
     }
 
-    /// Whether the segment is whole, this process a party of it, and its name still there: one system call. What every
-    /// operation checks is less, and costs a few loads; of those it is the ones that wait that find out that the name has gone.
+    /// Whether the segment is whole, this process a party of it, and its name still there: one
+    /// system call. What every operation checks is less, and costs a few loads; of those it is the
+    /// ones that wait that find out that the name has gone.
     ///
     /// # Errors
     ///
-    /// EIO if a process truncated the segment; ESTALE if its name was removed or replaced, unless it was made or opened by a
-    /// descriptor only, or [goes on without one](SegmentOptions::outlive_name); in a forked child those of attaching, and ENOENT if
-    /// it comes too late.
+    /// EIO if a process truncated the segment; ESTALE if its name was removed or replaced, unless
+    /// it was made or opened by a descriptor only, or [goes on without
+    /// one](SegmentOptions::outlive_name); in a forked child those of attaching, and ENOENT if it
+    /// comes too late.
     pub fn check(&self) -> Result<()> {
         self.attachment.check_name()
     }

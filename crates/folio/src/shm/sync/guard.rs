@@ -180,7 +180,8 @@ impl<T: Plain, L: Guards<T>> Guard<'_, T, L> {
         self.place().view_mut()
     }
 
-    /// Copies the value out. Of a large one [`view`](Self::view) and [`field`](Self::field) copy nothing.
+    /// Copies the value out. Of a large one [`view`](Self::view) and [`field`](Self::field) copy
+    /// nothing.
     ///
     /// # Errors
     ///

@@ -139,7 +139,8 @@ impl<T: Share> ReadGuard<'_, T> {
         ReadPlace::new(self.value())
     }
 
-    /// A field of the value, as [`Place::field`], for reading. [`field!`](crate::shm::field) is a shorter way.
+    /// A field of the value, as [`Place::field`], for reading. [`field!`](crate::shm::field) is a
+    /// shorter way.
     ///
     /// # Panics
     ///
@@ -164,7 +165,8 @@ impl<T: Share> ReadGuard<'_, T> {
 }
 
 impl<T: Plain> ReadGuard<'_, T> {
-    /// Copies the value out. Of a large one [`view`](Self::view) and [`field`](Self::field) copy nothing.
+    /// Copies the value out. Of a large one [`view`](Self::view) and [`field`](Self::field) copy
+    /// nothing.
     ///
     /// # Errors
     ///

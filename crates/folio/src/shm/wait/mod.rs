@@ -41,9 +41,10 @@ static PARKS: AtomicU64 = AtomicU64::new(0);
 
 /// How to wait.
 ///
-/// Whoever waits in a segment that was made or opened by its name gets ESTALE within a slice (100 milliseconds) after that name
-/// was removed, or another file got it: no process that comes by the name can end the wait. The same holds for futures and
-/// descriptors to poll, within a second. A wait of no time, and a `try_` call of a lock, do not ask. See
+/// Whoever waits in a segment that was made or opened by its name gets ESTALE within a slice (100
+/// milliseconds) after that name was removed, or another file got it: no process that comes by the
+/// name can end the wait. The same holds for futures and descriptors to poll, within a second. A
+/// wait of no time, and a `try_` call of a lock, do not ask. See
 /// [`SegmentOptions::outlive_name`](crate::shm::SegmentOptions::outlive_name).
 ///
 /// ```
@@ -204,8 +205,8 @@ impl Wait {
             };
             let start = Instant::now();
             let is_over = is_over(start);
-            // After the look: nothing that has come already is lost to the error. Those who wait for less than a slice, again and
-            // again, ask each time.
+            // After the look: nothing that has come already is lost to the error. Those who wait
+            // for less than a slice, again and again, ask each time.
             if std::mem::take(&mut ask_for_name) || is_over && has_parked {
                 attachment.check_name()?;
             }
