@@ -1,7 +1,8 @@
 //! `#[derive(Share)]`: a struct that may lie in memory shared between processes. See `folio::shm::Share`.
 
-use proc_macro2::TokenStream;
-use quote::{quote, quote_spanned};
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Error, Field, GenericParam, Member};
 
@@ -33,114 +34,142 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     }
     let generics = &input.generics;
     let (impl_generics, type_generics, _) = generics.split_for_impl();
-    let bounds = |of: &TokenStream| {
-        let mut wheres = generics.clone();
-        let wheres = wheres.make_where_clause();
-        for param in generics.type_params() {
-            let ident = &param.ident;
-            wheres.predicates.push(syn::parse_quote!(#ident: #of));
-        }
-        wheres.clone()
-    };
-    let shares = bounds(&quote!(::folio::shm::Share));
-    let types: Vec<_> = fields.iter().map(|field| field.ty).collect();
-    let entries = fields.iter().map(|Described { text, member, ty }| {
+    let mut shares = generics.clone();
+    let shares = shares.make_where_clause();
+    for param in generics.type_params() {
+        let ident = &param.ident;
+        shares.predicates.push(syn::parse_quote!(#ident: ::folio::shm::Share));
+    }
+    // The tokens of a field's type are no proof of its type: an attribute macro below the derive
+    // can change the field, and a type macro can expand to another type at each use. So each fact
+    // comes from the field itself. A pattern takes the field out: it goes through no `Deref`, as
+    // `whole.field` might.
+    let facts = fields.iter().map(|Described { text, member, span, .. }| {
         // What is wrong with a field is said where it is written.
-        let print = quote_spanned!(ty.span()=> <#ty as ::folio::shm::Share>::FINGERPRINT);
-        quote!((#text, ::core::mem::offset_of!(Self, #member), #print))
+        quote_spanned! {*span=> {
+            // Outside of what is unsafe: of a union the pattern is refused.
+            let pick: fn(&Self) -> &_ = |whole: &Self| {
+                let Self { #member: part, .. } = whole;
+                part
+            };
+            // SAFETY: the offset is of the field that the pattern names.
+            unsafe {
+                ::folio::shm::derive::Field::<Self>::new(
+                    #text,
+                    ::folio::shm::derive::offset_of!(Self, #member),
+                    pick,
+                )
+            }
+        }}
     });
-    // Parameters tell types apart that have the same fields. What no field is called by stands for them.
+    // No field is called as the parts of these are.
     let parameters = generics.params.iter().filter_map(|param| match param {
         GenericParam::Type(param) => {
             let ident = &param.ident;
-            Some(quote!(("type", 0, <#ident as ::folio::shm::Share>::FINGERPRINT)))
+            Some(quote!(::folio::shm::derive::Parameter::of_type::<#ident>()))
         }
-        // An integer, a bool or a char: all of its bits, in two halves.
         GenericParam::Const(param) => {
             let ident = &param.ident;
-            Some(quote!(("const", ((#ident as u128) >> 64) as usize, #ident as u128 as u64)))
+            Some(quote!(::folio::shm::derive::Parameter::of_value(#ident as ::folio::shm::derive::u128)))
         }
         GenericParam::Lifetime(_) => None,
     });
-    let entries = parameters.chain(entries);
-    let each_shares = fields.iter().map(|field| {
-        let ty = field.ty;
-        quote_spanned!(ty.span()=> shares::<#ty>();)
-    });
     let text = name.to_string();
-    let padding =
-        "the struct has padding: add fields that fill it (`_fill: [u8; 4]`), or order the fields by size";
     // For a struct without parameters the checks are made where it is defined, and not only where it is used.
     let at_once = (generics.params.is_empty()).then(|| {
         quote! {
-            const _: u64 = <#name as ::folio::shm::Share>::FINGERPRINT;
+            const _: ::folio::shm::Fingerprint<#name> = <#name as ::folio::shm::Share>::FINGERPRINT;
         }
     });
-    // Bounds that may not hold, without an error where they do not: rustc looks at bounds with a lifetime only when asked.
+    // Bounds that may not hold, without an error where they do not: rustc looks at bounds with a
+    // lifetime only when asked. They are made of tokens; that the fields keep them is proved inside
+    // the impl that they belong to.
     let if_all = |of: &TokenStream| {
         let mut wheres = shares.clone();
-        for ty in &types {
+        for Described { ty, .. } in &fields {
             wheres.predicates.push(syn::parse_quote!(for<'late> #ty: #of));
         }
         wheres
     };
     let mut plain = if_all(&quote!(::folio::shm::Plain));
-    plain.predicates.push(syn::parse_quote!(for<'late> #name #type_generics: ::core::marker::Copy));
+    plain.predicates.push(syn::parse_quote!(for<'late> #name #type_generics: ::folio::shm::derive::Copy));
     let in_place = if_all(&quote!(::folio::shm::InPlace));
+    let each_is_plain = each_is(&fields, &quote!(::folio::shm::Plain));
+    let each_is_in_place = each_is(&fields, &quote!(::folio::shm::InPlace));
     Ok(quote! {
         const _: () = {
-            // A trait's, so that the fields' types may say `Self`.
-            #[allow(dead_code)]
-            trait EachFieldCanBeShared {
-                fn each_field_can_be_shared();
-            }
-            impl #impl_generics EachFieldCanBeShared for #name #type_generics #shares {
-                fn each_field_can_be_shared() {
-                    fn shares<T: ::folio::shm::Share>() {}
-                    #(#each_shares)*
-                }
-            }
-            // SAFETY: a struct with a layout that is written down, without padding, of fields that can all be shared.
+            // SAFETY: all fields can be shared, by their real types, and `of_struct` checks that
+            // the struct has no other bytes.
             unsafe impl #impl_generics ::folio::shm::Share for #name #type_generics #shares {
-                const FINGERPRINT: u64 = {
-                    assert!(
-                        ::folio::shm::has_no_padding(
-                            ::core::mem::size_of::<Self>(), &[#(::core::mem::size_of::<#types>()),*]
-                        ),
-                        #padding
-                    );
-                    ::folio::shm::fingerprint(#text, ::core::mem::size_of::<Self>(), &[#(#entries),*])
+                const FINGERPRINT: ::folio::shm::Fingerprint<Self> = {
+                    let parameters = &[#(#parameters),*];
+                    let fields = &[#(#facts),*];
+                    // SAFETY: the pattern in the impls below names the same fields, and has no
+                    // `..`: there are no others.
+                    unsafe { ::folio::shm::Fingerprint::of_struct(#text, parameters, fields) }
                 };
             }
-            // SAFETY: a struct of plain data is plain data; it has no padding, see FINGERPRINT.
-            unsafe impl #impl_generics ::folio::shm::Plain for #name #type_generics #plain {}
-            // SAFETY: all of its bytes are those of fields that are used in place.
-            unsafe impl #impl_generics ::folio::shm::InPlace for #name #type_generics #in_place {}
+            // SAFETY: each field is plain data, as proved inside; the struct has no padding, see
+            // FINGERPRINT.
+            unsafe impl #impl_generics ::folio::shm::Plain for #name #type_generics #plain {
+                fn __each_field_is_plain(whole: &Self) {
+                    #each_is_plain
+                }
+            }
+            // SAFETY: each field is used in place, as proved inside, and the struct has no other
+            // bytes, see FINGERPRINT.
+            unsafe impl #impl_generics ::folio::shm::InPlace for #name #type_generics #in_place {
+                fn __each_field_is_in_place(whole: &Self) {
+                    #each_is_in_place
+                }
+            }
             #at_once
         };
     })
+}
+
+/// Statements that compile only if each field of `whole`, by its real type, is `of` that trait, and
+/// if there are no other fields.
+fn each_is(fields: &[Described<'_>], of: &TokenStream) -> TokenStream {
+    let parts: Vec<_> = (0..fields.len()).map(|index| format_ident!("__part_{index}")).collect();
+    let members = fields.iter().map(|field| &field.member);
+    let checks =
+        fields.iter().zip(&parts).map(|(Described { span, .. }, part)| quote_spanned!(*span=> __is(#part);));
+    quote! {
+        fn __is<F: #of>(_: &F) {}
+        let Self { #(#members: #parts),* } = whole;
+        #(#checks)*
+    }
 }
 
 struct Described<'a> {
     text: String,
     member: Member,
     ty: &'a syn::Type,
+    /// Where the field's type is written.
+    span: Span,
 }
 
 fn describe(index: usize, field: &Field) -> Described<'_> {
     let member = field.ident.clone().map_or_else(|| Member::Unnamed(index.into()), Member::Named);
     let text = field.ident.as_ref().map_or_else(|| index.to_string(), ToString::to_string);
-    Described { text, member, ty: &field.ty }
+    // Names in the generated code mean what they mean to the caller of the derive, wherever the
+    // type's tokens come from.
+    let span = Span::call_site().located_at(field.ty.span());
+    Described { text, member, ty: &field.ty, span }
 }
 
 fn check_layout(input: &DeriveInput) -> syn::Result<()> {
     let mut written = false;
-    for attribute in input.attrs.iter().filter(|attribute| attribute.path().is_ident("repr")) {
+    let is_repr = |path: &syn::Path| path.get_ident().is_some_and(|ident| ident.unraw() == "repr");
+    for attribute in input.attrs.iter().filter(|attribute| is_repr(attribute.path())) {
         attribute.parse_nested_meta(|meta| {
-            if meta.path.is_ident("packed") {
+            // `r#packed` is the same word. (What an attribute macro adds, `Fingerprint::of_struct` sees by the layout.)
+            let word = meta.path.get_ident().map(|ident| ident.unraw().to_string());
+            if word.as_deref() == Some("packed") {
                 return Err(meta.error("a packed struct cannot be shared: its fields would not be aligned"));
             }
-            written |= meta.path.is_ident("C") || meta.path.is_ident("transparent");
+            written |= matches!(word.as_deref(), Some("C" | "transparent"));
             if meta.input.peek(syn::token::Paren) {
                 let inside;
                 syn::parenthesized!(inside in meta.input);

@@ -21,6 +21,8 @@ mod kills;
 mod leftovers;
 #[path = "shm/locks.rs"]
 mod locks;
+#[path = "shm/names.rs"]
+mod names;
 #[path = "shm/reasons.rs"]
 mod reasons;
 #[path = "shm/segments.rs"]

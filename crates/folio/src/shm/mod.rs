@@ -26,16 +26,19 @@
 // | folder | what |
 // | --- | --- |
 // | `segment` | segments: the map, the header, the parties, the names |
-// | `share`, `place` | which types may lie in shared memory, and handles to a value |
+// | `share`, `place`, `read_place` | which types may lie in shared memory, and handles to a value |
+// | `blank` | memory to name a part of a type |
 // | `wait` | how threads, descriptors and futures wait for other processes |
 // | `sync` | locks and all else for synchronising |
 // | `ring` | what channels and logs have alike |
 // | `channel` | rings of messages |
 // | `log` | queues with history |
 
+mod blank;
 mod channel;
 mod log;
 mod place;
+mod read_place;
 mod ring;
 mod segment;
 mod share;
@@ -49,11 +52,12 @@ pub use channel::{Batch, Channel, ChannelOptions, Message, Receiver, Recv, Reser
 pub use folio_derive::Share;
 pub use log::{Log, LogOptions, NextEntry, Read, Reader, Start, Writer};
 pub use place::{Place, Shared};
+pub use read_place::ReadPlace;
 pub use segment::header::{Kind, Lifetime};
 pub use segment::name::directory;
 pub use segment::registry::{Collected, Entry, Role, State, User, collect, list, remove};
 pub use segment::{Segment, SegmentOptions, Shape};
-pub use share::{InPlace, Plain, Share, fingerprint, has_no_padding};
+pub use share::{Fingerprint, InPlace, Plain, Share};
 pub use sync::condvar::Condvar;
 pub use sync::event::Event;
 pub use sync::guard::{Guard, Guards, Locked, Torn};
@@ -62,6 +66,17 @@ pub use sync::mutex::Mutex;
 pub use sync::once::Once;
 pub use sync::rwlock::{ReadGuard, ReadLocked, RwLock};
 pub use wait::Wait;
+
+/// What the code that `derive(Share)` writes is made of. It reaches the standard library by these
+/// names too: a crate may give
+/// `core`, or `u128`, another meaning.
+#[doc(hidden)]
+pub mod derive {
+    pub use super::share::{Field, Parameter};
+    pub use std::marker::Copy;
+    pub use std::mem::offset_of;
+    pub use std::primitive::u128;
+}
 
 /// What fuzzers call; see `fuzz/`.
 #[cfg(fuzzing)]

@@ -5,10 +5,10 @@
 
 use crate::access::{View, ViewMut};
 use crate::error::{Error, Result};
+use crate::shm::blank;
 use crate::shm::segment::attachment::Attachment;
 use crate::shm::share::{InPlace, Plain, Share};
 use crate::sys;
-use std::alloc::Layout;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -52,6 +52,9 @@ impl<'a, T: Share> Place<'a, T> {
     ///
     /// `at` is aligned for `T`, and all of the `T` there lies within the attachment's reserve.
     pub(crate) unsafe fn new(attachment: &'a Attachment, at: *mut T) -> Self {
+        // Whatever way led here: the layout of a type with parameters is checked when its
+        // fingerprint is used.
+        const { T::FINGERPRINT.get() };
         Self { attachment, at, memory: PhantomData }
     }
 
@@ -64,12 +67,16 @@ impl<'a, T: Share> Place<'a, T> {
         self.at
     }
 
-    /// A field, or an element of an array in it: `place.field(|board| &board.visits)`. The closure is given a `T` of zeros, to
-    /// name a part of it; see [`field!`](crate::shm::field) for a shorter way.
+    /// A field, or an element of an array in it: `place.field(|board| &board.visits)`. The closure
+    /// is given a `T` to name a part of: not the value, but memory of this thread that holds
+    /// nothing of it, and costs addresses only. See [`field!`](crate::shm::field) for a shorter
+    /// way.
     ///
     /// # Panics
     ///
-    /// If the closure returns something that is no part of what it was given.
+    /// If the closure returns something that is no part of the `T` it was given; if this process
+    /// has no addresses left for a
+    /// `T` of more than 4096 bytes.
     #[inline]
     pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> Place<'a, F> {
         let at = self.at.wrapping_byte_add(offset_of(pick)).cast::<F>();
@@ -83,32 +90,13 @@ impl<'a, T: Share> Place<'a, T> {
 /// How far into a `T` the part lies that `pick` names.
 #[inline]
 fn offset_of<T: Share, F: Share>(pick: impl FnOnce(&T) -> &F) -> usize {
-    #[inline]
-    fn within<T, F>(whole: &T, part: &F) -> usize {
-        let offset = (std::ptr::from_ref(part) as usize).wrapping_sub(std::ptr::from_ref(whole) as usize);
+    blank::lend(|whole: &T| {
+        let part = std::ptr::from_ref(pick(whole));
+        let offset = (part as usize).wrapping_sub(std::ptr::from_ref(whole) as usize);
         let fits = offset.checked_add(size_of::<F>()).is_some_and(|end| end <= size_of::<T>());
         assert!(fits, "not a part of the value that the closure was given");
         offset
-    }
-    /// Up to this size the zeros are on the stack, and gone once it is compiled.
-    const SMALL: usize = 4096;
-    if size_of::<T>() <= SMALL {
-        let zeros = MaybeUninit::<T>::zeroed();
-        // SAFETY: all bits are valid for what can be shared, zeros included.
-        let whole = unsafe { zeros.assume_init_ref() };
-        within(whole, pick(whole))
-    } else {
-        // SAFETY: of a size that is not zero. (Where there is no memory the process ends, as for any box.)
-        let zeros = unsafe { std::alloc::alloc_zeroed(Layout::new::<T>()).cast::<MaybeUninit<T>>() };
-        if zeros.is_null() {
-            std::alloc::handle_alloc_error(Layout::new::<T>());
-        }
-        // SAFETY: just allocated with the layout of a `T`, which that of `MaybeUninit` is.
-        let zeros = unsafe { Box::from_raw(zeros) };
-        // SAFETY: as above.
-        let whole = unsafe { (*zeros).assume_init_ref() };
-        within(whole, pick(whole))
-    }
+    })
 }
 
 impl<T: Plain> Place<'_, T> {
@@ -372,13 +360,14 @@ impl<T: Share> Shared<T> {
         unsafe { Place::new(&self.attachment, self.at) }
     }
 
-    /// Whether the segment is whole and this process a party of it; a few loads.
+    /// Whether the segment is whole, this process a party of it, and its name still there, as
+    /// [`Segment::check`](crate::shm::Segment::check).
     ///
     /// # Errors
     ///
-    /// EIO if a process truncated the segment; in a forked child those of attaching.
+    /// Those of [`Segment::check`](crate::shm::Segment::check).
     pub fn check(&self) -> Result<()> {
-        self.attachment.check()
+        self.attachment.check_name()
     }
 
     /// A field, or an element of an array in it, as [`Place::field`].

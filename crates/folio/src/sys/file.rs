@@ -15,6 +15,8 @@ pub(crate) struct Status {
     pub(crate) device: (u32, u32),
     pub(crate) inode: u64,
     pub(crate) owner: u32,
+    /// How many names the inode has.
+    pub(crate) links: u64,
     /// The file system's preferred block, in bytes: for hugetlbfs, its page.
     pub(crate) block: usize,
     pub(crate) kind: rustix::fs::FileType,
@@ -36,6 +38,9 @@ impl From<rustix::fs::Stat> for Status {
             device: (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)),
             inode: stat.st_ino,
             owner: stat.st_uid,
+            // Of another width on other machines.
+            #[allow(clippy::useless_conversion)]
+            links: stat.st_nlink.into(),
             block: stat.st_blksize as usize,
             kind: rustix::fs::FileType::from_raw_mode(stat.st_mode),
             is_device: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),

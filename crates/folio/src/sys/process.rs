@@ -119,7 +119,6 @@ pub(crate) fn is_locked(range: &Range<usize>) -> bool {
     has_flag(range, "lo")
 }
 
-
 /// The areas that have a byte of `range`, with their flags, in order.
 pub(crate) fn areas_with_flags(range: &Range<usize>) -> Vec<Area> {
     let mut found: Vec<Area> = Vec::new();

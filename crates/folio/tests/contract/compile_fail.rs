@@ -50,7 +50,7 @@ struct Complaint {
 }
 
 /// The compiler, and the folio that these tests were built with.
-struct Compiler {
+pub(crate) struct Compiler {
     library: PathBuf,
     dependencies: PathBuf,
     out: tempfile::TempDir,
@@ -59,7 +59,7 @@ struct Compiler {
 impl Compiler {
     /// Finds folio among what cargo built. Builds with other features, or of other days, may lie there too: the newest that
     /// the control compiles with is it.
-    fn new(control: &Path) -> Self {
+    pub(crate) fn new(control: &Path) -> Self {
         let dependencies = std::env::current_exe().unwrap().parent().unwrap().to_owned();
         let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
         let entries = std::fs::read_dir(&dependencies).unwrap().map(|entry| entry.unwrap().path());
@@ -81,8 +81,14 @@ impl Compiler {
 
     /// What the compiler says against a file, if anything.
     fn compile(&self, source: &Path) -> Result<(), String> {
+        self.compile_with(source, &["--emit", "metadata"])
+    }
+
+    /// The same, with further arguments: at least what it is to emit.
+    pub(crate) fn compile_with(&self, source: &Path, arguments: &[&str]) -> Result<(), String> {
         let output = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
-            .args(["--edition", "2024", "--crate-type", "lib", "--emit", "metadata", "--color", "never"])
+            .args(["--edition", "2024", "--crate-type", "lib", "--color", "never"])
+            .args(arguments)
             .args(["--crate-name", "snippet", "--cap-lints", "allow", "--extern"])
             .arg(format!("folio={}", self.library.display()))
             .args(["-L".into(), format!("dependency={}", self.dependencies.display()), "--out-dir".into()])
@@ -134,7 +140,7 @@ fn snippets() -> Vec<(PathBuf, String, String)> {
     snippets
 }
 
-fn control() -> PathBuf {
+pub(crate) fn control() -> PathBuf {
     let control = snippets().into_iter().find(|(_, header, _)| header == "compiles");
     control.expect("a snippet that compiles").0
 }

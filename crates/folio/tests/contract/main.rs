@@ -2,6 +2,7 @@
 
 mod bounds;
 mod compile_fail;
+mod derived;
 mod devices;
 mod differential;
 mod documents;

@@ -2,7 +2,7 @@
 
 use crate::support::{End, child_succeeds, in_child, lower_limit};
 use crate::world::World;
-use folio::shm::{self, Lifetime, Segment, SegmentOptions, Share, field};
+use folio::shm::{self, Lifetime, Locked, Mutex, ReadLocked, RwLock, Segment, SegmentOptions, Share, field};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -549,4 +549,96 @@ fn plain_data_is_viewed_where_it_lies() {
     assert_eq!(view.get(32), Some(0));
     assert_eq!(numbers.view().unwrap_err().errno(), folio::Errno::IO);
     assert!(numbers.at(0).unwrap().view_mut().is_err());
+}
+
+/// Larger than the stacks below.
+const ROWS: usize = 3 << 20;
+
+#[derive(Clone, Copy, Share)]
+#[repr(C)]
+struct Wide {
+    number: u64,
+    rows: [u8; ROWS],
+}
+
+/// Runs on a stack that holds no `Wide`.
+fn on_a_small_stack(work: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(512 << 10);
+        thread.spawn_scoped(scope, work).unwrap().join().unwrap();
+    });
+}
+
+#[test]
+fn a_part_of_a_struct_that_is_larger_than_the_stack_is_reached() {
+    let segment = Segment::<Wide>::anonymous().unwrap();
+    on_a_small_stack(|| {
+        let shared = segment.value();
+        field!(segment.number).store(1).unwrap();
+        assert_eq!(field!(shared.number).load().unwrap(), 1);
+        shared.place().field(|wide| &wide.rows[ROWS - 1]).store(2).unwrap();
+        assert_eq!(field!(segment.rows).at(ROWS - 1).unwrap().load().unwrap(), 2);
+        assert_eq!(segment.view().unwrap().read::<u64>(0).unwrap(), 1);
+        // The closure may use what it is given, and name parts of other values meanwhile.
+        let inner = shared.place().field(|wide| {
+            assert_eq!(shared.place().field(|other| &other.number).load().unwrap(), 1);
+            &wide.number
+        });
+        assert_eq!(inner.load().unwrap(), 1);
+    });
+}
+
+#[test]
+fn guards_of_a_struct_that_is_larger_than_the_stack_reach_its_parts() {
+    let lock = Segment::<Mutex<Wide>>::anonymous().unwrap();
+    let table = Segment::<RwLock<Wide>>::anonymous().unwrap();
+    on_a_small_stack(|| {
+        let mut guard = lock.place().lock().unwrap().clean().unwrap();
+        field!(guard.number).store(1).unwrap();
+        guard.view_mut().unwrap().copy_from(&[7; 4], 8).unwrap();
+        assert_eq!(guard.view().unwrap().read::<u32>(8).unwrap(), 0x0707_0707);
+        let mut guard = table.place().write().unwrap().clean().unwrap();
+        guard.view_mut().unwrap().copy_from(&[9; 4], 8).unwrap();
+        field!(guard.number).store(2).unwrap();
+        drop(guard);
+        let ReadLocked::Clean(guard) = table.place().read().unwrap() else { panic!("nobody died") };
+        assert_eq!(field!(guard.number).load().unwrap(), 2);
+        assert_eq!(guard.get_field(|wide| &wide.number).unwrap(), 2);
+        assert_eq!(field!(guard.rows).at(3).unwrap().load().unwrap(), 9);
+        assert_eq!(guard.view().unwrap().read::<u32>(8).unwrap(), 0x0909_0909);
+        assert_eq!(field!(guard.rows).view().unwrap().read::<u32>(0).unwrap(), 0x0909_0909);
+        assert_eq!(field!(guard.rows).each().len(), ROWS);
+    });
+    // A thread that panics leaves a value that may be torn.
+    let panicked = std::thread::scope(|scope| {
+        let held = scope.spawn(|| {
+            let _guard = lock.place().lock().unwrap();
+            panic!("on purpose");
+        });
+        held.join().is_err()
+    });
+    assert!(panicked);
+    on_a_small_stack(|| {
+        let Locked::Torn(torn) = lock.place().lock().unwrap() else { panic!("it is torn") };
+        assert_eq!(field!(torn.number).load().unwrap(), 1);
+        assert_eq!(torn.place().view().unwrap().read::<u64>(0).unwrap(), 1);
+    });
+}
+
+#[test]
+fn atomics_under_a_lock_held_for_reading_are_used_in_place() {
+    let counts = Segment::<RwLock<[AtomicU64; 2]>>::anonymous().unwrap();
+    let ReadLocked::Clean(guard) = counts.place().read().unwrap() else { panic!("nobody died") };
+    guard.place().at(1).unwrap().fetch_add(5, Ordering::SeqCst);
+    assert_eq!(guard.field(|counts| &counts[1]).load(Ordering::SeqCst), 5);
+}
+
+#[test]
+fn what_a_closure_stores_into_the_part_that_it_names_reaches_no_value() {
+    let counts = Segment::<[AtomicU64; 1024]>::anonymous().unwrap();
+    let named = counts.value().field(|counts| {
+        counts[7].store(1, Ordering::SeqCst);
+        &counts[7]
+    });
+    assert_eq!(named.load(Ordering::SeqCst), 0);
 }

@@ -223,6 +223,7 @@ impl Receiver {
             self.asked = Some(now);
         }
         match senders(&self.link, ask) {
+            Senders::Expected if ask => self.link.attachment.check_name().map(|()| None),
             Senders::Expected => Ok(None),
             Senders::Gone { died } => {
                 // What they sent before they went is there by now.

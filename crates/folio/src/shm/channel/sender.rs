@@ -336,9 +336,12 @@ impl Sender {
                 }
             }
         }
-        if self.is_time_to_ask() && is_receiver_dead(&self.link) {
-            self.asked = None;
-            return Err(self.alone(call, true));
+        if self.is_time_to_ask() {
+            if is_receiver_dead(&self.link) {
+                self.asked = None;
+                return Err(self.alone(call, true));
+            }
+            self.link.attachment.check_name()?;
         }
         Ok(None)
     }

@@ -252,6 +252,17 @@ impl Log {
         self.link.limit()
     }
 
+    /// Whether the log's memory is whole, this process a party of it, and its name still there, as
+    /// [`Segment::check`](crate::shm::Segment::check). Calls that wait find out as much by
+    /// themselves.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Segment::check`](crate::shm::Segment::check).
+    pub fn check(&self) -> Result<()> {
+        self.link.attachment.check_name()
+    }
+
     /// The file, to be passed on: [`LogOptions::from_fd`].
     pub fn file(&self) -> BorrowedFd<'_> {
         self.link.attachment.file()

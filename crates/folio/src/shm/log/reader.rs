@@ -56,13 +56,15 @@ pub struct Reader {
     parks: u64,
     bell: Option<Box<Hanging>>,
     asked: Option<Instant>,
+    /// When it last asked for the log's name.
+    checked: Option<Instant>,
 }
 
 impl Reader {
     pub(super) fn new(link: Link, start: Start) -> Result<Self> {
         link.attachment.check()?;
         let chain = begin(&link, start, "reader")?;
-        Ok(Self { link, chain, wait: Wait::new(), parks: 0, bell: None, asked: None })
+        Ok(Self { link, chain, wait: Wait::new(), parks: 0, bell: None, asked: None, checked: None })
     }
 
     /// How it waits for entries. [`Wait::new`] at first.
@@ -119,7 +121,7 @@ impl Reader {
     pub fn try_next(&mut self, buffer: &mut Vec<u8>) -> Result<Option<Read>> {
         self.link.attachment.check()?;
         match look(&self.link, &mut self.chain, buffer, "try_next")? {
-            None if self.bell.is_some() => self.look_closely(buffer),
+            None => self.look_closely(buffer),
             read => Ok(read),
         }
     }
@@ -146,7 +148,7 @@ impl Reader {
         NextEntry { reader: self, buffer }
     }
 
-    /// There was nothing, and the bell has to ring for what comes.
+    /// There was nothing. Does the bell have to ring for what comes, and can anything come?
     fn look_closely(&mut self, buffer: &mut Vec<u8>) -> Result<Option<Read>> {
         if let Some(bell) = self.bell.as_ref().filter(|bell| bell.is_here()) {
             bell.hush();
@@ -156,6 +158,11 @@ impl Reader {
                 self.ring();
                 return look(&self.link, &mut self.chain, buffer, "try_next");
             }
+        }
+        let now = Instant::now();
+        if self.bell.is_some() || self.checked.is_none_or(|checked| now - checked >= ASK) {
+            self.checked = Some(now);
+            self.link.attachment.check_name()?;
         }
         Ok(None)
     }

@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -61,6 +61,9 @@ pub(crate) struct Attachment {
     path: OnceLock<PathBuf>,
     /// The name that goes with the last party, once the segment is known to have it. Set while no thread forks only.
     name: OnceLock<PathBuf>,
+    /// Whether it is an error that the file has no name any more: it was made or opened by one, and
+    /// not by a descriptor only.
+    follows_name: AtomicBool,
     /// Where the file lies, if this process can tell. Set while no thread forks only.
     directory: OnceLock<Option<PathBuf>>,
     guarded: Guarded,
@@ -237,18 +240,59 @@ impl Attachment {
     /// As [`check`](Self::check), and asks the kernel whether the file is as long as it should be. For those who wait, and have
     /// the time.
     pub(crate) fn check_file(&self) -> Result<()> {
-        self.check()?;
-        if self.is_cut_short() {
-            self.note_loss();
-        }
-        self.check()
+        self.look_at_file().map(|_| ())
     }
 
-    /// Whether the file is shorter than the header says. Who grows it lengthens the file first, and says so then; so the header
-    /// is looked at first here, and the file, which only grows, after that.
-    fn is_cut_short(&self) -> bool {
+    /// [`check_file`](Self::check_file), and how many names the file has, if the kernel says it.
+    fn look_at_file(&self) -> Result<Option<u64>> {
+        self.check()?;
+        // Who grows it lengthens the file first, and says so then; so the header is looked at first
+        // here, and the file, which only grows, after that.
         let wanted = self.facts.data_at + self.len() as u64;
-        sys::file::status(self.file()).is_ok_and(|status| status.size < wanted)
+        let status = sys::file::status(self.file()).ok();
+        if status.is_some_and(|status| status.size < wanted) {
+            self.note_loss();
+        }
+        self.check()?;
+        Ok(status.map(|status| status.links))
+    }
+
+    /// As [`check_file`](Self::check_file), and asks with the same system call whether the file
+    /// still has a name, if this process came by one. Without it nobody who comes later finds the
+    /// segment: they make another one, and wait there for this process, and this process here for
+    /// them. For those who found nothing to do, and for the program's own call of `check`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check_file`](Self::check_file); ESTALE.
+    pub(crate) fn check_name(&self) -> Result<()> {
+        match self.look_at_file()? {
+            Some(0) if self.follows_name.load(Ordering::Relaxed) => Err(self.cut_off()),
+            _ => Ok(()),
+        }
+    }
+
+    /// From here on it is an error that the file has no name.
+    pub(crate) fn follow_name(&self) {
+        self.follows_name.store(true, Ordering::Relaxed);
+    }
+
+    #[cold]
+    fn cut_off(&self) -> Error {
+        // A relative path may lead elsewhere by now.
+        let path = self.path().filter(|path| path.is_absolute());
+        let how = match path.map(sys::file::status_of) {
+            Some(Ok(_)) => "its name was replaced: another file has it now",
+            Some(Err(Errno::NOENT)) => "its name was removed",
+            _ => "its name was removed or replaced",
+        };
+        Error::rule_as(
+            Errno::STALE,
+            "use",
+            self.subject(),
+            format!("{how}, and processes that come by the name do not find this segment any more"),
+            "open or create it anew; to go on with those that have it open, make it with SegmentOptions::outlive_name",
+        )
     }
 
     /// This process's party. In a forked child that cannot become one it is nobody; [`check`](Self::check) says why.
@@ -694,6 +738,7 @@ impl Attachment {
             facts,
             path: path.map_or_else(OnceLock::new, OnceLock::from),
             name: OnceLock::new(),
+            follows_name: AtomicBool::new(false),
             directory: OnceLock::new(),
             guarded: Guarded::default(),
             guards: AtomicUsize::new(0),

@@ -53,7 +53,7 @@ pub trait Shape: sealed::Sealed + 'static {
 impl<T: Share> sealed::Sealed for T {}
 impl<T: Share> Shape for T {
     const KIND: Kind = Kind::Value;
-    const FINGERPRINT: u64 = T::FINGERPRINT;
+    const FINGERPRINT: u64 = T::FINGERPRINT.get();
     const ELEMENT: usize = size_of::<T>();
     const ALIGN: usize = align_of::<T>();
 }
@@ -61,7 +61,7 @@ impl<T: Share> Shape for T {
 impl<T: Share> sealed::Sealed for [T] {}
 impl<T: Share> Shape for [T] {
     const KIND: Kind = Kind::Elements;
-    const FINGERPRINT: u64 = T::FINGERPRINT;
+    const FINGERPRINT: u64 = T::FINGERPRINT.get();
     const ELEMENT: usize = size_of::<T>();
     const ALIGN: usize = align_of::<T>();
 }
@@ -85,6 +85,7 @@ pub struct SegmentOptions {
     count: Option<usize>,
     reserve: Option<usize>,
     lifetime: Lifetime,
+    outlive_name: bool,
 }
 
 impl Default for SegmentOptions {
@@ -96,6 +97,7 @@ impl Default for SegmentOptions {
             count: None,
             reserve: None,
             lifetime: Lifetime::WhileUsed,
+            outlive_name: false,
         }
     }
 }
@@ -191,6 +193,16 @@ impl SegmentOptions {
     /// When the name of a new segment goes away. Files given by path are always [kept](Lifetime::Kept), whatever they hold.
     pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
         self.lifetime = lifetime;
+        self
+    }
+
+    /// Goes on without an error after the segment's name was removed or replaced under it. Without
+    /// this, waits and [`check`](Segment::check) return ESTALE then, because a process that comes
+    /// by the name later makes another segment, and the two wait for each other for ever. All
+    /// handles of a process that have the same segment have this in common: one that came by the
+    /// name without it brings the error for all.
+    pub fn outlive_name(mut self) -> Self {
+        self.outlive_name = true;
         self
     }
 
@@ -431,7 +443,9 @@ impl SegmentOptions {
                     attachment.give_up();
                     return Err(error);
                 }
-                return attachment.reveal(path).map(|()| Some(attachment));
+                attachment.reveal(path)?;
+                self.follow_name_of(&attachment);
+                return Ok(Some(attachment));
             }
             // Somebody else looks at it, or is quicker.
             if Instant::now() > deadline {
@@ -454,6 +468,7 @@ impl SegmentOptions {
             match unnamed.link(path) {
                 Ok(()) => {
                     attachment.note_name(path);
+                    self.follow_name_of(&attachment);
                     return Ok(Some(attachment));
                 }
                 Err(Errno::EXIST) => {
@@ -463,6 +478,13 @@ impl SegmentOptions {
                 }
                 Err(errno) => return Err(by_descriptor("link", errno, subject())),
             }
+        }
+    }
+
+    /// To be called when the file has its name.
+    fn follow_name_of(&self, attachment: &Attachment) {
+        if !self.outlive_name {
+            attachment.follow_name();
         }
     }
 
@@ -557,6 +579,7 @@ impl SegmentOptions {
                 if spot.is_name {
                     attachment.note_name(path);
                 }
+                self.follow_name_of(&attachment);
                 return Ok(Found::Segment(attachment));
             }
         }
@@ -751,9 +774,11 @@ fn missing(spot: &Spot) -> Error {
 /// would be a signal later is an error at once. The name of a segment ends with the last process that has it open, unless
 /// it is [kept](Lifetime::Kept).
 ///
-/// A process that is killed leaves its place at once, and what it had locked goes to the next who asks; see
-/// [`Mutex`](crate::shm::Mutex). A process that truncates a segment with a name loses it for everyone: pages that are gone read as
-/// zeros, and operations that can return an error do.
+/// A process that is killed leaves its place at once, and what it had locked goes to the next who
+/// asks; see [`Mutex`](crate::shm::Mutex). A process that truncates a segment with a name loses it
+/// for everyone: pages that are gone read as zeros, and operations that can return an error do. One
+/// that removes the name under the others, or puts another file there, is found out by all that
+/// wait, and by [`check`](Self::check): ESTALE.
 ///
 /// **Fork:** a child has the memory; its copy of a handle becomes a party of its own at its first operation that can return an
 /// error ([`check`](Self::check) is the least). Loads and stores of bare atomics are none: a child that does nothing else is no
@@ -914,13 +939,18 @@ impl<T: Shape + ?Sized> Segment<T> {
         self.attachment.growths()
     }
 
-    /// Whether the segment is whole, and this process a party of it; a few loads.
+    /// Whether the segment is whole, this process a party of it, and its name still there: one
+    /// system call. What every operation checks is less, and costs a few loads; of those it is the
+    /// ones that wait that find out that the name has gone.
     ///
     /// # Errors
     ///
-    /// EIO if a process truncated the segment; in a forked child those of attaching, and ENOENT if it comes too late.
+    /// EIO if a process truncated the segment; ESTALE if its name was removed or replaced, unless
+    /// it was made or opened by a descriptor only, or [goes on without
+    /// one](SegmentOptions::outlive_name); in a forked child those of attaching, and ENOENT if it
+    /// comes too late.
     pub fn check(&self) -> Result<()> {
-        self.attachment.check()
+        self.attachment.check_name()
     }
 
     /// How often threads of this process have parked in waits for what lies in this segment.

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::shm::place::{Place, Shared};
-use crate::shm::share::{Share, fingerprint};
+use crate::shm::share::{Fingerprint, Share};
 use crate::shm::sync::guard::{Guard, Locked};
 use crate::shm::sync::lock::LOOKS;
 use crate::shm::sync::mutex::{Locking, Mutex};
@@ -36,7 +36,7 @@ const ONE: u32 = 2;
 
 // SAFETY: one atomic; all bits are valid.
 unsafe impl Share for Condvar {
-    const FINGERPRINT: u64 = fingerprint("folio::Condvar", size_of::<Self>(), &[]);
+    const FINGERPRINT: Fingerprint<Self> = Fingerprint::of("folio::Condvar");
 }
 
 impl<'a> Place<'a, Condvar> {

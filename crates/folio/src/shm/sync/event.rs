@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::shm::place::{Place, Shared};
-use crate::shm::share::{Share, fingerprint};
+use crate::shm::share::{Fingerprint, Share};
 use crate::shm::sync::listener::Listener;
 use crate::shm::sync::lock::LOOKS;
 use crate::shm::wait::party_bell::{Sleeper, wake_all_kinds};
@@ -37,7 +37,7 @@ const WAITED: u32 = 2;
 
 // SAFETY: one atomic; all bits are valid (what is not `SET` is clear).
 unsafe impl Share for Event {
-    const FINGERPRINT: u64 = fingerprint("folio::Event", size_of::<Self>(), &[]);
+    const FINGERPRINT: Fingerprint<Self> = Fingerprint::of("folio::Event");
 }
 
 impl<'a> Place<'a, Event> {

@@ -1,5 +1,6 @@
 //! What who holds a lock has: a guard, or, if the value may be torn, what makes a guard of it.
 
+use crate::access::{View, ViewMut};
 use crate::error::{Error, Result};
 use crate::shm::place::Place;
 use crate::shm::segment::owner::Owner;
@@ -161,7 +162,26 @@ impl<'a, T: Share, L: Guards<T>> Guard<'a, T, L> {
 }
 
 impl<T: Plain, L: Guards<T>> Guard<'_, T, L> {
-    /// Copies the value out.
+    /// The value's bytes, for volatile reads, as [`Place::view`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::view`].
+    pub fn view(&self) -> Result<View<'_>> {
+        self.place().view()
+    }
+
+    /// The value's bytes, for volatile reads and writes, as [`Place::view_mut`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::view_mut`].
+    pub fn view_mut(&mut self) -> Result<ViewMut<'_>> {
+        self.place().view_mut()
+    }
+
+    /// Copies the value out. Of a large one [`view`](Self::view) and [`field`](Self::field) copy
+    /// nothing.
     ///
     /// # Errors
     ///

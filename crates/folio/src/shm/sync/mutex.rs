@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::shm::place::{Place, Shared};
 use crate::shm::segment::owner::Owner;
-use crate::shm::share::{Share, fingerprint};
+use crate::shm::share::{Fingerprint, Share};
 use crate::shm::sync::guard::{Guard, Guards, Locked, Torn, sealed};
 use crate::shm::sync::lock::Lock;
 use crate::shm::wait::Wait;
@@ -54,8 +54,8 @@ impl<T> fmt::Debug for Mutex<T> {
 // SAFETY: a word, a state and a value, for each of which all bits are valid: a word that names nobody alive is a lock whose holder
 // is dead. No reference to the value is made but by who may have one of such a type.
 unsafe impl<T: Share> Share for Mutex<T> {
-    const FINGERPRINT: u64 =
-        fingerprint("folio::Mutex", size_of::<Self>(), &[("value", offset_of!(Self, value), T::FINGERPRINT)]);
+    const FINGERPRINT: Fingerprint<Self> =
+        Fingerprint::of("folio::Mutex").and("value", offset_of!(Self, value), T::FINGERPRINT.get());
 }
 
 impl<T: Share> Guards<T> for Mutex<T> {}

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::shm::place::{Place, Shared};
 use crate::shm::segment::attachment::Attachment;
 use crate::shm::segment::owner::Owner;
-use crate::shm::share::{Share, fingerprint};
+use crate::shm::share::{Fingerprint, Share};
 use crate::shm::sync::lock::Lock;
 use crate::shm::wait::party_bell::{Sleeper, wake_all_kinds};
 use crate::shm::wait::{Look, Wait};
@@ -37,7 +37,7 @@ pub struct Once {
 
 // SAFETY: atomics alone; all bits are valid (what is not one is not done).
 unsafe impl Share for Once {
-    const FINGERPRINT: u64 = fingerprint("folio::Once", size_of::<Self>(), &[]);
+    const FINGERPRINT: Fingerprint<Self> = Fingerprint::of("folio::Once");
 }
 
 /// The lock, held; what is not done when it is dropped was cut short.

@@ -1,12 +1,14 @@
 //! A lock across processes for many readers or one writer. A count of readers that all share could not be repaired after one of
 //! them died; so each process has a word of its own.
 
+use crate::access::View;
 use crate::error::{Errno, Error, Result};
 use crate::shm::place::{Place, Shared};
+use crate::shm::read_place::ReadPlace;
 use crate::shm::segment::attachment::Attachment;
 use crate::shm::segment::header::SLOTS;
 use crate::shm::segment::owner::Owner;
-use crate::shm::share::{InPlace, Plain, Share, fingerprint};
+use crate::shm::share::{Fingerprint, InPlace, Plain, Share};
 use crate::shm::sync::guard::{Guard, Guards, Locked, Torn, sealed};
 use crate::shm::sync::lock::{LOOKS, Lock, Tried};
 use crate::shm::sync::lock_word::Unlocked;
@@ -63,11 +65,8 @@ impl<T> fmt::Debug for RwLock<T> {
 
 // SAFETY: a lock, words and a value, for each of which all bits are valid; see `Mutex`.
 unsafe impl<T: Share> Share for RwLock<T> {
-    const FINGERPRINT: u64 = fingerprint(
-        "folio::RwLock",
-        size_of::<Self>(),
-        &[("value", offset_of!(Self, value), T::FINGERPRINT)],
-    );
+    const FINGERPRINT: Fingerprint<Self> =
+        Fingerprint::of("folio::RwLock").and("value", offset_of!(Self, value), T::FINGERPRINT.get());
 }
 
 impl<T: Share> Guards<T> for RwLock<T> {}
@@ -134,6 +133,23 @@ impl<T: Share> ReadGuard<'_, T> {
         sealed::Sealed::value(self.at)
     }
 
+    /// The value's place, as long as the guard is there: for reading.
+    #[inline]
+    pub fn place(&self) -> ReadPlace<'_, T> {
+        ReadPlace::new(self.value())
+    }
+
+    /// A field of the value, as [`Place::field`], for reading. [`field!`](crate::shm::field) is a
+    /// shorter way.
+    ///
+    /// # Panics
+    ///
+    /// As [`Place::field`].
+    #[inline]
+    pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> ReadPlace<'_, F> {
+        self.place().field(pick)
+    }
+
     /// Copies a field of the value out: `guard.get_field(|board| &board.title)`.
     ///
     /// # Errors
@@ -149,13 +165,23 @@ impl<T: Share> ReadGuard<'_, T> {
 }
 
 impl<T: Plain> ReadGuard<'_, T> {
-    /// Copies the value out.
+    /// Copies the value out. Of a large one [`view`](Self::view) and [`field`](Self::field) copy
+    /// nothing.
     ///
     /// # Errors
     ///
     /// Those of [`Place::load`].
     pub fn get(&self) -> Result<T> {
         self.value().load()
+    }
+
+    /// The value's bytes, for volatile reads, as [`Place::view`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Place::view`].
+    pub fn view(&self) -> Result<View<'_>> {
+        self.value().view()
     }
 }
 

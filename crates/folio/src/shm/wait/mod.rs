@@ -42,6 +42,12 @@ static PARKS: AtomicU64 = AtomicU64::new(0);
 
 /// How to wait.
 ///
+/// Whoever waits in a segment that was made or opened by its name gets ESTALE within a slice (100
+/// milliseconds) after that name was removed, or another file got it: no process that comes by the
+/// name can end the wait. The same holds for futures and descriptors to poll, within a second. A
+/// wait of no time, and a `try_` call of a lock, do not ask. See
+/// [`SegmentOptions::outlive_name`](crate::shm::SegmentOptions::outlive_name).
+///
 /// ```
 /// use folio::shm::{Locked, Mutex, Segment, Wait};
 /// use std::time::Duration;
@@ -146,6 +152,7 @@ impl Wait {
         let is_over = |now: Instant| matches!(deadline, Some(Some(deadline)) if now >= deadline);
         let over = || Err(timed_out(attachment, call));
         if self.spin == Spin::Always {
+            let mut asked = Instant::now();
             loop {
                 attachment.check()?;
                 for _ in 0..ROUNDS_A_LOOK {
@@ -157,7 +164,12 @@ impl Wait {
                 if let Look::Done(result) = look(Phase::Park { ask: true })? {
                     return Ok(result);
                 }
-                if is_over(Instant::now()) {
+                let now = Instant::now();
+                if now - asked >= LONGEST_SLICE {
+                    asked = now;
+                    attachment.check_name()?;
+                }
+                if is_over(now) {
                     return over();
                 }
             }
@@ -173,6 +185,7 @@ impl Wait {
         let (mut slice, mut ask, mut again) = (FIRST_SLICE, true, 0_u32);
         // Parks that others end early add up to a slice, too: who waits among many that come and go still asks.
         let mut asked = Instant::now();
+        let (mut has_parked, mut ask_for_name) = (false, false);
         loop {
             attachment.check()?;
             let value = match look(Phase::Park { ask })? {
@@ -192,9 +205,16 @@ impl Wait {
                 }
             };
             let start = Instant::now();
-            if is_over(start) {
+            let is_over = is_over(start);
+            // After the look: nothing that has come already is lost to the error. Those who wait
+            // for less than a slice, again and again, ask each time.
+            if std::mem::take(&mut ask_for_name) || is_over && has_parked {
+                attachment.check_name()?;
+            }
+            if is_over {
                 return over();
             }
+            has_parked = true;
             let left = deadline.flatten().map_or(slice, |deadline| deadline.saturating_duration_since(start));
             PARKS.fetch_add(1, Ordering::Relaxed);
             attachment.parks.fetch_add(1, Ordering::Relaxed);
@@ -205,6 +225,7 @@ impl Wait {
                 asked = Instant::now();
                 slice = (slice * 2).min(LONGEST_SLICE);
                 attachment.check_file()?;
+                ask_for_name = true;
             }
         }
     }

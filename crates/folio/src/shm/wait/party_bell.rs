@@ -123,10 +123,10 @@ impl<'a> Sleeper<'a> {
     ///
     /// # Errors
     ///
-    /// EMFILE, ENFILE, EAGAIN; those of [`Attachment::check_file`].
+    /// EMFILE, ENFILE, EAGAIN; those of [`Attachment::check_name`].
     pub(in crate::shm) fn lie_down(&mut self, waker: &Waker, holder: Option<Owner>) -> Result<()> {
         let attachment = self.attachment;
-        attachment.check_file()?;
+        attachment.check_name()?;
         let (bell, mut number) = match self.bell.take() {
             Some((bell, number)) if bell.is_mine() => (bell, number),
             other => {
