@@ -3,6 +3,7 @@
 use crate::sys::{self, identity};
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -49,28 +50,39 @@ impl Workers {
         if self.process != identity::token() {
             return job();
         }
-        let mut state = self.queue.lock();
-        state.jobs.push_back(Box::new(job));
-        if state.jobs.len() <= state.waiting || state.threads >= self.most {
-            drop(state);
-            self.queue.wake.notify_one();
-            return;
-        }
-        state.threads += 1;
-        drop(state);
-        if self.start().is_err() {
-            let mut state = self.queue.lock();
-            state.threads -= 1;
-            // With a thread left the job is only later; with none nobody else would do it.
-            if state.threads == 0 {
-                let jobs = mem::take(&mut state.jobs);
-                drop(state);
-                jobs.into_iter().for_each(do_job);
-            }
+        if let Err((_, jobs)) = self.queue_up(Box::new(job)) {
+            jobs.into_iter().for_each(do_job);
         }
     }
 
-    fn start(&self) -> std::io::Result<()> {
+    /// Queues a job that the caller must not do itself. Where no thread can be had, the job is dropped, on this thread.
+    pub(crate) fn post(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.queue_up(Box::new(job)).map_err(|(error, _)| error)
+    }
+
+    /// Queues a job; without any thread, gives back all that are queued.
+    fn queue_up(&self, job: Job) -> Result<(), (io::Error, VecDeque<Job>)> {
+        let mut state = self.queue.lock();
+        state.jobs.push_back(job);
+        if state.jobs.len() <= state.waiting || state.threads >= self.most {
+            drop(state);
+            self.queue.wake.notify_one();
+            return Ok(());
+        }
+        state.threads += 1;
+        drop(state);
+        self.start().or_else(|error| {
+            let mut state = self.queue.lock();
+            state.threads -= 1;
+            // With a thread left the job is only later; with none nobody else would do it.
+            if state.threads > 0 {
+                return Ok(());
+            }
+            Err((error, mem::take(&mut state.jobs)))
+        })
+    }
+
+    fn start(&self) -> io::Result<()> {
         let queue = Arc::clone(&self.queue);
         sys::thread::start("folio-io", move || queue.work())
     }
