@@ -2,7 +2,8 @@
 //! its version before and after each read.
 
 use super::answers::{Reach, Shows};
-use super::inbox::Inbox;
+use super::core::ObjectId;
+use super::inbox::{Inbox, Message};
 use crate::source::function::caught;
 use crate::source::request::{FlushRequest, ReadRequest, Sink, WriteRequest};
 use crate::source::workers::Workers;
@@ -72,10 +73,18 @@ impl Caller {
     /// Gives requests to the source.
     pub(super) fn give(&self, batch: Batch) {
         let (source, shows, settled) = (Arc::clone(&self.source), self.shows, self.settled.clone());
-        let mut undelivered = Undelivered(batch);
-        // A job that no thread can be had for is dropped, and its requests are errors that say so.
-        let _ = self.threads.post(move || {
-            let Batch { reads, writes, flush } = mem::take(&mut undelivered.0);
+        self.threads.post(move |thread| {
+            let Batch { reads, writes, flush } = batch;
+            if let Err(error) = thread {
+                refuse(reads, &error);
+                for request in writes {
+                    request.complete(Err(again(&error)));
+                }
+                if let Some(request) = flush {
+                    request.complete(Err(error));
+                }
+                return;
+            }
             if !reads.is_empty() {
                 match (shows, settled) {
                     (Shows::Version(version), _) => match is_version(&*source, version) {
@@ -95,33 +104,29 @@ impl Caller {
         });
     }
 
+    /// Makes a file for the object's private pages, and tells the shard: to open it may block.
+    pub(super) fn make_spill(
+        &self,
+        object: ObjectId,
+        make: impl FnOnce() -> io::Result<LocalFile> + Send + 'static,
+    ) {
+        let inbox = Arc::clone(&self.inbox);
+        self.threads.post(move |thread| {
+            let file = thread.and_then(|()| make());
+            inbox.send(Message::SpillMade { object, file });
+        });
+    }
+
     /// Lets go of the source, and of all else that may take its time when it is dropped. A source may do anything then, such
     /// as closing another map.
     pub(super) fn drop_all(self, others: impl Send + 'static) {
         let threads = Arc::clone(&self.threads);
-        // Where no thread can be had they are never dropped: here they could stop all maps.
-        let kept = mem::ManuallyDrop::new((self, others));
-        let _ = threads.post(move || drop(mem::ManuallyDrop::into_inner(kept)));
-    }
-}
-
-/// Requests on their way to a thread.
-struct Undelivered(Batch);
-
-impl Drop for Undelivered {
-    fn drop(&mut self) {
-        let no_thread =
-            || io::Error::new(io::ErrorKind::WouldBlock, "no thread can be had to call the source");
-        let Batch { reads, writes, flush } = mem::take(&mut self.0);
-        for request in reads {
-            request.complete(Err(no_thread()));
-        }
-        for request in writes {
-            request.complete(Err(no_thread()));
-        }
-        if let Some(flush) = flush {
-            flush.complete(Err(no_thread()));
-        }
+        let all = (self, others);
+        threads.post(move |thread| match thread {
+            Ok(()) => drop(all),
+            // They are never dropped: on this thread that could stop all maps.
+            Err(_) => mem::forget(all),
+        });
     }
 }
 
@@ -180,9 +185,11 @@ impl Sink for Checked {
         }
         drop(ended);
         let check = Arc::clone(&self.0);
-        if let Err(error) = self.0.threads.post(move || check.make()) {
-            self.0.tell(self.0.take(), Err(error));
-        }
+        self.0.threads.post(move |thread| {
+            // Reads that end after this need another look.
+            let reads = check.take();
+            check.tell(reads, &thread.and_then(|()| is_version(&*check.source, check.version)));
+        });
     }
 }
 
@@ -195,13 +202,7 @@ impl Check {
         mem::take(&mut *self.ended()).reads
     }
 
-    /// Asks for the version after the reads that have ended by now: those that end later need another look.
-    fn make(&self) {
-        let reads = self.take();
-        self.tell(reads, is_version(&*self.source, self.version));
-    }
-
-    fn tell(&self, reads: Vec<(u64, usize)>, outcome: io::Result<()>) {
+    fn tell(&self, reads: Vec<(u64, usize)>, outcome: &io::Result<()>) {
         for (id, count) in reads {
             self.inbox.ended(id, outcome.as_ref().map(|()| count).map_err(again));
         }

@@ -280,11 +280,13 @@ impl Pager {
 
     /// Maps a source for reading. Any number of read-only maps of one source share their pages.
     ///
-    /// The map shows the source as it is now: if the source changes, pages that were not read yet are errors.
+    /// The map shows the version that the source has now: if the source changes, pages that were not read yet are errors. Of a
+    /// [`LocalFile`](crate::source::LocalFile) each page is stable by itself, unless it asks for one version.
     ///
     /// # Errors
     ///
-    /// What the source says of its length and version; EBUSY while the source is mapped writable; ENOMEM for addresses.
+    /// What the source says of its length and version; EAGAIN if its version changes meanwhile; EBUSY while the source is mapped
+    /// writable; ENOMEM for addresses. A panic of the source in an answer is an error, too.
     pub fn map(&self, source: impl Source) -> Result<Paged> {
         Lease::open(&self.inner, Arc::new(source), Purpose::Read, Pattern::Normal).map(Paged::new)
     }
@@ -303,8 +305,7 @@ impl Pager {
     /// Maps a source copy-on-write: what is stored never reaches the source. Stored pages that do not fit into the budget go
     /// to an unlinked file ([`Builder::spill_dir`]).
     ///
-    /// The map shows the source as it is now, never its later changes: pages of a changed source that were not read yet are
-    /// errors.
+    /// Which bytes of a changed source it shows, [`map`](Self::map) says; a page that was stored to is the map's own.
     ///
     /// # Errors
     ///

@@ -88,6 +88,8 @@ struct Object {
     shows: Shows,
     records: Records,
     spill: Option<Arc<LocalFile>>,
+    /// Writes that wait for `spill`, which a thread makes.
+    awaiting: Vec<Op>,
     /// The hash of a page could not be kept: no page can be shown again.
     unknown: bool,
     /// Stores to it are watched.
@@ -492,6 +494,7 @@ impl Shard {
                 let _ = reply.send(runs);
             }
             Message::Ended { id, result } => self.ended(id, result),
+            Message::SpillMade { object, file } => self.spill_made(object, file),
             Message::Close => self.closing = true,
         }
     }
@@ -541,6 +544,7 @@ impl Shard {
             shows: new.shows,
             records,
             spill: None,
+            awaiting: Vec::new(),
             unknown: false,
             tracked: new.tracked,
             constant,
@@ -924,8 +928,16 @@ impl Shard {
         };
         self.next += 1;
         let number = self.next;
-        // SAFETY: the slot stays until the operation has ended, and so does the object with its file.
-        let started = unsafe { self.disk.start(operation, number) };
+        // SAFETY: the slot stays until the operation has ended, and so does the file, which the operation has.
+        let started = unsafe {
+            if file.is_local() {
+                self.disk.start(operation, number)
+            } else {
+                // A spill file: a source that is not local is called by its own threads.
+                Disk::start_on(file.threads(), operation, number, &self.inbox);
+                Ok(())
+            }
+        };
         started.map_err(|error| reason_of(&error))?;
         op.file = Some(file);
         self.ops.insert(number, op);
@@ -1041,10 +1053,6 @@ impl Shard {
             (object.len - offset.min(object.len)).min(u64::from(run.len) * self.page as u64) as usize;
         if to == Backing::Spill {
             len = run.len as usize * self.page;
-            if object.spill.is_none() {
-                let spill = spill_file(&self.config.spill_dir, object.len.next_multiple_of(self.page as u64));
-                object.spill = Some(Arc::new(spill.map_err(|error| reason_of(&error))?));
-            }
         }
         let op = Op {
             frame,
@@ -1059,6 +1067,15 @@ impl Shard {
             file: None,
             settling: None,
         };
+        if to == Backing::Spill && object.spill.is_none() {
+            object.awaiting.push(op);
+            if object.awaiting.len() == 1 {
+                let (dir, len) =
+                    (self.config.spill_dir.clone(), object.len.next_multiple_of(self.page as u64));
+                object.caller.make_spill(id, move || spill_file(&dir, len));
+            }
+            return Ok(None);
+        }
         if to == Backing::Spill || object.file().is_some() {
             return self.start(op).map(|()| None);
         }
@@ -1070,6 +1087,19 @@ impl Shard {
         let request = unsafe { WriteRequest::new(offset, buffer, len, sink, number) };
         self.batches.entry(id).or_default().writes.push(request);
         Ok(None)
+    }
+
+    /// An object's spill file was made, or cannot be made.
+    fn spill_made(&mut self, id: ObjectId, file: io::Result<LocalFile>) {
+        let Some(object) = self.objects.get_mut(&id) else { return };
+        let awaiting = std::mem::take(&mut object.awaiting);
+        let made = file.map(|file| object.spill = Some(Arc::new(file))).map_err(|error| reason_of(&error));
+        for op in awaiting {
+            let frame = op.frame;
+            if let Err(reason) = made.clone().and_then(|()| self.start(op)) {
+                self.tell(frame, id, Kind::Write, Err(reason));
+            }
+        }
     }
 
     /// Starts to make an object's writes durable; `Some` if that ended at once.

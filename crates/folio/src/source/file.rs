@@ -287,6 +287,11 @@ impl LocalFile {
         self.local
     }
 
+    /// Threads that wait for this file alone.
+    pub(crate) fn threads(&self) -> &Workers {
+        &self.workers
+    }
+
     pub(crate) fn stamp(&self) -> io::Result<Stamp> {
         Stamp::of(self.file.as_fd())
     }

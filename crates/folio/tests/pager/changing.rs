@@ -84,7 +84,7 @@ const WAYS: [(&str, Way); 4] = [
     }),
     ("a prefetch", |pager, source| {
         let (map, mut byte) = (pager.map(source)?, [0]);
-        map.prefetch(&[0..8_192])?;
+        map.prefetch(&[0..4_096, 4_096..8_192])?;
         map.read_at(&mut byte, 5_000).map(|()| byte[0])
     }),
     ("a pin", |pager, source| {
@@ -251,9 +251,10 @@ fn a_page_that_was_shown_is_the_same_or_an_error_though_the_file_changes() {
     for private in [false, true] {
         let path = file_with(dir.path(), &bytes);
         let (pager, source) = (pager(4 * MIB), LocalFile::open(&path).unwrap());
-        let map: Box<dyn Map> = match private {
-            true => Box::new(pager.map_private(source).unwrap()),
-            false => Box::new(pager.map(source).unwrap()),
+        let map: Box<dyn Map> = if private {
+            Box::new(pager.map_private(source).unwrap())
+        } else {
+            Box::new(pager.map(source).unwrap())
         };
         assert!(map.read_all() == bytes);
         map.advise(0..bytes.len(), Advice::Cold).unwrap();
@@ -275,9 +276,10 @@ fn a_file_of_one_version_shows_no_page_of_a_later_one() {
             let dir = disk_dir();
             let path = file_with(dir.path(), &bytes);
             let (pager, source) = (pager(16 * MIB), LocalFile::open(&path).unwrap().one_version());
-            let map: Box<dyn Map> = match private {
-                true => Box::new(pager.map_private(source).unwrap()),
-                false => Box::new(pager.map(source).unwrap()),
+            let map: Box<dyn Map> = if private {
+                Box::new(pager.map_private(source).unwrap())
+            } else {
+                Box::new(pager.map(source).unwrap())
             };
             map.advise(0..bytes.len(), Advice::Random).unwrap();
             assert_eq!(map.read(0..10), bytes[..10]);
