@@ -29,6 +29,7 @@ fn the_server_serves_sticks_and_lets_go() {
     let file = std::fs::File::options().read(true).write(true).open(server.path()).unwrap();
     server.stick_attributes(true);
     std::thread::scope(|scope| {
+        let _go = server.lets_go();
         let asking = scope.spawn(|| file.metadata().unwrap().len());
         let start = Instant::now();
         while server.stuck() == 0 {
@@ -113,6 +114,7 @@ fn while_a_read_is_stuck(stick: fn(&FuseServer, bool), requests: u64) {
             let map = pager.map(LocalFile::open(server.path()).unwrap()).unwrap();
             stick(&server, true);
             std::thread::scope(|scope| {
+                let _go = server.lets_go();
                 let reading = scope.spawn(|| map.read_at(&mut [0; 10], 50_000));
                 until_stuck(&server, requests);
                 let others = std::panic::catch_unwind(|| others_go_on(pager));
@@ -145,6 +147,7 @@ fn a_stuck_write_of_a_file_delays_no_other_map() {
         let stored = map[5_000];
         server.stick_writes(true);
         std::thread::scope(|scope| {
+            let _go = server.lets_go();
             let syncing = scope.spawn(|| map.sync(.., WriteBack::Wait));
             until_stuck(&server, 1);
             let others = std::panic::catch_unwind(|| others_go_on(pager));
@@ -167,6 +170,7 @@ fn many_stuck_reads_delay_no_other_map() {
             (0..3).map(|_| pager.map_private(LocalFile::open(server.path()).unwrap()).unwrap()).collect();
         server.stick_reads(true);
         std::thread::scope(|scope| {
+            let _go = server.lets_go();
             let readers: Vec<_> = maps
                 .iter()
                 .flat_map(|map| (0..8).map(move |n| (map, n << 19)))
@@ -207,6 +211,7 @@ fn a_read_during_which_the_file_is_touched_is_made_again() {
         let before = server.reads();
         server.stick_reads(true);
         std::thread::scope(|scope| {
+            let _go = server.lets_go();
             let reading = scope.spawn(|| map.read_at(&mut [0; 10], 50_000));
             until_stuck(&server, 1);
             server.touch();

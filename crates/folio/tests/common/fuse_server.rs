@@ -118,6 +118,11 @@ impl FuseServer {
         self.control.attributes_stick.store(stick, Ordering::SeqCst);
     }
 
+    /// Lets all that is stuck go when it is dropped: a test that panics must not wait for its own threads.
+    pub(crate) fn lets_go(&self) -> LetsGo<'_> {
+        LetsGo(self)
+    }
+
     /// From now on the file has another time of its last change.
     pub(crate) fn touch(&self) {
         self.control.modified.fetch_add(1_000_000_000, Ordering::SeqCst);
@@ -131,6 +136,17 @@ impl FuseServer {
     /// How many requests are stuck now.
     pub(crate) fn stuck(&self) -> u64 {
         self.control.stuck.load(Ordering::SeqCst)
+    }
+}
+
+/// Made by [`FuseServer::lets_go`].
+pub(crate) struct LetsGo<'a>(&'a FuseServer);
+
+impl Drop for LetsGo<'_> {
+    fn drop(&mut self) {
+        self.0.stick_reads(false);
+        self.0.stick_writes(false);
+        self.0.stick_attributes(false);
     }
 }
 
