@@ -1,7 +1,7 @@
 //! Who calls a source: never the thread that serves faults, and no source waits for another one.
 
 use crate::given::{MIB, pager, pattern};
-use crate::support::{End, in_child};
+use crate::support::{End, become_nobody, in_child, lower_limit};
 use folio::source::{AtHand, Identity, Memory, ReadRequest, Source, Version};
 use folio::{Paged, Pager};
 use std::io;
@@ -182,6 +182,23 @@ fn threads_that_have_nothing_to_call_end() {
         assert!(workers() > 0);
         until(|| workers() == 0);
         assert_eq!(map[MIB], pattern(MIB + 1)[MIB], "there are threads again when they are needed");
+    });
+    assert_eq!(end, End::Exited(0));
+}
+
+#[test]
+fn a_source_that_no_thread_can_call_is_an_error_that_says_so() {
+    let end = in_probed_child(|| {
+        let pager = pager(16 * MIB);
+        let (blocked, memory) = (Blocked::new(MIB), Memory::from(pattern(MIB)));
+        blocked.open();
+        let (map, other) = (pager.map(blocked).unwrap(), pager.map(memory).unwrap());
+        // The limit is the user's, and root has none.
+        become_nobody();
+        lower_limit(libc::RLIMIT_NPROC, 0);
+        let error = map.read_at(&mut [0], 5_000).unwrap_err();
+        assert!(error.to_string().contains("no thread can be started"), "{error}");
+        assert!(other[..] == pattern(MIB)[..], "what needs no thread goes on");
     });
     assert_eq!(end, End::Exited(0));
 }

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 #[track_caller]
 fn cause(error: &Error) -> FaultCause {
@@ -104,7 +105,7 @@ fn while_read(meanwhile: fn(&Gated)) -> Vec<(&'static str, folio::Result<u8>)> {
         let (source, has_begun, may_end) = Gated::new();
         let reader = Arc::clone(&source);
         let reading = std::thread::spawn(move || way(&pager(16 * MIB), reader));
-        has_begun.recv().unwrap();
+        has_begun.recv_timeout(Duration::from_secs(30)).expect(name);
         meanwhile(&source);
         // All reads from here on end at once.
         drop(may_end);
@@ -284,7 +285,7 @@ fn a_file_of_one_version_shows_no_page_of_a_later_one() {
             map.advise(0..bytes.len(), Advice::Random).unwrap();
             assert_eq!(map.read(0..10), bytes[..10]);
             // The clock of the file's times has to go on.
-            std::thread::sleep(std::time::Duration::from_millis(30));
+            std::thread::sleep(Duration::from_millis(30));
             act(&path);
             let error = map.read_at(&mut [0], 5 * MIB).unwrap_err();
             assert_eq!(cause(&error), FaultCause::Changed, "{name}: {error}");
