@@ -10,7 +10,7 @@ use fuse_server::{FuseServer, Served};
 use support::skip;
 
 fn serve(bytes: &[u8], direct_io: bool, said_size: u64) -> Option<FuseServer> {
-    let served = Served { bytes: bytes.to_vec(), direct_io, said_size: Some(said_size) };
+    let served = Served { bytes: bytes.to_vec(), direct_io, said_size: Some(said_size), ..Served::default() };
     FuseServer::start(served).map_err(|why| skip(&why)).ok()
 }
 

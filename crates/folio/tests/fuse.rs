@@ -5,7 +5,10 @@ mod fuse_server;
 #[path = "contract/support.rs"]
 mod support;
 
+use folio::source::{LocalFile, Memory};
+use folio::{FaultCause, Pager, WriteBack};
 use fuse_server::{FuseServer, Served};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 use support::skip;
@@ -26,6 +29,7 @@ fn the_server_serves_sticks_and_lets_go() {
     let file = std::fs::File::options().read(true).write(true).open(server.path()).unwrap();
     server.stick_attributes(true);
     std::thread::scope(|scope| {
+        let _go = server.lets_go();
         let asking = scope.spawn(|| file.metadata().unwrap().len());
         let start = Instant::now();
         while server.stuck() == 0 {
@@ -57,7 +61,7 @@ fn a_stuck_read_ends_when_the_server_is_dropped() {
 
 #[test]
 fn a_direct_file_says_a_size_that_is_not_its_own() {
-    let served = Served { bytes: b"12345".to_vec(), direct_io: true, said_size: Some(4096) };
+    let served = Served { bytes: b"12345".to_vec(), direct_io: true, said_size: Some(4096), restless: false };
     let Ok(server) = FuseServer::start(served).map_err(|why| skip(&why)) else { return };
     let file = std::fs::File::open(server.path()).unwrap();
     assert_eq!(file.metadata().unwrap().len(), 4096);
@@ -67,4 +71,167 @@ fn a_direct_file_says_a_size_that_is_not_its_own() {
     let start = Instant::now();
     file.read_at(&mut bytes, 0).unwrap();
     assert!(start.elapsed() >= Duration::from_millis(20) && server.reads() >= 2);
+}
+
+/// Waits until so many requests are stuck.
+#[track_caller]
+fn until_stuck(server: &FuseServer, count: u64) {
+    let start = Instant::now();
+    while server.stuck() < count {
+        assert!(start.elapsed() < Duration::from_secs(30), "{} are stuck", server.stuck());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A pager of each kind of I/O.
+fn every_pager(rule: impl Fn(&Pager)) {
+    for features in ["", "-io_uring"] {
+        rule(&Pager::builder().budget(16 << 20).features(features).build().unwrap());
+    }
+}
+
+/// Other maps of the pager go on: one of memory, and one of a file on a disk.
+#[track_caller]
+fn others_go_on(pager: &Pager) {
+    let (done, ended) = std::sync::mpsc::channel();
+    let pager = pager.clone();
+    std::thread::spawn(move || {
+        let memory = pager.map(Memory::from(bytes())).unwrap();
+        let dir = support::disk_dir();
+        let file = pager.map(LocalFile::open(support::file_with(dir.path(), &bytes())).unwrap()).unwrap();
+        done.send(memory[..] == bytes()[..] && file[..] == bytes()[..])
+    });
+    assert!(ended.recv_timeout(Duration::from_secs(20)).unwrap_or(false), "they wait for the stuck file");
+}
+
+/// A server with a file for each way to open it; the file is mapped and its requests stick as `stick` says, while a thread
+/// reads a page.
+fn while_a_read_is_stuck(stick: fn(&FuseServer, bool), requests: u64) {
+    for direct_io in [false, true] {
+        let served = Served { bytes: bytes(), direct_io, ..Served::default() };
+        let Ok(server) = FuseServer::start(served).map_err(|why| skip(&why)) else { return };
+        every_pager(|pager| {
+            let map = pager.map(LocalFile::open(server.path()).unwrap()).unwrap();
+            stick(&server, true);
+            std::thread::scope(|scope| {
+                let _go = server.lets_go();
+                let reading = scope.spawn(|| map.read_at(&mut [0; 10], 50_000));
+                until_stuck(&server, requests);
+                let others = std::panic::catch_unwind(|| others_go_on(pager));
+                stick(&server, false);
+                reading.join().unwrap().unwrap();
+                others.unwrap();
+            });
+            assert!(map[..] == bytes()[..]);
+        });
+    }
+}
+
+#[test]
+fn a_stuck_read_of_a_file_delays_no_other_map() {
+    while_a_read_is_stuck(FuseServer::stick_reads, 1);
+}
+
+#[test]
+fn a_stuck_fstat_of_a_file_delays_no_other_map() {
+    while_a_read_is_stuck(FuseServer::stick_attributes, 1);
+}
+
+#[test]
+fn a_stuck_write_of_a_file_delays_no_other_map() {
+    let served = Served { bytes: bytes(), direct_io: true, ..Served::default() };
+    let Ok(server) = FuseServer::start(served).map_err(|why| skip(&why)) else { return };
+    every_pager(|pager| {
+        let mut map = pager.map_mut(LocalFile::open_writable(server.path()).unwrap()).unwrap();
+        map[5_000] ^= 0xFF;
+        let stored = map[5_000];
+        server.stick_writes(true);
+        std::thread::scope(|scope| {
+            let _go = server.lets_go();
+            let syncing = scope.spawn(|| map.sync(.., WriteBack::Wait));
+            until_stuck(&server, 1);
+            let others = std::panic::catch_unwind(|| others_go_on(pager));
+            server.stick_writes(false);
+            syncing.join().unwrap().unwrap();
+            others.unwrap();
+        });
+        let mut read = [0];
+        File::open(server.path()).unwrap().read_at(&mut read, 5_000).unwrap();
+        assert_eq!(read[0], stored);
+    });
+}
+
+#[test]
+fn many_stuck_reads_delay_no_other_map() {
+    let served = Served { bytes: vec![7; 4 << 20], direct_io: true, ..Served::default() };
+    let Ok(server) = FuseServer::start(served).map_err(|why| skip(&why)) else { return };
+    every_pager(|pager| {
+        let maps: Vec<_> =
+            (0..3).map(|_| pager.map_private(LocalFile::open(server.path()).unwrap()).unwrap()).collect();
+        server.stick_reads(true);
+        std::thread::scope(|scope| {
+            let _go = server.lets_go();
+            let readers: Vec<_> = maps
+                .iter()
+                .flat_map(|map| (0..8).map(move |n| (map, n << 19)))
+                .map(|(map, at)| scope.spawn(move || map.read_at(&mut [0], at + 5)))
+                .collect();
+            until_stuck(&server, 8);
+            std::thread::sleep(Duration::from_millis(200));
+            let others = std::panic::catch_unwind(|| others_go_on(pager));
+            server.stick_reads(false);
+            for reader in readers {
+                reader.join().unwrap().unwrap();
+            }
+            others.unwrap();
+        });
+    });
+}
+
+#[test]
+fn a_read_that_is_stuck_is_an_error_at_the_files_deadline() {
+    let Some(server) = served(bytes()) else { return };
+    every_pager(|pager| {
+        let file = LocalFile::open(server.path()).unwrap().deadline(Duration::from_millis(300));
+        let map = pager.map(file).unwrap();
+        server.stick_reads(true);
+        let error = map.read_at(&mut [0], 0).unwrap_err();
+        server.stick_reads(false);
+        assert_eq!(error.fault().unwrap().cause(), FaultCause::Deadline, "{error}");
+        assert!(map[..] == bytes()[..]);
+    });
+}
+
+#[test]
+fn a_read_during_which_the_file_is_touched_is_made_again() {
+    let served = Served { bytes: bytes(), direct_io: true, ..Served::default() };
+    let Ok(server) = FuseServer::start(served).map_err(|why| skip(&why)) else { return };
+    every_pager(|pager| {
+        let map = pager.map(LocalFile::open(server.path()).unwrap()).unwrap();
+        let before = server.reads();
+        server.stick_reads(true);
+        std::thread::scope(|scope| {
+            let _go = server.lets_go();
+            let reading = scope.spawn(|| map.read_at(&mut [0; 10], 50_000));
+            until_stuck(&server, 1);
+            server.touch();
+            server.stick_reads(false);
+            reading.join().unwrap().unwrap();
+        });
+        assert!(server.reads() >= before + 2, "{} reads", server.reads() - before);
+        assert!(map[..] == bytes()[..]);
+    });
+}
+
+#[test]
+fn a_file_that_changes_during_each_read_is_an_error_after_some() {
+    let served = Served { bytes: bytes(), direct_io: true, restless: true, ..Served::default() };
+    let Ok(server) = FuseServer::start(served).map_err(|why| skip(&why)) else { return };
+    every_pager(|pager| {
+        let map = pager.map(LocalFile::open(server.path()).unwrap()).unwrap();
+        let before = server.reads();
+        let error = map.read_at(&mut [0], 0).unwrap_err();
+        assert_eq!(error.fault().unwrap().cause(), FaultCause::Changed, "{error}");
+        assert!((before + 3..before + 40).contains(&server.reads()), "{} reads", server.reads() - before);
+    });
 }

@@ -3,6 +3,10 @@
 #[path = "contract/support.rs"]
 mod support;
 
+#[path = "pager/callers.rs"]
+mod callers;
+#[path = "pager/changing.rs"]
+mod changing;
 #[path = "pager/contract.rs"]
 mod contract;
 #[path = "pager/differential.rs"]

@@ -330,6 +330,22 @@ fn a_reader_that_seeks_is_a_source() {
 }
 
 #[test]
+fn a_blocking_files_version_is_that_of_its_bytes_and_not_of_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    std::fs::write(&path, [1; 5_000]).unwrap();
+    let source = Blocking::new("file", File::open(&path).unwrap());
+    let before = source.version().unwrap();
+    // The clock of the file's times has to go on.
+    std::thread::sleep(Duration::from_millis(20));
+    std::fs::hard_link(&path, dir.path().join("link")).unwrap();
+    std::fs::rename(&path, dir.path().join("renamed")).unwrap();
+    assert_eq!(source.version().unwrap(), before);
+    std::fs::remove_file(dir.path().join("renamed")).unwrap();
+    assert_eq!(source.version().unwrap(), before);
+}
+
+#[test]
 fn a_file_is_a_blocking_reader_with_a_version() {
     let dir = disk_dir();
     let path = file_with(dir.path(), &pattern(200_777));

@@ -105,6 +105,16 @@ impl Disk {
         }
     }
 
+    /// Starts an operation on these threads, for a file that may keep a call waiting. Its end comes to the inbox.
+    ///
+    /// # Safety
+    ///
+    /// As for [`start`](Self::start).
+    pub(super) unsafe fn start_on(threads: &Workers, operation: Operation, id: u64, inbox: &Arc<Inbox>) {
+        let inbox = Arc::clone(inbox);
+        threads.post(move |thread| inbox.ended(id, thread.and_then(|()| operation.perform())));
+    }
+
     /// Hands over what was started.
     pub(super) fn submit(&mut self) -> io::Result<()> {
         match self {

@@ -4,6 +4,7 @@ use super::core::{Event, Failure, ObjectId, Ticket};
 use super::mailbox::{Bell, Mailbox};
 use super::shard::NewObject;
 use super::stats::Stats;
+use crate::source::LocalFile;
 use crate::source::request::Sink;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
@@ -35,6 +36,11 @@ pub(crate) enum Message {
     Ended {
         id: u64,
         result: io::Result<usize>,
+    },
+    /// The file for an object's private pages was made.
+    SpillMade {
+        object: ObjectId,
+        file: io::Result<LocalFile>,
     },
     /// The pager is dropped: end when nothing is left.
     Close,

@@ -1,5 +1,6 @@
 //! Who has an object mapped, and as what: many readers, or one writer, or many shared writers. What all handles do is here.
 
+use super::answers::Answers;
 use super::core::{Event, Failure, ObjectId, Pattern as Reading, Pin, Reason};
 use super::inbox::Message;
 use super::shard::NewObject;
@@ -7,7 +8,7 @@ use super::{Inner, ended};
 use crate::advice::{Advice, Pattern};
 use crate::error::{Errno, Error, Fault, FaultCause, Result, Subject};
 use crate::page;
-use crate::source::{Hand, Identity, Source, Version};
+use crate::source::{Identity, Source, Version};
 use std::collections::HashMap;
 use std::io;
 use std::ops::{Range, RangeBounds};
@@ -74,24 +75,9 @@ impl Lease {
         pattern: Pattern,
     ) -> Result<(Arc<Self>, usize)> {
         pager.at_home("map")?;
-        let name = source.name();
+        let Answers { name, len, identity, version, shows, block, deadline, reach } =
+            Answers::ask(&*source, purpose)?;
         let subject = || Subject::named(name.clone());
-        let failed = |error: io::Error| {
-            let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
-            Error::rule_as(errno, "map", subject(), error.to_string(), "see whether the source can be read")
-        };
-        if matches!(purpose, Purpose::Write | Purpose::Shared) && !source.is_writable() {
-            let rule = "the source was opened read-only";
-            let remedy = "open it writable, or map it privately";
-            return Err(Error::rule_as(Errno::ACCESS, "map", subject(), rule, remedy));
-        }
-        let version = match purpose {
-            Purpose::Read | Purpose::Private => Some(source.version().map_err(failed)?),
-            // Its own writes change the version.
-            Purpose::Write | Purpose::Shared => None,
-        };
-        let identity = if purpose == Purpose::Private { None } else { source.identity() };
-        let len = source.len().map_err(failed)?;
         // Dropped after the lock: dropping the last handle takes it.
         let held;
         // Held until the object is there, so that two that map it at once get the same.
@@ -122,16 +108,15 @@ impl Lease {
         }
         let tracked = purpose != Purpose::Read;
         let reserve = if tracked { (2 * len).max(len + (1 << 30)) } else { len };
-        let file = match source.at_hand().0 {
-            Hand::File(file) => Some(Arc::clone(file)),
-            _ => None,
-        };
         let new = NewObject {
             source: Arc::clone(&source),
-            file,
+            name: name.clone(),
+            reach,
             len,
             reserve,
-            version,
+            shows,
+            block,
+            deadline,
             tracked,
             private: purpose == Purpose::Private,
             shared: purpose == Purpose::Shared,

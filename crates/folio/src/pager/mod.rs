@@ -6,6 +6,8 @@
 //! | [`shard`] | the driver: one thread that owns a core, and does what it wants |
 //! | [`store`] | where resident pages live, and how they enter and leave a map |
 //! | [`disk`] | local files: io_uring, or threads |
+//! | [`answers`] | what a source says of itself, asked on the thread that maps it |
+//! | [`handover`] | all other sources: threads that call them, and their versions |
 //! | [`inbox`] | what other threads ask of a shard |
 //! | [`mailbox`] | the inbox's queue, and how its reader sleeps |
 //! | [`pressure`] | the machine's memory pressure |
@@ -14,11 +16,13 @@
 //! | [`working_set`] | the pages that a program used, to be prefetched the next time |
 //! | [`features`] | what the kernel offers, and what of it is used |
 
+mod answers;
 pub(crate) mod core;
 #[allow(dead_code)]
 mod delivery;
 mod disk;
 mod features;
+mod handover;
 pub(crate) mod inbox;
 pub(crate) mod lease;
 mod mailbox;
@@ -52,6 +56,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+/// How many threads call one source at once, unless told.
+const SOURCE_THREADS: usize = 16;
 
 /// The least budget: 4 MiB.
 const LEAST: usize = 4 << 20;
@@ -118,6 +125,7 @@ pub struct Builder {
     dirty_age: Duration,
     spill_dir: PathBuf,
     pressure: bool,
+    source_threads: usize,
     features: String,
     delivery: String,
     name: String,
@@ -140,6 +148,15 @@ impl Builder {
     /// told.
     pub fn spill_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.spill_dir = dir.into();
+        self
+    }
+
+    /// How many threads may call one source at once, at least one. 16 unless told. Each mapped source has threads of its own,
+    /// which start when there is something to call and end when there is nothing for some seconds; so sources that block, or
+    /// read through another map of this pager, never wait for each other. Files of local file systems and bytes in memory
+    /// need none.
+    pub fn source_threads(mut self, threads: usize) -> Self {
+        self.source_threads = threads;
         self
     }
 
@@ -199,6 +216,7 @@ impl Builder {
             shares: choice.shared_delivery.way().is_some(),
             spill_dir: self.spill_dir,
             pressure: self.pressure,
+            source_threads: self.source_threads,
         };
         let shard = shard::Shard::new(config, Arc::clone(&inbox));
         if crate::sys::thread::start(&self.name, move || serve(shard)).is_err() {
@@ -238,6 +256,7 @@ impl Pager {
             dirty_age: Duration::from_secs(5),
             spill_dir: PathBuf::from("/var/tmp"),
             pressure: false,
+            source_threads: SOURCE_THREADS,
             features: String::new(),
             delivery: String::new(),
             name: "folio-pager".to_owned(),
@@ -260,11 +279,13 @@ impl Pager {
 
     /// Maps a source for reading. Any number of read-only maps of one source share their pages.
     ///
-    /// The map shows the source as it is now: if the source changes, pages that were not read yet are errors.
+    /// The map shows the version that the source has now: if the source changes, pages that were not read yet are errors. Of a
+    /// [`LocalFile`](crate::source::LocalFile) each page is stable by itself, unless it asks for one version.
     ///
     /// # Errors
     ///
-    /// What the source says of its length and version; EBUSY while the source is mapped writable; ENOMEM for addresses.
+    /// What the source says of its length and version; EAGAIN if its version changes meanwhile; EBUSY while the source is mapped
+    /// writable; ENOMEM for addresses. A panic of the source in an answer is an error, too.
     pub fn map(&self, source: impl Source) -> Result<Paged> {
         Lease::open(&self.inner, Arc::new(source), Purpose::Read, Pattern::Normal).map(Paged::new)
     }
@@ -283,8 +304,7 @@ impl Pager {
     /// Maps a source copy-on-write: what is stored never reaches the source. Stored pages that do not fit into the budget go
     /// to an unlinked file ([`Builder::spill_dir`]).
     ///
-    /// The map shows the source as it is now, never its later changes: pages of a changed source that were not read yet are
-    /// errors.
+    /// Which bytes of a changed source it shows, [`map`](Self::map) says; a page that was stored to is the map's own.
     ///
     /// # Errors
     ///

@@ -1,6 +1,7 @@
 //! The driver: one thread that owns a core, its objects and their pages. It reads faults, performs the core's actions, and
 //! tells it how they ended.
 
+use super::answers::{Reach, Shows};
 use super::core::spread::SpreadMap;
 use super::core::{
     Action, Backing, Bytes, Core, Event, FrameId, Limits, Mode, ObjectId, Pattern, Reason, Run, Ticket,
@@ -8,14 +9,15 @@ use super::core::{
 };
 use super::delivery::Delivery;
 use super::disk::{Disk, Operation, WATCHED};
+use super::handover::{Batch, Caller};
 use super::inbox::{Inbox, Message, Outcome};
 use super::pressure::Pressure;
 use super::records::{Records, Secret};
 use super::stats::Stats;
 use super::store::{self, Memfd, Pool, Private, Slot, Store, Trapped};
-use crate::source::request::{FlushRequest, ReadRequest, Sink, WriteRequest};
-use crate::source::workers::Workers;
-use crate::source::{Hand, LocalFile, Source, Version};
+use crate::source::file::stamp::{Settling, Stamp, Verdict};
+use crate::source::request::{FlushRequest, ReadRequest, WriteRequest};
+use crate::source::{ChangedVersion, LocalFile, Source};
 use crate::sys::discard::Discarder;
 use crate::sys::trap_queue::{CELLS, TrapQueue};
 use crate::sys::uffd::Uffd;
@@ -55,16 +57,22 @@ pub(crate) struct Config {
     pub(crate) spill_dir: std::path::PathBuf,
     /// Give memory back when the machine is short of it.
     pub(crate) pressure: bool,
+    /// Threads that may call one source at once.
+    pub(crate) source_threads: usize,
 }
 
 /// An object to attach.
 pub(crate) struct NewObject {
     pub(crate) source: Arc<dyn Source>,
-    pub(crate) file: Option<Arc<LocalFile>>,
+    pub(crate) name: String,
+    pub(crate) reach: Reach,
     pub(crate) len: u64,
     /// Bytes of addresses, for growth.
     pub(crate) reserve: u64,
-    pub(crate) version: Option<Version>,
+    pub(crate) shows: Shows,
+    /// As the source says, in bytes.
+    pub(crate) block: usize,
+    pub(crate) deadline: Duration,
     pub(crate) tracked: bool,
     pub(crate) private: bool,
     /// Shared by handles: on the memfd store.
@@ -74,46 +82,34 @@ pub(crate) struct NewObject {
 
 struct Object {
     store: Store,
-    source: Arc<dyn Source>,
+    caller: Caller,
+    reach: Reach,
     len: u64,
-    /// The version that a read-only map shows.
-    version: Option<Version>,
+    shows: Shows,
     records: Records,
-    /// The source, if it is a local file.
-    file: Option<Arc<LocalFile>>,
     spill: Option<Arc<LocalFile>>,
+    /// Writes that wait for `spill`, which a thread makes.
+    awaiting: Vec<Op>,
     /// The hash of a page could not be kept: no page can be shown again.
     unknown: bool,
     /// Stores to it are watched.
     tracked: bool,
     /// A read-only map of bytes that cannot change: nothing has to be remembered of its pages.
     constant: bool,
-    hand: Held,
-}
-
-/// What a source had at hand when it was attached; asked again it might say something else.
-#[derive(Clone, Copy)]
-enum Held {
-    Nothing,
-    Zeros,
-    /// Start and length of bytes that stay, and stay the same, for as long as the source lives.
-    Bytes(usize, usize),
-}
-
-impl Held {
-    fn of(source: &dyn Source) -> Self {
-        match source.at_hand().0 {
-            Hand::Zeros => Self::Zeros,
-            Hand::Bytes(bytes) => Self::Bytes(bytes.as_ptr() as usize, bytes.len()),
-            Hand::File(_) | Hand::No => Self::Nothing,
-        }
-    }
 }
 
 impl Object {
+    /// The source, if the shard reads and writes it itself.
+    fn file(&self) -> Option<&Arc<LocalFile>> {
+        match &self.reach {
+            Reach::File(file) => Some(file),
+            _ => None,
+        }
+    }
+
     /// A run's bytes where the source has them in memory for good, if it can be put into the map from there.
     fn in_source(&self, run: Run, page: usize) -> Option<Slot> {
-        let Held::Bytes(address, len) = self.hand else { return None };
+        let Reach::Bytes(address, len) = self.reach else { return None };
         let start = run.first as usize * page;
         let inside = start + run.len as usize * page <= len;
         (inside && self.store.copies(run_of(run))).then(|| Slot::of_source(address + start, run.len as usize))
@@ -172,6 +168,8 @@ struct Op {
     backing: Backing,
     /// Open until the operation has ended, whatever the source does meanwhile.
     file: Option<Arc<LocalFile>>,
+    /// Of a read of a file whose pages are stable: how often it was made.
+    settling: Option<Settling>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,14 +177,6 @@ enum Kind {
     Read,
     Write,
     Flush,
-}
-
-/// Requests to one source that are handed over together.
-#[derive(Default)]
-struct Batch {
-    reads: Vec<ReadRequest>,
-    writes: Vec<WriteRequest>,
-    flush: Option<FlushRequest>,
 }
 
 pub(crate) struct Shard {
@@ -207,14 +197,12 @@ pub(crate) struct Shard {
     ops: SpreadMap<u64, Op>,
     /// Operations that the disk has ended, to be dealt with.
     completed: Vec<(u64, io::Result<usize>)>,
-    /// Objects whose version was looked at since those operations ended, and whether it is still the map's.
-    versions: SpreadMap<ObjectId, bool>,
+    /// The stamps of files that were asked for since those operations ended.
+    stamps: SpreadMap<ObjectId, Stamp>,
     batches: SpreadMap<ObjectId, Batch>,
     replies: SpreadMap<Ticket, SyncSender<Outcome>>,
     inbox: Arc<Inbox>,
     disk: Disk,
-    /// Who calls sources that are not folio's own: they may block, and may use memory that this shard serves.
-    callers: Workers,
     secret: Secret,
     page: usize,
     /// Areas that runs may take: half of what a process may have.
@@ -257,12 +245,11 @@ impl Shard {
             discarder: Discarder::new(),
             ops: SpreadMap::default(),
             completed: Vec::new(),
-            versions: SpreadMap::default(),
+            stamps: SpreadMap::default(),
             batches: SpreadMap::default(),
             replies: SpreadMap::default(),
             disk: Disk::new(config.ring, &inbox),
             inbox,
-            callers: Workers::new(4),
             secret: Secret::draw(),
             page,
             most_areas: process::sysctl("vm/max_map_count").map_or(32_000, |most| most as usize / 2),
@@ -287,6 +274,8 @@ impl Shard {
         let mut messages = Vec::new();
         while !(self.closing && self.objects.is_empty() && self.ops.is_empty()) {
             self.core.set_now(self.now());
+            // A read that starts now needs a stamp of now: an older one would make it look torn.
+            self.stamps.clear();
             while let Some(done) = self.disk.completed() {
                 self.completed.push(done);
             }
@@ -297,8 +286,8 @@ impl Shard {
             }
             let mut busy = self.take_faults();
             self.inbox.take(&mut messages);
-            // All that has ended by now is checked against one look at the version.
-            self.versions.clear();
+            // All that has ended by now is checked against one stamp.
+            self.stamps.clear();
             busy |= !messages.is_empty() || !self.completed.is_empty();
             for message in messages.drain(..) {
                 self.message(message);
@@ -505,6 +494,7 @@ impl Shard {
                 let _ = reply.send(runs);
             }
             Message::Ended { id, result } => self.ended(id, result),
+            Message::SpillMade { object, file } => self.spill_made(object, file),
             Message::Close => self.closing = true,
         }
     }
@@ -512,7 +502,7 @@ impl Shard {
     fn attach(&mut self, new: NewObject) -> Result<(ObjectId, usize), Errno> {
         // An empty source has an address, too.
         let pages = (new.reserve.max(new.len)).div_ceil(self.page as u64).max(1) as usize;
-        let name = new.source.name();
+        let name = new.name;
         // Where this kernel's userfaultfd cannot tell of such accesses, they are signals.
         let told = match (new.shared, new.tracked) {
             (true, _) => self.config.shares,
@@ -532,32 +522,32 @@ impl Shard {
         let address = store.address();
         // A run is an area of its own there.
         let least = if trapped { TRAPPED_RUN } else { self.page };
-        let block = new.source.block().clamp(least, store::CHUNK * self.page).next_power_of_two();
+        let block = new.block.clamp(least, store::CHUNK * self.page).next_power_of_two();
         let traits = Traits {
             tracked: new.tracked,
             private: new.private,
             shares_buffer: store.shares_buffer(),
             block: (block / self.page) as u32,
             cut: (least / self.page) as u32,
-            deadline: (new.source.deadline().as_micros() as u64).max(1),
+            deadline: u64::try_from(new.deadline.as_micros()).unwrap_or(u64::MAX).max(1),
         };
         // As far as the store reaches: a fault behind the last page has to end, too.
         self.areas.insert(address, (pages.next_multiple_of(store::CHUNK) * self.page, id));
-        let hand = Held::of(&*new.source);
-        let constant = !new.tracked && !matches!(hand, Held::Nothing);
+        let constant = !new.tracked && matches!(new.reach, Reach::Zeros | Reach::Bytes(..));
         let records = Records::new(self.secret, self.page);
+        let most = self.config.source_threads;
         let object = Object {
             store,
-            source: new.source,
+            caller: Caller::new(new.source, &new.reach, new.shows, most, &self.inbox),
+            reach: new.reach,
             len: new.len,
-            version: new.version,
+            shows: new.shows,
             records,
-            file: new.file,
             spill: None,
+            awaiting: Vec::new(),
             unknown: false,
             tracked: new.tracked,
             constant,
-            hand,
         };
         self.objects.insert(id, object);
         self.event(Event::Attach { object: id, pages: new.len.div_ceil(self.page as u64), traits });
@@ -666,9 +656,8 @@ impl Shard {
             Action::Detached { object } => {
                 if let Some(object) = self.objects.remove(&object) {
                     self.areas.remove(&object.store.address());
-                    let source = object.source;
-                    // A source may do anything when it is dropped, such as closing another map.
-                    self.callers.run(move || drop(source));
+                    let Object { caller, reach, records, spill, .. } = object;
+                    caller.drop_all((reach, records, spill));
                 }
                 None
             }
@@ -873,17 +862,19 @@ impl Shard {
             run,
             backing: from,
             file: None,
+            settling: None,
         };
-        if from == Backing::Spill || object.file.is_some() {
+        if from == Backing::Spill {
             return self.start(op).map(|()| None);
         }
-        match object.hand {
-            Held::Zeros => {
+        match object.reach {
+            Reach::File(_) => self.start(op).map(|()| None),
+            Reach::Zeros => {
                 // SAFETY: the slot is `room` bytes, and this thread's alone.
                 unsafe { buffer.write_bytes(0, room) };
                 self.finish_read(&op).map(Some)
             }
-            Held::Bytes(address, all) => {
+            Reach::Bytes(address, all) => {
                 if offset as usize + len > all {
                     return Err(Reason::Short);
                 }
@@ -891,11 +882,11 @@ impl Shard {
                 unsafe { buffer.copy_from_nonoverlapping((address as *const u8).add(offset as usize), len) };
                 self.finish_read(&op).map(Some)
             }
-            Held::Nothing => {
+            Reach::Requests | Reach::Constant | Reach::SlowFile(_) => {
                 self.next += 1;
                 let number = self.next;
+                let sink = object.caller.reads();
                 self.ops.insert(number, op);
-                let sink = Arc::clone(&self.inbox) as Arc<dyn Sink>;
                 // SAFETY: the slot is the operation's until it ends, and anonymous memory is initialised. The shard, and with it
                 // the pool, lives until every operation has ended.
                 let request = unsafe { ReadRequest::new(offset, buffer, len, sink, number) };
@@ -910,9 +901,13 @@ impl Shard {
         let object = self.objects.get(&op.object).ok_or(Reason::PastEnd)?;
         let file = match op.backing {
             Backing::Spill => object.spill.as_ref(),
-            Backing::Source => object.file.as_ref(),
+            Backing::Source => object.file(),
         };
         let file = Arc::clone(file.ok_or(Reason::PastEnd)?);
+        let settles = op.kind == Kind::Read && op.backing == Backing::Source && object.shows == Shows::Pages;
+        if settles && op.settling.is_none() {
+            op.settling = Some(Settling::new(self.stamp(op.object)?));
+        }
         let at = op.buffer.wrapping_add(op.done);
         let offset = op.offset + op.done as u64;
         let operation = match op.kind {
@@ -933,8 +928,16 @@ impl Shard {
         };
         self.next += 1;
         let number = self.next;
-        // SAFETY: the slot stays until the operation has ended, and so does the object with its file.
-        let started = unsafe { self.disk.start(operation, number) };
+        // SAFETY: the slot stays until the operation has ended, and so does the file, which the operation has.
+        let started = unsafe {
+            if file.is_local() {
+                self.disk.start(operation, number)
+            } else {
+                // A spill file: a source that is not local is called by its own threads.
+                Disk::start_on(file.threads(), operation, number, &self.inbox);
+                Ok(())
+            }
+        };
         started.map_err(|error| reason_of(&error))?;
         op.file = Some(file);
         self.ops.insert(number, op);
@@ -957,7 +960,15 @@ impl Shard {
                 let goes_on = count > 0 && op.file.is_some();
                 match kind {
                     Kind::Flush => Some(Ok(())),
-                    Kind::Read if op.done >= op.len => Some(self.finish_read(&op)),
+                    Kind::Read if op.done >= op.len => match self.judge(&mut op) {
+                        Ok(Verdict::Settled) => Some(self.finish_read(&op)),
+                        Ok(Verdict::Again) => {
+                            op.done = 0;
+                            None
+                        }
+                        Ok(Verdict::Torn) => Some(Err(Reason::Changed)),
+                        Err(reason) => Some(Err(reason)),
+                    },
                     Kind::Write if op.done >= op.len => Some(Ok(())),
                     _ if goes_on => None,
                     _ => Some(Err(Reason::Short)),
@@ -977,6 +988,43 @@ impl Shard {
         });
     }
 
+    /// The stamp of an object's file, asked for since the last operation ended. The file is on a local file system, so the
+    /// answer comes at once.
+    fn stamp(&mut self, id: ObjectId) -> Result<Stamp, Reason> {
+        if let Some(stamp) = self.stamps.get(&id) {
+            return Ok(*stamp);
+        }
+        let file = self.objects.get(&id).and_then(Object::file).ok_or(Reason::PastEnd)?;
+        let stamp = file.stamp().map_err(|error| reason_of(&error))?;
+        self.stamps.insert(id, stamp);
+        Ok(stamp)
+    }
+
+    /// Whether the bytes that were read are the source's at one moment, and of the version that the map shows.
+    fn judge(&mut self, op: &mut Op) -> Result<Verdict, Reason> {
+        if op.backing == Backing::Spill {
+            return Ok(Verdict::Settled);
+        }
+        let object = self.objects.get(&op.object).ok_or(Reason::PastEnd)?;
+        // The callers of other sources look at their versions.
+        if object.file().is_none() {
+            return Ok(Verdict::Settled);
+        }
+        match object.shows {
+            Shows::Version(version) => {
+                let same = self.stamp(op.object)?.version() == version;
+                if same { Ok(Verdict::Settled) } else { Err(Reason::Changed) }
+            }
+            Shows::Pages => {
+                let after = self.stamp(op.object)?;
+                // SAFETY: the slot is as long as the run, and this thread's alone again; `len` bytes of it were read.
+                let bytes = unsafe { std::slice::from_raw_parts(op.buffer, op.len) };
+                Ok(op.settling.as_mut().map_or(Verdict::Settled, |settling| settling.judge(after, bytes)))
+            }
+            Shows::Any => Ok(Verdict::Settled),
+        }
+    }
+
     /// The bytes are there: the rest of the last page is zeroed, and they must be what they were.
     fn finish_read(&mut self, op: &Op) -> Result<(), Reason> {
         let object = self.objects.get_mut(&op.object).ok_or(Reason::PastEnd)?;
@@ -986,12 +1034,6 @@ impl Shard {
             op.buffer.add(op.len).write_bytes(0, room - op.len);
             std::slice::from_raw_parts(op.buffer, room)
         };
-        if op.backing == Backing::Source
-            && let (Some(version), Some(file)) = (object.version, &object.file)
-            && !*self.versions.entry(op.object).or_insert_with(|| file.version().ok() == Some(version))
-        {
-            return Err(Reason::Changed);
-        }
         if object.constant {
             return Ok(());
         }
@@ -1011,10 +1053,6 @@ impl Shard {
             (object.len - offset.min(object.len)).min(u64::from(run.len) * self.page as u64) as usize;
         if to == Backing::Spill {
             len = run.len as usize * self.page;
-            if object.spill.is_none() {
-                let spill = spill_file(&self.config.spill_dir, object.len.next_multiple_of(self.page as u64));
-                object.spill = Some(Arc::new(spill.map_err(|error| reason_of(&error))?));
-            }
         }
         let op = Op {
             frame,
@@ -1027,18 +1065,41 @@ impl Shard {
             run,
             backing: to,
             file: None,
+            settling: None,
         };
-        if to == Backing::Spill || object.file.is_some() {
+        if to == Backing::Spill && object.spill.is_none() {
+            object.awaiting.push(op);
+            if object.awaiting.len() == 1 {
+                let (dir, len) =
+                    (self.config.spill_dir.clone(), object.len.next_multiple_of(self.page as u64));
+                object.caller.make_spill(id, move || spill_file(&dir, len));
+            }
+            return Ok(None);
+        }
+        if to == Backing::Spill || object.file().is_some() {
             return self.start(op).map(|()| None);
         }
         self.next += 1;
         let number = self.next;
+        let sink = object.caller.writes();
         self.ops.insert(number, op);
-        let sink = Arc::clone(&self.inbox) as Arc<dyn Sink>;
         // SAFETY: nobody changes a buffer that is being written, and it stays until the operation has ended.
         let request = unsafe { WriteRequest::new(offset, buffer, len, sink, number) };
         self.batches.entry(id).or_default().writes.push(request);
         Ok(None)
+    }
+
+    /// An object's spill file was made, or cannot be made.
+    fn spill_made(&mut self, id: ObjectId, file: io::Result<LocalFile>) {
+        let Some(object) = self.objects.get_mut(&id) else { return };
+        let awaiting = std::mem::take(&mut object.awaiting);
+        let made = file.map(|file| object.spill = Some(Arc::new(file))).map_err(|error| reason_of(&error));
+        for op in awaiting {
+            let frame = op.frame;
+            if let Err(reason) = made.clone().and_then(|()| self.start(op)) {
+                self.tell(frame, id, Kind::Write, Err(reason));
+            }
+        }
     }
 
     /// Starts to make an object's writes durable; `Some` if that ended at once.
@@ -1055,14 +1116,15 @@ impl Shard {
             run: Run::default(),
             backing: Backing::Source,
             file: None,
+            settling: None,
         };
-        if object.file.is_some() {
+        if object.file().is_some() {
             return self.start(op).err().map(Err);
         }
         self.next += 1;
         let number = self.next;
+        let sink = object.caller.writes();
         self.ops.insert(number, op);
-        let sink = Arc::clone(&self.inbox) as Arc<dyn Sink>;
         self.batches.entry(id).or_default().flush = Some(FlushRequest::new(sink, number));
         None
     }
@@ -1070,35 +1132,12 @@ impl Shard {
     /// Gives what was started to the sources.
     fn hand_over(&mut self) {
         for (id, batch) in std::mem::take(&mut self.batches) {
-            let Some(object) = self.objects.get(&id) else { continue };
-            let (source, version) = (Arc::clone(&object.source), object.version);
-            self.callers.run(move || {
-                if !batch.reads.is_empty() {
-                    let now = version.map(|_| source.version());
-                    match (version, now) {
-                        (Some(version), Some(Ok(now))) if version != now => {
-                            for request in batch.reads {
-                                request.complete(Err(io::Error::other(ChangedVersion)));
-                            }
-                        }
-                        _ => source.read(batch.reads),
-                    }
-                }
-                if !batch.writes.is_empty() {
-                    source.write(batch.writes);
-                }
-                if let Some(flush) = batch.flush {
-                    source.flush(flush);
-                }
-            });
+            if let Some(object) = self.objects.get(&id) {
+                object.caller.give(batch);
+            }
         }
     }
 }
-
-/// A source that shows another version than the map.
-#[derive(Debug, thiserror::Error)]
-#[error("the source has another version than when it was mapped")]
-struct ChangedVersion;
 
 fn reason_of(error: &io::Error) -> Reason {
     if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<ChangedVersion>) {

@@ -40,8 +40,9 @@ impl ReadAt for File {
         FileExt::read_at(self, buffer, offset)
     }
 
+    /// The time of the last change of its bytes, and its size: a new name, owner, mode or link is no new version.
     fn version(&self) -> io::Result<Version> {
-        super::file::version_of(self.as_fd())
+        Ok(super::file::stamp::Stamp::of(self.as_fd())?.content())
     }
 }
 

@@ -9,12 +9,18 @@
 //! | --- | --- |
 //! | [`direct`] | the second descriptor, and which ranges it takes |
 //! | [`plan`] | which descriptor an operation goes to; reading and writing at once |
+//! | [`stamp`] | the times and the size: whether a read may be torn |
 
 mod direct;
 mod plan;
+pub(crate) mod stamp;
+
+use stamp::{Settling, Stamp, Verdict};
 
 use super::workers::Workers;
-use super::{AtHand, FlushRequest, Hand, Identity, ReadRequest, Source, Version, WriteRequest};
+use super::{
+    AtHand, ChangedVersion, FlushRequest, Hand, Identity, ReadRequest, Source, Version, WriteRequest,
+};
 use crate::sys;
 use rustix::fs::{FileType, Mode, OFlags};
 use std::fmt;
@@ -40,9 +46,18 @@ pub enum Direct {
 
 /// A regular file or a block device, read and perhaps written in place. Clones are the same open file.
 ///
-/// Its [version](Source::version) is the times of its last change and its size, as far as the file system's clock tells
-/// them apart (some milliseconds, before Linux 6.13): changes of its owner, mode or links count too. Of a block device they
-/// say little.
+/// **Each page is stable, not the whole file.** A read-only or private map goes on when the file is renamed, replaced, unlinked,
+/// touched or appended to, or gets another owner, mode or link; it keeps its length. A page that was shown once is the same
+/// bytes ever after, or an error. A page that was never shown is read as the file is then. If the file changes during the read
+/// of a page, the read is made again, a few times; if its bytes differ each time, the page is an error. A page that was cut off
+/// the file is an error. [`one_version`](Self::one_version) asks for more.
+///
+/// Both rules see a change by the times of fstat(2), as far as the file system's clock tells them apart (some milliseconds,
+/// before Linux 6.13). Two changes within one tick are one, and a store to a shared map of the file moves the times only now
+/// and then. Of a block device the times say little.
+///
+/// The pager reads and writes files of local file systems itself. It reads and writes a file of another one (a network, FUSE,
+/// an overlay) on threads of this file's own, since such a file may keep a thread for ever.
 ///
 /// As with every second open of a file, POSIX record locks (fcntl(2), `F_SETLK`) that the process has on it are gone when
 /// this is dropped.
@@ -52,6 +67,10 @@ pub struct LocalFile {
     file: Arc<OwnedFd>,
     direct: Option<Arc<direct::DirectFile>>,
     writable: bool,
+    /// All pages of a map are of one version.
+    one_version: bool,
+    /// On a file system that answers by itself.
+    local: bool,
     deadline: Duration,
     workers: Arc<Workers>,
     /// The same file as the pager keeps it.
@@ -131,11 +150,14 @@ impl LocalFile {
             return Err(io::Error::new(kind, text));
         }
         let direct = direct::DirectFile::open(file.as_fd(), writable).map(Arc::new);
+        let local = sys::file::is_on_local_file_system(file.as_fd());
         Ok(Self {
             name,
             file: Arc::new(file),
             direct,
             writable,
+            one_version: false,
+            local,
             deadline: Duration::from_secs(30),
             workers: Arc::new(Workers::new(THREADS)),
             shared: OnceLock::new(),
@@ -153,6 +175,15 @@ impl LocalFile {
             }
             Direct::Auto => {}
         }
+        self
+    }
+
+    /// Has read-only and private maps show one version of the whole file: after any change of the file (of its owner, mode or
+    /// links too), a page that is not in memory is an error. Without this, each page is stable by itself.
+    #[must_use]
+    pub fn one_version(mut self) -> Self {
+        self.shared = OnceLock::new();
+        self.one_version = true;
         self
     }
 
@@ -179,8 +210,9 @@ impl Source for LocalFile {
         Ok(sys::file::present_length(self.file.as_fd())?)
     }
 
+    /// The times of its last change and its size: changes of its owner, mode or links count too.
     fn version(&self) -> io::Result<Version> {
-        version_of(self.file.as_fd())
+        Ok(self.stamp()?.version())
     }
 
     /// A page, or what direct I/O takes where that is more. Not `st_blksize`: that is megabytes on some file systems, and a
@@ -245,6 +277,49 @@ impl LocalFile {
         Self { shared: OnceLock::new(), ..self.clone() }
     }
 
+    /// Whether maps of it show one version only.
+    pub(crate) fn has_one_version(&self) -> bool {
+        self.one_version
+    }
+
+    /// Whether its reads and writes end, and fstat(2) of it answers at once, whatever other processes do.
+    pub(crate) fn is_local(&self) -> bool {
+        self.local
+    }
+
+    /// Threads that wait for this file alone.
+    pub(crate) fn threads(&self) -> &Workers {
+        &self.workers
+    }
+
+    pub(crate) fn stamp(&self) -> io::Result<Stamp> {
+        Stamp::of(self.file.as_fd())
+    }
+
+    /// As [`Source::read`]; a read during which the file changes is made again.
+    pub(crate) fn read_settled(&self, requests: Vec<ReadRequest>) {
+        for mut request in requests {
+            let file = self.for_job();
+            self.workers.run(move || {
+                let offset = request.offset();
+                let result = file.read_settled_now(offset, request.buffer());
+                request.complete(result);
+            });
+        }
+    }
+
+    fn read_settled_now(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut settling = Settling::new(self.stamp()?);
+        loop {
+            let count = self.read_now(offset, buffer)?;
+            match settling.judge(self.stamp()?, &buffer[..count]) {
+                Verdict::Settled => return Ok(count),
+                Verdict::Again => {}
+                Verdict::Torn => return Err(io::Error::other(ChangedVersion)),
+            }
+        }
+    }
+
     fn check_writable(&self) -> io::Result<()> {
         if self.writable {
             return Ok(());
@@ -252,18 +327,6 @@ impl LocalFile {
         let text = format!("{} is open for reading only", self.name);
         Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, text))
     }
-}
-
-/// The times and the size of a file as a version.
-pub(super) fn version_of(fd: BorrowedFd<'_>) -> io::Result<Version> {
-    let status = rustix::fs::fstat(fd)?;
-    let nanoseconds =
-        |seconds: i64, rest: u64| seconds.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(rest);
-    let modified = nanoseconds(status.st_mtime, status.st_mtime_nsec);
-    let changed = nanoseconds(status.st_ctime, status.st_ctime_nsec);
-    // An odd factor spreads the size over all bits, so that it and the time do not cancel out.
-    let size = status.st_size.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    Ok(Version(modified, changed.wrapping_add(size)))
 }
 
 /// A write that would make the file longer.

@@ -2,7 +2,7 @@
 
 use super::workers::Workers;
 use super::zeros::within;
-use super::{ReadRequest, Source};
+use super::{AtHand, Hand, ReadRequest, Source};
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -101,10 +101,14 @@ impl Source for Function {
             });
         }
     }
+
+    fn at_hand(&self) -> AtHand<'_> {
+        AtHand(Hand::Constant)
+    }
 }
 
 /// Calls what is not folio's; a panic is an error that says what the panic said.
-pub(super) fn caught<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+pub(crate) fn caught<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().copied();
         let text = text.or(panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");

@@ -14,7 +14,7 @@
 mod arc;
 mod blocking;
 pub(crate) mod file;
-mod function;
+pub(crate) mod function;
 mod memory;
 pub(crate) mod request;
 pub(crate) mod workers;
@@ -33,8 +33,11 @@ use std::time::Duration;
 
 /// Bytes that can be read in ranges, and perhaps written.
 ///
-/// Every method but the three that take requests answers at once: the pager calls them while a program waits. The three
-/// may block, yet whoever can should start the work and return; the pager calls them from a thread that serves nothing else.
+/// Every method but the three that take requests should answer at once. `name`, `len`, `block`, `deadline` and the like are
+/// asked on the thread that calls [`Pager::map`](crate::Pager::map), once for a map; a panic there is an error of `map`. The
+/// three may block, yet a source that can should start the work and return: the pager calls them, and `version`, on threads
+/// that it has for this source alone ([`PagerBuilder::source_threads`](crate::PagerBuilder::source_threads)). So a source may read
+/// through a map of the same pager, and one that never answers delays no other.
 ///
 /// **No promise of a source is trusted.** What a source says twice differently, a page that is not the same when it is read
 /// again, a read that is short: all become errors, never a changed `&[u8]`.
@@ -50,7 +53,9 @@ pub trait Source: Send + Sync + 'static {
         Ok(self.len()? == 0)
     }
 
-    /// Which version of the bytes a read would give now. It changes when the bytes do; a read-only map shows one version only.
+    /// Which version of the bytes a read would give now. It changes when the bytes do; a read-only or private map shows one
+    /// version only. It is asked before and after each read, and the bytes are shown if both answers are the map's version: a
+    /// version that cannot be told is an error of the read.
     fn version(&self) -> io::Result<Version> {
         Ok(Version::CONSTANT)
     }
@@ -125,6 +130,8 @@ pub struct AtHand<'a>(pub(crate) Hand<'a>);
 pub(crate) enum Hand<'a> {
     /// Ask, by requests.
     No,
+    /// Ask, by requests; the version is the same for ever.
+    Constant,
     /// All bytes are zero.
     Zeros,
     /// The bytes are in memory that no pager manages, and never change.
@@ -137,9 +144,15 @@ impl fmt::Debug for AtHand<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Hand::No => "AtHand(no)",
+            Hand::Constant => "AtHand(no, constant)",
             Hand::Zeros => "AtHand(zeros)",
             Hand::Bytes(_) => "AtHand(bytes)",
             Hand::File(_) => "AtHand(file)",
         })
     }
 }
+
+/// A source that shows another version than the map.
+#[derive(Debug, thiserror::Error)]
+#[error("the source has another version than when it was mapped")]
+pub(crate) struct ChangedVersion;

@@ -3,6 +3,7 @@
 use crate::sys::{self, identity};
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -49,30 +50,64 @@ impl Workers {
         if self.process != identity::token() {
             return job();
         }
-        let mut state = self.queue.lock();
-        state.jobs.push_back(Box::new(job));
-        if state.jobs.len() <= state.waiting || state.threads >= self.most {
-            drop(state);
-            self.queue.wake.notify_one();
-            return;
-        }
-        state.threads += 1;
-        drop(state);
-        if self.start().is_err() {
-            let mut state = self.queue.lock();
-            state.threads -= 1;
-            // With a thread left the job is only later; with none nobody else would do it.
-            if state.threads == 0 {
-                let jobs = mem::take(&mut state.jobs);
-                drop(state);
-                jobs.into_iter().for_each(do_job);
-            }
+        if let Err((_, jobs)) = self.queue_up(Box::new(job)) {
+            jobs.into_iter().for_each(do_job);
         }
     }
 
-    fn start(&self) -> std::io::Result<()> {
+    /// Queues a job that must not block the calling thread. Where no thread can be had, the calling thread gives the job an
+    /// error instead: then the job only says so to those who wait for it.
+    pub(crate) fn post(&self, job: impl FnOnce(io::Result<()>) + Send + 'static) {
+        let posted = Posted(Some(job));
+        // Jobs that come back are dropped: that gives them the error.
+        let _ = self.queue_up(Box::new(move || posted.run()));
+    }
+
+    /// Queues a job; without any thread, gives back all that are queued.
+    fn queue_up(&self, job: Job) -> Result<(), (io::Error, VecDeque<Job>)> {
+        let mut state = self.queue.lock();
+        state.jobs.push_back(job);
+        if state.jobs.len() <= state.waiting || state.threads >= self.most {
+            drop(state);
+            self.queue.wake.notify_one();
+            return Ok(());
+        }
+        state.threads += 1;
+        drop(state);
+        self.start().or_else(|error| {
+            let mut state = self.queue.lock();
+            state.threads -= 1;
+            // With a thread left the job is only later; with none nobody else would do it.
+            if state.threads > 0 {
+                return Ok(());
+            }
+            Err((error, mem::take(&mut state.jobs)))
+        })
+    }
+
+    fn start(&self) -> io::Result<()> {
         let queue = Arc::clone(&self.queue);
         sys::thread::start("folio-io", move || queue.work())
+    }
+}
+
+/// A job that gets an error when it is dropped undone.
+struct Posted<F: FnOnce(io::Result<()>)>(Option<F>);
+
+impl<F: FnOnce(io::Result<()>)> Posted<F> {
+    fn run(mut self) {
+        if let Some(job) = self.0.take() {
+            job(Ok(()));
+        }
+    }
+}
+
+impl<F: FnOnce(io::Result<()>)> Drop for Posted<F> {
+    fn drop(&mut self) {
+        if let Some(job) = self.0.take() {
+            let text = "no thread can be started for it (see RLIMIT_NPROC and pids.max)";
+            job(Err(io::Error::new(io::ErrorKind::WouldBlock, text)));
+        }
     }
 }
 
@@ -157,6 +192,21 @@ mod tests {
             assert_eq!(ended.recv_timeout(SOON).unwrap().as_deref(), Some("folio-io"));
         }
         assert!(workers.queue.lock().threads <= 3);
+    }
+
+    #[test]
+    fn a_posted_job_runs_on_another_thread() {
+        let (workers, (done, ended)) = (Workers::new(1), mpsc::channel());
+        workers.post(move |thread| done.send((thread.is_ok(), std::thread::current().id())).unwrap());
+        let (had_a_thread, id) = ended.recv_timeout(SOON).unwrap();
+        assert!(had_a_thread && id != std::thread::current().id());
+    }
+
+    #[test]
+    fn a_posted_job_that_is_dropped_undone_gets_an_error() {
+        let (done, ended) = mpsc::channel();
+        drop(Posted(Some(move |thread: io::Result<()>| done.send(thread.is_err()).unwrap())));
+        assert!(ended.recv_timeout(SOON).unwrap());
     }
 
     #[test]

@@ -176,6 +176,34 @@ pub(crate) fn is_on_tmpfs(fd: BorrowedFd<'_>) -> bool {
     rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type == TMPFS)
 }
 
+/// Whether a file is on a file system that answers by itself: no server, local or not, can keep a call on it waiting, and
+/// fstat(2) waits for no disk. What is not known is not local; overlayfs says nothing of the file systems below it.
+pub(crate) fn is_on_local_file_system(fd: BorrowedFd<'_>) -> bool {
+    /// The magic numbers of statfs(2): ext2/3/4, XFS, Btrfs, F2FS, tmpfs, ramfs, hugetlbfs, ZFS, bcachefs, EROFS, SquashFS,
+    /// ISO 9660, FAT, exFAT, NTFS3, JFS, NILFS.
+    const LOCAL: [u32; 17] = [
+        0xEF53,
+        0x5846_5342,
+        0x9123_683E,
+        0xF2F5_2010,
+        0x0102_1994,
+        0x8584_58F6,
+        0x9584_58F6,
+        0x2FC1_2FC1,
+        0xCA45_1A4E,
+        0xE0F5_E1E2,
+        0x7371_7368,
+        0x9660,
+        0x4D44,
+        0x2011_BAB0,
+        0x7366_746E,
+        0x3153_464A,
+        0x3434,
+    ];
+    // Only the low 32 bits are the number; the word's width and sign differ between machines.
+    rustix::fs::fstatfs(fd).is_ok_and(|stat| LOCAL.contains(&(stat.f_type as u32)))
+}
+
 /// Whether tmpfs has a page for every byte of the range, in memory or in swap: there the page cache is the file, and
 /// cachestat(2) (since 6.5) counts it.
 pub(crate) fn is_full_tmpfs(fd: BorrowedFd<'_>, range: &std::ops::Range<u64>) -> bool {

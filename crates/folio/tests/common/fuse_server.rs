@@ -32,6 +32,8 @@ pub(crate) struct Served {
     pub(crate) direct_io: bool,
     /// The size that attributes state, where it is not the number of bytes.
     pub(crate) said_size: Option<u64>,
+    /// Each read gives other bytes, and changes the time of the last change.
+    pub(crate) restless: bool,
 }
 
 /// A mounted file system, and the child that serves it.
@@ -116,6 +118,11 @@ impl FuseServer {
         self.control.attributes_stick.store(stick, Ordering::SeqCst);
     }
 
+    /// Lets all that is stuck go when it is dropped: a test that panics must not wait for its own threads.
+    pub(crate) fn lets_go(&self) -> LetsGo<'_> {
+        LetsGo(self)
+    }
+
     /// From now on the file has another time of its last change.
     pub(crate) fn touch(&self) {
         self.control.modified.fetch_add(1_000_000_000, Ordering::SeqCst);
@@ -129,6 +136,17 @@ impl FuseServer {
     /// How many requests are stuck now.
     pub(crate) fn stuck(&self) -> u64 {
         self.control.stuck.load(Ordering::SeqCst)
+    }
+}
+
+/// Made by [`FuseServer::lets_go`].
+pub(crate) struct LetsGo<'a>(&'a FuseServer);
+
+impl Drop for LetsGo<'_> {
+    fn drop(&mut self) {
+        self.0.stick_reads(false);
+        self.0.stick_writes(false);
+        self.0.stick_attributes(false);
     }
 }
 
@@ -266,13 +284,17 @@ impl Filesystem for OneFile {
         reply: ReplyData,
     ) {
         let (control, served) = (self.control, Arc::clone(&self.served));
-        control.reads.fetch_add(1, Ordering::SeqCst);
+        let number = control.reads.fetch_add(1, Ordering::SeqCst);
         std::thread::spawn(move || {
             control.wait(&control.reads_stick);
             std::thread::sleep(Duration::from_micros(control.delay.load(Ordering::SeqCst)));
             let served = lock(&served);
             let start = (offset as usize).min(served.bytes.len());
             let end = (start + size as usize).min(served.bytes.len());
+            if served.restless {
+                control.modified.fetch_add(1_000_000_000, Ordering::SeqCst);
+                return reply.data(&vec![number as u8; end - start]);
+            }
             reply.data(&served.bytes[start..end]);
         });
     }

@@ -177,11 +177,11 @@ fn what_was_prefetched_is_used_without_a_fault() {
 }
 
 #[test]
-fn a_file_that_changes_is_an_error_for_pages_not_yet_read() {
+fn a_file_of_one_version_that_changes_is_an_error_for_pages_not_yet_read() {
     let dir = disk_dir();
     let path = dir.path().join("file");
     fs::write(&path, pattern(8 * MIB)).unwrap();
-    let map = pager(16 * MIB).map(LocalFile::open(&path).unwrap()).unwrap();
+    let map = pager(16 * MIB).map(LocalFile::open(&path).unwrap().one_version()).unwrap();
     assert_eq!(map[0], pattern(1)[0]);
     std::thread::sleep(std::time::Duration::from_millis(20));
     fs::write(&path, vec![9; 8 * MIB]).unwrap();
