@@ -19,6 +19,8 @@ mod fork;
 mod given;
 #[path = "pager/limits.rs"]
 mod limits;
+#[path = "pager/locked.rs"]
+mod locked;
 #[path = "pager/maps.rs"]
 mod maps;
 #[path = "pager/scarce.rs"]
