@@ -3,12 +3,18 @@
 #[path = "contract/support.rs"]
 mod support;
 
+#[path = "pager/bounds.rs"]
+mod bounds;
 #[path = "pager/contract.rs"]
 mod contract;
 #[path = "pager/differential.rs"]
 mod differential;
 #[path = "pager/engines.rs"]
 mod engines;
+#[path = "pager/exclusive.rs"]
+mod exclusive;
+#[path = "pager/exits.rs"]
+mod exits;
 #[path = "pager/failing.rs"]
 mod failing;
 #[path = "pager/faulty.rs"]

@@ -238,11 +238,8 @@ unsafe impl Send for Shard {}
 impl Shard {
     pub(crate) fn new(config: Config, inbox: Arc<Inbox>) -> Self {
         let page = rustix::param::page_size();
-        let limits = Limits {
-            budget: (config.budget / page) as u64,
-            dirty_age: config.dirty_age.as_micros() as u64,
-            page,
-        };
+        let limits =
+            Limits { budget: (config.budget / page) as u64, dirty_age: micros(config.dirty_age), page };
         let mover = config.uffd.clone().filter(|_| config.moves);
         let now = Instant::now();
         Self {
@@ -539,7 +536,7 @@ impl Shard {
             shares_buffer: store.shares_buffer(),
             block: (block / self.page) as u32,
             cut: (least / self.page) as u32,
-            deadline: (new.source.deadline().as_micros() as u64).max(1),
+            deadline: micros(new.source.deadline()).max(1),
         };
         // As far as the store reaches: a fault behind the last page has to end, too.
         self.areas.insert(address, (pages.next_multiple_of(store::CHUNK) * self.page, id));
@@ -591,6 +588,8 @@ impl Shard {
             pinned_bytes: self.core.pinned() * page,
             record_bytes: self.core.record_bytes() as u64,
             budget: self.config.budget as u64,
+            locks_refused: 0,
+            lock_refusal: None,
             latency: *self.core.latency(),
         }
     }
@@ -1105,6 +1104,11 @@ fn reason_of(error: &io::Error) -> Reason {
         return Reason::Changed;
     }
     Reason::Source { message: error.to_string().into(), errno: error.raw_os_error() }
+}
+
+/// A time in microseconds. The longest is far from the end of the numbers: the core adds a moment to it.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).min(u64::MAX / 4)
 }
 
 fn run_of(run: Run) -> store::Run {

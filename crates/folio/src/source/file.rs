@@ -13,6 +13,8 @@
 mod direct;
 mod plan;
 
+pub(crate) use direct::reopen;
+
 use super::workers::Workers;
 use super::{AtHand, FlushRequest, Hand, Identity, ReadRequest, Source, Version, WriteRequest};
 use crate::sys;

@@ -362,6 +362,14 @@ fn unlocked(len: usize, fd: Option<i32>, target: Option<usize>) -> Result<usize,
     })
 }
 
+/// Bytes of addresses that a map of `len` bytes asks the kernel for.
+pub(crate) fn address_bytes(len: u64, shared: bool) -> usize {
+    let chunk = CHUNK * rustix::param::page_size();
+    let one = (len as usize).next_multiple_of(chunk).max(chunk).saturating_add(chunk);
+    // Shared memory has a second view.
+    if shared { one.saturating_mul(2) } else { one }
+}
+
 /// Gives access to a range that [`reserve`] mapped.
 fn open_up(start: usize, len: usize, rights: i32) -> Result<(), Errno> {
     // SAFETY: the store's own memory. More rights hurt nobody who uses it.
