@@ -19,6 +19,8 @@ mod exits;
 mod failing;
 #[path = "pager/faulty.rs"]
 mod faulty;
+#[path = "pager/foreign.rs"]
+mod foreign;
 #[path = "pager/fork.rs"]
 mod fork;
 #[path = "pager/given.rs"]

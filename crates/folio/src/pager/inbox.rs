@@ -1,9 +1,10 @@
 //! What reaches a shard from other threads: commands of handles, and the ends of requests.
 
-use super::core::{Event, Failure, ObjectId, Ticket};
+use super::core::{Event, Failure, ObjectId, Reason, Ticket};
 use super::mailbox::{Bell, Mailbox};
 use super::shard::NewObject;
 use super::stats::Stats;
+use crate::source::Version;
 use crate::source::request::Sink;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
@@ -25,6 +26,16 @@ pub(crate) enum Message {
         object: ObjectId,
         len: u64,
         done: SyncSender<Outcome>,
+    },
+    /// The source's length is about to be changed, or was not changed after all.
+    Resizing {
+        object: ObjectId,
+        on: bool,
+    },
+    /// The version of a source that is written.
+    Looked {
+        object: ObjectId,
+        version: Result<Version, Reason>,
     },
     Stats(SyncSender<Stats>),
     SetBudget(usize),

@@ -10,7 +10,7 @@ use super::{Inner, ended, store};
 use crate::advice::{Advice, Pattern};
 use crate::error::{Errno, Error, Fault, FaultCause, Result, Subject};
 use crate::page;
-use crate::source::{Hand, LocalFile, Source};
+use crate::source::{Hand, LocalFile, Source, Version};
 use std::io;
 use std::ops::{Range, RangeBounds};
 use std::sync::Arc;
@@ -120,6 +120,13 @@ impl Lease {
             Some(file) => lock(pager, file, subject)?,
             None => None,
         };
+        // After the lock: pagers of other processes write no more. Shared handles take the first one's.
+        let stamp = match &file {
+            _ if !written => None,
+            Some(file) if file.tells_of_writes() => Some(file.stamp().map_err(failed)?),
+            Some(_) => None,
+            None => Some(source.version().map_err(failed)?).filter(|&version| version != Version::CONSTANT),
+        };
         let attach = |reserve: u64| {
             let new = NewObject {
                 source: Arc::clone(&source),
@@ -127,6 +134,7 @@ impl Lease {
                 len,
                 reserve,
                 version,
+                stamp,
                 tracked: purpose != Purpose::Read,
                 private: purpose == Purpose::Private,
                 shared: purpose == Purpose::Shared,
@@ -232,6 +240,14 @@ impl Lease {
         let (cause, detail) = cause_of(&failure.reason);
         let cause =
             if call == "sync" && cause == FaultCause::SourceFailed { FaultCause::NotWritten } else { cause };
+        let detail = detail.or_else(|| {
+            let foreign = call == "sync" && cause == FaultCause::Changed;
+            foreign.then(|| {
+                "someone else has written to it, and whole pages would overwrite that; a pager with merge_stores writes the \
+                 stored bytes only"
+                    .to_owned()
+            })
+        });
         let object = self.name.clone();
         Fault { call, object, range: start..end, file_offset: Some(start as u64), cause, detail }.into()
     }
@@ -329,7 +345,13 @@ impl Lease {
             self.evict(&tail, false)?;
         }
         if self.purpose != Purpose::Private {
-            self.source.resize(new as u64).map_err(|error| self.refused("resize", &error))?;
+            let object = self.object;
+            // The version changes by this, and not by someone else.
+            self.pager.inbox.send(Message::Resizing { object, on: true });
+            if let Err(error) = self.source.resize(new as u64) {
+                self.pager.inbox.send(Message::Resizing { object, on: false });
+                return Err(self.refused("resize", &error));
+            }
         }
         let object = self.object;
         let done = self.pager.inbox.ask(|done| Message::Resized { object, len: new as u64, done });

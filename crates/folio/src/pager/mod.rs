@@ -13,6 +13,8 @@
 //! | [`lease`] | an object that is mapped, and the calls of its handles |
 //! | [`registry`] | the objects of the process, and what each is mapped for |
 //! | [`exclusive`] | one writing pager a file, among all processes |
+//! | [`conflict`] | whether someone else writes to an object |
+//! | [`merge`] | byte-exact write-back |
 //! | [`at_exit`] | dirty pages are written when the program ends |
 //! | [`cgroup`] | the memory that the process's groups may use |
 //! | [`working_set`] | the pages that a program used, to be prefetched the next time |
@@ -20,6 +22,7 @@
 
 mod at_exit;
 mod cgroup;
+mod conflict;
 pub(crate) mod core;
 #[allow(dead_code)]
 mod delivery;
@@ -29,6 +32,7 @@ mod features;
 pub(crate) mod inbox;
 pub(crate) mod lease;
 mod mailbox;
+mod merge;
 mod pressure;
 mod records;
 mod registry;
@@ -133,6 +137,7 @@ pub struct Builder {
     dirty_age: Duration,
     spill_dir: PathBuf,
     pressure: bool,
+    merges: bool,
     features: String,
     delivery: String,
     name: String,
@@ -165,6 +170,17 @@ impl Builder {
     /// file of its own for that (pressure stall information, as far as the kernel has it and lets this process watch it): three quarters at each sign of it, and by steps the whole again. No unless told.
     pub fn shrink_under_pressure(mut self, shrink: bool) -> Self {
         self.pressure = shrink;
+        self
+    }
+
+    /// Whether only the bytes that were stored are written back, and no others of their pages. No unless told.
+    ///
+    /// The pager then keeps each dirty page a second time as it was before (in the budget), and writes where the two differ: a byte that was
+    /// stored as it was is not written. So others can write to other bytes of the same pages with write(2) or by kernel maps,
+    /// and a change of the source's version is no error of `sync`. Pages in memory do not show what others write. A page with many
+    /// changes apart from each other takes as many writes.
+    pub fn merge_stores(mut self, merge: bool) -> Self {
+        self.merges = merge;
         self
     }
 
@@ -218,6 +234,7 @@ impl Builder {
             shares: choice.shared_delivery.way().is_some(),
             spill_dir: self.spill_dir,
             pressure: self.pressure,
+            merges: self.merges,
         };
         let shard = shard::Shard::new(config, Arc::clone(&inbox));
         if crate::sys::thread::start(&self.name, move || serve(shard)).is_err() {
@@ -265,6 +282,7 @@ impl Pager {
             dirty_age: Duration::from_secs(5),
             spill_dir: PathBuf::from("/var/tmp"),
             pressure: false,
+            merges: false,
             features: String::new(),
             delivery: String::new(),
             name: "folio-pager".to_owned(),

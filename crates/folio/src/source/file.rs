@@ -8,10 +8,12 @@
 //! | file | what |
 //! | --- | --- |
 //! | [`direct`] | the second descriptor, and which ranges it takes |
+//! | [`stamp`] | whether someone else has written |
 //! | [`plan`] | which descriptor an operation goes to; reading and writing at once |
 
 mod direct;
 mod plan;
+mod stamp;
 
 pub(crate) use direct::reopen;
 

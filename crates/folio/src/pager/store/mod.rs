@@ -169,6 +169,15 @@ impl Store {
         Ok(slot)
     }
 
+    /// The bytes of a run that is in the map, and that nobody stores to.
+    pub(crate) fn bytes_of(&self, run: Run) -> Result<Vec<u8>, Errno> {
+        let (from, len) = self.addresses(run);
+        let mut bytes = vec![0; len];
+        // SAFETY: the run is in the map, so no fault waits for this thread; the bytes are this call's.
+        let copied = unsafe { copy::copy(bytes.as_mut_ptr(), from as *const u8, len, from..from + len) };
+        copied.map(|()| bytes).map_err(|_| Errno::FAULT)
+    }
+
     /// A run of which [copies](Self::copies) is true, and that was refused to leave, is in the map as a whole again.
     pub(crate) fn restore(&self, run: Run, slot: &Slot) -> Result<(), Errno> {
         match self {
