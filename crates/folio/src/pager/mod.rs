@@ -305,12 +305,15 @@ impl Pager {
 
     /// Maps a source for reading. Any number of read-only maps of one source share their pages.
     ///
+    /// The pages are not locked by mlockall(2) with MCL_FUTURE, whatever is mapped. mlockall with MCL_CURRENT reads all of every
+    /// map, and gives memory to all of a shared one.
+    ///
     /// The map shows the source as it is now: if the source changes, pages that were not read yet are errors.
     ///
     /// # Errors
     ///
-    /// What the source says of its length and version; EBUSY while the source is mapped writable by any pager of this process; ENOMEM
-    /// for addresses.
+    /// What the source says of its length and version; EBUSY while the source is mapped writable by any pager of this process (a map
+    /// whose last handle is being dropped is waited for; a thread that calls a source does not wait); ENOMEM for addresses.
     pub fn map(&self, source: impl Source) -> Result<Paged> {
         Lease::open(&self.inner, Arc::new(source), Purpose::Read, Pattern::Normal).map(Paged::new)
     }
