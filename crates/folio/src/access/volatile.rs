@@ -333,8 +333,10 @@ mod tests {
                 // SAFETY: the bytes are mapped while the view exists, and nothing else touches them.
                 let view = unsafe { View::new(memory.as_ptr().wrapping_add(start), len) };
                 let expected = &bytes[start..start + len];
-                let whole: Vec<u64> =
-                    expected.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap())).collect();
+                let whole: Vec<u64> = expected
+                    .chunks_exact(8)
+                    .map(|word| u64::from_ne_bytes(word.try_into().unwrap()))
+                    .collect();
                 let mut one_by_one = view.words();
                 let taken: Vec<u64> = std::iter::from_fn(|| one_by_one.next()).collect();
                 assert_eq!(taken, whole, "{len} bytes from {start}");

@@ -66,7 +66,7 @@ impl Drop for Promise {
 /// What the C library calls. A thread that serves a source cannot wait for that source, so an exit from there writes nothing.
 extern "C" fn flush_all() {
     if !thread::is_own() && catch_unwind(AssertUnwindSafe(flush_within_bound)).is_err() {
-        eprintln!("folio: the program ended before stored bytes were written");
+        crate::sys::say(format_args!("the program ended before stored bytes were written"));
     }
 }
 
@@ -86,8 +86,12 @@ fn flush_within_bound() {
     for (name, outcome) in asked {
         match outcome.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(Ok(())) => {}
-            Ok(Err(failure)) => eprintln!("folio: {name}: stored bytes are lost: {}", failure.reason),
-            Err(_) => eprintln!("folio: {name}: stored bytes may be lost: they were not written in time"),
+            Ok(Err(failure)) => {
+                crate::sys::say(format_args!("{name}: stored bytes are lost: {}", failure.reason))
+            }
+            Err(_) => crate::sys::say(format_args!(
+                "{name}: stored bytes may be lost: they were not written in time"
+            )),
         }
     }
 }
