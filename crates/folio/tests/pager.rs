@@ -3,6 +3,8 @@
 #[path = "contract/support.rs"]
 mod support;
 
+#[path = "pager/bounds.rs"]
+mod bounds;
 #[path = "pager/callers.rs"]
 mod callers;
 #[path = "pager/changing.rs"]
@@ -13,16 +15,24 @@ mod contract;
 mod differential;
 #[path = "pager/engines.rs"]
 mod engines;
+#[path = "pager/exclusive.rs"]
+mod exclusive;
+#[path = "pager/exits.rs"]
+mod exits;
 #[path = "pager/failing.rs"]
 mod failing;
 #[path = "pager/faulty.rs"]
 mod faulty;
+#[path = "pager/foreign.rs"]
+mod foreign;
 #[path = "pager/fork.rs"]
 mod fork;
 #[path = "pager/given.rs"]
 mod given;
 #[path = "pager/limits.rs"]
 mod limits;
+#[path = "pager/locked.rs"]
+mod locked;
 #[path = "pager/maps.rs"]
 mod maps;
 #[path = "pager/reasons.rs"]

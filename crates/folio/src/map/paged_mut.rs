@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// A [source](crate::source) mapped by a [`Pager`](crate::Pager) for reading and writing, by this handle alone; or copy-on-write
 /// ([`Pager::map_private`](crate::Pager::map_private)).
 ///
-/// Nobody else in the process can have the source mapped by the same pager, so the map is a plain `&mut [u8]`. Stored pages are
+/// Nobody else in the process can have the source mapped by a pager, so the map is a plain `&mut [u8]`. Stored pages are
 /// written to the source in the background, when memory is needed, by [`sync`](Self::sync), and when the map is dropped. A page
 /// that cannot be written stays in memory, dirty, and is tried again: nothing that was stored is lost silently.
 ///
@@ -88,7 +88,11 @@ impl PagedMut {
     /// # Errors
     ///
     /// A [`Fault`](crate::Fault) with [`NotWritten`](crate::FaultCause::NotWritten) if the source refused a page: it stays dirty,
-    /// and every further `sync` tries it again and says so. ECHILD in a forked child.
+    /// and every further `sync` tries it again and says so. One with [`Changed`](crate::FaultCause::Changed) if the source's version, or the
+    /// file's length or time of modification, shows that someone else has written to it: then this map writes nothing any more, since whole
+    /// pages would overwrite those bytes ([`Builder::merge_stores`](crate::PagerBuilder::merge_stores) writes the stored bytes only). What
+    /// others write while a write of the pager's own is under way, or within the granularity of the times, is not seen; nor are the times of
+    /// files looked at that another machine or process keeps (NFS, SMB, FUSE, 9P and the like). ECHILD in a forked child.
     pub fn sync(&self, range: impl RangeBounds<usize>, how: WriteBack) -> Result<()> {
         let range = self.lease.bytes("sync", range, self.len)?;
         self.lease.sync(&range, !matches!(how, WriteBack::Start))
@@ -99,7 +103,7 @@ impl PagedMut {
     /// # Errors
     ///
     /// ENOTSUP for a private map; ENOMEM beyond the addresses that were reserved (twice the length that the map began
-    /// with, 1 GiB more at least); what the source says.
+    /// with, 1 GiB more at least; none more where RLIMIT_AS has no room for that); what the source says.
     pub fn resize(&mut self, len: usize) -> Result<()> {
         if self.is_private() {
             let subject = Subject::named(self.name()).with_length(self.len).with_new_length(len);

@@ -48,7 +48,8 @@ impl Reach {
         }
     }
 
-    fn file(&self) -> Option<&LocalFile> {
+    /// The file that the source is, if it is one.
+    pub(super) fn file(&self) -> Option<&Arc<LocalFile>> {
         match self {
             Self::File(file) | Self::SlowFile(file) => Some(file),
             _ => None,

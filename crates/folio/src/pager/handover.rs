@@ -4,6 +4,7 @@
 use super::answers::{Reach, Shows};
 use super::core::ObjectId;
 use super::inbox::{Inbox, Message};
+use crate::source::file::stamp::Stamp;
 use crate::source::function::caught;
 use crate::source::request::{FlushRequest, ReadRequest, Sink, WriteRequest};
 use crate::source::workers::Workers;
@@ -114,6 +115,18 @@ impl Caller {
         self.threads.post(move |thread| {
             let file = thread.and_then(|()| make());
             inbox.send(Message::SpillMade { object, file });
+        });
+    }
+
+    /// Asks for the version of a source that is written, or the stamp of the file that it is, and tells the shard.
+    pub(super) fn ask_version(&self, object: ObjectId, file: Option<Arc<LocalFile>>) {
+        let (source, inbox) = (Arc::clone(&self.source), Arc::clone(&self.inbox));
+        self.threads.post(move |thread| {
+            let version = thread.and_then(|()| match file {
+                Some(file) => file.stamp().map(Stamp::content),
+                None => caught(|| source.version()),
+            });
+            inbox.send(Message::Looked { object, version });
         });
     }
 

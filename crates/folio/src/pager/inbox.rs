@@ -4,8 +4,8 @@ use super::core::{Event, Failure, ObjectId, Ticket};
 use super::mailbox::{Bell, Mailbox};
 use super::shard::NewObject;
 use super::stats::Stats;
-use crate::source::LocalFile;
 use crate::source::request::Sink;
+use crate::source::{LocalFile, Version};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use std::io;
@@ -26,6 +26,16 @@ pub(crate) enum Message {
         object: ObjectId,
         len: u64,
         done: SyncSender<Outcome>,
+    },
+    /// The source's length is about to be changed, or was not changed after all.
+    Resizing {
+        object: ObjectId,
+        on: bool,
+    },
+    /// The version of a source that is written.
+    Looked {
+        object: ObjectId,
+        version: io::Result<Version>,
     },
     Stats(SyncSender<Stats>),
     SetBudget(usize),

@@ -1,18 +1,23 @@
 //! Who has an object mapped, and as what: many readers, or one writer, or many shared writers. What all handles do is here.
 
 use super::answers::Answers;
+use super::at_exit::Promise;
 use super::core::{Event, Failure, ObjectId, Pattern as Reading, Pin, Reason};
+use super::exclusive::{Attempt, FileLock};
 use super::inbox::Message;
+use super::registry::{Conflict, Entry, Place};
 use super::shard::NewObject;
-use super::{Inner, ended};
+use super::{Inner, ended, store};
 use crate::advice::{Advice, Pattern};
 use crate::error::{Errno, Error, Fault, FaultCause, Result, Subject};
 use crate::page;
-use crate::source::{Identity, Source, Version};
-use std::collections::HashMap;
+use crate::source::file::stamp::Stamp;
+use crate::source::function::caught;
+use crate::source::{LocalFile, Source, Version};
 use std::io;
 use std::ops::{Range, RangeBounds};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What a source is mapped for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,23 +28,26 @@ pub(crate) enum Purpose {
     Shared,
 }
 
-/// Which objects are mapped, by identity.
-#[derive(Default)]
-pub(crate) struct Registry(Mutex<HashMap<Identity, Weak<Lease>>>);
-
 /// An object and its memory, for as long as a handle has it.
 pub(crate) struct Lease {
     pager: Arc<Inner>,
     object: ObjectId,
     source: Arc<dyn Source>,
-    identity: Option<Identity>,
     purpose: Purpose,
-    version: Option<Version>,
     start: usize,
     reserve: u64,
     /// When it was opened.
     len: usize,
     name: String,
+    /// What is held until all is written.
+    held: Held,
+}
+
+/// What keeps others from an object, and what writes it at the end of the program.
+struct Held {
+    promise: Option<Promise>,
+    lock: Option<FileLock>,
+    place: Option<Place>,
 }
 
 impl std::fmt::Debug for Lease {
@@ -78,72 +86,80 @@ impl Lease {
         let Answers { name, len, identity, version, shows, block, deadline, reach } =
             Answers::ask(&*source, purpose)?;
         let subject = || Subject::named(name.clone());
-        // Dropped after the lock: dropping the last handle takes it.
-        let held;
-        // Held until the object is there, so that two that map it at once get the same.
-        let mut registry = pager.registry.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held = identity.and_then(|identity| registry.get(&identity).and_then(Weak::upgrade));
-        if let Some(held) = &held {
-            let same = held.purpose == purpose;
-            match purpose {
-                Purpose::Shared if same => return Ok((Arc::clone(held), held.len)),
-                Purpose::Read if same && held.version == version => return Ok((Arc::clone(held), held.len)),
-                // Its maps show a version that is gone; this one gets pages of its own.
-                Purpose::Read if same => {}
-                _ => {
-                    let holder = match held.purpose {
-                        Purpose::Read => "read-only",
-                        Purpose::Write => "writable, by one handle",
-                        Purpose::Private | Purpose::Shared => "shared, by handles that may write",
-                    };
-                    let rule = format!("it is mapped {holder} in this pager already");
-                    let remedy = "drop that map, map it the same way, or use map_shared or map_private";
-                    return Err(Error::rule_as(Errno::BUSY, "map", subject(), rule, remedy));
-                }
-            }
-        }
         if usize::try_from(len).is_err() || len > 1 << 46 {
             let rule = "the source is longer than the addresses of a process";
             return Err(Error::rule_as(Errno::OVERFLOW, "map", subject(), rule, "map a part of it"));
         }
-        let tracked = purpose != Purpose::Read;
-        let reserve = if tracked { (2 * len).max(len + (1 << 30)) } else { len };
-        let new = NewObject {
-            source: Arc::clone(&source),
-            name: name.clone(),
-            reach,
-            len,
-            reserve,
-            shows,
-            block,
-            deadline,
-            tracked,
-            private: purpose == Purpose::Private,
-            shared: purpose == Purpose::Shared,
-            pattern: reading(pattern),
+        let failed = |error: io::Error| {
+            let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+            Error::rule_as(errno, "map", subject(), error.to_string(), "see whether the source can be read")
         };
-        let (object, start) = pager
-            .inbox
-            .ask(|reply| Message::Attach(Box::new(new), reply))
-            .ok_or_else(ended)?
-            .map_err(|errno| Error::kernel("mmap", errno, subject().with_length(len as usize)))?;
+        let file = reach.file().cloned();
+        let place = match identity.map(|identity| Place::enter(identity, pager.number(), purpose, version)) {
+            None => None,
+            Some(Ok(Entry::New(place))) => Some(place),
+            Some(Ok(Entry::Shared(lease))) => {
+                let len = lease.len;
+                return Ok((lease, len));
+            }
+            Some(Err(conflict)) => return Err(in_use(subject(), &conflict)),
+        };
+        let written = matches!(purpose, Purpose::Write | Purpose::Shared);
+        let lock = match file.as_deref().filter(|_| written) {
+            Some(file) => lock(pager, file, subject)?,
+            None => None,
+        };
+        // After the lock: pagers of other processes write no more. Shared handles take the first one's.
+        let stamp = match &file {
+            _ if !written => None,
+            Some(file) if file.tells_of_writes() => Some(file.stamp().map(Stamp::content).map_err(failed)?),
+            Some(_) => None,
+            None => Some(caught(|| source.version()).map_err(failed)?)
+                .filter(|&version| version != Version::CONSTANT),
+        };
+        let attach = |reserve: u64| {
+            let new = NewObject {
+                source: Arc::clone(&source),
+                name: name.clone(),
+                reach: reach.clone(),
+                len,
+                reserve,
+                shows,
+                stamp,
+                block,
+                deadline,
+                tracked: purpose != Purpose::Read,
+                private: purpose == Purpose::Private,
+                shared: purpose == Purpose::Shared,
+                pattern: reading(pattern),
+            };
+            pager.inbox.ask(|reply| Message::Attach(Box::new(new), reply)).ok_or_else(ended)
+        };
+        // Addresses for growth are worth less than the map.
+        let wished = if written { (2 * len).max(len + (1 << 30)) } else { len };
+        let (reserve, attached) = match attach(wished)? {
+            Err(Errno::NOMEM) if wished > len => (len, attach(len)?),
+            attached => (wished, attached),
+        };
+        let (object, start) = attached.map_err(|errno| {
+            let asked = store::address_bytes(reserve, purpose == Purpose::Shared);
+            Error::kernel("mmap", errno, subject().with_length(asked))
+        })?;
+        let promise = written.then(|| Promise::new(&pager.inbox, object, &name));
         let lease = Arc::new(Self {
             pager: Arc::clone(pager),
             object,
             source,
-            identity,
             purpose,
-            version,
             start,
             reserve,
             len: len as usize,
             name,
+            held: Held { promise, lock, place },
         });
-        if let Some(identity) = identity {
-            registry.insert(identity, Arc::downgrade(&lease));
-            registry.retain(|_, lease| lease.strong_count() > 0);
+        if let Some(place) = &lease.held.place {
+            place.opened(&lease);
         }
-        drop(registry);
         Ok((lease, len as usize))
     }
 
@@ -217,6 +233,14 @@ impl Lease {
         let (cause, detail) = cause_of(&failure.reason);
         let cause =
             if call == "sync" && cause == FaultCause::SourceFailed { FaultCause::NotWritten } else { cause };
+        let detail = detail.or_else(|| {
+            let foreign = call == "sync" && cause == FaultCause::Changed;
+            foreign.then(|| {
+                "someone else has written to it, and whole pages would overwrite that; a pager with merge_stores writes the \
+                 stored bytes only"
+                    .to_owned()
+            })
+        });
         let object = self.name.clone();
         Fault { call, object, range: start..end, file_offset: Some(start as u64), cause, detail }.into()
     }
@@ -314,7 +338,13 @@ impl Lease {
             self.evict(&tail, false)?;
         }
         if self.purpose != Purpose::Private {
-            self.source.resize(new as u64).map_err(|error| self.refused("resize", &error))?;
+            let object = self.object;
+            // The version changes by this, and not by someone else.
+            self.pager.inbox.send(Message::Resizing { object, on: true });
+            if let Err(error) = self.source.resize(new as u64) {
+                self.pager.inbox.send(Message::Resizing { object, on: false });
+                return Err(self.refused("resize", &error));
+            }
         }
         let object = self.object;
         let done = self.pager.inbox.ask(|done| Message::Resized { object, len: new as u64, done });
@@ -370,21 +400,63 @@ impl Drop for Lease {
         if !self.pager.is_at_home() {
             return;
         }
-        // Held until all is written: whoever maps the source next reads what was stored.
-        let mut registry = self.pager.registry.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The object is held until all is written: the next map of the source reads the stored bytes.
         if matches!(self.purpose, Purpose::Write | Purpose::Shared)
             && let Err(error) = self.sync(&(0..self.reserve as usize), true)
         {
             // As the standard library does where a drop cannot fail; `close` returns the error.
             crate::sys::say(format_args!("{}: what was stored is lost: {error}", self.name));
         }
-        if let Some(identity) = self.identity {
-            // A newer object may have its place.
-            if registry.get(&identity).is_some_and(|lease| lease.strong_count() == 0) {
-                registry.remove(&identity);
-            }
-        }
-        drop(registry);
         self.pager.inbox.send(Message::Tell(Event::Detach { object: self.object }));
+        let nothing = Held { promise: None, lock: None, place: None };
+        let Held { promise, lock, place } = std::mem::replace(&mut self.held, nothing);
+        drop(promise);
+        drop(lock);
+        // Last: whoever waits for it takes the lock.
+        drop(place);
     }
+}
+
+/// Keeps pagers of other processes from a file. Where the file system has no locks, the refusal is counted and the map is made.
+fn lock(pager: &Inner, file: &LocalFile, subject: impl Fn() -> Subject) -> Result<Option<FileLock>> {
+    let (rule, remedy) = match FileLock::take(file) {
+        Attempt::Held(lock) => return Ok(Some(lock)),
+        Attempt::Refused(errno) => {
+            pager.locks_refused.fetch_add(1, Ordering::Relaxed);
+            pager.lock_errno.store(errno.raw_os_error(), Ordering::Relaxed);
+            return Ok(None);
+        }
+        Attempt::Taken => (
+            "a pager of another process has the file mapped writable, and pagers write whole pages back",
+            "map it with FileMapMut in every process: the kernel shows each the stores of the others",
+        ),
+        Attempt::Covered => (
+            "a lock (fcntl(2)) of another process covers byte 2^61, by which pagers keep each other out",
+            "lock the bytes of the records only, or map the file with FileMapMut",
+        ),
+    };
+    Err(Error::rule_as(Errno::BUSY, "map", subject(), rule, remedy))
+}
+
+/// The error about an object that is mapped already.
+fn in_use(subject: Subject, conflict: &Conflict) -> Error {
+    if conflict.closing {
+        let rule =
+            "its last map is being made or dropped, and a thread that serves sources cannot wait for that";
+        let remedy = "map it from another thread, or when the write has ended";
+        return Error::rule_as(Errno::BUSY, "map", subject, rule, remedy);
+    }
+    let holder = match conflict.purpose {
+        Purpose::Read => "read-only",
+        Purpose::Write => "writable, by one handle",
+        Purpose::Private | Purpose::Shared => "shared, by handles that may write",
+    };
+    let pager = if conflict.other_pager { "another pager of this process" } else { "this pager" };
+    let rule = format!("it is mapped {holder} in {pager} already");
+    let remedy = if conflict.other_pager {
+        "drop that map, map it by that pager with map_shared, or use map_private"
+    } else {
+        "drop that map, map it the same way, or use map_shared or map_private"
+    };
+    Error::rule_as(Errno::BUSY, "map", subject, rule, remedy)
 }

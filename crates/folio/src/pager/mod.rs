@@ -12,22 +12,34 @@
 //! | [`mailbox`] | the inbox's queue, and how its reader sleeps |
 //! | [`pressure`] | the machine's memory pressure |
 //! | [`records`] | hashes of pages that left memory |
-//! | [`lease`] | who has an object mapped, and as what |
+//! | [`lease`] | an object that is mapped, and the calls of its handles |
+//! | [`registry`] | the objects of the process, and what each is mapped for |
+//! | [`exclusive`] | one writing pager a file, among all processes |
+//! | [`conflict`] | whether someone else writes to an object |
+//! | [`merge`] | byte-exact write-back |
+//! | [`at_exit`] | dirty pages are written when the program ends |
+//! | [`cgroup`] | the memory that the process's groups may use |
 //! | [`working_set`] | the pages that a program used, to be prefetched the next time |
 //! | [`features`] | what the kernel offers, and what of it is used |
 
 mod answers;
+mod at_exit;
+mod cgroup;
+mod conflict;
 pub(crate) mod core;
 #[allow(dead_code)]
 mod delivery;
 mod disk;
+mod exclusive;
 mod features;
 mod handover;
 pub(crate) mod inbox;
 pub(crate) mod lease;
 mod mailbox;
+mod merge;
 mod pressure;
 mod records;
+mod registry;
 mod shard;
 mod stats;
 mod store;
@@ -51,9 +63,9 @@ use crate::sys::identity;
 use crate::sys::uffd::Uffd;
 use features::{Asker, Choice, Features, Masks, Probe};
 use inbox::{Inbox, Message};
-use lease::{Lease, Purpose, Registry};
+use lease::{Lease, Purpose};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -91,8 +103,10 @@ pub struct Pager {
 /// What all clones of a pager, and all its maps, hold.
 pub(crate) struct Inner {
     pub(crate) inbox: Arc<Inbox>,
-    pub(crate) registry: Registry,
     budget: AtomicUsize,
+    /// Writable maps of files that could not be locked, and the last refusal.
+    locks_refused: AtomicU64,
+    lock_errno: AtomicI32,
     process: u64,
 }
 
@@ -103,6 +117,11 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Inner {
+    /// A number that no other pager of the process has as long as this one lives.
+    fn number(&self) -> u64 {
+        std::ptr::from_ref(self).addr() as u64
+    }
+
     /// Whether this is the process that made the pager: a forked child has no thread that serves it.
     pub(crate) fn is_at_home(&self) -> bool {
         self.process == identity::token()
@@ -126,6 +145,7 @@ pub struct Builder {
     spill_dir: PathBuf,
     pressure: bool,
     source_threads: usize,
+    merges: bool,
     features: String,
     delivery: String,
     name: String,
@@ -133,6 +153,9 @@ pub struct Builder {
 
 impl Builder {
     /// Bytes of memory for pages and the pager's records of them, 4 MiB at least. 256 MiB unless told.
+    ///
+    /// The pager uses no more than three quarters of the least limit among the memory cgroups of the process (4 MiB at least), as
+    /// it is when the budget is set: [`Pager::budget`] tells. The rest is for the program.
     pub fn budget(mut self, bytes: usize) -> Self {
         self.budget = bytes;
         self
@@ -160,10 +183,22 @@ impl Builder {
         self
     }
 
-    /// Whether to use less than the budget while the machine is short of memory (pressure stall information, where the kernel has
-    /// it and lets this process watch it): three quarters at each sign of it, and by steps the whole again. No unless told.
+    /// Whether to use less than the budget while the process's cgroup is short of memory, or the machine, where the group has no
+    /// file of its own for that (pressure stall information, as far as the kernel has it and lets this process watch it): three
+    /// quarters at each sign of it, and by steps the whole again. No unless told.
     pub fn shrink_under_pressure(mut self, shrink: bool) -> Self {
         self.pressure = shrink;
+        self
+    }
+
+    /// Whether only the bytes that were stored are written back, and no others of their pages. No unless told.
+    ///
+    /// The pager then keeps each dirty page a second time as it was before (in the budget), and writes where the two differ: a byte that was
+    /// stored as it was is not written. So others can write to other bytes of the same pages with write(2) or by kernel maps,
+    /// and a change of the source's version is no error of `sync`. Pages in memory do not show what others write. A page with many
+    /// changes apart from each other takes as many writes.
+    pub fn merge_stores(mut self, merge: bool) -> Self {
+        self.merges = merge;
         self
     }
 
@@ -190,6 +225,7 @@ impl Builder {
     pub fn build(self) -> Result<Pager> {
         let subject = || Subject::named("a pager").with_length(self.budget);
         check_budget(self.budget)?;
+        let budget = affordable(self.budget);
         let refused = |errno| Error::kernel("userfaultfd", errno, subject());
         let masks = Masks::from_environment()?;
         let asked = Masks::parse(Asker::Builder, &self.features, &self.delivery)?;
@@ -205,7 +241,7 @@ impl Builder {
         };
         let inbox = Arc::new(Inbox::new().map_err(refused)?);
         let config = shard::Config {
-            budget: self.budget,
+            budget,
             dirty_age: self.dirty_age,
             uffd,
             moves: choice.private_store_moves,
@@ -217,6 +253,7 @@ impl Builder {
             spill_dir: self.spill_dir,
             pressure: self.pressure,
             source_threads: self.source_threads,
+            merges: self.merges,
         };
         let shard = shard::Shard::new(config, Arc::clone(&inbox));
         if crate::sys::thread::start(&self.name, move || serve(shard)).is_err() {
@@ -224,8 +261,9 @@ impl Builder {
         }
         let inner = Inner {
             inbox,
-            registry: Registry::default(),
-            budget: self.budget.into(),
+            budget: budget.into(),
+            locks_refused: AtomicU64::new(0),
+            lock_errno: AtomicI32::new(0),
             process: identity::token(),
         };
         Ok(Pager { inner: Arc::new(inner) })
@@ -238,6 +276,13 @@ fn serve(shard: shard::Shard) {
         crate::sys::say(format_args!("the pager's thread has panicked: its maps cannot be served any more"));
         std::process::abort();
     }
+}
+
+/// As much of a budget as the process's memory cgroups leave room for.
+fn affordable(budget: usize) -> usize {
+    let limit = cgroup::Groups::now().memory_limit();
+    let share = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 4 * 3).unwrap_or(usize::MAX));
+    budget.min(share.max(LEAST))
 }
 
 fn check_budget(bytes: usize) -> Result<()> {
@@ -257,6 +302,7 @@ impl Pager {
             spill_dir: PathBuf::from("/var/tmp"),
             pressure: false,
             source_threads: SOURCE_THREADS,
+            merges: false,
             features: String::new(),
             delivery: String::new(),
             name: "folio-pager".to_owned(),
@@ -279,13 +325,17 @@ impl Pager {
 
     /// Maps a source for reading. Any number of read-only maps of one source share their pages.
     ///
+    /// The pages are not locked by mlockall(2) with MCL_FUTURE, whatever is mapped. mlockall with MCL_CURRENT reads all of every
+    /// map, and gives memory to all of a shared one.
+    ///
     /// The map shows the version that the source has now: if the source changes, pages that were not read yet are errors. Of a
     /// [`LocalFile`](crate::source::LocalFile) each page is stable by itself, unless it asks for one version.
     ///
     /// # Errors
     ///
     /// What the source says of its length and version; EAGAIN if its version changes meanwhile; EBUSY while the source is mapped
-    /// writable; ENOMEM for addresses. A panic of the source in an answer is an error, too.
+    /// writable by any pager of this process (a map whose last handle is being dropped is waited for; a thread that calls a source
+    /// does not wait); ENOMEM for addresses. A panic of the source in an answer is an error, too.
     pub fn map(&self, source: impl Source) -> Result<Paged> {
         Lease::open(&self.inner, Arc::new(source), Purpose::Read, Pattern::Normal).map(Paged::new)
     }
@@ -294,9 +344,19 @@ impl Pager {
     /// ([`Builder::write_back_after`], or when memory is needed), with [`PagedMut::sync`], and at the latest when the map is closed
     /// or dropped.
     ///
+    /// **The end of the program.** exit(3), and so the end of `main`, writes the dirty pages of all maps that still exist, and waits
+    /// for 10 seconds at most. It does so after the functions of atexit(3) that the program registered since its first writable map. An
+    /// exit in a thread that calls a source, and one in a forked child, write nothing for the map. What was not written is lost when a
+    /// signal kills the process (`kill -9`), and with `_exit`, `abort` and exec: only [`PagedMut::sync`] is safe from these.
+    ///
+    /// **Other pagers.** Whole pages are written back. So a local file is locked against the writable maps of pagers in other
+    /// processes: an exclusive lock of an open file description (fcntl(2)) on its byte 2^61. The lock stops neither write(2) nor the
+    /// kernel's maps, nor read-only maps. [`Stats::locks_refused`] counts the files that could not be locked.
+    ///
     /// # Errors
     ///
-    /// As for [`map`](Self::map); EBUSY while the source is mapped at all; EACCES if it cannot be written.
+    /// As for [`map`](Self::map); EBUSY while the source is mapped at all by a pager of this process, or writable by one of another
+    /// process ([`FileMapMut`](crate::FileMapMut) shares a file among processes); EACCES if it cannot be written.
     pub fn map_mut(&self, source: impl Source) -> Result<PagedMut> {
         Lease::open(&self.inner, Arc::new(source), Purpose::Write, Pattern::Normal).map(PagedMut::new)
     }
@@ -329,15 +389,19 @@ impl Pager {
     /// ECHILD in a forked child, which has no pager.
     pub fn stats(&self) -> Result<Stats> {
         self.inner.at_home("stats")?;
-        self.inner.inbox.ask(Message::Stats).ok_or_else(ended)
+        let mut stats = self.inner.inbox.ask(Message::Stats).ok_or_else(ended)?;
+        stats.locks_refused = self.inner.locks_refused.load(Ordering::Relaxed);
+        let errno = self.inner.lock_errno.load(Ordering::Relaxed);
+        stats.lock_refusal = (errno != 0).then_some(errno);
+        Ok(stats)
     }
 
-    /// The budget in bytes.
+    /// The budget in bytes: less than was asked for where the process's memory cgroup allows less ([`Builder::budget`]).
     pub fn budget(&self) -> usize {
         self.inner.budget.load(Ordering::Relaxed)
     }
 
-    /// Sets the budget. When it is lowered, pages leave memory until it is kept: soon, and dirty ones after they were written.
+    /// Sets the budget, or as much of it as [`Builder::budget`] would. When it is lowered, pages leave memory until it is kept: soon, and dirty ones after they were written.
     ///
     /// # Errors
     ///
@@ -345,6 +409,7 @@ impl Pager {
     pub fn set_budget(&self, bytes: usize) -> Result<()> {
         self.inner.at_home("set_budget")?;
         check_budget(bytes)?;
+        let bytes = affordable(bytes);
         self.inner.budget.store(bytes, Ordering::Relaxed);
         self.inner.inbox.send(Message::SetBudget(bytes));
         Ok(())

@@ -1,13 +1,19 @@
-//! The machine's memory pressure, as the kernel tells it, and how much of the budget is used under it.
+//! Memory pressure of the process's cgroup, or of the machine, as the kernel tells it, and how much of the budget is used under
+//! it.
 //!
 //! Source: Documentation/accounting/psi.rst.
 
 use super::LEAST;
+use super::cgroup::Groups;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+/// The pressure of the whole machine.
+const MACHINE: &str = "/proc/pressure/memory";
 
 /// A tenth of two seconds in which some task waited for memory. Windows of two seconds need no privilege (6.5).
 const TRIGGER: &[u8] = b"some 200000 2000000\0";
@@ -27,10 +33,9 @@ pub(super) struct Pressure {
 impl Pressure {
     /// `None` where the kernel has no pressure information (CONFIG_PSI), or does not let this process watch.
     pub(super) fn watch(budget: usize) -> Option<Self> {
-        let mut open = OpenOptions::new();
-        open.read(true).write(true).custom_flags(libc::O_NONBLOCK);
-        let mut file = open.open("/proc/pressure/memory").ok()?;
-        file.write_all(TRIGGER).ok()?;
+        // A group that is short of memory need not make the machine so.
+        let own = Groups::now().pressure_file();
+        let file = own.and_then(|path| watched(&path)).or_else(|| watched(Path::new(MACHINE)))?;
         Some(Self { file, share: budget, changed: Instant::now(), felt: false, shrunk: false })
     }
 
@@ -59,6 +64,15 @@ impl Pressure {
         (self.share, self.changed, self.shrunk) = (share, Instant::now(), share < budget);
         Some(share)
     }
+}
+
+/// A file of pressure information that tells when the trigger is met.
+fn watched(path: &Path) -> Option<File> {
+    let mut open = OpenOptions::new();
+    open.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+    let mut file = open.open(path).ok()?;
+    file.write_all(TRIGGER).ok()?;
+    Some(file)
 }
 
 #[cfg(test)]

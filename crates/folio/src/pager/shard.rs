@@ -2,6 +2,7 @@
 //! tells it how they ended.
 
 use super::answers::{Reach, Shows};
+use super::conflict::{Admission, Guard};
 use super::core::spread::SpreadMap;
 use super::core::{
     Action, Backing, Bytes, Core, Event, FrameId, Limits, Mode, ObjectId, Pattern, Reason, Run, Ticket,
@@ -11,19 +12,21 @@ use super::delivery::Delivery;
 use super::disk::{Disk, Operation, WATCHED};
 use super::handover::{Batch, Caller};
 use super::inbox::{Inbox, Message, Outcome};
+use super::merge::{Parts, PreImages};
 use super::pressure::Pressure;
 use super::records::{Records, Secret};
 use super::stats::Stats;
 use super::store::{self, Memfd, Pool, Private, Slot, Store, Trapped};
 use crate::source::file::stamp::{Settling, Stamp, Verdict};
-use crate::source::request::{FlushRequest, ReadRequest, WriteRequest};
-use crate::source::{ChangedVersion, LocalFile, Source};
+use crate::source::request::{FlushRequest, ReadRequest, Sink, WriteRequest};
+use crate::source::{ChangedVersion, LocalFile, Source, Version};
 use crate::sys::discard::Discarder;
 use crate::sys::trap_queue::{CELLS, TrapQueue};
 use crate::sys::uffd::Uffd;
 use crate::sys::{Errno, process};
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -59,6 +62,8 @@ pub(crate) struct Config {
     pub(crate) pressure: bool,
     /// Threads that may call one source at once.
     pub(crate) source_threads: usize,
+    /// Write the stored bytes only.
+    pub(crate) merges: bool,
 }
 
 /// An object to attach.
@@ -70,6 +75,8 @@ pub(crate) struct NewObject {
     /// Bytes of addresses, for growth.
     pub(crate) reserve: u64,
     pub(crate) shows: Shows,
+    /// The version of a source that is to be written, if it has one.
+    pub(crate) stamp: Option<Version>,
     /// As the source says, in bytes.
     pub(crate) block: usize,
     pub(crate) deadline: Duration,
@@ -96,6 +103,10 @@ struct Object {
     tracked: bool,
     /// A read-only map of bytes that cannot change: nothing has to be remembered of its pages.
     constant: bool,
+    /// Set where the source's version tells of writes.
+    guard: Option<Guard<Op>>,
+    /// Set where only the stored bytes are written.
+    images: Option<PreImages>,
 }
 
 impl Object {
@@ -226,11 +237,8 @@ unsafe impl Send for Shard {}
 impl Shard {
     pub(crate) fn new(config: Config, inbox: Arc<Inbox>) -> Self {
         let page = rustix::param::page_size();
-        let limits = Limits {
-            budget: (config.budget / page) as u64,
-            dirty_age: config.dirty_age.as_micros() as u64,
-            page,
-        };
+        let limits =
+            Limits { budget: (config.budget / page) as u64, dirty_age: micros(config.dirty_age), page };
         let mover = config.uffd.clone().filter(|_| config.moves);
         let now = Instant::now();
         Self {
@@ -473,9 +481,20 @@ impl Shard {
                 if let Some(object) = self.objects.get_mut(&object) {
                     object.len = len;
                     object.records.forget_from(pages.saturating_sub(1));
+                    if let Some(guard) = &mut object.guard {
+                        guard.resizing(false);
+                    }
                 }
                 self.event(Event::Resized { object, pages });
                 let _ = done.send(Ok(()));
+            }
+            Message::Resizing { object, on } => {
+                if let Some(guard) = self.objects.get_mut(&object).and_then(|object| object.guard.as_mut()) {
+                    guard.resizing(on);
+                }
+            }
+            Message::Looked { object, version } => {
+                self.looked(object, version.map_err(|error| reason_of(&error)));
             }
             Message::Stats(reply) => {
                 let _ = reply.send(self.stats());
@@ -529,13 +548,14 @@ impl Shard {
             shares_buffer: store.shares_buffer(),
             block: (block / self.page) as u32,
             cut: (least / self.page) as u32,
-            deadline: u64::try_from(new.deadline.as_micros()).unwrap_or(u64::MAX).max(1),
+            deadline: micros(new.deadline).max(1),
         };
         // As far as the store reaches: a fault behind the last page has to end, too.
         self.areas.insert(address, (pages.next_multiple_of(store::CHUNK) * self.page, id));
         let constant = !new.tracked && matches!(new.reach, Reach::Zeros | Reach::Bytes(..));
         let records = Records::new(self.secret, self.page);
         let most = self.config.source_threads;
+        let merges = self.config.merges && new.tracked && !new.private;
         let object = Object {
             store,
             caller: Caller::new(new.source, &new.reach, new.shows, most, &self.inbox),
@@ -548,6 +568,8 @@ impl Shard {
             unknown: false,
             tracked: new.tracked,
             constant,
+            guard: new.stamp.filter(|_| !merges).map(Guard::new),
+            images: merges.then(|| PreImages::new(self.page)),
         };
         self.objects.insert(id, object);
         self.event(Event::Attach { object: id, pages: new.len.div_ceil(self.page as u64), traits });
@@ -581,6 +603,8 @@ impl Shard {
             pinned_bytes: self.core.pinned() * page,
             record_bytes: self.core.record_bytes() as u64,
             budget: self.config.budget as u64,
+            locks_refused: 0,
+            lock_refusal: None,
             latency: *self.core.latency(),
         }
     }
@@ -613,18 +637,25 @@ impl Shard {
                 Some(Event::TakenOut { frame, result })
             }
             Action::Copy { frame, object, run, protect } => {
-                let store = &mut self.objects.get_mut(&object)?.store;
-                let copied = store.snapshot(&mut self.pool, run_of(run), protect);
+                let this = self.objects.get_mut(&object)?;
+                let copied = this.store.snapshot(&mut self.pool, run_of(run), protect);
+                if let Some(images) = this.images.as_mut().filter(|_| !protect && copied.is_ok()) {
+                    images.copied_unprotected(frame);
+                }
                 let result = self.fill(frame, copied);
                 Some(Event::Copied { frame, result })
             }
             Action::Unprotect { object, run } => {
+                self.keep_image(object, run);
                 // A page that left the map meanwhile faults again.
                 let _ = self.objects.get_mut(&object)?.store.unprotect(run_of(run));
                 None
             }
             Action::Write { frame, object, run, to } => {
                 let result = self.write(frame, object, run, to);
+                if !matches!(result, Ok(None)) {
+                    self.write_ended(object, frame, result.is_ok());
+                }
                 result.transpose().map(|result| Event::WriteDone { frame, result })
             }
             Action::Discard { frame, object, run, last, shown } => {
@@ -767,6 +798,12 @@ impl Shard {
         let (Some(object), Some(slot)) = (self.objects.get_mut(&object), self.slots.remove(frame)) else {
             return Err(Reason::PastEnd);
         };
+        if mode == Mode::Writable
+            && let Some(images) = object.images.as_mut().filter(|images| images.lacks(run))
+        {
+            // SAFETY: the slot holds the run's bytes, outside the map, and only this thread has it.
+            images.keep(run, unsafe { std::slice::from_raw_parts(slot.buffer(), slot.pages() * self.page) });
+        }
         let mode = match mode {
             Mode::ReadOnly => store::Mode::ReadOnly,
             Mode::Protected => store::Mode::Protected,
@@ -803,6 +840,11 @@ impl Shard {
     }
 
     fn discard(&mut self, frame: FrameId, id: ObjectId, run: Run, last: bool, shown: bool) {
+        if let Some(images) =
+            self.objects.get_mut(&id).and_then(|object| object.images.as_mut()).filter(|_| last)
+        {
+            images.forget(frame, run);
+        }
         let Some(slot) = self.slots.remove(frame) else { return };
         let Some(object) = self.objects.get_mut(&id) else { return self.pool.give(slot) };
         if shown && !object.constant {
@@ -824,7 +866,9 @@ impl Shard {
 
     /// Idle slots hold memory that the core takes for free: it is given back before the budget is passed.
     fn keep_budget(&mut self) {
-        self.core.set_other_records(self.hash_bytes + self.slots.bytes());
+        let images = self.objects.values().filter_map(|object| object.images.as_ref());
+        let images: usize = if self.config.merges { images.map(PreImages::bytes).sum() } else { 0 };
+        self.core.set_other_records(self.hash_bytes + self.slots.bytes() + images);
         let records = self.core.record_bytes();
         let used = self.core.used() as usize * self.page + records + self.pool.resident_idle();
         if used > self.config.budget {
@@ -948,6 +992,8 @@ impl Shard {
     fn ended(&mut self, number: u64, result: io::Result<usize>) {
         let Some(mut op) = self.ops.remove(&number) else { return };
         let (frame, object, kind) = (op.frame, op.object, op.kind);
+        let op_counts = op.backing == Backing::Source
+            && (kind == Kind::Write || (kind == Kind::Flush && op.file.is_none()));
         let outcome = match result {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) && gave_up_direct(&op) => None,
             Err(error) => Some(Err(reason_of(&error))),
@@ -976,11 +1022,18 @@ impl Shard {
             }
         };
         if let Some(outcome) = outcome.or_else(|| self.start(op).err().map(Err)) {
+            // The disk's flush is not counted.
+            if op_counts {
+                self.left(object);
+            }
             self.tell(frame, object, kind, outcome);
         }
     }
 
     fn tell(&mut self, frame: FrameId, object: ObjectId, kind: Kind, result: Result<(), Reason>) {
+        if kind == Kind::Write {
+            self.write_ended(object, frame, result.is_ok());
+        }
         self.event(match kind {
             Kind::Read => Event::ReadDone { frame, result },
             Kind::Write => Event::WriteDone { frame, result },
@@ -1076,17 +1129,127 @@ impl Shard {
             }
             return Ok(None);
         }
-        if to == Backing::Spill || object.file().is_some() {
-            return self.start(op).map(|()| None);
+        if to == Backing::Source && object.images.is_some() {
+            return self.write_parts(op);
         }
+        self.begin(op).map(|()| None)
+    }
+
+    /// Starts a write, or keeps it until it is known that nobody else has written. A write that waits ends as any other.
+    fn begin(&mut self, op: Op) -> Result<(), Reason> {
+        let id = op.object;
+        let guard = self.objects.get_mut(&id).and_then(|object| object.guard.as_mut());
+        let Some(guard) = guard.filter(|_| op.backing == Backing::Source) else { return self.launch(op) };
+        match guard.admit(op) {
+            Admission::Now(op) => self.launch(op).inspect_err(|_| self.left(id)),
+            Admission::Later { look } => {
+                if look {
+                    self.look(id);
+                }
+                Ok(())
+            }
+            Admission::Never => Err(Reason::Changed),
+        }
+    }
+
+    /// Asks for the version of a source that is written: on another thread, since the source or the file system may block.
+    fn look(&self, id: ObjectId) {
+        if let Some(object) = self.objects.get(&id) {
+            object.caller.ask_version(id, object.reach.file().cloned());
+        }
+    }
+
+    fn looked(&mut self, id: ObjectId, version: Result<Version, Reason>) {
+        let Some(guard) = self.objects.get_mut(&id).and_then(|object| object.guard.as_mut()) else { return };
+        match guard.looked(version) {
+            Ok(writes) => {
+                for op in writes {
+                    let (frame, kind) = (op.frame, op.kind);
+                    if let Err(reason) = self.launch(op) {
+                        self.left(id);
+                        self.tell(frame, id, kind, Err(reason));
+                    }
+                }
+            }
+            Err((writes, reason)) => {
+                for op in writes {
+                    self.tell(op.frame, id, op.kind, Err(reason.clone()));
+                }
+            }
+        }
+    }
+
+    /// A write that [`begin`](Self::begin) started has ended.
+    fn left(&mut self, id: ObjectId) {
+        let guard = self.objects.get_mut(&id).and_then(|object| object.guard.as_mut());
+        if guard.is_some_and(Guard::ended) {
+            self.look(id);
+        }
+    }
+
+    /// A frame's write has ended, whichever way it was made.
+    fn write_ended(&mut self, id: ObjectId, frame: FrameId, written: bool) {
+        if let Some(images) = self.objects.get_mut(&id).and_then(|object| object.images.as_mut()) {
+            images.ended(frame, written);
+        }
+    }
+
+    /// Keeps the bytes of a run in the map that can be stored to from now on.
+    fn keep_image(&mut self, id: ObjectId, run: Run) {
+        let Some(object) = self.objects.get_mut(&id) else { return };
+        let Some(images) = object.images.as_mut().filter(|images| images.lacks(run)) else { return };
+        if let Ok(bytes) = object.store.bytes_of(run_of(run)) {
+            images.keep(run, &bytes);
+        }
+        self.keep_budget();
+    }
+
+    /// Writes the bytes of a run that were stored; `Some` if there are none.
+    fn write_parts(&mut self, op: Op) -> Result<Option<()>, Reason> {
+        let object = self.objects.get_mut(&op.object).ok_or(Reason::PastEnd)?;
+        let images = object.images.as_mut().ok_or(Reason::PastEnd)?;
+        let (buffer, len, offset) = (op.buffer, op.len, op.offset);
+        // SAFETY: nobody changes a buffer that is being written.
+        let bytes = unsafe { std::slice::from_raw_parts(buffer, op.run.len as usize * self.page) };
+        let ranges = images.begin(op.frame, op.run, bytes, len);
+        if ranges.is_empty() {
+            return Ok(Some(()));
+        }
+        self.next += 1;
+        let number = self.next;
+        let id = op.object;
+        self.ops.insert(number, op);
+        let lengths = ranges.iter().map(Range::len).collect();
+        let sink = Arc::clone(&self.inbox) as Arc<dyn Sink>;
+        let parts = Arc::new(Parts::new(sink, number, len, lengths)) as Arc<dyn Sink>;
+        let requests = ranges.iter().zip(0..).map(|(range, part)| {
+            let (at, sink) = (offset + range.start as u64, Arc::clone(&parts));
+            // SAFETY: the range lies in the buffer, which nobody changes before the last of these writes has ended.
+            unsafe { WriteRequest::new(at, buffer.add(range.start), range.len(), sink, part) }
+        });
+        self.batches.entry(id).or_default().writes.extend(requests);
+        Ok(None)
+    }
+
+    /// Gives an operation to the disk, or a write or a flush to the source.
+    fn launch(&mut self, op: Op) -> Result<(), Reason> {
+        let object = self.objects.get(&op.object).ok_or(Reason::PastEnd)?;
+        if op.backing == Backing::Spill || object.file().is_some() {
+            return self.start(op);
+        }
+        let (id, kind, offset, buffer, len) = (op.object, op.kind, op.offset, op.buffer, op.len);
         self.next += 1;
         let number = self.next;
         let sink = object.caller.writes();
         self.ops.insert(number, op);
+        let batch = self.batches.entry(id).or_default();
+        if kind == Kind::Flush {
+            batch.flush = Some(FlushRequest::new(sink, number));
+            return Ok(());
+        }
         // SAFETY: nobody changes a buffer that is being written, and it stays until the operation has ended.
-        let request = unsafe { WriteRequest::new(offset, buffer, len, sink, number) };
-        self.batches.entry(id).or_default().writes.push(request);
-        Ok(None)
+        batch.writes.push(unsafe { WriteRequest::new(offset, buffer, len, sink, number) });
+        Ok(())
     }
 
     /// An object's spill file was made, or cannot be made.
@@ -1119,14 +1282,10 @@ impl Shard {
             settling: None,
         };
         if object.file().is_some() {
+            // Changes no time of the file.
             return self.start(op).err().map(Err);
         }
-        self.next += 1;
-        let number = self.next;
-        let sink = object.caller.writes();
-        self.ops.insert(number, op);
-        self.batches.entry(id).or_default().flush = Some(FlushRequest::new(sink, number));
-        None
+        self.begin(op).err().map(Err)
     }
 
     /// Gives what was started to the sources.
@@ -1144,6 +1303,11 @@ fn reason_of(error: &io::Error) -> Reason {
         return Reason::Changed;
     }
     Reason::Source { message: error.to_string().into(), errno: error.raw_os_error() }
+}
+
+/// A time in microseconds. The longest is far from the end of the numbers: the core adds a moment to it.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).min(u64::MAX / 4)
 }
 
 fn run_of(run: Run) -> store::Run {

@@ -51,6 +51,10 @@ pub struct Stats {
     pub record_bytes: u64,
     /// The budget, in bytes.
     pub budget: u64,
+    /// Writable maps, since the pager was made, of files that could not be locked against pagers of other processes.
+    pub locks_refused: u64,
+    /// The errno of the last such refusal: ENOLCK where the file system has no locks.
+    pub lock_refusal: Option<i32>,
     /// How many faults were served within 2^n microseconds (and not within half of that).
     pub latency: [u64; BUCKETS],
 }

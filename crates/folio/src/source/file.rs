@@ -10,11 +10,14 @@
 //! | [`direct`] | the second descriptor, and which ranges it takes |
 //! | [`plan`] | which descriptor an operation goes to; reading and writing at once |
 //! | [`stamp`] | the times and the size: whether a read may be torn |
+//! | [`writers`] | whether the file's times tell of another writer |
 
 mod direct;
 mod plan;
 pub(crate) mod stamp;
+mod writers;
 
+pub(crate) use direct::reopen;
 use stamp::{Settling, Stamp, Verdict};
 
 use super::workers::Workers;

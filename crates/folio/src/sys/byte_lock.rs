@@ -56,6 +56,15 @@ pub(crate) fn held_by_another(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<
     Ok(Some(start..end))
 }
 
+/// Whether the first lock in the range that another description or owner holds is a record lock of this very process (`F_SETLK`).
+pub(crate) fn is_own_record_lock(fd: BorrowedFd<'_>, range: &Range<u64>) -> bool {
+    let mut lock = request(libc::F_WRLCK, range);
+    // SAFETY: the kernel reads and writes one `struct flock`.
+    let asked = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) });
+    // Locks of descriptions have the number -1.
+    asked.is_ok() && lock.l_pid == rustix::process::getpid().as_raw_nonzero().get()
+}
+
 #[cfg(test)]
 mod tests {
     use super::{held_by_another, try_lock, unlock};

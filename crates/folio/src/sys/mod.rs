@@ -14,6 +14,7 @@
 //! | [`plain`] | text of others that does not steer a terminal |
 //! | [`process`] | what the process and the machine allow: limits, areas, the pool of huge pages |
 //! | [`identity`] | which process this is, across fork |
+//! | [`per_process`] | a value that a forked child does not inherit |
 //! | [`copy`] | the copy routine that a fault ends early |
 //! | [`slot`] | one entry of a table that a signal handler looks through |
 //! | [`replace`] | the wait-free table of guarded maps, and what a fault in one does |
@@ -50,6 +51,7 @@ pub(crate) mod mm;
 pub(crate) mod naming;
 pub(crate) mod open;
 pub(crate) mod page_rights;
+pub(crate) mod per_process;
 mod plain;
 pub(crate) mod process;
 pub(crate) mod replace;

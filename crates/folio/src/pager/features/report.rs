@@ -2,8 +2,8 @@
 
 use super::{Choice, Delivery, Features, Masks, probe, probe::Probe};
 use crate::error::Result;
+use crate::pager::cgroup::Groups;
 use crate::sys::process;
-use std::path::Path;
 
 /// One thing that the pager can use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,9 +82,7 @@ impl Report {
             max_map_count: process::sysctl("vm/max_map_count"),
             areas: process::area_count(),
             locked_limit: process::limit(rustix::process::Resource::Memlock),
-            cgroup_limit: std::fs::read_to_string("/proc/self/cgroup")
-                .ok()
-                .and_then(|groups| cgroup_limit(&groups, Path::new("/sys/fs/cgroup"))),
+            cgroup_limit: Groups::now().memory_limit(),
             memory_total: memory_total(),
             better: choice.better,
         })
@@ -109,55 +107,9 @@ fn memory_total() -> Option<u64> {
     Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? << 10)
 }
 
-/// The least memory limit on the way from the process's groups (the text of `/proc/self/cgroup`) up to `root`.
-fn cgroup_limit(groups: &str, root: &Path) -> Option<u64> {
-    let mut least = None;
-    for line in groups.lines() {
-        let mut parts = line.splitn(3, ':');
-        let (Some(number), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
-            continue;
-        };
-        // Version 2 has no list of controllers; beside version 1 it may be mounted apart.
-        let (mounts, file) = if number == "0" && controllers.is_empty() {
-            (vec![root.to_owned(), root.join("unified")], "memory.max")
-        } else if controllers.split(',').any(|controller| controller == "memory") {
-            (vec![root.join("memory")], "memory.limit_in_bytes")
-        } else {
-            continue;
-        };
-        for mount in mounts {
-            // The path may be one of the host's: what of it is not there is passed over.
-            for group in Path::new(path.trim_start_matches('/')).ancestors() {
-                let text = std::fs::read_to_string(mount.join(group).join(file)).unwrap_or_default();
-                // Version 2 says `max` for no limit, version 1 the largest number of bytes in whole pages.
-                let limit = text.trim().parse::<u64>().ok().filter(|&bytes| bytes < 1 << 62);
-                least = [least, limit].into_iter().flatten().min();
-            }
-        }
-    }
-    least
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Report, cgroup_limit};
-
-    #[test]
-    fn the_least_limit_on_the_way_up_holds_in_both_versions() {
-        let root = tempfile::tempdir().unwrap();
-        let put = |path: &str, text: &str| {
-            let path = root.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        };
-        put("a/memory.max", "4096000\n");
-        put("a/b/memory.max", "max\n");
-        put("memory/x/memory.limit_in_bytes", "9223372036854771712\n");
-        put("memory/memory.limit_in_bytes", "8192000\n");
-        assert_eq!(cgroup_limit("0::/a/b\n", root.path()), Some(4_096_000));
-        assert_eq!(cgroup_limit("9:cpu,memory:/x/host/only\n0::/\n", root.path()), Some(8_192_000));
-        assert_eq!(cgroup_limit("3:cpuset:/a\n", root.path()), None);
-    }
+    use super::Report;
 
     #[test]
     fn the_report_gives_a_reason_and_a_second_way_for_all_that_is_not_used() {

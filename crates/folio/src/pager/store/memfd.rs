@@ -3,7 +3,7 @@
 //! A run that was taken out of the map keeps its bytes in the memfd until it is punched: a store that was late faults, and
 //! none is lost.
 
-use super::{CHUNK, Mode, Place, Run, Slot, advance, reserve, span};
+use super::{CHUNK, Mode, Place, Run, Slot, advance, open_up, reserve, span};
 use crate::sys::discard::discard;
 use crate::sys::ends::Area;
 use crate::sys::uffd::{Uffd, watch};
@@ -24,8 +24,8 @@ pub(super) struct Views {
 }
 
 impl Views {
-    /// Whole chunks, `pages` at least; the map has the protection `rights`.
-    pub(super) fn new(pages: usize, rights: i32) -> Result<Self, Errno> {
+    /// Whole chunks, `pages` at least. The map has no access rights yet.
+    pub(super) fn new(pages: usize) -> Result<Self, Errno> {
         let page = rustix::param::page_size();
         let align = CHUNK * page;
         let len = pages.div_ceil(CHUNK) * align;
@@ -36,8 +36,9 @@ impl Views {
         if file::status(fd.as_fd())?.size != len as u64 {
             return Err(Errno::IO);
         }
-        let alias = reserve(len, align, libc::PROT_READ | libc::PROT_WRITE, Some(fd.as_raw_fd()))?;
-        match reserve(len, align, rights, Some(fd.as_raw_fd())) {
+        let alias = reserve(len, align, Some(fd.as_raw_fd()))?;
+        let opened = open_up(alias, len, libc::PROT_READ | libc::PROT_WRITE);
+        match opened.and_then(|()| reserve(len, align, Some(fd.as_raw_fd()))) {
             Ok(address) => Ok(Self { address, alias, len, page, fd, process: identity::token() }),
             Err(errno) => {
                 // SAFETY: made just now, and seen by nobody.
@@ -83,11 +84,13 @@ pub(crate) struct Memfd {
 impl Memfd {
     /// A map of `pages`, all missing, of the object `name`. `tracked`: stores are watched.
     pub(crate) fn new(name: &str, pages: usize, uffd: Arc<Uffd>, tracked: bool) -> Result<Self, Errno> {
-        let views = Views::new(pages, libc::PROT_READ | libc::PROT_WRITE)?;
+        let views = Views::new(pages)?;
         // Missing as well: a page that is in no cache would else be zeros.
         let mode = watch::MISSING | watch::MINOR | if tracked { watch::WP } else { 0 };
         // SAFETY: the store's own memory, which nobody uses yet.
         unsafe { uffd.register(views.address, views.len, mode) }?;
+        // Not before: no page may come without the pager, whoever locks memory meanwhile.
+        open_up(views.address, views.len, libc::PROT_READ | libc::PROT_WRITE)?;
         let area = Area::new(views.address..views.address + views.len, name);
         Ok(Self { area, views, uffd, tracked })
     }

@@ -19,6 +19,7 @@ pub(crate) use pool::Pool;
 pub(crate) use private::Private;
 pub(crate) use trapped::Trapped;
 
+use crate::sys::discard::discard;
 use crate::sys::uffd::{Progress, Uffd};
 use crate::sys::{Errno, copy, mm};
 use std::sync::Arc;
@@ -168,6 +169,15 @@ impl Store {
         Ok(slot)
     }
 
+    /// The bytes of a run that is in the map, and that nobody stores to.
+    pub(crate) fn bytes_of(&self, run: Run) -> Result<Vec<u8>, Errno> {
+        let (from, len) = self.addresses(run);
+        let mut bytes = vec![0; len];
+        // SAFETY: the run is in the map, so no fault waits for this thread; the bytes are this call's.
+        let copied = unsafe { copy::copy(bytes.as_mut_ptr(), from as *const u8, len, from..from + len) };
+        copied.map(|()| bytes).map_err(|_| Errno::FAULT)
+    }
+
     /// A run of which [copies](Self::copies) is true, and that was refused to leave, is in the map as a whole again.
     pub(crate) fn restore(&self, run: Run, slot: &Slot) -> Result<(), Errno> {
         match self {
@@ -292,7 +302,7 @@ impl Store {
         }
         // SAFETY: a poisoned page has no bytes; its rights are those of the rest of the map again.
         unsafe {
-            mm::madvise(start as *mut u8, size, libc::MADV_DONTNEED)?;
+            discard(start, size)?;
             mm::mprotect(start as *mut u8, size, libc::PROT_READ | libc::PROT_WRITE)
         }
     }
@@ -310,17 +320,14 @@ impl Store {
     }
 }
 
-/// Maps `len` bytes at a multiple of `align`, without backing and not for children.
-fn reserve(len: usize, align: usize, prot: i32, fd: Option<i32>) -> Result<usize, Errno> {
+/// Maps `len` bytes at a multiple of `align`: without access, without backing, and not for children. [`open_up`] gives access.
+///
+/// The map is not locked, even after mlockall(2) with MCL_FUTURE. The kernel fills a new map that is locked with zero pages, and
+/// a page that is there before userfaultfd watches the range never faults.
+fn reserve(len: usize, align: usize, fd: Option<i32>) -> Result<usize, Errno> {
     let padded = len.checked_add(align).ok_or(Errno::NOMEM)?;
-    let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: a new map.
-    let raw = unsafe { mm::mmap(std::ptr::null_mut(), padded, libc::PROT_NONE, anonymous, -1, 0) }? as usize;
+    let raw = unlocked(padded, None, None)?;
     let start = raw.next_multiple_of(align);
-    let (flags, fd) = match fd {
-        Some(fd) => (libc::MAP_SHARED | libc::MAP_NORESERVE, fd),
-        None => (anonymous, -1),
-    };
     // SAFETY: the pieces lie in the map just made, which nobody has seen; the advice changes no byte.
     unsafe {
         if start > raw {
@@ -329,10 +336,53 @@ fn reserve(len: usize, align: usize, prot: i32, fd: Option<i32>) -> Result<usize
         if raw + padded > start + len {
             mm::munmap((start + len) as *mut u8, raw + padded - start - len)?;
         }
-        mm::mmap(start as *mut u8, len, prot, flags | libc::MAP_FIXED, fd, 0)?;
+        if fd.is_some()
+            && let Err(errno) = unlocked(len, fd, Some(start))
+        {
+            let _ = mm::munmap(start as *mut u8, len);
+            return Err(errno);
+        }
         mm::madvise(start as *mut u8, len, libc::MADV_DONTFORK)?;
     }
     Ok(start)
+}
+
+/// Maps `len` bytes without access, of a file or of no memory, that are not locked; with `target` in place of what is mapped there.
+///
+/// mmap(2) locks the map where MCL_FUTURE is set, and refuses one that is longer than RLIMIT_MEMLOCK. So one page is mapped and
+/// unlocked, and mremap(2), which keeps that state, makes it as long as it has to be.
+fn unlocked(len: usize, fd: Option<i32>, target: Option<usize>) -> Result<usize, Errno> {
+    let page = rustix::param::page_size();
+    let (kind, fd) = match fd {
+        Some(fd) => (libc::MAP_SHARED, fd),
+        None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
+    };
+    let flags = kind | libc::MAP_NORESERVE;
+    // SAFETY: a new map.
+    let one = unsafe { mm::mmap(std::ptr::null_mut(), page, libc::PROT_NONE, flags, fd, 0) }?;
+    let fixed = if target.is_some() { libc::MREMAP_FIXED } else { 0 };
+    let target = target.map_or(std::ptr::null_mut(), |address| address as *mut u8);
+    // SAFETY: the page is new and nobody uses it. The caller mapped the target, and nobody uses that either.
+    let grown = mm::munlock(one, page)
+        .and_then(|()| unsafe { mm::mremap(one, page, len, libc::MREMAP_MAYMOVE | fixed, target) });
+    grown.map(|start| start as usize).inspect_err(|_| {
+        // SAFETY: as above: a call that failed left the page where it was.
+        let _ = unsafe { mm::munmap(one, page) };
+    })
+}
+
+/// Bytes of addresses that a map of `len` bytes asks the kernel for.
+pub(crate) fn address_bytes(len: u64, shared: bool) -> usize {
+    let chunk = CHUNK * rustix::param::page_size();
+    let one = (len as usize).next_multiple_of(chunk).max(chunk).saturating_add(chunk);
+    // Shared memory has a second view.
+    if shared { one.saturating_mul(2) } else { one }
+}
+
+/// Gives access to a range that [`reserve`] mapped.
+fn open_up(start: usize, len: usize, rights: i32) -> Result<(), Errno> {
+    // SAFETY: the store's own memory. More rights hurt nobody who uses it.
+    unsafe { mm::mprotect(start as *mut u8, len, rights) }
 }
 
 /// Repeats a call until all of `len` bytes are done. A page that is there already is made right by `there`.

@@ -9,7 +9,7 @@
 
 use super::{CHUNK, Slot};
 use crate::sys::uffd::{Uffd, watch};
-use crate::sys::{Errno, identity, mm};
+use crate::sys::{self, Errno, identity, mm};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -280,8 +280,9 @@ impl Pool {
         }
         let chunk_bytes = CHUNK * self.page;
         let len = count * chunk_bytes;
-        let start = super::reserve(len, chunk_bytes, libc::PROT_READ | libc::PROT_WRITE, None)?;
+        let start = super::reserve(len, chunk_bytes, None)?;
         self.areas.push((start, len));
+        super::open_up(start, len, libc::PROT_READ | libc::PROT_WRITE)?;
         let advice = if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
         // A kernel without huge pages refuses both kinds of advice, and needs none.
         // SAFETY: new memory; the advice changes no byte.
@@ -305,7 +306,13 @@ impl Pool {
 
 fn discard(address: usize, len: usize) {
     // SAFETY: memory of the pool that no slot, or the slot's owner, has.
-    let _ = unsafe { mm::madvise(address as *mut u8, len, libc::MADV_DONTNEED) };
+    unsafe {
+        if sys::discard::discard(address, len).is_err() {
+            // Locked memory, before 5.18. The pool's own need not be.
+            let _ = mm::munlock(address as *mut u8, len);
+            let _ = mm::madvise(address as *mut u8, len, libc::MADV_DONTNEED);
+        }
+    }
 }
 
 impl Drop for Pool {

@@ -3,7 +3,7 @@
 //! UFFDIO_MOVE installs a page writable, and a store that lands before the protection would go unseen: so a watched page comes by
 //! UFFDIO_COPY. Without MOVE a page leaves by protection, copy and MADV_DONTNEED, in that order.
 
-use super::{CHUNK, COPIED, Mode, Pool, Run, Slot, advance, copy_in, reserve, span};
+use super::{CHUNK, COPIED, Mode, Pool, Run, Slot, advance, copy_in, open_up, reserve, span};
 use crate::sys::discard::discard;
 use crate::sys::ends::Area;
 use crate::sys::uffd::{Uffd, watch};
@@ -43,7 +43,7 @@ impl Private {
     ) -> Result<Self, Errno> {
         let page = rustix::param::page_size();
         let len = pages.div_ceil(CHUNK) * CHUNK * page;
-        let address = reserve(len, CHUNK * page, libc::PROT_READ | libc::PROT_WRITE, None)?;
+        let address = reserve(len, CHUNK * page, None)?;
         let memory = Memory { address, len, process: identity::token() };
         if moves && huge && !tracked {
             // Else a fault that comes before a huge page makes a table of small ones, and splits it.
@@ -53,6 +53,8 @@ impl Private {
         let mode = if tracked { watch::MISSING | watch::WP } else { watch::MISSING };
         // SAFETY: the store's own memory, which nobody uses yet.
         unsafe { uffd.register(address, len, mode) }?;
+        // Not before: no page may come without the pager, whoever locks memory meanwhile.
+        open_up(address, len, libc::PROT_READ | libc::PROT_WRITE)?;
         let area = Area::new(address..address + len, name);
         Ok(Self { area, memory, uffd, page, tracked, moves })
     }
@@ -124,10 +126,14 @@ impl Private {
             return Ok(slot);
         };
         let put_back = self.put_back(pool, run, &slot, moved);
+        if errno == Errno::EXIST {
+            pool.note(&slot, 0..run.pages, true);
+        }
         pool.give(slot);
         match put_back {
-            // Locked memory is not moved to where it would not be locked.
-            Ok(()) if errno == Errno::INVAL => self.copy_and_drop(pool, run),
+            // Locked memory is not moved to where it would not be locked, nor to a page that mlockall(2) has put into the
+            // pool.
+            Ok(()) if matches!(errno, Errno::INVAL | Errno::EXIST) => self.copy_and_drop(pool, run),
             put_back => Err(put_back.err().unwrap_or(errno)),
         }
     }

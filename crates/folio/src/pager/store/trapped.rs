@@ -28,7 +28,7 @@ pub(crate) struct Trapped {
 impl Trapped {
     /// A map of `pages`, all missing, of the object `name`. `tracked`: the program may store to it.
     pub(crate) fn new(name: &str, pages: usize, queue: &TrapQueue, tracked: bool) -> Result<Self, Errno> {
-        let views = Views::new(pages, libc::PROT_NONE)?;
+        let views = Views::new(pages)?;
         let watched = Arc::new(Watched::new(queue.traps(), views.len / views.page, tracked));
         let area = Area::watched(views.address..views.address + views.len, name, Arc::clone(&watched));
         Ok(Self { area, views, watched, borders: 0, owed: Vec::new() })

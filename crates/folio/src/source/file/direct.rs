@@ -22,7 +22,7 @@ pub(super) struct DirectFile {
 }
 
 /// Opens what a descriptor stands for once more: its flags are then nobody else's.
-pub(super) fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(crate) fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let again = rustix::fs::open(path, flags | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())?;
     let (ours, theirs) = (rustix::fs::fstat(&again)?, rustix::fs::fstat(fd)?);

@@ -1,0 +1,176 @@
+//! Which objects this process has mapped, by whichever of its pagers, and as what.
+//!
+//! Pagers write whole pages back, so two of them that map one object writable would undo each other's stores.
+//!
+//! The registry's lock is held for a look only. Nothing is written, attached or asked of a source under it: an object whose
+//! map comes or goes is marked, and a thread that wants the same object waits for the mark to go.
+
+use super::lease::{Lease, Purpose};
+use crate::source::{Identity, Version};
+use crate::sys::per_process::PerProcess;
+use crate::sys::{identity as process, thread};
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+
+/// The objects of one process.
+#[derive(Default)]
+struct Registry {
+    holders: Mutex<Holders>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Holders {
+    by_identity: HashMap<Identity, Vec<Holder>>,
+    last: u64,
+}
+
+/// One mapped object.
+struct Holder {
+    number: u64,
+    /// The pager's number.
+    pager: u64,
+    purpose: Purpose,
+    version: Option<Version>,
+    /// `None` while the map is being made.
+    lease: Option<Weak<Lease>>,
+}
+
+static REGISTRY: PerProcess<Registry> = PerProcess::new();
+
+impl Registry {
+    /// Nothing panics under the lock in the middle of a change.
+    fn lock(&self) -> MutexGuard<'_, Holders> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a map of an object finds.
+pub(super) enum Entry {
+    /// A map that it can share.
+    Shared(Arc<Lease>),
+    /// Nothing that is in its way: the object is marked as its own.
+    New(Place),
+}
+
+/// Why an object cannot be mapped.
+pub(super) struct Conflict {
+    /// What it is mapped for.
+    pub(super) purpose: Purpose,
+    /// By another pager of this process.
+    pub(super) other_pager: bool,
+    /// Its last handle was dropped, and its dirty pages are being written.
+    pub(super) closing: bool,
+}
+
+/// What one holder means for a map that is to be made.
+enum Finding {
+    Nothing,
+    Share(Arc<Lease>),
+    /// It comes or goes.
+    Wait,
+    Conflict,
+}
+
+impl Holder {
+    fn finding(&self, pager: u64, purpose: Purpose, version: Option<Version>) -> Finding {
+        let reads = (self.purpose, purpose) == (Purpose::Read, Purpose::Read);
+        let here = self.pager == pager;
+        let shares = here
+            && match purpose {
+                // Maps of another version show bytes that are gone.
+                Purpose::Read => reads && self.version == version,
+                Purpose::Shared => self.purpose == Purpose::Shared,
+                Purpose::Write | Purpose::Private => false,
+            };
+        if reads && !shares {
+            return Finding::Nothing;
+        }
+        // A lease that is upgraded and not returned could be the last, and would be dropped under the lock.
+        match &self.lease {
+            Some(lease) if shares => lease.upgrade().map_or(Finding::Wait, Finding::Share),
+            Some(lease) if lease.strong_count() > 0 => Finding::Conflict,
+            _ => Finding::Wait,
+        }
+    }
+}
+
+/// An object's place in the registry, which ends with it.
+pub(super) struct Place {
+    registry: &'static Registry,
+    process: u64,
+    identity: Identity,
+    number: u64,
+}
+
+impl Place {
+    /// Finds a map of the object to share, or marks the object for a new one. A map of it that comes or goes is waited for; a
+    /// thread of folio's own, which may be the one that writes for it, does not wait.
+    pub(super) fn enter(
+        identity: Identity,
+        pager: u64,
+        purpose: Purpose,
+        version: Option<Version>,
+    ) -> Result<Entry, Conflict> {
+        let registry = REGISTRY.get();
+        let mut holders = registry.lock();
+        loop {
+            let mut waits = None;
+            for holder in holders.by_identity.get(&identity).into_iter().flatten() {
+                match holder.finding(pager, purpose, version) {
+                    Finding::Nothing => {}
+                    Finding::Share(lease) => return Ok(Entry::Shared(lease)),
+                    Finding::Conflict => return Err(holder.conflict(pager, false)),
+                    Finding::Wait => waits = Some(holder),
+                }
+            }
+            match waits {
+                Some(holder) if thread::is_own() => return Err(holder.conflict(pager, true)),
+                Some(_) => {
+                    holders = registry.changed.wait(holders).unwrap_or_else(PoisonError::into_inner);
+                }
+                None => break,
+            }
+        }
+        holders.last += 1;
+        let number = holders.last;
+        let holder = Holder { number, pager, purpose, version, lease: None };
+        holders.by_identity.entry(identity).or_default().push(holder);
+        Ok(Entry::New(Self { registry, process: process::token(), identity, number }))
+    }
+
+    /// The map is made.
+    pub(super) fn opened(&self, lease: &Arc<Lease>) {
+        let mut holders = self.registry.lock();
+        let mine = holders.by_identity.get_mut(&self.identity).into_iter().flatten();
+        if let Some(holder) = mine.into_iter().find(|holder| holder.number == self.number) {
+            holder.lease = Some(Arc::downgrade(lease));
+        }
+        drop(holders);
+        self.registry.changed.notify_all();
+    }
+}
+
+impl Holder {
+    fn conflict(&self, pager: u64, closing: bool) -> Conflict {
+        Conflict { purpose: self.purpose, other_pager: self.pager != pager, closing }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // In a forked child the lock may be held by a thread that it does not have.
+        if self.process != process::token() {
+            return;
+        }
+        let mut holders = self.registry.lock();
+        if let Some(all) = holders.by_identity.get_mut(&self.identity) {
+            all.retain(|holder| holder.number != self.number);
+            if all.is_empty() {
+                holders.by_identity.remove(&self.identity);
+            }
+        }
+        drop(holders);
+        self.registry.changed.notify_all();
+    }
+}

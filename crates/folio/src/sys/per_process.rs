@@ -1,0 +1,41 @@
+//! A value of each process that uses it: a forked child starts with a fresh one.
+//!
+//! What a child inherits may be half changed, and its locks may be held by threads that the child does not have.
+
+use super::identity;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+/// See the module. The values live as long as their process.
+#[derive(Debug)]
+pub(crate) struct PerProcess<T>(AtomicPtr<Owned<T>>);
+
+#[derive(Debug)]
+struct Owned<T> {
+    process: u64,
+    value: T,
+}
+
+impl<T: Default + Send + Sync + 'static> PerProcess<T> {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicPtr::new(std::ptr::null_mut()))
+    }
+
+    /// This process's value.
+    pub(crate) fn get(&self) -> &'static T {
+        let process = identity::token();
+        loop {
+            let current = self.0.load(Ordering::Acquire);
+            // SAFETY: null, or a value that `into_raw` leaked and that nobody frees.
+            if let Some(owned) = unsafe { current.as_ref() }
+                && owned.process == process
+            {
+                return &owned.value;
+            }
+            let fresh = Box::into_raw(Box::new(Owned { process, value: T::default() }));
+            if self.0.compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire).is_err() {
+                // SAFETY: made just now, and seen by nobody.
+                drop(unsafe { Box::from_raw(fresh) });
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Limits of the process and of its cgroup, and the longest deadlines.
+
+use crate::given::{MIB, pager};
+use crate::support::{End, child_succeeds, in_child, lower_limit, page, skip};
+use folio::source::{Function, Memory, WritableMemory, Zeros};
+use folio::{Errno, Pager, WriteBack};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[test]
+fn the_longest_deadline_is_no_deadline() {
+    child_succeeds(|| {
+        let pager = Pager::builder().budget(4 * MIB).write_back_after(Duration::MAX).build().unwrap();
+        let source = Function::new("fives", 16 << 20, |_, buffer: &mut [u8]| {
+            buffer.fill(5);
+            Ok(())
+        });
+        let map = pager.map(source.deadline(Duration::MAX)).unwrap();
+        assert!(map.iter().all(|&byte| byte == 5));
+        map.pin(..10).unwrap();
+        let mut written = pager.map_mut(WritableMemory::new(vec![0; MIB])).unwrap();
+        written.fill(6);
+        // A few turns of the pager's clock, with dirty pages.
+        std::thread::sleep(Duration::from_millis(100));
+        written.sync(.., WriteBack::Wait).unwrap();
+    });
+}
+
+fn address_space() -> u64 {
+    let text = fs::read_to_string("/proc/self/status").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn maps_that_do_not_grow_need_no_addresses_for_growth() {
+    child_succeeds(|| {
+        let pager = pager(4 * MIB);
+        // Makes the first memory of the pager's threads.
+        assert_eq!(pager.map(Memory::from(vec![1; MIB])).unwrap()[0], 1);
+        lower_limit(libc::RLIMIT_AS, address_space() + (600 << 20));
+        let mut private = pager.map_private(Memory::from(vec![1; 8 * MIB])).unwrap();
+        private[5] = 2;
+        assert_eq!(private[4..6], [1, 2]);
+        // A map that can grow gets what addresses there are.
+        let mut written = pager.map_mut(WritableMemory::new(vec![1; 8 * MIB])).unwrap();
+        written[5] = 2;
+        written.resize(4096).unwrap();
+        assert_eq!(written[4..6], [1, 2]);
+    });
+}
+
+#[test]
+fn an_error_at_the_limit_of_addresses_names_the_limit_and_what_was_asked_for() {
+    child_succeeds(|| {
+        let pager = pager(4 * MIB);
+        lower_limit(libc::RLIMIT_AS, address_space() + (600 << 20));
+        let private = pager.map_private(Zeros::new(2 << 30)).map(drop).unwrap_err();
+        assert_eq!(private.errno(), Errno::NOMEM);
+        let text = private.to_string();
+        // The bytes, and as many as they are aligned to.
+        let asked = ((2 << 30) + 512 * page()).to_string();
+        assert!(text.contains("RLIMIT_AS") && text.contains(&asked), "{text}");
+    });
+}
+
+/// A memory cgroup of this test's own, which goes with this.
+struct Group(PathBuf);
+
+impl Group {
+    /// A group with this limit below the process's own; `None` where that is not allowed.
+    fn with_limit(bytes: usize) -> Option<Self> {
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let path = |wanted: &dyn Fn(&str) -> bool| {
+            groups.lines().find_map(|line| {
+                let mut parts = line.splitn(3, ':').skip(1);
+                let (controllers, path) = (parts.next()?, parts.next()?);
+                wanted(controllers).then(|| path.trim_start_matches('/').to_owned())
+            })
+        };
+        let name = format!("folio-test-{}", std::process::id());
+        let one = path(&|controllers| controllers.split(',').any(|word| word == "memory"));
+        let two = path(&str::is_empty);
+        let places = [
+            one.map(|path| (Path::new("/sys/fs/cgroup/memory").join(path), "memory.limit_in_bytes")),
+            two.map(|path| (Path::new("/sys/fs/cgroup").join(path), "memory.max")),
+        ];
+        places.into_iter().flatten().find_map(|(parent, file)| {
+            let group = Self(parent.join(&name));
+            fs::create_dir(&group.0).ok()?;
+            fs::write(group.0.join(file), bytes.to_string()).ok()?;
+            Some(group)
+        })
+    }
+
+    /// The calling process is in the group from now on.
+    fn enter(&self) -> bool {
+        fs::write(self.0.join("cgroup.procs"), std::process::id().to_string()).is_ok()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The kernel may still tear down the last process.
+        for _ in 0..100 {
+            if fs::remove_dir(&self.0).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn a_budget_beyond_the_cgroups_limit_is_lowered_and_the_group_has_enough() {
+    let Some(group) = Group::with_limit(128 * MIB) else {
+        return skip("no memory cgroup can be made here");
+    };
+    let end = in_child(|| {
+        if !group.enter() {
+            return skip("the cgroup cannot be entered");
+        }
+        let pager = pager(256 * MIB);
+        assert!(pager.budget() <= 96 * MIB, "the budget is {}", pager.budget());
+        assert_eq!(pager.stats().unwrap().budget, pager.budget() as u64);
+        let source = Function::new("fives", 300 << 20, |_, buffer: &mut [u8]| {
+            buffer.fill(5);
+            Ok(())
+        });
+        let mut map = pager.map_private(source).unwrap();
+        for part in map.chunks_mut(4096) {
+            part[0] += 1;
+        }
+        assert!(map.chunks(4096).all(|part| part[..2] == [6, 5]));
+        pager.set_budget(256 * MIB).unwrap();
+        assert!(pager.budget() <= 96 * MIB, "the budget is {}", pager.budget());
+    });
+    assert_eq!(end, End::Exited(0), "killed by signal 9 is the kernel that is out of memory");
+}
