@@ -8,7 +8,7 @@
 //! | [`Anon`] | PRIVATE, ANONYMOUS | nobody | `&[u8]`, `&mut [u8]` |
 //! | [`Sealed`] | SHARED, a sealed memfd | nobody, ever again | `&[u8]`, sendable to another process |
 //! | [`FileMap`], [`FileMapMut`], [`FileMapPrivate`] | SHARED / PRIVATE, a file | anyone who has the file | checked copies, typed reads, guards over a [`View`] |
-//! | [`SharedMem`] | SHARED, anonymous, `/dev/zero` or memfd | the processes it is shared with | atomics, volatile [views](ViewMut) |
+//! | [`SharedMem`] | SHARED, anonymous, `/dev/zero` or memfd | the processes it is shared with | atomics, atomic [views](ViewMut) |
 //! | [`Device`] | SHARED, a device | hardware | single loads and stores of u8 to u64 |
 //! | [`Stable`], [`StableMut`] | as the file map | nobody, by an `unsafe` promise | `&[u8]`, `&mut [u8]` |
 //! | [`Paged`], [`PagedMut`] | folio's own [pager](Pager) over any [source] | nobody: the pages are folio's | `&[u8]`, `&mut [u8]` |

@@ -34,6 +34,9 @@ pub unsafe fn mmap(
     fd: RawFd,
     offset: i64,
 ) -> Result<*mut u8> {
+    if flags.contains(MapFlags::GROWSDOWN) {
+        sys::stack::expect_others();
+    }
     // SAFETY: the caller answers for what FIXED replaces.
     unsafe { sys::mm::mmap(addr, length, prot.bits(), flags.bits(), fd, offset) }.map_err(|errno| {
         let object = if flags.contains(MapFlags::ANONYMOUS) {

@@ -129,7 +129,7 @@ impl Anon {
     ///
     /// # Errors
     ///
-    /// ENOMEM if there is no room, or no memory; EINVAL to shrink. Nothing changed then.
+    /// ENOMEM if there is no room (where a stack may grow is none), or no memory; EINVAL to shrink. Nothing changed then.
     pub fn grow(&mut self, length: usize) -> Result<()> {
         let Mapping { region, len, .. } = &mut self.mapping;
         if length < *len {

@@ -467,7 +467,7 @@ impl<A: FileAccess> MappedFile<A> {
         self.mapping.region.fault(call, trap, range, &origin).into()
     }
 
-    /// Runs `work` over a volatile view of all bytes. A page that cannot be supplied meanwhile reads as zero, and `work`'s
+    /// Runs `work` over a view of all bytes. A page that cannot be supplied meanwhile reads as zero, and `work`'s
     /// result is thrown away for the error.
     ///
     /// Guards may nest, and run in many threads at once. A fault of any thread in the map is served while one is open, and
@@ -739,7 +739,7 @@ impl<A: WriteAccess> MappedFile<A> {
 
     typed_writes!();
 
-    /// Runs `work` over a volatile view that can be stored to. As [`guard`](Self::guard); if it fails, stores to the
+    /// Runs `work` over a view that can be stored to. As [`guard`](Self::guard); if it fails, stores to the
     /// page that could not be supplied, and possibly to others after it, are lost; stores before the fault stay.
     ///
     /// # Errors

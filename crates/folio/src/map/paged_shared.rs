@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// A [source](crate::source) mapped by a [`Pager`](crate::Pager) for reading and writing by any number of handles, which see each
 /// other's stores at once.
 ///
-/// Others may change the bytes at any time, so there are no slices: volatile [views](ViewMut) and copies.
+/// Others may change the bytes at any time, so there are no slices: atomic [views](ViewMut) and copies.
 ///
 /// Write-back, loads of pages that cannot be supplied, and fork: as for [`PagedMut`](crate::PagedMut).
 #[derive(Clone)]
@@ -28,7 +28,7 @@ impl PagedShared {
 
     paged_calls!();
 
-    /// All bytes, for volatile loads and stores.
+    /// All bytes, for atomic loads and stores.
     ///
     /// # Errors
     ///

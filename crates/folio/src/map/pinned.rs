@@ -114,7 +114,7 @@ impl<'a> PinnedShared<'a> {
         Ok(Self { pin: Pin::new(lease, range, true)? })
     }
 
-    /// The bytes, for volatile loads and stores.
+    /// The bytes, for atomic loads and stores.
     ///
     /// # Errors
     ///

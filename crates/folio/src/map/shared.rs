@@ -1,4 +1,4 @@
-//! Memory that other processes change while this one looks: atomics and volatile views, never slices.
+//! Memory that other processes change while this one looks: atomics and atomic views, never slices.
 
 use super::handle::{handle_calls, typed_reads, typed_writes};
 use super::mapping::Mapping;
@@ -114,7 +114,7 @@ impl SharedMem {
 
     handle_calls!();
 
-    /// All bytes, for volatile reads and writes.
+    /// All bytes, for atomic loads and stores.
     ///
     /// # Errors
     ///
@@ -127,7 +127,7 @@ impl SharedMem {
         Ok(unsafe { ViewMut::new(self.mapping.start(), self.mapping.len) })
     }
 
-    /// The bytes of a range, for volatile reads.
+    /// The bytes of a range, for atomic loads.
     ///
     /// # Errors
     ///
@@ -169,7 +169,7 @@ impl SharedMem {
         }
         region.check_present("atomics", &(offset..offset + bytes))?;
         // SAFETY: inside the map, aligned (the map starts on a page), any bits are valid, and all that safe code gets
-        // of these bytes are atomics and volatile accesses. The pages stay, as for `view`.
+        // of these bytes are atomics and assembly copies. The pages stay, as for `view`.
         Ok(unsafe { std::slice::from_raw_parts(self.mapping.start().add(offset).cast::<A>(), count) })
     }
 

@@ -233,7 +233,7 @@ impl Region {
                 let mut base = anywhere(hint);
                 if hint != 0
                     && let Ok(near) = base
-                    && sys::stack::is_chosen_in_the_way(&request.range(near)).is_some()
+                    && sys::stack::is_in_the_way(&request.range(near)).is_some()
                 {
                     drop(Self::made(near, request));
                     base = anywhere(0);

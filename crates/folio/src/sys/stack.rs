@@ -5,7 +5,7 @@
 
 use super::process;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The gap in pages (`stack_guard_gap` of the kernel's command line, whose default this is).
 const GAP_PAGES: usize = 256;
@@ -62,15 +62,24 @@ fn overlap(one: &Range<usize>, other: &Range<usize>) -> bool {
     one.start < other.end && other.start < one.end
 }
 
-/// Whether memory at `range`, which the kernel did not choose, is in the way of the main thread's stack. Costs one system
-/// call where the stack is far, so it suits growth and commits.
+/// Whether the program has asked for an area that grows down.
+static OTHERS: AtomicBool = AtomicBool::new(false);
+
+/// To be called when an area that grows down is made, before anything can grow into its way.
+pub(crate) fn expect_others() {
+    OTHERS.store(true, Ordering::Relaxed);
+}
+
+/// Whether memory at `range`, by which something grows or gets access, is in the way of the main thread's stack, or of an
+/// [expected](expect_others) one. Costs one system call where the stack is far. Areas that other code makes grow down are not
+/// looked for: it would cost a list of all areas at each call.
 pub(crate) fn is_in_the_way(range: &Range<usize>) -> Option<InTheWay> {
     let allowed = allowed();
     if overlap(&allowed, range) {
         return Some(InTheWay { range: allowed });
     }
     let near = allowed.start.min(allowed.end.saturating_sub(KERNELS_ROOM));
-    if overlap(&(near..allowed.end), range) { look(range) } else { None }
+    if OTHERS.load(Ordering::Relaxed) || overlap(&(near..allowed.end), range) { look(range) } else { None }
 }
 
 /// The same for an address that the caller chose: every area that grows down counts.

@@ -88,6 +88,17 @@ fn memory_that_is_made_is_at_most_as_much_as_the_cgroup_has() {
 }
 
 #[test]
+fn memory_beyond_the_machines_is_refused_without_any_cgroup() {
+    child_succeeds(|| {
+        // If it is not refused, this process goes first.
+        std::fs::write("/proc/self/oom_score_adj", "1000").unwrap();
+        no_memory(&SharedMem::memfd("x", 1 << 46).unwrap_err());
+        no_memory(&Sealed::build(1 << 46, |_| panic!("there is no memory to fill")).unwrap_err());
+        no_memory(&Channel::anonymous(1 << 40).unwrap_err());
+    });
+}
+
+#[test]
 fn the_length_of_a_received_memfd_costs_nothing() {
     with_little_memory("received", || {
         let sparse = |seals| {

@@ -136,6 +136,10 @@ fn a_map_is_not_placed_in_the_gap_below_any_area_that_grows_down() {
         unsafe { raw::mmap(top as *mut u8, page(), Prot::READ_WRITE, flags, -1, 0) }.unwrap();
         refused(anon_at(top - page(), page()));
         refused(anon_at(top - gap(), page()));
-        anon_at(top - gap() - 16 * page(), page()).unwrap();
+        let mut anon = anon_at(top - gap() - 2 * page(), page()).unwrap();
+        anon.grow(2 * page()).unwrap();
+        refused(anon.grow(3 * page()));
+        anon.resize(3 * page()).unwrap();
+        assert!(anon.as_ptr() as usize + anon.len() <= top - gap() || anon.as_ptr() as usize > top);
     });
 }

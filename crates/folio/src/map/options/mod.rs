@@ -83,7 +83,7 @@ impl MapOptions {
         self
     }
 
-    /// Lie near this address if that is free, else anywhere.
+    /// Lie near this address if that is free, else anywhere. Where the main thread's stack may grow counts as not free.
     #[must_use]
     pub fn hint(mut self, address: usize) -> Self {
         self.place = Place::Hint(address);
@@ -92,6 +92,9 @@ impl MapOptions {
 
     /// Lie at exactly this address, or fail with EEXIST if anything is mapped there (FIXED_NOREPLACE; the result is
     /// compared, since kernels before 4.17 take it as a hint).
+    ///
+    /// ENOMEM where a stack may grow: below the top of the main thread's by RLIMIT_STACK and the kernel's gap of 256 pages,
+    /// and in that gap below any area that grows down. Its frames would lie in the map's bytes.
     #[must_use]
     pub fn at(mut self, address: usize) -> Self {
         self.place = Place::At(address);
