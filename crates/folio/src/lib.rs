@@ -5,7 +5,7 @@
 //!
 //! | type | mmap(2) | who else can change or remove the bytes | what safe code gets |
 //! | --- | --- | --- | --- |
-//! | [`Anon`] | PRIVATE, ANONYMOUS | nobody | `&[u8]`, `&mut [u8]` |
+//! | [`Anon`] | PRIVATE, ANONYMOUS or `/dev/zero` | nobody | `&[u8]`, `&mut [u8]` |
 //! | [`Sealed`] | SHARED, a sealed memfd | nobody, ever again | `&[u8]`, sendable to another process |
 //! | [`FileMap`], [`FileMapMut`], [`FileMapPrivate`] | SHARED / PRIVATE, a file | anyone who has the file | checked copies, typed reads, guards over a [`View`] |
 //! | [`SharedMem`] | SHARED, anonymous, `/dev/zero` or memfd | the processes it is shared with | atomics, atomic [views](ViewMut) |
@@ -14,7 +14,7 @@
 //! | [`Paged`], [`PagedMut`] | folio's own [pager](Pager) over any [source] | nobody: the pages are folio's | `&[u8]`, `&mut [u8]` |
 //! | [`PagedShared`] | the same, shared memory | other handles of the same source | [views](ViewMut) |
 //! | [`shm::Segment`] | SHARED, a name, a file or a sealed memfd | the processes it is shared with | typed [values](shm), atomics, locks |
-//! | [`Region`] | any | as it was made | checked copies; every operation on the range |
+//! | [`Region`] | any | as it was made | checked copies; every operation on the range; views and atomics where pages stay |
 //! | [`Reservation`] | PROT_NONE, NORESERVE | nobody | addresses to place maps in, memory that grows in place |
 //!
 //! **A fault is an error, not a signal.** What mmap(2) reports with SIGBUS and SIGSEGV reaches the caller of folio's safe

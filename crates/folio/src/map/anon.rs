@@ -266,11 +266,10 @@ impl Anon {
         };
         if !region.surely_has(Prot::READ_WRITE) {
             // Its slices would fault. Nothing refers to the bytes, which go with the region.
-            let page = region.page_size();
-            return Err(Refused::new(
-                Self { mapping: Mapping::new(Region::empty(page), 0, 0), made: None },
-                error,
-            ));
+            let mut none = Region::empty(region.page_size());
+            // The bytes to come are kept from children as these were. A region without bytes refuses no setting.
+            let _ = none.set_fork(region.fork());
+            return Err(Refused::new(Self { mapping: Mapping::new(none, 0, 0), made: None }, error));
         }
         Err(Refused::new(Self { mapping: Mapping::new(region, lead, len), made }, error))
     }

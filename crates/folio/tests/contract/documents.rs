@@ -3,8 +3,8 @@
 
 use super::support::{self, End, is_in_memory, page, pattern, skip};
 use folio::{
-    Errno, FaultCause, FileMap, FileMapMut, FileMapPrivate, MapFlags, MapOptions, PageSize, Prot, Region,
-    SharedMem, WriteBack, raw,
+    Anon, Errno, FaultCause, FileMap, FileMapMut, FileMapPrivate, MapFlags, MapOptions, PageSize, Prot,
+    Region, SharedMem, WriteBack, raw,
 };
 use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::{File, FileTimes, OpenOptions};
@@ -208,6 +208,29 @@ fn bits_32_lies_below_2_gib() {
     let file = new_file(dir.path(), b"bytes");
     let map = MapOptions::new().flags(MapFlags::BITS_32).map(&file).unwrap();
     assert!(below(map.as_ptr(), map.len()), "{:?}", map.as_ptr());
+}
+
+#[test]
+fn an_open_dev_zero_is_memory_of_the_process_own() {
+    let zero = File::options().read(true).write(true).open("/dev/zero").unwrap();
+    let mut memory = Anon::from_dev_zero(&zero, 100).unwrap();
+    drop(zero);
+    assert!(memory.len() == 100 && memory.iter().all(|&byte| byte == 0));
+    memory.fill(7);
+    support::child_succeeds(|| assert!(memory.iter().all(|&byte| byte == 7)));
+    memory.resize(3 * page()).unwrap();
+    assert_eq!((memory[99], memory[100], memory[3 * page() - 1]), (7, 0, 0));
+    memory.discard(..).unwrap();
+    assert!(memory.iter().all(|&byte| byte == 0));
+    // Its errors, and those of the ways that do not lead there.
+    let dir = support::disk_dir();
+    let file = File::open(support::file_with(dir.path(), b"bytes")).unwrap();
+    assert_eq!(Anon::from_dev_zero(&file, 1).unwrap_err().errno(), Errno::INVAL);
+    let null = File::open("/dev/null").unwrap();
+    assert_eq!(Anon::from_dev_zero(&null, 1).unwrap_err().errno(), Errno::INVAL);
+    let zero = File::open("/dev/zero").unwrap();
+    let error = MapOptions::new().length(4).map_private(&zero).unwrap_err().to_string();
+    assert!(error.contains("Anon::from_dev_zero"), "{error}");
 }
 
 // Ends and parts.

@@ -128,26 +128,3 @@ fn holes_of_a_region_and_children_without_it_have_no_views() {
         assert_eq!(region.atomic::<AtomicU32>(0).unwrap_err().errno(), Errno::NOMEM);
     });
 }
-
-#[test]
-fn an_open_dev_zero_is_memory_of_the_process_own() {
-    let zero = std::fs::File::options().read(true).write(true).open("/dev/zero").unwrap();
-    let mut memory = Anon::from_dev_zero(&zero, 100).unwrap();
-    drop(zero);
-    assert!(memory.len() == 100 && memory.iter().all(|&byte| byte == 0));
-    memory.fill(7);
-    child_succeeds(|| assert!(memory.iter().all(|&byte| byte == 7)));
-    memory.resize(3 * page()).unwrap();
-    assert_eq!((memory[99], memory[100], memory[3 * page() - 1]), (7, 0, 0));
-    memory.discard(..).unwrap();
-    assert!(memory.iter().all(|&byte| byte == 0));
-    // Its errors, and those of the ways that do not lead there.
-    let dir = disk_dir();
-    let file = std::fs::File::open(file_with(dir.path(), b"bytes")).unwrap();
-    assert_eq!(Anon::from_dev_zero(&file, 1).unwrap_err().errno(), Errno::INVAL);
-    let null = std::fs::File::open("/dev/null").unwrap();
-    assert_eq!(Anon::from_dev_zero(&null, 1).unwrap_err().errno(), Errno::INVAL);
-    let zero = std::fs::File::open("/dev/zero").unwrap();
-    let error = MapOptions::new().length(4).map_private(&zero).unwrap_err().to_string();
-    assert!(error.contains("Anon::from_dev_zero"), "{error}");
-}

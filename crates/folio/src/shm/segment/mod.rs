@@ -565,7 +565,8 @@ impl SegmentOptions {
                     _ => return Ok(Found::Nothing),
                 }
             }
-            let own = fd.try_clone().map_err(|_| Error::kernel("dup", Errno::MFILE, subject()))?;
+            let own = rustix::io::fcntl_dupfd_cloexec(&fd, 0)
+                .map_err(|errno| Error::kernel("dup", errno, subject()))?;
             let Some(attachment) = Attachment::open("open", own, Some(path.to_owned()), contents)? else {
                 if !spot.is_name && is_gone(fd.as_fd()) == Ok(true) {
                     return Err(past("open", Errno::UCLEAN, subject()));
