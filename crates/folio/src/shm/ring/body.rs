@@ -45,7 +45,7 @@ impl<C: Beside> Making<'_, C> {
         let contents = self.contents("create")?;
         let spot = self.spot("create", name)?;
         let made = self.segment.create_at(&spot, &contents, contents.length, |_| Ok(()))?;
-        made.ok_or_else(|| segment::exists(&self.segment, &spot))
+        made.ok_or_else(|| segment::exists(self.segment, &spot))
     }
 
     pub(in crate::shm) fn open(&self, name: &str) -> Result<Arc<Attachment>> {
