@@ -105,6 +105,8 @@ struct Object {
     constant: bool,
     /// Set where the source's version tells of writes.
     guard: Option<Guard<Op>>,
+    /// The end of the last write, which is told once the version is known.
+    late: Option<(FrameId, Kind, Result<(), Reason>)>,
     /// Set where only the stored bytes are written.
     images: Option<PreImages>,
 }
@@ -229,6 +231,8 @@ pub(crate) struct Shard {
     /// When the deliveries were last looked at without a sign.
     slept: Instant,
     closing: bool,
+    /// Pre-images were kept that the core does not count yet.
+    imaged: bool,
 }
 
 // SAFETY: the pointers in `ops` are to buffers of this shard, which moves to its thread before it has any.
@@ -269,6 +273,7 @@ impl Shard {
             held_back: false,
             slept: now,
             closing: false,
+            imaged: false,
             config,
         }
     }
@@ -410,6 +415,11 @@ impl Shard {
         while let Some(action) = self.core.next_action() {
             if let Some(event) = self.perform(action) {
                 self.core.handle(event);
+            }
+            if std::mem::take(&mut self.imaged) {
+                self.keep_budget();
+                // Pages leave for the pre-images.
+                self.core.handle(Event::Relieve { frames: 0 });
             }
         }
     }
@@ -569,6 +579,7 @@ impl Shard {
             tracked: new.tracked,
             constant,
             guard: new.stamp.filter(|_| !merges).map(Guard::new),
+            late: None,
             images: merges.then(|| PreImages::new(self.page)),
         };
         self.objects.insert(id, object);
@@ -803,6 +814,7 @@ impl Shard {
         {
             // SAFETY: the slot holds the run's bytes, outside the map, and only this thread has it.
             images.keep(run, unsafe { std::slice::from_raw_parts(slot.buffer(), slot.pages() * self.page) });
+            self.imaged = true;
         }
         let mode = match mode {
             Mode::ReadOnly => store::Mode::ReadOnly,
@@ -1023,8 +1035,11 @@ impl Shard {
         };
         if let Some(outcome) = outcome.or_else(|| self.start(op).err().map(Err)) {
             // The disk's flush is not counted.
-            if op_counts {
-                self.left(object);
+            if op_counts && self.left(object) {
+                if let Some(this) = self.objects.get_mut(&object) {
+                    this.late = Some((frame, kind, outcome));
+                }
+                return;
             }
             self.tell(frame, object, kind, outcome);
         }
@@ -1138,21 +1153,29 @@ impl Shard {
     /// Starts a write, or keeps it until it is known that nobody else has written. A write that waits ends as any other.
     fn begin(&mut self, op: Op) -> Result<(), Reason> {
         let id = op.object;
-        let guard = self.objects.get_mut(&id).and_then(|object| object.guard.as_mut());
-        let Some(guard) = guard.filter(|_| op.backing == Backing::Source) else { return self.launch(op) };
-        match guard.admit(op) {
-            Admission::Now(op) => self.launch(op).inspect_err(|_| self.left(id)),
-            Admission::Later { look } => {
-                if look {
+        let Some(object) = self.objects.get_mut(&id) else { return Err(Reason::PastEnd) };
+        let guard = object.guard.as_mut().filter(|_| op.backing == Backing::Source);
+        let Some(guard) = guard else { return self.launch(op) };
+        let op = match guard.admit(op) {
+            Admission::Now(op) => op,
+            Admission::Later { look: false } => return Ok(()),
+            Admission::Later { look: true } => match object_stamp(object.reach.file().map(|file| &**file)) {
+                None => {
                     self.look(id);
+                    return Ok(());
                 }
-                Ok(())
-            }
-            Admission::Never => Err(Reason::Changed),
-        }
+                // Only this one waits.
+                Some(version) => match guard.looked(version) {
+                    Ok(mut writes) => writes.pop().ok_or(Reason::PastEnd)?,
+                    Err((_, reason)) => return Err(reason),
+                },
+            },
+            Admission::Never => return Err(Reason::Changed),
+        };
+        self.launch(op).inspect_err(|_| _ = self.left(id))
     }
 
-    /// Asks for the version of a source that is written: on another thread, since the source or the file system may block.
+    /// Asks for the version of a source that is written: on another thread, since the source may block.
     fn look(&self, id: ObjectId) {
         if let Some(object) = self.objects.get(&id) {
             object.caller.ask_version(id, object.reach.file().cloned());
@@ -1160,7 +1183,9 @@ impl Shard {
     }
 
     fn looked(&mut self, id: ObjectId, version: Result<Version, Reason>) {
-        let Some(guard) = self.objects.get_mut(&id).and_then(|object| object.guard.as_mut()) else { return };
+        let Some(object) = self.objects.get_mut(&id) else { return };
+        let late = object.late.take();
+        let Some(guard) = object.guard.as_mut() else { return };
         match guard.looked(version) {
             Ok(writes) => {
                 for op in writes {
@@ -1177,14 +1202,24 @@ impl Shard {
                 }
             }
         }
+        if let Some((frame, kind, outcome)) = late {
+            self.tell(frame, id, kind, outcome);
+        }
     }
 
-    /// A write that [`begin`](Self::begin) started has ended.
-    fn left(&mut self, id: ObjectId) {
-        let guard = self.objects.get_mut(&id).and_then(|object| object.guard.as_mut());
-        if guard.is_some_and(Guard::ended) {
-            self.look(id);
+    /// A write that [`begin`](Self::begin) started has ended. Whether the version is being asked for: the write's end is told
+    /// after that, so that others' writes after a `sync` are not taken for this one.
+    fn left(&mut self, id: ObjectId) -> bool {
+        let Some(object) = self.objects.get_mut(&id) else { return false };
+        if !object.guard.as_mut().is_some_and(Guard::ended) {
+            return false;
         }
+        if let Some(version) = object_stamp(object.reach.file().map(|file| &**file)) {
+            self.looked(id, version);
+            return false;
+        }
+        self.look(id);
+        true
     }
 
     /// A frame's write has ended, whichever way it was made.
@@ -1201,7 +1236,7 @@ impl Shard {
         if let Ok(bytes) = object.store.bytes_of(run_of(run)) {
             images.keep(run, &bytes);
         }
-        self.keep_budget();
+        self.imaged = true;
     }
 
     /// Writes the bytes of a run that were stored; `Some` if there are none.
@@ -1303,6 +1338,12 @@ fn reason_of(error: &io::Error) -> Reason {
         return Reason::Changed;
     }
     Reason::Source { message: error.to_string().into(), errno: error.raw_os_error() }
+}
+
+/// When a local file was written last. It is asked for at once: only files whose times the kernel itself keeps are looked at, and
+/// that does not block.
+fn object_stamp(file: Option<&LocalFile>) -> Option<Result<Version, Reason>> {
+    file.map(|file| file.stamp().map(Stamp::content).map_err(|error| reason_of(&error)))
 }
 
 /// A time in microseconds. The longest is far from the end of the numbers: the core adds a moment to it.

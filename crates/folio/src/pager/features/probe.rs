@@ -4,7 +4,7 @@ use super::{Delivery, Features};
 use crate::sys::uffd::{Progress, Uffd, Way, feature, watch};
 use crate::sys::{Errno, check, memfd, mm, process, size_limit};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +19,19 @@ pub(crate) struct Probe {
 impl Probe {
     /// What this process found at the first call. A child inherits the answer.
     pub(crate) fn machine() -> &'static Self {
-        static MACHINE: OnceLock<Probe> = OnceLock::new();
-        MACHINE.get_or_init(Self::new)
+        // No lock: a child that is forked while another thread tries the features would wait for that thread for ever.
+        static MACHINE: AtomicPtr<Probe> = AtomicPtr::new(std::ptr::null_mut());
+        // SAFETY: null, or a probe that was leaked on purpose.
+        if let Some(known) = unsafe { MACHINE.load(Ordering::Acquire).as_ref() } {
+            return known;
+        }
+        let fresh = Box::leak(Box::new(Self::new()));
+        let fresh_at = std::ptr::from_mut(fresh);
+        match MACHINE.compare_exchange(std::ptr::null_mut(), fresh_at, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => fresh,
+            // SAFETY: another thread's, which is leaked as well; this one is forgotten.
+            Err(known) => unsafe { &*known },
+        }
     }
 
     /// Tries everything again.
