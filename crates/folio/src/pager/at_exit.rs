@@ -9,7 +9,7 @@
 use super::core::{Event, ObjectId};
 use super::inbox::{Inbox, Message, Outcome};
 use crate::sys::per_process::PerProcess;
-use crate::sys::{identity, thread};
+use crate::sys::{self, identity, thread};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -66,7 +66,7 @@ impl Drop for Promise {
 /// What the C library calls. A thread that serves a source cannot wait for that source, so an exit from there writes nothing.
 extern "C" fn flush_all() {
     if !thread::is_own() && catch_unwind(AssertUnwindSafe(flush_within_bound)).is_err() {
-        crate::sys::say(format_args!("the program ended before stored bytes were written"));
+        sys::say(format_args!("the program ended before stored bytes were written"));
     }
 }
 
@@ -87,11 +87,11 @@ fn flush_within_bound() {
         match outcome.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => {
-                crate::sys::say(format_args!("{name}: stored bytes are lost: {}", failure.reason))
+                sys::say(format_args!("{name}: stored bytes are lost: {}", failure.reason));
             }
-            Err(_) => crate::sys::say(format_args!(
-                "{name}: stored bytes may be lost: they were not written in time"
-            )),
+            Err(_) => {
+                sys::say(format_args!("{name}: stored bytes may be lost: they were not written in time"));
+            }
         }
     }
 }
