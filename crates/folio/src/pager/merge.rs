@@ -169,7 +169,7 @@ mod tests {
         let mut images = PreImages::new(4);
         let run = Run::one(0);
         images.keep(run, b"abcd");
-        assert!(images.begin(FrameId(0), run, b"Xbcd", 4).into_iter().eq([0..1]));
+        assert!(images.begin(FrameId(0), run, b"Xbcd", 4).into_iter().eq(std::iter::once(0..1)));
         images.keep(run, b"Xbcd");
         images.ended(FrameId(0), false);
         assert_eq!(images.begin(FrameId(0), run, b"XbcY", 4), [0..1, 3..4]);
@@ -181,7 +181,7 @@ mod tests {
         let run = Run::one(0);
         images.keep(run, b"abcd");
         images.copied_unprotected(FrameId(0));
-        assert!(images.begin(FrameId(0), run, b"Xbcd", 4).into_iter().eq([0..1]));
+        assert!(images.begin(FrameId(0), run, b"Xbcd", 4).into_iter().eq(std::iter::once(0..1)));
         images.ended(FrameId(0), true);
         assert_eq!(images.begin(FrameId(0), run, b"Xbcd", 4), []);
     }
