@@ -1,7 +1,7 @@
 //! mlockall(2): pages of the pager's maps are right whenever the program locks its memory. Every test is a child.
 
 use crate::given::{MIB, pager, pattern};
-use crate::support::{become_nobody, child_succeeds, lower_limit, skip};
+use crate::support::{become_nobody, child_succeeds, is_root, lower_limit, skip};
 use folio::source::{Function, Memory, WritableMemory};
 use folio::{Pager, WriteBack};
 use std::sync::Arc;
@@ -17,6 +17,12 @@ fn fives(len: usize) -> Function {
 fn lock_future(flags: i32) -> bool {
     // SAFETY: locking changes no byte.
     unsafe { libc::mlockall(flags) == 0 }
+}
+
+/// As [`lock_future`], where this test's own memory may be locked as well.
+fn lock_all(flags: i32) -> bool {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
+    (is_root() || limit.is_none()) && lock_future(flags)
 }
 
 /// Maps of every kind, four times as long as the budget, hold the right bytes, and stores reach the source.
@@ -55,7 +61,7 @@ fn with_every_delivery(flags: i32) {
             let Ok(early) = Pager::builder().budget(4 * MIB).delivery(delivery).build() else {
                 return skip("this delivery is not here");
             };
-            if !lock_future(flags) {
+            if !lock_all(flags) {
                 return skip("memory cannot be locked");
             }
             maps_are_right(&early);
@@ -78,7 +84,7 @@ fn maps_are_right_where_new_memory_is_locked_when_it_is_used() {
 #[test]
 fn maps_are_right_without_the_move_of_pages_where_new_memory_is_locked() {
     child_succeeds(|| {
-        if !lock_future(libc::MCL_FUTURE) {
+        if !lock_all(libc::MCL_FUTURE) {
             return skip("memory cannot be locked");
         }
         maps_are_right(&Pager::builder().budget(4 * MIB).features("-move").build().unwrap());
@@ -96,7 +102,7 @@ fn maps_stay_right_when_the_program_locks_its_memory_later() {
             let shared = pager.map_shared(WritableMemory::new(bytes.clone())).unwrap();
             private[10] = 200;
             assert!(map[..MIB] == bytes[..MIB]);
-            if !lock_future(flags) {
+            if !lock_all(flags) {
                 return skip("memory cannot be locked");
             }
             let mut expected = bytes.clone();
