@@ -595,6 +595,48 @@ mod tests {
         }
     }
 
+    /// Ends a guard in a child whose limit of addresses fell below its use while the guard was open.
+    #[test]
+    fn each_way_of_cloning_brings_a_page_back_below_the_limit_of_addresses() {
+        signal::install();
+        let cases = [
+            (CloneBy::Moving, libc::MAP_SHARED),
+            (CloneBy::Moving, libc::MAP_PRIVATE),
+            (CloneBy::Duplicating, libc::MAP_SHARED),
+        ];
+        for (by, sharing) in cases {
+            let (file, range) = truncated(sharing);
+            let guarded = Guarded::default();
+            // SAFETY: the child uses what works after a fork, and ends with `_exit`.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                let limit = |resource: &mut libc::rlimit, to: u64| {
+                    resource.rlim_cur = to;
+                    // SAFETY: `resource` is a limit.
+                    unsafe { libc::setrlimit(libc::RLIMIT_AS, resource) }
+                };
+                let mut addresses = libc::rlimit { rlim_cur: 0, rlim_max: libc::RLIM_INFINITY };
+                // SAFETY: there is room for the answer.
+                unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut addresses) };
+                let opened = guarded.open(&range, 12, by, Stores::Shared).is_ok();
+                let mut works = opened && load(range.start + 5 * PAGE) == 0;
+                works &= limit(&mut addresses, 1 << 20) == 0;
+                works &= guarded.close(&range).is_some();
+                let most = addresses.rlim_max;
+                works &= limit(&mut addresses, most) == 0 && guarded.why_given_up().is_none();
+                works &= file.set_len(8 * PAGE as u64).is_ok();
+                works &= rustix::io::pwrite(&file, &[9], 5 * PAGE as u64) == Ok(1);
+                works = works && load(range.start + 5 * PAGE) == 9 && load(range.start) == 7;
+                // SAFETY: ends the child at once.
+                unsafe { libc::_exit(i32::from(!works)) };
+            }
+            let mut status = 0;
+            // SAFETY: there is room for the answer.
+            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+            assert_eq!(status, 0, "{by:?}");
+        }
+    }
+
     #[test]
     fn without_a_way_of_cloning_a_page_ends_without_access_and_no_other_does() {
         signal::install();
