@@ -7,7 +7,7 @@ mod typed;
 mod volatile;
 mod zeroed;
 
-pub(crate) use guard::guarded;
+pub(crate) use guard::{NoResult, guarded};
 pub use reader::Reader;
 pub(crate) use typed::read_value;
 pub use volatile::{View, ViewMut, Words};

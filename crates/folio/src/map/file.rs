@@ -8,7 +8,7 @@ use super::mapping::Mapping;
 use super::object;
 use super::options::MapOptions;
 use super::stable::{Stable, StableMut};
-use crate::access::{View, ViewMut, guarded};
+use crate::access::{NoResult, View, ViewMut, guarded};
 use crate::advice::Discard;
 use crate::error::{Errno, Error, Fault, FaultCause, Refused, Result, Subject};
 
@@ -18,8 +18,9 @@ use crate::region::{Origin, Place, Region, Resize, WriteBack};
 use crate::residency::{CacheStat, Residency};
 use crate::sys;
 use crate::sys::copy::Trap;
-use crate::sys::replace::{Guarded, Piece};
+use crate::sys::replace::{Guarded, NotOpened, Piece};
 use crate::sys::replaced::CloneBy;
+use crate::sys::spare::Stores;
 use rustix::fs::{FileType, OFlags};
 use std::marker::PhantomData;
 use std::ops::{Range, RangeBounds};
@@ -126,6 +127,8 @@ pub struct MappedFile<A> {
     start: u64,
     /// How it was asked for, if it was made without bytes, in a reservation, or with reserved space: to give it more.
     made: Option<Box<MapOptions>>,
+    /// A [`Stable`] or [`StableMut`] has it: no page may be replaced under its slice.
+    promised: bool,
     access: PhantomData<A>,
 }
 
@@ -191,7 +194,7 @@ impl FileMapMut {
         match self.protect(.., Prot::READ) {
             Ok(()) => {
                 let Self { mapping, guarded, keep, start, made, .. } = self;
-                Ok(MappedFile { mapping, guarded, keep, start, made, access: PhantomData })
+                Ok(MappedFile { mapping, guarded, keep, start, made, promised: false, access: PhantomData })
             }
             Err(error) => Err(Refused::new(self, error)),
         }
@@ -316,6 +319,7 @@ impl<A: FileAccess> MappedFile<A> {
             keep,
             start,
             made,
+            promised: false,
             access: PhantomData,
         }
     }
@@ -421,10 +425,12 @@ impl<A: FileAccess> MappedFile<A> {
         quick: impl FnOnce(Piece, u64) -> u64,
         careful: impl FnMut(Piece) -> Result<(), Trap>,
     ) -> Result<()> {
-        if self.mapping.is_ready(offset, len) {
+        let before = self.guarded.epoch();
+        // Where pages are replaced, or lost, a store could reach another map's.
+        if before & 1 == 0 && self.mapping.is_ready(offset, len) {
             let checked = self.mapping.region.addresses();
             let at = checked.start + self.mapping.lead + offset;
-            let after = quick(Piece { at, skip: 0, len, checked }, self.guarded.epoch());
+            let after = quick(Piece { at, skip: 0, len, checked }, before);
             // No epoch that was odd, or became so, passes.
             if self.guarded.undisturbed(after) {
                 return Ok(());
@@ -447,6 +453,10 @@ impl<A: FileAccess> MappedFile<A> {
         let range = self.mapping.bytes(call, offset, len)?;
         let whole = self.mapping.region.addresses();
         let before = self.guarded.epoch();
+        if before & 1 != 0 {
+            let bytes = whole.start + range.start..whole.start + range.end;
+            return self.guarded.access(&bytes, &whole, access).map_err(|trap| self.fault(call, trap, range));
+        }
         let result = access(Piece { at: whole.start + range.start, skip: 0, len, checked: whole.clone() });
         if self.guarded.undisturbed(before) {
             return result.map_err(|trap| self.fault(call, trap, range));
@@ -462,9 +472,20 @@ impl<A: FileAccess> MappedFile<A> {
             lead: self.mapping.lead,
             file_start: Some(self.start),
             file_size: fd.and_then(|fd| sys::file::present_length(fd).ok()),
-            object: fd.map(|fd| Subject::file(fd).object().to_owned()),
+            object: fd.map(|fd| Subject::file(fd).object().to_owned()).or_else(|| self.mapped_object()),
         };
-        self.mapping.region.fault(call, trap, range, &origin).into()
+        let mut fault = self.mapping.region.fault(call, trap, range, &origin);
+        fault.detail = self.guarded.why_given_up().map(sys::replace::explain_loss);
+        fault.into()
+    }
+
+    /// The name of the file as the kernel has it for the parts of the map that still show it. Where the page
+    /// in question was replaced, its own area is anonymous memory.
+    fn mapped_object(&self) -> Option<String> {
+        let areas = sys::process::areas_in(&self.mapping.region.addresses())?;
+        let area = areas.iter().find(|area| area.inode != 0 && !area.is_shared_anonymous());
+        let lost = || self.guarded.why_given_up().map(|_| "the mapped file".to_owned());
+        area.map(|area| Subject::object_of(Some(area))).or_else(lost)
     }
 
     /// Runs `work` over a view of all bytes. A page that cannot be supplied meanwhile reads as zero, and `work`'s
@@ -537,14 +558,37 @@ impl<A: FileAccess> MappedFile<A> {
                 "use read_at, or do not seal the map",
             ));
         }
+        if self.promised && !range.is_empty() {
+            return Err(Error::rule_as(
+                Errno::PERM,
+                "guard",
+                region.subject(range),
+                "the map is a Stable one: a guard would replace a page that cannot be supplied, under the slice that the \
+                 map derefs to",
+                "use read_at, or turn the map back with into_inner first",
+            ));
+        }
         let pages = region.addresses();
         let bytes = pages.start + range.start..pages.start + range.end;
         let page = region.page_size();
         let by = CloneBy::best(A::SHARED, page > PageSize::system());
-        guarded(&self.guarded, &pages, page.shift(), by, &bytes, || {
+        let stores = match (A::PROT.contains(Prot::WRITE), A::SHARED) {
+            (false, _) => Stores::None,
+            (true, true) => Stores::Shared,
+            (true, false) => Stores::Private,
+        };
+        guarded(&self.guarded, &pages, page.shift(), by, stores, &bytes, || {
             work(region.as_ptr().wrapping_add(range.start), range.len())
         })
-        .map_err(|trap| self.fault("guard", trap, range))
+        .map_err(|failure| match failure {
+            NoResult::Replaced(trap) => self.fault("guard", trap, range),
+            NoResult::NotOpened(NotOpened::GivenUp(trap)) => {
+                let at = trap.address.wrapping_sub(pages.start);
+                let address = pages.start + if range.contains(&at) { at } else { range.start };
+                self.fault("guard", Trap { address, ..trap }, range)
+            }
+            NoResult::NotOpened(why) => why.error("guard", region.subject(range)),
+        })
     }
 
     /// Takes the promise that the file stays as it is, for the map's whole life: the result derefs to `&[u8]`.
@@ -554,7 +598,12 @@ impl<A: FileAccess> MappedFile<A> {
     /// Until the result is dropped or turned back, nobody changes or truncates the mapped part of the file, and the map is
     /// readable throughout (it does not reach past the file's last page, and was not protected otherwise).
     pub unsafe fn assume_stable(self) -> Stable<A> {
-        Stable(self)
+        Stable(self.promised(true))
+    }
+
+    pub(super) fn promised(mut self, promised: bool) -> Self {
+        self.promised = promised;
+        self
     }
 
     /// Sets the protection of whole pages of the map. Accesses that it forbids are errors from then on.
@@ -781,7 +830,7 @@ impl<A: WriteAccess> MappedFile<A> {
     /// As for [`assume_stable`](Self::assume_stable), and writable throughout; nobody reads the bytes through another map
     /// in this process.
     pub unsafe fn assume_exclusive(self) -> StableMut<A> {
-        StableMut(self)
+        StableMut(self.promised(true))
     }
 
     /// Writes changed pages back to the file; see [`Region::sync`]. A private map has nothing to write back.

@@ -29,12 +29,14 @@ pub struct StableMut<A = ReadWrite>(pub(super) MappedFile<A>);
 impl<A: FileAccess> Stable<A> {
     /// Takes the promise back: the map, with checked copies and guards.
     pub fn into_inner(self) -> MappedFile<A> {
-        self.0
+        self.0.promised(false)
     }
 }
 
 impl Stable<ReadOnly> {
     /// The map, for its other calls. Only for a read-only one: another could be written to under the slice.
+    ///
+    /// Its guards are an error (EPERM): a guard replaces pages that cannot be supplied, under the slice.
     pub fn as_map(&self) -> &MappedFile<ReadOnly> {
         &self.0
     }
@@ -43,7 +45,7 @@ impl Stable<ReadOnly> {
 impl<A: WriteAccess> StableMut<A> {
     /// Takes the promise back: the map, with checked copies and guards.
     pub fn into_inner(self) -> MappedFile<A> {
-        self.0
+        self.0.promised(false)
     }
 
     /// Writes changes back; see [`MappedFile::sync`].

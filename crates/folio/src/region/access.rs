@@ -165,6 +165,26 @@ mod tests {
     use std::io::Write;
 
     #[test]
+    fn a_page_that_was_lost_is_a_hole_and_what_lies_there_is_left_alone() {
+        let page = PageSize::system().bytes();
+        let mut region = crate::MapOptions::new().region(4 * page, crate::Prot::READ_WRITE).unwrap();
+        let lost = region.as_ptr() as usize + page..region.as_ptr() as usize + 2 * page;
+        // SAFETY: a page of the region, which nothing refers to.
+        unsafe { sys::mm::munmap(lost.start as *mut u8, page) }.unwrap();
+        sys::lost_pages::record(&lost);
+        let mut stranger = crate::MapOptions::new().at(lost.start).anon(page).unwrap();
+        stranger[0] = 7;
+        let error = region.write_at(&[1], page).unwrap_err();
+        assert!(error.to_string().contains("were lost"), "{error}");
+        region.write_at(&[1], 0).unwrap();
+        // Every change takes note of the hole.
+        let rest = region.split_off(2 * page).unwrap();
+        assert_eq!(region.mapped().collect::<Vec<_>>(), [0..page]);
+        drop((region, rest));
+        assert_eq!(stranger[0], 7);
+    }
+
+    #[test]
     fn a_machine_check_that_names_the_pages_start_faults_the_asked_bytes() {
         let page = PageSize::system().bytes();
         let mut file = tempfile::tempfile().unwrap();

@@ -49,6 +49,7 @@ impl Region {
     ///
     /// Source: munmap(2).
     pub fn unmap_range(&mut self, range: impl RangeBounds<usize>) -> Result<()> {
+        self.adopt_lost_pages();
         let wanted = (range.start_bound().cloned(), range.end_bound().cloned());
         // Holes are no error here: resolve as if there were none, but in the right process.
         let holes = self.rare.as_deref_mut().map(|rare| std::mem::take(&mut rare.holes)).unwrap_or_default();
@@ -67,6 +68,16 @@ impl Region {
             }
         }
         Ok(())
+    }
+
+    /// Takes note of pages that a call of the kernel's unmapped before it failed: holes from now on.
+    pub(super) fn adopt_lost_pages(&mut self) {
+        if sys::lost_pages::any() {
+            let addresses = self.addresses();
+            for lost in sys::lost_pages::take(&addresses) {
+                self.add_hole(lost.start - addresses.start..lost.end - addresses.start);
+            }
+        }
     }
 
     pub(super) fn add_hole(&mut self, hole: Range<usize>) {
@@ -89,6 +100,7 @@ impl Region {
     ///
     /// EINVAL if `offset` is no multiple of the page size, or past the end.
     pub fn split_off(&mut self, offset: usize) -> Result<Self> {
+        self.adopt_lost_pages();
         if offset > self.len || !self.page.divides(offset) {
             let page = self.page;
             return Err(Error::rule(
@@ -140,6 +152,8 @@ impl Region {
     /// EINVAL, with `next`, if it is not adjacent, has another page size, or does not share this region's
     /// reservation, process and seal.
     pub fn merge(&mut self, mut next: Self) -> Result<(), Refused<Self>> {
+        self.adopt_lost_pages();
+        next.adopt_lost_pages();
         let owner = |region: &Self| {
             region.rare.as_deref().map_or((None, None, false), |rare| {
                 (rare.home.as_ref().map(Arc::as_ptr), rare.process, rare.sealed)
@@ -199,6 +213,7 @@ impl Region {
     ///
     /// Source: mremap(2).
     pub fn resize(&mut self, length: usize, how: Resize) -> Result<()> {
+        self.adopt_lost_pages();
         let new = self.resizable(length)?;
         self.check_present("mremap", &(0..self.len))?;
         let flags = match how {
@@ -324,6 +339,7 @@ impl Region {
     ///
     /// Source: mremap(2).
     pub fn relocate(mut self, reservation: &Reservation, offset: usize) -> Result<Self, Refused<Self>> {
+        self.adopt_lost_pages();
         let place = || {
             let whole =
                 self.rare.as_deref().is_none_or(|rare| rare.holes.is_empty() && rare.process.is_none());

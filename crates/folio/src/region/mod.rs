@@ -314,7 +314,8 @@ impl Region {
     ///
     /// EINVAL, with the region, if parts of it were unmapped or it lies in a [`Reservation`]: then it is no single range
     /// of its own.
-    pub fn into_raw_parts(self) -> Result<(*mut u8, usize), Refused<Self>> {
+    pub fn into_raw_parts(mut self) -> Result<(*mut u8, usize), Refused<Self>> {
+        self.adopt_lost_pages();
         if let Some(Rare { holes, home, .. }) = self.rare.as_deref()
             && (!holes.is_empty() || home.is_some())
         {
@@ -456,9 +457,27 @@ impl Region {
     #[inline]
     pub(crate) fn check_present(&self, call: &'static str, range: &Range<usize>) -> Result<()> {
         match &self.rare {
-            Some(rare) if !self.is_plain() => self.check_rare(rare, call, range),
-            _ => Ok(()),
+            Some(rare) if !self.is_plain() => self.check_rare(rare, call, range)?,
+            _ => {}
         }
+        if sys::lost_pages::any() { self.check_lost(call, range) } else { Ok(()) }
+    }
+
+    /// Pages that were lost, and that the region has not taken note of yet.
+    #[cold]
+    fn check_lost(&self, call: &'static str, range: &Range<usize>) -> Result<()> {
+        let start = self.addresses().start;
+        let Some(lost) = sys::lost_pages::first_in(&(start + range.start..start + range.end)) else {
+            return Ok(());
+        };
+        let (first, end) = (lost.start.saturating_sub(start), lost.end - start);
+        Err(Error::rule_as(
+            Errno::NOMEM,
+            call,
+            self.subject(range.clone()),
+            format!("bytes {first}..{end} were lost when the kernel had no memory to end a guard"),
+            "drop the map, and make it anew",
+        ))
     }
 
     #[cold]
@@ -525,6 +544,7 @@ impl Region {
 
     /// Unmaps all that is mapped. On an error the part that failed, and those after it, are still there.
     fn release_all(&mut self) -> Result<(), Errno> {
+        self.adopt_lost_pages();
         let process = self.rare.as_deref().and_then(|rare| rare.process);
         if process.is_none_or(|process| process == sys::identity::token()) {
             for part in self.mapped().collect::<Vec<_>>() {
@@ -567,6 +587,7 @@ impl Drop for Region {
         if self.len == 0 {
             return;
         }
+        self.adopt_lost_pages();
         if self.rare.is_none() {
             // SAFETY: the region owns the range, and its handle's borrows have ended.
             unsafe { sys::mm::release(self.base.as_ptr(), self.len) };

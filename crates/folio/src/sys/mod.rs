@@ -19,6 +19,9 @@
 //! | [`slot`] | one entry of a table that a signal handler looks through |
 //! | [`replace`] | the wait-free table of guarded maps, and what a fault in one does |
 //! | [`replaced`] | the pages of a map that were replaced by zero pages, and how they come back |
+//! | [`spare`] | the memory that a guard's last resort puts over its map |
+//! | [`area_reserve`] | VMAs to give up at the process's limit of them |
+//! | [`lost_pages`] | pages that a region lost to a call that failed |
 //! | [`gate`] | a lock that fork cannot leave locked |
 //! | [`discard`] | giving the pages of many ranges back at once |
 //! | [`uffd`] | userfaultfd: faults that another thread serves |
@@ -34,6 +37,7 @@
 //! | [`size_limit`] | writes beyond RLIMIT_FSIZE: an error, and no signal |
 //! | [`signal`] | the handler of SIGBUS and SIGSEGV, chained to what was there before |
 
+mod area_reserve;
 mod attempt;
 pub(crate) mod bell;
 pub(crate) mod byte_lock;
@@ -46,6 +50,7 @@ pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod gate;
 pub(crate) mod identity;
+pub(crate) mod lost_pages;
 pub(crate) mod memfd;
 pub(crate) mod mm;
 pub(crate) mod naming;
@@ -61,6 +66,7 @@ pub(crate) mod room;
 pub(crate) mod signal;
 pub(crate) mod size_limit;
 mod slot;
+pub(crate) mod spare;
 pub(crate) mod stack;
 pub(crate) mod thread;
 mod trap_cell;

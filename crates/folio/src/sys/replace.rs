@@ -4,15 +4,21 @@
 //! checked copies read the clones, and learn the truth of each page. The handler allocates nothing but by mmap(2), and takes
 //! no lock. Two threads that fault on one page race for a bit; the loser returns, and faults again until the winner is done.
 
+use super::area_reserve;
 use super::copy::Trap;
 use super::gate::{Gate, Held};
 use super::identity;
+use super::lost_pages;
 use super::mm;
 use super::replaced::{CloneBy, Replaced};
 use super::slot::{Slot, Who};
+use super::spare::{Spare, Stores};
+use rustix::io::Errno;
 use std::ops::Range;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 
 /// What a map needs so that it can be guarded. It lies in the handle itself; while a guard is open, the handle is
 /// borrowed and cannot move.
@@ -26,8 +32,17 @@ pub(crate) struct Guarded {
     /// The process had no areas or addresses left to replace single pages, or to put them back: the map as a whole was given
     /// up, and shows zeros to open guards, and no access afterwards.
     lost: AtomicBool,
+    /// The errno for which the map was given up; zero if it was not.
+    why: AtomicI32,
+    /// How far the last resort is: zero, [`COVERED`], [`BARE`], or [`COVERING`] with the number of
+    /// the process whose thread is at it.
+    cover: AtomicU64,
+    /// The memory for the last resort.
+    spare: Spare,
     /// The first fault's signal and code; zero if there was none.
     cause: AtomicU64,
+    /// The lowest address of a fault, plus one; zero if there was none.
+    missing: AtomicUsize,
     /// The guarded addresses, log2 of their page size, and how they are cloned; set before the map is entered in the table.
     lo: AtomicUsize,
     hi: AtomicUsize,
@@ -37,6 +52,42 @@ pub(crate) struct Guarded {
     gate: Gate<Open>,
 }
 
+const COVERED: u64 = 1;
+const BARE: u64 = 2;
+const COVERING: u64 = 3;
+
+/// The text for a map that was given up for an errno, judged by the process's limits as they are now.
+#[cold]
+pub(crate) fn explain_loss(errno: Errno) -> String {
+    use super::process::{area_count, limit, passes_address_limit, private_writable, sysctl};
+    let data = limit(rustix::process::Resource::Data);
+    let areas = sysctl("vm/max_map_count").unwrap_or(u64::MAX);
+    let reason = if passes_address_limit(0) {
+        "the process's addresses pass RLIMIT_AS"
+    } else if data.is_some_and(|limit| private_writable().unwrap_or(0) > limit) {
+        "the process's private memory passes RLIMIT_DATA"
+    } else if area_count() as u64 + 64 > areas {
+        "the process has as many VMAs as vm.max_map_count allows"
+    } else {
+        "the kernel refused memory, addresses or VMAs"
+    };
+    let code = errno.raw_os_error();
+    format!(
+        "the whole map was given up, since no single page could be replaced: {reason}, errno {code}; map the file again"
+    )
+}
+
+/// Why a guard cannot be opened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum NotOpened {
+    /// The kernel refused the spare memory of the last resort.
+    NoSpare(Errno),
+    /// The kernel refused the reserve of areas.
+    NoAreas(Errno),
+    /// The map was given up.
+    GivenUp(Trap),
+}
+
 #[derive(Debug, Default)]
 struct Open {
     guards: usize,
@@ -44,31 +95,56 @@ struct Open {
 }
 
 /// Replaces the page at `address`. For the signal handler. Whether the access is worth trying again.
+#[inline(never)]
 fn replace(guarded: &Guarded, address: usize, signal: i32, code: i32) -> bool {
-    let record = if guarded.lost.load(Ordering::SeqCst) { None } else { guarded.record_or_make() };
-    let Some(record) = record else {
-        guarded.announce(signal, code);
-        return guarded.give_up();
-    };
+    match replace_page(guarded, address, signal, code) {
+        Ok(()) => true,
+        Err(errno) => guarded.give_up(address, errno),
+    }
+}
+
+#[inline(never)]
+fn replace_page(guarded: &Guarded, address: usize, signal: i32, code: i32) -> Result<(), Errno> {
+    if guarded.lost.load(Ordering::SeqCst) {
+        return Err(Errno::NOMEM);
+    }
+    let record = guarded.record_or_make().inspect_err(|_| guarded.announce(address, signal, code))?;
     let page = record.page_of(address);
     if let Some(pages) = record.claim(page) {
-        guarded.announce(signal, code);
-        return record.replace_run(pages).is_ok() || guarded.give_up();
+        guarded.announce(address, signal, code);
+        return record.replace_run(pages);
     }
     if !record.done().get(page) {
-        // The winner may be waiting for this processor.
-        // SAFETY: a system call without arguments, which a handler may make.
-        unsafe { libc::sched_yield() };
+        yield_to_winner();
     }
-    true
+    Ok(())
+}
+
+/// The winner may be waiting for this processor.
+fn yield_to_winner() {
+    // SAFETY: a system call without arguments, which a handler may make.
+    unsafe { libc::sched_yield() };
 }
 
 impl Guarded {
     /// Opens a guard over the pages of `range`. Every open is followed by a [`close`](Self::close), before the map
     /// moves or changes its range.
-    pub(crate) fn open(&self, range: &Range<usize>, shift: u32, by: CloneBy) {
+    ///
+    /// The memory and the areas of the last resort are made here, once for a map: a fault can have
+    /// neither.
+    pub(crate) fn open(
+        &self,
+        range: &Range<usize>,
+        shift: u32,
+        by: CloneBy,
+        stores: Stores,
+    ) -> Result<(), NotOpened> {
         let mut open = self.gate.lock();
         let who = who();
+        if self.lost.load(Ordering::SeqCst) {
+            return Err(NotOpened::GivenUp(self.first_missing(range)));
+        }
+        area_reserve::hold().map_err(NotOpened::NoAreas)?;
         if let Some(slot) = open.slot.filter(|slot| !slot.is_of(who)) {
             // This is a child. Of the threads that opened those guards it has the one that forked, at most: its guards go on,
             // and those of the others will not be closed. Entered anew before the old entry goes: a fault finds one of them.
@@ -79,9 +155,9 @@ impl Guarded {
             slot.release();
         }
         if open.guards == 0 {
-            if !self.lost.load(Ordering::SeqCst) {
-                self.cause.store(0, Ordering::Relaxed);
-            }
+            self.spare.provide(range.len(), stores).map_err(NotOpened::NoSpare)?;
+            self.cause.store(0, Ordering::Relaxed);
+            self.missing.store(0, Ordering::Relaxed);
             self.lo.store(range.start, Ordering::Relaxed);
             self.hi.store(range.end, Ordering::Relaxed);
             self.shift.store(shift, Ordering::Relaxed);
@@ -89,6 +165,7 @@ impl Guarded {
             open.slot = Some(register(self, who));
         }
         open.guards += 1;
+        Ok(())
     }
 
     /// Ends a guard; the last one puts the replaced pages back. Returns the first address of `range` that was replaced
@@ -104,11 +181,14 @@ impl Guarded {
             let record = self.replaced.load(Ordering::Acquire);
             // SAFETY: no handler uses the record any more; copies do so under the lock, which is held.
             let replaced = unsafe { record.as_ref() };
-            let lost = self.lost.load(Ordering::SeqCst);
-            if lost || replaced.is_some_and(|replaced| replaced.undo().is_err()) {
+            if !self.lost.load(Ordering::SeqCst)
+                && let Some(Err(errno)) = replaced.map(Replaced::undo)
+            {
+                self.note_loss(errno);
+            }
+            if self.lost.load(Ordering::SeqCst) {
                 // The epoch stays odd, and every access an error: no zero page is ever taken for the file's.
-                self.lost.store(true, Ordering::SeqCst);
-                self.map_whole(libc::PROT_NONE);
+                self.take_rights_away();
             } else if replaced.is_some() {
                 self.epoch.fetch_add(1, Ordering::SeqCst);
             }
@@ -122,13 +202,14 @@ impl Guarded {
         trap
     }
 
-    /// The record, made if need be; `None` if there is no memory for it. For the signal handler.
-    fn record_or_make(&self) -> Option<&Replaced> {
+    /// The record, made if need be. For the signal handler.
+    #[inline(never)]
+    fn record_or_make(&self) -> Result<&Replaced, Errno> {
         let mut record = self.replaced.load(Ordering::Acquire);
         if record.is_null() {
             let range = self.lo.load(Ordering::Relaxed)..self.hi.load(Ordering::Relaxed);
             let by = CloneBy::from_number(self.by.load(Ordering::Relaxed));
-            let fresh = Replaced::make(range, self.shift.load(Ordering::Relaxed), by).ok()?.as_ptr();
+            let fresh = Replaced::make(range, self.shift.load(Ordering::Relaxed), by)?.as_ptr();
             let null = ptr::null_mut();
             record = match self.replaced.compare_exchange(null, fresh, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => fresh,
@@ -140,29 +221,92 @@ impl Guarded {
             };
         }
         // SAFETY: the record is freed only after the slot has no users, and the handler is one.
-        unsafe { record.as_ref() }
+        unsafe { record.as_ref() }.ok_or(Errno::NOMEM)
     }
 
     /// Notes that pages are about to be replaced, before their zeros can be seen, and for what.
-    fn announce(&self, signal: i32, code: i32) {
+    #[inline(never)]
+    fn announce(&self, address: usize, signal: i32, code: i32) {
         self.epoch.fetch_or(1, Ordering::SeqCst);
         self.epoch.fetch_add(2, Ordering::SeqCst);
         let cause = u64::from(signal.cast_unsigned()) | (u64::from(code.cast_unsigned()) << 32);
         let _ = self.cause.compare_exchange(0, cause, Ordering::Relaxed, Ordering::Relaxed);
+        let lower = |lowest: usize| (lowest == 0 || address < lowest - 1).then_some(address + 1);
+        let _ = self.missing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower);
     }
 
-    /// The last resort, for a process at its limit of areas or addresses: zeros over the whole map, which takes no area
-    /// more than there are. The file loses nothing, the map is of no use any more.
-    fn give_up(&self) -> bool {
+    fn note_loss(&self, errno: Errno) {
+        let _ = self.why.compare_exchange(0, errno.raw_os_error(), Ordering::Relaxed, Ordering::Relaxed);
         self.lost.store(true, Ordering::SeqCst);
-        self.map_whole(libc::PROT_READ | libc::PROT_WRITE)
     }
 
-    fn map_whole(&self, rights: i32) -> bool {
+    /// Why the map was given up, if it was.
+    pub(crate) fn why_given_up(&self) -> Option<Errno> {
+        let lost = self.lost.load(Ordering::SeqCst);
+        lost.then(|| Errno::from_raw_os_error(self.why.load(Ordering::Relaxed)))
+    }
+
+    /// The last resort, for a process at a limit: the spare over the whole map, which takes no memory,
+    /// area or address more than there are. The file loses nothing, the map is of no use any more.
+    /// For the signal handler; whether the access is worth trying again.
+    #[inline(never)]
+    fn give_up(&self, address: usize, errno: Errno) -> bool {
+        self.note_loss(errno);
+        let mine = COVERING | identity::known_token().unwrap_or(0) << 2;
+        let cover = self.cover.load(Ordering::Acquire);
+        if cover == COVERED {
+            // A fault from before, or a store to a spare that is not writable.
+            return self.spare.is_writable() || self.make_writable(address);
+        }
+        if cover == BARE {
+            return false;
+        }
+        // A thread that was at it in the parent is not in this child.
+        if cover == mine
+            || self.cover.compare_exchange(cover, mine, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        {
+            yield_to_winner();
+            return true;
+        }
+        let covered = self.put_spare_over();
+        self.cover.store(if covered { COVERED } else { BARE }, Ordering::Release);
+        covered
+    }
+
+    #[inline(never)]
+    fn put_spare_over(&self) -> bool {
         let (lo, hi) = (self.lo.load(Ordering::Relaxed), self.hi.load(Ordering::Relaxed));
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
         // SAFETY: the range is the guarded map's own, whose owner asked for this by opening a guard.
-        unsafe { mm::mmap(lo as *mut u8, hi - lo, rights, flags, -1, 0) }.is_ok()
+        if let Some(result) = unsafe { self.spare.put_over(lo) } {
+            return result.is_ok();
+        }
+        // A child that was forked while a thread of the parent was at it.
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        // SAFETY: as above; in this process nothing has been unmapped.
+        unsafe { mm::mmap(lo as *mut u8, hi - lo, libc::PROT_READ, flags, -1, 0) }.is_ok()
+    }
+
+    /// Lets stores reach a page of a spare for which the process had no writable memory.
+    #[inline(never)]
+    fn make_writable(&self, address: usize) -> bool {
+        let shift = self.shift.load(Ordering::Relaxed);
+        let (at, rights) = (address >> shift << shift, libc::PROT_READ | libc::PROT_WRITE);
+        // SAFETY: a page of the spare, which shows zeros to open guards.
+        unsafe { mm::mprotect(at as *mut u8, 1 << shift, rights) }.is_ok()
+    }
+
+    /// Ends all access to a map that was given up, but for pages that were lost: they may be another's.
+    fn take_rights_away(&self) {
+        let mut rest = self.lo.load(Ordering::Relaxed)..self.hi.load(Ordering::Relaxed);
+        while !rest.is_empty() {
+            let lost = if lost_pages::any() { lost_pages::first_in(&rest) } else { None };
+            let end = lost.as_ref().map_or(rest.end, |lost| lost.start.max(rest.start));
+            if rest.start < end {
+                // SAFETY: the part is the map's own, and no guard is open.
+                let _ = unsafe { mm::mprotect(rest.start as *mut u8, end - rest.start, libc::PROT_NONE) };
+            }
+            rest.start = lost.map_or(rest.end, |lost| lost.end);
+        }
     }
 
     fn holds(&self, address: usize) -> bool {
@@ -180,12 +324,20 @@ impl Guarded {
             return None;
         }
         if self.lost.load(Ordering::SeqCst) {
-            return Some(self.trap(range.start));
+            return Some(self.first_missing(range));
         }
         let record = self.record(open)?;
         let pages = record.page_of(range.start)..record.page_of(range.end - 1) + 1;
         let first = record.faulted().first(pages.clone()).or_else(|| record.claimed().first(pages))?;
         Some(self.trap(record.page_at(first).max(range.start)))
+    }
+
+    /// The first missing page, if it lies in `range`; else the start of `range`.
+    fn first_missing(&self, range: &Range<usize>) -> Trap {
+        let missing = self.missing.load(Ordering::Relaxed).wrapping_sub(1);
+        let page = 1 << self.shift.load(Ordering::Relaxed);
+        let at = (missing & !(page - 1)).max(range.start);
+        self.trap(if at < range.end { at } else { range.start })
     }
 
     fn trap(&self, address: usize) -> Trap {
@@ -240,7 +392,7 @@ impl Guarded {
         access: &mut impl FnMut(Piece) -> Result<(), Trap>,
     ) -> Result<usize, Trap> {
         if self.lost.load(Ordering::SeqCst) {
-            return Err(self.trap(next));
+            return Err(self.first_missing(&(next..range.end)));
         }
         let skip = next - range.start;
         let Some(record) = self.record(open) else {
@@ -373,26 +525,28 @@ pub(super) fn supply(address: usize, pc: usize, signal: i32, code: i32) -> bool 
     };
     let who = Who { process, thread: this_thread() };
     let mut block = Some(&TABLE);
-    while let Some(Block { slots, .. }) = block {
-        let found = slots.iter().find_map(|slot| {
+    while let Some(Block { slots, next }) = block {
+        for slot in slots {
             // SAFETY: `close` silences the slot before the map that is entered can move or go away.
-            unsafe {
-                slot.look(who, |guarded| {
-                    guarded.holds(address).then(|| replace(guarded, address, signal, code))
-                })
+            if let Some(supplied) =
+                unsafe { slot.look(who, |guarded| supply_in(guarded, address, signal, code)) }
+            {
+                return supplied;
             }
-        });
-        if let Some(supplied) = found {
-            return supplied;
         }
-        block = block.and_then(Block::next);
+        // SAFETY: blocks are leaked when they are linked, and never freed.
+        block = unsafe { next.load(Ordering::Acquire).as_ref() };
     }
     false
 }
 
+fn supply_in(guarded: &Guarded, address: usize, signal: i32, code: i32) -> Option<bool> {
+    guarded.holds(address).then(|| replace(guarded, address, signal, code))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{CloneBy, Guarded, mm};
+    use super::{CloneBy, Guarded, Stores, mm};
     use crate::sys::signal;
     use std::fs::File;
     use std::ops::Range;
@@ -431,7 +585,7 @@ mod tests {
         ] {
             let (file, range) = truncated(sharing);
             let guarded = Guarded::default();
-            guarded.open(&range, 12, by);
+            guarded.open(&range, 12, by, Stores::Shared).unwrap();
             assert_eq!((load(range.start), load(range.start + 5 * PAGE)), (7, 0), "{by:?}");
             let trap = guarded.close(&range).unwrap();
             assert_eq!((trap.address, trap.signal), (range.start + 5 * PAGE, libc::SIGBUS));
@@ -441,12 +595,54 @@ mod tests {
         }
     }
 
+    /// Ends a guard in a child whose limit of addresses fell below its use while the guard was open.
+    #[test]
+    fn each_way_of_cloning_brings_a_page_back_below_the_limit_of_addresses() {
+        signal::install();
+        let cases = [
+            (CloneBy::Moving, libc::MAP_SHARED),
+            (CloneBy::Moving, libc::MAP_PRIVATE),
+            (CloneBy::Duplicating, libc::MAP_SHARED),
+        ];
+        for (by, sharing) in cases {
+            let (file, range) = truncated(sharing);
+            let guarded = Guarded::default();
+            // SAFETY: the child uses what works after a fork, and ends with `_exit`.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                let limit = |resource: &mut libc::rlimit, to: u64| {
+                    resource.rlim_cur = to;
+                    // SAFETY: `resource` is a limit.
+                    unsafe { libc::setrlimit(libc::RLIMIT_AS, resource) }
+                };
+                let mut addresses = libc::rlimit { rlim_cur: 0, rlim_max: libc::RLIM_INFINITY };
+                // SAFETY: there is room for the answer.
+                unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut addresses) };
+                let opened = guarded.open(&range, 12, by, Stores::Shared).is_ok();
+                let mut works = opened && load(range.start + 5 * PAGE) == 0;
+                works &= limit(&mut addresses, 1 << 20) == 0;
+                works &= guarded.close(&range).is_some();
+                let most = addresses.rlim_max;
+                works &= limit(&mut addresses, most) == 0 && guarded.why_given_up().is_none();
+                works &= file.set_len(8 * PAGE as u64).is_ok();
+                works &= rustix::io::pwrite(&file, &[9], 5 * PAGE as u64) == Ok(1);
+                works = works && load(range.start + 5 * PAGE) == 9 && load(range.start) == 7;
+                // SAFETY: ends the child at once.
+                unsafe { libc::_exit(i32::from(!works)) };
+            }
+            let mut status = 0;
+            // SAFETY: there is room for the answer.
+            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+            assert_eq!(status, 0, "{by:?}");
+        }
+    }
+
     #[test]
     fn without_a_way_of_cloning_a_page_ends_without_access_and_no_other_does() {
         signal::install();
         let (file, range) = truncated(libc::MAP_PRIVATE);
         let guarded = Guarded::default();
-        guarded.open(&range, 12, CloneBy::Nothing);
+        guarded.open(&range, 12, CloneBy::Nothing, Stores::Shared).unwrap();
         for _ in 0..2 {
             assert_eq!(load(range.start + 5 * PAGE), 0);
         }
@@ -461,7 +657,7 @@ mod tests {
         signal::install();
         let (_file, range) = truncated(libc::MAP_SHARED);
         let guarded = Guarded::default();
-        guarded.open(&range, 12, CloneBy::Moving);
+        guarded.open(&range, 12, CloneBy::Moving, Stores::Shared).unwrap();
         assert_eq!(load(range.start + PAGE - 1), 7);
         assert_eq!(guarded.close(&range), None);
         assert_eq!(guarded.epoch(), 0);

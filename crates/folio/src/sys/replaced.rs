@@ -1,18 +1,18 @@
 //! The pages of a guarded map that were replaced by zero pages, and how they come back.
 //!
 //! A page that cannot be supplied is not lost: its area, with file, offset and rights, is first cloned to the same place of
-//! a *shadow* (a reservation as long as the map), and cloned back at the end. The shadow stays mapped throughout, so that
-//! no other thread's map can come to lie in it before it is given back as a whole. Areas are cloned page by page: a
+//! a *shadow* (a reservation as long as the map), and moved back at the end. A move leaves a hole in the shadow, and so may a
+//! clone that fails; the record notes which pages of the shadow are still its own. Areas are cloned page by page: a
 //! range that spans several may be cloned in part before it fails.
 //!
 //! Each replaced page that has no replaced neighbour costs four areas, and a process may have 65,530. So the first faults
 //! replace one page each, later ones ever longer runs: a run may take pages along that are in order.
 
-use super::mm;
+use super::{area_reserve, lost_pages, mm};
 use rustix::io::Errno;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// How an area is cloned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,10 @@ pub(crate) enum CloneBy {
 impl CloneBy {
     /// What this kernel can do for a map of this kind.
     pub(crate) fn best(shared: bool, huge: bool) -> Self {
-        if !huge && moves_files() {
+        // An area of huge pages is neither duplicated nor moved with DONTUNMAP: EINVAL.
+        if huge {
+            Self::Nothing
+        } else if moves_files() {
             Self::Moving
         } else if shared {
             Self::Duplicating
@@ -58,7 +61,7 @@ fn moves_files() -> bool {
     }
 }
 
-/// The record: a header, then four bits a page, in memory of its own.
+/// The record: a header, then five bits a page, in memory of its own.
 #[derive(Debug)]
 pub(super) struct Replaced {
     /// Bytes of the record.
@@ -72,8 +75,6 @@ pub(super) struct Replaced {
     shadow: usize,
     /// How many runs of pages were replaced.
     runs: AtomicU32,
-    /// A clone failed, and may have left a hole in the shadow that is someone else's by now.
-    torn: AtomicBool,
 }
 
 /// After so many runs the next ones are twice as long.
@@ -84,6 +85,9 @@ const LONGEST_RUN: u32 = 12;
 const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
 impl Replaced {
+    /// How many arrays of bits follow the header.
+    const ARRAYS: usize = 5;
+
     fn words(lo: usize, hi: usize, shift: u32) -> usize {
         ((hi - lo) >> shift).div_ceil(64)
     }
@@ -97,7 +101,7 @@ impl Replaced {
     pub(super) fn make(range: Range<usize>, shift: u32, by: CloneBy) -> Result<NonNull<Self>, Errno> {
         has_room_for_areas()?;
         let Range { start: lo, end: hi } = range;
-        let record = size_of::<Self>() + 4 * 8 * Self::words(lo, hi, shift);
+        let record = size_of::<Self>() + Self::ARRAYS * 8 * Self::words(lo, hi, shift);
         let rights = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new anonymous map.
         let start = unsafe { mm::mmap(ptr::null_mut(), record, rights, ANONYMOUS, -1, 0) }?;
@@ -111,9 +115,9 @@ impl Replaced {
         };
         let by = if shadow == 0 { CloneBy::Nothing } else { by };
         let this = start.cast::<Self>();
-        let (runs, torn) = (AtomicU32::new(0), AtomicBool::new(false));
+        let runs = AtomicU32::new(0);
         // SAFETY: the record is at least a header long, writable, page-aligned, and nobody else knows it.
-        unsafe { this.write(Self { record, lo, hi, shift, by, shadow, runs, torn }) };
+        unsafe { this.write(Self { record, lo, hi, shift, by, shadow, runs }) };
         NonNull::new(this).ok_or(Errno::NOMEM)
     }
 
@@ -122,13 +126,30 @@ impl Replaced {
     /// `this` came from [`make`](Self::make), and nobody uses it any more.
     pub(super) unsafe fn free(this: *mut Self) {
         // SAFETY: as the caller promised.
-        let Self { record, lo, hi, shift, shadow, torn, .. } = unsafe { this.read() };
-        if shadow != 0 && !torn.into_inner() {
-            // SAFETY: the shadow is this record's own, and without holes.
-            let _ = unsafe { mm::munmap(shadow as *mut u8, Self::shadow_bytes(lo, hi, shift)) };
+        let it = unsafe { &*this };
+        if it.shadow != 0 {
+            it.free_shadow();
         }
+        let record = it.record;
         // SAFETY: the record is nobody else's.
         let _ = unsafe { mm::munmap(this.cast(), record) };
+    }
+
+    /// Unmaps the shadow, but for the pages that are not its own any more.
+    fn free_shadow(&self) {
+        let end = self.shadow + Self::shadow_bytes(self.lo, self.hi, self.shift);
+        let (mut start, mut page) = (self.shadow, 0);
+        while start < end {
+            let gone = self.gone().first(page..self.count());
+            let part = start..gone.map_or(end, |gone| self.shadow_of(gone));
+            if !part.is_empty() {
+                // SAFETY: the part is this record's own, and nothing refers to it.
+                unsafe { mm::release(part.start as *mut u8, part.len()) };
+            }
+            let Some(gone) = gone else { return };
+            page = gone + 1;
+            start = self.shadow_of(page);
+        }
     }
 
     pub(super) fn page_bytes(&self) -> usize {
@@ -155,7 +176,7 @@ impl Replaced {
 
     fn bits(&self, which: usize) -> Bits<'_> {
         let words = Self::words(self.lo, self.hi, self.shift);
-        // SAFETY: the record holds four arrays of `words` zero-initialised u64 behind its header, which is a multiple
+        // SAFETY: the record holds five arrays of `words` zero-initialised u64 behind its header, which is a multiple
         // of eight long.
         Bits(unsafe {
             let first = ptr::from_ref(self).add(1).cast::<AtomicU64>();
@@ -183,6 +204,11 @@ impl Replaced {
         self.bits(3)
     }
 
+    /// Pages whose place in the shadow may be another map's.
+    fn gone(&self) -> Bits<'_> {
+        self.bits(4)
+    }
+
     /// Takes `page` and as many behind it as are due and free. `None` if `page` is taken.
     pub(super) fn claim(&self, page: usize) -> Option<Range<usize>> {
         if !self.claimed().set(page) {
@@ -200,64 +226,98 @@ impl Replaced {
         Some(page..end)
     }
 
-    /// Maps at `to` what is mapped at `from`, a page: file, offset, rights, and the page if it is private. Both stay mapped.
-    ///
-    /// # Safety
-    ///
-    /// `to` is the record's to replace.
-    unsafe fn clone_page(&self, from: usize, to: usize) -> bool {
+    /// Maps at its place in the shadow what page `page` of the map shows: file, offset, rights, and
+    /// the page if it is private. Both stay mapped.
+    fn clone_page(&self, page: usize) -> Result<(), Errno> {
         let fixed = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        let (len, old, flags) = match self.by {
-            CloneBy::Moving => (self.page_bytes(), self.page_bytes(), fixed | libc::MREMAP_DONTUNMAP),
-            CloneBy::Duplicating => (self.page_bytes(), 0, fixed),
-            CloneBy::Nothing => return false,
+        let (old, flags) = match self.by {
+            CloneBy::Moving => (self.page_bytes(), fixed | libc::MREMAP_DONTUNMAP),
+            CloneBy::Duplicating => (0, fixed),
+            CloneBy::Nothing => return Err(Errno::NOMEM),
         };
-        // SAFETY: as the caller promised; with DONTUNMAP, or from length zero, `from` stays mapped.
-        let cloned = unsafe { mm::mremap(from as *mut u8, old, len, flags, to as *mut u8) }.is_ok();
-        if !cloned {
-            self.torn.store(true, Ordering::Relaxed);
-        }
-        cloned
+        let (from, to) = (self.page_at(page) as *mut u8, self.shadow_of(page) as *mut u8);
+        // The kernel unmaps the target before it looks at limits, and may fail then.
+        self.gone().set(page);
+        // SAFETY: the target lies in the record's own shadow, which nothing uses for this page yet;
+        // with DONTUNMAP, or from length zero, the source stays mapped.
+        unsafe { mm::mremap(from, old, self.page_bytes(), flags, to) }?;
+        self.gone().clear(page);
+        self.cloned().set(page);
+        Ok(())
     }
 
     /// Puts zero pages over `pages`, which are claimed.
     pub(super) fn replace_run(&self, pages: Range<usize>) -> Result<(), Errno> {
         if self.by != CloneBy::Nothing {
-            for page in pages.clone() {
-                // SAFETY: the target lies in the record's own shadow, which nothing uses for this page yet.
-                if !unsafe { self.clone_page(self.page_at(page), self.shadow_of(page)) } {
-                    return Err(Errno::NOMEM);
-                }
-                self.cloned().set(page);
+            for page in pages.start..pages.end {
+                self.clone_page(page)?;
             }
         }
-        self.map_zeros(pages.clone(), libc::PROT_READ | libc::PROT_WRITE)?;
+        self.map_zeros(&pages)?;
         for page in pages {
             self.done().set(page);
         }
         Ok(())
     }
 
-    fn map_zeros(&self, pages: Range<usize>, rights: i32) -> Result<(), Errno> {
+    /// First without rights: such memory is charged to no limit, so that the kernel has nothing to
+    /// refuse after it has unmapped the pages.
+    fn map_zeros(&self, pages: &Range<usize>) -> Result<(), Errno> {
         let (at, len) = (self.page_at(pages.start) as *mut u8, pages.len() << self.shift);
         // SAFETY: the pages lie in the guarded range, whose owner asked for this by opening a guard.
-        unsafe { mm::mmap(at, len, rights, ANONYMOUS | libc::MAP_FIXED, -1, 0) }.map(drop)
+        unsafe {
+            mm::mmap(at, len, libc::PROT_NONE, ANONYMOUS | libc::MAP_FIXED, -1, 0)?;
+            mm::mprotect(at, len, libc::PROT_READ | libc::PROT_WRITE)
+        }
     }
 
-    /// Puts every clone back over its zero page; a page without a clone ends without access. On an error some pages still
-    /// show zeros.
+    /// Puts every clone back over its zero page; a page without a clone ends without access. An error
+    /// says that pages were lost, which are [recorded](lost_pages).
     pub(super) fn undo(&self) -> Result<(), Errno> {
+        // The kernel refuses to move anything near the limit of areas. Each clone that has come back
+        // leaves fewer of them.
+        if has_room_for_areas().is_err() {
+            area_reserve::give_up();
+        }
+        let mut result = Ok(());
         let mut next = 0;
         while let Some(page) = self.claimed().first(next..self.count()) {
             next = page + 1;
-            if !self.cloned().get(page) {
-                self.map_zeros(page..next, libc::PROT_NONE)?;
-            // SAFETY: the zero page was put there by the handler, and its bytes are thrown away with the guard's result.
-            } else if !unsafe { self.clone_page(self.shadow_of(page), self.page_at(page)) } {
-                return Err(Errno::NOMEM);
-            }
+            let back = if self.cloned().get(page) {
+                self.move_back(page)
+            } else {
+                // SAFETY: a zero page that the handler put there, and that nothing uses.
+                unsafe { mm::mprotect(self.page_at(page) as *mut u8, self.page_bytes(), libc::PROT_NONE) }
+            };
+            result = result.and(back);
         }
-        Ok(())
+        result
+    }
+
+    /// Moves a clone back over its zero page. The kernel unmaps the target first. A move to the same
+    /// length without DONTUNMAP is checked against no limit after that. (It can still fail for a
+    /// private page under strict overcommit, or without memory for page tables.)
+    fn move_back(&self, page: usize) -> Result<(), Errno> {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let (from, to) = (self.shadow_of(page) as *mut u8, self.page_at(page) as *mut u8);
+        let len = self.page_bytes();
+        // SAFETY: the clone is the record's own; its target is the zero page that the handler put
+        // there, and whose bytes are thrown away with the guard's result.
+        let Err(errno) = (unsafe { mm::mremap(from, len, len, flags, to) }) else {
+            self.gone().set(page);
+            return Ok(());
+        };
+        // Where the zero page still lies, or already another map, this fails: they look alike, so
+        // the page is given up.
+        // SAFETY: NOREPLACE replaces nothing.
+        let plug =
+            unsafe { mm::mmap(to, len, libc::PROT_NONE, ANONYMOUS | libc::MAP_FIXED_NOREPLACE, -1, 0) };
+        if plug.is_ok() {
+            return Ok(());
+        }
+        let lost = to as usize..to as usize + len;
+        lost_pages::record(&lost);
+        Err(errno)
     }
 }
 
@@ -284,6 +344,10 @@ impl Bits<'_> {
     fn set(self, page: usize) -> bool {
         let bit = 1 << (page % 64);
         self.0[page / 64].fetch_or(bit, Ordering::AcqRel) & bit == 0
+    }
+
+    fn clear(self, page: usize) {
+        self.0[page / 64].fetch_and(!(1 << (page % 64)), Ordering::AcqRel);
     }
 
     pub(super) fn get(self, page: usize) -> bool {

@@ -410,12 +410,16 @@ fn a_sealed_map_refuses_guards_and_keeps_checked_copies() {
     });
 }
 
-/// A guard that fails in a process that cannot have another area or another address.
+/// A guard that fails in a process that comes to a limit while the guard is open.
 fn guard_at_a_limit(reach_it: impl FnOnce()) {
     let dir = disk_dir();
     let (map, file) = truncated(dir.path());
-    reach_it();
-    let error = map.guard(|view| view.get(5 * page())).unwrap_err();
+    let error = map
+        .guard(|view| {
+            reach_it();
+            view.get(5 * page())
+        })
+        .unwrap_err();
     assert!(error.fault().is_some(), "{error}");
     // The map was given up as a whole, and says so to everyone.
     file.set_len(8 * page() as u64).unwrap();
@@ -499,7 +503,8 @@ fn a_guard_without_addresses_for_its_bookkeeping_still_replaces_pages() {
         file.set_len(page() as u64).unwrap();
         let status = std::fs::read_to_string("/proc/self/statm").unwrap();
         let used: usize = status.split(' ').next().unwrap().parse::<usize>().unwrap() * page();
-        lower_limit(libc::RLIMIT_AS, (used + (256 << 20)) as u64);
+        // Room for the spare of the guard, and not for the shadow.
+        lower_limit(libc::RLIMIT_AS, (used + (1 << 30) + (256 << 20)) as u64);
         assert!(map.guard(|view| view.get(1 << 20)).is_err());
         assert_eq!(map.read::<u8>(0).unwrap(), 0, "pages that are in order stay");
     });

@@ -672,6 +672,37 @@ fn huge_maps_are_guarded_by_whole_huge_pages() {
 }
 
 #[test]
+fn a_guard_that_meets_a_missing_huge_page_loses_that_page_only() {
+    let Some(_pool) = Pool::with(4) else { return skip(NO_POOL) };
+    let Some(mounted) = super::support::Mounted::new(&["-t", "hugetlbfs", "-o", "pagesize=2M", "none"])
+    else {
+        return skip("mounting is not allowed");
+    };
+    let path = mounted.path().join("file");
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+    file.set_len(4 * HUGE as u64).unwrap();
+    for keeps_descriptor in [true, false] {
+        let map = if keeps_descriptor {
+            folio::FileMap::map(File::open(&path).unwrap()).unwrap()
+        } else {
+            folio::FileMap::map(&file).unwrap()
+        };
+        assert_eq!(map.read::<u8>(3 * HUGE).unwrap(), 0);
+        file.set_len(HUGE as u64).unwrap();
+        let error = map.guard(|view| (view.get(2 * HUGE + 5), view.get(0))).unwrap_err();
+        assert_eq!(error.fault().unwrap().range(), 2 * HUGE..3 * HUGE, "{error}");
+        assert_eq!(error.fault().unwrap().object(), path.to_str().unwrap(), "{error}");
+        assert!(!error.to_string().contains("given up"), "{error}");
+        file.set_len(4 * HUGE as u64).unwrap();
+        for at in [0, HUGE, 3 * HUGE] {
+            assert_eq!(map.read::<u8>(at).unwrap(), 0, "the other pages are as before");
+        }
+        faulted(map.read::<u8>(2 * HUGE).map(drop), 2 * HUGE..2 * HUGE + 1, FaultCause::Protection);
+        map.guard_range(..HUGE, |view| view.get(0)).unwrap();
+    }
+}
+
+#[test]
 fn shared_memory_has_no_huge_pages_since_who_shares_it_could_take_them_away() {
     for refused in [huge().shared_anonymous(10), huge().shared_memfd(10), huge().shared_dev_zero(10)] {
         refused_by_rule(refused, Errno::INVAL, "punch a hole");

@@ -5,7 +5,7 @@ use folio::{Advice, Anon, Errno, FileMapMut, MapFlags, MapOptions, Prot, Region,
 use std::ptr::null_mut;
 
 /// Splits one map until the process has as many areas as it may: in children only.
-fn fill_areas() {
+pub(crate) fn fill_areas() {
     let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
     let limit: usize = limit.trim().parse().unwrap();
     let flags = MapFlags::PRIVATE | MapFlags::ANONYMOUS | MapFlags::NORESERVE;

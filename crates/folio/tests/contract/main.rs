@@ -15,6 +15,7 @@ mod fork;
 mod growth;
 mod halves;
 mod handles;
+mod last_resort;
 mod reasons;
 mod regions;
 mod reservations;

@@ -23,6 +23,7 @@ use crate::sys::fork::OwnFd;
 use crate::sys::gate::Gate;
 use crate::sys::replace::Guarded;
 use crate::sys::replaced::CloneBy;
+use crate::sys::spare::Stores;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -351,8 +352,12 @@ impl Attachment {
             let fd = sys::naming::reopen(self.file())
                 .map_err(|errno| super::by_descriptor("open", errno, self.subject()))?;
             let lease = forks.keep_from_children(fd);
-            if !std::mem::replace(is_guarded, true) {
-                self.open_guard();
+            if !*is_guarded {
+                if let Err(error) = self.open_guard() {
+                    forks.close(lease);
+                    return Err(error);
+                }
+                *is_guarded = true;
             }
             match party::claim(lease.as_fd(), self.slots(), || self.is_past()) {
                 // A child that comes late. With a slot in hand, as in opening: from here on nobody takes the name away.
@@ -433,10 +438,12 @@ impl Attachment {
         })
     }
 
-    fn open_guard(&self) {
-        let shift = PageSize::system().shift();
-        self.guarded.open(&self.region.addresses(), shift, CloneBy::best(true, false));
+    fn open_guard(&self) -> Result<()> {
+        let (shift, range) = (PageSize::system().shift(), self.region.addresses());
+        let opened = self.guarded.open(&range, shift, CloneBy::best(true, false), Stores::Shared);
+        opened.map_err(|why| why.error("attach", self.subject()))?;
         self.guards.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Notes what this process is a party by. While no thread forks.
@@ -583,10 +590,11 @@ impl Attachment {
                 sys::signal::ensure();
                 sys::fork::held_off(|_| {
                     let token = sys::identity::token();
-                    fresh.open_guard();
+                    fresh.open_guard()?;
                     fresh.maker.store(token, Ordering::Relaxed);
                     fresh.settle(party::claim_barred(fresh.slots()), lease, token);
-                });
+                    Ok::<_, Error>(())
+                })?;
                 let fresh = Arc::new(fresh);
                 fresh.enlist();
                 Ok(Some(fresh))
