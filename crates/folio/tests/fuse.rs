@@ -162,6 +162,53 @@ fn a_stuck_write_of_a_file_delays_no_other_map() {
 }
 
 #[test]
+fn a_file_that_cannot_be_opened_to_be_locked_delays_no_fork() {
+    let Some(server) = served(bytes()) else { return };
+    let pager = Pager::builder().budget(16 << 20).build().unwrap();
+    let file = LocalFile::open_writable(server.path()).unwrap();
+    std::thread::scope(|scope| {
+        let _go = server.lets_go();
+        server.stick_opens(true);
+        let mapping = scope.spawn(|| pager.map_mut(file).map(drop));
+        until_stuck(&server, 1);
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(support::in_child(|| ())));
+        let forked = ended.recv_timeout(Duration::from_secs(20));
+        server.stick_opens(false);
+        mapping.join().unwrap().unwrap();
+        assert_eq!(forked, Ok(support::End::Exited(0)), "fork(2) waits for the file system");
+    });
+}
+
+#[test]
+fn a_write_that_outlives_its_map_keeps_the_file_from_other_processes() {
+    let served = Served { bytes: bytes(), direct_io: true, ..Served::default() };
+    let Ok(server) = FuseServer::start(served).map_err(|why| skip(&why)) else { return };
+    let pager = Pager::builder().budget(16 << 20).build().unwrap();
+    let file = LocalFile::open_writable(server.path()).unwrap().deadline(Duration::from_millis(300));
+    let mut map = pager.map_mut(file).unwrap();
+    map[5_000] ^= 0xFF;
+    let _go = server.lets_go();
+    server.stick_writes(true);
+    drop(map);
+    assert_eq!(server.stuck(), 1, "the write has ended");
+    let map_in_child = || {
+        support::in_child(|| {
+            let pager = Pager::builder().budget(16 << 20).build().unwrap();
+            let made = pager.map_mut(LocalFile::open_writable(server.path()).unwrap());
+            assert_eq!(made.unwrap_err().errno(), folio::Errno::BUSY);
+        })
+    };
+    assert_eq!(map_in_child(), support::End::Exited(0), "the file is free before the write has ended");
+    server.stick_writes(false);
+    let start = Instant::now();
+    while let Err(error) = pager.map_mut(LocalFile::open_writable(server.path()).unwrap()) {
+        assert!(start.elapsed() < Duration::from_secs(30), "{error}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
 fn many_stuck_reads_delay_no_other_map() {
     let served = Served { bytes: vec![7; 4 << 20], direct_io: true, ..Served::default() };
     let Ok(server) = FuseServer::start(served).map_err(|why| skip(&why)) else { return };

@@ -19,6 +19,8 @@ pub(super) struct Guard<W> {
     waiting: Vec<W>,
     /// The source's length is being changed by this process.
     resizing: bool,
+    /// The length was changed after the version was asked for, and before the answer came.
+    outdated: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +49,14 @@ pub(super) enum Admission<W> {
 
 impl<W> Guard<W> {
     pub(super) fn new(version: Version) -> Self {
-        Self { state: State::Idle, known: Some(version), writing: 0, waiting: Vec::new(), resizing: false }
+        Self {
+            state: State::Idle,
+            known: Some(version),
+            writing: 0,
+            waiting: Vec::new(),
+            resizing: false,
+            outdated: false,
+        }
     }
 
     /// A write is to be made.
@@ -82,6 +91,7 @@ impl<W> Guard<W> {
     /// The version was looked at. Returns the writes that can be made now, or those that must not be made, and why.
     pub(super) fn looked(&mut self, version: Result<Version, Reason>) -> Result<Vec<W>, (Vec<W>, Reason)> {
         let looking = self.state == State::Looking;
+        let outdated = std::mem::take(&mut self.outdated);
         let waiting = std::mem::take(&mut self.waiting);
         let version = match version {
             Ok(version) => version,
@@ -98,7 +108,7 @@ impl<W> Guard<W> {
             self.state = State::Foreign;
             return Err((waiting, Reason::Changed));
         }
-        self.known = (!self.resizing).then_some(version);
+        self.known = (!self.resizing && !outdated).then_some(version);
         self.writing = waiting.len();
         self.state = if waiting.is_empty() { State::Idle } else { State::Writing };
         Ok(waiting)
@@ -109,6 +119,8 @@ impl<W> Guard<W> {
     pub(super) fn resizing(&mut self, on: bool) {
         self.resizing = on;
         self.known = None;
+        // The answer to come may be the version before the change.
+        self.outdated = matches!(self.state, State::Looking | State::Learning);
     }
 }
 
@@ -165,6 +177,19 @@ mod tests {
         assert!(guard.ended());
         assert_eq!(guard.looked(Ok(Version(2, 0))), Ok(vec![]));
         guard.resizing(false);
+        waits(&mut guard, 11, true);
+        assert_eq!(guard.looked(Ok(Version(3, 0))), Ok(vec![11]));
+    }
+
+    #[test]
+    fn a_version_asked_for_before_a_change_of_length_is_not_learnt_after_it() {
+        let mut guard = Guard::new(Version(1, 0));
+        waits(&mut guard, 10, true);
+        assert_eq!(guard.looked(Ok(Version(1, 0))), Ok(vec![10]));
+        assert!(guard.ended());
+        guard.resizing(true);
+        guard.resizing(false);
+        assert_eq!(guard.looked(Ok(Version(2, 0))), Ok(vec![]));
         waits(&mut guard, 11, true);
         assert_eq!(guard.looked(Ok(Version(3, 0))), Ok(vec![11]));
     }

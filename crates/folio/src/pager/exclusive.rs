@@ -40,26 +40,26 @@ pub(super) enum Attempt {
 impl FileLock {
     /// Takes the lock of a file; nothing is waited for.
     pub(super) fn take(file: &LocalFile) -> Attempt {
-        // The children that are forked from now on close the descriptor, and the lock ends with this process.
-        fork::held_off(|forks| {
-            let fd = match reopen(file.as_fd(), OFlags::RDWR | OFlags::NONBLOCK) {
-                Ok(fd) => fd,
-                Err(errno) => return Attempt::Refused(errno),
-            };
-            match byte_lock::try_lock(fd.as_fd(), &BYTE) {
-                Ok(true) => {
-                    let fd = Some(forks.keep_from_children(fd));
-                    Attempt::Held(Self { fd, process: identity::token() })
-                }
-                Ok(false) => match byte_lock::held_by_another(fd.as_fd(), &BYTE) {
-                    // The program keeps others out itself.
-                    _ if byte_lock::is_own_record_lock(fd.as_fd(), &BYTE) => Attempt::Refused(Errno::AGAIN),
-                    Ok(Some(range)) if range != BYTE => Attempt::Covered,
-                    _ => Attempt::Taken,
-                },
-                Err(errno) => Attempt::Refused(errno),
-            }
-        })
+        // Children close the descriptor, and the lock ends with this process. The file system may keep each of these calls
+        // waiting: no thread that forks waits for them.
+        let fd = match fork::open_own(|| reopen(file.as_fd(), OFlags::RDWR | OFlags::NONBLOCK)) {
+            Ok(fd) => fd,
+            Err(errno) => return Attempt::Refused(errno),
+        };
+        let locked = byte_lock::try_lock(fd.as_fd(), &BYTE);
+        let attempt = match locked {
+            Ok(true) => None,
+            Ok(false) => Some(match byte_lock::held_by_another(fd.as_fd(), &BYTE) {
+                // The program keeps others out itself.
+                _ if byte_lock::is_own_record_lock(fd.as_fd(), &BYTE) => Attempt::Refused(Errno::AGAIN),
+                Ok(Some(range)) if range != BYTE => Attempt::Covered,
+                _ => Attempt::Taken,
+            }),
+            Err(errno) => Some(Attempt::Refused(errno)),
+        };
+        // Dropped, and the descriptor closed, where the lock is not held.
+        let lock = Self { fd: Some(fd), process: identity::token() };
+        attempt.unwrap_or(Attempt::Held(lock))
     }
 }
 
@@ -67,7 +67,9 @@ impl Drop for FileLock {
     fn drop(&mut self) {
         // A child has closed its copy, and the number may be another file's.
         if let Some(fd) = self.fd.take_if(|_| self.process == identity::token()) {
-            fork::held_off(|forks| forks.close(fd));
+            // Before the children that may inherit the descriptor until it is closed: to close it may take long.
+            let _ = byte_lock::unlock(fd.as_fd(), &BYTE);
+            drop(fork::held_off(|forks| forks.release(fd)));
         }
     }
 }

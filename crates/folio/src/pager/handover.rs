@@ -1,5 +1,5 @@
-//! How requests reach a source that is not read by the shard itself: on threads that call this source alone, with a look at
-//! its version before and after each read.
+//! How requests reach a source that is not read by the shard itself: on threads of a pool that no stuck source of
+//! another map exhausts, with a look at its version before and after each read.
 
 use super::answers::{Reach, Shows};
 use super::core::ObjectId;
@@ -130,15 +130,18 @@ impl Caller {
         });
     }
 
-    /// Lets go of the source, and of all else that may take its time when it is dropped. A source may do anything then, such
-    /// as closing another map.
-    pub(super) fn drop_all(self, others: impl Send + 'static) {
+    /// Lets go of what keeps others from the source, then of the source, and of all else that may take its time when it is
+    /// dropped. A source may do anything then, such as closing another map.
+    pub(super) fn drop_all(self, held: impl Send + 'static, others: impl Send + 'static) {
         let threads = Arc::clone(&self.threads);
         let all = (self, others);
-        threads.post(move |thread| match thread {
-            Ok(()) => drop(all),
-            // They are never dropped: on this thread that could stop all maps.
-            Err(_) => mem::forget(all),
+        threads.post(move |thread| {
+            drop(held);
+            match thread {
+                Ok(()) => drop(all),
+                // They are never dropped: on this thread that could stop all maps.
+                Err(_) => mem::forget(all),
+            }
         });
     }
 }

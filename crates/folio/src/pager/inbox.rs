@@ -20,6 +20,11 @@ pub(crate) enum Message {
     Attach(Box<NewObject>, SyncSender<Result<(ObjectId, usize), Errno>>),
     /// An event that nobody waits for.
     Tell(Event),
+    /// The last handle is gone. `held` is dropped when nothing is under way any more.
+    Detach {
+        object: ObjectId,
+        held: Option<Box<dyn Send>>,
+    },
     /// An event that is answered.
     Ask(Box<dyn FnOnce(Ticket) -> Event + Send>, SyncSender<Outcome>),
     Resized {

@@ -83,32 +83,40 @@ impl Lease {
         pattern: Pattern,
     ) -> Result<(Arc<Self>, usize)> {
         pager.at_home("map")?;
-        let Answers { name, len, identity, version, shows, block, deadline, reach } =
-            Answers::ask(&*source, purpose)?;
+        let (answers, place) = loop {
+            let answers = Answers::ask(&*source, purpose)?;
+            let Some(identity) = answers.identity else { break (answers, None) };
+            match Place::enter(identity, pager.number(), purpose, (answers.version, answers.shows)) {
+                Ok(Entry::New(place)) => break (answers, Some(place)),
+                Ok(Entry::Shared(lease)) => {
+                    let len = lease.len;
+                    return Ok((lease, len));
+                }
+                // That map's stores may have changed the source since it was asked.
+                Ok(Entry::Waited) => {}
+                Err(conflict) => return Err(in_use(Subject::named(answers.name), &conflict)),
+            }
+        };
+        let Answers { name, mut len, shows, block, deadline, reach, .. } = answers;
         let subject = || Subject::named(name.clone());
-        if usize::try_from(len).is_err() || len > 1 << 46 {
-            let rule = "the source is longer than the addresses of a process";
-            return Err(Error::rule_as(Errno::OVERFLOW, "map", subject(), rule, "map a part of it"));
-        }
         let failed = |error: io::Error| {
             let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
             Error::rule_as(errno, "map", subject(), error.to_string(), "see whether the source can be read")
         };
         let file = reach.file().cloned();
-        let place = match identity.map(|identity| Place::enter(identity, pager.number(), purpose, version)) {
-            None => None,
-            Some(Ok(Entry::New(place))) => Some(place),
-            Some(Ok(Entry::Shared(lease))) => {
-                let len = lease.len;
-                return Ok((lease, len));
-            }
-            Some(Err(conflict)) => return Err(in_use(subject(), &conflict)),
-        };
         let written = matches!(purpose, Purpose::Write | Purpose::Shared);
         let lock = match file.as_deref().filter(|_| written) {
             Some(file) => lock(pager, file, subject)?,
             None => None,
         };
+        if lock.is_some() {
+            // The pager of another process may have had the file until now.
+            len = caught(|| source.len()).map_err(failed)?;
+        }
+        if usize::try_from(len).is_err() || len > 1 << 46 {
+            let rule = "the source is longer than the addresses of a process";
+            return Err(Error::rule_as(Errno::OVERFLOW, "map", subject(), rule, "map a part of it"));
+        }
         // After the lock: pagers of other processes write no more. Shared handles take the first one's.
         let stamp = match &file {
             _ if !written => None,
@@ -401,19 +409,29 @@ impl Drop for Lease {
             return;
         }
         // The object is held until all is written: the next map of the source reads the stored bytes.
-        if matches!(self.purpose, Purpose::Write | Purpose::Shared)
-            && let Err(error) = self.sync(&(0..self.reserve as usize), true)
-        {
-            // As the standard library does where a drop cannot fail; `close` returns the error.
-            crate::sys::say(format_args!("{}: what was stored is lost: {error}", self.name));
-        }
-        self.pager.inbox.send(Message::Tell(Event::Detach { object: self.object }));
+        let written = if matches!(self.purpose, Purpose::Write | Purpose::Shared) {
+            self.sync(&(0..self.reserve as usize), true)
+        } else {
+            Ok(())
+        };
         let nothing = Held { promise: None, lock: None, place: None };
         let Held { promise, lock, place } = std::mem::replace(&mut self.held, nothing);
+        let object = self.object;
+        // Last: whoever waits for the place takes the lock.
+        let held = (promise, lock, place);
+        let Err(error) = written else {
+            self.pager.inbox.send(Message::Detach { object, held: None });
+            return drop(held);
+        };
+        // As the standard library does where a drop cannot fail; `close` returns the error.
+        crate::sys::say(format_args!("{}: what was stored is lost: {error}", self.name));
+        let (promise, lock, place) = held;
         drop(promise);
-        drop(lock);
-        // Last: whoever waits for it takes the lock.
-        drop(place);
+        // A write that has begun may reach the source when another map has stored there: the object is not free before it ends.
+        if let Some(place) = &place {
+            place.late();
+        }
+        self.pager.inbox.send(Message::Detach { object, held: Some(Box::new((lock, place))) });
     }
 }
 
@@ -440,6 +458,16 @@ fn lock(pager: &Inner, file: &LocalFile, subject: impl Fn() -> Subject) -> Resul
 
 /// The error about an object that is mapped already.
 fn in_use(subject: Subject, conflict: &Conflict) -> Error {
+    if conflict.late {
+        let rule = "its last map was dropped, and a write of that map has not ended yet";
+        return Error::rule_as(
+            Errno::BUSY,
+            "map",
+            subject,
+            rule,
+            "map it when the source has ended the write",
+        );
+    }
     if conflict.closing {
         let rule =
             "its last map is being made or dropped, and a thread that serves sources cannot wait for that";

@@ -174,9 +174,9 @@ impl Builder {
         self
     }
 
-    /// How many threads may call one source at once, at least one. 16 unless told. Each mapped source has threads of its own,
-    /// which start when there is something to call and end when there is nothing for some seconds; so sources that block, or
-    /// read through another map of this pager, never wait for each other. Files of local file systems and bytes in memory
+    /// How many threads may call one source at once, at least one. 16 unless told. Threads start when there is
+    /// something to call, go from source to source, and end when there is nothing for some seconds; each source has this limit
+    /// for itself, so sources that block, or read through another map of this pager, never wait for each other. Files of local file systems and bytes in memory
     /// need none.
     pub fn source_threads(mut self, threads: usize) -> Self {
         self.source_threads = threads;

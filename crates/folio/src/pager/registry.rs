@@ -5,6 +5,7 @@
 //! The registry's lock is held for a look only. Nothing is written, attached or asked of a source under it: an object whose
 //! map comes or goes is marked, and a thread that wants the same object waits for the mark to go.
 
+use super::answers::Shows;
 use super::lease::{Lease, Purpose};
 use crate::source::{Identity, Version};
 use crate::sys::per_process::PerProcess;
@@ -31,9 +32,12 @@ struct Holder {
     /// The pager's number.
     pager: u64,
     purpose: Purpose,
-    version: Option<Version>,
+    /// The version when it was mapped, and which bytes it shows.
+    shown: (Option<Version>, Shows),
     /// `None` while the map is being made.
     lease: Option<Weak<Lease>>,
+    /// Its last handle was dropped, and a write of it has not ended in time.
+    late: bool,
 }
 
 static REGISTRY: PerProcess<Registry> = PerProcess::new();
@@ -51,6 +55,8 @@ pub(super) enum Entry {
     Shared(Arc<Lease>),
     /// Nothing that is in its way: the object is marked as its own.
     New(Place),
+    /// A map that came or went was waited for: the source may have other answers now.
+    Waited,
 }
 
 /// Why an object cannot be mapped.
@@ -61,6 +67,8 @@ pub(super) struct Conflict {
     pub(super) other_pager: bool,
     /// Its last handle was dropped, and its dirty pages are being written.
     pub(super) closing: bool,
+    /// The source has not ended a write of it in time.
+    pub(super) late: bool,
 }
 
 /// What one holder means for a map that is to be made.
@@ -73,13 +81,16 @@ enum Finding {
 }
 
 impl Holder {
-    fn finding(&self, pager: u64, purpose: Purpose, version: Option<Version>) -> Finding {
+    fn finding(&self, pager: u64, purpose: Purpose, shown: (Option<Version>, Shows)) -> Finding {
+        if self.late {
+            return Finding::Conflict;
+        }
         let reads = (self.purpose, purpose) == (Purpose::Read, Purpose::Read);
         let here = self.pager == pager;
         let shares = here
             && match purpose {
-                // Maps of another version show bytes that are gone.
-                Purpose::Read => reads && self.version == version,
+                // Maps of another version show bytes that are gone; those of one version and those of stable pages differ.
+                Purpose::Read => reads && self.shown == shown,
                 Purpose::Shared => self.purpose == Purpose::Shared,
                 Purpose::Write | Purpose::Private => false,
             };
@@ -104,20 +115,21 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Finds a map of the object to share, or marks the object for a new one. A map of it that comes or goes is waited for; a
-    /// thread of folio's own, which may be the one that writes for it, does not wait.
+    /// Finds a map of the object to share, or marks the object for a new one. `shown` is the source's version, and which of its
+    /// bytes the map will show. A map of the object that comes or goes is waited for; a thread of folio's own, which may be the one that writes for it, does not wait.
     pub(super) fn enter(
         identity: Identity,
         pager: u64,
         purpose: Purpose,
-        version: Option<Version>,
+        shown: (Option<Version>, Shows),
     ) -> Result<Entry, Conflict> {
         let registry = REGISTRY.get();
         let mut holders = registry.lock();
+        let mut waited = false;
         loop {
             let mut waits = None;
             for holder in holders.by_identity.get(&identity).into_iter().flatten() {
-                match holder.finding(pager, purpose, version) {
+                match holder.finding(pager, purpose, shown) {
                     Finding::Nothing => {}
                     Finding::Share(lease) => return Ok(Entry::Shared(lease)),
                     Finding::Conflict => return Err(holder.conflict(pager, false)),
@@ -128,23 +140,34 @@ impl Place {
                 Some(holder) if thread::is_own() => return Err(holder.conflict(pager, true)),
                 Some(_) => {
                     holders = registry.changed.wait(holders).unwrap_or_else(PoisonError::into_inner);
+                    waited = true;
                 }
+                None if waited => return Ok(Entry::Waited),
                 None => break,
             }
         }
         holders.last += 1;
         let number = holders.last;
-        let holder = Holder { number, pager, purpose, version, lease: None };
+        let holder = Holder { number, pager, purpose, shown, lease: None, late: false };
         holders.by_identity.entry(identity).or_default().push(holder);
         Ok(Entry::New(Self { registry, process: process::token(), identity, number }))
     }
 
     /// The map is made.
     pub(super) fn opened(&self, lease: &Arc<Lease>) {
+        self.change(|holder| holder.lease = Some(Arc::downgrade(lease)));
+    }
+
+    /// The last handle is dropped, and writes of it go on that may take for ever: nobody waits for them.
+    pub(super) fn late(&self) {
+        self.change(|holder| holder.late = true);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Holder)) {
         let mut holders = self.registry.lock();
         let mine = holders.by_identity.get_mut(&self.identity).into_iter().flatten();
         if let Some(holder) = mine.into_iter().find(|holder| holder.number == self.number) {
-            holder.lease = Some(Arc::downgrade(lease));
+            change(holder);
         }
         drop(holders);
         self.registry.changed.notify_all();
@@ -153,7 +176,7 @@ impl Place {
 
 impl Holder {
     fn conflict(&self, pager: u64, closing: bool) -> Conflict {
-        Conflict { purpose: self.purpose, other_pager: self.pager != pager, closing }
+        Conflict { purpose: self.purpose, other_pager: self.pager != pager, closing, late: self.late }
     }
 }
 

@@ -109,6 +109,8 @@ struct Object {
     late: Option<(FrameId, Kind, Result<(), Reason>)>,
     /// Set where only the stored bytes are written.
     images: Option<PreImages>,
+    /// What keeps others from the source, once no handle does.
+    held: Option<Box<dyn Send>>,
 }
 
 impl Object {
@@ -480,6 +482,12 @@ impl Shard {
                 let _ = reply.send(self.attach(*new));
             }
             Message::Tell(event) => self.event(event),
+            Message::Detach { object, held } => {
+                if let Some(this) = self.objects.get_mut(&object) {
+                    this.held = held;
+                }
+                self.event(Event::Detach { object });
+            }
             Message::Ask(make, reply) => {
                 self.next += 1;
                 let ticket = Ticket(self.next);
@@ -581,6 +589,7 @@ impl Shard {
             guard: new.stamp.filter(|_| !merges).map(Guard::new),
             late: None,
             images: merges.then(|| PreImages::new(self.page)),
+            held: None,
         };
         self.objects.insert(id, object);
         self.event(Event::Attach { object: id, pages: new.len.div_ceil(self.page as u64), traits });
@@ -698,8 +707,8 @@ impl Shard {
             Action::Detached { object } => {
                 if let Some(object) = self.objects.remove(&object) {
                     self.areas.remove(&object.store.address());
-                    let Object { caller, reach, records, spill, .. } = object;
-                    caller.drop_all((reach, records, spill));
+                    let Object { caller, reach, records, spill, held, .. } = object;
+                    caller.drop_all(held, (reach, records, spill));
                 }
                 None
             }

@@ -36,7 +36,7 @@ use std::time::Duration;
 /// Every method but the three that take requests should answer at once. `name`, `len`, `block`, `deadline` and the like are
 /// asked on the thread that calls [`Pager::map`](crate::Pager::map), once for a map; a panic there is an error of `map`. The
 /// three may block, yet a source that can should start the work and return: the pager calls them, and `version`, on threads
-/// that it has for this source alone ([`PagerBuilder::source_threads`](crate::PagerBuilder::source_threads)). So a source may read
+/// of which each source may have so many ([`PagerBuilder::source_threads`](crate::PagerBuilder::source_threads)). So a source may read
 /// through a map of the same pager, and one that never answers delays no other.
 ///
 /// **No promise of a source is trusted.** What a source says twice differently, a page that is not the same when it is read

@@ -1,5 +1,9 @@
-//! A pool of threads for work that blocks. Threads start when there is work, and end when there is none for a while.
+//! Pools of threads for work that blocks. Threads start when there is work, and end when there is none for a while.
+//!
+//! All pools of the process have their idle threads in common: a pool has only as many threads as it has jobs under way, and
+//! thousands of pools need no more threads than one.
 
+use crate::sys::per_process::PerProcess;
 use crate::sys::{self, identity};
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,8 +20,8 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// Threads that do jobs in the order in which they came, several at once.
 ///
-/// Dropping it waits for nothing: jobs that are queued are still done, then the threads end. A thread that is stuck keeps
-/// only the queue alive, and what its job owns.
+/// Dropping it waits for nothing: jobs that are queued are still done. A thread that is stuck keeps only the queue alive, and
+/// what its job owns.
 pub(crate) struct Workers {
     queue: Arc<Queue>,
     most: usize,
@@ -25,24 +29,49 @@ pub(crate) struct Workers {
     process: u64,
 }
 
+#[derive(Default)]
 struct Queue {
     state: Mutex<State>,
-    wake: Condvar,
 }
 
+/// Where there are jobs, there is a thread that does them or is on its way.
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
     threads: usize,
-    waiting: usize,
-    closed: bool,
+}
+
+/// The threads of all pools of a process.
+#[derive(Default)]
+struct Threads {
+    state: Mutex<Shared>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Threads without a queue.
+    idle: usize,
+    /// Threads that have one.
+    busy: usize,
+    /// Queues that each want one more thread.
+    wanted: VecDeque<Arc<Queue>>,
+}
+
+static THREADS: PerProcess<Threads> = PerProcess::new();
+
+/// What happens where no thread can be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AtLimit {
+    /// The next thread that has nothing to do takes the job, if any thread is busy.
+    Wait,
+    Refuse,
 }
 
 impl Workers {
     /// A pool of at most so many threads, at least one. None runs yet.
     pub(crate) fn new(most: usize) -> Self {
-        let queue = Queue { state: Mutex::default(), wake: Condvar::new() };
-        Self { queue: Arc::new(queue), most: most.max(1), process: identity::token() }
+        Self { queue: Arc::default(), most: most.max(1), process: identity::token() }
     }
 
     /// Queues a job. Where no thread can be had (in a forked child, or at the limit of threads), the caller does it.
@@ -50,7 +79,8 @@ impl Workers {
         if self.process != identity::token() {
             return job();
         }
-        if let Err((_, jobs)) = self.queue_up(Box::new(job)) {
+        // The caller may be the only busy thread, and wait for the job.
+        if let Err((_, jobs)) = self.queue_up(Box::new(job), AtLimit::Refuse) {
             jobs.into_iter().for_each(do_job);
         }
     }
@@ -60,21 +90,19 @@ impl Workers {
     pub(crate) fn post(&self, job: impl FnOnce(io::Result<()>) + Send + 'static) {
         let posted = Posted(Some(job));
         // Jobs that come back are dropped: that gives them the error.
-        let _ = self.queue_up(Box::new(move || posted.run()));
+        let _ = self.queue_up(Box::new(move || posted.run()), AtLimit::Wait);
     }
 
     /// Queues a job; without any thread, gives back all that are queued.
-    fn queue_up(&self, job: Job) -> Result<(), (io::Error, VecDeque<Job>)> {
+    fn queue_up(&self, job: Job, at_limit: AtLimit) -> Result<(), (io::Error, VecDeque<Job>)> {
         let mut state = self.queue.lock();
         state.jobs.push_back(job);
-        if state.jobs.len() <= state.waiting || state.threads >= self.most {
-            drop(state);
-            self.queue.wake.notify_one();
+        if state.threads >= self.most {
             return Ok(());
         }
         state.threads += 1;
         drop(state);
-        self.start().or_else(|error| {
+        Threads::give(Arc::clone(&self.queue), at_limit).or_else(|error| {
             let mut state = self.queue.lock();
             state.threads -= 1;
             // With a thread left the job is only later; with none nobody else would do it.
@@ -84,10 +112,64 @@ impl Workers {
             Err((error, mem::take(&mut state.jobs)))
         })
     }
+}
 
-    fn start(&self) -> io::Result<()> {
-        let queue = Arc::clone(&self.queue);
-        sys::thread::start("folio-io", move || queue.work())
+impl Threads {
+    /// No job runs under the lock, so what it protects is whole even if a thread panicked.
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a thread work on a queue.
+    fn give(queue: Arc<Queue>, at_limit: AtLimit) -> io::Result<()> {
+        let threads = THREADS.get();
+        let mut shared = threads.lock();
+        if shared.idle > shared.wanted.len() {
+            shared.wanted.push_back(queue);
+            drop(shared);
+            threads.wake.notify_one();
+            return Ok(());
+        }
+        shared.busy += 1;
+        drop(shared);
+        let first = Arc::clone(&queue);
+        sys::thread::start("folio-io", move || threads.work(first)).or_else(|error| {
+            let mut shared = threads.lock();
+            shared.busy -= 1;
+            if at_limit == AtLimit::Refuse || shared.busy + shared.idle == 0 {
+                return Err(error);
+            }
+            shared.wanted.push_back(queue);
+            drop(shared);
+            threads.wake.notify_one();
+            Ok(())
+        })
+    }
+
+    /// What a thread does for its whole life.
+    fn work(&self, mut queue: Arc<Queue>) {
+        loop {
+            queue.work();
+            drop(queue);
+            let mut shared = self.lock();
+            shared.busy -= 1;
+            let mut late = false;
+            queue = loop {
+                if let Some(wanted) = shared.wanted.pop_front() {
+                    break wanted;
+                }
+                if late {
+                    return;
+                }
+                shared.idle += 1;
+                let (woken, wait) =
+                    self.wake.wait_timeout(shared, IDLE).unwrap_or_else(PoisonError::into_inner);
+                shared = woken;
+                shared.idle -= 1;
+                late = wait.timed_out();
+            };
+            shared.busy += 1;
+        }
     }
 }
 
@@ -111,16 +193,6 @@ impl<F: FnOnce(io::Result<()>)> Drop for Posted<F> {
     }
 }
 
-impl Drop for Workers {
-    fn drop(&mut self) {
-        // In a forked child the lock may be held by a thread that is not there.
-        if self.process == identity::token() {
-            self.queue.lock().closed = true;
-            self.queue.wake.notify_all();
-        }
-    }
-}
-
 impl fmt::Debug for Workers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Workers(at most {})", self.most)
@@ -133,29 +205,18 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a thread does for its whole life.
+    /// Does the jobs until there is none.
     fn work(&self) {
-        let mut state = self.lock();
         loop {
-            if let Some(job) = state.jobs.pop_front() {
-                drop(state);
-                do_job(job);
-                state = self.lock();
-                continue;
-            }
-            if state.closed {
-                break;
-            }
-            state.waiting += 1;
-            let (woken, wait) = self.wake.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
-            state = woken;
-            state.waiting -= 1;
-            if wait.timed_out() && state.jobs.is_empty() {
-                break;
-            }
+            let mut state = self.lock();
+            let Some(job) = state.jobs.pop_front() else {
+                // Under the lock that found no job: none can be queued for a thread that has gone.
+                state.threads -= 1;
+                return;
+            };
+            drop(state);
+            do_job(job);
         }
-        // Under the lock that found no job: none can be queued for a thread that has gone.
-        state.threads -= 1;
     }
 }
 
@@ -216,7 +277,22 @@ mod tests {
         let (done, ended) = mpsc::channel();
         workers.run(move || done.send(()).unwrap());
         ended.recv_timeout(SOON).unwrap();
-        assert_eq!(workers.queue.lock().threads, 1);
+    }
+
+    #[test]
+    fn many_pools_need_no_more_threads_than_one() {
+        let (done, ended) = mpsc::channel();
+        let pools: Vec<_> = (0..200).map(|_| Workers::new(4)).collect();
+        let mut threads = std::collections::HashSet::new();
+        for pool in &pools {
+            let done = done.clone();
+            pool.run(move || done.send(std::thread::current().id()).unwrap());
+            threads.insert(ended.recv_timeout(SOON).unwrap());
+            while pool.queue.lock().threads > 0 {
+                std::thread::yield_now();
+            }
+        }
+        assert!(threads.len() < 100, "{} threads for one job at a time", threads.len());
     }
 
     #[test]

@@ -12,12 +12,14 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 struct Forks {
     /// Whether the handlers are there.
     handled: bool,
+    /// How many forks have begun.
+    begun: u64,
     /// The descriptors that children do not keep.
     own: Vec<RawFd>,
 }
 
 /// Held by a thread that forks, and by whoever changes what a child finds.
-static FORKING: Gate<Forks> = Gate::with(Forks { handled: false, own: Vec::new() });
+static FORKING: Gate<Forks> = Gate::with(Forks { handled: false, begun: 0, own: Vec::new() });
 
 /// Runs `work` while no thread of this process forks, and no other thread is in here. Short, and never from within itself.
 pub(crate) fn held_off<R>(work: impl FnOnce(&mut NotForked) -> R) -> R {
@@ -30,30 +32,55 @@ pub(crate) fn held_off<R>(work: impl FnOnce(&mut NotForked) -> R) -> R {
         // twice, which they bear.
         held.handled = noted == 0;
     }
-    work(&mut NotForked { own: &mut held.own })
+    let Forks { begun, own, .. } = &mut *held;
+    work(&mut NotForked { begun: *begun, own })
+}
+
+/// Opens a descriptor that forked children do not keep. Threads may fork while `open` runs, since it may wait for a file
+/// system; it runs again if one did.
+pub(crate) fn open_own<E>(open: impl Fn() -> Result<OwnedFd, E>) -> Result<OwnFd, E> {
+    /// Forks in a row that are waited out.
+    const TRIES: usize = 64;
+    for _ in 0..TRIES {
+        let begun = held_off(|forks| forks.begun);
+        let fd = open()?;
+        let kept =
+            held_off(|forks| if forks.begun == begun { Ok(forks.keep_from_children(fd)) } else { Err(fd) });
+        match kept {
+            Ok(own) => return Ok(own),
+            // Some child has a copy.
+            Err(shared) => drop(shared),
+        }
+    }
+    held_off(|forks| open().map(|fd| forks.keep_from_children(fd)))
 }
 
 /// The list of descriptors that forked children do not keep.
 pub(crate) struct NotForked<'a> {
+    begun: u64,
     own: &'a mut Vec<RawFd>,
 }
 
 impl NotForked<'_> {
-    /// From now on every forked child closes its copy of `fd` at once. It must have been opened within this same
-    /// [`held_off`].
+    /// From now on every forked child closes its copy of `fd` at once. No thread may have forked since it was opened, as
+    /// within one [`held_off`].
     pub(crate) fn keep_from_children(&mut self, fd: OwnedFd) -> OwnFd {
         self.own.push(fd.as_raw_fd());
         OwnFd(std::mem::ManuallyDrop::new(fd))
     }
 
     /// Closes a descriptor that children did not get.
-    pub(crate) fn close(&mut self, mut fd: OwnFd) {
+    pub(crate) fn close(&mut self, fd: OwnFd) {
+        drop(self.release(fd));
+    }
+
+    /// From now on forked children keep the descriptor again: for one that it may take long to close.
+    pub(crate) fn release(&mut self, mut fd: OwnFd) -> Option<OwnedFd> {
         let number = fd.0.as_raw_fd();
-        if let Some(at) = self.own.iter().position(|&own| own == number) {
-            self.own.swap_remove(at);
-            // SAFETY: taken out once, here, and `fd` is not used again.
-            drop(unsafe { std::mem::ManuallyDrop::take(&mut fd.0) });
-        }
+        let at = self.own.iter().position(|&own| own == number)?;
+        self.own.swap_remove(at);
+        // SAFETY: taken out once, here, and `fd` is not used again.
+        Some(unsafe { std::mem::ManuallyDrop::take(&mut fd.0) })
     }
 }
 
@@ -76,7 +103,9 @@ thread_local! {
 
 extern "C" fn before() {
     if !FORKS.replace(true) {
-        std::mem::forget(FORKING.lock());
+        let mut held = FORKING.lock();
+        held.begun += 1;
+        std::mem::forget(held);
     }
 }
 

@@ -51,6 +51,7 @@ struct Control {
     reads_stick: AtomicBool,
     writes_stick: AtomicBool,
     attributes_stick: AtomicBool,
+    opens_stick: AtomicBool,
     /// Reads that have reached the server.
     reads: AtomicU64,
     /// Requests that are stuck now.
@@ -118,6 +119,11 @@ impl FuseServer {
         self.control.attributes_stick.store(stick, Ordering::SeqCst);
     }
 
+    /// Whether open(2) waits.
+    pub(crate) fn stick_opens(&self, stick: bool) {
+        self.control.opens_stick.store(stick, Ordering::SeqCst);
+    }
+
     /// Lets all that is stuck go when it is dropped: a test that panics must not wait for its own threads.
     pub(crate) fn lets_go(&self) -> LetsGo<'_> {
         LetsGo(self)
@@ -147,6 +153,7 @@ impl Drop for LetsGo<'_> {
         self.0.stick_reads(false);
         self.0.stick_writes(false);
         self.0.stick_attributes(false);
+        self.0.stick_opens(false);
     }
 }
 
@@ -269,7 +276,11 @@ impl Filesystem for OneFile {
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let direct = lock(&self.served).direct_io;
         let flags = if direct { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() };
-        reply.opened(FileHandle(0), flags);
+        let control = self.control;
+        std::thread::spawn(move || {
+            control.wait(&control.opens_stick);
+            reply.opened(FileHandle(0), flags);
+        });
     }
 
     fn read(

@@ -187,6 +187,25 @@ fn threads_that_have_nothing_to_call_end() {
 }
 
 #[test]
+fn many_sources_that_are_called_in_turn_need_few_threads() {
+    let end = in_probed_child(|| {
+        let pager = pager(64 * MIB);
+        let maps: Vec<_> = (0..200)
+            .map(|_| {
+                let source = Blocked::new(10_000);
+                source.open();
+                let map = pager.map(source).unwrap();
+                map.read_at(&mut [0], 5_000).unwrap();
+                map
+            })
+            .collect();
+        let workers = workers();
+        assert!(workers < 100, "{workers} threads for {} sources", maps.len());
+    });
+    assert_eq!(end, End::Exited(0));
+}
+
+#[test]
 fn a_source_that_no_thread_can_call_is_an_error_that_says_so() {
     let end = in_probed_child(|| {
         let pager = pager(16 * MIB);

@@ -336,3 +336,23 @@ fn the_tail_of_a_file_that_was_cut_below_the_map_is_a_fault() {
     map.read_at(&mut head, 0).unwrap();
     assert!(head == bytes[..MIB], "the head is there");
 }
+
+#[test]
+fn maps_of_one_version_and_of_stable_pages_are_not_the_same_map() {
+    let dir = disk_dir();
+    let path = file_with(dir.path(), &vec![1; 4 * MIB]);
+    let pager = pager(16 * MIB);
+    let strict = || LocalFile::open(&path).unwrap().one_version();
+    let by_page = || LocalFile::open(&path).unwrap();
+    let maps = [pager.map(by_page()), pager.map(strict()), pager.map(by_page())].map(Result::unwrap);
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    let [first, second, third] = maps.map(|map| map.read_at(&mut [0], 0));
+    first.unwrap();
+    assert_eq!(cause(&second.unwrap_err()), FaultCause::Changed);
+    third.unwrap();
+    let [first, second] = [pager.map(strict()), pager.map(by_page())].map(Result::unwrap);
+    file.set_modified(std::time::SystemTime::now()).unwrap();
+    assert_eq!(cause(&first.read_at(&mut [0], 0).unwrap_err()), FaultCause::Changed);
+    second.read_at(&mut [0], 0).unwrap();
+}

@@ -3,16 +3,17 @@
 use crate::given::{MIB, pager};
 use crate::support::{child_succeeds, disk_dir, spawn_child, wait};
 use folio::source::{
-    FlushRequest, Identity, LocalFile, Memory, ReadRequest, Source, WritableMemory, WriteRequest,
+    FlushRequest, Identity, LocalFile, Memory, ReadRequest, Source, Version, WritableMemory, WriteRequest,
 };
 use folio::{Errno, Pager, WriteBack};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn file(dir: &Path) -> PathBuf {
     let path = dir.join("file");
@@ -261,6 +262,100 @@ fn a_map_of_a_source_that_is_being_written_waits_and_reads_the_stored_bytes() {
     begins.recv_timeout(Duration::from_secs(60)).unwrap();
     assert_eq!(pager.map(again).unwrap()[0], 7);
     dropping.join().unwrap();
+}
+
+/// Bytes whose version counts their writes; a write waits as `call` does.
+struct Counted {
+    inner: Calling,
+    version: Arc<AtomicU64>,
+    deadline: Duration,
+}
+
+impl Source for Counted {
+    fn name(&self) -> String {
+        "counted".into()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn version(&self) -> io::Result<Version> {
+        Ok(Version(self.version.load(Ordering::SeqCst), 0))
+    }
+
+    fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    fn is_writable(&self) -> bool {
+        true
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        self.inner.identity()
+    }
+
+    fn read(&self, requests: Vec<ReadRequest>) {
+        self.inner.read(requests);
+    }
+
+    fn write(&self, requests: Vec<WriteRequest>) {
+        (self.inner.call.lock().unwrap())();
+        self.inner.bytes.write(requests);
+        self.version.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_map_that_waited_for_a_write_shows_the_version_after_it() {
+    let pager = patient();
+    let (begun, begins): (Sender<()>, Receiver<()>) = channel();
+    let call = move || {
+        let _ = begun.send(());
+        std::thread::sleep(Duration::from_millis(500));
+    };
+    let (inner, bytes) = calling(call, 4);
+    let again = Calling { bytes, call: Arc::clone(&inner.call), identity: inner.identity };
+    let (version, deadline) = (Arc::new(AtomicU64::new(1)), Duration::from_secs(30));
+    let again = Counted { inner: again, version: Arc::clone(&version), deadline };
+    let mut map = pager.map_mut(Counted { inner, version, deadline }).unwrap();
+    map[0] = 7;
+    let dropping = std::thread::spawn(move || drop(map));
+    begins.recv_timeout(Duration::from_secs(60)).unwrap();
+    let map = pager.map(again).unwrap();
+    let mut read = [0];
+    map.read_at(&mut read, 0).unwrap();
+    assert_eq!(read, [7]);
+    dropping.join().unwrap();
+}
+
+#[test]
+fn a_source_is_busy_until_a_write_that_outlives_its_map_has_ended() {
+    let pager = patient();
+    let (go, gone): (Sender<()>, Receiver<()>) = channel();
+    let (inner, bytes) = calling(move || _ = gone.recv_timeout(Duration::from_secs(60)), 5);
+    let again = || {
+        let (bytes, call) = (Arc::clone(&bytes), Arc::clone(&inner.call));
+        Calling { bytes, call, identity: Identity(u64::MAX, 5) }
+    };
+    let (version, deadline) = (Arc::new(AtomicU64::new(1)), Duration::from_millis(200));
+    let mut map = pager.map_mut(Counted { inner: again(), version, deadline }).unwrap();
+    map[0] = 7;
+    drop(map);
+    let error = pager.map(again()).map(drop).unwrap_err();
+    assert_eq!(error.errno(), Errno::BUSY, "{error}");
+    assert!(error.to_string().contains("has not ended"), "{error}");
+    go.send(()).unwrap();
+    let start = Instant::now();
+    let map = loop {
+        match pager.map(again()) {
+            Ok(map) => break map,
+            Err(error) => assert!(start.elapsed() < Duration::from_secs(30), "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!(map[0], 7);
 }
 
 #[test]
