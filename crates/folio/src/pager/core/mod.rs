@@ -6,6 +6,7 @@
 //! | [`frames`] | runs of pages in memory, their states, the queues of eviction |
 //! | [`table`] | which frame a page is in; what is remembered of pages that are not in memory |
 //! | [`readahead`] | what to read beside the page that is wanted |
+//! | [`ahead`] | how much is read ahead, and when such pages are dropped unused |
 //! | [`supply`] | faults, reads, installing, failing |
 //! | [`evict`] | memory: the budget, taking out, dropping |
 //! | [`write`] | dirty pages: write-back, sync, errors |
@@ -15,10 +16,13 @@
 //! Times are microseconds since any fixed moment; memory is counted in pages.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod evict;
 pub(crate) mod frames;
 mod jobs;
 pub(crate) mod readahead;
+#[cfg(test)]
+mod scans;
 #[cfg(test)]
 mod simulate;
 pub(crate) mod spread;
@@ -425,6 +429,10 @@ pub(crate) struct Core {
     write_number: u64,
     write_numbers: SpreadMap<FrameId, u64>,
     reading: u64,
+    /// Pages that were read ahead, or are being read ahead, and are not used yet.
+    ahead: u64,
+    /// The streams that went on lately.
+    streams: ahead::Streams,
     leaving: u64,
     actions: VecDeque<Action>,
     other_records: usize,
@@ -457,6 +465,8 @@ impl Core {
             write_number: 0,
             write_numbers: SpreadMap::default(),
             reading: 0,
+            ahead: 0,
+            streams: ahead::Streams::default(),
             leaving: 0,
             actions: VecDeque::new(),
             other_records: 0,
@@ -632,6 +642,7 @@ impl Core {
         self.pump_syncs();
         self.pump_wants();
         self.replenish();
+        self.spare_ahead();
     }
 
     fn reply(&mut self, ticket: Ticket, result: Result<(), Failure>) {

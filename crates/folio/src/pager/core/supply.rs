@@ -1,7 +1,7 @@
 //! Faults, the reads that serve them, and putting pages into maps.
 
 use super::frames::{Doom, FrameId, Place, Queue, Waiter};
-use super::readahead::{Pattern, Plan};
+use super::readahead::Pattern;
 use super::table::{CHUNK, Mark};
 use super::{Action, Backing, Core, Failure, Mode, ObjectId, Reason, Run};
 
@@ -94,27 +94,15 @@ impl Core {
         }
     }
 
-    /// A page that was read ahead is used: the stream goes on.
-    fn first_use(&mut self, id: FrameId, page: u64) {
-        let frame = &mut self.frames[id];
-        if !std::mem::take(&mut frame.ahead) {
-            return;
-        }
-        self.counts.ahead_used += u64::from(frame.run.len);
-        let object = frame.object;
-        let Some(this) = self.objects.get_mut(&object) else { return };
-        let plan = this.readahead.access(page, false);
-        self.read_ahead(object, plan);
-    }
-
     /// A page that is in no frame is wanted.
     fn missing(&mut self, fault: Stalled) {
         let Stalled { object, page, write, since, .. } = fault;
+        let window = self.ahead_window();
         let Some(this) = self.objects.get_mut(&object) else { return };
         if page >= this.pages {
             return self.past_end(object, page);
         }
-        let plan = this.readahead.access(page, true);
+        let plan = this.readahead.access(page, true, window);
         let run = plan.wanted.map_or(Run::one(page), |run| self.absent(object, page, run));
         let run = if self.make_room(u64::from(run.len)) { run } else { Run::one(page) };
         if !self.make_room(1) {
@@ -130,7 +118,7 @@ impl Core {
         if plan.ahead.is_empty() {
             self.fill(object, page);
         } else {
-            self.read_ahead(object, plan);
+            self.read_ahead(object, &plan);
         }
     }
 
@@ -198,30 +186,6 @@ impl Core {
         id
     }
 
-    /// Reads what is likely to be wanted, as far as there is memory that nobody uses.
-    fn read_ahead(&mut self, object: ObjectId, plan: Plan) {
-        for run in plan.ahead {
-            let pages = self.objects[&object].pages;
-            let mut page = run.first;
-            while page < run.end().min(pages) {
-                if self.objects[&object].table.frame(page).is_some() {
-                    page += 1;
-                    continue;
-                }
-                let part = self.absent(object, page, Run { first: page, len: (run.end() - page) as u32 });
-                let len = u64::from(part.len);
-                // Neither more than a share of the memory, nor what others read ahead.
-                if self.reading + len > self.budget() / 4 || !self.make_room(len) {
-                    return;
-                }
-                let id = self.read(object, part);
-                self.frames[id].ahead = true;
-                self.counts.ahead_read += len;
-                page = part.end();
-            }
-        }
-    }
-
     /// What lies well behind a sequential access is the next to go.
     fn drop_behind(&mut self, object: ObjectId, page: u64) {
         let Some(behind) = page.checked_sub(2 * u64::from(self.widest())) else { return };
@@ -247,7 +211,8 @@ impl Core {
             return self.drop_frame(id);
         }
         if frame.waiters.is_empty() && !frame.eager {
-            return self.frames.enqueue(id, Queue::Inactive);
+            let queue = if frame.ahead { Queue::Ahead } else { Queue::Inactive };
+            return self.frames.enqueue(id, queue);
         }
         self.install(id);
     }
@@ -261,7 +226,7 @@ impl Core {
         let eager = frame.eager && frame.doom != Doom::Now;
         let waiters = std::mem::take(&mut frame.waiters);
         frame.eager = false;
-        frame.ahead = false;
+        self.no_longer_ahead(id);
         self.drop_frame(id);
         if self.objects.get(&object).is_none_or(|object| object.leaving) {
             return;
@@ -320,10 +285,13 @@ impl Core {
 
     /// Puts a frame that is outside the map into it.
     pub(super) fn install(&mut self, id: FrameId) {
-        let frame = &self.frames[id];
-        if frame.place != Place::Out {
+        if self.frames[id].place != Place::Out {
             return;
         }
+        if self.no_longer_ahead(id) {
+            self.counts.ahead_used += u64::from(self.frames[id].run.len);
+        }
+        let frame = &self.frames[id];
         let (object, run) = (frame.object, frame.run);
         let Some(this) = self.objects.get_mut(&object) else { return };
         let traits = this.traits;
