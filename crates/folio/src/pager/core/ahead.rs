@@ -133,7 +133,8 @@ impl Core {
 
     /// Whether somebody waits for memory that is not there.
     fn lacks_memory(&mut self) -> bool {
-        let wanted = u64::from(!self.stalled.is_empty());
+        let pins = if self.pins_lack { u64::from(self.widest()) } else { 0 };
+        let wanted = pins.max(u64::from(!self.stalled.is_empty()));
         !self.make_room(wanted)
     }
 

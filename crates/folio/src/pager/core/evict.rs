@@ -119,7 +119,7 @@ impl Core {
 
     pub(super) fn is_pinned(&self, object: ObjectId, run: Run) -> bool {
         let Some(object) = self.objects.get(&object) else { return false };
-        object.pins.iter().any(|pin| pin.overlaps(run))
+        object.pins.overlap(run)
     }
 
     /// Takes pages out of maps while too little is free or ready to be dropped.
@@ -129,8 +129,7 @@ impl Core {
             limit.saturating_sub(core.used) + core.frames.pages(Queue::Inactive) + core.leaving + core.writing
         };
         let mut looks = 0;
-        let asked =
-            self.stalled.len() as u64 + if self.wants.is_empty() { 0 } else { u64::from(self.widest()) };
+        let asked = self.stalled.len() as u64 + if self.hopes() { u64::from(self.widest()) } else { 0 };
         // Batches: nothing is taken out before a quarter of the share is used up.
         if ready(self) >= target.max(asked) - target / 4 {
             return;

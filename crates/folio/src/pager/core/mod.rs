@@ -10,7 +10,9 @@
 //! | [`supply`] | faults, reads, installing, failing |
 //! | [`evict`] | memory: the budget, taking out, dropping |
 //! | [`write`] | dirty pages: write-back, sync, errors |
-//! | [`jobs`] | prefetches, pins and evictions that take more than one step |
+//! | [`jobs`] | pins and evictions that take more than one step |
+//! | [`pins`] | which pages are pinned, and for what |
+//! | [`prefetch`] | prefetches: hints that nothing waits for |
 //! | [`spread`] | hash maps with keys that nobody chooses against them |
 //!
 //! Times are microseconds since any fixed moment; memory is counted in pages.
@@ -20,6 +22,8 @@ mod ahead;
 mod evict;
 pub(crate) mod frames;
 mod jobs;
+mod pins;
+mod prefetch;
 pub(crate) mod readahead;
 #[cfg(test)]
 mod scans;
@@ -36,7 +40,7 @@ pub(crate) use readahead::Pattern;
 use frames::Frames;
 use readahead::Readahead;
 use spread::SpreadMap;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use table::Table;
 
@@ -262,6 +266,8 @@ pub(crate) enum Event {
     Budget {
         pages: u64,
     },
+    /// Prefetches that paused for the driver to look for faults go on.
+    GoOn,
     /// So many frames leave their maps: each takes something that is scarce.
     Relieve {
         frames: u32,
@@ -386,7 +392,9 @@ pub(crate) struct Object {
     traits: Traits,
     table: Table,
     readahead: Readahead,
-    pins: Vec<Pin>,
+    pins: pins::Pins,
+    /// Pages that are being read.
+    reading: u64,
     /// Write operations under way, by number.
     writes: BTreeSet<u64>,
     /// The stores that came last, to find streams of them.
@@ -419,7 +427,13 @@ pub(crate) struct Core {
     /// Frames that somebody waits for, with the last moment; entries may be stale.
     waiting: VecDeque<(u64, FrameId)>,
     ghosts: evict::Ghosts,
-    wants: VecDeque<jobs::Want>,
+    /// Pages of pins that are not there yet.
+    wants: BTreeMap<ObjectId, VecDeque<jobs::Want>>,
+    /// Pins wait for memory.
+    pins_lack: bool,
+    prefetches: BTreeMap<ObjectId, prefetch::Prefetch>,
+    /// Pages that prefetches may still ask for before the driver looks for faults.
+    turn: u64,
     pin_jobs: Vec<jobs::PinJob>,
     syncs: Vec<write::SyncJob>,
     evictions: Vec<jobs::EvictJob>,
@@ -456,7 +470,10 @@ impl Core {
             stalled: VecDeque::new(),
             waiting: VecDeque::new(),
             ghosts: evict::Ghosts::default(),
-            wants: VecDeque::new(),
+            wants: BTreeMap::new(),
+            pins_lack: false,
+            prefetches: BTreeMap::new(),
+            turn: prefetch::TURN,
             pin_jobs: Vec::new(),
             syncs: Vec::new(),
             evictions: Vec::new(),
@@ -479,6 +496,7 @@ impl Core {
     /// The time, told before events so that waits are measured from when they began.
     pub(crate) fn set_now(&mut self, now: u64) {
         self.now = self.now.max(now);
+        self.turn = prefetch::TURN;
     }
 
     /// What is to be done next. Each action that has an outcome is answered by an event.
@@ -585,6 +603,7 @@ impl Core {
                     object.readahead.set_widest(widest);
                 }
             }
+            Event::GoOn => {}
             Event::Relieve { frames } => self.relieve(frames),
             Event::Tick { now } => self.tick(now),
         }
@@ -598,7 +617,8 @@ impl Core {
             traits,
             table: Table::default(),
             readahead,
-            pins: Vec::new(),
+            pins: pins::Pins::default(),
+            reading: 0,
             writes: BTreeSet::new(),
             last_store: Run::default(),
             flushing: false,
@@ -612,8 +632,9 @@ impl Core {
         let Some(this) = self.objects.get_mut(&object) else { return };
         this.leaving = true;
         let (end, pins) = (this.pages, std::mem::take(&mut this.pins));
-        self.pinned -= jobs::pages_of(&pins);
-        self.wants.retain(|want| want.object != object);
+        self.pinned -= pins.pages();
+        self.wants.remove(&object);
+        self.prefetches.remove(&object);
         self.stalled.retain(|stalled| stalled.object != object);
         let failure = Failure { page: 0, reason: Reason::PastEnd };
         let (mine, others) =
@@ -641,6 +662,7 @@ impl Core {
         self.pump_writes();
         self.pump_syncs();
         self.pump_wants();
+        self.pump_prefetches();
         self.replenish();
         self.spare_ahead();
     }

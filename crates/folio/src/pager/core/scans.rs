@@ -2,7 +2,7 @@
 //!
 //! Every schedule follows from a seed. `FOLIO_SCHEDULES` says how many are run, a fiftieth of those of the other simulator.
 
-use super::{Action, Core, Event, Limits, ObjectId, Pattern, Traits};
+use super::{Action, Core, Event, Limits, ObjectId, Pattern, Pin, Ticket, Traits};
 use std::collections::{BTreeMap, HashSet};
 
 /// splitmix64 (Steele et al., 2014).
@@ -198,6 +198,52 @@ fn threads_that_scan_the_same_read_it_once() {
             assert_read_once(&mut scan, &format!("{threads} threads, work {work}"));
         }
     }
+}
+
+#[test]
+fn a_hint_far_above_the_budget_reads_no_more_than_the_budget_holds() {
+    let pages = 64 << 28;
+    let mut scan = Scan::new(2048, &[pages, DATA], Pattern::Normal, (100, 1));
+    let hint = |object| Event::Prefetch { object: ObjectId(object), runs: vec![(0, pages)] };
+    for _ in 0..1_000 {
+        scan.event(hint(0));
+    }
+    // The source of the one is slow; the other's pages come at once, and so do its hints.
+    scan.readers = vec![Reader::new(ObjectId(1), (0, DATA / 8), false, 1)];
+    scan.run();
+    let read = scan.core.counts().pages_prefetched;
+    assert!((1..=2048).contains(&read), "{read} pages prefetched");
+    assert!(scan.core.record_bytes() < 1 << 20, "{}", scan.core.record_bytes());
+}
+
+#[test]
+fn a_prefetch_from_a_stuck_source_delays_no_pin_of_another_map() {
+    let mut core = Core::new(Limits { budget: 2048, dirty_age: 5_000_000, page: 4096 });
+    let traits = Traits {
+        tracked: false,
+        private: false,
+        shares_buffer: false,
+        block: 1,
+        cut: 1,
+        deadline: 30_000_000,
+    };
+    for object in [ObjectId(0), ObjectId(1)] {
+        core.handle(Event::Attach { object, pages: 1 << 24, traits });
+    }
+    core.handle(Event::Prefetch { object: ObjectId(0), runs: vec![(0, 1 << 24)] });
+    let pin = Pin { first: 0, end: 1_000, stores: false };
+    core.handle(Event::Pin { object: ObjectId(1), pin, ticket: Ticket(1) });
+    let mut replied = false;
+    while let Some(action) = core.next_action() {
+        match action {
+            Action::Read { object: ObjectId(0), .. } => {}
+            Action::Read { frame, .. } => core.handle(Event::ReadDone { frame, result: Ok(()) }),
+            Action::Install { frame, .. } => core.handle(Event::Installed { frame, result: Ok(()) }),
+            Action::Reply { result, .. } => replied = result.is_ok(),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(replied, "the pin waits for the prefetch of another map");
 }
 
 #[test]

@@ -177,6 +177,7 @@ impl Core {
         this.table.set(run, Some(id));
         let from =
             if this.table.is_marked(Mark::Spilled, run.first) { Backing::Spill } else { Backing::Source };
+        this.reading += u64::from(run.len);
         self.frames[id].buffer = true;
         self.used += u64::from(run.len);
         self.reading += u64::from(run.len);
@@ -201,7 +202,11 @@ impl Core {
     pub(super) fn read_done(&mut self, id: FrameId, result: Result<(), Reason>) {
         let Some(frame) = self.frames.get(id).filter(|frame| frame.place == Place::Reading) else { return };
         let len = u64::from(frame.run.len);
+        let object = frame.object;
         self.reading -= len;
+        if let Some(object) = self.objects.get_mut(&object) {
+            object.reading -= len;
+        }
         if let Err(reason) = result {
             return self.read_failed(id, &reason);
         }
