@@ -37,6 +37,8 @@ mod locked;
 mod maps;
 #[path = "pager/reasons.rs"]
 mod reasons;
+#[path = "pager/scans.rs"]
+mod scans;
 #[path = "pager/scarce.rs"]
 mod scarce;
 #[path = "pager/signals.rs"]

@@ -317,6 +317,11 @@ impl Shard {
                 let now = self.now();
                 self.event(Event::Tick { now });
             }
+            if self.core.paused() {
+                self.core.set_now(self.now());
+                self.event(Event::GoOn);
+                busy = true;
+            }
             self.mind_pressure();
             self.spare_areas();
             busy |= self.see_off();

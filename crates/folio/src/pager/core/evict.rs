@@ -58,11 +58,12 @@ impl Core {
         self.limit() / 8
     }
 
-    /// Makes room for so many pages by dropping what is outside the map and clean. Whether there is room.
+    /// Makes room for so many pages by dropping pages that are outside the map and clean, but none that was read ahead and may
+    /// still be used. Whether there is room.
     pub(super) fn make_room(&mut self, pages: u64) -> bool {
         let mut limit = self.limit();
         while self.used + pages > limit {
-            let Some(frame) = self.droppable() else { return false };
+            let Some(frame) = self.unused_for_long().or_else(|| self.droppable()) else { return false };
             self.drop_frame(frame);
             limit = self.limit();
         }
@@ -81,7 +82,7 @@ impl Core {
         None
     }
 
-    fn may_drop(&self, frame: FrameId) -> bool {
+    pub(super) fn may_drop(&self, frame: FrameId) -> bool {
         let this = &self.frames[frame];
         this.place == Place::Out
             && !this.writing
@@ -97,6 +98,7 @@ impl Core {
         object.table.set(frame.run, None);
         if frame.ahead {
             object.readahead.wasted(frame.run.first);
+            self.ahead -= u64::from(frame.run.len);
             self.counts.ahead_wasted += u64::from(frame.run.len);
         }
         if frame.dirty {
@@ -117,7 +119,7 @@ impl Core {
 
     pub(super) fn is_pinned(&self, object: ObjectId, run: Run) -> bool {
         let Some(object) = self.objects.get(&object) else { return false };
-        object.pins.iter().any(|pin| pin.overlaps(run))
+        object.pins.overlap(run)
     }
 
     /// Takes pages out of maps while too little is free or ready to be dropped.
@@ -127,8 +129,7 @@ impl Core {
             limit.saturating_sub(core.used) + core.frames.pages(Queue::Inactive) + core.leaving + core.writing
         };
         let mut looks = 0;
-        let asked =
-            self.stalled.len() as u64 + if self.wants.is_empty() { 0 } else { u64::from(self.widest()) };
+        let asked = self.stalled.len() as u64 + if self.hopes() { u64::from(self.widest()) } else { 0 };
         // Batches: nothing is taken out before a quarter of the share is used up.
         if ready(self) >= target.max(asked) - target / 4 {
             return;

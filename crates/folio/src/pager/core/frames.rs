@@ -33,9 +33,11 @@ pub(crate) enum Queue {
     Main,
     /// Outside the map and clean: dropped when memory is needed, put back if it is wanted before.
     Inactive,
+    /// Read ahead and not used yet: dropped last.
+    Ahead,
 }
 
-const QUEUES: usize = 3;
+const QUEUES: usize = 4;
 
 impl Queue {
     fn index(self) -> Option<usize> {
@@ -44,6 +46,7 @@ impl Queue {
             Self::Small => Some(0),
             Self::Main => Some(1),
             Self::Inactive => Some(2),
+            Self::Ahead => Some(3),
         }
     }
 }
@@ -82,6 +85,8 @@ pub(crate) struct Frame {
     pub(crate) writing: bool,
     /// Read ahead, and not used yet.
     pub(crate) ahead: bool,
+    /// Of a run that was read ahead: how many pages the pager had read by then.
+    pub(crate) ahead_at: u64,
     /// To be installed as soon as it is read, without a fault.
     pub(crate) eager: bool,
     /// Was in the map before.
@@ -144,6 +149,7 @@ impl Frames {
             dirty: false,
             writing: false,
             ahead: false,
+            ahead_at: 0,
             eager: false,
             seen: false,
             buffer: false,

@@ -1,19 +1,18 @@
-//! What takes more than one step: prefetches, pins, evictions that were asked for.
+//! What takes more than one step: pins, evictions that were asked for.
 
 use super::frames::{Doom, FrameId, Place};
 use super::table::CHUNK;
 use super::{Action, Core, Failure, ObjectId, Pin, Reason, Run, Ticket};
 use std::collections::VecDeque;
 
-/// Reads by request under way at once.
-const READS: u64 = 256;
+/// Pages that are read at once for the pins of an object.
+const PIN_READS: u64 = 256;
 
 /// Pages that are wanted in the map without a fault.
 #[derive(Debug)]
 pub(crate) struct Want {
-    pub(crate) object: ObjectId,
-    next: u64,
-    end: u64,
+    pub(super) next: u64,
+    pub(super) end: u64,
 }
 
 /// A pin whose pages are not all there yet.
@@ -47,32 +46,9 @@ pub(crate) struct EvictJob {
     since: u64,
 }
 
-/// Pages that are pinned once or more.
-pub(super) fn pages_of(pins: &[Pin]) -> u64 {
-    let mut ranges: Vec<(u64, u64)> = pins.iter().map(|pin| (pin.first, pin.end)).collect();
-    ranges.sort_unstable();
-    let mut until = 0;
-    let count = |(first, end): (u64, u64)| {
-        let new = end.saturating_sub(first.max(until));
-        until = until.max(end);
-        new
-    };
-    ranges.into_iter().map(count).sum()
-}
-
 impl Core {
-    pub(super) fn prefetch(&mut self, object: ObjectId, runs: Vec<(u64, u64)>) {
-        let Some(this) = self.objects.get(&object).filter(|object| !object.leaving) else { return };
-        let pages = this.pages;
-        for (first, end) in runs {
-            if first < end.min(pages) {
-                self.wants.push_back(Want { object, next: first, end: end.min(pages) });
-            }
-        }
-    }
-
     /// The most that may be pinned: faults need the rest.
-    fn pinnable(&self) -> u64 {
+    pub(super) fn pinnable(&self) -> u64 {
         self.budget() / 4 * 3
     }
 
@@ -86,13 +62,11 @@ impl Core {
             return self.reply(ticket, Err(Self::failure(first, &Reason::PastEnd)));
         };
         // What is pinned already costs nothing more.
-        let before = pages_of(&this.pins);
-        this.pins.push(pin);
-        let more = pages_of(&this.pins) - before;
+        let more = this.pins.unpinned_in(first, end);
         if pinned + more > pinnable {
-            this.pins.pop();
             return self.reply(ticket, Err(Self::failure(first, &Reason::NoMemory)));
         }
+        this.pins.add(pin);
         let frames = this.table.frames_in(first, end);
         for &id in &frames {
             let frame = &mut self.frames[id];
@@ -115,29 +89,20 @@ impl Core {
             return self.reply(ticket, Ok(()));
         }
         self.pin_jobs.push(PinJob { object, ticket, pin, missing: pages - present, progress: now });
-        self.wants.push_back(Want { object, next: first, end });
+        self.wants.entry(object).or_default().push_back(Want { next: first, end });
     }
 
     pub(super) fn unpin(&mut self, object: ObjectId, pin: Pin) {
         let Some(this) = self.objects.get_mut(&object) else { return };
-        if let Some(at) = this.pins.iter().position(|&other| other == pin) {
-            let before = pages_of(&this.pins);
-            this.pins.swap_remove(at);
-            self.pinned -= before - pages_of(&this.pins);
-        }
+        let before = this.pins.pages();
+        this.pins.remove(pin);
+        self.pinned -= before - this.pins.pages();
     }
 
     /// Pages of these that are pinned for stores can be stored to from now on, and are dirty.
     pub(super) fn hold(&mut self, object: ObjectId, first: u64, end: u64) {
         let Some(this) = self.objects.get(&object).filter(|this| this.traits.tracked) else { return };
-        let held: Vec<Pin> = this
-            .pins
-            .iter()
-            .filter(|pin| pin.stores && pin.first < end && first < pin.end)
-            .copied()
-            .collect();
-        for pin in held {
-            let (first, end) = (pin.first.max(first), pin.end.min(end));
+        for (first, end) in this.pins.held_in(first, end) {
             for id in self.objects[&object].table.frames_in(first, end) {
                 let frame = &self.frames[id];
                 let held = frame.dirty && !frame.protected;
@@ -168,7 +133,7 @@ impl Core {
     /// Whether pages of a run are pinned for stores.
     pub(super) fn is_held(&self, object: ObjectId, run: Run) -> bool {
         let Some(object) = self.objects.get(&object) else { return false };
-        object.pins.iter().any(|pin| pin.stores && pin.overlaps(run))
+        object.pins.hold(run)
     }
 
     /// `run` has come into the map, or can be stored to at last: progress for the pins that `counts` tells.
@@ -224,41 +189,71 @@ impl Core {
         }
     }
 
+    /// Reads what pins wait for. No object waits for another's source.
     pub(super) fn pump_wants(&mut self) {
-        while let Some(want) = self.wants.front_mut() {
-            let (object, page, end) = (want.object, want.next, want.end);
-            let Some(this) = self.objects.get(&object).filter(|this| page < end && page < this.pages) else {
-                self.wants.pop_front();
-                continue;
-            };
-            let next = if let Some(id) = this.table.frame(page) {
-                let frame = &mut self.frames[id];
-                match frame.place {
-                    Place::Out => {
-                        frame.eager = true;
-                        self.install(id);
-                    }
-                    Place::Reading | Place::Leaving => frame.eager = true,
-                    _ => {}
+        self.pins_lack = false;
+        let mut all = std::mem::take(&mut self.wants);
+        all.retain(|&object, wants| {
+            while let Some(want) = wants.front_mut() {
+                if !self.advance_want(object, want, PIN_READS) {
+                    return true;
                 }
-                self.frames[id].run.end()
+                wants.pop_front();
+            }
+            false
+        });
+        self.wants = all;
+    }
+
+    /// Whether all of a want was asked for. An object has at most `most` pages under way for it, or a quarter of the budget.
+    fn advance_want(&mut self, object: ObjectId, want: &mut Want, most: u64) -> bool {
+        loop {
+            let Some(this) =
+                self.objects.get(&object).filter(|this| want.next < want.end && want.next < this.pages)
+            else {
+                return true;
+            };
+            want.next = if let Some(id) = this.table.frame(want.next) {
+                self.bring(id)
             } else {
-                let widest = u64::from(self.widest());
-                let unit_end = (page / widest + 1) * widest;
-                let len = (unit_end.min(end) - page).min(CHUNK) as u32;
-                let run = self.absent_run(object, page, len);
+                let reading = this.reading;
+                let run = self.next_part(object, want);
                 let len = u64::from(run.len);
-                if self.reading >= READS && self.reading + len > self.budget() / 4 || !self.make_room(len) {
-                    return;
+                if reading >= most && reading + len > self.budget() / 4 {
+                    return false;
+                }
+                if !self.make_room(len) {
+                    self.pins_lack = true;
+                    return false;
                 }
                 let id = self.read(object, run);
                 self.frames[id].eager = true;
                 run.end()
             };
-            if let Some(want) = self.wants.front_mut() {
-                want.next = next;
-            }
         }
+    }
+
+    /// What is read at once of a want's next pages, which are in no frame.
+    pub(super) fn next_part(&self, object: ObjectId, want: &Want) -> Run {
+        let widest = u64::from(self.widest());
+        let unit_end = (want.next / widest + 1) * widest;
+        let len = (unit_end.min(want.end) - want.next).min(CHUNK) as u32;
+        self.absent_run(object, want.next, len)
+    }
+
+    /// Puts a frame into the map as soon as that can be; returns the page behind it.
+    pub(super) fn bring(&mut self, id: FrameId) -> u64 {
+        let frame = &mut self.frames[id];
+        let end = frame.run.end();
+        match frame.place {
+            Place::Out => {
+                frame.eager = true;
+                self.install(id);
+            }
+            Place::Reading | Place::Leaving => frame.eager = true,
+            _ => {}
+        }
+        end
     }
 
     /// Pages leave memory: as soon as they are clean, or with `discard` at once.
@@ -282,11 +277,11 @@ impl Core {
         if discard {
             this.table.forget_marks(first, end);
             // What was still to be prefetched there, or in the page that is cut, would come back.
-            for want in self.wants.iter_mut().filter(|want| want.object == object) {
-                want.end = want.end.min(first.saturating_sub(1));
-            }
+            let last = first.saturating_sub(1);
+            self.wants.get_mut(&object).into_iter().flatten().for_each(|want| want.end = want.end.min(last));
+            self.cut_prefetch(object, last);
         }
-        let ids = this.table.frames_in(first, end);
+        let ids = self.objects[&object].table.frames_in(first, end);
         let mut pending = VecDeque::new();
         for id in ids {
             let run = self.frames[id].run;

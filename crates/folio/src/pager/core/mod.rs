@@ -6,19 +6,27 @@
 //! | [`frames`] | runs of pages in memory, their states, the queues of eviction |
 //! | [`table`] | which frame a page is in; what is remembered of pages that are not in memory |
 //! | [`readahead`] | what to read beside the page that is wanted |
+//! | [`ahead`] | how much is read ahead, and when such pages are dropped unused |
 //! | [`supply`] | faults, reads, installing, failing |
 //! | [`evict`] | memory: the budget, taking out, dropping |
 //! | [`write`] | dirty pages: write-back, sync, errors |
-//! | [`jobs`] | prefetches, pins and evictions that take more than one step |
+//! | [`jobs`] | pins and evictions that take more than one step |
+//! | [`pins`] | which pages are pinned, and for what |
+//! | [`prefetch`] | prefetches: hints that nothing waits for |
 //! | [`spread`] | hash maps with keys that nobody chooses against them |
 //!
 //! Times are microseconds since any fixed moment; memory is counted in pages.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod evict;
 pub(crate) mod frames;
 mod jobs;
+mod pins;
+mod prefetch;
 pub(crate) mod readahead;
+#[cfg(test)]
+mod scans;
 #[cfg(test)]
 mod simulate;
 pub(crate) mod spread;
@@ -32,7 +40,7 @@ pub(crate) use readahead::Pattern;
 use frames::Frames;
 use readahead::Readahead;
 use spread::SpreadMap;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use table::Table;
 
@@ -258,6 +266,8 @@ pub(crate) enum Event {
     Budget {
         pages: u64,
     },
+    /// Prefetches that paused for the driver to look for faults go on.
+    GoOn,
     /// So many frames leave their maps: each takes something that is scarce.
     Relieve {
         frames: u32,
@@ -382,7 +392,9 @@ pub(crate) struct Object {
     traits: Traits,
     table: Table,
     readahead: Readahead,
-    pins: Vec<Pin>,
+    pins: pins::Pins,
+    /// Pages that are being read.
+    reading: u64,
     /// Write operations under way, by number.
     writes: BTreeSet<u64>,
     /// The stores that came last, to find streams of them.
@@ -415,7 +427,13 @@ pub(crate) struct Core {
     /// Frames that somebody waits for, with the last moment; entries may be stale.
     waiting: VecDeque<(u64, FrameId)>,
     ghosts: evict::Ghosts,
-    wants: VecDeque<jobs::Want>,
+    /// Pages of pins that are not there yet.
+    wants: BTreeMap<ObjectId, VecDeque<jobs::Want>>,
+    /// Pins wait for memory.
+    pins_lack: bool,
+    prefetches: BTreeMap<ObjectId, prefetch::Prefetch>,
+    /// Pages that prefetches may still ask for before the driver looks for faults.
+    turn: u64,
     pin_jobs: Vec<jobs::PinJob>,
     syncs: Vec<write::SyncJob>,
     evictions: Vec<jobs::EvictJob>,
@@ -425,6 +443,10 @@ pub(crate) struct Core {
     write_number: u64,
     write_numbers: SpreadMap<FrameId, u64>,
     reading: u64,
+    /// Pages that were read ahead, or are being read ahead, and are not used yet.
+    ahead: u64,
+    /// The streams that went on lately.
+    streams: ahead::Streams,
     leaving: u64,
     actions: VecDeque<Action>,
     other_records: usize,
@@ -448,7 +470,10 @@ impl Core {
             stalled: VecDeque::new(),
             waiting: VecDeque::new(),
             ghosts: evict::Ghosts::default(),
-            wants: VecDeque::new(),
+            wants: BTreeMap::new(),
+            pins_lack: false,
+            prefetches: BTreeMap::new(),
+            turn: prefetch::TURN,
             pin_jobs: Vec::new(),
             syncs: Vec::new(),
             evictions: Vec::new(),
@@ -457,6 +482,8 @@ impl Core {
             write_number: 0,
             write_numbers: SpreadMap::default(),
             reading: 0,
+            ahead: 0,
+            streams: ahead::Streams::default(),
             leaving: 0,
             actions: VecDeque::new(),
             other_records: 0,
@@ -469,6 +496,7 @@ impl Core {
     /// The time, told before events so that waits are measured from when they began.
     pub(crate) fn set_now(&mut self, now: u64) {
         self.now = self.now.max(now);
+        self.turn = prefetch::TURN;
     }
 
     /// What is to be done next. Each action that has an outcome is answered by an event.
@@ -575,6 +603,7 @@ impl Core {
                     object.readahead.set_widest(widest);
                 }
             }
+            Event::GoOn => {}
             Event::Relieve { frames } => self.relieve(frames),
             Event::Tick { now } => self.tick(now),
         }
@@ -588,7 +617,8 @@ impl Core {
             traits,
             table: Table::default(),
             readahead,
-            pins: Vec::new(),
+            pins: pins::Pins::default(),
+            reading: 0,
             writes: BTreeSet::new(),
             last_store: Run::default(),
             flushing: false,
@@ -602,8 +632,9 @@ impl Core {
         let Some(this) = self.objects.get_mut(&object) else { return };
         this.leaving = true;
         let (end, pins) = (this.pages, std::mem::take(&mut this.pins));
-        self.pinned -= jobs::pages_of(&pins);
-        self.wants.retain(|want| want.object != object);
+        self.pinned -= pins.pages();
+        self.wants.remove(&object);
+        self.prefetches.remove(&object);
         self.stalled.retain(|stalled| stalled.object != object);
         let failure = Failure { page: 0, reason: Reason::PastEnd };
         let (mine, others) =
@@ -631,7 +662,9 @@ impl Core {
         self.pump_writes();
         self.pump_syncs();
         self.pump_wants();
+        self.pump_prefetches();
         self.replenish();
+        self.spare_ahead();
     }
 
     fn reply(&mut self, ticket: Ticket, result: Result<(), Failure>) {

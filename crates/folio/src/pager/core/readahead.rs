@@ -47,6 +47,36 @@ struct Stream {
     /// Strides that are read ahead, for a strided stream.
     depth: u32,
     used: u64,
+    /// Where it began.
+    start: u64,
+    /// Its number among those of its object.
+    number: u64,
+}
+
+/// Pages that a stream may have ahead of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Window {
+    pub(crate) pages: u64,
+    /// Other streams go on as well. Where one ends, another may have been: what is read ahead of its end is read twice.
+    pub(crate) shared: bool,
+}
+
+/// A stream among others may have this share of its length ahead of it.
+const SHARE: u64 = 128;
+/// And so many pages at least.
+const LEAST: u64 = 32;
+
+impl Window {
+    /// For a stream that is so long.
+    fn of(self, length: u64) -> u64 {
+        if self.shared { self.pages.min((length / SHARE).max(LEAST)) } else { self.pages }
+    }
+
+    /// The widest unit: two at least fit, so that one is read while the other is in use.
+    fn unit(pages: u64, block: u32, widest: u32) -> u32 {
+        let half = u32::try_from(pages / 2).unwrap_or(u32::MAX).max(1);
+        widest.min(1 << half.ilog2()).max(block)
+    }
 }
 
 /// What to read for an access.
@@ -56,6 +86,8 @@ pub(crate) struct Plan {
     pub(crate) wanted: Option<Run>,
     /// Runs that are likely to be wanted next.
     pub(crate) ahead: Vec<Run>,
+    /// The number of the stream that goes on.
+    pub(crate) stream: Option<u64>,
 }
 
 /// The streams of one object.
@@ -116,20 +148,34 @@ impl Readahead {
         Run { first: page - page % block, len: self.block }
     }
 
-    /// `page` is wanted and is not in memory, or (`missing` false) was read ahead and is used now for the first time.
-    pub(crate) fn access(&mut self, page: u64, missing: bool) -> Plan {
+    /// There was no memory for `run`, which stream `number` wants ahead, from `page` on: it asks again as it goes on.
+    pub(crate) fn refused(&mut self, number: u64, run: Run, page: u64) {
+        let Some(stream) = self.streams.iter_mut().find(|stream| stream.number == number) else { return };
+        stream.edge = match stream.way {
+            Way::Unknown => stream.edge,
+            Way::Forwards => stream.edge.min(page).max(stream.last.end()),
+            Way::Backwards => stream.edge.max(run.end()).min(stream.last.first),
+            Way::Strided(_) => stream.last.first,
+        };
+    }
+
+    /// `page` is wanted and is not in memory, or (`missing` false) was read ahead and is used now for the first time. The
+    /// stream may have a `window` of pages ahead of it.
+    pub(crate) fn access(&mut self, page: u64, missing: bool, window: Window) -> Plan {
         self.clock += 1;
         if self.pattern == Pattern::Random {
-            return Plan { wanted: missing.then(|| self.block_of(page)), ahead: Vec::new() };
+            return Plan { wanted: missing.then(|| self.block_of(page)), ..Plan::default() };
         }
-        let (clock, block, widest) = (self.clock, self.block, self.widest);
+        let (clock, block) = (self.clock, self.block);
         if let Some(stream) = self.streams.iter_mut().find(|stream| stream.goes_on_at(page, block)) {
             stream.used = clock;
-            return stream.go_on(page, missing, block, widest);
+            return stream.go_on(page, missing, block, self.widest, window);
         }
         if !missing {
             return Plan::default();
         }
+        let window = window.of(0);
+        let widest = Window::unit(window, block, self.widest);
         let strided = self.stride_to(page);
         self.history.rotate_right(1);
         self.history[0] = page;
@@ -139,25 +185,35 @@ impl Readahead {
         };
         let way = strided.map_or(Way::Unknown, Way::Strided);
         let unit = if self.pattern == Pattern::Sequential { widest } else { block };
-        let mut stream = Stream { way, last: wanted, edge: wanted.end(), unit, depth: 2, used: clock };
+        let mut stream = Stream {
+            way,
+            last: wanted,
+            edge: wanted.end(),
+            unit,
+            depth: 2,
+            used: clock,
+            start: page,
+            number: clock,
+        };
         let mut ahead = Vec::new();
         match way {
             Way::Strided(step) => {
                 stream.edge = page;
-                stream.strides_ahead(page, step, block, &mut ahead);
+                stream.strides_ahead(page, step, block, window, &mut ahead);
             }
             _ if self.pattern == Pattern::Sequential => {
                 stream.way = Way::Forwards;
-                stream.forwards_ahead(&mut ahead);
+                stream.forwards_ahead(window, &mut ahead);
             }
             _ => {}
         }
+        let goes_on = (stream.way != Way::Unknown).then_some(stream.number);
         if self.streams.len() < STREAMS {
             self.streams.push(stream);
         } else if let Some(oldest) = self.streams.iter_mut().min_by_key(|stream| stream.used) {
             *oldest = stream;
         }
-        Plan { wanted: Some(wanted), ahead }
+        Plan { wanted: Some(wanted), ahead, stream: goes_on }
     }
 
     /// The step that leads to `page` by way of two earlier misses of the same distance, in up to four interleaved rows.
@@ -212,7 +268,10 @@ impl Stream {
         }
     }
 
-    fn go_on(&mut self, page: u64, missing: bool, block: u32, widest: u32) -> Plan {
+    fn go_on(&mut self, page: u64, missing: bool, block: u32, widest: u32, window: Window) -> Plan {
+        let stream = Some(self.number);
+        let window = window.of(page.abs_diff(self.start));
+        let widest = Window::unit(window, block, widest);
         if self.way == Way::Unknown {
             self.way = if page >= self.last.end() { Way::Forwards } else { Way::Backwards };
             self.edge = if self.way == Way::Forwards { self.last.end() } else { self.last.first };
@@ -222,8 +281,8 @@ impl Stream {
             let wanted = Run { first: page - page % u64::from(block), len: block };
             self.last = Run { first: page, len: 1 };
             self.depth = (self.depth * 2).min(STRIDES);
-            self.strides_ahead(page, step, block, &mut ahead);
-            return Plan { wanted: missing.then_some(wanted), ahead };
+            self.strides_ahead(page, step, block, window, &mut ahead);
+            return Plan { wanted: missing.then_some(wanted), ahead, stream };
         }
         self.unit = (self.unit * 4).min(widest);
         let forwards = self.way == Way::Forwards;
@@ -236,15 +295,21 @@ impl Stream {
             self.last = Run { first: page, len: 1 };
         }
         if forwards {
-            self.forwards_ahead(&mut ahead);
+            self.forwards_ahead(window, &mut ahead);
         } else {
-            self.backwards_ahead(&mut ahead);
+            self.backwards_ahead(window, &mut ahead);
         }
-        Plan { wanted: missing.then_some(run), ahead }
+        Plan { wanted: missing.then_some(run), ahead, stream }
     }
 
-    fn forwards_ahead(&mut self, ahead: &mut Vec<Run>) {
-        let until = self.last.end() + units_ahead(self.unit) * u64::from(self.unit);
+    /// How far ahead of the run in use is asked for: the last unit that begins there is within the window.
+    fn reach(&self, window: u64) -> u64 {
+        let unit = u64::from(self.unit);
+        (units_ahead(self.unit) * unit).min(window.saturating_sub(unit - 1)).max(1)
+    }
+
+    fn forwards_ahead(&mut self, window: u64, ahead: &mut Vec<Run>) {
+        let until = self.last.end() + self.reach(window);
         while self.edge < until {
             let run = unit_from(self.edge, self.unit);
             self.edge = run.end();
@@ -252,8 +317,8 @@ impl Stream {
         }
     }
 
-    fn backwards_ahead(&mut self, ahead: &mut Vec<Run>) {
-        let until = self.last.first.saturating_sub(units_ahead(self.unit) * u64::from(self.unit));
+    fn backwards_ahead(&mut self, window: u64, ahead: &mut Vec<Run>) {
+        let until = self.last.first.saturating_sub(self.reach(window));
         while self.edge > until {
             let run = unit_until(self.edge - 1, self.unit);
             self.edge = run.first;
@@ -262,8 +327,9 @@ impl Stream {
     }
 
     /// Asks for the strides up to `depth` after `page` that were not asked for yet.
-    fn strides_ahead(&mut self, page: u64, step: i64, block: u32, ahead: &mut Vec<Run>) {
-        for count in 1..=i64::from(self.depth) {
+    fn strides_ahead(&mut self, page: u64, step: i64, block: u32, window: u64, ahead: &mut Vec<Run>) {
+        let most = i64::try_from(window / u64::from(block)).unwrap_or(i64::MAX).max(1);
+        for count in 1..=i64::from(self.depth).min(most) {
             let Some(next) = page.checked_add_signed(step * count) else { break };
             let asked = if step > 0 { next <= self.edge } else { next >= self.edge };
             if !asked {
@@ -276,8 +342,10 @@ impl Stream {
 
 #[cfg(test)]
 mod tests {
-    use super::{Pattern, Readahead};
+    use super::{Pattern, Readahead, Window};
     use std::collections::BTreeSet;
+
+    const ALONE: Window = Window { pages: u64::MAX, shared: false };
 
     /// Plays accesses against a memory that keeps everything; returns how many of them missed.
     fn misses(readahead: &mut Readahead, accesses: impl IntoIterator<Item = u64>) -> (usize, usize) {
@@ -287,7 +355,7 @@ mod tests {
             let missing = !there.contains(&page);
             misses += usize::from(missing);
             if missing || used.insert(page) {
-                let plan = readahead.access(page, missing);
+                let plan = readahead.access(page, missing, ALONE);
                 for run in plan.wanted.iter().chain(&plan.ahead) {
                     there.extend(run.first..run.end());
                 }
@@ -339,7 +407,7 @@ mod tests {
     fn advice_sequential_reads_wide_at_once() {
         let mut readahead = Readahead::new(1, 512);
         readahead.set_pattern(Pattern::Sequential);
-        let plan = readahead.access(0, true);
+        let plan = readahead.access(0, true, ALONE);
         assert_eq!(plan.wanted.unwrap().len, 512);
         assert!(!plan.ahead.is_empty());
     }

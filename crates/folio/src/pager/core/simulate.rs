@@ -247,6 +247,10 @@ impl Simulation {
         let dirty: u64 =
             (self.core.frames.iter()).map(|(_, f)| if f.dirty { f.run.len.into() } else { 0 }).sum();
         assert_eq!(dirty, self.core.dirty(), "the count of dirty pages is not that of the frames");
+        let reading: u64 = self.core.objects.values().map(|object| object.reading).sum();
+        assert_eq!(reading, self.core.reading, "the count of pages being read is not that of the objects");
+        let ahead = super::ahead::counted(&self.core.frames);
+        assert_eq!(ahead, self.core.ahead, "the count of pages read ahead is not that of the frames");
     }
 
     fn act(&mut self) {

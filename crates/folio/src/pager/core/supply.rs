@@ -1,7 +1,7 @@
 //! Faults, the reads that serve them, and putting pages into maps.
 
 use super::frames::{Doom, FrameId, Place, Queue, Waiter};
-use super::readahead::{Pattern, Plan};
+use super::readahead::Pattern;
 use super::table::{CHUNK, Mark};
 use super::{Action, Backing, Core, Failure, Mode, ObjectId, Reason, Run};
 
@@ -94,27 +94,15 @@ impl Core {
         }
     }
 
-    /// A page that was read ahead is used: the stream goes on.
-    fn first_use(&mut self, id: FrameId, page: u64) {
-        let frame = &mut self.frames[id];
-        if !std::mem::take(&mut frame.ahead) {
-            return;
-        }
-        self.counts.ahead_used += u64::from(frame.run.len);
-        let object = frame.object;
-        let Some(this) = self.objects.get_mut(&object) else { return };
-        let plan = this.readahead.access(page, false);
-        self.read_ahead(object, plan);
-    }
-
     /// A page that is in no frame is wanted.
     fn missing(&mut self, fault: Stalled) {
         let Stalled { object, page, write, since, .. } = fault;
+        let window = self.ahead_window();
         let Some(this) = self.objects.get_mut(&object) else { return };
         if page >= this.pages {
             return self.past_end(object, page);
         }
-        let plan = this.readahead.access(page, true);
+        let plan = this.readahead.access(page, true, window);
         let run = plan.wanted.map_or(Run::one(page), |run| self.absent(object, page, run));
         let run = if self.make_room(u64::from(run.len)) { run } else { Run::one(page) };
         if !self.make_room(1) {
@@ -130,7 +118,7 @@ impl Core {
         if plan.ahead.is_empty() {
             self.fill(object, page);
         } else {
-            self.read_ahead(object, plan);
+            self.read_ahead(object, &plan);
         }
     }
 
@@ -189,6 +177,7 @@ impl Core {
         this.table.set(run, Some(id));
         let from =
             if this.table.is_marked(Mark::Spilled, run.first) { Backing::Spill } else { Backing::Source };
+        this.reading += u64::from(run.len);
         self.frames[id].buffer = true;
         self.used += u64::from(run.len);
         self.reading += u64::from(run.len);
@@ -196,30 +185,6 @@ impl Core {
         self.counts.pages_read += u64::from(run.len);
         self.actions.push_back(Action::Read { frame: id, object, run, from });
         id
-    }
-
-    /// Reads what is likely to be wanted, as far as there is memory that nobody uses.
-    fn read_ahead(&mut self, object: ObjectId, plan: Plan) {
-        for run in plan.ahead {
-            let pages = self.objects[&object].pages;
-            let mut page = run.first;
-            while page < run.end().min(pages) {
-                if self.objects[&object].table.frame(page).is_some() {
-                    page += 1;
-                    continue;
-                }
-                let part = self.absent(object, page, Run { first: page, len: (run.end() - page) as u32 });
-                let len = u64::from(part.len);
-                // Neither more than a share of the memory, nor what others read ahead.
-                if self.reading + len > self.budget() / 4 || !self.make_room(len) {
-                    return;
-                }
-                let id = self.read(object, part);
-                self.frames[id].ahead = true;
-                self.counts.ahead_read += len;
-                page = part.end();
-            }
-        }
     }
 
     /// What lies well behind a sequential access is the next to go.
@@ -237,7 +202,11 @@ impl Core {
     pub(super) fn read_done(&mut self, id: FrameId, result: Result<(), Reason>) {
         let Some(frame) = self.frames.get(id).filter(|frame| frame.place == Place::Reading) else { return };
         let len = u64::from(frame.run.len);
+        let object = frame.object;
         self.reading -= len;
+        if let Some(object) = self.objects.get_mut(&object) {
+            object.reading -= len;
+        }
         if let Err(reason) = result {
             return self.read_failed(id, &reason);
         }
@@ -247,7 +216,8 @@ impl Core {
             return self.drop_frame(id);
         }
         if frame.waiters.is_empty() && !frame.eager {
-            return self.frames.enqueue(id, Queue::Inactive);
+            let queue = if frame.ahead { Queue::Ahead } else { Queue::Inactive };
+            return self.frames.enqueue(id, queue);
         }
         self.install(id);
     }
@@ -261,7 +231,7 @@ impl Core {
         let eager = frame.eager && frame.doom != Doom::Now;
         let waiters = std::mem::take(&mut frame.waiters);
         frame.eager = false;
-        frame.ahead = false;
+        self.no_longer_ahead(id);
         self.drop_frame(id);
         if self.objects.get(&object).is_none_or(|object| object.leaving) {
             return;
@@ -320,10 +290,13 @@ impl Core {
 
     /// Puts a frame that is outside the map into it.
     pub(super) fn install(&mut self, id: FrameId) {
-        let frame = &self.frames[id];
-        if frame.place != Place::Out {
+        if self.frames[id].place != Place::Out {
             return;
         }
+        if self.no_longer_ahead(id) {
+            self.counts.ahead_used += u64::from(self.frames[id].run.len);
+        }
+        let frame = &self.frames[id];
         let (object, run) = (frame.object, frame.run);
         let Some(this) = self.objects.get_mut(&object) else { return };
         let traits = this.traits;
