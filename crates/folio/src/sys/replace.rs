@@ -528,9 +528,8 @@ pub(super) fn supply(address: usize, pc: usize, signal: i32, code: i32) -> bool 
     while let Some(Block { slots, next }) = block {
         for slot in slots {
             // SAFETY: `close` silences the slot before the map that is entered can move or go away.
-            if let Some(supplied) =
-                unsafe { slot.look(who, |guarded| supply_in(guarded, address, signal, code)) }
-            {
+            let found = unsafe { slot.look(who, |guarded| supply_in(guarded, address, signal, code)) };
+            if let Some(supplied) = found {
                 return supplied;
             }
         }
