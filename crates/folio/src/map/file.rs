@@ -498,6 +498,9 @@ impl<A: FileAccess> MappedFile<A> {
     /// replaced by itself. Then the whole map is given up: the guard fails, and so does every access afterwards. The file
     /// loses nothing; a [`FileMapPrivate`] loses its own changes.
     ///
+    /// For that case the first guard of a map takes as many spare addresses as the map has, and some VMAs. They stay until the
+    /// map is dropped. Where the kernel refuses them, the guard is an error (ENOMEM) and `work` does not run.
+    ///
     /// # Errors
     ///
     /// A [`Fault`] that names the first page of the map that could not be supplied, and the cause. EPERM for a map

@@ -231,8 +231,13 @@ impl Guarded {
         self.epoch.fetch_add(2, Ordering::SeqCst);
         let cause = u64::from(signal.cast_unsigned()) | (u64::from(code.cast_unsigned()) << 32);
         let _ = self.cause.compare_exchange(0, cause, Ordering::Relaxed, Ordering::Relaxed);
-        let lower = |lowest: usize| (lowest == 0 || address < lowest - 1).then_some(address + 1);
-        let _ = self.missing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower);
+        let mut lowest = self.missing.load(Ordering::Relaxed);
+        while lowest == 0 || address < lowest - 1 {
+            match self.missing.compare_exchange(lowest, address + 1, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => lowest = now,
+            }
+        }
     }
 
     fn note_loss(&self, errno: Errno) {
@@ -528,9 +533,8 @@ pub(super) fn supply(address: usize, pc: usize, signal: i32, code: i32) -> bool 
     while let Some(Block { slots, next }) = block {
         for slot in slots {
             // SAFETY: `close` silences the slot before the map that is entered can move or go away.
-            if let Some(supplied) =
-                unsafe { slot.look(who, |guarded| supply_in(guarded, address, signal, code)) }
-            {
+            let found = unsafe { slot.look(who, |guarded| supply_in(guarded, address, signal, code)) };
+            if let Some(supplied) = found {
                 return supplied;
             }
         }
@@ -541,7 +545,7 @@ pub(super) fn supply(address: usize, pc: usize, signal: i32, code: i32) -> bool 
 }
 
 fn supply_in(guarded: &Guarded, address: usize, signal: i32, code: i32) -> Option<bool> {
-    guarded.holds(address).then(|| replace(guarded, address, signal, code))
+    if guarded.holds(address) { Some(replace(guarded, address, signal, code)) } else { None }
 }
 
 #[cfg(test)]
