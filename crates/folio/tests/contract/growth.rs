@@ -179,12 +179,12 @@ fn growth_leaves_the_holes_that_the_map_has_punched() {
 
 #[test]
 fn growth_never_cuts_bytes_that_another_appends_meanwhile() {
+    const ROUNDS: usize = 20_000;
     let (_dir, file) = open(1);
     if let Err(errno) = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 1) {
         return skip(&format!("the file system has no fallocate(2): {errno}"));
     }
     // The other thread appends at a time of its own in each round, so that some round meets the middle of the growth.
-    const ROUNDS: usize = 20_000;
     let (begun, ended) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let wait = |count: &AtomicUsize, round| {
         while count.load(Ordering::Acquire) < round {
