@@ -108,7 +108,7 @@ impl Anon {
             if filled == anon.len() {
                 let more = filled.min(most - filled);
                 sys::room::check_own(more as u64)
-                    .map_err(|short| Error::no_memory("read_from", subject(filled), more as u64, short))?;
+                    .map_err(|short| Error::no_memory("read_from", subject(filled), short))?;
                 anon.resize(filled + more)?;
             }
             match rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut anon[filled..])) {

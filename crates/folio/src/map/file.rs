@@ -213,6 +213,9 @@ impl FileMapMut {
     /// its own, if that is greater), then its space, if the map was made with [`MapOptions::reserve`], as
     /// [`create`](Self::create) makes it; last the map grows, as by [`resize`](Self::resize). New bytes of the file are zeros.
     ///
+    /// Bytes that another process appends meanwhile stay. Only a file system without fallocate(2) has no such call: there they are
+    /// cut off, if they come between the look at the length and the change of it.
+    ///
     /// If the space or the map cannot be had, the file is cut to its old length again, unless another process has given it
     /// yet another one meanwhile. Bytes that others wrote to the new part in that time go with it.
     ///
@@ -236,10 +239,11 @@ impl FileMapMut {
         let old = present_length(fd)?;
         let new = self.offset().saturating_add(length as u64);
         if new > old {
-            object::set_length(fd, new)?;
+            object::lengthen(fd, new)?;
         }
         let reserves = self.made.as_deref().is_some_and(MapOptions::reserves);
-        let grown = if reserves { object::fill_holes(fd, self.offset()..new) } else { Ok(()) };
+        let more = self.offset().saturating_add(self.len() as u64)..new;
+        let grown = if reserves { object::fill_holes(fd, more) } else { Ok(()) };
         let result = grown.and_then(|()| self.resize(length));
         if result.is_err() && new > old {
             let fd = object::kept(&self.keep, "grow", &self.mapping.region)?;

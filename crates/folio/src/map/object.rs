@@ -35,11 +35,14 @@ pub(super) fn size(fd: BorrowedFd<'_>, status: &sys::file::Status) -> Result<u64
         }
         FileType::CharacterDevice => Err(no_file(fd)),
         // An anonymous inode (io_uring, KVM, perf, BPF …) has no kind. Some cannot be mapped at all.
-        FileType::Unknown => match probe(fd, PageSize::system(), Prot::READ, MapFlags::PRIVATE) {
-            Err(error) if error.errno() == Errno::NODEV => Err(error),
-            _ => Err(no_file(fd)),
-        },
+        FileType::Unknown => Err(unmappable(fd).unwrap_or_else(|| no_file(fd))),
     }
+}
+
+/// The kernel's word that an object has no map at all.
+fn unmappable(fd: BorrowedFd<'_>) -> Option<Error> {
+    let answer = probe(fd, PageSize::system(), Prot::READ, MapFlags::PRIVATE);
+    answer.err().filter(|error| error.errno() == Errno::NODEV)
 }
 
 fn no_file(fd: BorrowedFd<'_>) -> Error {
@@ -58,13 +61,13 @@ pub(super) fn check_device(fd: BorrowedFd<'_>, status: &sys::file::Status) -> Re
     let harmless = match status.kind {
         FileType::RegularFile => !sys::file::is_of_the_kernel(fd, status),
         FileType::CharacterDevice => status.is_dev_zero() || status.is_device == NULL,
-        FileType::Unknown => false,
+        // Some sockets have rings (packet(7), AF_XDP), by which the kernel writes to memory; most have no map at all.
+        FileType::Unknown | FileType::Socket => match unmappable(fd) {
+            Some(error) => return Err(error),
+            None => false,
+        },
         // Of these the kernel maps block devices only, whose bytes are in the page cache.
-        FileType::BlockDevice
-        | FileType::Fifo
-        | FileType::Socket
-        | FileType::Directory
-        | FileType::Symlink => true,
+        FileType::BlockDevice | FileType::Fifo | FileType::Directory | FileType::Symlink => true,
     };
     if harmless {
         return Ok(());
@@ -116,12 +119,10 @@ pub(super) fn seal(fd: BorrowedFd<'_>, seals: sys::memfd::Seals) -> Result<()> {
         .map_err(|errno| Error::kernel("fcntl", errno, Subject::file(fd).with_detail("F_ADD_SEALS")))
 }
 
-/// The bytes of the range that have no page yet, if there is memory for them.
+/// The bytes of the range of a file in memory that have no page yet, if there is memory for them.
 pub(super) fn check_room(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Result<u64> {
-    let missing = sys::file::missing(fd, &range);
     let subject = || Subject::file(fd).with_range(range.start, (range.end - range.start) as usize);
-    sys::room::check(fd, missing).map_err(|short| Error::short(subject(), missing, short))?;
-    Ok(missing)
+    sys::room::check(fd, &range).map_err(|short| Error::short(subject(), short))
 }
 
 /// Writes all of `bytes` to `offset` of a file.
@@ -178,6 +179,20 @@ pub(super) fn set_length(fd: BorrowedFd<'_>, length: u64) -> Result<()> {
     check_length(|| Subject::file(fd), length)?;
     sys::size_limit::set_length(fd, length)
         .map_err(|errno| Error::kernel("ftruncate", errno, Subject::file(fd).with_range(0, length as usize)))
+}
+
+/// Makes a file at least `length` bytes long. Bytes that another process appends meanwhile stay, where the file system has
+/// fallocate(2).
+pub(super) fn lengthen(fd: BorrowedFd<'_>, length: u64) -> Result<()> {
+    check_length(|| Subject::file(fd), length)?;
+    match sys::file::extend(fd, length) {
+        Ok(()) => Ok(()),
+        Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::NOMEM | Errno::IO)) => {
+            Err(Error::kernel("fallocate", errno, Subject::file(fd).with_range(length - 1, 1)))
+        }
+        // It cannot do this, or the file may not grow: ftruncate(2) says the latter again.
+        Err(_) => set_length(fd, length),
+    }
 }
 
 /// Backs the holes of a file range with space; nothing else of the file changes.

@@ -18,13 +18,11 @@
 //! | [`conflict`] | whether someone else writes to an object |
 //! | [`merge`] | byte-exact write-back |
 //! | [`at_exit`] | dirty pages are written when the program ends |
-//! | [`cgroup`] | the memory that the process's groups may use |
 //! | [`working_set`] | the pages that a program used, to be prefetched the next time |
 //! | [`features`] | what the kernel offers, and what of it is used |
 
 mod answers;
 mod at_exit;
-mod cgroup;
 mod conflict;
 pub(crate) mod core;
 #[allow(dead_code)]
@@ -280,7 +278,7 @@ fn serve(shard: shard::Shard) {
 
 /// As much of a budget as the process's memory cgroups leave room for.
 fn affordable(budget: usize) -> usize {
-    let limit = cgroup::Groups::now().memory_limit();
+    let limit = crate::sys::cgroup::Groups::now().memory_limit();
     let share = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 4 * 3).unwrap_or(usize::MAX));
     budget.min(share.max(LEAST))
 }

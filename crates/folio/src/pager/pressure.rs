@@ -4,7 +4,7 @@
 //! Source: Documentation/accounting/psi.rst.
 
 use super::LEAST;
-use super::cgroup::Groups;
+use crate::sys::cgroup::Groups;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsRawFd;

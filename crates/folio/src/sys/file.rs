@@ -11,6 +11,8 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Status {
     pub(crate) size: u64,
+    /// The space that it takes, in blocks of 512 bytes.
+    pub(crate) blocks: u64,
     /// The device that the inode lies on, major and minor.
     pub(crate) device: (u32, u32),
     pub(crate) inode: u64,
@@ -35,6 +37,7 @@ impl From<rustix::fs::Stat> for Status {
     fn from(stat: rustix::fs::Stat) -> Self {
         Self {
             size: stat.st_size.cast_unsigned(),
+            blocks: stat.st_blocks.cast_unsigned(),
             device: (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)),
             inode: stat.st_ino,
             owner: stat.st_uid,
@@ -165,15 +168,21 @@ pub(crate) fn is_of_the_kernel(fd: BorrowedFd<'_>, status: &Status) -> bool {
     /// procfs, sysfs, debugfs, tracefs, anonymous inodes and DMA buffers (linux/magic.h).
     const KERNELS: [rustix::fs::FsWord; 6] =
         [0x9fa0, 0x6265_6572, 0x6462_6720, 0x7472_6163, 0x0904_1934, 0x444d_4142];
-    // They lie on no device. A file that does costs no further call.
-    status.device.0 == 0 && rustix::fs::fstatfs(fd).is_ok_and(|stat| KERNELS.contains(&stat.f_type))
+    // They lie on no device and take no space. A file that does costs no further call, which a server might have to answer.
+    let may_be = status.device.0 == 0 && status.blocks == 0;
+    may_be && rustix::fs::fstatfs(fd).is_ok_and(|stat| KERNELS.contains(&stat.f_type))
+}
+
+/// The numbers of the file system, if the file is in memory alone.
+pub(crate) fn tmpfs(fd: BorrowedFd<'_>) -> Option<rustix::fs::StatFs> {
+    /// `TMPFS_MAGIC` of linux/magic.h.
+    const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+    rustix::fs::fstatfs(fd).ok().filter(|stat| stat.f_type == TMPFS)
 }
 
 /// Whether a file is in memory alone.
 pub(crate) fn is_on_tmpfs(fd: BorrowedFd<'_>) -> bool {
-    /// `TMPFS_MAGIC` of linux/magic.h.
-    const TMPFS: rustix::fs::FsWord = 0x0102_1994;
-    rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type == TMPFS)
+    tmpfs(fd).is_some()
 }
 
 /// Whether a file is on a file system that answers by itself: no server, local or not, can keep a call on it waiting, and
@@ -243,6 +252,12 @@ pub(crate) fn allocate(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Resul
     super::size_limit::within(|| {
         rustix::fs::fallocate(fd, FallocateFlags::KEEP_SIZE, range.start, range.end - range.start)
     })
+}
+
+/// Makes a file at least `length` bytes long, which is not zero, and backs the last one with space. Unlike ftruncate(2) it
+/// never cuts bytes off that another process has appended meanwhile.
+pub(crate) fn extend(fd: BorrowedFd<'_>, length: u64) -> Result<(), Errno> {
+    super::size_limit::within(|| rustix::fs::fallocate(fd, FallocateFlags::empty(), length - 1, 1))
 }
 
 /// How long this process may make files, if that is limited (RLIMIT_FSIZE).

@@ -5,6 +5,7 @@
 //! | [`mm`] | the calls on address ranges: mmap, munmap, mprotect, mremap, msync, madvise, mlock, mincore, mseal … |
 //! | [`memfd`] | files that live in memory, and their seals |
 //! | [`file`] | what a map needs to know of a file: size, owner, holes, name |
+//! | [`cgroup`] | the memory that the process's groups may use |
 //! | [`room`] | how much memory a file in memory may still take |
 //! | [`open`] | opening a path that may name anything, without waiting |
 //! | [`stack`] | where stacks grow, so that no map is placed in their way |
@@ -41,6 +42,7 @@ mod area_reserve;
 mod attempt;
 pub(crate) mod bell;
 pub(crate) mod byte_lock;
+pub(crate) mod cgroup;
 pub(crate) mod copy;
 pub(crate) mod discard;
 pub(crate) mod ends;

@@ -22,8 +22,8 @@ pub(crate) fn open(path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Er
         Err(Errno::WOULDBLOCK) => return wait_for_lease(path, flags),
         result => result?,
     };
-    let now = rustix::fs::fcntl_getfl(&fd)?;
-    rustix::fs::fcntl_setfl(&fd, now - OFlags::NONBLOCK)?;
+    // F_SETFL looks at nothing but the flags that it can change.
+    rustix::fs::fcntl_setfl(&fd, flags)?;
     Ok(fd)
 }
 
@@ -37,5 +37,10 @@ fn wait_for_lease(path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     }
     let same_file = format!("/proc/self/fd/{}", found.as_raw_fd());
     let flags = flags - (OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW);
-    rustix::io::retry_on_intr(|| rustix::fs::open(&same_file, flags, Mode::empty()))
+    match rustix::io::retry_on_intr(|| rustix::fs::open(&same_file, flags, Mode::empty())) {
+        Err(Errno::NOENT) if !super::naming::has_proc() => {
+            rustix::io::retry_on_intr(|| rustix::fs::open(path, flags | follow, Mode::empty()))
+        }
+        result => result,
+    }
 }

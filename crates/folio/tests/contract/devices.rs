@@ -445,3 +445,47 @@ fn a_file_of_huge_pages_is_mapped_in_whole_huge_pages() {
     assert_eq!(behind[0], 7);
     options.within(&reservation, huge).device(&file).unwrap();
 }
+
+// Sockets
+
+#[test]
+fn a_socket_without_memory_has_no_map() {
+    let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let socket = OwnedFd::from(socket);
+    assert_eq!(Device::map(&socket, 0, page()).unwrap_err().errno(), Errno::NODEV);
+}
+
+#[test]
+fn the_rings_of_a_socket_are_mapped_by_unsafe_code_only() {
+    // SAFETY: socket(2) makes a descriptor.
+    let socket =
+        match descriptor(unsafe { libc::syscall(libc::SYS_socket, libc::AF_PACKET, libc::SOCK_RAW, 0) }) {
+            Ok(socket) => socket,
+            Err(error) => return skip(&format!("no packet socket: {error}")),
+        };
+    let ring = libc::tpacket_req {
+        tp_block_size: page() as u32,
+        tp_block_nr: 1,
+        tp_frame_size: page() as u32,
+        tp_frame_nr: 1,
+    };
+    // SAFETY: the kernel reads the struct, whose size is given.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_RX_RING,
+            (&raw const ring).cast(),
+            size_of_val(&ring) as u32,
+        )
+    };
+    if set != 0 {
+        return skip(&format!("no ring of packets: {}", io::Error::last_os_error()));
+    }
+    let error = Device::map(&socket, 0, page()).unwrap_err();
+    assert_eq!(error.errno(), Errno::PERM, "{error}");
+    assert!(error.to_string().contains("map_unchecked"), "{error}");
+    // SAFETY: a store to this ring tells the kernel to write into the ring, and nothing stores.
+    let device = unsafe { Device::map_unchecked(&socket, 0, page()) }.unwrap();
+    assert_eq!(device.load::<u64>(0).unwrap(), 0);
+}

@@ -1,9 +1,10 @@
 //! Files that grow with their maps, in place where a reservation gives the room.
 
-use crate::support::{child_succeeds, disk_dir, file_with, lower_limit, page, pattern};
+use crate::support::{child_succeeds, disk_dir, file_with, lower_limit, page, pattern, skip};
 use folio::{Errno, FileMap, FileMapMut, Fork, MapOptions, Reservation};
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn open(pages: usize) -> (tempfile::TempDir, File) {
     let dir = disk_dir();
@@ -21,7 +22,7 @@ fn one_call_grows_the_file_and_its_map() {
     assert!(map.read_vec(page()..).unwrap().iter().all(|&byte| byte == 0));
     map.write_at(b"end", 3 * page() + 2).unwrap();
     let mut end = [0; 3];
-    std::os::unix::fs::FileExt::read_exact_at(&file, &mut end, 3 * page() as u64 + 2).unwrap();
+    file.read_exact_at(&mut end, 3 * page() as u64 + 2).unwrap();
     assert_eq!(&end, b"end");
     // A file that is long enough already only shows more.
     file.set_len(9 * page() as u64).unwrap();
@@ -160,4 +161,57 @@ fn a_file_map_does_not_grow_over_its_neighbour_in_the_reservation() {
     let borrowed = MapOptions::new().within(&reservation, 4 * page()).length(page());
     let mut borrowed: FileMap = borrowed.map(&file).unwrap();
     assert_eq!(borrowed.resize(2 * page()).unwrap_err().errno(), Errno::BADF);
+}
+
+#[test]
+fn growth_leaves_the_holes_that_the_map_has_punched() {
+    let dir = disk_dir();
+    let mut map = FileMapMut::create(dir.path().join("file"), 256 * page() as u64).unwrap();
+    let space = |map: &FileMapMut| rustix::fs::fstat(map.file().unwrap()).unwrap().st_blocks * 512;
+    let full = space(&map);
+    map.punch(..200 * page()).unwrap();
+    if space(&map) >= full {
+        return skip("the file system keeps the space of holes");
+    }
+    map.grow(257 * page()).unwrap();
+    assert!(space(&map) < full - 100 * page() as i64, "{} of {full} bytes", space(&map));
+}
+
+#[test]
+fn growth_never_cuts_bytes_that_another_appends_meanwhile() {
+    const ROUNDS: usize = 20_000;
+    let (_dir, file) = open(1);
+    if let Err(errno) = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 1) {
+        return skip(&format!("the file system has no fallocate(2): {errno}"));
+    }
+    // The other thread appends at a time of its own in each round, so that some round meets the middle of the growth.
+    let (begun, ended) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let wait = |count: &AtomicUsize, round| {
+        while count.load(Ordering::Acquire) < round {
+            std::thread::yield_now();
+        }
+    };
+    let lost = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 1..=ROUNDS {
+                wait(&begun, round);
+                (0..round * 7 % 1000).for_each(|_| std::hint::spin_loop());
+                file.write_all_at(b"appended", 8 * page() as u64).unwrap();
+                ended.store(round, Ordering::Release);
+            }
+        });
+        let mut lost = 0;
+        for round in 1..=ROUNDS {
+            file.set_len(page() as u64).unwrap();
+            let mut map = FileMapMut::map(file.try_clone().unwrap()).unwrap();
+            begun.store(round, Ordering::Release);
+            map.grow(2 * page()).unwrap();
+            wait(&ended, round);
+            let mut found = [0; 8];
+            let count = file.read_at(&mut found, 8 * page() as u64).unwrap();
+            lost += usize::from(found[..count] != *b"appended");
+        }
+        lost
+    });
+    assert_eq!(lost, 0, "of {ROUNDS}");
 }

@@ -2,7 +2,7 @@
 
 use super::{Choice, Delivery, Features, Masks, probe, probe::Probe};
 use crate::error::Result;
-use crate::pager::cgroup::Groups;
+use crate::sys::cgroup::Groups;
 use crate::sys::process;
 
 /// One thing that the pager can use.

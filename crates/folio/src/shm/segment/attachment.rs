@@ -977,12 +977,12 @@ fn allocate(file: BorrowedFd<'_>, range: Range<u64>, subject: &Subject) -> Resul
         ));
     }
     let flags = rustix::fs::FallocateFlags::empty();
-    let errno = match sys::room::check(file, sys::file::missing(file, &range)) {
+    let errno = match sys::room::check(file, &range) {
         Err(short) if short.errno == Errno::NOMEM => {
-            return Err(Error::short(subject.clone(), end - start, short));
+            return Err(Error::short(subject.clone(), short));
         }
         Err(short) => short.errno,
-        Ok(()) => match sys::size_limit::within(|| rustix::fs::fallocate(file, flags, start, end - start)) {
+        Ok(_) => match sys::size_limit::within(|| rustix::fs::fallocate(file, flags, start, end - start)) {
             Ok(()) => return Ok(()),
             Err(errno) => errno,
         },
