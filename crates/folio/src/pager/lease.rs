@@ -336,6 +336,9 @@ impl Lease {
             // With it goes all that came in one run with it, so that no run reaches over the new end.
             let last = kept.saturating_sub(page)..kept.min(old);
             self.sync(&last, true)?;
+            // Where the source refuses its new length, it has what was stored. What cannot be written is no hindrance: it is
+            // to be cut off.
+            let _ = self.sync(&(kept.min(old)..old), true);
             self.evict(&last, false)?;
             self.evict(&(kept.min(old)..old), true)?;
             // A prefetch may have brought it back before that ended it.

@@ -308,6 +308,32 @@ impl Source for Counted {
 }
 
 #[test]
+fn stores_past_a_length_that_the_source_refuses_are_kept() {
+    let pager = patient();
+    // It has no `resize`.
+    let (source, _) = calling(|| (), 6);
+    let mut map = pager.map_mut(source).unwrap();
+    map[MIB - 1] = 7;
+    map[5_000] = 8;
+    map.resize(100).unwrap_err();
+    assert_eq!((map.len(), map[5_000], map[MIB - 1]), (MIB, 8, 7));
+}
+
+#[test]
+fn a_source_whose_map_was_dropped_with_an_error_is_free_at_once() {
+    let pager = patient();
+    let (source, bytes) = calling(|| (), 7);
+    let again = Calling { bytes, call: Arc::clone(&source.call), identity: source.identity };
+    let version = Arc::new(AtomicU64::new(1));
+    let source = Counted { inner: source, version: Arc::clone(&version), deadline: Duration::from_secs(30) };
+    let mut map = pager.map_mut(source).unwrap();
+    map[0] = 7;
+    version.store(99, Ordering::SeqCst);
+    drop(map);
+    assert_eq!(pager.map_mut(again).unwrap()[0], 1);
+}
+
+#[test]
 fn a_map_that_waited_for_a_write_shows_the_version_after_it() {
     let pager = patient();
     let (begun, begins): (Sender<()>, Receiver<()>) = channel();
