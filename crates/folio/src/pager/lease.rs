@@ -336,6 +336,9 @@ impl Lease {
             // With it goes all that came in one run with it, so that no run reaches over the new end.
             let last = kept.saturating_sub(page)..kept.min(old);
             self.sync(&last, true)?;
+            // Where the source refuses its new length, it has what was stored. What cannot be written is no hindrance: it is
+            // to be cut off.
+            let _ = self.sync(&(kept.min(old)..old), true);
             self.evict(&last, false)?;
             self.evict(&(kept.min(old)..old), true)?;
             // A prefetch may have brought it back before that ended it.
@@ -349,7 +352,7 @@ impl Lease {
             let object = self.object;
             // The version changes by this, and not by someone else.
             self.pager.inbox.send(Message::Resizing { object, on: true });
-            if let Err(error) = self.source.resize(new as u64) {
+            if let Err(error) = caught(|| self.source.resize(new as u64)) {
                 self.pager.inbox.send(Message::Resizing { object, on: false });
                 return Err(self.refused("resize", &error));
             }
@@ -439,6 +442,10 @@ impl Drop for Lease {
 fn lock(pager: &Inner, file: &LocalFile, subject: impl Fn() -> Subject) -> Result<Option<FileLock>> {
     let (rule, remedy) = match FileLock::take(file) {
         Attempt::Held(lock) => return Ok(Some(lock)),
+        // The file system may have locks.
+        Attempt::Refused(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => {
+            return Err(Error::kernel("open", errno, subject()));
+        }
         Attempt::Refused(errno) => {
             pager.locks_refused.fetch_add(1, Ordering::Relaxed);
             pager.lock_errno.store(errno.raw_os_error(), Ordering::Relaxed);

@@ -354,7 +354,8 @@ impl Pager {
     /// # Errors
     ///
     /// As for [`map`](Self::map); EBUSY while the source is mapped at all by a pager of this process, or writable by one of another
-    /// process ([`FileMapMut`](crate::FileMapMut) shares a file among processes); EACCES if it cannot be written.
+    /// process ([`FileMapMut`](crate::FileMapMut) shares a file among processes), or while a write of its last map has not ended;
+    /// EMFILE without a descriptor for the lock; EACCES if it cannot be written.
     pub fn map_mut(&self, source: impl Source) -> Result<PagedMut> {
         Lease::open(&self.inner, Arc::new(source), Purpose::Write, Pattern::Normal).map(PagedMut::new)
     }

@@ -12,6 +12,7 @@ use crate::sys::per_process::PerProcess;
 use crate::sys::{identity as process, thread};
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 /// The objects of one process.
 #[derive(Default)]
@@ -39,6 +40,9 @@ struct Holder {
     /// Its last handle was dropped, and a write of it has not ended in time.
     late: bool,
 }
+
+/// How long a write is waited for that has outlived its map.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 static REGISTRY: PerProcess<Registry> = PerProcess::new();
 
@@ -83,7 +87,7 @@ enum Finding {
 impl Holder {
     fn finding(&self, pager: u64, purpose: Purpose, shown: (Option<Version>, Shows)) -> Finding {
         if self.late {
-            return Finding::Conflict;
+            return Finding::Wait;
         }
         let reads = (self.purpose, purpose) == (Purpose::Read, Purpose::Read);
         let here = self.pager == pager;
@@ -126,6 +130,7 @@ impl Place {
         let registry = REGISTRY.get();
         let mut holders = registry.lock();
         let mut waited = false;
+        let patience = Instant::now() + PATIENCE;
         loop {
             let mut waits = None;
             for holder in holders.by_identity.get(&identity).into_iter().flatten() {
@@ -138,6 +143,15 @@ impl Place {
             }
             match waits {
                 Some(holder) if thread::is_own() => return Err(holder.conflict(pager, true)),
+                Some(holder) if holder.late => {
+                    let left = patience.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Err(holder.conflict(pager, true));
+                    }
+                    let changed = registry.changed.wait_timeout(holders, left);
+                    holders = changed.unwrap_or_else(PoisonError::into_inner).0;
+                    waited = true;
+                }
                 Some(_) => {
                     holders = registry.changed.wait(holders).unwrap_or_else(PoisonError::into_inner);
                     waited = true;
@@ -158,7 +172,7 @@ impl Place {
         self.change(|holder| holder.lease = Some(Arc::downgrade(lease)));
     }
 
-    /// The last handle is dropped, and writes of it go on that may take for ever: nobody waits for them.
+    /// The last handle is dropped, and writes of it may go on for ever: nobody waits long for them.
     pub(super) fn late(&self) {
         self.change(|holder| holder.late = true);
     }

@@ -299,8 +299,9 @@ impl LocalFile {
         Stamp::of(self.file.as_fd())
     }
 
-    /// As [`Source::read`]; a read during which the file changes is made again.
-    pub(crate) fn read_settled(&self, requests: Vec<ReadRequest>) {
+    /// As [`Source::read`]; a read during which the file changes is made again. The last one is made by the calling thread.
+    pub(crate) fn read_settled(&self, mut requests: Vec<ReadRequest>) {
+        let last = requests.pop();
         for mut request in requests {
             let file = self.for_job();
             self.workers.run(move || {
@@ -308,6 +309,11 @@ impl LocalFile {
                 let result = file.read_settled_now(offset, request.buffer());
                 request.complete(result);
             });
+        }
+        if let Some(mut request) = last {
+            let offset = request.offset();
+            let result = self.read_settled_now(offset, request.buffer());
+            request.complete(result);
         }
     }
 

@@ -222,6 +222,34 @@ fn a_source_that_no_thread_can_call_is_an_error_that_says_so() {
     assert_eq!(end, End::Exited(0));
 }
 
+#[test]
+fn at_the_limit_of_threads_a_source_waits_for_a_thread_that_is_busy() {
+    let end = in_probed_child(|| {
+        let pager = pager(16 * MIB);
+        let (first, second) = (Blocked::new(MIB), Blocked::new(MIB));
+        second.open();
+        let maps = [&first, &second].map(|source| pager.map(Arc::clone(source)).unwrap());
+        let (go, gone) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| maps[0].read_at(&mut [0], 5_000));
+            let second = &maps[1];
+            let later = scope.spawn(move || {
+                gone.recv().unwrap();
+                second.read_at(&mut [0], 5_000)
+            });
+            until(|| first.inside.load(Ordering::SeqCst) > 0 && workers() == 1);
+            become_nobody();
+            lower_limit(libc::RLIMIT_NPROC, 0);
+            go.send(()).unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+            first.open();
+            reader.join().unwrap().unwrap();
+            later.join().unwrap().unwrap();
+        });
+    });
+    assert_eq!(end, End::Exited(0));
+}
+
 /// A source that panics when it is asked this.
 struct Panicking(&'static str);
 

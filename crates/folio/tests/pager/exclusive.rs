@@ -1,11 +1,11 @@
 //! One writer an object: among the pagers of a process, among processes, and while a dropped map is being written.
 
 use crate::given::{MIB, pager};
-use crate::support::{child_succeeds, disk_dir, spawn_child, wait};
+use crate::support::{End, child_succeeds, disk_dir, lower_limit, spawn_child, wait};
 use folio::source::{
     FlushRequest, Identity, LocalFile, Memory, ReadRequest, Source, Version, WritableMemory, WriteRequest,
 };
-use folio::{Errno, Pager, WriteBack};
+use folio::{Errno, FaultCause, Pager, WriteBack};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -164,6 +164,22 @@ fn a_file_system_without_locks_is_reported_and_its_files_are_mapped() {
     assert_eq!(fs::read(&path).unwrap()[..2], [5, 1]);
 }
 
+#[test]
+fn a_file_for_whose_lock_there_is_no_descriptor_is_not_mapped_without_it() {
+    let dir = disk_dir();
+    let path = file(dir.path());
+    drop(pager(4 * MIB));
+    child_succeeds(|| {
+        let pager = pager(4 * MIB);
+        let (before, after) = (writable(&path), writable(&path));
+        drop(pager.map_mut(before).unwrap());
+        let next = File::open("/dev/null").unwrap().as_raw_fd();
+        lower_limit(libc::RLIMIT_NOFILE, next as u64);
+        let error = pager.map_mut(after).map(drop).unwrap_err();
+        assert_eq!(error.errno(), Errno::MFILE, "{error}");
+    });
+}
+
 type Call = Box<dyn FnMut() + Send>;
 
 /// Bytes that are written only after a call of the test's.
@@ -305,6 +321,95 @@ impl Source for Counted {
         self.inner.bytes.write(requests);
         self.version.fetch_add(1, Ordering::SeqCst);
     }
+
+    fn resize(&self, len: u64) -> io::Result<()> {
+        panic!("a source that panics at {len} bytes, on purpose");
+    }
+}
+
+#[test]
+fn a_panic_of_resize_is_an_error_after_which_other_writers_are_still_seen() {
+    let pager = patient();
+    let (inner, _) = calling(|| (), 8);
+    let version = Arc::new(AtomicU64::new(1));
+    let deadline = Duration::from_secs(30);
+    let mut map = pager.map_mut(Counted { inner, version: Arc::clone(&version), deadline }).unwrap();
+    assert!(map.resize(MIB + 1).unwrap_err().to_string().contains("on purpose"));
+    map[0] = 7;
+    map.sync(.., WriteBack::Wait).unwrap();
+    version.store(99, Ordering::SeqCst);
+    map[0] = 8;
+    let error = map.sync(.., WriteBack::Wait).unwrap_err();
+    assert_eq!(error.fault().map(folio::Fault::cause), Some(FaultCause::Changed), "{error}");
+}
+
+/// Maps the file writable as often, each time adding one to its first number, whoever else has it for a moment.
+fn add(pager: &Pager, path: &Path, times: u64) {
+    for n in 0..times {
+        let start = Instant::now();
+        let mut map = loop {
+            match pager.map_mut(writable(path)) {
+                Ok(map) => break map,
+                Err(error) => {
+                    assert_eq!(error.errno(), Errno::BUSY, "{error}");
+                    assert!(start.elapsed() < Duration::from_secs(60), "it is busy for ever: {error}");
+                    std::thread::yield_now();
+                }
+            }
+        };
+        let number = u64::from_ne_bytes(map[..8].try_into().unwrap());
+        map[..8].copy_from_slice(&(number + 1).to_ne_bytes());
+        let end = MIB - 8 * (n as usize + 1);
+        map[end..end + 8].copy_from_slice(&n.to_ne_bytes());
+        if n % 3 == 0 {
+            map.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn no_store_is_lost_among_threads_and_processes_that_map_one_file_in_turn() {
+    const TIMES: u64 = 20;
+    let dir = disk_dir();
+    let path = file(dir.path());
+    fs::write(&path, vec![0; MIB]).unwrap();
+    drop(pager(4 * MIB));
+    let (child, _pipe) = spawn_child(|| add(&crate::given::pager(4 * MIB), &path, TIMES));
+    let (one, two) = (pager(4 * MIB), pager(4 * MIB));
+    std::thread::scope(|scope| {
+        for pager in [&one, &one, &two] {
+            scope.spawn(|| add(pager, &path, TIMES));
+        }
+    });
+    assert_eq!(wait(child), End::Exited(0));
+    let bytes = fs::read(&path).unwrap();
+    assert_eq!(u64::from_ne_bytes(bytes[..8].try_into().unwrap()), 4 * TIMES);
+}
+
+#[test]
+fn stores_past_a_length_that_the_source_refuses_are_kept() {
+    let pager = patient();
+    // It has no `resize`.
+    let (source, _) = calling(|| (), 6);
+    let mut map = pager.map_mut(source).unwrap();
+    map[MIB - 1] = 7;
+    map[5_000] = 8;
+    map.resize(100).unwrap_err();
+    assert_eq!((map.len(), map[5_000], map[MIB - 1]), (MIB, 8, 7));
+}
+
+#[test]
+fn a_source_whose_map_was_dropped_with_an_error_is_free_at_once() {
+    let pager = patient();
+    let (source, bytes) = calling(|| (), 7);
+    let again = Calling { bytes, call: Arc::clone(&source.call), identity: source.identity };
+    let version = Arc::new(AtomicU64::new(1));
+    let source = Counted { inner: source, version: Arc::clone(&version), deadline: Duration::from_secs(30) };
+    let mut map = pager.map_mut(source).unwrap();
+    map[0] = 7;
+    version.store(99, Ordering::SeqCst);
+    drop(map);
+    assert_eq!(pager.map_mut(again).unwrap()[0], 1);
 }
 
 #[test]
