@@ -3,11 +3,12 @@
 use super::reads::Mapped;
 use crate::data::page;
 use anyhow::Result;
-use folio::source::{LocalFile, Memory};
+use folio::source::{Function, LocalFile, Memory};
 use folio::{Advice, Paged, WriteBack};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Pages that are told ahead in one call: a list is what the program has, so it gives more than one at a time.
 const BATCH: usize = 16;
@@ -51,6 +52,21 @@ impl Pager {
         let map = self.0.map(LocalFile::open(path)?)?;
         map.advise(.., Advice::Sequential)?;
         Ok(self.shown(map, 0))
+    }
+
+    /// Maps a source that makes `len` bytes and counts those that are read of it; also returns the count.
+    pub(super) fn counted(&self, len: usize) -> Result<(Map, impl Fn() -> u64)> {
+        let read = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&read);
+        let source = Function::new("counted", len as u64, move |offset, buffer: &mut [u8]| {
+            count.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+            for (place, word) in (offset / 8..).zip(buffer.as_chunks_mut::<8>().0) {
+                *word = place.to_ne_bytes();
+            }
+            Ok(())
+        });
+        let map = self.0.map(source)?;
+        Ok((self.shown(map, 0), move || read.load(Ordering::Relaxed)))
     }
 
     /// Maps bytes of this process. Nothing of the map is there yet, whatever other maps of the same bytes have. Without

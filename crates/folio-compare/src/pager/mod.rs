@@ -5,6 +5,7 @@
 //! | `memory.rs` | `fault-4k`, `fault-4-threads`, `scan-memory`, `resident-rand` |
 //! | `reads.rs` | `out-of-core-1`, `out-of-core-4`, `out-of-core-list`, `zipf` |
 //! | `cold.rs`, `rewrite.rs`, `untouched.rs` | `scan-cold`, `rewrite-sync`, `map-1t` |
+//! | `amplified.rs` | `scan-amplification` |
 //! | `folio_side.rs` | all that is asked of folio's pager |
 //! | `bare.rs`, `supply.rs`, `device.rs` | bare mechanisms, prototypes, the device |
 //! | `worker.rs`, `cgroup.rs` | a side in a process of its own, under a memory limit |
@@ -12,6 +13,7 @@
 //!
 //! Costs of cases with more than one thread, folio's own included, are the time that passes.
 
+mod amplified;
 mod bare;
 mod cgroup;
 mod cold;
@@ -126,6 +128,13 @@ const GROUPS: &[Entry] = &[
     Entry { cases: &["zipf"], make: reads::zipf, seconds: 12.0, limited: true, warms: true },
     Entry { cases: &["scan-cold"], make: cold::group, seconds: 20.0, limited: true, warms: false },
     Entry { cases: &["rewrite-sync"], make: rewrite::group, seconds: 25.0, limited: true, warms: false },
+    Entry {
+        cases: &["scan-amplification"],
+        make: amplified::group,
+        seconds: 4.0,
+        limited: false,
+        warms: false,
+    },
     Entry { cases: &["map-1t"], make: untouched::group, seconds: 0.2, limited: false, warms: false },
 ];
 

@@ -67,6 +67,9 @@ fn cause_of(reason: &Reason) -> (FaultCause, Option<String>) {
         Reason::Changed => (FaultCause::Changed, None),
         Reason::Deadline => (FaultCause::Deadline, None),
         Reason::NoMemory => (FaultCause::NoMemory, None),
+        Reason::Unwritten { message, .. } => {
+            (FaultCause::NoMemory, Some(format!("the write-back of dirty pages failed: {message}")))
+        }
         Reason::PastEnd => (FaultCause::PastEnd, None),
         Reason::Refused { errno } => {
             (FaultCause::NoBacking, Some(io::Error::from_raw_os_error(*errno).to_string()))

@@ -50,6 +50,8 @@ pub(crate) struct Records {
     order: VecDeque<u64>,
     /// Leaves that are in the file only.
     shed: HashSet<u64>,
+    /// Leaves for which there was no memory and no file: of their pages none can be shown again.
+    lost: HashSet<u64>,
     file: Option<File>,
     page: usize,
 }
@@ -62,7 +64,7 @@ const LEAF_BYTES: usize = size_of::<Leaf>() + 64;
 impl Records {
     pub(crate) fn new(secret: Secret, page: usize) -> Self {
         let (leaves, order, shed) = (HashMap::new(), VecDeque::new(), HashSet::new());
-        Self { secret, leaves, order, shed, file: None, page }
+        Self { secret, leaves, order, shed, lost: HashSet::new(), file: None, page }
     }
 
     /// The leaf of a page: from memory, from the file, or with `make` a new one.
@@ -91,6 +93,9 @@ impl Records {
     pub(crate) fn keep(&mut self, run: Run, bytes: &[u8]) -> io::Result<()> {
         let (page_bytes, secret) = (self.page, self.secret);
         for (page, bytes) in (run.first..).zip(bytes.chunks_exact(page_bytes)) {
+            if self.lost.contains(&(page / LEAF)) {
+                continue;
+            }
             if let Some(leaf) = self.leaf(page / LEAF, true)? {
                 leaf[(page % LEAF) as usize] = secret.hash(bytes).max(1);
             }
@@ -100,11 +105,16 @@ impl Records {
 
     /// Whether the pages of a run are what was remembered, as far as they were seen before.
     pub(crate) fn agree(&mut self, run: Run, bytes: &[u8]) -> io::Result<bool> {
-        if self.leaves.is_empty() && self.shed.is_empty() {
+        if self.leaves.is_empty() && self.shed.is_empty() && self.lost.is_empty() {
             return Ok(true);
         }
         let (page_bytes, secret) = (self.page, self.secret);
         for (page, bytes) in (run.first..).zip(bytes.chunks_exact(page_bytes)) {
+            if self.lost.contains(&(page / LEAF)) {
+                let rule = "the budget has no room for the hashes of pages, and the spill directory takes none: whether \
+                            this page is as it was shown cannot be known";
+                return Err(io::Error::new(io::ErrorKind::StorageFull, rule));
+            }
             let known = self.leaf(page / LEAF, false)?.map_or(0, |leaf| leaf[(page % LEAF) as usize]);
             if known != 0 && known != secret.hash(bytes).max(1) {
                 return Ok(false);
@@ -136,6 +146,17 @@ impl Records {
         Ok(true)
     }
 
+    /// Gives up the oldest leaf that is in memory. Whether there was one.
+    pub(crate) fn lose(&mut self) -> bool {
+        while let Some(leaf) = self.order.pop_front() {
+            if self.leaves.remove(&leaf).is_some() {
+                self.lost.insert(leaf);
+                return true;
+            }
+        }
+        false
+    }
+
     /// Forgets all from a page on.
     pub(crate) fn forget_from(&mut self, first: u64) {
         // The leaf that is forgotten in part has to be in memory.
@@ -143,6 +164,7 @@ impl Records {
             self.shed.remove(&(first / LEAF));
         }
         self.shed.retain(|&leaf| leaf < first / LEAF);
+        self.lost.retain(|&leaf| leaf * LEAF < first);
         self.leaves.retain(|&leaf, hashes| {
             let start = leaf * LEAF;
             for page in first.max(start)..start + LEAF {
@@ -154,7 +176,7 @@ impl Records {
 
     /// Bytes that the hashes take.
     pub(crate) fn bytes(&self) -> usize {
-        self.leaves.len() * LEAF_BYTES + self.shed.len() * 16
+        self.leaves.len() * LEAF_BYTES + (self.shed.len() + self.lost.len()) * 16
     }
 }
 

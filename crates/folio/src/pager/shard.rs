@@ -206,6 +206,10 @@ pub(crate) struct Shard {
     slots: Slots,
     /// What the hashes of pages take.
     hash_bytes: usize,
+    /// When hashes could not be moved to a file last.
+    shed_failed: Option<Instant>,
+    hashes_refused: u64,
+    hash_refusal: Option<i32>,
     /// Runs that are to leave their maps together.
     departing: Vec<Departure>,
     discarder: Discarder,
@@ -255,6 +259,9 @@ impl Shard {
             deliveries: config.uffd.iter().map(|uffd| Delivery::Uffd(Arc::clone(uffd))).collect(),
             slots: Slots::default(),
             hash_bytes: 0,
+            shed_failed: None,
+            hashes_refused: 0,
+            hash_refusal: None,
             departing: Vec::new(),
             discarder: Discarder::new(),
             ops: SpreadMap::default(),
@@ -628,6 +635,8 @@ impl Shard {
             pinned_bytes: self.core.pinned() * page,
             record_bytes: self.core.record_bytes() as u64,
             budget: self.config.budget as u64,
+            hashes_refused: self.hashes_refused,
+            hash_refusal: self.hash_refusal,
             locks_refused: 0,
             lock_refusal: None,
             latency: *self.core.latency(),
@@ -849,20 +858,47 @@ impl Shard {
         }
     }
 
-    /// Keeps the hashes within a sixteenth of the budget.
+    /// Keeps the hashes within a sixteenth of the budget: the rest goes to a file. Where there is none, they have a quarter of the
+    /// budget, and the oldest are given up.
     fn shed_records(&mut self, id: ObjectId) {
         let hashes = |objects: &SpreadMap<ObjectId, Object>| -> usize {
             objects.values().map(|object| object.records.bytes()).sum()
         };
         let mut bytes = hashes(&self.objects);
-        let dir = &self.config.spill_dir;
-        while bytes > self.config.budget / 16
-            && let Some(object) = self.objects.get_mut(&id)
-            && matches!(object.records.shed(|| unnamed_file(dir)), Ok(true))
-        {
+        let retry = self.shed_failed.is_none_or(|failed| failed.elapsed() >= IDLE);
+        while bytes > self.config.budget / 16 && retry {
+            let dir = &self.config.spill_dir;
+            let mut victims = self.victims(id).into_iter();
+            let shed = victims.find_map(|id| {
+                let object = self.objects.get_mut(&id)?;
+                object.records.shed(|| unnamed_file(dir)).map(|shed| shed.then_some(())).transpose()
+            });
+            match shed {
+                Some(Ok(())) => self.shed_failed = None,
+                Some(Err(error)) => {
+                    self.shed_failed = Some(Instant::now());
+                    self.hashes_refused += 1;
+                    self.hash_refusal = error.raw_os_error().or(self.hash_refusal);
+                    break;
+                }
+                None => break,
+            }
+            bytes = hashes(&self.objects);
+        }
+        while self.shed_failed.is_some() && bytes > self.config.budget / 4 {
+            let mut victims = self.victims(id).into_iter();
+            if !victims.any(|id| self.objects.get_mut(&id).is_some_and(|object| object.records.lose())) {
+                break;
+            }
             bytes = hashes(&self.objects);
         }
         self.hash_bytes = bytes;
+    }
+
+    /// Objects whose hashes may leave memory: this one, and the one with the most.
+    fn victims(&self, id: ObjectId) -> [ObjectId; 2] {
+        let most = self.objects.iter().max_by_key(|(_, object)| object.records.bytes());
+        [id, most.map_or(id, |(&most, _)| most)]
     }
 
     fn discard(&mut self, frame: FrameId, id: ObjectId, run: Run, last: bool, shown: bool) {

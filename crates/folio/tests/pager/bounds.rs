@@ -1,7 +1,7 @@
 //! Limits of the process and of its cgroup, and the longest deadlines.
 
 use crate::given::{MIB, pager};
-use crate::support::{End, child_succeeds, in_child, lower_limit, page, skip};
+use crate::support::{End, child_succeeds, disk_dir, in_child, lower_limit, page, skip};
 use folio::source::{Function, Memory, WritableMemory, Zeros};
 use folio::{Errno, Pager, WriteBack};
 use std::fs;
@@ -137,4 +137,31 @@ fn a_budget_beyond_the_cgroups_limit_is_lowered_and_the_group_has_enough() {
         assert!(pager.budget() <= 96 * MIB, "the budget is {}", pager.budget());
     });
     assert_eq!(end, End::Exited(0), "killed by signal 9 is the kernel that is out of memory");
+}
+
+#[test]
+fn hashes_that_no_file_takes_stay_within_the_budget_and_are_reported() {
+    let dir = disk_dir();
+    let spill = dir.path().join("spill");
+    std::fs::create_dir(&spill).unwrap();
+    let pager = folio::Pager::builder().budget(4 << 20).spill_dir(&spill).build().unwrap();
+    std::fs::remove_dir(&spill).unwrap();
+    let far = folio::source::Function::new("far", 8 << 30, |offset, buffer: &mut [u8]| {
+        buffer.fill((offset >> 21) as u8);
+        Ok(())
+    });
+    let map = pager.map(far).unwrap();
+    map.advise(.., folio::Advice::Random).unwrap();
+    let mut byte = [0];
+    // One page of each 2 MiB: the hashes of each of these have a leaf of their own.
+    for n in 0..4_000_usize {
+        map.read_at(&mut byte, n << 21).unwrap();
+        assert_eq!(byte[0], n as u8);
+    }
+    let stats = pager.stats().unwrap();
+    assert!(stats.resident_bytes + stats.record_bytes <= stats.budget, "{stats:?}");
+    assert_eq!(stats.hash_refusal, Some(libc::ENOENT), "{stats:?}");
+    assert!(stats.hashes_refused > 0, "{stats:?}");
+    let error = map.read_at(&mut byte, 0).unwrap_err();
+    assert!(error.to_string().contains("hashes"), "{error}");
 }

@@ -328,6 +328,10 @@ fn a_budget_that_is_full_of_dirty_pages_is_said_to_be_so() {
     source.writes(Answer::Error);
     let (_, error) = fill_with_dirt(&mut map);
     assert_eq!(cause(&error), FaultCause::NoMemory, "{error}");
+    assert!(
+        error.to_string().contains("the write-back of dirty pages failed"),
+        "the cause is named: {error}"
+    );
     source.writes(Answer::Good);
 }
 

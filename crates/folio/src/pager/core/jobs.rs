@@ -184,7 +184,7 @@ impl Core {
             let pins = std::mem::take(&mut self.pin_jobs);
             let (failed, others): (Vec<_>, Vec<_>) = pins.into_iter().partition(late);
             self.pin_jobs = others;
-            let reason = if self.make_room(1) { Reason::Deadline } else { Reason::NoMemory };
+            let reason = if self.make_room(1) { Reason::Deadline } else { self.no_memory() };
             self.refuse(failed, 0, &reason);
         }
     }

@@ -87,6 +87,8 @@ pub(crate) enum Reason {
     Deadline,
     /// All memory of the budget is pinned, or dirty with nowhere to go.
     NoMemory,
+    /// All memory of the budget is used by pages that could not be written, for this reason.
+    Unwritten { message: Arc<str>, errno: Option<i32> },
     /// Past the object's end.
     PastEnd,
     /// The kernel refused to put the page into the map.
@@ -104,6 +106,9 @@ impl std::fmt::Display for Reason {
             Self::Deadline => f.write_str("the source did not answer within its deadline"),
             Self::NoMemory => {
                 f.write_str("the pager's budget is used up by pages that are pinned or cannot be written")
+            }
+            Self::Unwritten { message, .. } => {
+                write!(f, "the pager's budget is used up by dirty pages whose write-back failed: {message}")
             }
             Self::PastEnd => f.write_str("it lies past the end"),
             Self::Refused { errno } => write!(f, "the kernel refused: errno {errno}"),
@@ -400,6 +405,8 @@ pub(crate) struct Object {
     /// The stores that came last, to find streams of them.
     last_store: Run,
     flushing: bool,
+    /// Why its last write failed, if it did.
+    unwritten: Option<Reason>,
     leaving: bool,
     /// Runs in the order in which they came into the map, while that is recorded.
     recording: Option<Vec<Run>>,
@@ -622,6 +629,7 @@ impl Core {
             writes: BTreeSet::new(),
             last_store: Run::default(),
             flushing: false,
+            unwritten: None,
             leaving: false,
             recording: None,
         };

@@ -471,8 +471,8 @@ impl Core {
             let (old, young): (Vec<Waiter>, Vec<Waiter>) =
                 frame.waiters.iter().partition(|waiter| waiter.since + deadline <= now);
             self.frames[id].waiters = young;
-            let reason =
-                if self.frames[id].place == Place::Reading { Reason::Deadline } else { Reason::NoMemory };
+            let reading = self.frames[id].place == Place::Reading;
+            let reason = if reading { Reason::Deadline } else { self.no_memory() };
             for waiter in old {
                 self.fail(object_id, waiter.page, true, &reason);
             }
@@ -482,7 +482,8 @@ impl Core {
             let late =
                 self.objects.get(&fault.object).is_some_and(|o| fault.since + o.traits.deadline <= now);
             if late {
-                self.fail(fault.object, fault.page, true, &Reason::NoMemory);
+                let reason = self.no_memory();
+                self.fail(fault.object, fault.page, true, &reason);
             } else {
                 kept.push_back(fault);
             }

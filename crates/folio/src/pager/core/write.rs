@@ -7,6 +7,7 @@ use super::frames::{Doom, Frame, FrameId, Place, Queue};
 use super::table::Mark;
 use super::{Action, Backing, Core, Failure, ObjectId, Reason, Run, Ticket};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Writes under way at once.
 const WINDOW: u64 = 128;
@@ -230,6 +231,9 @@ impl Core {
         }
         match result {
             Ok(()) => {
+                if let Some(object) = self.objects.get_mut(&object) {
+                    object.unwritten = None;
+                }
                 let private = self.objects[&object].traits.private;
                 self.counts.pages_written += if private { 0 } else { u64::from(run.len) };
                 self.counts.pages_spilled += if private { u64::from(run.len) } else { 0 };
@@ -283,7 +287,22 @@ impl Core {
         }
     }
 
+    /// Why there is no memory: where a write-back failed, that is the cause.
+    pub(super) fn no_memory(&self) -> Reason {
+        let failed = self.objects.values().find_map(|object| object.unwritten.as_ref());
+        match failed {
+            Some(Reason::Source { message, errno }) => {
+                Reason::Unwritten { message: Arc::clone(message), errno: *errno }
+            }
+            Some(reason) => Reason::Unwritten { message: reason.to_string().into(), errno: None },
+            None => Reason::NoMemory,
+        }
+    }
+
     fn write_failed(&mut self, object: ObjectId, run: Run, reason: &Reason) {
+        if let Some(object) = self.objects.get_mut(&object) {
+            object.unwritten = Some(reason.clone());
+        }
         for sync in &mut self.syncs {
             if sync.object == object && sync.first < run.end() && run.first < sync.end {
                 sync.failure.get_or_insert_with(|| Self::failure(run.first, reason));

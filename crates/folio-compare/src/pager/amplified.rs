@@ -1,0 +1,38 @@
+//! `scan-amplification`: how many bytes a scan reads of its source, over the bytes that are there. The source counts them, so no
+//! time is measured. The reader is slower than the source, and the data is 32 times the budget. The peer is a limit.
+
+use super::{Files, folio_side, loops};
+use crate::measure::{Cost, Side};
+use crate::suite::{FOLIO, Group, Pair};
+use anyhow::Result;
+use std::thread;
+
+const LEN: usize = 256 << 20;
+const BUDGET: usize = 8 << 20;
+/// Each scans a part of its own.
+const THREADS: usize = 4;
+
+/// Once, and what streams read ahead of their ends.
+const LIMIT: f64 = 1.0;
+
+fn sample() -> Result<Cost> {
+    let pager = folio_side::Pager::new(BUDGET)?;
+    let (map, read) = pager.counted(LEN)?;
+    thread::scope(|scope| {
+        let scans: Vec<_> = map
+            .bytes()
+            .chunks(LEN / THREADS)
+            .map(|part| scope.spawn(move || loops::scan(part, 0)))
+            .collect();
+        scans.into_iter().try_for_each(|scan| scan.join().expect("a scan does not panic").map(drop))
+    })?;
+    Ok(Cost::from(read() as f64 / LEN as f64))
+}
+
+pub(super) fn group<'a>(_: &'a Files<'_>) -> Result<Group<'a>> {
+    let mut group = Group::new("times");
+    group.sides.push(Side::new(FOLIO, sample));
+    group.sides.push(Side::new("limit", || Ok(LIMIT)));
+    group.pairs = vec![Pair::new("scan-amplification", "limit").goal(1.02)];
+    Ok(group)
+}
