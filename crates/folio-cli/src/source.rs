@@ -221,7 +221,7 @@ pub(crate) struct Bytes<'a> {
 
 #[derive(Debug)]
 enum Way<'a> {
-    Map { window: Option<FileMap>, end: u64 },
+    Map { window: Option<Box<FileMap>>, end: u64 },
     Pager { paging: &'a Paging, started: usize, end: u64 },
     Stream { left: Option<u64>, must_have: bool },
 }
@@ -300,14 +300,14 @@ impl Bytes<'_> {
 /// before it.
 fn checked(
     source: &Source,
-    window: &mut Option<FileMap>,
+    window: &mut Option<Box<FileMap>>,
     range: std::ops::Range<u64>,
     buffer: &mut [u8],
 ) -> Result<usize, (usize, folio::Error)> {
-    let inside = |map: &FileMap| range.start < map.offset() + map.len() as u64;
+    let inside = |map: &Box<FileMap>| range.start < map.offset() + map.len() as u64;
     let map = match window.take().filter(inside) {
         Some(map) => map,
-        None => map_window(&source.file, &range).map_err(|error| (0, error))?,
+        None => Box::new(map_window(&source.file, &range).map_err(|error| (0, error))?),
     };
     let map = window.insert(map);
     let at = (range.start - map.offset()) as usize;

@@ -113,6 +113,6 @@ mod tests {
         taken.sort_by_key(|range| range.start);
         assert_eq!(taken, [0x3000..0x4000, 0x5000..0x6000]);
         assert_eq!(first_in(&(0x2000..0x6000)), None);
-        assert_eq!(take(&(0..0x2000)), [0x1000..0x2000]);
+        assert!(take(&(0..0x2000)).into_iter().eq(std::iter::once(0x1000..0x2000)));
     }
 }
