@@ -304,8 +304,8 @@ fn checked(
     range: std::ops::Range<u64>,
     buffer: &mut [u8],
 ) -> Result<usize, (usize, folio::Error)> {
-    let inside = |map: &Box<FileMap>| range.start < map.offset() + map.len() as u64;
-    let map = match window.take().filter(inside) {
+    let inside = |map: &FileMap| range.start < map.offset() + map.len() as u64;
+    let map = match window.take().filter(|map| inside(map)) {
         Some(map) => map,
         None => Box::new(map_window(&source.file, &range).map_err(|error| (0, error))?),
     };
