@@ -20,3 +20,14 @@ pub(crate) fn insert(fields: &mut Map<String, Value>, key: &str, name: impl AsRe
         fields.insert(format!("{key}_bytes"), name.as_bytes().into());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn no_character_of_a_name_steers_the_terminal_or_turns_its_text() {
+        let name = "a\u{1b}[2J\u{61c}\u{200f}\u{2028}\u{202e}\u{2066}é\n";
+        assert_eq!(shown(name), r"a\u{1b}[2J\u{61c}\u{200f}\u{2028}\u{202e}\u{2066}é\n");
+    }
+}

@@ -121,7 +121,7 @@ fn a_limit_ends_a_reader_without_an_end() {
         assert!(error.to_string().contains(&limit.to_string()), "{error}");
     }
     let dir = disk_dir();
-    let bytes = pattern(100_000);
+    let bytes = pattern(25);
     let path = file_with(dir.path(), &bytes);
     let length = bytes.len();
     for limit in [length, length + 1, usize::MAX] {
