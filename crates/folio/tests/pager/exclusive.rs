@@ -318,8 +318,9 @@ impl Source for Counted {
 
     fn write(&self, requests: Vec<WriteRequest>) {
         (self.inner.call.lock().unwrap())();
-        self.inner.bytes.write(requests);
+        // Before the end of the writes is told.
         self.version.fetch_add(1, Ordering::SeqCst);
+        self.inner.bytes.write(requests);
     }
 
     fn resize(&self, len: u64) -> io::Result<()> {
