@@ -171,11 +171,10 @@ fn a_file_for_whose_lock_there_is_no_descriptor_is_not_mapped_without_it() {
     drop(pager(4 * MIB));
     child_succeeds(|| {
         let pager = pager(4 * MIB);
-        let (before, after) = (writable(&path), writable(&path));
-        drop(pager.map_mut(before).unwrap());
+        let file = writable(&path);
         let next = File::open("/dev/null").unwrap().as_raw_fd();
         lower_limit(libc::RLIMIT_NOFILE, next as u64);
-        let error = pager.map_mut(after).map(drop).unwrap_err();
+        let error = pager.map_mut(file).map(drop).unwrap_err();
         assert_eq!(error.errno(), Errno::MFILE, "{error}");
     });
 }
@@ -318,8 +317,9 @@ impl Source for Counted {
 
     fn write(&self, requests: Vec<WriteRequest>) {
         (self.inner.call.lock().unwrap())();
-        self.inner.bytes.write(requests);
+        // Before the end of the writes is told.
         self.version.fetch_add(1, Ordering::SeqCst);
+        self.inner.bytes.write(requests);
     }
 
     fn resize(&self, len: u64) -> io::Result<()> {
