@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_hundred_thousand_pins_cost_no_more_each_than_a_few() {
         let (mut pins, began) = (Pins::default(), Instant::now());
-        let pin = |n: u64| Pin { first: 3 * n, end: 3 * n + 2, stores: n % 2 == 0 };
+        let pin = |n: u64| Pin { first: 3 * n, end: 3 * n + 2, stores: n.is_multiple_of(2) };
         (0..100_000).for_each(|n| pins.add(pin(n)));
         assert!((0..100_000).all(|n| pins.overlap(Run::one(3 * n)) && !pins.overlap(Run::one(3 * n + 2))));
         assert!((0..100_000).rev().all(|n| pins.remove(pin(n))));
