@@ -1,6 +1,7 @@
 //! `scan-amplification`: how many bytes a scan reads of its source, over the bytes that are there. The source counts them, so no
 //! time is measured. The reader is slower than the source, and the data is 32 times the budget. The peer is a limit.
 
+use super::reads::Mapped;
 use super::{Files, folio_side, loops};
 use crate::measure::{Cost, Side};
 use crate::suite::{FOLIO, Group, Pair};
@@ -22,10 +23,12 @@ fn sample() -> Result<Cost> {
         let scans: Vec<_> = map
             .bytes()
             .chunks(LEN / THREADS)
-            .map(|part| scope.spawn(move || loops::scan(part, 0)))
+            .zip((0..).step_by(LEN / THREADS / loops::READ))
+            .map(|(part, first)| scope.spawn(move || loops::scan(part, first)))
             .collect();
         scans.into_iter().try_for_each(|scan| scan.join().expect("a scan does not panic").map(drop))
     })?;
+    #[allow(clippy::cast_precision_loss, reason = "counts of bytes")]
     Ok(Cost::from(read() as f64 / LEN as f64))
 }
 

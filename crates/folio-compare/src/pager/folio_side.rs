@@ -60,9 +60,7 @@ impl Pager {
         let count = Arc::clone(&read);
         let source = Function::new("counted", len as u64, move |offset, buffer: &mut [u8]| {
             count.fetch_add(buffer.len() as u64, Ordering::Relaxed);
-            for (place, word) in (offset / 8..).zip(buffer.as_chunks_mut::<8>().0) {
-                *word = place.to_ne_bytes();
-            }
+            crate::data::fill(buffer, offset as usize);
             Ok(())
         });
         let map = self.0.map(source)?;

@@ -42,7 +42,8 @@ macro_rules! paged_calls {
         }
 
         /// Starts to read these ranges of bytes into the map, and returns at once. Their pages are then used without a fault.
-        /// A page that cannot be read is simply not there: its use tells.
+        /// A page that cannot be read is simply not there: its use tells. At most three quarters of the budget are asked for at
+        /// once, from the first range on; the rest is not prefetched.
         ///
         /// # Errors
         ///
