@@ -35,7 +35,7 @@ impl Paging {
             failure => failure,
         })?;
         let failed = |error: io::Error| Failure::io(Kind::Source, name, &error);
-        let file = LocalFile::from_file(file.try_clone().map_err(failed)?).map_err(failed)?;
+        let file = LocalFile::from_file(file.try_clone().map_err(failed)?).map_err(failed)?.one_version();
         let refused = |error: folio::Error| Failure::new(Kind::Source, plain(&error));
         let empty = file.is_empty().map_err(failed)?;
         let map = (!empty).then(|| Self::map(&pager, file)).transpose().map_err(refused)?;
