@@ -4,7 +4,7 @@ use crate::support::{
     child_succeeds, disk_dir, file_with, is_root, lower_limit, page, pattern, skip, spawn_child, wait,
 };
 use folio::source::LocalFile;
-use folio::{Anon, Errno, FileMap, FileMapMut, FileMapPrivate, MapFlags, Prot, raw};
+use folio::{Anon, Errno, FileMap, FileMapMut, FileMapPrivate, MapFlags, Prot, WorkingSet, raw};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
@@ -243,5 +243,23 @@ fn a_map_that_cannot_be_unmapped_at_the_limit_of_vmas_gives_its_memory_back() {
         let after = own_bytes();
         assert!(before - after > BYTES as u64 / 2, "{before} and then {after} bytes");
         assert!(low.iter().chain(high.iter()).all(|&byte| byte == 1));
+    });
+}
+
+#[test]
+fn a_working_set_lies_in_a_file_that_has_an_end_and_a_size() {
+    let dir = disk_dir();
+    let fifo = dir.path().join("fifo");
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    // A child: a call that hangs is ended by its alarm.
+    child_succeeds(|| {
+        assert_eq!(WorkingSet::load(&fifo).unwrap_err().errno(), Errno::INVAL);
+        assert_eq!(WorkingSet::load("/dev/zero").unwrap_err().errno(), Errno::INVAL);
+        let large = dir.path().join("large");
+        File::create(&large).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(WorkingSet::load(&large).unwrap_err().errno(), Errno::FBIG);
+        lower_limit(libc::RLIMIT_FSIZE, 4);
+        let saved = dir.path().join("saved");
+        assert_eq!(WorkingSet::default().save(&saved).unwrap_err().errno(), Errno::FBIG);
     });
 }
