@@ -66,8 +66,8 @@
 //! `unsafe` slices outside a guard, and in threads that block SIGBUS or SIGSEGV. Truncation inside the file's last page
 //! shows zeros and no fault: [`MappedFile::read_at_verified`] sees it. A handler for SIGBUS or SIGSEGV that the program
 //! installs *after* folio's must call the one it replaced; [`faults::install`] puts folio's back in front. At the
-//! process's limit of areas (`vm.max_map_count`) or addresses a guard that meets a missing page gives up the whole map, which is
-//! an error for everyone who uses it. Private huge pages and fork: see [`Anon`].
+//! process's limit of areas (`vm.max_map_count`), addresses, private or locked memory a guard that meets a missing
+//! page gives up the whole map, which is an error for everyone who uses it. Private huge pages and fork: see [`Anon`].
 
 /// The README's program must compile.
 #[cfg(doctest)]
