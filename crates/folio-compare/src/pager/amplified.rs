@@ -32,6 +32,7 @@ fn sample() -> Result<Cost> {
     Ok(Cost::from(read() as f64 / LEN as f64))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the other groups, which make files")]
 pub(super) fn group<'a>(_: &'a Files<'_>) -> Result<Group<'a>> {
     let mut group = Group::new("times");
     group.sides.push(Side::new(FOLIO, sample));
