@@ -92,21 +92,23 @@ macro_rules! paged_calls {
 }
 pub(super) use paged_calls;
 
-/// Calls `each` for pieces of `range`, each pinned meanwhile: with `stores` for stores to all of it.
+/// Bytes that are read at once by `read_at`, so that a long read needs no more of the budget than this.
+const PIECE: usize = 1 << 20;
+
+/// Calls `each` for pieces of `range`, each pinned meanwhile.
 pub(super) fn in_pieces(
     lease: &Lease,
     call: &'static str,
     range: Range<usize>,
-    stores: bool,
     mut each: impl FnMut(Range<usize>),
 ) -> Result<()> {
-    let (mut start, most) = (range.start, lease.piece());
+    let mut start = range.start;
     while start < range.end {
-        let piece = start..range.end.min((start / most + 1) * most);
-        match lease.pin(call, &piece, stores) {
+        let piece = start..range.end.min((start / PIECE + 1) * PIECE);
+        match lease.pin(call, &piece, false) {
             Ok(()) => {
                 each(piece.clone());
-                lease.unpin(&piece, stores);
+                lease.unpin(&piece, false);
             }
             // Page by page, so that all before the one that failed is done.
             Err(_) if piece.len() > 1 && !in_one_page(&piece) => {
@@ -114,9 +116,9 @@ pub(super) fn in_pieces(
                 let mut at = piece.start;
                 while at < piece.end {
                     let part = at..piece.end.min((at / page + 1) * page);
-                    lease.pin(call, &part, stores)?;
+                    lease.pin(call, &part, false)?;
                     each(part.clone());
-                    lease.unpin(&part, stores);
+                    lease.unpin(&part, false);
                     at = part.end;
                 }
             }
@@ -147,7 +149,7 @@ impl Paged {
     /// what comes before it; ECHILD in a forked child.
     pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
         let range = self.lease.bytes("read_at", offset..offset.saturating_add(buffer.len()), self.len)?;
-        in_pieces(&self.lease, "read_at", range, false, |piece| {
+        in_pieces(&self.lease, "read_at", range, |piece| {
             buffer[piece.start - offset..piece.end - offset].copy_from_slice(&self[piece]);
         })
     }
