@@ -8,7 +8,7 @@ use crate::support::skip;
 use folio::Pager;
 use std::fs::File;
 use std::io::Write;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,13 +22,20 @@ fn set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty())
 }
 
-/// Runs tests of this program in a way: how it ended, if it did, and its output.
-fn run(delivery: &str, features: &str, arguments: &[&str]) -> (Option<ExitStatus>, String) {
+/// Runs every test but these with faults that come as `delivery`, without `features`.
+fn all_tests_pass(delivery: &str, features: &str) {
+    if set("FOLIO_DELIVERY") || set("FOLIO_FEATURES") {
+        return skip("this run is one way already");
+    }
+    if let Err(error) = Pager::builder().delivery(delivery).features(features).build() {
+        return skip(&error.to_string());
+    }
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let output = tempfile::NamedTempFile::new().unwrap();
     let writer = || Stdio::from(File::options().append(true).open(output.path()).unwrap());
     let effort = std::env::var("FOLIO_EFFORT").unwrap_or_else(|_| "25".to_owned());
     let mut run = Command::new(std::env::current_exe().unwrap())
-        .args(arguments)
+        .args(["--skip", "ways::"])
         .env("FOLIO_DELIVERY", delivery)
         .env("FOLIO_FEATURES", features)
         .env("FOLIO_EFFORT", effort)
@@ -49,34 +56,9 @@ fn run(delivery: &str, features: &str, arguments: &[&str]) -> (Option<ExitStatus
             None => std::thread::sleep(Duration::from_millis(50)),
         }
     };
-    (status, String::from_utf8_lossy(&std::fs::read(output.path()).unwrap()).into_owned())
-}
-
-/// Runs every test but these with faults that come as `delivery`, without `features`.
-fn all_tests_pass(delivery: &str, features: &str) {
-    if set("FOLIO_DELIVERY") || set("FOLIO_FEATURES") {
-        return skip("this run is one way already");
-    }
-    if let Err(error) = Pager::builder().delivery(delivery).features(features).build() {
-        return skip(&error.to_string());
-    }
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let way = format!("FOLIO_DELIVERY={delivery} FOLIO_FEATURES={features}");
-    let (mut status, mut said) = run(delivery, features, &["--skip", "ways::"]);
-    let failed: Vec<_> =
-        said.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED")).collect();
-    if status.is_some_and(|status| !status.success()) && (1..=2).contains(&failed.len()) {
-        // The deadlines of a test or two may pass on a busy machine. Such a test is named, and must pass by itself.
-        let names = failed.join(" ");
-        let _ = writeln!(std::io::stderr(), "failed once: {names} ({way})\n{said}");
-        let mut alone = vec!["--exact"];
-        alone.extend(&failed);
-        let (again, words) = run(delivery, features, &alone);
-        let passed = again.is_some_and(|again| again.success());
-        assert!(passed, "{way}: {names} failed twice\n{said}\n{words}");
-        (status, said) = (again, said.replace(" ... FAILED", " ... ok"));
-    }
+    let said = String::from_utf8_lossy(&std::fs::read(output.path()).unwrap()).into_owned();
     let passed = said.lines().filter(|line| line.ends_with("... ok")).count();
+    let way = format!("FOLIO_DELIVERY={delivery} FOLIO_FEATURES={features}");
     match status {
         None => panic!("{way}: no end after {PATIENCE:?}\n{said}"),
         Some(status) if !status.success() => panic!("{way}: {status}\n{said}"),
