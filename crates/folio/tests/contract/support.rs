@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// How a child ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -170,6 +171,38 @@ pub(crate) fn file_with(dir: &Path, bytes: &[u8]) -> PathBuf {
     let path = dir.join("file");
     std::fs::write(&path, bytes).unwrap();
     path
+}
+
+/// Runs `work`. If it has not ended after `limit`, the state of each thread is printed, then `state`,
+/// and the process aborts: a thread that waits for a page cannot be ended in any other way.
+pub(crate) fn within<R>(
+    limit: Duration,
+    state: impl FnOnce() -> String + Send,
+    work: impl FnOnce() -> R,
+) -> R {
+    let (ended, end) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if end.recv_timeout(limit) != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                return;
+            }
+            let mut error = std::io::stderr();
+            let _ = writeln!(error, "no end after {limit:?}:");
+            for task in std::fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok) {
+                let part = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+                let status = part("status");
+                let lines =
+                    status.lines().filter(|line| line.starts_with("Name:") || line.starts_with("State:"));
+                let lines: Vec<_> = lines.collect();
+                let _ = writeln!(error, "{} in {}\n{}", lines.join(" "), part("wchan"), part("stack"));
+            }
+            let _ = writeln!(error, "{}", state());
+            std::process::abort();
+        });
+        let result = work();
+        drop(ended);
+        result
+    })
 }
 
 /// Lowers a soft limit of this process: in children only.

@@ -1,10 +1,12 @@
 //! Scans: how many bytes of a source are read, of those that are there.
 
 use crate::given::{MIB, pager};
+use crate::support::within;
 use folio::Advice;
 use folio::source::Function;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
+use std::time::Duration;
 
 const LEN: usize = 128 * MIB;
 /// Threads that read the same bytes wait for each other after so many.
@@ -42,7 +44,8 @@ fn assert_read_once(story: &str, budget: usize, advice: Option<Advice>, scan: im
     if let Some(advice) = advice {
         map.advise(.., advice).unwrap();
     }
-    scan(&map);
+    let state = || format!("{story}: {:?}", pager.stats());
+    within(Duration::from_secs(300), state, || scan(&map));
     let (read, there) = (count.load(Ordering::Relaxed), LEN as u64);
     assert!(read * 100 <= there * 102, "{read} bytes read of {there}: {story}");
 }
