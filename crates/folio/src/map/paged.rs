@@ -92,23 +92,21 @@ macro_rules! paged_calls {
 }
 pub(super) use paged_calls;
 
-/// Bytes that are read at once by `read_at`, so that a long read needs no more of the budget than this.
-const PIECE: usize = 1 << 20;
-
-/// Calls `each` for pieces of `range`, each pinned meanwhile.
+/// Calls `each` for pieces of `range`, each pinned meanwhile: with `stores` for stores to all of it.
 pub(super) fn in_pieces(
     lease: &Lease,
     call: &'static str,
     range: Range<usize>,
+    stores: bool,
     mut each: impl FnMut(Range<usize>),
 ) -> Result<()> {
-    let mut start = range.start;
+    let (mut start, most) = (range.start, lease.piece());
     while start < range.end {
-        let piece = start..range.end.min((start / PIECE + 1) * PIECE);
-        match lease.pin(call, &piece, false) {
+        let piece = start..range.end.min((start / most + 1) * most);
+        match lease.pin(call, &piece, stores) {
             Ok(()) => {
                 each(piece.clone());
-                lease.unpin(&piece, false);
+                lease.unpin(&piece, stores);
             }
             // Page by page, so that all before the one that failed is done.
             Err(_) if piece.len() > 1 && !in_one_page(&piece) => {
@@ -116,9 +114,9 @@ pub(super) fn in_pieces(
                 let mut at = piece.start;
                 while at < piece.end {
                     let part = at..piece.end.min((at / page + 1) * page);
-                    lease.pin(call, &part, false)?;
+                    lease.pin(call, &part, stores)?;
                     each(part.clone());
-                    lease.unpin(&part, false);
+                    lease.unpin(&part, stores);
                     at = part.end;
                 }
             }
@@ -149,7 +147,7 @@ impl Paged {
     /// what comes before it; ECHILD in a forked child.
     pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
         let range = self.lease.bytes("read_at", offset..offset.saturating_add(buffer.len()), self.len)?;
-        in_pieces(&self.lease, "read_at", range, |piece| {
+        in_pieces(&self.lease, "read_at", range, false, |piece| {
             buffer[piece.start - offset..piece.end - offset].copy_from_slice(&self[piece]);
         })
     }

@@ -40,7 +40,7 @@ impl PagedMut {
     /// As for [`Paged::read_at`](crate::Paged::read_at).
     pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
         let range = self.lease.bytes("read_at", offset..offset.saturating_add(buffer.len()), self.len)?;
-        in_pieces(&self.lease, "read_at", range, |piece| {
+        in_pieces(&self.lease, "read_at", range, false, |piece| {
             buffer[piece.start - offset..piece.end - offset].copy_from_slice(&self[piece]);
         })
     }
@@ -50,10 +50,12 @@ impl PagedMut {
     /// # Errors
     ///
     /// As for [`read_at`](Self::read_at); what comes before the page is stored.
+    /// A fault with [`NoMemory`](crate::FaultCause::NoMemory) that names the failed write-back, if dirty
+    /// pages have their part of the budget and none could be written within the source's deadline.
     pub fn write_at(&mut self, bytes: &[u8], offset: usize) -> Result<()> {
         let range = self.lease.bytes("write_at", offset..offset.saturating_add(bytes.len()), self.len)?;
         let lease = Arc::clone(&self.lease);
-        in_pieces(&lease, "write_at", range, |piece| {
+        in_pieces(&lease, "write_at", range, true, |piece| {
             self[piece.clone()].copy_from_slice(&bytes[piece.start - offset..piece.end - offset]);
         })
     }

@@ -50,7 +50,7 @@ impl PagedShared {
         let range = self.lease.bytes("read_at", offset..offset.saturating_add(buffer.len()), self.len)?;
         let view = self.view()?;
         let mut result = Ok(());
-        in_pieces(&self.lease, "read_at", range, |piece| {
+        in_pieces(&self.lease, "read_at", range, false, |piece| {
             let copied = view.copy_to(&mut buffer[piece.start - offset..piece.end - offset], piece.start);
             result = std::mem::replace(&mut result, Ok(())).and(copied);
         })?;
@@ -62,11 +62,13 @@ impl PagedShared {
     /// # Errors
     ///
     /// As for [`read_at`](Self::read_at); what comes before the page is stored.
+    /// A fault with [`NoMemory`](crate::FaultCause::NoMemory) that names the failed write-back, if dirty
+    /// pages have their part of the budget and none could be written within the source's deadline.
     pub fn write_at(&self, bytes: &[u8], offset: usize) -> Result<()> {
         let range = self.lease.bytes("write_at", offset..offset.saturating_add(bytes.len()), self.len)?;
         let view = self.view()?;
         let mut result = Ok(());
-        in_pieces(&self.lease, "write_at", range, |piece| {
+        in_pieces(&self.lease, "write_at", range, true, |piece| {
             let copied = view.copy_from(&bytes[piece.start - offset..piece.end - offset], piece.start);
             result = std::mem::replace(&mut result, Ok(())).and(copied);
         })?;

@@ -196,6 +196,14 @@ impl Lease {
         rustix::param::page_size()
     }
 
+    /// Bytes that a checked copy pins at once: a small part of the budget, so that a long copy needs no
+    /// more than other maps' dirty pages and pins leave.
+    pub(crate) fn piece(&self) -> usize {
+        const MOST: usize = 1 << 20;
+        let share = (self.pager.budget() / 32).min(MOST);
+        (share - share % Self::page()).max(Self::page())
+    }
+
     /// The bytes that `range` means.
     pub(crate) fn bytes(
         &self,

@@ -115,6 +115,11 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Inner {
+    /// The budget in bytes.
+    pub(crate) fn budget(&self) -> usize {
+        self.budget.load(Ordering::Relaxed)
+    }
+
     /// A number that no other pager of the process has as long as this one lives.
     fn number(&self) -> u64 {
         std::ptr::from_ref(self).addr() as u64
@@ -397,7 +402,7 @@ impl Pager {
 
     /// The budget in bytes: less than was asked for where the process's memory cgroup allows less ([`Builder::budget`]).
     pub fn budget(&self) -> usize {
-        self.inner.budget.load(Ordering::Relaxed)
+        self.inner.budget()
     }
 
     /// Sets the budget, or as much of it as [`Builder::budget`] would. When it is lowered, pages leave memory until it is kept: soon, and dirty ones after they were written.

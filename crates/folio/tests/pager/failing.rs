@@ -336,6 +336,53 @@ fn a_budget_that_is_full_of_dirty_pages_is_said_to_be_so() {
 }
 
 #[test]
+fn a_map_that_cannot_be_written_leaves_memory_for_reads_of_others() {
+    let budget = 4 * MIB;
+    let full = Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(2));
+    let other = Faulty::with_deadline(Memory::from(pattern(16 * MIB)), Duration::from_secs(30));
+    let pager = pager(budget);
+    let mut map = pager.map_mut(Arc::clone(&full)).unwrap();
+    let read = pager.map(Arc::clone(&other)).unwrap();
+    full.writes(Answer::Full);
+    let (stored, error) = fill_with_dirt(&mut map);
+    assert_eq!(cause(&error), FaultCause::NoMemory, "{error}");
+    assert!(error.to_string().contains("No space left on device"), "{error}");
+    assert!(stored > budget / 4 && stored < budget / 8 * 7, "{stored}");
+    let mut bytes = vec![0; 16 * MIB];
+    let start = Instant::now();
+    read.read_at(&mut bytes, 0).unwrap();
+    assert!(bytes == pattern(16 * MIB), "another map is read in full");
+    assert!(start.elapsed() < Duration::from_secs(30), "within its deadline: {:?}", start.elapsed());
+    // The stored pages are there, and so are the earlier bytes of the page that was not stored.
+    let mut page = [0; 4_096];
+    map.read_at(&mut page, stored).unwrap();
+    assert!(page[..] == pattern(16 * MIB)[stored..stored + 4_096]);
+    assert!(map[..stored].iter().all(|&byte| byte == 0xAB));
+    // Another map is still written.
+    let good = writable(MIB);
+    let mut written = pager.map_mut(Arc::clone(&good)).unwrap();
+    written.write_at(&[0xCD; 4_096], 0).unwrap();
+    written.sync(.., WriteBack::Wait).unwrap();
+    assert!(good.inner().contents()[..4_096].iter().all(|&byte| byte == 0xCD));
+    // With space, stores go on.
+    full.writes(Answer::Good);
+    map.write_at(&[0xEF; 4_096], stored).unwrap();
+    map.close().unwrap();
+    assert!(full.inner().contents()[stored..stored + 4_096].iter().all(|&byte| byte == 0xEF));
+}
+
+#[test]
+fn a_store_over_the_limit_is_a_signal_that_names_the_failed_write() {
+    let end = in_child(|| {
+        let full = Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(1));
+        let mut map = pager(4 * MIB).map_mut(Arc::clone(&full)).unwrap();
+        full.writes(Answer::Full);
+        map.fill(9);
+    });
+    assert_eq!(end, End::Killed(libc::SIGBUS));
+}
+
+#[test]
 fn what_is_stored_while_a_write_is_under_way_is_written_too() {
     let source = writable(MIB);
     let map = pager(16 * MIB).map_shared(Arc::clone(&source)).unwrap();

@@ -12,6 +12,8 @@ pub(crate) enum Answer {
     Good,
     /// With an error.
     Error,
+    /// With ENOSPC.
+    Full,
     /// With a byte less than was asked for, and success.
     Short,
     /// With a byte more than there was room for.
@@ -48,6 +50,10 @@ enum Kept {
 
 fn refused(what: &str) -> io::Error {
     io::Error::other(format!("the {what} is refused"))
+}
+
+fn full() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOSPC)
 }
 
 impl<S: Source> Faulty<S> {
@@ -144,6 +150,7 @@ impl<S: Source> Source for Faulty<S> {
             match answer {
                 Answer::Good => relay(&*inner, request),
                 Answer::Error => request.complete(Err(refused("read"))),
+                Answer::Full => request.complete(Err(full())),
                 Answer::Short => {
                     let count = request.len() - 1;
                     request.buffer().fill(7);
@@ -177,6 +184,7 @@ impl<S: Source> Source for Faulty<S> {
             let inner = Arc::clone(&self.inner);
             match answer {
                 Answer::Good => inner.write(vec![request]),
+                Answer::Full => request.complete(Err(full())),
                 Answer::Dropped => drop(request),
                 Answer::Silence => self.kept.lock().unwrap().push(Kept::Write(request)),
                 Answer::Late(time) => later.push(Box::new(move || {

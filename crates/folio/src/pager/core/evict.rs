@@ -103,6 +103,7 @@ impl Core {
         }
         if frame.dirty {
             self.dirty -= u64::from(frame.run.len);
+            object.dirty -= u64::from(frame.run.len);
         }
         if frame.buffer {
             self.used -= u64::from(frame.run.len);
@@ -129,7 +130,8 @@ impl Core {
             limit.saturating_sub(core.used) + core.frames.pages(Queue::Inactive) + core.leaving + core.writing
         };
         let mut looks = 0;
-        let asked = self.stalled.len() as u64 + if self.hopes() { u64::from(self.widest()) } else { 0 };
+        let asked = self.stalled.len() as u64
+            + if self.hopes() || self.throttle.waits() { u64::from(self.widest()) } else { 0 };
         // Batches: nothing is taken out before a quarter of the share is used up.
         if ready(self) >= target.max(asked) - target / 4 {
             return;

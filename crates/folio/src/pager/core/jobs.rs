@@ -66,7 +66,13 @@ impl Core {
         if pinned + more > pinnable {
             return self.reply(ticket, Err(Self::failure(first, &Reason::NoMemory)));
         }
+        if self.pin_waits(object, pin) {
+            return self.hold_back(object, pin, ticket);
+        }
+        let Some(this) = self.objects.get_mut(&object) else { return };
+        let held = this.pins.held();
         this.pins.add(pin);
+        self.held += this.pins.held() - held;
         let frames = this.table.frames_in(first, end);
         for &id in &frames {
             let frame = &mut self.frames[id];
@@ -94,9 +100,10 @@ impl Core {
 
     pub(super) fn unpin(&mut self, object: ObjectId, pin: Pin) {
         let Some(this) = self.objects.get_mut(&object) else { return };
-        let before = this.pins.pages();
+        let (pages, held) = (this.pins.pages(), this.pins.held());
         this.pins.remove(pin);
-        self.pinned -= before - this.pins.pages();
+        self.pinned -= pages - this.pins.pages();
+        self.held -= held - this.pins.held();
     }
 
     /// Pages of these that are pinned for stores can be stored to from now on, and are dirty.

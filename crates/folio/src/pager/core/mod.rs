@@ -10,6 +10,7 @@
 //! | [`supply`] | faults, reads, installing, failing |
 //! | [`evict`] | memory: the budget, taking out, dropping |
 //! | [`write`] | dirty pages: write-back, sync, errors |
+//! | [`dirty`] | the limit for dirty pages, and the stores that wait at it |
 //! | [`jobs`] | pins and evictions that take more than one step |
 //! | [`pins`] | which pages are pinned, and for what |
 //! | [`prefetch`] | prefetches: hints that nothing waits for |
@@ -19,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod ahead;
+mod dirty;
 mod evict;
 pub(crate) mod frames;
 mod jobs;
@@ -400,6 +402,10 @@ pub(crate) struct Object {
     pins: pins::Pins,
     /// Pages that are being read.
     reading: u64,
+    /// Pages that are dirty.
+    dirty: u64,
+    /// Pages that are being written.
+    writing: u64,
     /// Write operations under way, by number.
     writes: BTreeSet<u64>,
     /// The stores that came last, to find streams of them.
@@ -425,10 +431,16 @@ pub(crate) struct Core {
     used: u64,
     /// Pages that are pinned.
     pinned: u64,
+    /// Of these, pages that are pinned for stores.
+    held: u64,
     /// Pages that are dirty.
     dirty: u64,
     /// Dirty frames in the order in which they became so; entries may be stale.
     dirty_order: VecDeque<(FrameId, u64)>,
+    /// The same for private maps.
+    private_order: VecDeque<(FrameId, u64)>,
+    /// Stores that wait for write-back.
+    throttle: dirty::Throttle,
     /// Faults that found no memory.
     stalled: VecDeque<supply::Stalled>,
     /// Frames that somebody waits for, with the last moment; entries may be stale.
@@ -472,8 +484,11 @@ impl Core {
             objects: SpreadMap::default(),
             used: 0,
             pinned: 0,
+            held: 0,
             dirty: 0,
             dirty_order: VecDeque::new(),
+            private_order: VecDeque::new(),
+            throttle: dirty::Throttle::default(),
             stalled: VecDeque::new(),
             waiting: VecDeque::new(),
             ghosts: evict::Ghosts::default(),
@@ -540,7 +555,8 @@ impl Core {
     /// Bytes of the core's own records.
     pub(crate) fn record_bytes(&self) -> usize {
         let tables: usize = self.objects.values().map(|object| object.table.bytes()).sum();
-        self.other_records + self.frames.bytes() + self.ghosts.bytes() + tables + 32 * self.dirty_order.len()
+        let orders = self.dirty_order.len() + self.private_order.len();
+        self.other_records + self.frames.bytes() + self.ghosts.bytes() + tables + 32 * orders
     }
 
     /// The runs of an object that are in the map now, in order.
@@ -565,7 +581,11 @@ impl Core {
     /// Whether something waits for time to pass.
     pub(crate) fn wants_ticks(&self) -> bool {
         let waits = !self.waiting.is_empty() || !self.stalled.is_empty() || !self.pin_jobs.is_empty();
-        waits || self.dirty > 0 || !self.syncs.is_empty() || !self.evictions.is_empty()
+        waits
+            || !self.throttle.is_empty()
+            || self.dirty > 0
+            || !self.syncs.is_empty()
+            || !self.evictions.is_empty()
     }
 
     /// Takes an event. Objects and frames that are gone are no error: what is under way outlives them.
@@ -626,6 +646,8 @@ impl Core {
             readahead,
             pins: pins::Pins::default(),
             reading: 0,
+            dirty: 0,
+            writing: 0,
             writes: BTreeSet::new(),
             last_store: Run::default(),
             flushing: false,
@@ -641,10 +663,20 @@ impl Core {
         this.leaving = true;
         let (end, pins) = (this.pages, std::mem::take(&mut this.pins));
         self.pinned -= pins.pages();
+        self.held -= pins.held();
         self.wants.remove(&object);
         self.prefetches.remove(&object);
         self.stalled.retain(|stalled| stalled.object != object);
+        self.throttle.stores.retain(|stalled| stalled.object != object);
+        self.throttle.refused.retain(|refused| refused.0 != object);
         let failure = Failure { page: 0, reason: Reason::PastEnd };
+        for held in std::mem::take(&mut self.throttle.pins) {
+            if held.object == object {
+                self.reply(held.ticket, Err(failure.clone()));
+            } else {
+                self.throttle.pins.push_back(held);
+            }
+        }
         let (mine, others) =
             std::mem::take(&mut self.pin_jobs).into_iter().partition(|pin| pin.object == object);
         self.pin_jobs = others;
@@ -669,6 +701,7 @@ impl Core {
         self.pump_evictions();
         self.pump_writes();
         self.pump_syncs();
+        self.pump_throttled();
         self.pump_wants();
         self.pump_prefetches();
         self.replenish();

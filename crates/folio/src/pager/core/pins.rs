@@ -21,11 +21,18 @@ pub(super) struct Pins {
     given: SpreadMap<(u64, u64, bool), u32>,
     /// Pages that are pinned once or more.
     pages: u64,
+    /// Of these, pages that are pinned for stores.
+    held: u64,
 }
 
 impl Pins {
     pub(super) fn pages(&self) -> u64 {
         self.pages
+    }
+
+    /// Pages that are pinned for stores.
+    pub(super) fn held(&self) -> u64 {
+        self.held
     }
 
     /// The parts that overlap a range, in order.
@@ -39,6 +46,12 @@ impl Pins {
     pub(super) fn unpinned_in(&self, first: u64, end: u64) -> u64 {
         let pinned = |(start, part): (u64, Part)| part.end.min(end) - start.max(first);
         end.saturating_sub(first) - self.parts_in(first, end).map(pinned).sum::<u64>()
+    }
+
+    /// Pages of a range that nothing pins for stores.
+    pub(super) fn unheld_in(&self, first: u64, end: u64) -> u64 {
+        let held: u64 = self.held_in(first, end).into_iter().map(|(start, end)| end - start).sum();
+        end.saturating_sub(first) - held
     }
 
     /// No part lies across `at` any more.
@@ -69,6 +82,9 @@ impl Pins {
             return;
         }
         self.pages += self.unpinned_in(first, end);
+        if stores {
+            self.held += self.unheld_in(first, end);
+        }
         self.split(first);
         self.split(end);
         let mut at = first;
@@ -108,6 +124,9 @@ impl Pins {
             at = part.end;
             part.pins -= 1;
             part.stores -= u32::from(stores);
+            if stores && part.stores == 0 {
+                self.held -= at - start;
+            }
             if part.pins == 0 {
                 self.pages -= at - start;
                 self.parts.remove(&start);
@@ -182,6 +201,8 @@ mod tests {
                 assert_eq!(pins.overlap(Run::one(page)), on(page).count() > 0, "{page}");
                 assert_eq!(pins.hold(Run::one(page)), on(page).any(|pin| pin.stores), "{page}");
             }
+            let held = (0..120).filter(|&page| on(page).any(|pin| pin.stores)).count() as u64;
+            assert_eq!(pins.held(), held);
         }
     }
 

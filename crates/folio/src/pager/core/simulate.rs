@@ -134,6 +134,8 @@ struct Simulation {
     resized: Option<Result<(), Failure>>,
     /// A resize failed half-way: the program ends there.
     ended: bool,
+    /// Its writes fail, and it is only stored to; the others are only read.
+    unwritable: Option<ObjectId>,
 }
 
 #[derive(Debug)]
@@ -205,6 +207,7 @@ impl Simulation {
             resize: None,
             resized: None,
             ended: false,
+            unwritable: None,
         }
     }
 
@@ -247,6 +250,12 @@ impl Simulation {
         let dirty: u64 =
             (self.core.frames.iter()).map(|(_, f)| if f.dirty { f.run.len.into() } else { 0 }).sum();
         assert_eq!(dirty, self.core.dirty(), "the count of dirty pages is not that of the frames");
+        let dirty: u64 = self.core.objects.values().map(|object| object.dirty).sum();
+        assert_eq!(dirty, self.core.dirty(), "the count of dirty pages is not that of the objects");
+        let writing: u64 = self.core.objects.values().map(|object| object.writing).sum();
+        assert_eq!(writing, self.core.writing, "the count of pages being written is not that of the objects");
+        let held: u64 = self.core.objects.values().map(|object| object.pins.held()).sum();
+        assert_eq!(held, self.core.held, "the count of pages pinned for stores is not that of the objects");
         let reading: u64 = self.core.objects.values().map(|object| object.reading).sum();
         assert_eq!(reading, self.core.reading, "the count of pages being read is not that of the objects");
         let ahead = super::ahead::counted(&self.core.frames);
@@ -373,6 +382,14 @@ impl Simulation {
                     self.may_fail || reason == Reason::Deadline || reason == Reason::NoMemory,
                     "{reason:?} without cause"
                 );
+                let lacks = matches!(reason, Reason::NoMemory | Reason::Unwritten { .. });
+                assert!(
+                    self.unwritable.is_none_or(|unwritable| unwritable == object) || !lacks,
+                    "page {page} of {object:?} is not read for another's writes: {reason:?}\n{}",
+                    self.story()
+                );
+                let world = &self.worlds[&object];
+                assert!(!world.map.contains_key(&page), "page {page} is poisoned in the map");
                 for thread in self.threads.iter_mut().filter(|thread| thread.object == object) {
                     if thread.blocked.is_some_and(|(wanted, _)| wanted == page) {
                         thread.blocked = None;
@@ -638,6 +655,9 @@ impl Simulation {
         };
         self.threads[n].since = page;
         let end = (page + 1 + self.random.below(20)).min(pages);
+        if let Some(unwritable) = self.unwritable {
+            return self.access_later(n, page, object == unwritable);
+        }
         match self.random.below(40) {
             0 => {
                 let pin = Pin { first: page, end, stores: self.random.one_in(2) };
@@ -721,7 +741,8 @@ impl Simulation {
 
     fn complete(&mut self, pending: Pending) {
         let object = pending.object;
-        let failed = self.random.one_in(self.errors);
+        let write = matches!(pending.outcome, Outcome::Write(..));
+        let failed = self.random.one_in(self.errors) || (write && self.unwritable == Some(object));
         match pending.outcome {
             Outcome::Fault(thread) => {
                 if let Some((page, write)) = self.threads[thread].blocked {
@@ -873,6 +894,47 @@ impl Simulation {
         }
         assert_eq!((self.core.used(), self.core.dirty(), self.core.pinned()), (0, 0, 0));
     }
+}
+
+/// One map takes all the stores that it may, and its writes fail; another is read meanwhile.
+#[test]
+fn reads_of_a_map_never_lack_memory_for_anothers_failing_writes() {
+    let (mut refused, mut read) = (0, 0);
+    for seed in 0..60 {
+        let mut this = Simulation::new(seed);
+        this.core = Core::new(limits(this.budget));
+        this.worlds.clear();
+        for n in 0..2_u32 {
+            let (tracked, deadline) = (n == 0, DEADLINE);
+            let private = tracked && seed % 2 == 1;
+            let shares_buffer = seed % 4 < 2;
+            let traits = Traits { tracked, private, shares_buffer, block: 1, cut: 1, deadline };
+            let source = (0..400).map(|page| (page, page + 1)).collect();
+            this.core.handle(Event::Attach { object: ObjectId(n), pages: 400, traits });
+            this.worlds.insert(ObjectId(n), World::new(400, traits, source));
+        }
+        let thread = |n| Thread { object: ObjectId(n), blocked: None, since: 0 };
+        this.threads = vec![thread(0), thread(0), thread(1)];
+        (this.errors, this.may_fail, this.unwritable) = (0, true, Some(ObjectId(0)));
+        for _ in 0..30_000 {
+            this.step();
+        }
+        let unwritten = |reason: &&Reason| matches!(reason, Reason::Unwritten { errno: Some(28), .. });
+        refused += u64::from(this.worlds[&ObjectId(0)].poisoned.values().any(|reason| unwritten(&reason)));
+        read += this.core.counts().pages_read;
+        // What could not be written is written as soon as that can be.
+        this.unwritable = None;
+        this.finish();
+        let expected = this.worlds[&ObjectId(0)].expected.clone();
+        for _ in 0..3 {
+            let ticket = this.ticket(ObjectId(0), Asked::Sync(0, 400, expected.clone()));
+            this.event(Event::Sync { object: ObjectId(0), first: 0, end: 400, flush: true, ticket });
+            this.finish();
+        }
+        let world = &this.worlds[&ObjectId(0)];
+        assert!(world.traits.private || world.durable == world.expected, "a store was lost (seed {seed})");
+    }
+    assert!(refused == 60 && read > 60 * 400, "{refused} schedules refused a store; {read} pages were read");
 }
 
 #[test]

@@ -31,7 +31,7 @@ impl Core {
                 self.counts.faults_missing += 1;
                 self.missing(Stalled { object, page, write, since: self.now });
             }
-            Some(frame) => self.fault_in_frame(frame, page, write),
+            Some(frame) => self.fault_in_frame(frame, page, write, self.now),
         }
     }
 
@@ -51,8 +51,8 @@ impl Core {
         }
     }
 
-    fn fault_in_frame(&mut self, id: FrameId, page: u64, write: bool) {
-        let waiter = Waiter { page, write, since: self.now };
+    pub(super) fn fault_in_frame(&mut self, id: FrameId, page: u64, write: bool, since: u64) {
+        let waiter = Waiter { page, write, since };
         match self.frames[id].place {
             Place::Installed if write && (self.frames[id].protected || self.frames[id].dirty) => {
                 self.counts.faults_write += 1;
@@ -95,7 +95,7 @@ impl Core {
     }
 
     /// A page that is in no frame is wanted.
-    fn missing(&mut self, fault: Stalled) {
+    pub(super) fn missing(&mut self, fault: Stalled) {
         let Stalled { object, page, write, since, .. } = fault;
         let window = self.ahead_window();
         let Some(this) = self.objects.get_mut(&object) else { return };
@@ -315,11 +315,12 @@ impl Core {
                 }
             }
         }
+        let may_dirty = self.may_dirty(object) > 0;
         let frame = &mut self.frames[id];
         let stored = frame.waiters.iter().any(|waiter| waiter.write);
         let mode = match (traits.tracked, frame.writing) {
             (false, _) => Mode::ReadOnly,
-            (true, false) if frame.dirty || (stored && run.len == 1) => Mode::Writable,
+            (true, false) if frame.dirty || (stored && run.len == 1 && may_dirty) => Mode::Writable,
             (true, _) => Mode::Protected,
         };
         frame.place = Place::Installing;
@@ -412,6 +413,8 @@ impl Core {
             if frame.writing && self.objects[&object].traits.shares_buffer {
                 // What is being written must not change: the write's end lets the store go on.
                 self.frames[id].waiters.push(waiter);
+            } else if frame.protected && !frame.dirty && self.may_dirty(object) == 0 {
+                self.throttle(object, waiter.page, waiter.since);
             } else if frame.protected {
                 self.make_writable(id, waiter.page);
             } else {
@@ -442,7 +445,7 @@ impl Core {
                 continue;
             };
             match object.table.frame(fault.page) {
-                Some(frame) => self.fault_in_frame(frame, fault.page, fault.write),
+                Some(frame) => self.fault_in_frame(frame, fault.page, fault.write, fault.since),
                 None if self.make_room(1) => self.missing(fault),
                 None => {
                     self.stalled.push_front(fault);
@@ -473,8 +476,13 @@ impl Core {
             self.frames[id].waiters = young;
             let reading = self.frames[id].place == Place::Reading;
             let reason = if reading { Reason::Deadline } else { self.no_memory() };
+            let inside = matches!(self.frames[id].place, Place::Installed | Place::Copying);
             for waiter in old {
-                self.fail(object_id, waiter.page, true, &reason);
+                if inside {
+                    self.throttle.refused.push((object_id, waiter.page, reason.clone()));
+                } else {
+                    self.fail(object_id, waiter.page, true, &reason);
+                }
             }
         }
         let mut kept = std::collections::VecDeque::new();
@@ -489,6 +497,7 @@ impl Core {
             }
         }
         self.stalled = kept;
+        self.expire_throttled();
         self.expire_pins();
     }
 }

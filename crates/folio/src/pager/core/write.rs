@@ -10,9 +10,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Writes under way at once.
-const WINDOW: u64 = 128;
+pub(super) const WINDOW: u64 = 128;
 /// A failed write is tried again after so long, in microseconds.
-const RETRY: u64 = 1_000_000;
+pub(super) const RETRY: u64 = 1_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -54,15 +54,20 @@ impl Core {
         (frame.dirty, frame.dirtied) = (true, now);
         self.dirty += u64::from(frame.run.len);
         let object = frame.object;
-        if !self.objects[&object].traits.private {
+        let len = u64::from(self.frames[id].run.len);
+        let Some(this) = self.objects.get_mut(&object) else { return };
+        this.dirty += len;
+        if this.traits.private {
+            self.dirtied_private(id);
+        } else {
             self.dirty_order.push_back((id, now));
         }
     }
 
     /// A store to `page` of a protected frame in the map.
     pub(super) fn make_writable(&mut self, id: FrameId, page: u64) {
-        let widest = u64::from(self.widest());
         let (object, run) = (self.frames[id].object, self.frames[id].run);
+        let widest = u64::from(self.widest()).min(self.may_dirty(object).max(1));
         let Some(this) = self.objects.get_mut(&object) else { return };
         // A stream of stores gets ever longer runs, so that it does not fault at each page.
         let unit = if page == this.last_store.end() {
@@ -208,6 +213,10 @@ impl Core {
         (frame.dirty, frame.writing, frame.failed) = (false, true, 0);
         self.dirty -= u64::from(run.len);
         self.writing += u64::from(run.len);
+        if let Some(object) = self.objects.get_mut(&object) {
+            object.dirty -= u64::from(run.len);
+            object.writing += u64::from(run.len);
+        }
         self.counts.writes += 1;
         let private = self.objects[&object].traits.private;
         let to = if private { Backing::Spill } else { Backing::Source };
@@ -223,6 +232,9 @@ impl Core {
         frame.writing = false;
         let (object, run) = (frame.object, frame.run);
         self.writing -= u64::from(run.len);
+        if let Some(object) = self.objects.get_mut(&object) {
+            object.writing -= u64::from(run.len);
+        }
         self.numbered_end(id, object);
         for sync in &mut self.syncs {
             if sync.object == object {
@@ -290,12 +302,16 @@ impl Core {
     /// Why there is no memory: where a write-back failed, that is the cause.
     pub(super) fn no_memory(&self) -> Reason {
         let failed = self.objects.values().find_map(|object| object.unwritten.as_ref());
+        failed.map_or(Reason::NoMemory, Self::unwritten)
+    }
+
+    /// That pages are still dirty, by the reason for which their write-back failed.
+    pub(super) fn unwritten(failed: &Reason) -> Reason {
         match failed {
-            Some(Reason::Source { message, errno }) => {
+            Reason::Source { message, errno } => {
                 Reason::Unwritten { message: Arc::clone(message), errno: *errno }
             }
-            Some(reason) => Reason::Unwritten { message: reason.to_string().into(), errno: None },
-            None => Reason::NoMemory,
+            reason => Reason::Unwritten { message: reason.to_string().into(), errno: None },
         }
     }
 
@@ -331,13 +347,18 @@ impl Core {
                 continue;
             }
             // What is pinned is not written before somebody asks.
-            let many = self.dirty.saturating_sub(self.pinned) > self.limits.budget / 4;
+            let many =
+                self.throttle.waits() || self.dirty.saturating_sub(self.pinned) > self.limits.budget / 4;
             let old = dirtied + self.limits.dirty_age <= now;
             let due = frame.failed == 0 || frame.failed + RETRY <= now;
             let window = self.write_numbers.len() < WINDOW as usize && !self.is_held(frame.object, frame.run);
             if due && window && (old || many || frame.failed != 0) && !frame.writing {
                 match frame.place {
-                    Place::Installed => _ = self.copy(id),
+                    // Copies leave room for reads, should the writes never end.
+                    Place::Installed => {
+                        let spare = u64::from(frame.run.len) + self.limit() / 16;
+                        _ = self.make_room(spare) && self.copy(id);
+                    }
                     Place::Out => self.to_write.push_back(id),
                     _ => {}
                 }
