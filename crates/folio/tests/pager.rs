@@ -13,6 +13,8 @@ mod changing;
 mod contract;
 #[path = "pager/differential.rs"]
 mod differential;
+#[path = "pager/dirty.rs"]
+mod dirty;
 #[path = "pager/engines.rs"]
 mod engines;
 #[path = "pager/exclusive.rs"]

@@ -11,6 +11,8 @@ use super::{Core, ObjectId, Pin, Reason, Ticket};
 
 /// Write-back for waiting stores is started so often, in microseconds.
 const PACE: u64 = 1_000;
+/// And so often while no write can be started: each look goes through all dirty frames.
+const IDLE_PACE: u64 = 20_000;
 
 /// A pin for stores that waits for write-back.
 #[derive(Debug)]
@@ -28,8 +30,8 @@ pub(crate) struct Throttle {
     pub(super) pins: std::collections::VecDeque<HeldBack>,
     /// Stores that failed, and why: their pages leave the map first.
     pub(super) refused: Vec<(ObjectId, u64, Reason)>,
-    /// When write-back was last started for them.
-    started: u64,
+    /// When write-back may be started for them again.
+    next: u64,
 }
 
 impl Throttle {
@@ -104,11 +106,12 @@ impl Core {
                 self.pin(held.object, held.pin, held.ticket);
             }
         }
-        let room = self.write_numbers.len() < WINDOW as usize / 2;
-        if self.throttle.waits() && room && self.throttle.started + PACE <= self.now {
-            self.throttle.started = self.now;
+        if self.throttle.waits() && self.throttle.next <= self.now {
+            let before = (self.write_number, self.leaving);
             self.write_back_old();
             self.spill_old();
+            let started = (self.write_number, self.leaving) != before;
+            self.throttle.next = self.now + if started { PACE } else { IDLE_PACE };
         }
         self.pump_refused();
     }
@@ -124,7 +127,7 @@ impl Core {
 
     /// Takes old dirty private pages out of their maps, so that they are written.
     fn spill_old(&mut self) {
-        let mut room = (WINDOW as usize).saturating_sub(self.write_numbers.len());
+        let mut room = WINDOW;
         for _ in 0..self.private_order.len() {
             if room == 0 {
                 break;
@@ -137,7 +140,8 @@ impl Core {
             let frame = &self.frames[id];
             let due = frame.failed == 0 || frame.failed + RETRY <= self.now;
             let idle = frame.place == Place::Installed && !frame.writing && frame.waiters.is_empty();
-            if due && idle && !self.is_pinned(frame.object, frame.run) {
+            let free = idle && self.may_write(frame.object) && !self.is_pinned(frame.object, frame.run);
+            if due && free {
                 self.take_out(id);
                 room -= 1;
             }
@@ -169,7 +173,7 @@ impl Core {
     }
 
     /// Why no page of an object may become dirty.
-    fn still_dirty(&self, object: ObjectId) -> Reason {
+    pub(super) fn still_dirty(&self, object: ObjectId) -> Reason {
         let own = self.objects.get(&object).and_then(|object| object.unwritten.as_ref());
         match own.map_or_else(|| self.no_memory(), Self::unwritten) {
             Reason::NoMemory => Reason::Deadline,

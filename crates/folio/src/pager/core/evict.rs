@@ -127,9 +127,11 @@ impl Core {
     pub(super) fn replenish(&mut self) {
         let (limit, target) = (self.limit(), self.inactive_target());
         let ready = |core: &Self| {
-            limit.saturating_sub(core.used) + core.frames.pages(Queue::Inactive) + core.leaving + core.writing
+            // A source that takes no writes never gives back the pages that it is to write.
+            let writing = core.writing.min(target / 2);
+            limit.saturating_sub(core.used) + core.frames.pages(Queue::Inactive) + core.leaving + writing
         };
-        let mut looks = 0;
+        let (mut looks, mut refused) = (0, 0);
         let asked = self.stalled.len() as u64
             + if self.hopes() || self.throttle.waits() { u64::from(self.widest()) } else { 0 };
         // Batches: nothing is taken out before a quarter of the share is used up.
@@ -142,13 +144,17 @@ impl Core {
         {
             looks += 1;
             let small = self.frames.pages(Queue::Small);
-            let from_small = small > limit / 10 || self.frames.pages(Queue::Main) == 0;
+            let main = self.frames.pages(Queue::Main);
+            // Of a map whose writes never end all frames in the main queue may have to stay.
+            let barren = small > 0 && refused >= main.min(LOOKS as u64 / 2);
+            let from_small = small > limit / 10 || main == 0 || barren;
             let queue = if from_small { Queue::Small } else { Queue::Main };
             let Some(victim) = self.frames.front(queue) else { break };
             let frame = &self.frames[victim];
             let (object, run) = (frame.object, frame.run);
             let may = frame.place == Place::Installed && !frame.writing && frame.waiters.is_empty();
             if !may || self.is_pinned(object, run) {
+                refused += u64::from(!from_small);
                 self.frames.enqueue(victim, Queue::Main);
                 continue;
             }
@@ -217,7 +223,7 @@ impl Core {
                 self.drop_frame(id);
             }
             _ if wanted => self.install(id),
-            (_, true) => self.to_write.push_back(id),
+            (_, true) => self.queue_write(id),
             _ => self.frames.enqueue(id, Queue::Inactive),
         }
     }

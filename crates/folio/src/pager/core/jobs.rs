@@ -308,7 +308,7 @@ impl Core {
         match frame.place {
             Place::Installed if !frame.writing => self.take_out(id),
             Place::Out if !frame.writing && (!frame.dirty || frame.doom == Doom::Now) => self.drop_frame(id),
-            Place::Out if !frame.writing => self.to_write.push_back(id),
+            Place::Out if !frame.writing => self.queue_write(id),
             _ => {}
         }
     }

@@ -457,7 +457,7 @@ pub(crate) struct Core {
     syncs: Vec<write::SyncJob>,
     evictions: Vec<jobs::EvictJob>,
     /// Frames outside the map that are to be written.
-    to_write: VecDeque<FrameId>,
+    to_write: SpreadMap<ObjectId, VecDeque<FrameId>>,
     writing: u64,
     write_number: u64,
     write_numbers: SpreadMap<FrameId, u64>,
@@ -499,7 +499,7 @@ impl Core {
             pin_jobs: Vec::new(),
             syncs: Vec::new(),
             evictions: Vec::new(),
-            to_write: VecDeque::new(),
+            to_write: SpreadMap::default(),
             writing: 0,
             write_number: 0,
             write_numbers: SpreadMap::default(),

@@ -5,7 +5,7 @@
 //! `FOLIO_SCHEDULES` says how many schedules are run, from `FOLIO_FIRST` on; `FOLIO_SEED` replays one, and `FOLIO_TRACE` tells all of
 //! its events and actions.
 
-use super::frames::Place;
+use super::frames::{Frame, Place};
 use super::{
     Action, Backing, Bytes, Core, Event, Failure, FrameId, Limits, Mode, ObjectId, Pattern, Pin, Reason, Run,
     Ticket, Traits,
@@ -841,8 +841,23 @@ impl Simulation {
             let frame = this.table.frame(page).map(|frame| &self.core.frames[frame]);
             format!("{object:?} {:?} of {} pages, page {page}: {frame:?}", this.traits, this.pages)
         });
-        let stalled = format!("stalled {:?}, used {}", self.core.stalled, self.core.used);
-        told.chain([stalled]).collect::<Vec<_>>().join("\n")
+        let core = &self.core;
+        let memory = format!(
+            "stalled {:?}, used {} of {}, dirty {}, writing {}, leaving {}",
+            core.stalled,
+            core.used,
+            core.limit(),
+            core.dirty,
+            core.writing,
+            core.leaving
+        );
+        let mut kinds = BTreeMap::new();
+        for (_, frame) in core.frames.iter() {
+            let Frame { object, place, dirty, writing, .. } = frame;
+            *kinds.entry(format!("{object:?} {place:?}, dirty {dirty}, writing {writing}")).or_insert(0) +=
+                frame.run.len;
+        }
+        told.chain([memory, format!("pages by state: {kinds:?}")]).collect::<Vec<_>>().join("\n")
     }
 
     fn run(&mut self) {

@@ -387,7 +387,7 @@ impl Core {
         }
         self.frames.enqueue(id, Queue::None);
         match (dirty, writing) {
-            (true, false) => self.to_write.push_back(id),
+            (true, false) => self.queue_write(id),
             (_, true) => {}
             (false, false) => self.frames.enqueue(id, Queue::Inactive),
         }
@@ -471,12 +471,21 @@ impl Core {
             let Some(frame) = self.frames.get(id) else { continue };
             let Some(object) = self.objects.get(&frame.object) else { continue };
             let (object_id, deadline) = (frame.object, object.traits.deadline);
+            let place = self.frames[id].place;
+            let reason = match place {
+                Place::Reading => Reason::Deadline,
+                // The bytes are there: the driver has only to finish the page's way into the map.
+                Place::Installing | Place::Leaving => {
+                    self.waiting.push_back((now + super::write::BUSY, id));
+                    continue;
+                }
+                Place::Installed | Place::Copying => self.still_dirty(object_id),
+                Place::Out => self.no_memory(),
+            };
             let (old, young): (Vec<Waiter>, Vec<Waiter>) =
-                frame.waiters.iter().partition(|waiter| waiter.since + deadline <= now);
+                self.frames[id].waiters.iter().partition(|waiter| waiter.since + deadline <= now);
             self.frames[id].waiters = young;
-            let reading = self.frames[id].place == Place::Reading;
-            let reason = if reading { Reason::Deadline } else { self.no_memory() };
-            let inside = matches!(self.frames[id].place, Place::Installed | Place::Copying);
+            let inside = matches!(place, Place::Installed | Place::Copying);
             for waiter in old {
                 if inside {
                     self.throttle.refused.push((object_id, waiter.page, reason.clone()));

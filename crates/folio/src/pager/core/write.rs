@@ -9,8 +9,8 @@ use super::{Action, Backing, Core, Failure, ObjectId, Reason, Run, Ticket};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Writes under way at once.
-pub(super) const WINDOW: u64 = 128;
+/// Writes of one object under way at once. An object whose writes never end delays no other.
+pub(super) const WINDOW: usize = 128;
 /// A failed write is tried again after so long, in microseconds.
 pub(super) const RETRY: u64 = 1_000_000;
 
@@ -166,6 +166,16 @@ impl Core {
         (frame.place, frame.protected, frame.copied) = (Place::Copying, protect, copied);
         self.actions.push_back(Action::Copy { frame: id, object, run, protect });
         true
+    }
+
+    /// There is no memory for a copy of a dirty frame: the frame itself leaves the map to be written,
+    /// unless a write or an eviction under way makes room soon.
+    fn take_out_to_write(&mut self, id: FrameId) {
+        let (object, run) = (self.frames[id].object, self.frames[id].run);
+        let writes = self.objects.get(&object).is_some_and(|object| !object.writes.is_empty());
+        if !writes && self.leaving == 0 && !self.is_pinned(object, run) {
+            self.take_out(id);
+        }
     }
 
     pub(super) fn copied(&mut self, id: FrameId, result: Result<(), Reason>) {
@@ -326,15 +336,35 @@ impl Core {
         }
     }
 
-    /// Writes what was taken out dirty.
+    /// A dirty frame outside the map is written as soon as its object may write.
+    pub(super) fn queue_write(&mut self, id: FrameId) {
+        self.to_write.entry(self.frames[id].object).or_default().push_back(id);
+    }
+
+    /// Whether one more write of an object may be under way.
+    pub(super) fn may_write(&self, object: ObjectId) -> bool {
+        self.objects.get(&object).is_some_and(|object| object.writes.len() < WINDOW)
+    }
+
+    /// Writes the dirty frames outside their maps.
     pub(super) fn pump_writes(&mut self) {
-        while self.write_numbers.len() < WINDOW as usize {
-            let Some(id) = self.to_write.pop_front() else { return };
-            let Some(frame) = self.frames.get(id) else { continue };
-            if frame.place == Place::Out && frame.dirty && !frame.writing {
-                self.start_write(id);
-            }
+        if self.to_write.is_empty() {
+            return;
         }
+        let mut waiting = std::mem::take(&mut self.to_write);
+        waiting.retain(|&object, frames| {
+            while self.may_write(object) {
+                let Some(id) = frames.pop_front() else { return false };
+                // The frame's number may be another frame's by now.
+                if self.frames.get(id).is_some_and(|frame| {
+                    frame.object == object && frame.place == Place::Out && frame.dirty && !frame.writing
+                }) {
+                    self.start_write(id);
+                }
+            }
+            self.objects.contains_key(&object)
+        });
+        self.to_write = waiting;
     }
 
     /// Writes what has been dirty for long, or all if too much is; tries failed writes again.
@@ -351,15 +381,17 @@ impl Core {
                 self.throttle.waits() || self.dirty.saturating_sub(self.pinned) > self.limits.budget / 4;
             let old = dirtied + self.limits.dirty_age <= now;
             let due = frame.failed == 0 || frame.failed + RETRY <= now;
-            let window = self.write_numbers.len() < WINDOW as usize && !self.is_held(frame.object, frame.run);
+            let window = self.may_write(frame.object) && !self.is_held(frame.object, frame.run);
             if due && window && (old || many || frame.failed != 0) && !frame.writing {
                 match frame.place {
                     // Copies leave room for reads, should the writes never end.
                     Place::Installed => {
                         let spare = u64::from(frame.run.len) + self.limit() / 16;
-                        _ = self.make_room(spare) && self.copy(id);
+                        if !(self.make_room(spare) && self.copy(id)) && self.throttle.waits() {
+                            self.take_out_to_write(id);
+                        }
                     }
-                    Place::Out => self.to_write.push_back(id),
+                    Place::Out => self.queue_write(id),
                     _ => {}
                 }
             }
@@ -381,7 +413,8 @@ impl Core {
             .map(|(id, frame)| (id, frame.failed))
             .collect();
         self.retries = !all.is_empty();
-        self.to_write.extend(all.into_iter().filter(|(_, failed)| failed + RETRY <= now).map(|(id, _)| id));
+        let due = all.into_iter().filter(|(_, failed)| failed + RETRY <= now);
+        due.for_each(|(id, _)| self.queue_write(id));
     }
 
     pub(super) fn sync(&mut self, object: ObjectId, first: u64, end: u64, flush: bool, ticket: Ticket) {
@@ -430,7 +463,7 @@ impl Core {
                     continue;
                 };
                 let frame = &self.frames[id];
-                let window = self.write_numbers.len() < WINDOW as usize;
+                let window = self.may_write(job.object);
                 let done = match (frame.dirty, frame.writing, frame.place) {
                     (false, _, Place::Leaving) => false,
                     (false, ..) => true,
@@ -440,17 +473,11 @@ impl Core {
                         false
                     }
                     (true, false, Place::Installed) if window => {
-                        if self.copy(id) {
-                            true
-                        } else {
-                            // No memory for a copy: the page itself goes out.
-                            let run = self.frames[id].run;
-                            let idle = self.write_numbers.is_empty() && self.leaving == 0;
-                            if idle && !self.is_pinned(job.object, run) {
-                                self.take_out(id);
-                            }
-                            false
+                        let copied = self.copy(id);
+                        if !copied {
+                            self.take_out_to_write(id);
                         }
+                        copied
                     }
                     (true, false, Place::Out) if window => {
                         self.start_write(id);
