@@ -5,8 +5,8 @@ mod fuse_server;
 #[path = "contract/support.rs"]
 mod support;
 
-use folio::source::{LocalFile, Memory};
-use folio::{FaultCause, Pager, WriteBack};
+use folio::source::{Function, LocalFile, Memory};
+use folio::{Advice, FaultCause, Pager, WriteBack};
 use fuse_server::{FuseServer, Served};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -159,6 +159,44 @@ fn a_stuck_write_of_a_file_delays_no_other_map() {
         File::open(server.path()).unwrap().read_at(&mut read, 5_000).unwrap();
         assert_eq!(read[0], stored);
     });
+}
+
+#[test]
+fn a_stuck_spill_directory_delays_no_map() {
+    const CHUNKS: usize = 200;
+    let Some(server) = served(bytes()) else { return };
+    for features in ["", "-io_uring"] {
+        let spill = server.path().with_file_name("spill");
+        let pager = Pager::builder().budget(4 << 20).spill_dir(spill).features(features).build().unwrap();
+        let made = Function::new("made", 1 << 30, |offset, buffer: &mut [u8]| {
+            buffer.fill((offset >> 21) as u8);
+            Ok(())
+        });
+        let map = pager.map(made).unwrap();
+        map.advise(.., Advice::Random).unwrap();
+        let read = || (0..CHUNKS).for_each(|n| assert_eq!(map[n << 21], n as u8));
+        std::thread::scope(|scope| {
+            let _go = server.lets_go();
+            server.stick_lookups(true);
+            // Pages that leave memory have hashes, of which a small part of the budget holds these not all.
+            let reading = scope.spawn(|| {
+                read();
+                map.advise(.., Advice::Cold).unwrap();
+                read();
+            });
+            until_stuck(&server, 1);
+            let others = std::panic::catch_unwind(|| others_go_on(&pager));
+            let start = Instant::now();
+            while !reading.is_finished() && start.elapsed() < Duration::from_secs(20) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let in_time = reading.is_finished();
+            server.stick_lookups(false);
+            reading.join().unwrap();
+            others.unwrap();
+            assert!(in_time, "the map waits for its own hashes");
+        });
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::core::{Event, Failure, ObjectId, Ticket};
 use super::mailbox::{Bell, Mailbox};
+use super::records::FILE_BYTES;
 use super::shard::NewObject;
 use super::stats::Stats;
 use crate::source::request::Sink;
@@ -56,6 +57,18 @@ pub(crate) enum Message {
     SpillMade {
         object: ObjectId,
         file: io::Result<LocalFile>,
+    },
+    /// Leaves of hashes were written, by their numbers, or could not be.
+    LeavesWritten {
+        object: ObjectId,
+        leaves: Vec<(u64, u64)>,
+        result: io::Result<()>,
+    },
+    /// A leaf of hashes was read.
+    LeafLoaded {
+        object: ObjectId,
+        leaf: u64,
+        bytes: io::Result<Box<[u8; FILE_BYTES]>>,
     },
     /// The pager is dropped: end when nothing is left.
     Close,

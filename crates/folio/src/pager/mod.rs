@@ -31,6 +31,7 @@ mod disk;
 mod exclusive;
 mod features;
 mod handover;
+mod hash_file;
 pub(crate) mod inbox;
 pub(crate) mod lease;
 mod mailbox;

@@ -3,16 +3,18 @@
 //! The key is the pager's secret, drawn from the kernel: no safe [`Source`](crate::source::Source) can make up other bytes
 //! with the same hash. The hash is HighwayHash (Alakuijala, Cox, Wassenberg: "Fast keyed hash/pseudo-random function using SIMD
 //! multiply and permute", 2016), 64 bits.
+//!
+//! Hashes are kept in leaves. A leaf that leaves memory goes to a [file](super::hash_file), which other
+//! threads read and write: nothing here waits. Zero is no page's hash. In a leaf in memory it says
+//! "never seen", or, for a leaf that is in the file as well, "see the file".
 
 use super::core::Run;
 use highway::{HighwayHash, HighwayHasher, Key};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::ops::Range;
 
 /// Hashes of one leaf: 4 KiB.
-const LEAF: u64 = 512;
+const LEAF: usize = 512;
 
 /// The pager's secret.
 #[derive(Clone, Copy)]
@@ -48,102 +50,160 @@ pub(crate) struct Records {
     leaves: HashMap<u64, Box<Leaf>>,
     /// Leaves in memory, the oldest first; entries may be stale.
     order: VecDeque<u64>,
-    /// Leaves that are in the file only.
-    shed: HashSet<u64>,
+    /// Leaves on their way to the file.
+    writing: HashMap<u64, Writing>,
+    /// Leaves in the file, and how many of their hashes are good: those behind were forgotten.
+    shed: HashMap<u64, usize>,
     /// Leaves for which there was no memory and no file: of their pages none can be shown again.
     lost: HashSet<u64>,
-    file: Option<File>,
+    /// The number of the last write.
+    writes: u64,
     page: usize,
 }
 
-type Leaf = [u64; LEAF as usize];
+type Leaf = [u64; LEAF];
 
-/// Bytes of a leaf with what the map keeps beside it.
+/// A leaf that is being written to the file.
+struct Writing {
+    hashes: Box<Leaf>,
+    number: u64,
+    /// How many of its hashes were not forgotten since.
+    good: usize,
+}
+
+/// What is to be written of a leaf.
+pub(crate) struct LeafWrite {
+    pub(crate) leaf: u64,
+    pub(crate) number: u64,
+    /// Offsets in the file, in bytes, and what belongs there.
+    pub(crate) pieces: Vec<(u64, Vec<u8>)>,
+}
+
+/// Whether pages are as they were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Agreement {
+    /// As far as they were seen before.
+    Same,
+    Other,
+    /// This leaf has to be loaded first.
+    Unloaded(u64),
+    /// The hashes were given up.
+    Lost,
+}
+
+/// Bytes of a leaf in memory, with what the map keeps beside it.
 const LEAF_BYTES: usize = size_of::<Leaf>() + 64;
+/// Bytes of a leaf in the file.
+pub(crate) const FILE_BYTES: usize = size_of::<Leaf>();
+
+/// The leaf of a page, and the place of its hash there.
+fn place(page: u64) -> (u64, usize) {
+    (page / LEAF as u64, (page % LEAF as u64) as usize)
+}
 
 impl Records {
     pub(crate) fn new(secret: Secret, page: usize) -> Self {
-        let (leaves, order, shed) = (HashMap::new(), VecDeque::new(), HashSet::new());
-        Self { secret, leaves, order, shed, lost: HashSet::new(), file: None, page }
-    }
-
-    /// The leaf of a page: from memory, from the file, or with `make` a new one.
-    fn leaf(&mut self, leaf: u64, make: bool) -> io::Result<Option<&mut Box<Leaf>>> {
-        if !self.leaves.contains_key(&leaf) {
-            if !make && !self.shed.contains(&leaf) {
-                return Ok(None);
-            }
-            let mut hashes = Box::new([0; LEAF as usize]);
-            if self.shed.contains(&leaf) {
-                let mut bytes = vec![0; size_of::<Leaf>()];
-                let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
-                file.read_exact_at(&mut bytes, leaf * size_of::<Leaf>() as u64)?;
-                for (hash, bytes) in hashes.iter_mut().zip(bytes.as_chunks::<8>().0) {
-                    *hash = u64::from_ne_bytes(*bytes);
-                }
-                self.shed.remove(&leaf);
-            }
-            self.leaves.insert(leaf, hashes);
-            self.order.push_back(leaf);
+        Self {
+            secret,
+            leaves: HashMap::new(),
+            order: VecDeque::new(),
+            writing: HashMap::new(),
+            shed: HashMap::new(),
+            lost: HashSet::new(),
+            writes: 0,
+            page,
         }
-        Ok(self.leaves.get_mut(&leaf))
     }
 
-    /// Remembers the pages of a run; zero is kept for "never seen". What cannot be remembered is an error.
-    pub(crate) fn keep(&mut self, run: Run, bytes: &[u8]) -> io::Result<()> {
-        let (page_bytes, secret) = (self.page, self.secret);
-        for (page, bytes) in (run.first..).zip(bytes.chunks_exact(page_bytes)) {
-            if self.lost.contains(&(page / LEAF)) {
+    /// Remembers the pages of a run.
+    pub(crate) fn keep(&mut self, run: Run, bytes: &[u8]) {
+        for (page, bytes) in (run.first..).zip(bytes.chunks_exact(self.page)) {
+            let (leaf, at) = place(page);
+            if !self.lost.contains(&leaf) {
+                self.leaf(leaf)[at] = self.secret.hash(bytes).max(1);
+            }
+        }
+    }
+
+    /// The leaf in memory, made if it is not there.
+    fn leaf(&mut self, leaf: u64) -> &mut Leaf {
+        self.leaves.entry(leaf).or_insert_with(|| {
+            self.order.push_back(leaf);
+            Box::new([0; LEAF])
+        })
+    }
+
+    /// Whether the pages of a run are as they were. A run lies in one leaf.
+    pub(crate) fn agree(&self, run: Run, bytes: &[u8]) -> Agreement {
+        if self.leaves.is_empty() && self.shed.is_empty() && self.writing.is_empty() && self.lost.is_empty() {
+            return Agreement::Same;
+        }
+        for (page, bytes) in (run.first..).zip(bytes.chunks_exact(self.page)) {
+            let (leaf, at) = place(page);
+            if self.lost.contains(&leaf) {
+                return Agreement::Lost;
+            }
+            let in_memory = self.leaves.get(&leaf).map_or(0, |hashes| hashes[at]);
+            let known = match (in_memory, self.writing.get(&leaf)) {
+                (0, Some(writing)) => writing.hashes[at],
+                (known, _) => known,
+            };
+            if known == 0 && self.shed.get(&leaf).is_some_and(|&good| at < good) {
+                return Agreement::Unloaded(leaf);
+            }
+            if known != 0 && known != self.secret.hash(bytes).max(1) {
+                return Agreement::Other;
+            }
+        }
+        Agreement::Same
+    }
+
+    /// Takes the oldest leaves out of memory, up to `bytes` of them, to be written. They are known, and
+    /// count, until [`written`](Self::written).
+    pub(crate) fn shed(&mut self, bytes: usize) -> Vec<LeafWrite> {
+        let mut writes = Vec::new();
+        for _ in 0..self.order.len() {
+            if writes.len() * LEAF_BYTES >= bytes {
+                break;
+            }
+            let Some(leaf) = self.order.pop_front() else { break };
+            if self.writing.contains_key(&leaf) {
+                self.order.push_back(leaf);
                 continue;
             }
-            if let Some(leaf) = self.leaf(page / LEAF, true)? {
-                leaf[(page % LEAF) as usize] = secret.hash(bytes).max(1);
-            }
+            let Some(hashes) = self.leaves.remove(&leaf) else { continue };
+            let good = self.shed.get(&leaf).copied().unwrap_or(0);
+            self.writes += 1;
+            writes.push(LeafWrite { leaf, number: self.writes, pieces: pieces(leaf, &hashes, good) });
+            self.writing.insert(leaf, Writing { hashes, number: self.writes, good: LEAF });
         }
-        Ok(())
+        writes
     }
 
-    /// Whether the pages of a run are what was remembered, as far as they were seen before.
-    pub(crate) fn agree(&mut self, run: Run, bytes: &[u8]) -> io::Result<bool> {
-        if self.leaves.is_empty() && self.shed.is_empty() && self.lost.is_empty() {
-            return Ok(true);
+    /// A leaf is in the file now, or could not be written.
+    pub(crate) fn written(&mut self, leaf: u64, number: u64, written: bool) {
+        // What was forgotten meanwhile is not waited for any more.
+        if self.writing.get(&leaf).is_none_or(|writing| writing.number != number) {
+            return;
         }
-        let (page_bytes, secret) = (self.page, self.secret);
-        for (page, bytes) in (run.first..).zip(bytes.chunks_exact(page_bytes)) {
-            if self.lost.contains(&(page / LEAF)) {
-                let rule = "the budget has no room for the hashes of pages, and the spill directory takes none: whether \
-                            this page is as it was shown cannot be known";
-                return Err(io::Error::new(io::ErrorKind::StorageFull, rule));
-            }
-            let known = self.leaf(page / LEAF, false)?.map_or(0, |leaf| leaf[(page % LEAF) as usize]);
-            if known != 0 && known != secret.hash(bytes).max(1) {
-                return Ok(false);
-            }
+        let Some(Writing { hashes, good, .. }) = self.writing.remove(&leaf) else { return };
+        if written {
+            self.shed.insert(leaf, good);
+        } else if !self.lost.contains(&leaf) {
+            fill_up(self.leaf(leaf), &hashes[..good]);
         }
-        Ok(true)
     }
 
-    /// Moves the oldest leaf to a file, which `make` makes. Whether there was one to move.
-    pub(crate) fn shed(&mut self, make: impl FnOnce() -> io::Result<File>) -> io::Result<bool> {
-        let Some(leaf) = self.order.pop_front() else { return Ok(false) };
-        let Some(hashes) = self.leaves.remove(&leaf) else { return Ok(true) };
-        let file = match self.file.take() {
-            Some(file) => Ok(file),
-            None => make(),
-        };
-        let written = file.and_then(|file| {
-            let bytes: Vec<u8> = hashes.iter().flat_map(|hash| hash.to_ne_bytes()).collect();
-            let written = file.write_all_at(&bytes, leaf * size_of::<Leaf>() as u64);
-            self.file = Some(file);
-            written
-        });
-        if let Err(error) = written {
-            self.leaves.insert(leaf, hashes);
-            self.order.push_back(leaf);
-            return Err(error);
+    /// A leaf was read from the file.
+    pub(crate) fn loaded(&mut self, leaf: u64, bytes: &[u8; FILE_BYTES]) {
+        let Some(good) = self.shed.remove(&leaf) else { return };
+        let mut hashes = [0; LEAF];
+        for (hash, bytes) in hashes.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *hash = u64::from_ne_bytes(*bytes);
         }
-        self.shed.insert(leaf);
-        Ok(true)
+        if !self.lost.contains(&leaf) {
+            fill_up(self.leaf(leaf), &hashes[..good]);
+        }
     }
 
     /// Gives up the oldest leaf that is in memory. Whether there was one.
@@ -159,59 +219,198 @@ impl Records {
 
     /// Forgets all from a page on.
     pub(crate) fn forget_from(&mut self, first: u64) {
-        // The leaf that is forgotten in part has to be in memory.
-        if self.leaf(first / LEAF, false).is_err() {
-            self.shed.remove(&(first / LEAF));
-        }
-        self.shed.retain(|&leaf| leaf < first / LEAF);
-        self.lost.retain(|&leaf| leaf * LEAF < first);
+        let (last, at) = place(first);
+        // Hashes of the leaf `leaf` that stay.
+        let stay = |leaf: u64| if leaf < last { LEAF } else { at };
+        self.lost.retain(|&leaf| leaf <= last && stay(leaf) > 0);
         self.leaves.retain(|&leaf, hashes| {
-            let start = leaf * LEAF;
-            for page in first.max(start)..start + LEAF {
-                hashes[(page - start) as usize] = 0;
-            }
-            start < first
+            hashes[stay(leaf)..].fill(0);
+            leaf <= last && stay(leaf) > 0
+        });
+        self.writing.retain(|&leaf, writing| {
+            writing.good = writing.good.min(stay(leaf));
+            writing.hashes[writing.good..].fill(0);
+            leaf <= last && writing.good > 0
+        });
+        self.shed.retain(|&leaf, good| {
+            *good = (*good).min(stay(leaf));
+            leaf <= last && *good > 0
         });
     }
 
     /// Bytes that the hashes take.
     pub(crate) fn bytes(&self) -> usize {
-        self.leaves.len() * LEAF_BYTES + (self.shed.len() + self.lost.len()) * 16
+        (self.leaves.len() + self.writing.len()) * LEAF_BYTES + (self.shed.len() + self.lost.len()) * 16
     }
+}
+
+/// Hashes that a leaf lacks are taken from older ones.
+fn fill_up(hashes: &mut Leaf, older: &[u64]) {
+    for (hash, older) in hashes.iter_mut().zip(older).filter(|(hash, _)| **hash == 0) {
+        *hash = *older;
+    }
+}
+
+/// The pieces of a leaf that make the file complete: of the first `good` hashes the file has those that
+/// are not in memory.
+fn pieces(leaf: u64, hashes: &Leaf, good: usize) -> Vec<(u64, Vec<u8>)> {
+    let written = |at: usize| at >= good || hashes[at] != 0;
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for at in (0..LEAF).filter(|&at| written(at)) {
+        match ranges.last_mut() {
+            Some(range) if range.end == at => range.end += 1,
+            _ => ranges.push(at..at + 1),
+        }
+    }
+    let start = leaf * FILE_BYTES as u64;
+    let piece = |range: Range<usize>| {
+        let bytes = hashes[range.clone()].iter().flat_map(|hash| hash.to_ne_bytes()).collect();
+        (start + 8 * range.start as u64, bytes)
+    };
+    ranges.into_iter().map(piece).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Records, Secret};
+    use super::{Agreement, FILE_BYTES, LeafWrite, Records, Secret};
     use crate::pager::core::Run;
 
-    #[test]
-    fn other_bytes_do_not_agree_and_the_same_do() {
-        let mut records = Records::new(Secret::draw(), 4096);
-        let run = Run { first: 700, len: 2 };
-        let mut bytes = vec![7; 8192];
-        assert!(records.agree(run, &bytes).unwrap(), "nothing is known yet");
-        records.keep(run, &bytes).unwrap();
-        assert!(records.agree(run, &bytes).unwrap());
-        bytes[8191] ^= 1;
-        assert!(!records.agree(run, &bytes).unwrap());
-        assert!(records.agree(Run::one(700), &bytes[..4096]).unwrap(), "the first page is the same");
-        records.forget_from(701);
-        assert!(records.agree(run, &bytes).unwrap());
+    const PAGE: usize = 4096;
+
+    /// A file as long as it has to be.
+    #[derive(Default)]
+    struct Stored(Vec<u8>);
+
+    impl Stored {
+        fn write(&mut self, write: &LeafWrite) {
+            for (offset, bytes) in &write.pieces {
+                let (start, end) = (*offset as usize, *offset as usize + bytes.len());
+                self.0.resize(self.0.len().max(end), 0);
+                self.0[start..end].copy_from_slice(bytes);
+            }
+        }
+
+        fn load(&self, records: &mut Records, leaf: u64) {
+            let start = leaf as usize * FILE_BYTES;
+            records.loaded(leaf, self.0[start..start + FILE_BYTES].try_into().unwrap());
+        }
+
+        fn shed_all(&mut self, records: &mut Records) {
+            for write in records.shed(usize::MAX) {
+                self.write(&write);
+                records.written(write.leaf, write.number, true);
+            }
+        }
+
+        fn agree(&self, records: &mut Records, page: u64, byte: u8) -> bool {
+            let bytes = [byte; PAGE];
+            match records.agree(Run::one(page), &bytes) {
+                Agreement::Unloaded(leaf) => {
+                    self.load(records, leaf);
+                    records.agree(Run::one(page), &bytes) == Agreement::Same
+                }
+                agreement => agreement == Agreement::Same,
+            }
+        }
+    }
+
+    fn records() -> Records {
+        Records::new(Secret::draw(), PAGE)
     }
 
     #[test]
-    fn what_was_shed_to_a_file_is_known_still() {
-        let mut records = Records::new(Secret::draw(), 4096);
+    fn other_bytes_do_not_agree_and_the_same_do() {
+        let mut records = records();
+        let run = Run { first: 700, len: 2 };
+        let mut bytes = vec![7; 8192];
+        assert_eq!(records.agree(run, &bytes), Agreement::Same, "nothing is known yet");
+        records.keep(run, &bytes);
+        assert_eq!(records.agree(run, &bytes), Agreement::Same);
+        bytes[8191] ^= 1;
+        assert_eq!(records.agree(run, &bytes), Agreement::Other);
+        assert_eq!(records.agree(Run::one(700), &bytes[..PAGE]), Agreement::Same);
+        records.forget_from(701);
+        assert_eq!(records.agree(run, &bytes), Agreement::Same);
+    }
+
+    #[test]
+    fn hashes_in_the_file_are_known_still() {
+        let (mut records, mut file) = (records(), Stored::default());
         for page in (0..100_000).step_by(100) {
-            records.keep(Run::one(page), &[page as u8; 4096]).unwrap();
+            records.keep(Run::one(page), &[page as u8; PAGE]);
         }
         let before = records.bytes();
-        while records.shed(tempfile::tempfile).unwrap() {}
+        file.shed_all(&mut records);
         assert!(records.bytes() < before / 100, "{} of {before}", records.bytes());
         for page in (0..100_000).step_by(100) {
-            assert!(records.agree(Run::one(page), &[page as u8; 4096]).unwrap(), "{page}");
-            assert!(!records.agree(Run::one(page), &[!page as u8; 4096]).unwrap(), "{page}");
+            assert!(!file.agree(&mut records, page, !page as u8), "{page}");
+            assert!(file.agree(&mut records, page, page as u8), "{page}");
         }
+    }
+
+    #[test]
+    fn a_leaf_is_known_while_it_is_written_and_after_a_write_that_failed() {
+        let mut records = records();
+        records.keep(Run::one(3), &[3; PAGE]);
+        let write = records.shed(usize::MAX).remove(0);
+        assert_eq!(records.writing.len(), 1);
+        assert_eq!(records.agree(Run::one(3), &[4; PAGE]), Agreement::Other);
+        // A newer hash is the one that counts, whichever way the write ends.
+        records.keep(Run::one(3), &[5; PAGE]);
+        records.written(write.leaf, write.number, false);
+        assert_eq!(records.agree(Run::one(3), &[5; PAGE]), Agreement::Same);
+        assert_eq!(records.agree(Run::one(3), &[3; PAGE]), Agreement::Other);
+    }
+
+    #[test]
+    fn new_hashes_of_a_leaf_in_the_file_need_no_load() {
+        let (mut records, mut file) = (records(), Stored::default());
+        records.keep(Run { first: 0, len: 2 }, &[1; 2 * PAGE]);
+        file.shed_all(&mut records);
+        records.keep(Run::one(1), &[9; PAGE]);
+        assert_eq!(records.agree(Run::one(1), &[9; PAGE]), Agreement::Same);
+        assert_eq!(records.agree(Run::one(0), &[1; PAGE]), Agreement::Unloaded(0));
+        file.shed_all(&mut records);
+        assert!(file.agree(&mut records, 0, 1) && file.agree(&mut records, 1, 9));
+    }
+
+    #[test]
+    fn forgotten_hashes_come_back_by_no_load_and_no_write() {
+        let (mut records, mut file) = (records(), Stored::default());
+        records.keep(Run { first: 0, len: 8 }, &[1; 8 * PAGE]);
+        file.shed_all(&mut records);
+        // While the leaf is in the file.
+        records.forget_from(6);
+        assert!(file.agree(&mut records, 6, 2) && !file.agree(&mut records, 5, 2));
+        // While it is written.
+        let write = records.shed(usize::MAX).remove(0);
+        records.forget_from(4);
+        file.write(&write);
+        records.written(write.leaf, write.number, true);
+        assert!(file.agree(&mut records, 4, 2) && !file.agree(&mut records, 3, 2));
+        // While a new hash is beside those in the file.
+        file.shed_all(&mut records);
+        records.forget_from(2);
+        records.keep(Run::one(5), &[7; PAGE]);
+        file.shed_all(&mut records);
+        assert!(file.agree(&mut records, 2, 2) && file.agree(&mut records, 3, 2));
+        assert!(file.agree(&mut records, 5, 7) && file.agree(&mut records, 1, 1));
+        // All of it.
+        file.shed_all(&mut records);
+        records.forget_from(0);
+        records.keep(Run::one(7), &[8; PAGE]);
+        file.shed_all(&mut records);
+        assert!((0..7).all(|page| file.agree(&mut records, page, 3)) && !file.agree(&mut records, 7, 3));
+    }
+
+    #[test]
+    fn hashes_that_were_given_up_are_said_to_be() {
+        let mut records = records();
+        records.keep(Run::one(600), &[1; PAGE]);
+        assert!(records.lose() && !records.lose());
+        assert_eq!(records.agree(Run::one(600), &[1; PAGE]), Agreement::Lost);
+        assert_eq!(records.agree(Run::one(0), &[1; PAGE]), Agreement::Same);
+        records.forget_from(512);
+        assert_eq!(records.agree(Run::one(600), &[1; PAGE]), Agreement::Same);
     }
 }

@@ -11,6 +11,7 @@ use super::core::{
 use super::delivery::Delivery;
 use super::disk::{Disk, Operation, WATCHED};
 use super::handover::{Batch, Caller};
+use super::hash_file::{HashFile, unnamed_file};
 use super::inbox::{Inbox, Message, Outcome};
 use super::merge::{Parts, PreImages};
 use super::pressure::Pressure;
@@ -31,6 +32,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
+
+mod hashes;
 
 /// How often time is told to the core while something waits for it.
 const TICK: Duration = Duration::from_millis(20);
@@ -97,8 +100,13 @@ struct Object {
     spill: Option<Arc<LocalFile>>,
     /// Writes that wait for `spill`, which a thread makes.
     awaiting: Vec<Op>,
-    /// The hash of a page could not be kept: no page can be shown again.
-    unknown: bool,
+    hash_file: HashFile,
+    /// When the write of leaves to `hash_file` that is under way began.
+    shedding: Option<Instant>,
+    /// Reads that wait for a leaf of hashes, by leaf.
+    unjudged: Vec<(u64, Op)>,
+    /// The last handle is gone: nobody sees a page any more.
+    leaving: bool,
     /// Stores to it are watched.
     tracked: bool,
     /// A read-only map of bytes that cannot change: nothing has to be remembered of its pages.
@@ -496,9 +504,10 @@ impl Shard {
             Message::Tell(event) => self.event(event),
             Message::Detach { object, held } => {
                 if let Some(this) = self.objects.get_mut(&object) {
-                    this.held = held;
+                    (this.held, this.leaving) = (held, true);
                 }
                 self.event(Event::Detach { object });
+                self.end_unjudged(object);
             }
             Message::Ask(make, reply) => {
                 self.next += 1;
@@ -544,6 +553,10 @@ impl Shard {
             }
             Message::Ended { id, result } => self.ended(id, result),
             Message::SpillMade { object, file } => self.spill_made(object, file),
+            Message::LeavesWritten { object, leaves, result } => {
+                self.leaves_written(object, &leaves, &result);
+            }
+            Message::LeafLoaded { object, leaf, bytes } => self.leaf_loaded(object, leaf, bytes),
             Message::Close => self.closing = true,
         }
     }
@@ -595,7 +608,10 @@ impl Shard {
             records,
             spill: None,
             awaiting: Vec::new(),
-            unknown: false,
+            hash_file: HashFile::new(id, &self.inbox),
+            shedding: None,
+            unjudged: Vec::new(),
+            leaving: false,
             tracked: new.tracked,
             constant,
             guard: new.stamp.filter(|_| !merges).map(Guard::new),
@@ -721,8 +737,8 @@ impl Shard {
             Action::Detached { object } => {
                 if let Some(object) = self.objects.remove(&object) {
                     self.areas.remove(&object.store.address());
-                    let Object { caller, reach, records, spill, held, .. } = object;
-                    caller.drop_all(held, (reach, records, spill));
+                    let Object { caller, reach, records, hash_file, spill, held, .. } = object;
+                    caller.drop_all(held, (reach, records, hash_file, spill));
                 }
                 None
             }
@@ -858,49 +874,6 @@ impl Shard {
         }
     }
 
-    /// Keeps the hashes within a sixteenth of the budget: the rest goes to a file. Where there is none, they have a quarter of the
-    /// budget, and the oldest are given up.
-    fn shed_records(&mut self, id: ObjectId) {
-        let hashes = |objects: &SpreadMap<ObjectId, Object>| -> usize {
-            objects.values().map(|object| object.records.bytes()).sum()
-        };
-        let mut bytes = hashes(&self.objects);
-        let retry = self.shed_failed.is_none_or(|failed| failed.elapsed() >= IDLE);
-        while bytes > self.config.budget / 16 && retry {
-            let dir = &self.config.spill_dir;
-            let mut victims = self.victims(id).into_iter();
-            let shed = victims.find_map(|id| {
-                let object = self.objects.get_mut(&id)?;
-                object.records.shed(|| unnamed_file(dir)).map(|shed| shed.then_some(())).transpose()
-            });
-            match shed {
-                Some(Ok(())) => self.shed_failed = None,
-                Some(Err(error)) => {
-                    self.shed_failed = Some(Instant::now());
-                    self.hashes_refused += 1;
-                    self.hash_refusal = error.raw_os_error().or(self.hash_refusal);
-                    break;
-                }
-                None => break,
-            }
-            bytes = hashes(&self.objects);
-        }
-        while self.shed_failed.is_some() && bytes > self.config.budget / 4 {
-            let mut victims = self.victims(id).into_iter();
-            if !victims.any(|id| self.objects.get_mut(&id).is_some_and(|object| object.records.lose())) {
-                break;
-            }
-            bytes = hashes(&self.objects);
-        }
-        self.hash_bytes = bytes;
-    }
-
-    /// Objects whose hashes may leave memory: this one, and the one with the most.
-    fn victims(&self, id: ObjectId) -> [ObjectId; 2] {
-        let most = self.objects.iter().max_by_key(|(_, object)| object.records.bytes());
-        [id, most.map_or(id, |(&most, _)| most)]
-    }
-
     fn discard(&mut self, frame: FrameId, id: ObjectId, run: Run, last: bool, shown: bool) {
         if let Some(images) =
             self.objects.get_mut(&id).and_then(|object| object.images.as_mut()).filter(|_| last)
@@ -912,11 +885,8 @@ impl Shard {
         if shown && !object.constant {
             // SAFETY: the slot holds the run's bytes, outside the map, and only this thread has it.
             let bytes = unsafe { std::slice::from_raw_parts(slot.buffer(), slot.pages() * self.page) };
-            if object.records.keep(run, bytes).is_err() {
-                // What cannot be known again is not shown again.
-                object.unknown = true;
-            }
-            self.shed_records(id);
+            object.records.keep(run, bytes);
+            self.shed_hashes(id);
         }
         let Some(object) = self.objects.get_mut(&id) else { return self.pool.give(slot) };
         if last {
@@ -978,7 +948,7 @@ impl Shard {
             Reach::Zeros => {
                 // SAFETY: the slot is `room` bytes, and this thread's alone.
                 unsafe { buffer.write_bytes(0, room) };
-                self.finish_read(&op).map(Some)
+                self.finish_read(op).transpose()
             }
             Reach::Bytes(address, all) => {
                 if offset as usize + len > all {
@@ -986,7 +956,7 @@ impl Shard {
                 }
                 // SAFETY: as above. The source's bytes are there while it lives, which the object sees to, and are not the pool's.
                 unsafe { buffer.copy_from_nonoverlapping((address as *const u8).add(offset as usize), len) };
-                self.finish_read(&op).map(Some)
+                self.finish_read(op).transpose()
             }
             Reach::Requests | Reach::Constant | Reach::SlowFile(_) => {
                 self.next += 1;
@@ -1069,7 +1039,12 @@ impl Shard {
                 match kind {
                     Kind::Flush => Some(Ok(())),
                     Kind::Read if op.done >= op.len => match self.judge(&mut op) {
-                        Ok(Verdict::Settled) => Some(self.finish_read(&op)),
+                        Ok(Verdict::Settled) => {
+                            if let Some(outcome) = self.finish_read(op) {
+                                self.tell(frame, object, kind, outcome);
+                            }
+                            return;
+                        }
                         Ok(Verdict::Again) => {
                             op.done = 0;
                             None
@@ -1140,25 +1115,6 @@ impl Shard {
                 Ok(op.settling.as_mut().map_or(Verdict::Settled, |settling| settling.judge(after, bytes)))
             }
             Shows::Any => Ok(Verdict::Settled),
-        }
-    }
-
-    /// The bytes are there: the rest of the last page is zeroed, and they must be what they were.
-    fn finish_read(&mut self, op: &Op) -> Result<(), Reason> {
-        let object = self.objects.get_mut(&op.object).ok_or(Reason::PastEnd)?;
-        let room = op.run.len as usize * self.page;
-        // SAFETY: the slot is `room` bytes, and this thread's alone again.
-        let bytes = unsafe {
-            op.buffer.add(op.len).write_bytes(0, room - op.len);
-            std::slice::from_raw_parts(op.buffer, room)
-        };
-        if object.constant {
-            return Ok(());
-        }
-        match object.records.agree(op.run, bytes) {
-            Ok(true) if !object.unknown => Ok(()),
-            Ok(_) => Err(Reason::Changed),
-            Err(error) => Err(reason_of(&error)),
         }
     }
 
@@ -1409,13 +1365,6 @@ fn run_of(run: Run) -> store::Run {
 /// Whether an operation that was refused with EINVAL may go by the page cache instead.
 fn gave_up_direct(op: &Op) -> bool {
     op.file.as_ref().is_some_and(|file| file.stop_direct())
-}
-
-/// A file without a name.
-fn unnamed_file(dir: &std::path::Path) -> io::Result<std::fs::File> {
-    use rustix::fs::{Mode, OFlags};
-    let unnamed = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(dir, unnamed, Mode::RUSR | Mode::WUSR)?.into())
 }
 
 /// One for private pages, as long as the map may become.

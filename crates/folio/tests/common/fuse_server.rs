@@ -52,6 +52,7 @@ struct Control {
     writes_stick: AtomicBool,
     attributes_stick: AtomicBool,
     opens_stick: AtomicBool,
+    lookups_stick: AtomicBool,
     /// Reads that have reached the server.
     reads: AtomicU64,
     /// Requests that are stuck now.
@@ -122,6 +123,11 @@ impl FuseServer {
     /// Whether open(2) waits.
     pub(crate) fn stick_opens(&self, stick: bool) {
         self.control.opens_stick.store(stick, Ordering::SeqCst);
+    }
+
+    /// Whether the search for names other than the file's waits.
+    pub(crate) fn stick_lookups(&self, stick: bool) {
+        self.control.lookups_stick.store(stick, Ordering::SeqCst);
     }
 
     /// Lets all that is stuck go when it is dropped: a test that panics must not wait for its own threads.
@@ -259,10 +265,13 @@ impl OneFile {
 impl Filesystem for OneFile {
     fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
         if name == "file" {
-            reply.entry(&NO_TIME, &self.attributes(FILE), Generation(0));
-        } else {
-            reply.error(Errno::ENOENT);
+            return reply.entry(&NO_TIME, &self.attributes(FILE), Generation(0));
         }
+        let control = self.control;
+        std::thread::spawn(move || {
+            control.wait(&control.lookups_stick);
+            reply.error(Errno::ENOENT);
+        });
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {

@@ -6,6 +6,8 @@ use folio::source::{Function, Memory, WritableMemory, Zeros};
 use folio::{Errno, Pager, WriteBack};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 #[test]
@@ -164,4 +166,42 @@ fn hashes_that_no_file_takes_stay_within_the_budget_and_are_reported() {
     assert!(stats.hashes_refused > 0, "{stats:?}");
     let error = map.read_at(&mut byte, 0).unwrap_err();
     assert!(error.to_string().contains("hashes"), "{error}");
+}
+
+#[test]
+fn a_page_whose_hash_is_in_the_file_is_the_same_or_an_error() {
+    const CHUNKS: usize = 1_000;
+    let dir = disk_dir();
+    let pager = folio::Pager::builder().budget(4 << 20).spill_dir(dir.path()).build().unwrap();
+    let first_changed = Arc::new(AtomicU64::new(u64::MAX));
+    let changed = Arc::clone(&first_changed);
+    let far = folio::source::Function::new("far", 8 << 30, move |offset, buffer: &mut [u8]| {
+        let other = offset >= changed.load(Ordering::SeqCst);
+        buffer.fill((offset >> 21) as u8 ^ u8::from(other));
+        Ok(())
+    });
+    let map = pager.map(far).unwrap();
+    map.advise(.., folio::Advice::Random).unwrap();
+    let mut byte = [0];
+    for round in 0..3 {
+        for n in 0..CHUNKS {
+            map.read_at(&mut byte, n << 21).unwrap();
+            assert_eq!(byte[0], n as u8, "round {round}");
+        }
+        map.advise(.., folio::Advice::Cold).unwrap();
+    }
+    let stats = pager.stats().unwrap();
+    assert_eq!((stats.hashes_refused, stats.hash_refusal), (0, None), "{stats:?}");
+    // The hashes of all these pages take as much as the budget.
+    assert!(stats.resident_bytes + stats.record_bytes <= stats.budget, "{stats:?}");
+    first_changed.store(500 << 21, Ordering::SeqCst);
+    for n in 0..CHUNKS {
+        match map.read_at(&mut byte, n << 21) {
+            Ok(()) => assert!(n < 500 && byte[0] == n as u8, "page of chunk {n}"),
+            Err(error) => {
+                assert!(n >= 500, "{error}");
+                assert_eq!(error.fault().unwrap().cause(), folio::FaultCause::Changed, "{error}");
+            }
+        }
+    }
 }

@@ -1,0 +1,144 @@
+//! The hashes of evicted pages: kept within a part of the budget, with a file for the rest, and asked when
+//! a page is read again.
+
+use super::{IDLE, Kind, Object, Op, Shard, reason_of};
+use crate::pager::core::spread::SpreadMap;
+use crate::pager::core::{ObjectId, Reason};
+use crate::pager::records::{Agreement, FILE_BYTES};
+use std::io;
+use std::time::Instant;
+
+/// Bytes of leaves that are given to the file at once, at most.
+const BATCH: usize = 1 << 20;
+
+impl Shard {
+    /// Keeps the hashes within a sixteenth of the budget: the rest goes to a file. Where the file takes
+    /// none, or takes them too slowly, they have a quarter of the budget, and the oldest are given up.
+    pub(super) fn shed_hashes(&mut self, id: ObjectId) {
+        let mut bytes = hashes(&self.objects);
+        let most = self.config.budget / 16;
+        let retry = self.shed_failed.is_none_or(|failed| failed.elapsed() >= IDLE);
+        if bytes > most && retry {
+            // A little more at once than has to be: a hand-over to the thread costs more than a leaf.
+            let excess = (bytes - most / 8 * 7).min(BATCH);
+            let victims = self.victims(id);
+            let dir = &self.config.spill_dir;
+            for id in victims {
+                let Some(object) = self.objects.get_mut(&id).filter(|object| object.shedding.is_none())
+                else {
+                    continue;
+                };
+                let writes = object.records.shed(excess);
+                if !writes.is_empty() {
+                    object.shedding = Some(Instant::now());
+                    object.hash_file.write(dir, writes);
+                    break;
+                }
+            }
+        }
+        if bytes > self.config.budget / 4 {
+            let stuck = |object: &Object| object.shedding.is_some_and(|since| since.elapsed() >= IDLE);
+            let victims = self.victims(id);
+            while (self.shed_failed.is_some() || self.objects.values().any(stuck))
+                && bytes > self.config.budget / 4
+            {
+                let mut victims = victims.into_iter();
+                if !victims.any(|id| self.objects.get_mut(&id).is_some_and(|object| object.records.lose())) {
+                    break;
+                }
+                bytes = hashes(&self.objects);
+            }
+        }
+        self.hash_bytes = bytes;
+    }
+
+    /// Objects whose hashes may leave memory: this one, and the one with the most.
+    fn victims(&self, id: ObjectId) -> [ObjectId; 2] {
+        let most = self.objects.iter().max_by_key(|(_, object)| object.records.bytes());
+        [id, most.map_or(id, |(&most, _)| most)]
+    }
+
+    pub(super) fn leaves_written(&mut self, id: ObjectId, leaves: &[(u64, u64)], result: &io::Result<()>) {
+        match result {
+            Ok(()) => self.shed_failed = None,
+            Err(error) => {
+                self.shed_failed = Some(Instant::now());
+                self.hashes_refused += 1;
+                self.hash_refusal = error.raw_os_error().or(self.hash_refusal);
+            }
+        }
+        if let Some(object) = self.objects.get_mut(&id) {
+            object.shedding = None;
+            for &(leaf, number) in leaves {
+                object.records.written(leaf, number, result.is_ok());
+            }
+        }
+        self.shed_hashes(id);
+        self.keep_budget();
+    }
+
+    /// The bytes of a read are there: the rest of the last page is zeroed, and they must be what they were.
+    /// `None` if a leaf of hashes has to be read first.
+    pub(super) fn finish_read(&mut self, op: Op) -> Option<Result<(), Reason>> {
+        let Some(object) = self.objects.get_mut(&op.object) else { return Some(Err(Reason::PastEnd)) };
+        let room = op.run.len as usize * self.page;
+        // SAFETY: the slot is `room` bytes, and this thread's alone again.
+        let bytes = unsafe {
+            op.buffer.add(op.len).write_bytes(0, room - op.len);
+            std::slice::from_raw_parts(op.buffer, room)
+        };
+        if object.constant || object.leaving {
+            return Some(Ok(()));
+        }
+        match object.records.agree(op.run, bytes) {
+            Agreement::Same => Some(Ok(())),
+            Agreement::Other => Some(Err(Reason::Changed)),
+            Agreement::Lost => {
+                let rule = "the budget has no room for the hashes of pages, and the spill directory takes none: whether \
+                            this page is as it was shown cannot be known";
+                Some(Err(reason_of(&io::Error::new(io::ErrorKind::StorageFull, rule))))
+            }
+            Agreement::Unloaded(leaf) => {
+                if object.unjudged.iter().all(|&(other, _)| other != leaf) {
+                    object.hash_file.load(leaf);
+                }
+                object.unjudged.push((leaf, op));
+                None
+            }
+        }
+    }
+
+    /// The reads that waited for a leaf are judged, or fail with it.
+    pub(super) fn leaf_loaded(&mut self, id: ObjectId, leaf: u64, bytes: io::Result<Box<[u8; FILE_BYTES]>>) {
+        let Some(object) = self.objects.get_mut(&id) else { return };
+        let result = bytes.map(|bytes| object.records.loaded(leaf, &bytes)).map_err(|error| {
+            let text = format!("the hashes of its pages cannot be read from the spill directory: {error}");
+            reason_of(&io::Error::new(error.kind(), text))
+        });
+        let waited = object.unjudged.extract_if(.., |&mut (other, _)| other == leaf).map(|(_, op)| op);
+        for op in waited.collect::<Vec<_>>() {
+            let frame = op.frame;
+            let outcome = match &result {
+                Ok(()) => self.finish_read(op),
+                Err(reason) => Some(Err(reason.clone())),
+            };
+            if let Some(outcome) = outcome {
+                self.tell(frame, id, Kind::Read, outcome);
+            }
+        }
+        self.shed_hashes(id);
+        self.keep_budget();
+    }
+
+    /// Of an object that nobody uses any more no read waits for its hashes.
+    pub(super) fn end_unjudged(&mut self, id: ObjectId) {
+        let Some(object) = self.objects.get_mut(&id) else { return };
+        for (_, op) in std::mem::take(&mut object.unjudged) {
+            self.tell(op.frame, id, Kind::Read, Err(Reason::PastEnd));
+        }
+    }
+}
+
+fn hashes(objects: &SpreadMap<ObjectId, Object>) -> usize {
+    objects.values().map(|object| object.records.bytes()).sum()
+}
