@@ -377,7 +377,7 @@ mod tests {
     #[test]
     fn forgotten_hashes_come_back_by_no_load_and_no_write() {
         let (mut records, mut file) = (records(), Stored::default());
-        records.keep(Run { first: 0, len: 8 }, &[1; 8 * PAGE]);
+        records.keep(Run { first: 0, len: 8 }, &vec![1; 8 * PAGE]);
         file.shed_all(&mut records);
         // While the leaf is in the file.
         records.forget_from(6);
