@@ -12,6 +12,7 @@
 //! | [`mailbox`] | the inbox's queue, and how its reader sleeps |
 //! | [`pressure`] | the machine's memory pressure |
 //! | [`records`] | hashes of pages that left memory |
+//! | [`hash_file`] | the file for hashes that memory has no room for |
 //! | [`lease`] | an object that is mapped, and the calls of its handles |
 //! | [`registry`] | the objects of the process, and what each is mapped for |
 //! | [`exclusive`] | one writing pager a file, among all processes |
