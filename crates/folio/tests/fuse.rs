@@ -200,6 +200,37 @@ fn a_stuck_spill_directory_delays_no_map() {
 }
 
 #[test]
+fn hashes_that_a_stuck_directory_does_not_take_stay_within_the_budget_and_are_reported() {
+    let Some(server) = served(bytes()) else { return };
+    let spill = server.path().with_file_name("spill");
+    let pager = Pager::builder().budget(4 << 20).spill_dir(spill).build().unwrap();
+    let made = Function::new("made", 8 << 30, |_, buffer: &mut [u8]| {
+        buffer.fill(1);
+        Ok(())
+    });
+    let map = pager.map(made).unwrap();
+    map.advise(.., Advice::Random).unwrap();
+    let _go = server.lets_go();
+    server.stick_lookups(true);
+    let start = Instant::now();
+    // One page of each 2 MiB: the hashes of each of these have a leaf of their own.
+    let mut next = (0..4_000_usize).map(|n| n << 21);
+    let mut stats = pager.stats().unwrap();
+    while stats.hashes_refused == 0 {
+        assert!(start.elapsed() < Duration::from_secs(60), "{stats:?}");
+        map.read_at(&mut [0], next.next().expect("the hashes of so many pages have no room")).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+        stats = pager.stats().unwrap();
+    }
+    assert_eq!(stats.hash_refusal, Some(libc::ETIMEDOUT), "{stats:?}");
+    for at in next.take(500) {
+        map.read_at(&mut [0], at).unwrap();
+        let stats = pager.stats().unwrap();
+        assert!(stats.resident_bytes + stats.record_bytes <= stats.budget, "{stats:?}");
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_opened_to_be_locked_delays_no_fork() {
     let Some(server) = served(bytes()) else { return };
     let pager = Pager::builder().budget(16 << 20).build().unwrap();

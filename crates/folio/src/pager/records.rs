@@ -180,6 +180,11 @@ impl Records {
         writes
     }
 
+    /// Whether leaves are being written.
+    pub(crate) fn is_writing(&self) -> bool {
+        !self.writing.is_empty()
+    }
+
     /// A leaf is in the file now, or could not be written.
     pub(crate) fn written(&mut self, leaf: u64, number: u64, written: bool) {
         // What was forgotten meanwhile is not waited for any more.
@@ -201,9 +206,16 @@ impl Records {
         for (hash, bytes) in hashes.iter_mut().zip(bytes.as_chunks::<8>().0) {
             *hash = u64::from_ne_bytes(*bytes);
         }
-        if !self.lost.contains(&leaf) {
-            fill_up(self.leaf(leaf), &hashes[..good]);
+        if self.lost.contains(&leaf) {
+            return;
         }
+        // A leaf that is being written is newer than the file, which was read before that write.
+        let newer = self.writing.get(&leaf).map(|writing| writing.hashes.clone());
+        let known = self.leaf(leaf);
+        if let Some(newer) = newer {
+            fill_up(known, &newer[..]);
+        }
+        fill_up(known, &hashes[..good]);
     }
 
     /// Gives up the oldest leaf that is in memory. Whether there was one.
@@ -353,7 +365,7 @@ mod tests {
         let mut records = records();
         records.keep(Run::one(3), &[3; PAGE]);
         let write = records.shed(usize::MAX).remove(0);
-        assert_eq!(records.writing.len(), 1);
+        assert!(records.is_writing());
         assert_eq!(records.agree(Run::one(3), &[4; PAGE]), Agreement::Other);
         // A newer hash is the one that counts, whichever way the write ends.
         records.keep(Run::one(3), &[5; PAGE]);
@@ -401,6 +413,29 @@ mod tests {
         records.keep(Run::one(7), &[8; PAGE]);
         file.shed_all(&mut records);
         assert!((0..7).all(|page| file.agree(&mut records, page, 3)) && !file.agree(&mut records, 7, 3));
+    }
+
+    #[test]
+    fn the_newer_hash_counts_when_its_leaf_is_written_during_a_load() {
+        for succeeds in [true, false] {
+            let (mut records, mut file) = (records(), Stored::default());
+            records.keep(Run { first: 0, len: 2 }, &[1; 2 * PAGE]);
+            file.shed_all(&mut records);
+            records.keep(Run::one(0), &[2; PAGE]);
+            assert_eq!(records.agree(Run::one(1), &[1; PAGE]), Agreement::Unloaded(0));
+            // The thread reads the leaf before it writes it.
+            let write = records.shed(usize::MAX).remove(0);
+            file.load(&mut records, 0);
+            assert_eq!(records.agree(Run::one(0), &[2; PAGE]), Agreement::Same, "during the write");
+            if succeeds {
+                file.write(&write);
+            }
+            records.written(write.leaf, write.number, succeeds);
+            assert_eq!(records.agree(Run::one(0), &[2; PAGE]), Agreement::Same, "after the write");
+            file.shed_all(&mut records);
+            assert!(file.agree(&mut records, 0, 2) && file.agree(&mut records, 1, 1));
+            assert!(!file.agree(&mut records, 0, 1));
+        }
     }
 
     #[test]

@@ -101,8 +101,6 @@ struct Object {
     /// Writes that wait for `spill`, which a thread makes.
     awaiting: Vec<Op>,
     hash_file: HashFile,
-    /// When the write of leaves to `hash_file` that is under way began.
-    shedding: Option<Instant>,
     /// Reads that wait for a leaf of hashes, by leaf.
     unjudged: Vec<(u64, Op)>,
     /// The last handle is gone: nobody sees a page any more.
@@ -216,6 +214,8 @@ pub(crate) struct Shard {
     hash_bytes: usize,
     /// When hashes could not be moved to a file last.
     shed_failed: Option<Instant>,
+    /// Since when hashes take more than their part of the budget.
+    hashes_over: Option<Instant>,
     hashes_refused: u64,
     hash_refusal: Option<i32>,
     /// Runs that are to leave their maps together.
@@ -268,6 +268,7 @@ impl Shard {
             slots: Slots::default(),
             hash_bytes: 0,
             shed_failed: None,
+            hashes_over: None,
             hashes_refused: 0,
             hash_refusal: None,
             departing: Vec::new(),
@@ -609,7 +610,6 @@ impl Shard {
             spill: None,
             awaiting: Vec::new(),
             hash_file: HashFile::new(id, &self.inbox),
-            shedding: None,
             unjudged: Vec::new(),
             leaving: false,
             tracked: new.tracked,

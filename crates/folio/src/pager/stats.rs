@@ -51,10 +51,11 @@ pub struct Stats {
     pub record_bytes: u64,
     /// The budget, in bytes.
     pub budget: u64,
-    /// Times that hashes of pages could not be moved to a file of the spill directory. They then take up to a quarter of the budget;
-    /// beyond that the oldest are given up, and their pages are errors when they are wanted again.
+    /// Times that hashes of pages could not be moved to a file of the spill directory, or not within half a
+    /// second. They then take up to a quarter of the budget; beyond that the oldest are given up, and
+    /// their pages are errors when they are wanted again.
     pub hashes_refused: u64,
-    /// The errno of the last such refusal: ENOSPC, EMFILE, ENOENT.
+    /// The errno of the last such refusal: ENOSPC, EMFILE, ENOENT; ETIMEDOUT of a directory that is too slow.
     pub hash_refusal: Option<i32>,
     /// Writable maps, since the pager was made, of files that could not be locked against pagers of other processes.
     pub locks_refused: u64,

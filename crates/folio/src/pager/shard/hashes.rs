@@ -6,10 +6,13 @@ use crate::pager::core::spread::SpreadMap;
 use crate::pager::core::{ObjectId, Reason};
 use crate::pager::records::{Agreement, FILE_BYTES};
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Bytes of leaves that are given to the file at once, at most.
 const BATCH: usize = 1 << 20;
+/// Many pages may leave memory at once, and the file takes their hashes a moment later. After this time
+/// it is too slow.
+const SLOW: Duration = Duration::from_millis(500);
 
 impl Shard {
     /// Keeps the hashes within a sixteenth of the budget: the rest goes to a file. Where the file takes
@@ -24,32 +27,47 @@ impl Shard {
             let victims = self.victims(id);
             let dir = &self.config.spill_dir;
             for id in victims {
-                let Some(object) = self.objects.get_mut(&id).filter(|object| object.shedding.is_none())
+                let Some(object) = self.objects.get_mut(&id).filter(|object| !object.records.is_writing())
                 else {
                     continue;
                 };
                 let writes = object.records.shed(excess);
                 if !writes.is_empty() {
-                    object.shedding = Some(Instant::now());
                     object.hash_file.write(dir, writes);
                     break;
                 }
             }
         }
-        if bytes > self.config.budget / 4 {
-            let stuck = |object: &Object| object.shedding.is_some_and(|since| since.elapsed() >= IDLE);
-            let victims = self.victims(id);
-            while (self.shed_failed.is_some() || self.objects.values().any(stuck))
-                && bytes > self.config.budget / 4
-            {
-                let mut victims = victims.into_iter();
-                if !victims.any(|id| self.objects.get_mut(&id).is_some_and(|object| object.records.lose())) {
-                    break;
-                }
-                bytes = hashes(&self.objects);
-            }
-        }
+        bytes = self.give_up_hashes(id, bytes);
         self.hash_bytes = bytes;
+    }
+
+    /// The oldest hashes are given up where they have had more than a quarter of the budget for too long,
+    /// or the file refuses them. Returns the bytes of the rest.
+    fn give_up_hashes(&mut self, id: ObjectId, mut bytes: usize) -> usize {
+        let most = self.config.budget / 4;
+        if bytes <= most {
+            self.hashes_over = None;
+            return bytes;
+        }
+        let since = *self.hashes_over.get_or_insert_with(Instant::now);
+        let refused = self.shed_failed.is_some();
+        if !refused && since.elapsed() < SLOW {
+            return bytes;
+        }
+        let victims = self.victims(id);
+        let mut lost = false;
+        while bytes > most
+            && victims.iter().any(|id| self.objects.get_mut(id).is_some_and(|object| object.records.lose()))
+        {
+            lost = true;
+            bytes = hashes(&self.objects);
+        }
+        if lost && !refused {
+            self.hashes_refused += 1;
+            self.hash_refusal = self.hash_refusal.or(Some(libc::ETIMEDOUT));
+        }
+        bytes
     }
 
     /// Objects whose hashes may leave memory: this one, and the one with the most.
@@ -68,7 +86,6 @@ impl Shard {
             }
         }
         if let Some(object) = self.objects.get_mut(&id) {
-            object.shedding = None;
             for &(leaf, number) in leaves {
                 object.records.written(leaf, number, result.is_ok());
             }
