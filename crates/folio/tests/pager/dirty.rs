@@ -1,15 +1,16 @@
 //! The limit for dirty pages: a map whose pages cannot be written leaves memory to others, and its
 //! stores fail for the reason of the failed write.
 
+use crate::failing::{cause, writable};
 use crate::faulty::{Answer, Faulty};
 use crate::given::{MIB, pager, pattern};
-use crate::support::{Mounted, child_succeeds, lower_limit, skip};
+use crate::support::{End, Mounted, child_succeeds, in_child, lower_limit, skip};
 use folio::source::{Function, Memory, WritableMemory};
-use folio::{Error, FaultCause, Paged, Pager, WriteBack};
+use folio::{Error, FaultCause, Paged, PagedMut, Pager, WriteBack};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const BUDGET: usize = 4 * MIB;
 
@@ -25,14 +26,93 @@ fn read_in_full(map: &Paged) {
     assert!(bytes == pattern(16 * MIB));
 }
 
-/// Stores to page after page until a store is refused; returns how many bytes were stored.
-fn fill(len: usize, mut store: impl FnMut(&[u8], usize) -> folio::Result<()>) -> (usize, Error) {
-    for at in (0..len).step_by(4_096) {
-        if let Err(error) = store(&[0xAB; 4_096], at) {
+/// Stores to page after page until a store is refused; returns the stored bytes and the refusal.
+fn fill_with_dirt(map: &mut PagedMut) -> (usize, Error) {
+    for at in (0..map.len()).step_by(4_096) {
+        if let Err(error) = map.write_at(&[0xAB; 4_096], at) {
             return (at, error);
         }
     }
     panic!("more was stored than there is memory");
+}
+
+#[test]
+fn dirty_pages_that_cannot_be_written_and_fill_the_budget_are_an_error_and_not_lost() {
+    let source = Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(1));
+    let mut map = pager(4 * MIB).map_mut(Arc::clone(&source)).unwrap();
+    source.writes(Answer::Error);
+    let (stored, error) = fill_with_dirt(&mut map);
+    assert!(error.fault().is_some() && stored > MIB, "{stored}: {error}");
+    source.writes(Answer::Good);
+    // Writes that were under way still fail, and are said to have.
+    while let Err(refused) = map.close() {
+        assert_eq!(cause(&refused.error), FaultCause::NotWritten, "{refused}");
+        map = refused.map;
+    }
+    let bytes = source.inner().contents();
+    assert!(bytes[..stored].iter().all(|&byte| byte == 0xAB));
+    assert!(bytes[stored + 4_096..] == pattern(16 * MIB)[stored + 4_096..]);
+}
+
+#[test]
+fn a_budget_that_is_full_of_dirty_pages_is_said_to_be_so() {
+    let source = Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(1));
+    let mut map = pager(4 * MIB).map_mut(Arc::clone(&source)).unwrap();
+    source.writes(Answer::Error);
+    let (_, error) = fill_with_dirt(&mut map);
+    assert_eq!(cause(&error), FaultCause::NoMemory, "{error}");
+    assert!(
+        error.to_string().contains("the write-back of dirty pages failed"),
+        "the cause is named: {error}"
+    );
+    source.writes(Answer::Good);
+}
+
+#[test]
+fn a_map_that_cannot_be_written_leaves_memory_for_reads_of_others() {
+    let budget = 4 * MIB;
+    let full = Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(2));
+    let other = Faulty::with_deadline(Memory::from(pattern(16 * MIB)), Duration::from_secs(30));
+    let pager = pager(budget);
+    let mut map = pager.map_mut(Arc::clone(&full)).unwrap();
+    let read = pager.map(Arc::clone(&other)).unwrap();
+    full.writes(Answer::Full);
+    let (stored, error) = fill_with_dirt(&mut map);
+    assert_eq!(cause(&error), FaultCause::NoMemory, "{error}");
+    assert!(error.to_string().contains("No space left on device"), "{error}");
+    assert!(stored > budget / 4 && stored < budget / 8 * 7, "{stored}");
+    let mut bytes = vec![0; 16 * MIB];
+    let start = Instant::now();
+    read.read_at(&mut bytes, 0).unwrap();
+    assert!(bytes == pattern(16 * MIB), "another map is read in full");
+    assert!(start.elapsed() < Duration::from_secs(30), "within its deadline: {:?}", start.elapsed());
+    // The stored pages are there, and so are the earlier bytes of the page that was not stored.
+    let mut page = [0; 4_096];
+    map.read_at(&mut page, stored).unwrap();
+    assert!(page[..] == pattern(16 * MIB)[stored..stored + 4_096]);
+    assert!(map[..stored].iter().all(|&byte| byte == 0xAB));
+    // Another map is still written.
+    let good = writable(MIB);
+    let mut written = pager.map_mut(Arc::clone(&good)).unwrap();
+    written.write_at(&[0xCD; 4_096], 0).unwrap();
+    written.sync(.., WriteBack::Wait).unwrap();
+    assert!(good.inner().contents()[..4_096].iter().all(|&byte| byte == 0xCD));
+    // With space, stores go on.
+    full.writes(Answer::Good);
+    map.write_at(&[0xEF; 4_096], stored).unwrap();
+    map.close().unwrap();
+    assert!(full.inner().contents()[stored..stored + 4_096].iter().all(|&byte| byte == 0xEF));
+}
+
+#[test]
+fn a_store_over_the_limit_is_a_signal_that_names_the_failed_write() {
+    let end = in_child(|| {
+        let full = Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(1));
+        let mut map = pager(4 * MIB).map_mut(Arc::clone(&full)).unwrap();
+        full.writes(Answer::Full);
+        map.fill(9);
+    });
+    assert_eq!(end, End::Killed(libc::SIGBUS));
 }
 
 #[test]
@@ -42,8 +122,8 @@ fn a_map_whose_writes_never_end_delays_neither_reads_nor_writes_of_others() {
     let mut map = pager.map_mut(Arc::clone(&stuck)).unwrap();
     let other = another(&pager);
     stuck.writes(Answer::Silence);
-    let (stored, error) = fill(16 * MIB, |bytes, at| map.write_at(bytes, at));
-    assert_eq!(error.fault().unwrap().cause(), FaultCause::Deadline, "{error}");
+    let (stored, error) = fill_with_dirt(&mut map);
+    assert_eq!(cause(&error), FaultCause::Deadline, "{error}");
     assert!(stored > BUDGET / 4 && stored < BUDGET / 8 * 7, "{stored}");
     read_in_full(&other);
     let good = Faulty::with_deadline(WritableMemory::new(vec![0; 8 * MIB]), Duration::from_secs(60));
@@ -72,8 +152,8 @@ fn assert_spill_error_is_named(
     let mut map = pager.map_private(ones.deadline(Duration::from_secs(2))).unwrap();
     let other = another(&pager);
     break_it();
-    let (stored, error) = fill(16 * MIB, |bytes, at| map.write_at(bytes, at));
-    assert_eq!(error.fault().unwrap().cause(), FaultCause::NoMemory, "{error}");
+    let (stored, error) = fill_with_dirt(&mut map);
+    assert_eq!(cause(&error), FaultCause::NoMemory, "{error}");
     assert!(error.to_string().contains(message), "{error}");
     assert!(stored > BUDGET / 4, "{stored}");
     read_in_full(&other);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 #[track_caller]
-fn cause(error: &Error) -> FaultCause {
+pub(crate) fn cause(error: &Error) -> FaultCause {
     error.fault().unwrap_or_else(|| panic!("no fault: {error}")).cause()
 }
 
@@ -25,7 +25,7 @@ fn memory(len: usize) -> Arc<Faulty<Memory>> {
     Faulty::new(Memory::from(pattern(len)))
 }
 
-fn writable(len: usize) -> Arc<Faulty<WritableMemory>> {
+pub(crate) fn writable(len: usize) -> Arc<Faulty<WritableMemory>> {
     Faulty::new(WritableMemory::new(pattern(len)))
 }
 
@@ -291,95 +291,6 @@ fn close_gives_the_map_back_when_it_cannot_be_written() {
     source.writes(Answer::Good);
     map.close().unwrap();
     assert_eq!(source.inner().contents()[123_456], 9);
-}
-
-/// Stores pages until one is refused, to a source that takes no writes: how far it got, and the refusal.
-fn fill_with_dirt(map: &mut folio::PagedMut) -> (usize, Error) {
-    for at in (0..map.len()).step_by(4_096) {
-        if let Err(error) = map.write_at(&[0xAB; 4_096], at) {
-            return (at, error);
-        }
-    }
-    panic!("more was stored than there is memory");
-}
-
-#[test]
-fn dirty_pages_that_cannot_be_written_and_fill_the_budget_are_an_error_and_not_lost() {
-    let source = Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(1));
-    let mut map = pager(4 * MIB).map_mut(Arc::clone(&source)).unwrap();
-    source.writes(Answer::Error);
-    let (stored, error) = fill_with_dirt(&mut map);
-    assert!(error.fault().is_some() && stored > MIB, "{stored}: {error}");
-    source.writes(Answer::Good);
-    // Writes that were under way still fail, and are said to have.
-    while let Err(refused) = map.close() {
-        assert_eq!(refused.error.fault().unwrap().cause(), FaultCause::NotWritten, "{refused}");
-        map = refused.map;
-    }
-    let bytes = source.inner().contents();
-    assert!(bytes[..stored].iter().all(|&byte| byte == 0xAB));
-    assert!(bytes[stored + 4_096..] == pattern(16 * MIB)[stored + 4_096..]);
-}
-
-#[test]
-fn a_budget_that_is_full_of_dirty_pages_is_said_to_be_so() {
-    let source = Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(1));
-    let mut map = pager(4 * MIB).map_mut(Arc::clone(&source)).unwrap();
-    source.writes(Answer::Error);
-    let (_, error) = fill_with_dirt(&mut map);
-    assert_eq!(cause(&error), FaultCause::NoMemory, "{error}");
-    assert!(
-        error.to_string().contains("the write-back of dirty pages failed"),
-        "the cause is named: {error}"
-    );
-    source.writes(Answer::Good);
-}
-
-#[test]
-fn a_map_that_cannot_be_written_leaves_memory_for_reads_of_others() {
-    let budget = 4 * MIB;
-    let full = Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(2));
-    let other = Faulty::with_deadline(Memory::from(pattern(16 * MIB)), Duration::from_secs(30));
-    let pager = pager(budget);
-    let mut map = pager.map_mut(Arc::clone(&full)).unwrap();
-    let read = pager.map(Arc::clone(&other)).unwrap();
-    full.writes(Answer::Full);
-    let (stored, error) = fill_with_dirt(&mut map);
-    assert_eq!(cause(&error), FaultCause::NoMemory, "{error}");
-    assert!(error.to_string().contains("No space left on device"), "{error}");
-    assert!(stored > budget / 4 && stored < budget / 8 * 7, "{stored}");
-    let mut bytes = vec![0; 16 * MIB];
-    let start = Instant::now();
-    read.read_at(&mut bytes, 0).unwrap();
-    assert!(bytes == pattern(16 * MIB), "another map is read in full");
-    assert!(start.elapsed() < Duration::from_secs(30), "within its deadline: {:?}", start.elapsed());
-    // The stored pages are there, and so are the earlier bytes of the page that was not stored.
-    let mut page = [0; 4_096];
-    map.read_at(&mut page, stored).unwrap();
-    assert!(page[..] == pattern(16 * MIB)[stored..stored + 4_096]);
-    assert!(map[..stored].iter().all(|&byte| byte == 0xAB));
-    // Another map is still written.
-    let good = writable(MIB);
-    let mut written = pager.map_mut(Arc::clone(&good)).unwrap();
-    written.write_at(&[0xCD; 4_096], 0).unwrap();
-    written.sync(.., WriteBack::Wait).unwrap();
-    assert!(good.inner().contents()[..4_096].iter().all(|&byte| byte == 0xCD));
-    // With space, stores go on.
-    full.writes(Answer::Good);
-    map.write_at(&[0xEF; 4_096], stored).unwrap();
-    map.close().unwrap();
-    assert!(full.inner().contents()[stored..stored + 4_096].iter().all(|&byte| byte == 0xEF));
-}
-
-#[test]
-fn a_store_over_the_limit_is_a_signal_that_names_the_failed_write() {
-    let end = in_child(|| {
-        let full = Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(1));
-        let mut map = pager(4 * MIB).map_mut(Arc::clone(&full)).unwrap();
-        full.writes(Answer::Full);
-        map.fill(9);
-    });
-    assert_eq!(end, End::Killed(libc::SIGBUS));
 }
 
 #[test]
