@@ -178,7 +178,7 @@ fn a_stuck_spill_directory_delays_no_map() {
         std::thread::scope(|scope| {
             let _go = server.lets_go();
             server.stick_lookups(true);
-            // Pages that leave memory have hashes, of which a small part of the budget holds these not all.
+            // The hashes of so many pages have no room in their part of the budget.
             let reading = scope.spawn(|| {
                 read();
                 map.advise(.., Advice::Cold).unwrap();
@@ -200,7 +200,7 @@ fn a_stuck_spill_directory_delays_no_map() {
 }
 
 #[test]
-fn hashes_that_a_stuck_directory_does_not_take_stay_within_the_budget_and_are_reported() {
+fn hashes_that_no_directory_takes_in_time_keep_the_budget_and_are_reported() {
     let Some(server) = served(bytes()) else { return };
     let spill = server.path().with_file_name("spill");
     let pager = Pager::builder().budget(4 << 20).spill_dir(spill).build().unwrap();

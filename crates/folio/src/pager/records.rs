@@ -4,14 +4,15 @@
 //! with the same hash. The hash is HighwayHash (Alakuijala, Cox, Wassenberg: "Fast keyed hash/pseudo-random function using SIMD
 //! multiply and permute", 2016), 64 bits.
 //!
-//! Hashes are kept in leaves. A leaf that leaves memory goes to a [file](super::hash_file), which other
-//! threads read and write: nothing here waits. Zero is no page's hash. In a leaf in memory it says
-//! "never seen", or, for a leaf that is in the file as well, "see the file".
+//! Hashes are kept in leaves. A leaf that leaves memory goes to a [file](super::hash_file), which
+//! another thread reads and writes: nothing here waits. Zero is no page's hash. In a leaf in memory
+//! it says "never seen", or, for a leaf that is in the file as well, "see the file".
 
 use super::core::Run;
 use highway::{HighwayHash, HighwayHasher, Key};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Hashes of one leaf: 4 KiB.
 const LEAF: usize = 512;
@@ -51,7 +52,7 @@ pub(crate) struct Records {
     /// Leaves in memory, the oldest first; entries may be stale.
     order: VecDeque<u64>,
     /// Leaves on their way to the file.
-    writing: HashMap<u64, Writing>,
+    writing: HashMap<u64, UnwrittenLeaf>,
     /// Leaves in the file, and how many of their hashes are good: those behind were forgotten.
     shed: HashMap<u64, usize>,
     /// Leaves for which there was no memory and no file: of their pages none can be shown again.
@@ -64,19 +65,20 @@ pub(crate) struct Records {
 type Leaf = [u64; LEAF];
 
 /// A leaf that is being written to the file.
-struct Writing {
-    hashes: Box<Leaf>,
+struct UnwrittenLeaf {
+    hashes: Arc<Leaf>,
     number: u64,
     /// How many of its hashes were not forgotten since.
     good: usize,
 }
 
-/// What is to be written of a leaf.
+/// A leaf for the file.
 pub(crate) struct LeafWrite {
     pub(crate) leaf: u64,
     pub(crate) number: u64,
-    /// Offsets in the file, in bytes, and what belongs there.
-    pub(crate) pieces: Vec<(u64, Vec<u8>)>,
+    hashes: Arc<Leaf>,
+    /// Of so many hashes the file has those that `hashes` lacks.
+    stored: usize,
 }
 
 /// Whether pages are as they were.
@@ -91,7 +93,7 @@ pub(crate) enum Agreement {
     Lost,
 }
 
-/// Bytes of a leaf in memory, with what the map keeps beside it.
+/// Bytes of a leaf in memory, with those of the hash map for it.
 const LEAF_BYTES: usize = size_of::<Leaf>() + 64;
 /// Bytes of a leaf in the file.
 pub(crate) const FILE_BYTES: usize = size_of::<Leaf>();
@@ -145,7 +147,7 @@ impl Records {
             }
             let in_memory = self.leaves.get(&leaf).map_or(0, |hashes| hashes[at]);
             let known = match (in_memory, self.writing.get(&leaf)) {
-                (0, Some(writing)) => writing.hashes[at],
+                (0, Some(writing)) if at < writing.good => writing.hashes[at],
                 (known, _) => known,
             };
             if known == 0 && self.shed.get(&leaf).is_some_and(|&good| at < good) {
@@ -159,39 +161,32 @@ impl Records {
     }
 
     /// Takes the oldest leaves out of memory, up to `bytes` of them, to be written. They are known, and
-    /// count, until [`written`](Self::written).
+    /// count, until [`written`](Self::written); before that there are none to take.
     pub(crate) fn shed(&mut self, bytes: usize) -> Vec<LeafWrite> {
         let mut writes = Vec::new();
-        for _ in 0..self.order.len() {
-            if writes.len() * LEAF_BYTES >= bytes {
-                break;
-            }
+        if !self.writing.is_empty() {
+            return writes;
+        }
+        while writes.len() * LEAF_BYTES < bytes {
             let Some(leaf) = self.order.pop_front() else { break };
-            if self.writing.contains_key(&leaf) {
-                self.order.push_back(leaf);
-                continue;
-            }
             let Some(hashes) = self.leaves.remove(&leaf) else { continue };
-            let good = self.shed.get(&leaf).copied().unwrap_or(0);
+            let hashes: Arc<Leaf> = hashes.into();
+            let stored = self.shed.get(&leaf).copied().unwrap_or(0);
             self.writes += 1;
-            writes.push(LeafWrite { leaf, number: self.writes, pieces: pieces(leaf, &hashes, good) });
-            self.writing.insert(leaf, Writing { hashes, number: self.writes, good: LEAF });
+            let number = self.writes;
+            writes.push(LeafWrite { leaf, number, hashes: Arc::clone(&hashes), stored });
+            self.writing.insert(leaf, UnwrittenLeaf { hashes, number, good: LEAF });
         }
         writes
     }
 
-    /// Whether leaves are being written.
-    pub(crate) fn is_writing(&self) -> bool {
-        !self.writing.is_empty()
-    }
-
     /// A leaf is in the file now, or could not be written.
     pub(crate) fn written(&mut self, leaf: u64, number: u64, written: bool) {
-        // What was forgotten meanwhile is not waited for any more.
+        // A leaf that was forgotten during its write may be written anew by now.
         if self.writing.get(&leaf).is_none_or(|writing| writing.number != number) {
             return;
         }
-        let Some(Writing { hashes, good, .. }) = self.writing.remove(&leaf) else { return };
+        let Some(UnwrittenLeaf { hashes, good, .. }) = self.writing.remove(&leaf) else { return };
         if written {
             self.shed.insert(leaf, good);
         } else if !self.lost.contains(&leaf) {
@@ -210,10 +205,10 @@ impl Records {
             return;
         }
         // A leaf that is being written is newer than the file, which was read before that write.
-        let newer = self.writing.get(&leaf).map(|writing| writing.hashes.clone());
+        let newer = self.writing.get(&leaf).map(|writing| (Arc::clone(&writing.hashes), writing.good));
         let known = self.leaf(leaf);
-        if let Some(newer) = newer {
-            fill_up(known, &newer[..]);
+        if let Some((newer, good)) = newer {
+            fill_up(known, &newer[..good]);
         }
         fill_up(known, &hashes[..good]);
     }
@@ -241,7 +236,6 @@ impl Records {
         });
         self.writing.retain(|&leaf, writing| {
             writing.good = writing.good.min(stay(leaf));
-            writing.hashes[writing.good..].fill(0);
             leaf <= last && writing.good > 0
         });
         self.shed.retain(|&leaf, good| {
@@ -263,23 +257,22 @@ fn fill_up(hashes: &mut Leaf, older: &[u64]) {
     }
 }
 
-/// The pieces of a leaf that make the file complete: of the first `good` hashes the file has those that
-/// are not in memory.
-fn pieces(leaf: u64, hashes: &Leaf, good: usize) -> Vec<(u64, Vec<u8>)> {
-    let written = |at: usize| at >= good || hashes[at] != 0;
-    let mut ranges: Vec<Range<usize>> = Vec::new();
-    for at in (0..LEAF).filter(|&at| written(at)) {
-        match ranges.last_mut() {
-            Some(range) if range.end == at => range.end += 1,
-            _ => ranges.push(at..at + 1),
+impl LeafWrite {
+    /// The pieces that make the file complete: their offsets in the file, in bytes, and their bytes.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (u64, Vec<u8>)> {
+        let wanted = |at: usize| at >= self.stored || self.hashes[at] != 0;
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for at in (0..LEAF).filter(|&at| wanted(at)) {
+            match ranges.last_mut() {
+                Some(range) if range.end == at => range.end += 1,
+                _ => ranges.push(at..at + 1),
+            }
         }
+        ranges.into_iter().map(|range| {
+            let offset = self.leaf * FILE_BYTES as u64 + 8 * range.start as u64;
+            (offset, self.hashes[range].iter().flat_map(|hash| hash.to_ne_bytes()).collect())
+        })
     }
-    let start = leaf * FILE_BYTES as u64;
-    let piece = |range: Range<usize>| {
-        let bytes = hashes[range.clone()].iter().flat_map(|hash| hash.to_ne_bytes()).collect();
-        (start + 8 * range.start as u64, bytes)
-    };
-    ranges.into_iter().map(piece).collect()
 }
 
 #[cfg(test)]
@@ -295,10 +288,10 @@ mod tests {
 
     impl Stored {
         fn write(&mut self, write: &LeafWrite) {
-            for (offset, bytes) in &write.pieces {
-                let (start, end) = (*offset as usize, *offset as usize + bytes.len());
+            for (offset, bytes) in write.pieces() {
+                let (start, end) = (offset as usize, offset as usize + bytes.len());
                 self.0.resize(self.0.len().max(end), 0);
-                self.0[start..end].copy_from_slice(bytes);
+                self.0[start..end].copy_from_slice(&bytes);
             }
         }
 
@@ -365,7 +358,7 @@ mod tests {
         let mut records = records();
         records.keep(Run::one(3), &[3; PAGE]);
         let write = records.shed(usize::MAX).remove(0);
-        assert!(records.is_writing());
+        assert_eq!(records.writing.len(), 1);
         assert_eq!(records.agree(Run::one(3), &[4; PAGE]), Agreement::Other);
         // A newer hash is the one that counts, whichever way the write ends.
         records.keep(Run::one(3), &[5; PAGE]);

@@ -103,7 +103,7 @@ struct Object {
     hash_file: HashFile,
     /// Reads that wait for a leaf of hashes, by leaf.
     unjudged: Vec<(u64, Op)>,
-    /// The last handle is gone: nobody sees a page any more.
+    /// The last handle is gone: the program sees no page any more.
     leaving: bool,
     /// Stores to it are watched.
     tracked: bool,
@@ -214,7 +214,7 @@ pub(crate) struct Shard {
     hash_bytes: usize,
     /// When hashes could not be moved to a file last.
     shed_failed: Option<Instant>,
-    /// Since when hashes take more than their part of the budget.
+    /// Since then hashes take more than their part of the budget.
     hashes_over: Option<Instant>,
     hashes_refused: u64,
     hash_refusal: Option<i32>,
@@ -249,7 +249,7 @@ pub(crate) struct Shard {
     imaged: bool,
 }
 
-// SAFETY: the pointers in `ops` are to buffers of this shard, which moves to its thread before it has any.
+// SAFETY: the pointers in operations are to buffers of this shard, which moves to its thread before it has any.
 unsafe impl Send for Shard {}
 
 impl Shard {

@@ -6,7 +6,7 @@
 
 use super::frames::{Doom, Frame, FrameId, Place};
 use super::supply::Stalled;
-use super::write::{RETRY, WINDOW};
+use super::write::{WINDOW, dirty_since, may_retry};
 use super::{Core, ObjectId, Pin, Reason, Ticket};
 
 /// Write-back for waiting stores is started so often, in microseconds.
@@ -120,7 +120,7 @@ impl Core {
     pub(super) fn dirtied_private(&mut self, id: FrameId) {
         if self.private_order.len() as u64 > 64 + 2 * self.dirty {
             let frames = &self.frames;
-            self.private_order.retain(|&(id, at)| dirty_since(frames.get(id), at));
+            self.private_order.retain(|&(id, at)| frames.get(id).is_some_and(|frame| dirty_since(frame, at)));
         }
         self.private_order.push_back((id, self.now));
     }
@@ -133,12 +133,9 @@ impl Core {
                 break;
             }
             let Some((id, at)) = self.private_order.pop_front() else { break };
-            if !dirty_since(self.frames.get(id), at) {
-                continue;
-            }
+            let Some(frame) = self.frames.get(id).filter(|frame| dirty_since(frame, at)) else { continue };
             self.private_order.push_back((id, at));
-            let frame = &self.frames[id];
-            let due = frame.failed == 0 || frame.failed + RETRY <= self.now;
+            let due = may_retry(frame, self.now);
             let idle = frame.place == Place::Installed && !frame.writing && frame.waiters.is_empty();
             let free = idle && self.may_write(frame.object) && !self.is_pinned(frame.object, frame.run);
             if due && free {
@@ -202,7 +199,7 @@ impl Core {
                     self.fault_in_frame(id, page, true, self.now);
                     continue;
                 }
-                // It cannot leave, and dirty it takes no more memory.
+                // The page cannot leave. As a dirty page it takes no more memory.
                 Place::Installed if pinned && idle => {
                     self.make_writable(id, page);
                     continue;
@@ -222,8 +219,4 @@ impl Core {
             self.throttle.refused.push((object, page, reason));
         }
     }
-}
-
-fn dirty_since(frame: Option<&Frame>, at: u64) -> bool {
-    frame.is_some_and(|frame| frame.dirty && frame.dirtied == at)
 }

@@ -937,7 +937,7 @@ fn reads_of_a_map_never_lack_memory_for_anothers_failing_writes() {
         let unwritten = |reason: &&Reason| matches!(reason, Reason::Unwritten { errno: Some(28), .. });
         refused += u64::from(this.worlds[&ObjectId(0)].poisoned.values().any(|reason| unwritten(&reason)));
         read += this.core.counts().pages_read;
-        // What could not be written is written as soon as that can be.
+        // The kept pages are written as soon as writes succeed.
         this.unwritable = None;
         this.finish();
         let expected = this.worlds[&ObjectId(0)].expected.clone();

@@ -315,14 +315,14 @@ impl Core {
                 }
             }
         }
-        let may_dirty = self.may_dirty(object) > 0;
-        let frame = &mut self.frames[id];
-        let stored = frame.waiters.iter().any(|waiter| waiter.write);
+        let frame = &self.frames[id];
+        let stored = run.len == 1 && frame.waiters.iter().any(|waiter| waiter.write);
         let mode = match (traits.tracked, frame.writing) {
             (false, _) => Mode::ReadOnly,
-            (true, false) if frame.dirty || (stored && run.len == 1 && may_dirty) => Mode::Writable,
+            (true, false) if frame.dirty || (stored && self.may_dirty(object) > 0) => Mode::Writable,
             (true, _) => Mode::Protected,
         };
+        let frame = &mut self.frames[id];
         frame.place = Place::Installing;
         frame.protected = mode == Mode::Protected;
         (frame.kept, frame.copied) = (keep, keep && !traits.shares_buffer);
@@ -485,6 +485,7 @@ impl Core {
             let (old, young): (Vec<Waiter>, Vec<Waiter>) =
                 self.frames[id].waiters.iter().partition(|waiter| waiter.since + deadline <= now);
             self.frames[id].waiters = young;
+            // Only a missing page can be poisoned.
             let inside = matches!(place, Place::Installed | Place::Copying);
             for waiter in old {
                 if inside {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Writes of one object under way at once. An object whose writes never end delays no other.
 pub(super) const WINDOW: usize = 128;
 /// A failed write is tried again after so long, in microseconds.
-pub(super) const RETRY: u64 = 1_000_000;
+const RETRY: u64 = 1_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -372,15 +372,14 @@ impl Core {
         let now = self.now;
         for _ in 0..self.dirty_order.len() {
             let Some((id, dirtied)) = self.dirty_order.pop_front() else { return };
-            let Some(frame) = self.frames.get(id) else { continue };
-            if !frame.dirty || frame.dirtied != dirtied {
+            let Some(frame) = self.frames.get(id).filter(|frame| dirty_since(frame, dirtied)) else {
                 continue;
-            }
+            };
             // What is pinned is not written before somebody asks.
             let many =
                 self.throttle.waits() || self.dirty.saturating_sub(self.pinned) > self.limits.budget / 4;
             let old = dirtied + self.limits.dirty_age <= now;
-            let due = frame.failed == 0 || frame.failed + RETRY <= now;
+            let due = may_retry(frame, now);
             let window = self.may_write(frame.object) && !self.is_held(frame.object, frame.run);
             if due && window && (old || many || frame.failed != 0) && !frame.writing {
                 match frame.place {
@@ -534,4 +533,14 @@ impl Core {
             }
         }
     }
+}
+
+/// Whether a frame is dirty since then: else its entry in an order of dirty frames is stale.
+pub(super) fn dirty_since(frame: &Frame, then: u64) -> bool {
+    frame.dirty && frame.dirtied == then
+}
+
+/// Whether a frame may be written: its last write has not failed, or long ago.
+pub(super) fn may_retry(frame: &Frame, now: u64) -> bool {
+    frame.failed == 0 || frame.failed + RETRY <= now
 }

@@ -1,5 +1,5 @@
-//! The hashes of evicted pages: kept within a part of the budget, with a file for the rest, and asked when
-//! a page is read again.
+//! The hashes of evicted pages: a part of the budget holds them, a file holds the rest, and a page
+//! that is read again must agree with them.
 
 use super::{IDLE, Kind, Object, Op, Shard, reason_of};
 use crate::pager::core::spread::SpreadMap;
@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 
 /// Bytes of leaves that are given to the file at once, at most.
 const BATCH: usize = 1 << 20;
-/// Many pages may leave memory at once, and the file takes their hashes a moment later. After this time
-/// it is too slow.
+/// Many pages may leave memory at once, and the file takes their hashes a moment later. A file that
+/// needs longer than this is too slow.
 const SLOW: Duration = Duration::from_millis(500);
 
 impl Shard {
     /// Keeps the hashes within a sixteenth of the budget: the rest goes to a file. Where the file takes
     /// none, or takes them too slowly, they have a quarter of the budget, and the oldest are given up.
     pub(super) fn shed_hashes(&mut self, id: ObjectId) {
-        let mut bytes = hashes(&self.objects);
+        let bytes = hashes(&self.objects);
         let most = self.config.budget / 16;
         let retry = self.shed_failed.is_none_or(|failed| failed.elapsed() >= IDLE);
         if bytes > most && retry {
@@ -27,10 +27,7 @@ impl Shard {
             let victims = self.victims(id);
             let dir = &self.config.spill_dir;
             for id in victims {
-                let Some(object) = self.objects.get_mut(&id).filter(|object| !object.records.is_writing())
-                else {
-                    continue;
-                };
+                let Some(object) = self.objects.get_mut(&id) else { continue };
                 let writes = object.records.shed(excess);
                 if !writes.is_empty() {
                     object.hash_file.write(dir, writes);
@@ -38,12 +35,11 @@ impl Shard {
                 }
             }
         }
-        bytes = self.give_up_hashes(id, bytes);
-        self.hash_bytes = bytes;
+        self.hash_bytes = self.give_up_hashes(id, bytes);
     }
 
-    /// The oldest hashes are given up where they have had more than a quarter of the budget for too long,
-    /// or the file refuses them. Returns the bytes of the rest.
+    /// Gives up the oldest hashes, if they take more than a quarter of the budget and the file refuses
+    /// them or is too slow. Returns the bytes of the rest.
     fn give_up_hashes(&mut self, id: ObjectId, mut bytes: usize) -> usize {
         let most = self.config.budget / 4;
         if bytes <= most {
@@ -94,8 +90,8 @@ impl Shard {
         self.keep_budget();
     }
 
-    /// The bytes of a read are there: the rest of the last page is zeroed, and they must be what they were.
-    /// `None` if a leaf of hashes has to be read first.
+    /// The bytes of a read are there: the rest of the last page is zeroed, and pages that the program has
+    /// seen must not have changed. `None` if a leaf of hashes has to be read first.
     pub(super) fn finish_read(&mut self, op: Op) -> Option<Result<(), Reason>> {
         let Some(object) = self.objects.get_mut(&op.object) else { return Some(Err(Reason::PastEnd)) };
         let room = op.run.len as usize * self.page;
@@ -111,7 +107,7 @@ impl Shard {
             Agreement::Same => Some(Ok(())),
             Agreement::Other => Some(Err(Reason::Changed)),
             Agreement::Lost => {
-                let rule = "the budget has no room for the hashes of pages, and the spill directory takes none: whether \
+                let rule = "the budget has no room for the hashes of pages, and the spill directory takes none in time: whether \
                             this page is as it was shown cannot be known";
                 Some(Err(reason_of(&io::Error::new(io::ErrorKind::StorageFull, rule))))
             }
@@ -147,7 +143,7 @@ impl Shard {
         self.keep_budget();
     }
 
-    /// Of an object that nobody uses any more no read waits for its hashes.
+    /// The reads of an object without handles wait for no hashes.
     pub(super) fn end_unjudged(&mut self, id: ObjectId) {
         let Some(object) = self.objects.get_mut(&id) else { return };
         for (_, op) in std::mem::take(&mut object.unjudged) {
