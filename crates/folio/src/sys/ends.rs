@@ -195,7 +195,25 @@ impl Block {
     }
 }
 
+/// Hides the areas of a parent process that lay at these addresses: other memory is there now.
+fn hide_inherited(range: &Range<usize>, who: Who) {
+    let mut block = Some(&TABLE);
+    while let Some(Block { places, .. }) = block {
+        for Place { start, end, slot } in places {
+            let overlaps =
+                end.load(Ordering::Acquire) > range.start && start.load(Ordering::Relaxed) < range.end;
+            // An area's process is stored before its end, so an area that another thread enters just
+            // now is known to be this process's. Those of a parent never change.
+            if overlaps && !slot.is_of(who) {
+                end.store(0, Ordering::Release);
+            }
+        }
+        block = block.and_then(Block::next);
+    }
+}
+
 fn register(entry: &Entry, who: Who) -> &'static Place {
+    hide_inherited(&entry.range, who);
     let mut block = &TABLE;
     loop {
         if let Some(place) = block.places.iter().find(|place| place.slot.take(entry, who)) {
