@@ -33,6 +33,11 @@ impl Streams {
     fn count(&self) -> u64 {
         self.0.len().max(1) as u64
     }
+
+    /// The object is gone, and its streams with it.
+    pub(super) fn ended(&mut self, object: ObjectId) {
+        self.0.retain(|&((other, _), _)| other != object);
+    }
 }
 
 impl Core {

@@ -666,6 +666,7 @@ impl Core {
         self.held -= pins.held();
         self.wants.remove(&object);
         self.prefetches.remove(&object);
+        self.streams.ended(object);
         self.stalled.retain(|stalled| stalled.object != object);
         self.throttle.stores.retain(|stalled| stalled.object != object);
         self.throttle.refused.retain(|refused| refused.0 != object);

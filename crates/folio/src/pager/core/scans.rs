@@ -262,6 +262,17 @@ fn streams_that_ended_leave_the_budget_to_others() {
 }
 
 #[test]
+fn the_streams_of_a_map_that_is_gone_leave_their_window_to_others() {
+    let mut scan = Scan::new(2048, &[DATA, DATA], Pattern::Normal, (100, 1));
+    scan.readers =
+        (0..2).map(|object| Reader::new(ObjectId(object), (0, 400), false, u64::from(object) + 1)).collect();
+    scan.run();
+    assert!(scan.core.ahead_window().shared, "both maps have streams");
+    scan.core.handle(Event::Detach { object: ObjectId(0) });
+    assert!(!scan.core.ahead_window().shared);
+}
+
+#[test]
 fn more_streams_than_are_followed_keep_the_budget() {
     let part = DATA / 64;
     let mut scan = Scan::new(2048, &[DATA], Pattern::Sequential, (100, 1));

@@ -327,7 +327,8 @@ impl Store {
 fn reserve(len: usize, align: usize, fd: Option<i32>) -> Result<usize, Errno> {
     let padded = len.checked_add(align).ok_or(Errno::NOMEM)?;
     let raw = unlocked(padded, None, None)?;
-    let start = raw.next_multiple_of(align);
+    // The kernel made a page table for the first page when it moved it: no huge page fits there any more.
+    let start = (raw + rustix::param::page_size()).next_multiple_of(align);
     // SAFETY: the pieces lie in the map just made, which nobody has seen; the advice changes no byte.
     unsafe {
         if start > raw {
