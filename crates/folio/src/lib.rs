@@ -102,12 +102,11 @@ pub use error::{Errno, Error, Fault, FaultCause, Refusal, Refused, Result, Subje
 pub use flags::{HugePage, MapFlags};
 pub use map::{
     Anon, Atom, Device, FileAccess, FileMap, FileMapMut, FileMapPrivate, MapFile, MapOptions, MappedFile,
-    Paged, PagedMut, PagedShared, Pinned, PinnedMut, PinnedShared, Private, ReadOnly, ReadWrite, Register,
-    Sealed, SharedMem, Stable, StableMut, WriteAccess,
+    Private, ReadOnly, ReadWrite, Register, Sealed, SharedMem, Stable, StableMut, WriteAccess,
 };
 pub use page::PageSize;
 pub use pager::{
-    Builder as PagerBuilder, Capability, Delivery, Pager, Report as PagerReport, Stats as PagerStats,
+    Builder as PagerBuilder, Capability, Delivery, Paged, PagedMut, PagedShared, Pager, Pinned, PinnedMut, PinnedShared, Report as PagerReport, Stats as PagerStats,
     WorkingSet,
 };
 pub use prot::Prot;

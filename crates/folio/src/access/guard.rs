@@ -6,8 +6,8 @@
 
 use crate::error::{Errno, Error, Subject};
 use crate::sys::copy::Trap;
-use crate::sys::replace::{Guarded, NotOpened};
-use crate::sys::replaced::CloneBy;
+use crate::sys::guard_table::{Guarded, NotOpened};
+use crate::sys::shadow::CloneBy;
 use crate::sys::signal;
 use crate::sys::spare::Stores;
 use std::ops::Range;

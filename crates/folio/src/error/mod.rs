@@ -91,8 +91,8 @@ impl Error {
 
     /// A file in memory that is not given the bytes that it lacks, since there is too little memory or space.
     #[cold]
-    pub(crate) fn short(subject: Subject, short: crate::sys::room::Short) -> Self {
-        let crate::sys::room::Short { errno, bytes, free, limit } = short;
+    pub(crate) fn short(subject: Subject, short: crate::sys::memory_room::Short) -> Self {
+        let crate::sys::memory_room::Short { errno, bytes, free, limit } = short;
         Self::rule_as(
             errno,
             "fallocate",
@@ -106,8 +106,8 @@ impl Error {
     }
 
     /// The process's own memory cannot have the bytes that `call` needs.
-    pub(crate) fn no_memory(call: &'static str, subject: Subject, short: crate::sys::room::Short) -> Self {
-        let crate::sys::room::Short { errno, bytes, free, limit } = short;
+    pub(crate) fn no_memory(call: &'static str, subject: Subject, short: crate::sys::memory_room::Short) -> Self {
+        let crate::sys::memory_room::Short { errno, bytes, free, limit } = short;
         let rule = format!("{bytes} bytes of memory are needed, and {limit} leaves {free}");
         Self::rule_as(errno, call, subject, rule, "take the range in smaller pieces, or free memory")
     }

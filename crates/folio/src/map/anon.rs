@@ -107,7 +107,7 @@ impl Anon {
             }
             if filled == anon.len() {
                 let more = filled.min(most - filled);
-                sys::room::check_own(more as u64)
+                sys::memory_room::check_own(more as u64)
                     .map_err(|short| Error::no_memory("read_from", subject(filled), short))?;
                 anon.resize(filled + more)?;
             }

@@ -2,7 +2,7 @@
 //! exactly the asked width.
 
 use super::handle::handle_calls;
-use super::keep::MapFile;
+use super::fd_ownership::MapFile;
 use super::mapping::Mapping;
 use super::options::MapOptions;
 use crate::error::{Error, Result};
@@ -42,7 +42,7 @@ impl Device {
     ///
     /// Those of opening it, and of [`map`](Self::map).
     pub fn open(path: impl AsRef<Path>, length: usize) -> Result<Self> {
-        let file = super::object::open(path, true)?;
+        let file = super::file_object::open(path, true)?;
         MapOptions::new().length(length).device(&file)
     }
 

@@ -10,29 +10,23 @@
 //! | [`stable`] | [`Stable`], [`StableMut`]: a file map with the promise that nobody does; slices |
 //! | [`shared`] | [`SharedMem`]: the processes it is shared with; atomics, views |
 //! | [`device`] | [`Device`]: hardware; single loads and stores |
-//! | [`paged`], [`paged_mut`], [`paged_shared`] | folio's own pager: slices, or views where several write |
-//! | [`pinned`] | ranges of those that stay in memory |
 //! | [`mapping`] | what all of them have: a region, and which of its bytes are shown |
 //! | [`handle`] | the calls that all of them have |
 //! | [`views`] | views and atomics of regions whose pages stay |
 //! | [`settings`] | what is set on a map without bytes, until it has some |
-//! | [`passing`] | descriptors over a Unix socket |
-//! | [`object`] | the object behind a map: opened, measured, its holes filled |
-//! | [`keep`] | which descriptor a map is made from, and whether it keeps it |
+//! | [`scm_rights`] | descriptors over a Unix socket |
+//! | [`file_object`] | the object behind a map: opened, measured, its holes filled |
+//! | [`fd_ownership`] | which descriptor a map is made from, and whether it keeps it |
 
 mod anon;
 mod device;
 mod file;
 mod handle;
-mod keep;
+mod fd_ownership;
 mod mapping;
-mod object;
+mod file_object;
 mod options;
-mod paged;
-mod paged_mut;
-mod paged_shared;
-pub(crate) mod passing;
-mod pinned;
+pub(crate) mod scm_rights;
 mod sealed;
 mod settings;
 mod shared;
@@ -45,12 +39,8 @@ pub use device::{Device, Register};
 pub use file::{
     FileAccess, FileMap, FileMapMut, FileMapPrivate, MappedFile, Private, ReadOnly, ReadWrite, WriteAccess,
 };
-pub use keep::MapFile;
+pub use fd_ownership::MapFile;
 pub use options::MapOptions;
-pub use paged::Paged;
-pub use paged_mut::PagedMut;
-pub use paged_shared::PagedShared;
-pub use pinned::{Pinned, PinnedMut, PinnedShared};
 pub use sealed::Sealed;
 pub use shared::{Atom, SharedMem};
 pub use stable::{Stable, StableMut};

@@ -79,7 +79,7 @@ impl Sealed {
     ///
     /// What sendmsg(2) answers.
     pub fn send(&self, socket: &UnixStream) -> Result<()> {
-        super::passing::send(socket, self.fd.as_fd())
+        super::scm_rights::send(socket, self.fd.as_fd())
     }
 
     /// Takes what [`send`](Self::send) passed, and maps it.
@@ -88,7 +88,7 @@ impl Sealed {
     ///
     /// What recvmsg(2) answers; EINVAL if no descriptor came, or one without the seals.
     pub fn receive(socket: &UnixStream) -> Result<Self> {
-        Self::from_fd(super::passing::receive(socket)?)
+        Self::from_fd(super::scm_rights::receive(socket)?)
     }
 
     handle_calls!();

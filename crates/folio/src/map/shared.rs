@@ -93,7 +93,7 @@ impl SharedMem {
     /// EINVAL for anonymous memory, which has none; else what sendmsg(2) answers.
     pub fn send(&self, socket: &UnixStream) -> Result<()> {
         match self.file() {
-            Some(fd) => super::passing::send(socket, fd),
+            Some(fd) => super::scm_rights::send(socket, fd),
             None => Err(Error::rule(
                 "sendmsg",
                 self.mapping.region.subject(0..self.mapping.region.len()),
@@ -109,7 +109,7 @@ impl SharedMem {
     ///
     /// What recvmsg(2) answers; those of [`from_fd`](Self::from_fd).
     pub fn receive(socket: &UnixStream) -> Result<Self> {
-        Self::from_fd(super::passing::receive(socket)?)
+        Self::from_fd(super::scm_rights::receive(socket)?)
     }
 
     handle_calls!();

@@ -1,7 +1,7 @@
 //! A memfd on its way to be sealed. Its bytes come by copies, and no slice of it exists before the seals hold: any code of
 //! the process can open it through /proc meanwhile, and change them.
 
-use super::object;
+use super::file_object;
 use crate::error::{Errno, Error, Result, Subject};
 use crate::flags::{HugePage, MapFlags};
 use crate::page::PageSize;
@@ -40,10 +40,10 @@ impl Unsealed {
         })? as u64;
         let fd = sys::memfd::create(name, huge)
             .map_err(|errno| Error::kernel("memfd_create", errno, Subject::named(format!("memfd:{name}"))))?;
-        object::set_length(fd.as_fd(), size)?;
-        object::seal(fd.as_fd(), Seals::SHRINK | Seals::GROW)?;
-        object::check_sealed_length(fd.as_fd(), size)?;
-        object::check_room(fd.as_fd(), 0..size)?;
+        file_object::set_length(fd.as_fd(), size)?;
+        file_object::seal(fd.as_fd(), Seals::SHRINK | Seals::GROW)?;
+        file_object::check_sealed_length(fd.as_fd(), size)?;
+        file_object::check_room(fd.as_fd(), 0..size)?;
         Ok(Self { fd, name: name.to_owned(), huge, page, length, size })
     }
 
@@ -63,7 +63,7 @@ impl Unsealed {
         for offset in (0..self.length).step_by(STEP) {
             piece(offset, STEP.min(self.length - offset), &|bytes| match &map {
                 Some(map) => map.write_at(bytes, offset),
-                None => object::write_all(self.fd.as_fd(), bytes, offset as u64),
+                None => file_object::write_all(self.fd.as_fd(), bytes, offset as u64),
             })?;
         }
         Ok(())
@@ -84,7 +84,7 @@ impl Unsealed {
     /// Seals it for ever.
     pub(super) fn seal(self) -> Result<OwnedFd> {
         let seals = UNCHANGING | Seals::SEAL;
-        match object::seal(self.fd.as_fd(), seals) {
+        match file_object::seal(self.fd.as_fd(), seals) {
             Ok(()) => return Ok(self.fd),
             Err(error) if error.errno() != Errno::BUSY || self.huge.is_some() => return Err(error),
             // Somebody found it through /proc, and has it mapped writable. He has no map of a copy.
@@ -92,8 +92,8 @@ impl Unsealed {
         }
         let copy = sys::memfd::copy(self.fd.as_fd(), &self.name, self.size)
             .map_err(|errno| Error::kernel("sendfile", errno, Subject::file(self.fd.as_fd())))?;
-        object::seal(copy.as_fd(), seals)?;
-        object::check_sealed_length(copy.as_fd(), self.size)?;
+        file_object::seal(copy.as_fd(), seals)?;
+        file_object::check_sealed_length(copy.as_fd(), self.size)?;
         Ok(copy)
     }
 }

@@ -7,7 +7,7 @@
 //! Source: atexit(3), exit(3).
 
 use super::core::{Event, ObjectId};
-use super::inbox::{Inbox, Message, Outcome};
+use super::command::{Inbox, Message, Outcome};
 use crate::sys::per_process::PerProcess;
 use crate::sys::{self, identity, thread};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -2,8 +2,8 @@
 //! closes it, in the order of the calls: the spill directory may be slow, or stuck.
 
 use super::core::ObjectId;
-use super::inbox::{Inbox, Message};
-use super::records::{FILE_BYTES, LeafWrite};
+use super::command::{Inbox, Message};
+use super::page_hashes::{FILE_BYTES, LeafWrite};
 use crate::source::workers::Workers;
 use std::fs::File;
 use std::io;

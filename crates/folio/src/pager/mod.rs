@@ -22,25 +22,26 @@
 //! | [`working_set`] | the pages that a program used, to be prefetched the next time |
 //! | [`features`] | what the kernel offers, and what of it is used |
 
-mod answers;
+mod source_facts;
 mod at_exit;
-mod conflict;
+mod foreign_writes;
 pub(crate) mod core;
-#[allow(dead_code)]
-mod delivery;
-mod disk;
-mod exclusive;
+mod fault_source;
+mod file_io;
+mod writer_lock;
+mod sys;
 mod features;
-mod handover;
+mod source_calls;
 mod hash_file;
-pub(crate) mod inbox;
-pub(crate) mod lease;
-mod mailbox;
+pub(crate) mod command;
+mod handles;
+pub(crate) mod object;
+mod wake_queue;
 mod merge;
 mod pressure;
-mod records;
+mod page_hashes;
 mod registry;
-mod shard;
+mod driver;
 mod stats;
 mod store;
 mod working_set;
@@ -51,19 +52,19 @@ mod atomics {
     pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 }
 
+pub use handles::{Paged, PagedMut, PagedShared, Pinned, PinnedMut, PinnedShared};
 pub use features::{Capability, Delivery, Report};
 pub use stats::Stats;
 pub use working_set::WorkingSet;
 
 use crate::advice::Pattern;
 use crate::error::{Errno, Error, Result, Subject};
-use crate::map::{Paged, PagedMut, PagedShared};
 use crate::source::Source;
 use crate::sys::identity;
-use crate::sys::uffd::Uffd;
+use crate::pager::sys::uffd::Uffd;
 use features::{Asker, Choice, Features, Masks, Probe};
-use inbox::{Inbox, Message};
-use lease::{Lease, Purpose};
+use command::{Inbox, Message};
+use object::{Lease, Purpose};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -245,7 +246,7 @@ impl Builder {
             None => None,
         };
         let inbox = Arc::new(Inbox::new().map_err(refused)?);
-        let config = shard::Config {
+        let config = driver::Config {
             budget,
             dirty_age: self.dirty_age,
             uffd,
@@ -260,7 +261,7 @@ impl Builder {
             source_threads: self.source_threads,
             merges: self.merges,
         };
-        let shard = shard::Shard::new(config, Arc::clone(&inbox));
+        let shard = driver::Shard::new(config, Arc::clone(&inbox));
         if crate::sys::thread::start(&self.name, move || serve(shard)).is_err() {
             return Err(Error::kernel("clone", Errno::AGAIN, Subject::named("a pager's thread")));
         }
@@ -276,7 +277,7 @@ impl Builder {
 }
 
 /// Runs a shard. It must not end early: the kernel would show zeros for missing pages once the userfaultfd is closed.
-fn serve(shard: shard::Shard) {
+fn serve(shard: driver::Shard) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shard.run())).is_err() {
         crate::sys::say(format_args!("the pager's thread has panicked: its maps cannot be served any more"));
         std::process::abort();

@@ -10,15 +10,15 @@
 //! | [`reservation`] | address space without memory, to place regions in |
 
 mod access;
-mod change;
+mod remap;
 pub(crate) mod reservation;
-mod rights;
-mod upkeep;
+mod protection;
+mod advise;
 
 pub(crate) use access::{Origin, outside};
-pub use change::Resize;
+pub use remap::Resize;
 pub use reservation::Reservation;
-pub use upkeep::{Populate, WriteBack};
+pub use advise::{Populate, WriteBack};
 
 use crate::error::{Errno, Error, Refused, Result, Subject};
 use crate::flags::MapFlags;

@@ -26,23 +26,21 @@
 // | folder | what |
 // | --- | --- |
 // | `segment` | segments: the map, the header, the parties, the names |
-// | `share`, `place`, `read_place` | which types may lie in shared memory, and handles to a value |
-// | `blank` | memory to name a part of a type |
+// | `value` | which types may lie in shared memory, and references to a value |
 // | `wait` | how threads, descriptors and futures wait for other processes |
 // | `sync` | locks and all else for synchronising |
 // | `ring` | what channels and logs have alike |
 // | `channel` | rings of messages |
 // | `log` | queues with history |
+// | `sys` | system calls for descriptors and names that processes share |
 
-mod blank;
 mod channel;
 mod log;
-mod place;
-mod read_place;
 mod ring;
 mod segment;
-mod share;
 mod sync;
+mod sys;
+mod value;
 mod wait;
 
 #[doc(inline)]
@@ -51,13 +49,13 @@ pub use channel::{Batch, Channel, ChannelOptions, Message, Receiver, Recv, Reser
 #[cfg(feature = "derive")]
 pub use folio_derive::Share;
 pub use log::{Log, LogOptions, NextEntry, Read, Reader, Start, Writer};
-pub use place::{Place, Shared};
-pub use read_place::ReadPlace;
+pub use value::shared_ref::{Place, Shared};
+pub use value::read_ref::ReadPlace;
 pub use segment::header::{Kind, Lifetime};
 pub use segment::name::directory;
 pub use segment::registry::{Collected, Entry, Role, State, User, collect, list, remove};
 pub use segment::{Segment, SegmentOptions, Shape};
-pub use share::{Fingerprint, InPlace, Plain, Share};
+pub use value::share::{Fingerprint, InPlace, Plain, Share};
 pub use sync::condvar::Condvar;
 pub use sync::event::Event;
 pub use sync::guard::{Guard, Guards, Locked, Torn};
@@ -72,7 +70,7 @@ pub use wait::Wait;
 /// `core`, or `u128`, another meaning.
 #[doc(hidden)]
 pub mod derive {
-    pub use super::share::{Field, Parameter};
+    pub use super::value::share::{Field, Parameter};
     pub use std::marker::Copy;
     pub use std::mem::offset_of;
     pub use std::primitive::u128;

@@ -4,7 +4,7 @@
 //! killed parent as long as one of them lives. So a child closes its copies before anything else runs in it
 //! (pthread_atfork(3)). A child made by clone(2) without the C library keeps them until it ends or calls exec.
 
-use super::gate::Gate;
+use super::fork_mutex::Gate;
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 

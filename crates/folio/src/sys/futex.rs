@@ -6,7 +6,7 @@
 use super::atomics::AtomicU32;
 
 /// Waits while the word is `value`. May return earlier.
-pub(super) fn wait(word: &AtomicU32, value: u32) {
+pub(crate) fn wait(word: &AtomicU32, value: u32) {
     let none = std::ptr::null::<libc::timespec>();
     // SAFETY: the kernel reads the word, which outlives the call, and changes nothing.
     unsafe {
@@ -21,7 +21,7 @@ pub(super) fn wait(word: &AtomicU32, value: u32) {
 }
 
 /// Wakes the one thread that waits for the word to change, if it does already.
-pub(super) fn wake(word: &AtomicU32) {
+pub(crate) fn wake(word: &AtomicU32) {
     // SAFETY: the kernel looks for sleepers at the word's address, and touches no memory.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1) };
 }

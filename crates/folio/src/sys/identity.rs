@@ -25,7 +25,7 @@ fn page() -> Option<&'static AtomicU64> {
 }
 
 /// This process's number, if it or an ancestor has asked for one before: for a signal handler, which must map no page for it.
-pub(super) fn known_token() -> Option<u64> {
+pub(crate) fn known_token() -> Option<u64> {
     page().map(number)
 }
 

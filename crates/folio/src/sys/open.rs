@@ -38,7 +38,7 @@ fn wait_for_lease(path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let same_file = format!("/proc/self/fd/{}", found.as_raw_fd());
     let flags = flags - (OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW);
     match rustix::io::retry_on_intr(|| rustix::fs::open(&same_file, flags, Mode::empty())) {
-        Err(Errno::NOENT) if !super::naming::has_proc() => {
+        Err(Errno::NOENT) if !super::process::has_proc() => {
             rustix::io::retry_on_intr(|| rustix::fs::open(path, flags | follow, Mode::empty()))
         }
         result => result,

@@ -260,3 +260,9 @@ fn capable(capability: u32) -> bool {
         .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
         .is_some_and(|caps| caps & (1 << capability) != 0)
 }
+/// Whether descriptors can be opened anew by their names in `/proc`. Without it
+/// calls by such a name fail with ENOENT though the file is there.
+pub(crate) fn has_proc() -> bool {
+    rustix::fs::access("/proc/self/fd", rustix::fs::Access::EXISTS).is_ok()
+}
+

@@ -12,7 +12,7 @@
 //!
 //! Source: sigaction(2), signal-safety(7).
 
-use super::{copy, ends, replace};
+use super::{copy, guard_table};
 use std::cell::{Cell, UnsafeCell};
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -42,6 +42,33 @@ struct Chain {
 
 static CHAINS: [Chain; 2] = [Chain::of(libc::SIGBUS), Chain::of(libc::SIGSEGV)];
 static INSTALLED: AtomicBool = AtomicBool::new(false);
+
+/// What the handler asks of the pager's areas. A program without a pager has none.
+pub(crate) struct AreaFaults {
+    /// Waits until a page that comes by way of signals is there. Returns whether to try the access again.
+    pub(crate) supply: AreaFault,
+    /// Ends the process if a page of the pager cannot be supplied. Else returns whether to try the access again.
+    pub(crate) report: AreaFault,
+}
+
+/// A question about the fault at an address: the context, the address, the signal and its code.
+///
+/// # Safety
+///
+/// The context is the `ucontext_t` that the kernel passed to the handler of the signal.
+pub(crate) type AreaFault = unsafe fn(*const libc::c_void, usize, i32, i32) -> bool;
+
+static AREA_FAULTS: AtomicPtr<AreaFaults> = AtomicPtr::new(ptr::null_mut());
+
+/// The handler asks `faults` from now on. The pager calls this before its first area exists.
+pub(crate) fn set_area_faults(faults: &'static AreaFaults) {
+    AREA_FAULTS.store(ptr::from_ref(faults).cast_mut(), Ordering::Release);
+}
+
+fn area_faults() -> Option<&'static AreaFaults> {
+    // SAFETY: `set_area_faults` stores references that live as long as the program.
+    unsafe { AREA_FAULTS.load(Ordering::Acquire).as_ref() }
+}
 
 /// A disposition that the program chose. It is never freed: a handler on another thread may be reading it.
 struct Disposition {
@@ -339,16 +366,17 @@ fn is_fault(info: &libc::siginfo_t) -> bool {
 fn on_fault(entry: usize, signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the cell is this thread's own; the interrupted code must find its errno as it left it.
     let errno = unsafe { *libc::__errno_location() };
+    let areas = area_faults();
     // SAFETY: the kernel passes a valid siginfo and context to an SA_SIGINFO handler; for these signals, raised for
     // an access, `si_addr` is set.
     unsafe {
         let code = (*info).si_code;
         let address = (*info).si_addr() as usize;
         let handled = is_fault(&*info)
-            && (ends::supply(context, address, signal, code)
+            && (areas.is_some_and(|areas| (areas.supply)(context, address, signal, code))
                 || copy::recover(context, address, signal, code)
-                || replace::supply(address, copy::program_counter(context), signal, code)
-                || ends::report(context, address, signal, code));
+                || guard_table::supply(address, copy::program_counter(context), signal, code)
+                || areas.is_some_and(|areas| (areas.report)(context, address, signal, code)));
         if !handled && let Some(chain) = CHAINS.iter().find(|chain| chain.signal == signal) {
             chain.forward(entry, info, context);
         }

@@ -5,7 +5,7 @@
 //! Source: mremap(2), getrlimit(2). A move to a range of the same length is checked against no limit
 //! but that of areas (mm/mremap.c).
 
-use super::{area_reserve, mm};
+use super::{vma_reserve, mm};
 use rustix::io::Errno;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -95,7 +95,7 @@ impl Spare {
             if result != Err(Errno::NOMEM) {
                 break;
             }
-            area_reserve::give_up();
+            vma_reserve::give_up();
         }
         if result.is_err() {
             // The kernel may have unmapped the target before it failed.

@@ -6,7 +6,7 @@
 //! | [`rules`] | which options go together, and with which kind of map |
 //! | [`make`] | the methods that make each kind of map |
 
-mod make;
+mod build;
 mod rules;
 
 use crate::advice::Pattern;

@@ -4,8 +4,8 @@
 //! place of its access bit, which user space does not see: what is taken out of the map stays in memory for a while
 //! (the inactive queue), and if it is wanted again it goes to the main queue, at the cost of a fault without a read.
 
-use super::frames::{Doom, FrameId, Place, Queue};
-use super::spread::SpreadSet;
+use super::extents::{Doom, FrameId, Place, Queue};
+use super::int_hash::SpreadSet;
 use super::{Action, Bytes, Core, ObjectId, Reason, Run};
 use std::collections::VecDeque;
 

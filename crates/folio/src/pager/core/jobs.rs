@@ -1,7 +1,7 @@
 //! What takes more than one step: pins, evictions that were asked for.
 
-use super::frames::{Doom, FrameId, Place};
-use super::table::CHUNK;
+use super::extents::{Doom, FrameId, Place};
+use super::chunk_table::CHUNK;
 use super::{Action, Core, Failure, ObjectId, Pin, Reason, Run, Ticket};
 use std::collections::VecDeque;
 
@@ -319,7 +319,7 @@ impl Core {
             .filter_map(|job| self.objects.get(&job.object)?.table.frame(*job.pending.front()?))
             .filter(|&id| {
                 let frame = &self.frames[id];
-                let busy = frame.failed != 0 && frame.failed + super::write::BUSY <= self.now;
+                let busy = frame.failed != 0 && frame.failed + super::writeback::BUSY <= self.now;
                 busy && frame.doom != Doom::None && frame.place == Place::Installed && !frame.writing
             })
             .collect();

@@ -19,10 +19,10 @@
 //! Times are microseconds since any fixed moment; memory is counted in pages.
 #![forbid(unsafe_code)]
 
-mod ahead;
-mod dirty;
+mod readahead_share;
+mod dirty_limit;
 mod evict;
-pub(crate) mod frames;
+pub(crate) mod extents;
 mod jobs;
 mod pins;
 mod prefetch;
@@ -31,20 +31,20 @@ pub(crate) mod readahead;
 mod scans;
 #[cfg(test)]
 mod simulate;
-pub(crate) mod spread;
-mod supply;
-mod table;
-mod write;
+pub(crate) mod int_hash;
+mod page_in;
+mod chunk_table;
+mod writeback;
 
-pub(crate) use frames::FrameId;
+pub(crate) use extents::FrameId;
 pub(crate) use readahead::Pattern;
 
-use frames::Frames;
+use extents::Frames;
 use readahead::Readahead;
-use spread::SpreadMap;
+use int_hash::SpreadMap;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use table::Table;
+use chunk_table::Table;
 
 /// An object's number in its shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -440,9 +440,9 @@ pub(crate) struct Core {
     /// The same for private maps.
     private_order: VecDeque<(FrameId, u64)>,
     /// Stores that wait for write-back.
-    throttle: dirty::Throttle,
+    throttle: dirty_limit::Throttle,
     /// Faults that found no memory.
-    stalled: VecDeque<supply::Stalled>,
+    stalled: VecDeque<page_in::Stalled>,
     /// Frames that somebody waits for, with the last moment; entries may be stale.
     waiting: VecDeque<(u64, FrameId)>,
     ghosts: evict::Ghosts,
@@ -454,7 +454,7 @@ pub(crate) struct Core {
     /// Pages that prefetches may still ask for before the driver looks for faults.
     turn: u64,
     pin_jobs: Vec<jobs::PinJob>,
-    syncs: Vec<write::SyncJob>,
+    syncs: Vec<writeback::SyncJob>,
     evictions: Vec<jobs::EvictJob>,
     /// Frames outside the map that are to be written.
     to_write: SpreadMap<ObjectId, VecDeque<FrameId>>,
@@ -465,7 +465,7 @@ pub(crate) struct Core {
     /// Pages that were read ahead, or are being read ahead, and are not used yet.
     ahead: u64,
     /// The streams that went on lately.
-    streams: ahead::Streams,
+    streams: readahead_share::Streams,
     leaving: u64,
     actions: VecDeque<Action>,
     other_records: usize,
@@ -488,7 +488,7 @@ impl Core {
             dirty: 0,
             dirty_order: VecDeque::new(),
             private_order: VecDeque::new(),
-            throttle: dirty::Throttle::default(),
+            throttle: dirty_limit::Throttle::default(),
             stalled: VecDeque::new(),
             waiting: VecDeque::new(),
             ghosts: evict::Ghosts::default(),
@@ -505,7 +505,7 @@ impl Core {
             write_numbers: SpreadMap::default(),
             reading: 0,
             ahead: 0,
-            streams: ahead::Streams::default(),
+            streams: readahead_share::Streams::default(),
             leaving: 0,
             actions: VecDeque::new(),
             other_records: 0,
@@ -562,7 +562,7 @@ impl Core {
     /// The runs of an object that are in the map now, in order.
     pub(crate) fn resident(&self, object: ObjectId) -> Vec<Run> {
         let Some(this) = self.objects.get(&object) else { return Vec::new() };
-        let installed = |frame: &FrameId| self.frames[*frame].place == frames::Place::Installed;
+        let installed = |frame: &FrameId| self.frames[*frame].place == extents::Place::Installed;
         let frames = this.table.frames_in(0, this.pages);
         frames.into_iter().filter(installed).map(|frame| self.frames[frame].run).collect()
     }

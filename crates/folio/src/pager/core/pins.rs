@@ -1,6 +1,6 @@
 //! The pins of one object: disjoint ranges, each with how many pins it has, so that one pin among many costs as little as the first.
 
-use super::spread::SpreadMap;
+use super::int_hash::SpreadMap;
 use super::{Pin, Run};
 use std::collections::BTreeMap;
 

@@ -5,7 +5,7 @@
 //! `FOLIO_SCHEDULES` says how many schedules are run, from `FOLIO_FIRST` on; `FOLIO_SEED` replays one, and `FOLIO_TRACE` tells all of
 //! its events and actions.
 
-use super::frames::{Frame, Place};
+use super::extents::{Frame, Place};
 use super::{
     Action, Backing, Bytes, Core, Event, Failure, FrameId, Limits, Mode, ObjectId, Pattern, Pin, Reason, Run,
     Ticket, Traits,
@@ -258,7 +258,7 @@ impl Simulation {
         assert_eq!(held, self.core.held, "the count of pages pinned for stores is not that of the objects");
         let reading: u64 = self.core.objects.values().map(|object| object.reading).sum();
         assert_eq!(reading, self.core.reading, "the count of pages being read is not that of the objects");
-        let ahead = super::ahead::counted(&self.core.frames);
+        let ahead = super::readahead_share::counted(&self.core.frames);
         assert_eq!(ahead, self.core.ahead, "the count of pages read ahead is not that of the frames");
     }
 

@@ -1,7 +1,7 @@
 //! What the machine offers: each capability is tried once, and the reason is kept where it fails.
 
 use super::{Delivery, Features};
-use crate::sys::uffd::{Progress, Uffd, Way, feature, watch};
+use crate::pager::sys::uffd::{Progress, Uffd, Way, feature, watch};
 use crate::sys::{Errno, check, memfd, mm, process, size_limit};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicPtr, Ordering};

@@ -4,9 +4,9 @@
 //! none is lost.
 
 use super::{CHUNK, Mode, Place, Run, Slot, advance, open_up, reserve, span};
-use crate::sys::discard::discard;
-use crate::sys::ends::Area;
-use crate::sys::uffd::{Uffd, watch};
+use crate::pager::sys::discard::discard;
+use crate::pager::sys::pager_areas::Area;
+use crate::pager::sys::uffd::{Uffd, watch};
 use crate::sys::{Errno, file, identity, memfd, mm, size_limit};
 use rustix::fs::FallocateFlags;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

@@ -11,16 +11,16 @@
 
 mod memfd;
 mod pool;
-mod private;
-mod trapped;
+mod anon;
+mod mprotect;
 
 pub(crate) use memfd::Memfd;
 pub(crate) use pool::Pool;
-pub(crate) use private::Private;
-pub(crate) use trapped::Trapped;
+pub(crate) use anon::Private;
+pub(crate) use mprotect::Trapped;
 
-use crate::sys::discard::discard;
-use crate::sys::uffd::{Progress, Uffd};
+use crate::pager::sys::discard::discard;
+use crate::pager::sys::uffd::{Progress, Uffd};
 use crate::sys::{Errno, copy, mm};
 use std::sync::Arc;
 

@@ -8,7 +8,7 @@
 //! whole.
 
 use super::{CHUNK, Slot};
-use crate::sys::uffd::{Uffd, watch};
+use crate::pager::sys::uffd::{Uffd, watch};
 use crate::sys::{self, Errno, identity, mm};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -307,7 +307,7 @@ impl Pool {
 fn discard(address: usize, len: usize) {
     // SAFETY: memory of the pool that no slot, or the slot's owner, has.
     unsafe {
-        if sys::discard::discard(address, len).is_err() {
+        if crate::pager::sys::discard::discard(address, len).is_err() {
             // Locked memory, before 5.18. The pool's own need not be.
             let _ = mm::munlock(address as *mut u8, len);
             let _ = mm::madvise(address as *mut u8, len, libc::MADV_DONTNEED);

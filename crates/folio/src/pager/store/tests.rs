@@ -1,9 +1,9 @@
 //! Every store, against real threads and the real kernel.
 
 use super::{CHUNK, Memfd, Mode, Pool, Private, Run, Store, Trapped};
-use crate::pager::delivery::{Delivery, RawFault};
-use crate::sys::trap_queue::TrapQueue;
-use crate::sys::uffd::{Uffd, Way, feature};
+use crate::pager::fault_source::{Delivery, RawFault};
+use crate::pager::sys::sigsegv_faults::TrapQueue;
+use crate::pager::sys::uffd::{Uffd, Way, feature};
 use crate::sys::{Errno, copy, mm, process, signal};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;

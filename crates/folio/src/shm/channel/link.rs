@@ -5,7 +5,7 @@ use super::ring::{self, Ring};
 use crate::error::{Errno, Error, Result};
 use crate::shm::ring::memory::RingMemory;
 use crate::shm::segment::attachment::Attachment;
-use crate::shm::wait::bell::BellCord;
+use crate::shm::wait::notifier::BellCord;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

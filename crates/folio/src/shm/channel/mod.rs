@@ -17,9 +17,9 @@ pub use receiver::{Message, Receiver, Recv};
 pub use sender::{Batch, Reserved, Sender, Sending};
 
 use crate::error::Result;
-use crate::map::passing;
-use crate::shm::ring::body::Making;
-use crate::shm::ring::word;
+use crate::map::scm_rights;
+use crate::shm::ring::create::Making;
+use crate::shm::ring::message_header;
 use crate::shm::segment::SegmentOptions;
 use crate::shm::segment::attachment::{Attachment, Contents};
 use crate::shm::segment::header::Kind;
@@ -171,7 +171,7 @@ impl ChannelOptions {
     ///
     /// What recvmsg(2) answers; those of [`from_fd`](Self::from_fd).
     pub fn receive(&self, socket: &UnixStream) -> Result<Channel> {
-        self.from_fd(passing::receive(socket)?)
+        self.from_fd(scm_rights::receive(socket)?)
     }
 
     fn making(&self) -> Making<'_, Control> {
@@ -290,7 +290,7 @@ impl Channel {
     ///
     /// What sendmsg(2) answers.
     pub fn pass(&self, socket: &UnixStream) -> Result<()> {
-        passing::send(socket, self.file())
+        scm_rights::send(socket, self.file())
     }
 
     /// Takes what [`pass`](Self::pass) passed: a channel of one sender.
@@ -404,7 +404,7 @@ mod tests {
             rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() == 1
         };
         sender.bell().unwrap();
-        let cord = std::mem::offset_of!(Control, bells) + size_of::<crate::shm::wait::bell::BellCord>();
+        let cord = std::mem::offset_of!(Control, bells) + size_of::<crate::shm::wait::notifier::BellCord>();
         for garbage in [0, u64::MAX, 1, 0x0123_4567_89ab_cdef] {
             for word in [cord, cord + 8] {
                 while sender.try_send(&[7; 20]).unwrap() {}

@@ -5,8 +5,8 @@ use super::ring::{Consumer, Found};
 use crate::access::View;
 use crate::error::{Errno, Error, Result};
 use crate::shm::segment::owner::Owner;
-use crate::shm::wait::doze::{ASLEEP, BELL};
-use crate::shm::wait::hanging::{self, Hanging, Hangs};
+use crate::shm::wait::eventcount::{ASLEEP, BELL};
+use crate::shm::wait::poll_handle::{self, Hanging, Hangs};
 use crate::shm::wait::{Look, Phase, Wait};
 use crate::sys;
 use std::os::fd::BorrowedFd;
@@ -515,6 +515,6 @@ impl Future for Recv<'_> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<usize>> {
         let Self { receiver, buffer } = self.get_mut();
-        hanging::poll(*receiver, context, |receiver| receiver.try_recv(buffer))
+        poll_handle::poll(*receiver, context, |receiver| receiver.try_recv(buffer))
     }
 }

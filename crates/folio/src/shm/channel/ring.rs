@@ -15,7 +15,7 @@
 //! Nothing that is read from the ring is trusted. `tests/ring_model.rs` checks the protocol under every order of steps.
 
 use super::atomics::{AtomicU64, Ordering};
-use super::word::{self, Corrupt, Kind, WORD, is_before};
+use super::message_header::{self, Corrupt, Kind, WORD, is_before};
 
 /// Where the ring lies: its words, and the positions of both sides.
 pub(crate) trait Ring {
@@ -94,7 +94,7 @@ impl Producer {
             if word == 0 {
                 break;
             }
-            let (kind, len) = word::decode(word, tail, capacity, WORD)?;
+            let (kind, len) = message_header::decode(word, tail, capacity, WORD)?;
             tail = tail.wrapping_add(if kind == Kind::Skip { len } else { footprint(len) });
             if tail.wrapping_sub(head) > capacity {
                 return Err(Corrupt { what: "the chain of messages has no end", at: tail });
@@ -152,7 +152,7 @@ impl Producer {
         // It needs the bytes up to the end as well, once the receiver has passed them.
         self.free_until(ring, next_lap)?;
         self.zero(ring, next_lap);
-        ring.word((self.tail & (self.capacity - 1)) as usize).store(word::skip(self.tail), Ordering::Release);
+        ring.word((self.tail & (self.capacity - 1)) as usize).store(message_header::skip(self.tail), Ordering::Release);
         self.tail = next_lap;
         ring.tail().store(next_lap, Ordering::Relaxed);
         if let Some(batch) = &mut self.batch {
@@ -203,7 +203,7 @@ impl Producer {
     pub(crate) fn publish(&mut self, ring: &impl Ring, place: Place, len: u64) {
         let end = place.position.wrapping_add(footprint(len));
         self.zero(ring, end);
-        let word = word::message(len, place.position);
+        let word = message_header::message(len, place.position);
         if place.skip.is_none() && self.batch.is_none() {
             ring.word((place.position & (self.capacity - 1)) as usize).store(word, Ordering::Release);
             ring.tail().store(end, Ordering::Relaxed);
@@ -222,7 +222,7 @@ impl Producer {
             Some(skip) => {
                 // Not reached before the skip is.
                 ring.word((place.position & mask) as usize).store(word, Ordering::Relaxed);
-                (skip, word::skip(skip))
+                (skip, message_header::skip(skip))
             }
             None => (place.position, word),
         };
@@ -300,7 +300,7 @@ impl Consumer {
             if word == 0 {
                 return Ok(None);
             }
-            match word::decode(word, self.position, self.capacity, WORD)? {
+            match message_header::decode(word, self.position, self.capacity, WORD)? {
                 (Kind::Message, len) => {
                     return Ok(Some(Found { at: at + WORD as usize, len: len as usize }));
                 }

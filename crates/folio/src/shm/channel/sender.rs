@@ -6,10 +6,10 @@ use super::ring::{Blocked, Place, Producer};
 use crate::access::ViewMut;
 use crate::error::{Errno, Error, Result};
 use crate::shm::ring::memory::Unclaimed;
-use crate::shm::ring::word::{Corrupt, is_before};
+use crate::shm::ring::message_header::{Corrupt, is_before};
 use crate::shm::segment::owner::Owner;
-use crate::shm::wait::doze::{ASLEEP, BELL};
-use crate::shm::wait::hanging::{self, Hanging, Hangs};
+use crate::shm::wait::eventcount::{ASLEEP, BELL};
+use crate::shm::wait::poll_handle::{self, Hanging, Hangs};
 use crate::shm::wait::{Look, Phase, Wait};
 use crate::sys;
 use std::os::fd::BorrowedFd;
@@ -725,7 +725,7 @@ impl Future for Sending<'_> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         let Self { sender, bytes } = self.get_mut();
         let Some(message) = *bytes else { return Poll::Ready(Ok(())) };
-        hanging::poll(*sender, context, |sender| {
+        poll_handle::poll(*sender, context, |sender| {
             let sent = sender.try_send(message)?.then(|| *bytes = None);
             Ok(sent)
         })

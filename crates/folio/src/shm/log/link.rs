@@ -1,9 +1,9 @@
 //! What lies beside a log's ring, and what its writer and readers have: its memory, and who is to be told.
 
-use super::chain::{self, Ring};
+use super::entries::{self, Ring};
 use crate::shm::ring::memory::{Apart, Beside, RING_AT, RingMemory};
-use crate::shm::wait::bell::BellCord;
-use crate::shm::wait::doze::Doze;
+use crate::shm::wait::notifier::BellCord;
+use crate::shm::wait::eventcount::Doze;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many readers can have a bell at a time. All others are not known to anyone.
@@ -59,7 +59,7 @@ pub(super) type Link = RingMemory<Control>;
 impl Link {
     /// The longest entry.
     pub(super) fn limit(&self) -> usize {
-        chain::limit(self.capacity()) as usize
+        entries::limit(self.capacity()) as usize
     }
 
     /// Tells the readers that want to be told.

@@ -7,7 +7,7 @@
 //! | [`link`] | what writer and readers have |
 //! | [`writer`], [`reader`] | the two sides |
 
-mod chain;
+mod entries;
 mod checksum;
 mod link;
 mod reader;
@@ -17,9 +17,9 @@ pub use reader::{NextEntry, Read, Reader, Start};
 pub use writer::Writer;
 
 use crate::error::Result;
-use crate::map::passing;
-use crate::shm::ring::body::Making;
-use crate::shm::ring::word;
+use crate::map::scm_rights;
+use crate::shm::ring::create::Making;
+use crate::shm::ring::message_header;
 use crate::shm::segment::SegmentOptions;
 use crate::shm::segment::attachment::{Attachment, Contents};
 use crate::shm::segment::header::{Kind, Lifetime};
@@ -158,7 +158,7 @@ impl LogOptions {
     ///
     /// What recvmsg(2) answers; those of [`from_fd`](Self::from_fd).
     pub fn receive(&self, socket: &UnixStream) -> Result<Log> {
-        self.from_fd(passing::receive(socket)?)
+        self.from_fd(scm_rights::receive(socket)?)
     }
 
     fn making(&self) -> Making<'_, Control> {
@@ -275,7 +275,7 @@ impl Log {
     ///
     /// What sendmsg(2) answers.
     pub fn pass(&self, socket: &UnixStream) -> Result<()> {
-        passing::send(socket, self.file())
+        scm_rights::send(socket, self.file())
     }
 
     /// Takes what [`pass`](Self::pass) passed.

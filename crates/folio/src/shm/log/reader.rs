@@ -1,13 +1,13 @@
 //! The reading sides of a log.
 
-use super::chain::{self, Step};
+use super::entries::{self, Step};
 use super::checksum::checksum;
 use super::link::Link;
 use crate::error::{Errno, Error, Result};
-use crate::shm::ring::word::Corrupt;
+use crate::shm::ring::message_header::Corrupt;
 use crate::shm::segment::owner::Owner;
-use crate::shm::wait::doze::{ASLEEP, BELL};
-use crate::shm::wait::hanging::{self, Hanging, Hangs};
+use crate::shm::wait::eventcount::{ASLEEP, BELL};
+use crate::shm::wait::poll_handle::{self, Hanging, Hangs};
 use crate::shm::wait::{Look, Phase, Wait};
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
@@ -51,7 +51,7 @@ pub enum Read {
 #[derive(Debug)]
 pub struct Reader {
     link: Link,
-    chain: chain::Reader,
+    chain: entries::Reader,
     wait: Wait,
     parks: u64,
     bell: Option<Box<Hanging>>,
@@ -231,7 +231,7 @@ impl Reader {
 #[inline]
 fn look(
     link: &Link,
-    chain: &mut chain::Reader,
+    chain: &mut entries::Reader,
     buffer: &mut Vec<u8>,
     call: &'static str,
 ) -> Result<Option<Read>> {
@@ -263,12 +263,12 @@ fn alone(link: &Link, died: bool) -> Error {
     link.alone("next", "all entries were read, and the writer", died, remedy)
 }
 
-fn begin(link: &Link, start: Start, call: &'static str) -> Result<chain::Reader> {
+fn begin(link: &Link, start: Start, call: &'static str) -> Result<entries::Reader> {
     let capacity = link.capacity();
     match start {
-        Start::Oldest => chain::Reader::at_oldest(link, capacity),
-        Start::Newest => chain::Reader::at_newest(link, capacity),
-        Start::At(seq) => chain::Reader::at_seq(link, capacity, seq),
+        Start::Oldest => entries::Reader::at_oldest(link, capacity),
+        Start::Newest => entries::Reader::at_newest(link, capacity),
+        Start::At(seq) => entries::Reader::at_seq(link, capacity, seq),
     }
     .map_err(|corrupt| link.corrupt(call, corrupt))
 }
@@ -327,6 +327,6 @@ impl Future for NextEntry<'_> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Read>> {
         let Self { reader, buffer } = self.get_mut();
-        hanging::poll(*reader, context, |reader| reader.next_or_end(buffer))
+        poll_handle::poll(*reader, context, |reader| reader.next_or_end(buffer))
     }
 }

@@ -1,6 +1,6 @@
 //! The writing side of a log.
 
-use super::chain::{self, Trust};
+use super::entries::{self, Trust};
 use super::checksum::checksum;
 use super::link::{self, Link};
 use crate::error::{Errno, Error, Result};
@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 #[derive(Debug)]
 pub struct Writer {
     link: Link,
-    chain: chain::Writer,
+    chain: entries::Writer,
     process: u64,
 }
 
@@ -27,12 +27,12 @@ impl Writer {
         let owner = &control.writer.0.owner;
         link.claim(owner).map_err(|why| link.taken("writer", "writer", why))?;
         let trust = if link::is_of_this_boot(control) { Trust::Memory } else { Trust::Nothing };
-        let is_whole = |found: &chain::Found| {
+        let is_whole = |found: &entries::Found| {
             let mut bytes = Vec::new();
             link.copy_to(found.at, found.len, &mut bytes).is_ok()
                 && checksum(found.seq, &bytes) == found.checksum
         };
-        let resumed = chain::Writer::resume(&link, link.capacity(), trust, is_whole)
+        let resumed = entries::Writer::resume(&link, link.capacity(), trust, is_whole)
             .map_err(|corrupt| link.corrupt("writer", corrupt))
             .and_then(|chain| {
                 // What is in memory alone does not outlive the machine.

@@ -2,11 +2,11 @@
 //! errors that name both.
 
 use crate::error::{Errno, Error, Result, Subject};
-use crate::shm::ring::word::Corrupt;
+use crate::shm::ring::message_header::Corrupt;
 use crate::shm::segment::attachment::Attachment;
 use crate::shm::segment::owner::Owner;
-use crate::shm::wait::bell::{BellCord, party};
-use crate::shm::wait::doze::{ASLEEP, BELL, Doze};
+use crate::shm::wait::notifier::{BellCord, party};
+use crate::shm::wait::eventcount::{ASLEEP, BELL, Doze};
 use crate::sys;
 use crate::sys::copy::Trap;
 use crate::sys::futex;

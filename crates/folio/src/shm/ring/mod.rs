@@ -6,6 +6,6 @@
 // | `memory` | the control page and the ring behind an attachment |
 // | `word` | the word in front of a message |
 
-pub(super) mod body;
+pub(super) mod create;
 pub(super) mod memory;
-pub(super) mod word;
+pub(super) mod message_header;

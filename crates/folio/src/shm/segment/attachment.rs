@@ -15,14 +15,14 @@ use crate::shm::segment::header::{
 };
 use crate::shm::segment::name;
 use crate::shm::segment::owner::Owner;
-use crate::shm::segment::party::{self, NoSlot};
-use crate::shm::wait::bell;
-use crate::shm::wait::party_bell::PartyBell;
+use crate::shm::segment::participant::{self, NoSlot};
+use crate::shm::wait::notifier;
+use crate::shm::wait::process_notifier::PartyBell;
 use crate::sys;
 use crate::sys::fork::OwnFd;
-use crate::sys::gate::Gate;
-use crate::sys::replace::Guarded;
-use crate::sys::replaced::CloneBy;
+use crate::sys::fork_mutex::Gate;
+use crate::sys::guard_table::Guarded;
+use crate::sys::shadow::CloneBy;
 use crate::sys::spare::Stores;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -314,7 +314,7 @@ impl Attachment {
         }
         // A kernel that cannot answer takes nobody's lock away.
         self.slots()[slot].generation.load(Ordering::Acquire) == owner.generation()
-            && party::is_taken(self.file(), slot).unwrap_or(true)
+            && participant::is_taken(self.file(), slot).unwrap_or(true)
     }
 
     /// How errors name the segment.
@@ -333,7 +333,7 @@ impl Attachment {
         loop {
             match self.try_join(&mut is_guarded)? {
                 // Meanwhile others may fork, and use other segments.
-                Some(NoSlot::Barred) if start.elapsed() < party::PATIENCE => {
+                Some(NoSlot::Barred) if start.elapsed() < participant::PATIENCE => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Some(no_slot) => return Err(self.cannot_join(&no_slot)),
@@ -349,7 +349,7 @@ impl Attachment {
             if self.process.load(Ordering::Acquire) == token {
                 return Ok(None);
             }
-            let fd = sys::naming::reopen(self.file())
+            let fd = crate::shm::sys::unnamed_file::reopen(self.file())
                 .map_err(|errno| super::by_descriptor("open", errno, self.subject()))?;
             let lease = forks.keep_from_children(fd);
             if !*is_guarded {
@@ -359,10 +359,10 @@ impl Attachment {
                 }
                 *is_guarded = true;
             }
-            match party::claim(lease.as_fd(), self.slots(), || self.is_past()) {
+            match participant::claim(lease.as_fd(), self.slots(), || self.is_past()) {
                 // A child that comes late. With a slot in hand, as in opening: from here on nobody takes the name away.
                 Ok(owner) if self.name_is_gone() || self.is_past() => {
-                    party::leave(lease.as_fd(), self.slots(), owner);
+                    participant::leave(lease.as_fd(), self.slots(), owner);
                     forks.close(lease);
                     Err(self.name_gone())
                 }
@@ -385,7 +385,7 @@ impl Attachment {
         match network.compare_exchange(0, mine, Ordering::AcqRel, Ordering::Acquire) {
             Err(found) if found != mine => {
                 // Of those who have left nobody needs to be reached. Who comes after the second look finds this one's number.
-                let is_alone = || party::is_anybody_there(lease) == Ok(false);
+                let is_alone = || participant::is_anybody_there(lease) == Ok(false);
                 if is_alone() {
                     network.store(mine, Ordering::SeqCst);
                     if is_alone() {
@@ -581,7 +581,7 @@ impl Attachment {
         lifetime: Lifetime,
     ) -> Result<Option<Arc<Self>>> {
         let opened = sys::fork::held_off(|forks| {
-            sys::naming::reopen(file.as_fd()).map(|fd| forks.keep_from_children(fd))
+            crate::shm::sys::unnamed_file::reopen(file.as_fd()).map(|fd| forks.keep_from_children(fd))
         });
         let subject = || Subject::named(path.display().to_string());
         let lease = opened.map_err(|errno| super::by_descriptor("open", errno, subject()))?;
@@ -592,7 +592,7 @@ impl Attachment {
                     let token = sys::identity::token();
                     fresh.open_guard()?;
                     fresh.maker.store(token, Ordering::Relaxed);
-                    fresh.settle(party::claim_barred(fresh.slots()), lease, token);
+                    fresh.settle(participant::claim_barred(fresh.slots()), lease, token);
                     Ok::<_, Error>(())
                 })?;
                 let fresh = Arc::new(fresh);
@@ -621,7 +621,7 @@ impl Attachment {
             let subject = subject.clone();
             move |errno| Error::kernel(call, errno, subject)
         };
-        if !party::bar(lease).map_err(failed("fcntl"))? {
+        if !participant::bar(lease).map_err(failed("fcntl"))? {
             return Ok(None);
         }
         // From here on it grows no more.
@@ -670,7 +670,7 @@ impl Attachment {
 
     fn let_others_in(&self) -> Result<(), Errno> {
         sys::fork::held_off(|_| match &*self.lease.lock() {
-            Some(lease) => party::admit_others(lease.as_fd()),
+            Some(lease) => participant::admit_others(lease.as_fd()),
             None => Ok(()),
         })
     }
@@ -806,7 +806,7 @@ impl Drop for Attachment {
             let lease = self.lease.lock().take();
             if let Some(lease) = lease.filter(|_| mine) {
                 let owner = Owner::in_word(self.owner.load(Ordering::Relaxed)).unwrap_or(Owner::NOBODY);
-                party::leave(lease.as_fd(), self.slots(), owner);
+                participant::leave(lease.as_fd(), self.slots(), owner);
                 if let Some(name) = self.name.get()
                     && self.facts.lifetime == Lifetime::WhileUsed
                 {
@@ -840,7 +840,7 @@ pub(in crate::shm) fn retire(
     inode: Inode,
     judge: impl FnOnce() -> Result<Verdict, Errno>,
 ) -> Result<bool, Errno> {
-    if !party::bar(fd)? {
+    if !participant::bar(fd)? {
         return Ok(false);
     }
     // While it is barred nobody else takes the name from this file.
@@ -848,7 +848,7 @@ pub(in crate::shm) fn retire(
         Ok(true) => judge().and_then(|verdict| execute(fd, path, verdict)),
         other => other,
     };
-    party::unbar(fd);
+    participant::unbar(fd);
     result
 }
 
@@ -868,7 +868,7 @@ fn execute(fd: BorrowedFd<'_>, path: &Path, verdict: Verdict) -> Result<bool, Er
     }
     // First: when the name has gone, or the header says so, nobody can tell any more whose they were.
     if let Some(segment) = mixed(fd) {
-        bell::sweep(name::parent(path), segment, |_| false);
+        notifier::sweep(name::parent(path), segment, |_| false);
     }
     match rustix::fs::unlink(path) {
         // In a directory with the sticky bit only its owner may. Others must not find what it holds.
@@ -977,7 +977,7 @@ fn allocate(file: BorrowedFd<'_>, range: Range<u64>, subject: &Subject) -> Resul
         ));
     }
     let flags = rustix::fs::FallocateFlags::empty();
-    let errno = match sys::room::check(file, &range) {
+    let errno = match sys::memory_room::check(file, &range) {
         Err(short) if short.errno == Errno::NOMEM => {
             return Err(Error::short(subject.clone(), short));
         }

@@ -179,7 +179,7 @@ pub(crate) fn data_at(page: usize) -> u64 {
 }
 
 fn checksum(bytes: &[u8]) -> u64 {
-    crate::shm::share::hash(crate::shm::share::SEED, bytes)
+    crate::shm::value::share::hash(crate::shm::value::share::SEED, bytes)
 }
 
 impl Facts {

@@ -14,16 +14,16 @@ pub(super) mod attachment;
 pub(super) mod header;
 pub(super) mod name;
 pub(super) mod owner;
-pub(super) mod party;
+pub(super) mod participant;
 pub(super) mod registry;
 
 use crate::access::{View, ViewMut};
 use crate::error::{Errno, Error, Result, Subject};
-use crate::map::passing;
-use crate::shm::place::{Place, Shared};
+use crate::map::scm_rights;
+use crate::shm::value::shared_ref::{Place, Shared};
 use crate::shm::segment::attachment::{Attachment, Contents, Verdict, is_gone, lifetime, retire};
 use crate::shm::segment::header::{Kind, Lifetime};
-use crate::shm::share::{Plain, Share};
+use crate::shm::value::share::{Plain, Share};
 use crate::sys;
 use std::fmt;
 use std::marker::PhantomData;
@@ -345,7 +345,7 @@ impl SegmentOptions {
     pub fn from_fd<T: Shape + ?Sized>(&self, fd: impl AsFd) -> Result<Segment<T>> {
         let shape = self.shape::<T>("from_fd")?;
         let fd = fd.as_fd();
-        let own = sys::naming::reopen(fd).map_err(|errno| by_descriptor("open", errno, Subject::file(fd)))?;
+        let own = crate::shm::sys::unnamed_file::reopen(fd).map_err(|errno| by_descriptor("open", errno, Subject::file(fd)))?;
         let attachment = from_own_fd(own, &shape.contents)?;
         Ok(Segment::new(attachment))
     }
@@ -452,7 +452,7 @@ impl SegmentOptions {
                 return Ok(None);
             }
         }
-        let unnamed = sys::naming::create(name::parent(path), || name::temporary(path))
+        let unnamed = crate::shm::sys::unnamed_file::create(name::parent(path), || name::temporary(path))
             .map_err(|errno| Error::kernel("open", errno, subject()))?;
         let own = |errno| Error::kernel("chmod", errno, subject());
         if let Some(group) = self.group {
@@ -460,7 +460,7 @@ impl SegmentOptions {
             rustix::fs::fchown(&unnamed.fd, None, Some(group)).map_err(own)?;
         }
         rustix::fs::fchmod(&unnamed.fd, rustix::fs::Mode::from_raw_mode(self.mode & 0o666)).map_err(own)?;
-        let fd = sys::naming::reopen(unnamed.fd.as_fd())
+        let fd = crate::shm::sys::unnamed_file::reopen(unnamed.fd.as_fd())
             .map_err(|errno| by_descriptor("open", errno, subject()))?;
         let attachment = Attachment::create(fd, Some(path.to_owned()), contents, reserve, spot.lifetime)?;
         init(&attachment)?;
@@ -658,7 +658,7 @@ fn clear(fd: &OwnedFd, path: &Path) -> Result<Left> {
     let fd = fd.as_fd();
     // What is no segment is no leftover either.
     let is_leftover = || lifetime(fd) == Ok(Some(Lifetime::WhileUsed));
-    if !is_leftover() || party::is_anybody_there(fd).map_err(failed)? {
+    if !is_leftover() || participant::is_anybody_there(fd).map_err(failed)? {
         return Ok(Left::Used);
     }
     let status = sys::file::status(fd).map_err(failed)?;
@@ -720,13 +720,13 @@ pub(in crate::shm) fn exists(options: &SegmentOptions, spot: &Spot) -> Error {
             other,
         );
     }
-    if let Ok(fd) = sys::naming::open(path)
+    if let Ok(fd) = crate::shm::sys::unnamed_file::open(path)
         && let Err(error) = options.admit(&fd, path)
         && let Some(refusal) = error.refusal()
     {
         let why = refusal.rule();
         if lifetime(fd.as_fd()) == Ok(Some(Lifetime::WhileUsed))
-            && party::is_anybody_there(fd.as_fd()) == Ok(false)
+            && participant::is_anybody_there(fd.as_fd()) == Ok(false)
         {
             return refuse(
                 format!(
@@ -752,7 +752,7 @@ pub(in crate::shm) fn exists(options: &SegmentOptions, spot: &Spot) -> Error {
 
 /// The error of a call that goes by a descriptor's name in `/proc`: ENOENT says nothing of the file.
 pub(in crate::shm) fn by_descriptor(call: &'static str, errno: Errno, subject: Subject) -> Error {
-    if errno == Errno::NOENT && !sys::naming::has_proc() {
+    if errno == Errno::NOENT && !sys::process::has_proc() {
         let rule = "shared memory opens its file anew by /proc/self/fd, and no /proc is mounted here";
         return Error::rule_as(errno, call, subject, rule, "mount it (mount -t proc proc /proc)");
     }
@@ -908,7 +908,7 @@ impl<T: Shape + ?Sized> Segment<T> {
     ///
     /// What sendmsg(2) answers.
     pub fn send(&self, socket: &UnixStream) -> Result<()> {
-        passing::send(socket, self.attachment.file())
+        scm_rights::send(socket, self.attachment.file())
     }
 
     /// Takes what [`send`](Self::send) passed, and attaches to it; of its name it knows as much as [`from_fd`](Self::from_fd).
@@ -917,7 +917,7 @@ impl<T: Shape + ?Sized> Segment<T> {
     ///
     /// What recvmsg(2) answers; those of [`from_fd`](Self::from_fd).
     pub fn receive(socket: &UnixStream) -> Result<Self> {
-        Self::from_fd(passing::receive(socket)?)
+        Self::from_fd(scm_rights::receive(socket)?)
     }
 
     /// The file's path, if this process has made or opened it by one.
@@ -1033,7 +1033,7 @@ impl<T: Plain> Segment<T> {
 }
 
 /// A segment of atomics is used as such; see [`Place`]'s.
-impl<T: crate::shm::share::InPlace> Deref for Segment<T> {
+impl<T: crate::shm::value::share::InPlace> Deref for Segment<T> {
     type Target = T;
 
     fn deref(&self) -> &T {

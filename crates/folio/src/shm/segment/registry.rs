@@ -5,7 +5,7 @@ use crate::shm::segment::attachment::{Verdict, lifetime, read_header, retire};
 use crate::shm::segment::header::{FIXED, Facts, HEAD, Kind, Lifetime, SLOTS, SLOTS_AT, Slot};
 use crate::shm::segment::name;
 use crate::shm::segment::owner::Owner;
-use crate::shm::segment::party;
+use crate::shm::segment::participant;
 use crate::sys;
 use rustix::fs::{Mode, OFlags};
 use std::ffi::{OsStr, OsString};
@@ -175,7 +175,7 @@ fn examine_bell(file: &OsStr, path: &Path, (segment, owner): (u64, u64), known: 
     }
     let party = segments.flat_map(|known| &known.parties).find(|(party, _)| party.word() == owner);
     entry.users.extend(party.map(|(_, user)| user.clone()));
-    entry.state = match sys::fifo::is_read(path) {
+    entry.state = match crate::shm::sys::fifo::is_read(path) {
         Ok(true) => State::InUse,
         // Who lives is about to read it, or to take it away. A party that is dead never comes back.
         Ok(false) if party.is_some() || (!is_known && is_young(found.as_fd())) => State::InUse,
@@ -213,7 +213,7 @@ fn look(entry: &mut Entry, fd: &OwnedFd, known: &mut Vec<Known>) -> Result<(), E
     // First who it is: that waits for those who only remove it.
     let parties = parties(fd)?;
     entry.users = parties.iter().map(|(_, user)| user.clone()).collect();
-    let anybody = !entry.users.is_empty() || party::is_anybody_there(fd)?;
+    let anybody = !entry.users.is_empty() || participant::is_anybody_there(fd)?;
     if entry.role == Role::Unfinished {
         entry.state = if anybody || is_young(fd) { State::InUse } else { State::Leftover };
         return Ok(());
@@ -256,7 +256,7 @@ fn users(fd: BorrowedFd<'_>) -> Result<Vec<User>, Errno> {
 /// The parties whose slots are locked, and their processes' labels.
 fn parties(fd: BorrowedFd<'_>) -> Result<Vec<(Owner, User)>, Errno> {
     const EACH: usize = size_of::<Slot>();
-    let taken = party::taken(fd)?;
+    let taken = participant::taken(fd)?;
     let mut bytes = vec![0; HEAD];
     let count = rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut bytes, 0))?;
     debug_assert!(FIXED < SLOTS_AT && taken.iter().all(|&slot| slot < SLOTS));
@@ -316,7 +316,7 @@ fn busy(path: &Path, rule: String) -> Error {
 fn retire_or_users(path: &Path) -> Result<Option<Vec<User>>> {
     let subject = || Subject::named(path.display().to_string());
     let failed = |call| move |errno| Error::kernel(call, errno, subject());
-    let fd = match sys::naming::open(path) {
+    let fd = match crate::shm::sys::unnamed_file::open(path) {
         Err(Errno::LOOP) => {
             let rule = "it is a symbolic link, and no segment";
             return Err(Error::rule("remove", subject(), rule, "remove it with rm(1)"));
@@ -409,7 +409,7 @@ pub fn collect(dry_run: bool) -> Result<Collected> {
 
 /// Takes the FIFO of a bell away whose owner is dead, and so stays unread. Whether it did.
 fn retire_bell(path: &Path) -> Result<bool, Errno> {
-    match sys::fifo::remove_unread(path) {
+    match crate::shm::sys::fifo::remove_unread(path) {
         Err(Errno::BUSY | Errno::INVAL) => Ok(false),
         result => result.map(|()| true),
     }
@@ -417,7 +417,7 @@ fn retire_bell(path: &Path) -> Result<bool, Errno> {
 
 /// Takes a name away if what has it is a leftover, as is found once nobody can come any more. Whether it did.
 fn retire_leftover(path: &Path) -> Result<bool, Errno> {
-    let fd = sys::naming::open(path)?;
+    let fd = crate::shm::sys::unnamed_file::open(path)?;
     let fd = fd.as_fd();
     let status = sys::file::status(fd)?;
     if status.kind != rustix::fs::FileType::RegularFile {

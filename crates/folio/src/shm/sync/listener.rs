@@ -4,9 +4,9 @@
 //! future of the process has heard is not lost to another.
 
 use crate::error::{Errno, Error, Result};
-use crate::shm::place::Place;
+use crate::shm::value::shared_ref::Place;
 use crate::shm::sync::event::Event;
-use crate::shm::wait::party_bell::Sleeper;
+use crate::shm::wait::process_notifier::Sleeper;
 use crate::sys::identity;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

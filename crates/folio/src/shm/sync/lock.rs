@@ -4,7 +4,7 @@ use crate::error::{Errno, Error, Result};
 use crate::shm::segment::attachment::Attachment;
 use crate::shm::segment::owner::Owner;
 use crate::shm::sync::lock_word::{LockWord, Unlocked};
-use crate::shm::wait::party_bell::{Sleeper, ring_all};
+use crate::shm::wait::process_notifier::{Sleeper, ring_all};
 use crate::shm::wait::{Look, Phase, Wait, low_half, wake};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};

@@ -4,7 +4,7 @@
 
 use crate::error::{Errno, Error, Subject};
 use crate::sys;
-use crate::sys::gate::Gate;
+use crate::sys::fork_mutex::Gate;
 use crate::sys::identity;
 use rustix::event::epoll;
 use std::collections::HashMap;

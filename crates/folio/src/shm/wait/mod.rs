@@ -12,12 +12,12 @@
 // | `hanging` | the bell of a ring's side |
 // | `bell_word`, `party_bell` | what wakes the futures of a process for locks and events |
 
-pub(super) mod bell;
-pub(super) mod bell_word;
-pub(super) mod doze;
+pub(super) mod notifier;
+pub(super) mod notifier_word;
+pub(super) mod eventcount;
 pub(super) mod future;
-pub(super) mod hanging;
-pub(super) mod party_bell;
+pub(super) mod poll_handle;
+pub(super) mod process_notifier;
 
 use super::atomics;
 use crate::error::{Errno, Error, Result};

@@ -1,0 +1,139 @@
+//! What reaches a shard from other threads: commands of handles, and the ends of requests.
+
+use super::core::{Event, Failure, ObjectId, Ticket};
+use super::wake_queue::{Bell, Mailbox};
+use super::page_hashes::FILE_BYTES;
+use super::driver::NewObject;
+use super::stats::Stats;
+use crate::source::request::Sink;
+use crate::source::{LocalFile, Version};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// How an operation ended.
+pub(crate) type Outcome = Result<(), Failure>;
+
+/// What a shard is asked.
+pub(crate) enum Message {
+    Attach(Box<NewObject>, SyncSender<Result<(ObjectId, usize), Errno>>),
+    /// An event that nobody waits for.
+    Tell(Event),
+    /// The last handle is gone. `held` is dropped when nothing is under way any more.
+    Detach {
+        object: ObjectId,
+        held: Option<Box<dyn Send>>,
+    },
+    /// An event that is answered.
+    Ask(Box<dyn FnOnce(Ticket) -> Event + Send>, SyncSender<Outcome>),
+    Resized {
+        object: ObjectId,
+        len: u64,
+        done: SyncSender<Outcome>,
+    },
+    /// The source's length is about to be changed, or was not changed after all.
+    Resizing {
+        object: ObjectId,
+        on: bool,
+    },
+    /// The version of a source that is written.
+    Looked {
+        object: ObjectId,
+        version: io::Result<Version>,
+    },
+    Stats(SyncSender<Stats>),
+    SetBudget(usize),
+    /// The runs that came into the map since the recording began.
+    Recording(ObjectId, SyncSender<Vec<(u64, u64)>>),
+    Resident(ObjectId, SyncSender<Vec<(u64, u64)>>),
+    /// A request ended.
+    Ended {
+        id: u64,
+        result: io::Result<usize>,
+    },
+    /// The file for an object's private pages was made.
+    SpillMade {
+        object: ObjectId,
+        file: io::Result<LocalFile>,
+    },
+    /// Leaves of hashes were written, by their numbers, or could not be.
+    LeavesWritten {
+        object: ObjectId,
+        leaves: Vec<(u64, u64)>,
+        result: io::Result<()>,
+    },
+    /// A leaf of hashes was read.
+    LeafLoaded {
+        object: ObjectId,
+        leaf: u64,
+        bytes: io::Result<Box<[u8; FILE_BYTES]>>,
+    },
+    /// The pager is dropped: end when nothing is left.
+    Close,
+}
+
+/// A descriptor to poll: readable once it was rung.
+struct EventFd(OwnedFd);
+
+impl Bell for EventFd {
+    fn ring(&self) {
+        // Full (2^64 - 1 rings) is as good as rung.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    fn quiet(&self) -> u64 {
+        let mut count = [0; 8];
+        match rustix::io::read(&self.0, &mut count) {
+            Ok(8) => u64::from_ne_bytes(count),
+            _ => 0,
+        }
+    }
+}
+
+/// A queue with a descriptor to poll.
+pub(crate) struct Inbox(Mailbox<Message, EventFd>);
+
+impl Inbox {
+    pub(crate) fn new() -> Result<Self, Errno> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self(Mailbox::new(EventFd(bell))))
+    }
+
+    pub(crate) fn send(&self, message: Message) {
+        self.0.send(message);
+    }
+
+    /// Asks, and waits for the answer; `None` if the shard has ended.
+    pub(crate) fn ask<T>(&self, message: impl FnOnce(SyncSender<T>) -> Message) -> Option<T> {
+        let (sender, receiver): (_, Receiver<T>) = sync_channel(1);
+        self.send(message(sender));
+        receiver.recv().ok()
+    }
+
+    /// Takes what has come.
+    pub(super) fn take(&self, into: &mut Vec<Message>) {
+        self.0.take(into);
+    }
+
+    /// Says that the shard is about to sleep; whether it may: nothing has come.
+    pub(super) fn may_sleep(&self) -> bool {
+        self.0.may_sleep()
+    }
+
+    /// The shard is awake.
+    pub(super) fn awake(&self) {
+        self.0.awake();
+    }
+
+    pub(super) fn bell(&self) -> BorrowedFd<'_> {
+        self.0.bell().0.as_fd()
+    }
+}
+
+impl Sink for Inbox {
+    fn ended(&self, id: u64, result: io::Result<usize>) {
+        self.send(Message::Ended { id, result });
+    }
+}

@@ -1,0 +1,180 @@
+//! An object's pages: which frame each is in, which were spilled, and which could not be supplied. Nothing is kept of pages that
+//! were never touched.
+
+use super::Run;
+use super::extents::FrameId;
+use super::int_hash::SpreadMap;
+
+/// log2 of the pages of a chunk.
+const SHIFT: u32 = 9;
+/// Pages a chunk: 2 MiB of 4 KiB pages. A frame never crosses from one to the next.
+pub(crate) const CHUNK: u64 = 1 << SHIFT;
+const NONE: u32 = u32::MAX;
+
+type Bits = [u64; (CHUNK / 64) as usize];
+
+#[derive(Debug)]
+struct Chunk {
+    frames: Box<[u32; CHUNK as usize]>,
+    used: u32,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    chunks: SpreadMap<u64, Chunk>,
+    marks: [SpreadMap<u64, Box<Bits>>; 2],
+}
+
+/// What is remembered of a page that is not in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// Its bytes are in the spill file.
+    Spilled,
+    /// It was poisoned: the next attempt has to undo that first.
+    Poisoned,
+}
+
+impl Table {
+    pub(crate) fn frame(&self, page: u64) -> Option<FrameId> {
+        let frame = self.chunks.get(&(page >> SHIFT))?.frames[(page % CHUNK) as usize];
+        (frame != NONE).then_some(FrameId(frame))
+    }
+
+    /// `run` is in `frame`, or in none.
+    pub(crate) fn set(&mut self, run: Run, frame: Option<FrameId>) {
+        let key = run.first >> SHIFT;
+        let at = (run.first % CHUNK) as usize;
+        let value = frame.map_or(NONE, |frame| frame.0);
+        let chunk = self
+            .chunks
+            .entry(key)
+            .or_insert_with(|| Chunk { frames: Box::new([NONE; CHUNK as usize]), used: 0 });
+        for entry in &mut chunk.frames[at..at + run.len as usize] {
+            chunk.used = chunk.used + u32::from(value != NONE) - u32::from(*entry != NONE);
+            *entry = value;
+        }
+        if chunk.used == 0 {
+            self.chunks.remove(&key);
+        }
+    }
+
+    pub(crate) fn is_marked(&self, mark: Mark, page: u64) -> bool {
+        let bits = self.marks[mark as usize].get(&(page >> SHIFT));
+        bits.is_some_and(|bits| bits[(page % CHUNK / 64) as usize] >> (page % 64) & 1 == 1)
+    }
+
+    pub(crate) fn mark(&mut self, mark: Mark, page: u64, on: bool) {
+        let marks = &mut self.marks[mark as usize];
+        let key = page >> SHIFT;
+        let (word, bit) = ((page % CHUNK / 64) as usize, 1 << (page % 64));
+        if on {
+            marks.entry(key).or_default()[word] |= bit;
+        } else if let Some(bits) = marks.get_mut(&key) {
+            bits[word] &= !bit;
+            if bits.iter().all(|&word| word == 0) {
+                marks.remove(&key);
+            }
+        }
+    }
+
+    /// The pages from `first` to before `end` that are marked, in no order.
+    pub(crate) fn marked(&self, mark: Mark, first: u64, end: u64) -> Vec<u64> {
+        let mut pages = Vec::new();
+        for (key, bits) in &self.marks[mark as usize] {
+            let start = key << SHIFT;
+            let set = |page: &u64| bits[((page - start) / 64) as usize] >> (page % 64) & 1 == 1;
+            pages.extend((first.max(start)..end.min(start + CHUNK)).filter(set));
+        }
+        pages
+    }
+
+    /// Forgets the marks of pages from `first` to before `end`.
+    pub(crate) fn forget_marks(&mut self, first: u64, end: u64) {
+        for marks in &mut self.marks {
+            marks.retain(|key, bits| {
+                let start = key << SHIFT;
+                for page in (start..start + CHUNK).filter(|page| (first..end).contains(page)) {
+                    bits[(page % CHUNK / 64) as usize] &= !(1 << (page % 64));
+                }
+                bits.iter().any(|&word| word != 0)
+            });
+        }
+    }
+
+    pub(crate) fn has_marks(&self, mark: Mark) -> bool {
+        !self.marks[mark as usize].is_empty()
+    }
+
+    /// The frames that hold pages of `run` (which may be as long as the object), in order, each once.
+    pub(crate) fn frames_in(&self, first: u64, end: u64) -> Vec<FrameId> {
+        if first >= end {
+            return Vec::new();
+        }
+        let (low, high) = (first >> SHIFT, (end - 1) >> SHIFT);
+        let mut keys: Vec<u64> = if high - low < self.chunks.len() as u64 {
+            (low..=high).filter(|key| self.chunks.contains_key(key)).collect()
+        } else {
+            self.chunks.keys().copied().filter(|key| (low..=high).contains(key)).collect()
+        };
+        keys.sort_unstable();
+        let mut found = Vec::new();
+        for key in keys {
+            let start = key << SHIFT;
+            let from = first.saturating_sub(start).min(CHUNK) as usize;
+            let to = (end - start).min(CHUNK) as usize;
+            for &frame in &self.chunks[&key].frames[from..to] {
+                if frame != NONE && found.last() != Some(&FrameId(frame)) {
+                    found.push(FrameId(frame));
+                }
+            }
+        }
+        found
+    }
+
+    /// How many pages from `first` to before `end`, which lie in one chunk, are in frames.
+    pub(crate) fn count_in(&self, first: u64, end: u64) -> u64 {
+        let Some(chunk) = self.chunks.get(&(first >> SHIFT)) else { return 0 };
+        let at = (first % CHUNK) as usize;
+        let frames = &chunk.frames[at..at + (end - first) as usize];
+        frames.iter().filter(|&&frame| frame != NONE).count() as u64
+    }
+
+    /// Whether no page is in memory.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// Bytes that the records themselves take.
+    pub(crate) fn bytes(&self) -> usize {
+        let marks: usize = self.marks.iter().map(SpreadMap::len).sum();
+        self.chunks.len() * (size_of::<[u32; CHUNK as usize]>() + 48) + marks * (size_of::<Bits>() + 32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Mark, Table};
+    use crate::pager::core::{Run, extents::FrameId};
+
+    #[test]
+    fn frames_are_found_in_order_and_once() {
+        let mut table = Table::default();
+        table.set(Run { first: 500, len: 12 }, Some(FrameId(1)));
+        table.set(Run { first: 512, len: 512 }, Some(FrameId(2)));
+        table.set(Run { first: 9_999, len: 1 }, Some(FrameId(3)));
+        assert_eq!(table.frames_in(0, u64::MAX), [FrameId(1), FrameId(2), FrameId(3)]);
+        assert_eq!(table.frames_in(505, 513), [FrameId(1), FrameId(2)]);
+        assert_eq!(table.frames_in(1_024, 9_999), []);
+    }
+
+    #[test]
+    fn what_is_gone_leaves_no_record() {
+        let mut table = Table::default();
+        table.set(Run { first: 7, len: 3 }, Some(FrameId(0)));
+        table.mark(Mark::Spilled, 8, true);
+        table.set(Run { first: 7, len: 3 }, None);
+        table.mark(Mark::Spilled, 8, false);
+        assert_eq!(table.bytes(), 0);
+        assert!(table.is_empty() && !table.has_marks(Mark::Spilled));
+    }
+}

@@ -1,0 +1,513 @@
+//! Faults, the reads that serve them, and putting pages into maps.
+
+use super::extents::{Doom, FrameId, Place, Queue, Waiter};
+use super::readahead::Pattern;
+use super::chunk_table::{CHUNK, Mark};
+use super::{Action, Backing, Core, Failure, Mode, ObjectId, Reason, Run};
+
+/// Runs that a recording holds at most.
+const RECORDED: usize = 1 << 20;
+
+/// A part that was wanted, of the surroundings of a page, for which the rest is read as well.
+const FILL_SHARE: u64 = 64;
+
+/// A fault that waits for memory.
+#[derive(Debug)]
+pub(crate) struct Stalled {
+    pub(crate) object: ObjectId,
+    pub(crate) page: u64,
+    pub(crate) write: bool,
+    pub(crate) since: u64,
+}
+
+impl Core {
+    pub(super) fn fault(&mut self, object: ObjectId, page: u64, write: bool) {
+        let Some(this) = self.objects.get(&object).filter(|object| !object.leaving) else { return };
+        if page >= this.pages {
+            return self.past_end(object, page);
+        }
+        match this.table.frame(page) {
+            None => {
+                self.counts.faults_missing += 1;
+                self.missing(Stalled { object, page, write, since: self.now });
+            }
+            Some(frame) => self.fault_in_frame(frame, page, write, self.now),
+        }
+    }
+
+    fn past_end(&mut self, object: ObjectId, page: u64) {
+        if let Some(object) = self.objects.get_mut(&object) {
+            object.table.mark(Mark::Poisoned, page, true);
+        }
+        self.actions.push_back(Action::Poison { object, page, reason: Reason::PastEnd });
+    }
+
+    /// Pages from `first` to before `end` that were poisoned are simply missing from now on.
+    pub(super) fn unpoison(&mut self, object: ObjectId, first: u64, end: u64) {
+        let Some(this) = self.objects.get_mut(&object).filter(|this| !this.leaving) else { return };
+        for page in this.table.marked(Mark::Poisoned, first, end) {
+            this.table.mark(Mark::Poisoned, page, false);
+            self.actions.push_back(Action::Unpoison { object, page });
+        }
+    }
+
+    pub(super) fn fault_in_frame(&mut self, id: FrameId, page: u64, write: bool, since: u64) {
+        let waiter = Waiter { page, write, since };
+        match self.frames[id].place {
+            Place::Installed if write && (self.frames[id].protected || self.frames[id].dirty) => {
+                self.counts.faults_write += 1;
+                self.wait(id, waiter);
+                self.settle(id);
+            }
+            Place::Installed => {
+                // It came while the page was being put there.
+                self.counts.faults_spurious += 1;
+                let object = self.frames[id].object;
+                self.actions.push_back(Action::Wake { object, run: Run::one(page) });
+            }
+            Place::Out => {
+                self.counts.faults_soft += 1;
+                self.wait(id, waiter);
+                self.first_use(id, page);
+                self.install(id);
+            }
+            Place::Reading => {
+                self.counts.faults_missing += 1;
+                self.wait(id, waiter);
+                self.first_use(id, page);
+            }
+            _ => {
+                self.counts.faults_soft += 1;
+                self.wait(id, waiter);
+            }
+        }
+    }
+
+    fn wait(&mut self, id: FrameId, waiter: Waiter) {
+        let frame = &mut self.frames[id];
+        if frame.doom == Doom::WhenClean {
+            frame.doom = Doom::None;
+        }
+        frame.waiters.push(waiter);
+        if let Some(object) = self.objects.get(&frame.object) {
+            self.waiting.push_back((waiter.since + object.traits.deadline, id));
+        }
+    }
+
+    /// A page that is in no frame is wanted.
+    pub(super) fn missing(&mut self, fault: Stalled) {
+        let Stalled { object, page, write, since, .. } = fault;
+        let window = self.ahead_window();
+        let Some(this) = self.objects.get_mut(&object) else { return };
+        if page >= this.pages {
+            return self.past_end(object, page);
+        }
+        let plan = this.readahead.access(page, true, window);
+        let run = plan.wanted.map_or(Run::one(page), |run| self.absent(object, page, run));
+        let run = if self.make_room(u64::from(run.len)) { run } else { Run::one(page) };
+        if !self.make_room(1) {
+            self.stalled.push_back(fault);
+            return;
+        }
+        let id = self.read(object, run);
+        self.wait(id, Waiter { page, write, since });
+        let sequential = self.objects[&object].readahead.pattern() == Pattern::Sequential;
+        if sequential {
+            self.drop_behind(object, page);
+        }
+        if plan.ahead.is_empty() {
+            self.fill(object, page);
+        } else {
+            self.read_ahead(object, &plan);
+        }
+    }
+
+    /// Reads the rest of the page's surroundings, up to 2 MiB, if a part of them was wanted already, in whatever order, and
+    /// there is memory that nobody uses: nothing leaves for it.
+    fn fill(&mut self, object: ObjectId, page: u64) {
+        let window = u64::from(self.widest());
+        let this = &self.objects[&object];
+        let block = u64::from(this.readahead.block());
+        let (first, end) = (page - page % window, (page - page % window + window).min(this.pages));
+        let dense = block * (window / FILL_SHARE).max(2);
+        if this.readahead.pattern() != Pattern::Normal || window < 4 * dense {
+            return;
+        }
+        let spare = self.limit() - self.inactive_target();
+        if self.used + window > spare
+            || self.reading + window > self.budget() / 4
+            || self.objects[&object].table.count_in(first, end) < dense
+        {
+            return;
+        }
+        let mut page = first;
+        while page < end {
+            if self.objects[&object].table.frame(page).is_none() {
+                let run = self.absent(object, page, Run { first: page, len: (end - page) as u32 });
+                let id = self.read(object, run);
+                self.frames[id].eager = true;
+                page = run.end();
+            } else {
+                page += 1;
+            }
+        }
+    }
+
+    /// The part of `run` around `page` that is inside the object and the page's chunk, in no frame, and on the same backing.
+    fn absent(&self, object: ObjectId, page: u64, run: Run) -> Run {
+        let object = &self.objects[&object];
+        let chunk = page - page % CHUNK;
+        let low = run.first.max(chunk);
+        let high = run.end().min(chunk + CHUNK).min(object.pages);
+        let spilled = object.table.is_marked(Mark::Spilled, page);
+        let same = |&page: &u64| {
+            object.table.frame(page).is_none()
+                && object.table.is_marked(Mark::Spilled, page) == spilled
+                && !object.table.is_marked(Mark::Poisoned, page)
+        };
+        let first = (low..page).rev().take_while(same).last().unwrap_or(page);
+        let end = (page + 1..high).take_while(same).last().map_or(page + 1, |last| last + 1);
+        Run { first, len: (end - first) as u32 }
+    }
+
+    /// Starts to read a run, all of whose pages are in no frame. There is room.
+    pub(super) fn read(&mut self, object: ObjectId, run: Run) -> FrameId {
+        let id = self.frames.add(object, run, Place::Reading);
+        let this = self.objects.get_mut(&object).expect("only objects that are attached are read");
+        this.table.set(run, Some(id));
+        let from =
+            if this.table.is_marked(Mark::Spilled, run.first) { Backing::Spill } else { Backing::Source };
+        this.reading += u64::from(run.len);
+        self.frames[id].buffer = true;
+        self.used += u64::from(run.len);
+        self.reading += u64::from(run.len);
+        self.counts.reads += 1;
+        self.counts.pages_read += u64::from(run.len);
+        self.actions.push_back(Action::Read { frame: id, object, run, from });
+        id
+    }
+
+    /// What lies well behind a sequential access is the next to go.
+    fn drop_behind(&mut self, object: ObjectId, page: u64) {
+        let Some(behind) = page.checked_sub(2 * u64::from(self.widest())) else { return };
+        let Some(id) = self.objects[&object].table.frame(behind) else { return };
+        let frame = &self.frames[id];
+        if frame.place == Place::Installed {
+            self.frames.enqueue_first(id, Queue::Small);
+        } else if frame.place == Place::Out && self.frames.queue(id) == Queue::Inactive {
+            self.frames.enqueue_first(id, Queue::Inactive);
+        }
+    }
+
+    pub(super) fn read_done(&mut self, id: FrameId, result: Result<(), Reason>) {
+        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == Place::Reading) else { return };
+        let len = u64::from(frame.run.len);
+        let object = frame.object;
+        self.reading -= len;
+        if let Some(object) = self.objects.get_mut(&object) {
+            object.reading -= len;
+        }
+        if let Err(reason) = result {
+            return self.read_failed(id, &reason);
+        }
+        let frame = &mut self.frames[id];
+        frame.place = Place::Out;
+        if frame.doom == Doom::Now || (frame.doom == Doom::WhenClean && frame.waiters.is_empty()) {
+            return self.drop_frame(id);
+        }
+        if frame.waiters.is_empty() && !frame.eager {
+            let queue = if frame.ahead { Queue::Ahead } else { Queue::Inactive };
+            return self.frames.enqueue(id, queue);
+        }
+        self.install(id);
+    }
+
+    /// A wide read failed: the pages that are wanted are read alone, so that one bad page spoils no other.
+    fn read_failed(&mut self, id: FrameId, reason: &Reason) {
+        self.counts.read_errors += 1;
+        let frame = &mut self.frames[id];
+        frame.place = Place::Out;
+        let (object, run) = (frame.object, frame.run);
+        let eager = frame.eager && frame.doom != Doom::Now;
+        let waiters = std::mem::take(&mut frame.waiters);
+        frame.eager = false;
+        self.no_longer_ahead(id);
+        self.drop_frame(id);
+        if self.objects.get(&object).is_none_or(|object| object.leaving) {
+            return;
+        }
+        let block = u64::from(self.objects[&object].readahead.block());
+        if u64::from(run.len) <= block {
+            for page in run.first..run.end() {
+                let mine = waiters.iter().any(|waiter| waiter.page == page);
+                self.fail(object, page, mine, reason);
+            }
+            return;
+        }
+        let pinned = self.pin_jobs.iter().any(|pin| pin.object == object && pin.missing_in(run));
+        if eager || pinned {
+            // Asked for as a whole: again, block by block.
+            let mut page = run.first;
+            while page < run.end() {
+                let part = self.absent(
+                    object,
+                    page,
+                    Run { first: page, len: (block as u32).min((run.end() - page) as u32) },
+                );
+                if self.objects[&object].table.frame(page).is_none() && self.make_room(u64::from(part.len)) {
+                    let id = self.read(object, part);
+                    self.frames[id].eager = true;
+                }
+                page = part.end().max(page + 1);
+            }
+        }
+        for Waiter { page, write, since } in waiters {
+            if let Some(frame) = self.objects[&object].table.frame(page) {
+                self.wait(frame, Waiter { page, write, since });
+                continue;
+            }
+            let run = self.absent(object, page, Run { first: page - page % block, len: block as u32 });
+            if self.make_room(u64::from(run.len)) {
+                let id = self.read(object, run);
+                self.wait(id, Waiter { page, write, since });
+            } else {
+                self.stalled.push_back(Stalled { object, page, write, since });
+            }
+        }
+    }
+
+    /// A page cannot be supplied: whoever waits for it gets the reason.
+    pub(super) fn fail(&mut self, object: ObjectId, page: u64, faulted: bool, reason: &Reason) {
+        if faulted {
+            self.counts.poisoned += 1;
+            if let Some(object) = self.objects.get_mut(&object) {
+                object.table.mark(Mark::Poisoned, page, true);
+            }
+            self.actions.push_back(Action::Poison { object, page, reason: reason.clone() });
+        }
+        self.pin_failed(object, page, reason);
+    }
+
+    /// Puts a frame that is outside the map into it.
+    pub(super) fn install(&mut self, id: FrameId) {
+        if self.frames[id].place != Place::Out {
+            return;
+        }
+        if self.no_longer_ahead(id) {
+            self.counts.ahead_used += u64::from(self.frames[id].run.len);
+        }
+        let frame = &self.frames[id];
+        let (object, run) = (frame.object, frame.run);
+        let Some(this) = self.objects.get_mut(&object) else { return };
+        let traits = this.traits;
+        let keep = frame.writing;
+        let len = u64::from(run.len);
+        if keep && !traits.shares_buffer && !self.make_room(len) {
+            // The write's end makes room, and installs it.
+            return;
+        }
+        let Some(this) = self.objects.get_mut(&object) else { return };
+        if this.table.has_marks(Mark::Poisoned) {
+            for page in run.first..run.end() {
+                if this.table.is_marked(Mark::Poisoned, page) {
+                    this.table.mark(Mark::Poisoned, page, false);
+                    self.actions.push_back(Action::Unpoison { object, page });
+                }
+            }
+        }
+        let frame = &self.frames[id];
+        let stored = run.len == 1 && frame.waiters.iter().any(|waiter| waiter.write);
+        let mode = match (traits.tracked, frame.writing) {
+            (false, _) => Mode::ReadOnly,
+            (true, false) if frame.dirty || (stored && self.may_dirty(object) > 0) => Mode::Writable,
+            (true, _) => Mode::Protected,
+        };
+        let frame = &mut self.frames[id];
+        frame.place = Place::Installing;
+        frame.protected = mode == Mode::Protected;
+        (frame.kept, frame.copied) = (keep, keep && !traits.shares_buffer);
+        let again = frame.seen;
+        if keep && !traits.shares_buffer {
+            self.used += len;
+        }
+        let ghost = run.len <= 16 && self.ghosts.take((object, run.first));
+        let main = ghost || (again && !self.frames[id].eager);
+        self.frames.enqueue(id, if main { Queue::Main } else { Queue::Small });
+        if mode == Mode::Writable {
+            // From here on a store goes unnoticed.
+            self.set_dirty(id);
+        }
+        self.actions.push_back(Action::Install { frame: id, object, run, mode, keep });
+    }
+
+    pub(super) fn installed(&mut self, id: FrameId, result: Result<(), Reason>) {
+        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == Place::Installing) else {
+            return;
+        };
+        let (object, run) = (frame.object, frame.run);
+        let shares = self.objects[&object].traits.shares_buffer;
+        if let Err(reason) = result {
+            return self.install_failed(id, &reason);
+        }
+        let frame = &mut self.frames[id];
+        (frame.place, frame.seen) = (Place::Installed, true);
+        frame.buffer = frame.kept || shares;
+        if std::mem::take(&mut frame.eager) {
+            self.counts.pages_prefetched += u64::from(run.len);
+        }
+        for waiter in &self.frames[id].waiters {
+            let took = self.now.saturating_sub(waiter.since);
+            self.latency[((u64::BITS - took.leading_zeros()) as usize).min(super::BUCKETS - 1)] += 1;
+        }
+        if let Some(recording) = self.objects.get_mut(&object).and_then(|object| object.recording.as_mut())
+            && recording.len() < RECORDED
+        {
+            recording.push(run);
+        }
+        self.hold(object, run.first, run.end());
+        let waits = self.awaits_write(id);
+        self.pin_progress(object, run, |pin| !pin.stores || !waits);
+        self.release_copy(id);
+        self.settle(id);
+    }
+
+    fn install_failed(&mut self, id: FrameId, reason: &Reason) {
+        let frame = &mut self.frames[id];
+        let (object, writing, len) = (frame.object, frame.writing, u64::from(frame.run.len));
+        frame.place = Place::Out;
+        frame.eager = false;
+        let waiters = std::mem::take(&mut frame.waiters);
+        let (dirty, run) = (frame.dirty, frame.run);
+        if std::mem::take(&mut frame.copied) {
+            self.used -= len;
+        }
+        for page in run.first..run.end() {
+            let mine = waiters.iter().any(|waiter| waiter.page == page);
+            self.fail(object, page, mine, reason);
+        }
+        self.frames.enqueue(id, Queue::None);
+        match (dirty, writing) {
+            (true, false) => self.queue_write(id),
+            (_, true) => {}
+            (false, false) => self.frames.enqueue(id, Queue::Inactive),
+        }
+    }
+
+    /// Serves who waits for a frame that is in the map.
+    pub(super) fn settle(&mut self, id: FrameId) {
+        let frame = &mut self.frames[id];
+        if frame.place != Place::Installed {
+            return;
+        }
+        let object = frame.object;
+        let waiters = std::mem::take(&mut frame.waiters);
+        let mut id = id;
+        for waiter in waiters {
+            // A frame may have been cut by the store before.
+            let Some(this) = self.objects[&object].table.frame(waiter.page) else { continue };
+            id = this;
+            if !waiter.write {
+                continue;
+            }
+            let frame = &self.frames[id];
+            if frame.writing && self.objects[&object].traits.shares_buffer {
+                // What is being written must not change: the write's end lets the store go on.
+                self.frames[id].waiters.push(waiter);
+            } else if frame.protected && !frame.dirty && self.may_dirty(object) == 0 {
+                self.throttle(object, waiter.page, waiter.since);
+            } else if frame.protected {
+                self.make_writable(id, waiter.page);
+            } else {
+                self.actions.push_back(Action::Unprotect { object, run: Run::one(waiter.page) });
+            }
+        }
+        let frame = &self.frames[id];
+        let tried = frame.failed != 0 && frame.failed + super::writeback::BUSY > self.now;
+        if frame.doom != Doom::None && frame.waiters.is_empty() && !frame.writing && !tried {
+            self.take_out(id);
+        }
+    }
+
+    pub(super) fn failure(page: u64, reason: &Reason) -> Failure {
+        Failure { page, reason: reason.clone() }
+    }
+
+    /// As [`absent`](Self::absent), for what is asked for from `page` on.
+    pub(super) fn absent_run(&self, object: ObjectId, page: u64, len: u32) -> Run {
+        self.absent(object, page, Run { first: page, len })
+    }
+
+    /// Faults that found no memory, again.
+    pub(super) fn pump_stalled(&mut self) {
+        for _ in 0..self.stalled.len() {
+            let Some(fault) = self.stalled.pop_front() else { return };
+            let Some(object) = self.objects.get(&fault.object).filter(|object| !object.leaving) else {
+                continue;
+            };
+            match object.table.frame(fault.page) {
+                Some(frame) => self.fault_in_frame(frame, fault.page, fault.write, fault.since),
+                None if self.make_room(1) => self.missing(fault),
+                None => {
+                    self.stalled.push_front(fault);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Ends the waits that took too long.
+    pub(super) fn expire(&mut self) {
+        let now = self.now;
+        let mut late = Vec::new();
+        let frames = &self.frames;
+        self.waiting.retain(|&(deadline, id)| {
+            if deadline <= now {
+                late.push(id);
+            }
+            // Who was served since is not looked at again.
+            deadline > now && frames.get(id).is_some_and(|frame| !frame.waiters.is_empty())
+        });
+        for id in late {
+            let Some(frame) = self.frames.get(id) else { continue };
+            let Some(object) = self.objects.get(&frame.object) else { continue };
+            let (object_id, deadline) = (frame.object, object.traits.deadline);
+            let place = self.frames[id].place;
+            let reason = match place {
+                Place::Reading => Reason::Deadline,
+                // The bytes are there: the driver has only to finish the page's way into the map.
+                Place::Installing | Place::Leaving => {
+                    self.waiting.push_back((now + super::writeback::BUSY, id));
+                    continue;
+                }
+                Place::Installed | Place::Copying => self.still_dirty(object_id),
+                Place::Out => self.no_memory(),
+            };
+            let (old, young): (Vec<Waiter>, Vec<Waiter>) =
+                self.frames[id].waiters.iter().partition(|waiter| waiter.since + deadline <= now);
+            self.frames[id].waiters = young;
+            // Only a missing page can be poisoned.
+            let inside = matches!(place, Place::Installed | Place::Copying);
+            for waiter in old {
+                if inside {
+                    self.throttle.refused.push((object_id, waiter.page, reason.clone()));
+                } else {
+                    self.fail(object_id, waiter.page, true, &reason);
+                }
+            }
+        }
+        let mut kept = std::collections::VecDeque::new();
+        for fault in std::mem::take(&mut self.stalled) {
+            let late =
+                self.objects.get(&fault.object).is_some_and(|o| fault.since + o.traits.deadline <= now);
+            if late {
+                let reason = self.no_memory();
+                self.fail(fault.object, fault.page, true, &reason);
+            } else {
+                kept.push_back(fault);
+            }
+        }
+        self.stalled = kept;
+        self.expire_throttled();
+        self.expire_pins();
+    }
+}

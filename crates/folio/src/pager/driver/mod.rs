@@ -1,0 +1,1375 @@
+//! The driver: one thread that owns a core, its objects and their pages. It reads faults, performs the core's actions, and
+//! tells it how they ended.
+
+use super::source_facts::{Reach, Shows};
+use super::foreign_writes::{Admission, Guard};
+use super::core::int_hash::SpreadMap;
+use super::core::{
+    Action, Backing, Bytes, Core, Event, FrameId, Limits, Mode, ObjectId, Pattern, Reason, Run, Ticket,
+    Traits,
+};
+use super::fault_source::Delivery;
+use super::file_io::{Disk, Operation, WATCHED};
+use super::source_calls::{Batch, Caller};
+use super::hash_file::{HashFile, unnamed_file};
+use super::command::{Inbox, Message, Outcome};
+use super::merge::{Parts, PreImages};
+use super::pressure::Pressure;
+use super::page_hashes::{Records, Secret};
+use super::stats::Stats;
+use super::store::{self, Memfd, Pool, Private, Slot, Store, Trapped};
+use crate::source::file::stamp::{Settling, Stamp, Verdict};
+use crate::source::request::{FlushRequest, ReadRequest, Sink, WriteRequest};
+use crate::source::{ChangedVersion, LocalFile, Source, Version};
+use crate::pager::sys::discard::Discarder;
+use crate::pager::sys::sigsegv_faults::{CELLS, TrapQueue};
+use crate::pager::sys::uffd::Uffd;
+use crate::sys::{Errno, process};
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+mod hashes;
+
+/// How often time is told to the core while something waits for it.
+const TICK: Duration = Duration::from_millis(20);
+/// The longest wait that nothing ends.
+const IDLE: Duration = Duration::from_secs(1);
+/// The place of memory pressure among what is watched.
+const PRESSURE: usize = 3;
+/// The least run where faults are signals: 64 KiB.
+const TRAPPED_RUN: usize = 64 << 10;
+
+/// What a shard is made with.
+#[allow(clippy::struct_excessive_bools, reason = "independent features of the machine")]
+pub(crate) struct Config {
+    pub(crate) budget: usize,
+    pub(crate) dirty_age: Duration,
+    /// `None`: all faults come as signals.
+    pub(crate) uffd: Option<Arc<Uffd>>,
+    pub(crate) moves: bool,
+    /// UFFDIO_POISON is there.
+    pub(crate) marks: bool,
+    pub(crate) huge: bool,
+    /// Stores to private memory can be watched.
+    pub(crate) tracks: bool,
+    /// Shared memory can be watched.
+    pub(crate) shares: bool,
+    pub(crate) ring: bool,
+    pub(crate) spill_dir: std::path::PathBuf,
+    /// Give memory back when the machine is short of it.
+    pub(crate) pressure: bool,
+    /// Threads that may call one source at once.
+    pub(crate) source_threads: usize,
+    /// Write the stored bytes only.
+    pub(crate) merges: bool,
+}
+
+/// An object to attach.
+pub(crate) struct NewObject {
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) name: String,
+    pub(crate) reach: Reach,
+    pub(crate) len: u64,
+    /// Bytes of addresses, for growth.
+    pub(crate) reserve: u64,
+    pub(crate) shows: Shows,
+    /// The version of a source that is to be written, if it has one.
+    pub(crate) stamp: Option<Version>,
+    /// As the source says, in bytes.
+    pub(crate) block: usize,
+    pub(crate) deadline: Duration,
+    pub(crate) tracked: bool,
+    pub(crate) private: bool,
+    /// Shared by handles: on the memfd store.
+    pub(crate) shared: bool,
+    pub(crate) pattern: Pattern,
+}
+
+struct Object {
+    store: Store,
+    caller: Caller,
+    reach: Reach,
+    len: u64,
+    shows: Shows,
+    records: Records,
+    spill: Option<Arc<LocalFile>>,
+    /// Writes that wait for `spill`, which a thread makes.
+    awaiting: Vec<Op>,
+    hash_file: HashFile,
+    /// Reads that wait for a leaf of hashes, by leaf.
+    unjudged: Vec<(u64, Op)>,
+    /// The last handle is gone: the program sees no page any more.
+    leaving: bool,
+    /// Stores to it are watched.
+    tracked: bool,
+    /// A read-only map of bytes that cannot change: nothing has to be remembered of its pages.
+    constant: bool,
+    /// Set where the source's version tells of writes.
+    guard: Option<Guard<Op>>,
+    /// The end of the last write, which is told once the version is known.
+    late: Option<(FrameId, Kind, Result<(), Reason>)>,
+    /// Set where only the stored bytes are written.
+    images: Option<PreImages>,
+    /// What keeps others from the source, once no handle does.
+    held: Option<Box<dyn Send>>,
+}
+
+impl Object {
+    /// The source, if the shard reads and writes it itself.
+    fn file(&self) -> Option<&Arc<LocalFile>> {
+        match &self.reach {
+            Reach::File(file) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// A run's bytes where the source has them in memory for good, if it can be put into the map from there.
+    fn in_source(&self, run: Run, page: usize) -> Option<Slot> {
+        let Reach::Bytes(address, len) = self.reach else { return None };
+        let start = run.first as usize * page;
+        let inside = start + run.len as usize * page <= len;
+        (inside && self.store.copies(run_of(run))).then(|| Slot::of_source(address + start, run.len as usize))
+    }
+}
+
+/// The buffers of frames, by number.
+#[derive(Default)]
+struct Slots(Vec<Option<Slot>>);
+
+impl Slots {
+    fn insert(&mut self, frame: FrameId, slot: Slot) {
+        let at = frame.0 as usize;
+        if self.0.capacity() <= at {
+            // An eighth more at a time: records count against the budget.
+            self.0.reserve_exact((at + 1 - self.0.len()).max(1024).max(self.0.len() / 8));
+        }
+        if self.0.len() <= at {
+            self.0.resize_with(at + 1, || None);
+        }
+        self.0[at] = Some(slot);
+    }
+
+    fn remove(&mut self, frame: FrameId) -> Option<Slot> {
+        self.0.get_mut(frame.0 as usize)?.take()
+    }
+
+    fn get(&self, frame: FrameId) -> Option<&Slot> {
+        self.0.get(frame.0 as usize)?.as_ref()
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.capacity() * size_of::<Option<Slot>>()
+    }
+}
+
+/// A run that is to leave its map.
+struct Departure {
+    frame: FrameId,
+    object: ObjectId,
+    run: Run,
+    wanted: bool,
+}
+
+/// An operation under way.
+struct Op {
+    frame: FrameId,
+    object: ObjectId,
+    kind: Kind,
+    /// Where the buffer is, how much of it is asked for, and how much of that is done.
+    buffer: *mut u8,
+    offset: u64,
+    len: usize,
+    done: usize,
+    run: Run,
+    backing: Backing,
+    /// Open until the operation has ended, whatever the source does meanwhile.
+    file: Option<Arc<LocalFile>>,
+    /// Of a read of a file whose pages are stable: how often it was made.
+    settling: Option<Settling>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
+    Flush,
+}
+
+pub(crate) struct Shard {
+    core: Core,
+    config: Config,
+    pool: Pool,
+    objects: SpreadMap<ObjectId, Object>,
+    /// Objects by address.
+    areas: BTreeMap<usize, (usize, ObjectId)>,
+    /// Where faults come from: userfaultfd, signals, or both.
+    deliveries: Vec<Delivery>,
+    slots: Slots,
+    /// What the hashes of pages take.
+    hash_bytes: usize,
+    /// When hashes could not be moved to a file last.
+    shed_failed: Option<Instant>,
+    /// Since then hashes take more than their part of the budget.
+    hashes_over: Option<Instant>,
+    hashes_refused: u64,
+    hash_refusal: Option<i32>,
+    /// Runs that are to leave their maps together.
+    departing: Vec<Departure>,
+    discarder: Discarder,
+    ops: SpreadMap<u64, Op>,
+    /// Operations that the disk has ended, to be dealt with.
+    completed: Vec<(u64, io::Result<usize>)>,
+    /// The stamps of files that were asked for since those operations ended.
+    stamps: SpreadMap<ObjectId, Stamp>,
+    batches: SpreadMap<ObjectId, Batch>,
+    replies: SpreadMap<Ticket, SyncSender<Outcome>>,
+    inbox: Arc<Inbox>,
+    disk: Disk,
+    secret: Secret,
+    page: usize,
+    /// Areas that runs may take: half of what a process may have.
+    most_areas: usize,
+    next: u64,
+    started: Instant,
+    ticked: Instant,
+    pressure: Option<Pressure>,
+    /// Which deliveries may have faults to take.
+    due: [bool; 2],
+    /// What was started was not given to the kernel in the last turn.
+    held_back: bool,
+    /// When the deliveries were last looked at without a sign.
+    slept: Instant,
+    closing: bool,
+    /// Pre-images were kept that the core does not count yet.
+    imaged: bool,
+}
+
+// SAFETY: the pointers in operations are to buffers of this shard, which moves to its thread before it has any.
+unsafe impl Send for Shard {}
+
+impl Shard {
+    pub(crate) fn new(config: Config, inbox: Arc<Inbox>) -> Self {
+        let page = rustix::param::page_size();
+        let limits =
+            Limits { budget: (config.budget / page) as u64, dirty_age: micros(config.dirty_age), page };
+        let mover = config.uffd.clone().filter(|_| config.moves);
+        let now = Instant::now();
+        Self {
+            core: Core::new(limits),
+            pool: Pool::new(2 * config.budget + (64 << 20), mover, config.huge),
+            objects: SpreadMap::default(),
+            areas: BTreeMap::new(),
+            deliveries: config.uffd.iter().map(|uffd| Delivery::Uffd(Arc::clone(uffd))).collect(),
+            slots: Slots::default(),
+            hash_bytes: 0,
+            shed_failed: None,
+            hashes_over: None,
+            hashes_refused: 0,
+            hash_refusal: None,
+            departing: Vec::new(),
+            discarder: Discarder::new(),
+            ops: SpreadMap::default(),
+            completed: Vec::new(),
+            stamps: SpreadMap::default(),
+            batches: SpreadMap::default(),
+            replies: SpreadMap::default(),
+            disk: Disk::new(config.ring, &inbox),
+            inbox,
+            secret: Secret::draw(),
+            page,
+            most_areas: process::sysctl("vm/max_map_count").map_or(32_000, |most| most as usize / 2),
+            next: 0,
+            started: now,
+            ticked: now,
+            pressure: if config.pressure { Pressure::watch(config.budget) } else { None },
+            due: [true; 2],
+            held_back: false,
+            slept: now,
+            closing: false,
+            imaged: false,
+            config,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
+    }
+
+    /// Serves until the pager is dropped and nothing is left.
+    pub(crate) fn run(mut self) {
+        let mut messages = Vec::new();
+        while !(self.closing && self.objects.is_empty() && self.ops.is_empty()) {
+            self.core.set_now(self.now());
+            // A read that starts now needs a stamp of now: an older one would make it look torn.
+            self.stamps.clear();
+            while let Some(done) = self.disk.completed() {
+                self.completed.push(done);
+            }
+            match self.disk.fired() {
+                Some(fired) => self.heed(fired),
+                // Nobody tells.
+                None => self.due = [true; 2],
+            }
+            let mut busy = self.take_faults();
+            self.inbox.take(&mut messages);
+            // All that has ended by now is checked against one stamp.
+            self.stamps.clear();
+            busy |= !messages.is_empty() || !self.completed.is_empty();
+            for message in messages.drain(..) {
+                self.message(message);
+            }
+            let mut completed = std::mem::take(&mut self.completed);
+            for (id, result) in completed.drain(..) {
+                self.ended(id, result);
+            }
+            self.completed = completed;
+            if self.ticked.elapsed() >= TICK && self.core.wants_ticks() {
+                self.ticked = Instant::now();
+                let now = self.now();
+                self.event(Event::Tick { now });
+            }
+            if self.core.paused() {
+                self.core.set_now(self.now());
+                self.event(Event::GoOn);
+                busy = true;
+            }
+            self.mind_pressure();
+            self.spare_areas();
+            busy |= self.see_off();
+            self.hand_over();
+            if busy {
+                // To wait hands over what was started, too: one call less, if there is nothing else to do.
+                if std::mem::replace(&mut self.held_back, true) {
+                    self.submit();
+                }
+            } else {
+                self.held_back = false;
+                self.sleep();
+            }
+        }
+    }
+
+    /// Gives what was started to the kernel. What it refuses now it takes with the next.
+    fn submit(&mut self) {
+        let _ = self.disk.submit();
+        self.held_back = false;
+    }
+
+    /// Notes which descriptors have something, by their places in [`watched`](Self::watched).
+    fn heed(&mut self, fired: [bool; WATCHED]) {
+        for (due, fired) in self.due.iter_mut().zip(fired) {
+            *due |= fired;
+        }
+        if fired[PRESSURE]
+            && let Some(pressure) = &mut self.pressure
+        {
+            pressure.felt();
+        }
+    }
+
+    /// What a shard waits for beside its operations, and for which events.
+    fn watched(&self) -> [(RawFd, i16); WATCHED] {
+        let delivery =
+            |n: usize| self.deliveries.get(n).map_or(-1, |delivery| delivery.poll_fd().as_raw_fd());
+        let pressure = self.pressure.as_ref().map_or(-1, Pressure::poll_fd);
+        let bell = self.inbox.bell().as_raw_fd();
+        [
+            (delivery(0), libc::POLLIN),
+            (delivery(1), libc::POLLIN),
+            (bell, libc::POLLIN),
+            (pressure, libc::POLLPRI),
+        ]
+    }
+
+    /// Waits for a fault, a message, or the end of an operation.
+    fn sleep(&mut self) {
+        if !self.inbox.may_sleep() {
+            return self.submit();
+        }
+        let shrunk = self.pressure.as_ref().is_some_and(Pressure::is_shrunk);
+        let timeout = match (self.core.wants_ticks(), shrunk) {
+            (true, _) => Some(TICK),
+            (false, true) => Some(IDLE),
+            (false, false) => None,
+        };
+        let watched = self.watched();
+        if self.disk.wait(watched, timeout.unwrap_or(IDLE)) {
+            if self.slept.elapsed() >= IDLE {
+                // Should the ring ever not tell of a fault, it waits no longer than this.
+                self.slept = Instant::now();
+                self.due = [true; 2];
+            }
+        } else {
+            self.submit();
+            self.poll(watched, timeout);
+        }
+        self.inbox.awake();
+    }
+
+    /// As [`Disk::wait`], by poll(2).
+    fn poll(&mut self, watched: [(RawFd, i16); WATCHED], timeout: Option<Duration>) {
+        let wait_for = |(fd, events)| libc::pollfd { fd, events, revents: 0 };
+        let [one, two, three, four] = watched.map(wait_for);
+        // A negative descriptor is passed over.
+        let disk = wait_for((self.disk.poll_fd().unwrap_or(-1), libc::POLLIN));
+        let mut fds = [one, two, three, four, disk];
+        let timeout = timeout.map_or(-1, |timeout| timeout.as_millis() as i32);
+        // SAFETY: `fds` are as many as is said. An interrupted wait is a wait that ended.
+        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
+        self.heed(std::array::from_fn(|place| fds[place].revents != 0));
+    }
+
+    /// Follows the machine's memory: less of the budget under pressure, more when it is over.
+    fn mind_pressure(&mut self) {
+        let budget = self.pressure.as_mut().and_then(|pressure| pressure.change(self.config.budget));
+        if let Some(budget) = budget {
+            self.event(Event::Budget { pages: (budget / self.page) as u64 });
+            self.pool.trim(usize::MAX);
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.core.handle(event);
+        while let Some(action) = self.core.next_action() {
+            if let Some(event) = self.perform(action) {
+                self.core.handle(event);
+            }
+            if std::mem::take(&mut self.imaged) {
+                self.keep_budget();
+                // Pages leave for the pre-images.
+                self.core.handle(Event::Relieve { frames: 0 });
+            }
+        }
+    }
+
+    /// The faults that come as signals.
+    fn traps(&mut self) -> Result<&TrapQueue, Errno> {
+        let there = self.deliveries.iter().position(|delivery| matches!(delivery, Delivery::Signal(_)));
+        let at = if let Some(at) = there {
+            at
+        } else {
+            let mut queue = TrapQueue::new(CELLS)?;
+            // Tells it which thread serves: this one must never wait for itself.
+            let _ = queue.take(&mut Vec::new());
+            self.deliveries.push(Delivery::Signal(queue));
+            self.deliveries.len() - 1
+        };
+        match &self.deliveries[at] {
+            Delivery::Signal(queue) => Ok(queue),
+            Delivery::Uffd(_) => Err(Errno::INVAL),
+        }
+    }
+
+    /// Areas are scarce where each run is one: the oldest runs leave before there are none.
+    fn spare_areas(&mut self) {
+        let runs: usize = self.objects.values().map(|object| object.store.area_cost()).sum();
+        if runs > self.most_areas {
+            let frames = (runs - self.most_areas * 3 / 4) as u32;
+            self.event(Event::Relieve { frames });
+        }
+    }
+
+    fn take_faults(&mut self) -> bool {
+        let mut faults = Vec::new();
+        for (delivery, due) in self.deliveries.iter_mut().zip(&mut self.due) {
+            if *due {
+                let before = faults.len();
+                // Nothing to read is an error too; a real one shows again.
+                let _ = delivery.faults(&mut faults);
+                // All that came later is told of anew.
+                *due = faults.len() - before >= Delivery::MOST;
+            }
+        }
+        for fault in &faults {
+            let area = self.areas.range(..=fault.address).next_back();
+            if let Some((&start, &(len, object))) = area
+                && fault.address - start < len
+            {
+                let page = ((fault.address - start) / self.page) as u64;
+                self.event(Event::Fault { object, page, write: fault.write || fault.protected });
+            }
+        }
+        !faults.is_empty()
+    }
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::Attach(new, reply) => {
+                let _ = reply.send(self.attach(*new));
+            }
+            Message::Tell(event) => self.event(event),
+            Message::Detach { object, held } => {
+                if let Some(this) = self.objects.get_mut(&object) {
+                    (this.held, this.leaving) = (held, true);
+                }
+                self.event(Event::Detach { object });
+                self.end_unjudged(object);
+            }
+            Message::Ask(make, reply) => {
+                self.next += 1;
+                let ticket = Ticket(self.next);
+                self.replies.insert(ticket, reply);
+                self.event(make(ticket));
+            }
+            Message::Resized { object, len, done } => {
+                let pages = len.div_ceil(self.page as u64);
+                if let Some(object) = self.objects.get_mut(&object) {
+                    object.len = len;
+                    object.records.forget_from(pages.saturating_sub(1));
+                    if let Some(guard) = &mut object.guard {
+                        guard.resizing(false);
+                    }
+                }
+                self.event(Event::Resized { object, pages });
+                let _ = done.send(Ok(()));
+            }
+            Message::Resizing { object, on } => {
+                if let Some(guard) = self.objects.get_mut(&object).and_then(|object| object.guard.as_mut()) {
+                    guard.resizing(on);
+                }
+            }
+            Message::Looked { object, version } => {
+                self.looked(object, version.map_err(|error| reason_of(&error)));
+            }
+            Message::Stats(reply) => {
+                let _ = reply.send(self.stats());
+            }
+            Message::SetBudget(bytes) => {
+                self.config.budget = bytes;
+                self.event(Event::Budget { pages: (bytes / self.page) as u64 });
+                self.keep_budget();
+            }
+            Message::Recording(object, reply) => {
+                let runs = self.core.take_recording(object);
+                let _ = reply.send(runs.into_iter().map(|run| (run.first, run.end())).collect());
+            }
+            Message::Resident(object, reply) => {
+                let runs = self.core.resident(object).into_iter().map(|run| (run.first, run.end())).collect();
+                let _ = reply.send(runs);
+            }
+            Message::Ended { id, result } => self.ended(id, result),
+            Message::SpillMade { object, file } => self.spill_made(object, file),
+            Message::LeavesWritten { object, leaves, result } => {
+                self.leaves_written(object, &leaves, &result);
+            }
+            Message::LeafLoaded { object, leaf, bytes } => self.leaf_loaded(object, leaf, bytes),
+            Message::Close => self.closing = true,
+        }
+    }
+
+    fn attach(&mut self, new: NewObject) -> Result<(ObjectId, usize), Errno> {
+        // An empty source has an address, too.
+        let pages = (new.reserve.max(new.len)).div_ceil(self.page as u64).max(1) as usize;
+        let name = new.name;
+        // Where this kernel's userfaultfd cannot tell of such accesses, they are signals.
+        let told = match (new.shared, new.tracked) {
+            (true, _) => self.config.shares,
+            (false, tracked) => !tracked || self.config.tracks,
+        };
+        let store = match self.config.uffd.clone().filter(|_| told) {
+            Some(uffd) if new.shared => Store::Memfd(Memfd::new(&name, pages, uffd, new.tracked)?),
+            Some(uffd) => {
+                let Config { moves, huge, .. } = self.config;
+                Store::Private(Private::new(&name, pages, uffd, new.tracked, moves, huge)?)
+            }
+            None => Store::Trapped(Trapped::new(&name, pages, self.traps()?, new.tracked)?),
+        };
+        let trapped = matches!(store, Store::Trapped(_));
+        self.next += 1;
+        let id = ObjectId(self.next as u32);
+        let address = store.address();
+        // A run is an area of its own there.
+        let least = if trapped { TRAPPED_RUN } else { self.page };
+        let block = new.block.clamp(least, store::CHUNK * self.page).next_power_of_two();
+        let traits = Traits {
+            tracked: new.tracked,
+            private: new.private,
+            shares_buffer: store.shares_buffer(),
+            block: (block / self.page) as u32,
+            cut: (least / self.page) as u32,
+            deadline: micros(new.deadline).max(1),
+        };
+        // As far as the store reaches: a fault behind the last page has to end, too.
+        self.areas.insert(address, (pages.next_multiple_of(store::CHUNK) * self.page, id));
+        let constant = !new.tracked && matches!(new.reach, Reach::Zeros | Reach::Bytes(..));
+        let records = Records::new(self.secret, self.page);
+        let most = self.config.source_threads;
+        let merges = self.config.merges && new.tracked && !new.private;
+        let object = Object {
+            store,
+            caller: Caller::new(new.source, &new.reach, new.shows, most, &self.inbox),
+            reach: new.reach,
+            len: new.len,
+            shows: new.shows,
+            records,
+            spill: None,
+            awaiting: Vec::new(),
+            hash_file: HashFile::new(id, &self.inbox),
+            unjudged: Vec::new(),
+            leaving: false,
+            tracked: new.tracked,
+            constant,
+            guard: new.stamp.filter(|_| !merges).map(Guard::new),
+            late: None,
+            images: merges.then(|| PreImages::new(self.page)),
+            held: None,
+        };
+        self.objects.insert(id, object);
+        self.event(Event::Attach { object: id, pages: new.len.div_ceil(self.page as u64), traits });
+        self.event(Event::Advise { object: id, pattern: new.pattern });
+        Ok((id, address))
+    }
+
+    fn stats(&self) -> Stats {
+        let counts = self.core.counts();
+        let page = self.page as u64;
+        Stats {
+            faults_missing: counts.faults_missing,
+            faults_soft: counts.faults_soft,
+            faults_write: counts.faults_write,
+            faults_spurious: counts.faults_spurious,
+            reads: counts.reads,
+            pages_read: counts.pages_read,
+            readahead_pages: counts.ahead_read,
+            readahead_used: counts.ahead_used,
+            readahead_wasted: counts.ahead_wasted,
+            pages_prefetched: counts.pages_prefetched,
+            pages_evicted: counts.pages_evicted,
+            writes: counts.writes,
+            pages_written: counts.pages_written,
+            pages_spilled: counts.pages_spilled,
+            read_errors: counts.read_errors,
+            write_errors: counts.write_errors,
+            faults_failed: counts.poisoned,
+            resident_bytes: self.core.used() * page,
+            dirty_bytes: self.core.dirty() * page,
+            pinned_bytes: self.core.pinned() * page,
+            record_bytes: self.core.record_bytes() as u64,
+            budget: self.config.budget as u64,
+            hashes_refused: self.hashes_refused,
+            hash_refusal: self.hash_refusal,
+            locks_refused: 0,
+            lock_refusal: None,
+            latency: *self.core.latency(),
+        }
+    }
+
+    /// Does what the core wants; an outcome that is known at once is returned.
+    fn perform(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Read { frame, object, run, from } => {
+                let result = self.read(frame, object, run, from);
+                result.transpose().map(|result| Event::ReadDone { frame, result })
+            }
+            Action::Install { frame, object, run, mode, keep } => {
+                let result = self.install(frame, object, run, mode, keep);
+                Some(Event::Installed { frame, result })
+            }
+            Action::TakeOut { frame, object, run, bytes } => {
+                let this = self.objects.get_mut(&object)?;
+                let together = match bytes {
+                    Bytes::Stored => false,
+                    Bytes::Still => this.store.copies(run_of(run)),
+                    Bytes::Unwanted => this.store.forgets(),
+                };
+                if together {
+                    let wanted = bytes != Bytes::Unwanted;
+                    self.departing.push(Departure { frame, object, run, wanted });
+                    return None;
+                }
+                let taken = this.store.take_out(&mut self.pool, run_of(run));
+                let result = self.fill(frame, taken);
+                Some(Event::TakenOut { frame, result })
+            }
+            Action::Copy { frame, object, run, protect } => {
+                let this = self.objects.get_mut(&object)?;
+                let copied = this.store.snapshot(&mut self.pool, run_of(run), protect);
+                if let Some(images) = this.images.as_mut().filter(|_| !protect && copied.is_ok()) {
+                    images.copied_unprotected(frame);
+                }
+                let result = self.fill(frame, copied);
+                Some(Event::Copied { frame, result })
+            }
+            Action::Unprotect { object, run } => {
+                self.keep_image(object, run);
+                // A page that left the map meanwhile faults again.
+                let _ = self.objects.get_mut(&object)?.store.unprotect(run_of(run));
+                None
+            }
+            Action::Write { frame, object, run, to } => {
+                let result = self.write(frame, object, run, to);
+                if !matches!(result, Ok(None)) {
+                    self.write_ended(object, frame, result.is_ok());
+                }
+                result.transpose().map(|result| Event::WriteDone { frame, result })
+            }
+            Action::Discard { frame, object, run, last, shown } => {
+                self.discard(frame, object, run, last, shown);
+                None
+            }
+            Action::Flush { object } => self.flush(object).map(|result| Event::Flushed { object, result }),
+            Action::Poison { object, page, reason } => {
+                let marks = self.config.marks;
+                let _ =
+                    self.objects.get_mut(&object)?.store.poison(page as usize, marks, &reason.to_string());
+                None
+            }
+            Action::Unpoison { object, page } => {
+                let _ = self.objects.get_mut(&object)?.store.unpoison(page as usize);
+                None
+            }
+            Action::Wake { object, run } => {
+                let _ = self.objects.get_mut(&object)?.store.wake(run_of(run));
+                None
+            }
+            Action::Reply { ticket, result } => {
+                if let Some(reply) = self.replies.remove(&ticket) {
+                    // Who asked may have gone.
+                    let _ = reply.send(result);
+                }
+                None
+            }
+            Action::Detached { object } => {
+                if let Some(object) = self.objects.remove(&object) {
+                    self.areas.remove(&object.store.address());
+                    let Object { caller, reach, records, hash_file, spill, held, .. } = object;
+                    caller.drop_all(held, (reach, records, hash_file, spill));
+                }
+                None
+            }
+        }
+    }
+
+    /// Runs that nobody stores to leave their maps: copied where their bytes are wanted, then given back together. Whether
+    /// there were any.
+    fn see_off(&mut self) -> bool {
+        let departing = std::mem::take(&mut self.departing);
+        // The copies are memory beside the budget's: no more at a time than the core leaves for such.
+        let most = (self.core.widest() as usize).min(128);
+        let mut left = &departing[..];
+        while !left.is_empty() {
+            let mut pages = 0;
+            let fits = |departure: &&Departure| {
+                pages += departure.run.len as usize;
+                pages <= most
+            };
+            let (now, later) = left.split_at(left.iter().take_while(fits).count().max(1));
+            left = later;
+            self.depart(now);
+        }
+        !departing.is_empty()
+    }
+
+    fn depart(&mut self, departing: &[Departure]) {
+        let mut outcomes = Vec::with_capacity(departing.len());
+        for departure in departing {
+            let run = run_of(departure.run);
+            let object = self.objects.get(&departure.object);
+            outcomes.push(object.filter(|_| departure.wanted).map_or(Ok(None), |object| {
+                let here = object.in_source(departure.run, self.page).filter(|_| object.constant);
+                here.map_or_else(|| object.store.copy_out(&mut self.pool, run), Ok).map(Some)
+            }));
+        }
+        let leaves = |(departure, outcome): &(&Departure, &Result<Option<Slot>, Errno>)| {
+            outcome.is_ok() && self.objects.contains_key(&departure.object)
+        };
+        let going: Vec<usize> = departing
+            .iter()
+            .zip(&outcomes)
+            .enumerate()
+            .filter(|(_, pair)| leaves(pair))
+            .map(|(place, _)| place)
+            .collect();
+        let ranges = going.iter().map(|&place| {
+            let Departure { object, run, .. } = departing[place];
+            self.objects[&object].store.addresses(run_of(run))
+        });
+        let mut refused = Vec::new();
+        // SAFETY: the bytes were copied, or nobody wants them, and nobody stores to these runs of this shard's maps.
+        unsafe { self.discarder.discard(ranges, |place, _| refused.push(going[place])) };
+        for (place, (departure, outcome)) in departing.iter().zip(outcomes).enumerate() {
+            let &Departure { frame, object: id, run, .. } = departure;
+            let outcome = match (outcome, self.objects.get_mut(&id)) {
+                (Ok(Some(slot)), Some(object)) if refused.contains(&place) => {
+                    // A part of it may be gone.
+                    let restored = object.store.restore(run_of(run), &slot);
+                    self.pool.give(slot);
+                    restored.and(Err(Errno::BUSY))
+                }
+                // No memory for a copy, or nothing that was copied: as it is done with a run that may be stored to.
+                (outcome, Some(object)) if outcome.is_err() || refused.contains(&place) => {
+                    object.store.take_out(&mut self.pool, run_of(run)).map(Some)
+                }
+                (outcome, Some(object)) => {
+                    if object.tracked || !departure.wanted {
+                        // Who waits to store to a page that was protected faults again, on one that is missing.
+                        let _ = object.store.wake(run_of(run));
+                    }
+                    outcome
+                }
+                (outcome, None) => outcome,
+            };
+            let result = match outcome {
+                Ok(slot) => {
+                    if let Some(slot) = slot {
+                        self.slots.insert(frame, slot);
+                    }
+                    Ok(())
+                }
+                Err(_) => Err(Reason::Busy),
+            };
+            self.event(Event::TakenOut { frame, result });
+        }
+    }
+
+    fn fill(&mut self, frame: FrameId, slot: Result<Slot, Errno>) -> Result<(), Reason> {
+        match slot {
+            Ok(slot) => {
+                self.slots.insert(frame, slot);
+                Ok(())
+            }
+            Err(_) => Err(Reason::Busy),
+        }
+    }
+
+    fn install(
+        &mut self,
+        frame: FrameId,
+        object: ObjectId,
+        run: Run,
+        mode: Mode,
+        keep: bool,
+    ) -> Result<(), Reason> {
+        let (Some(object), Some(slot)) = (self.objects.get_mut(&object), self.slots.remove(frame)) else {
+            return Err(Reason::PastEnd);
+        };
+        if mode == Mode::Writable
+            && let Some(images) = object.images.as_mut().filter(|images| images.lacks(run))
+        {
+            // SAFETY: the slot holds the run's bytes, outside the map, and only this thread has it.
+            images.keep(run, unsafe { std::slice::from_raw_parts(slot.buffer(), slot.pages() * self.page) });
+            self.imaged = true;
+        }
+        let mode = match mode {
+            Mode::ReadOnly => store::Mode::ReadOnly,
+            Mode::Protected => store::Mode::Protected,
+            Mode::Writable => store::Mode::Writable,
+        };
+        match object.store.install(&mut self.pool, run_of(run), slot, mode, keep) {
+            Ok(kept) => {
+                if let Some(slot) = kept {
+                    self.slots.insert(frame, slot);
+                }
+                Ok(())
+            }
+            Err((slot, errno)) => {
+                self.slots.insert(frame, slot);
+                Err(Reason::Refused { errno: errno.raw_os_error() })
+            }
+        }
+    }
+
+    fn discard(&mut self, frame: FrameId, id: ObjectId, run: Run, last: bool, shown: bool) {
+        if let Some(images) =
+            self.objects.get_mut(&id).and_then(|object| object.images.as_mut()).filter(|_| last)
+        {
+            images.forget(frame, run);
+        }
+        let Some(slot) = self.slots.remove(frame) else { return };
+        let Some(object) = self.objects.get_mut(&id) else { return self.pool.give(slot) };
+        if shown && !object.constant {
+            // SAFETY: the slot holds the run's bytes, outside the map, and only this thread has it.
+            let bytes = unsafe { std::slice::from_raw_parts(slot.buffer(), slot.pages() * self.page) };
+            object.records.keep(run, bytes);
+            self.shed_hashes(id);
+        }
+        let Some(object) = self.objects.get_mut(&id) else { return self.pool.give(slot) };
+        if last {
+            let _ = object.store.discard(&mut self.pool, run_of(run), slot);
+        } else {
+            self.pool.give(slot);
+        }
+    }
+
+    /// Idle slots hold memory that the core takes for free: it is given back before the budget is passed.
+    fn keep_budget(&mut self) {
+        let images = self.objects.values().filter_map(|object| object.images.as_ref());
+        let images: usize = if self.config.merges { images.map(PreImages::bytes).sum() } else { 0 };
+        self.core.set_other_records(self.hash_bytes + self.slots.bytes() + images);
+        let records = self.core.record_bytes();
+        let used = self.core.used() as usize * self.page + records + self.pool.resident_idle();
+        if used > self.config.budget {
+            self.pool.trim((used - self.config.budget).max(256 << 10));
+        }
+    }
+
+    /// Starts to read a run; `Some` if it ended at once.
+    fn read(&mut self, frame: FrameId, id: ObjectId, run: Run, from: Backing) -> Result<Option<()>, Reason> {
+        let refused = |errno: Errno| Reason::Refused { errno: errno.raw_os_error() };
+        let object = self.objects.get_mut(&id).ok_or(Reason::PastEnd)?;
+        if from == Backing::Source
+            && let Some(slot) = object.in_source(run, self.page)
+        {
+            self.slots.insert(frame, slot);
+            self.keep_budget();
+            return Ok(Some(()));
+        }
+        let slot = object.store.stage(&mut self.pool, run_of(run)).map_err(refused)?;
+        let buffer = slot.buffer();
+        let room = slot.pages() * self.page;
+        self.slots.insert(frame, slot);
+        self.keep_budget();
+        let object = self.objects.get_mut(&id).ok_or(Reason::PastEnd)?;
+        let offset = run.first * self.page as u64;
+        let len = (object.len - offset.min(object.len)).min(room as u64) as usize;
+        let op = Op {
+            frame,
+            object: id,
+            kind: Kind::Read,
+            buffer,
+            offset,
+            len,
+            done: 0,
+            run,
+            backing: from,
+            file: None,
+            settling: None,
+        };
+        if from == Backing::Spill {
+            return self.start(op).map(|()| None);
+        }
+        match object.reach {
+            Reach::File(_) => self.start(op).map(|()| None),
+            Reach::Zeros => {
+                // SAFETY: the slot is `room` bytes, and this thread's alone.
+                unsafe { buffer.write_bytes(0, room) };
+                self.finish_read(op).transpose()
+            }
+            Reach::Bytes(address, all) => {
+                if offset as usize + len > all {
+                    return Err(Reason::Short);
+                }
+                // SAFETY: as above. The source's bytes are there while it lives, which the object sees to, and are not the pool's.
+                unsafe { buffer.copy_from_nonoverlapping((address as *const u8).add(offset as usize), len) };
+                self.finish_read(op).transpose()
+            }
+            Reach::Requests | Reach::Constant | Reach::SlowFile(_) => {
+                self.next += 1;
+                let number = self.next;
+                let sink = object.caller.reads();
+                self.ops.insert(number, op);
+                // SAFETY: the slot is the operation's until it ends, and anonymous memory is initialised. The shard, and with it
+                // the pool, lives until every operation has ended.
+                let request = unsafe { ReadRequest::new(offset, buffer, len, sink, number) };
+                self.batches.entry(id).or_default().reads.push(request);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Starts what is left of an operation on a file.
+    fn start(&mut self, mut op: Op) -> Result<(), Reason> {
+        let object = self.objects.get(&op.object).ok_or(Reason::PastEnd)?;
+        let file = match op.backing {
+            Backing::Spill => object.spill.as_ref(),
+            Backing::Source => object.file(),
+        };
+        let file = Arc::clone(file.ok_or(Reason::PastEnd)?);
+        let settles = op.kind == Kind::Read && op.backing == Backing::Source && object.shows == Shows::Pages;
+        if settles && op.settling.is_none() {
+            op.settling = Some(Settling::new(self.stamp(op.object)?));
+        }
+        let at = op.buffer.wrapping_add(op.done);
+        let offset = op.offset + op.done as u64;
+        let operation = match op.kind {
+            Kind::Read => {
+                // Room for whole blocks keeps the tail of the file direct.
+                let room = op.run.len as usize * self.page - op.done;
+                let plan = file.plan_read(offset, room, at as usize);
+                Operation::Read { fd: plan.fd, to: at, len: plan.len, offset }
+            }
+            Kind::Write => {
+                if op.backing == Backing::Source {
+                    file.check_inside(offset, op.len - op.done).map_err(|error| reason_of(&error))?;
+                }
+                let plan = file.plan_write(offset, op.len - op.done, at as usize);
+                Operation::Write { fd: plan.fd, from: at, len: plan.len, offset }
+            }
+            Kind::Flush => Operation::Sync { fd: file.flush_fd() },
+        };
+        self.next += 1;
+        let number = self.next;
+        // SAFETY: the slot stays until the operation has ended, and so does the file, which the operation has.
+        let started = unsafe {
+            if file.is_local() {
+                self.disk.start(operation, number)
+            } else {
+                // A spill file: a source that is not local is called by its own threads.
+                Disk::start_on(file.threads(), operation, number, &self.inbox);
+                Ok(())
+            }
+        };
+        started.map_err(|error| reason_of(&error))?;
+        op.file = Some(file);
+        self.ops.insert(number, op);
+        Ok(())
+    }
+
+    /// An operation ended, or a part of it.
+    fn ended(&mut self, number: u64, result: io::Result<usize>) {
+        let Some(mut op) = self.ops.remove(&number) else { return };
+        let (frame, object, kind) = (op.frame, op.object, op.kind);
+        let op_counts = op.backing == Backing::Source
+            && (kind == Kind::Write || (kind == Kind::Flush && op.file.is_none()));
+        let outcome = match result {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && gave_up_direct(&op) => None,
+            Err(error) => Some(Err(reason_of(&error))),
+            Ok(count) if op.file.is_none() && kind != Kind::Flush && count > op.len - op.done => {
+                let message = "it claims more bytes than there was room for".into();
+                Some(Err(Reason::Source { message, errno: None }))
+            }
+            Ok(count) => {
+                op.done = (op.done + count).min(op.len.max(op.done));
+                let goes_on = count > 0 && op.file.is_some();
+                match kind {
+                    Kind::Flush => Some(Ok(())),
+                    Kind::Read if op.done >= op.len => match self.judge(&mut op) {
+                        Ok(Verdict::Settled) => {
+                            if let Some(outcome) = self.finish_read(op) {
+                                self.tell(frame, object, kind, outcome);
+                            }
+                            return;
+                        }
+                        Ok(Verdict::Again) => {
+                            op.done = 0;
+                            None
+                        }
+                        Ok(Verdict::Torn) => Some(Err(Reason::Changed)),
+                        Err(reason) => Some(Err(reason)),
+                    },
+                    Kind::Write if op.done >= op.len => Some(Ok(())),
+                    _ if goes_on => None,
+                    _ => Some(Err(Reason::Short)),
+                }
+            }
+        };
+        if let Some(outcome) = outcome.or_else(|| self.start(op).err().map(Err)) {
+            // The disk's flush is not counted.
+            if op_counts && self.left(object) {
+                if let Some(this) = self.objects.get_mut(&object) {
+                    this.late = Some((frame, kind, outcome));
+                }
+                return;
+            }
+            self.tell(frame, object, kind, outcome);
+        }
+    }
+
+    fn tell(&mut self, frame: FrameId, object: ObjectId, kind: Kind, result: Result<(), Reason>) {
+        if kind == Kind::Write {
+            self.write_ended(object, frame, result.is_ok());
+        }
+        self.event(match kind {
+            Kind::Read => Event::ReadDone { frame, result },
+            Kind::Write => Event::WriteDone { frame, result },
+            Kind::Flush => Event::Flushed { object, result },
+        });
+    }
+
+    /// The stamp of an object's file, asked for since the last operation ended. The file is on a local file system, so the
+    /// answer comes at once.
+    fn stamp(&mut self, id: ObjectId) -> Result<Stamp, Reason> {
+        if let Some(stamp) = self.stamps.get(&id) {
+            return Ok(*stamp);
+        }
+        let file = self.objects.get(&id).and_then(Object::file).ok_or(Reason::PastEnd)?;
+        let stamp = file.stamp().map_err(|error| reason_of(&error))?;
+        self.stamps.insert(id, stamp);
+        Ok(stamp)
+    }
+
+    /// Whether the bytes that were read are the source's at one moment, and of the version that the map shows.
+    fn judge(&mut self, op: &mut Op) -> Result<Verdict, Reason> {
+        if op.backing == Backing::Spill {
+            return Ok(Verdict::Settled);
+        }
+        let object = self.objects.get(&op.object).ok_or(Reason::PastEnd)?;
+        // The callers of other sources look at their versions.
+        if object.file().is_none() {
+            return Ok(Verdict::Settled);
+        }
+        match object.shows {
+            Shows::Version(version) => {
+                let same = self.stamp(op.object)?.version() == version;
+                if same { Ok(Verdict::Settled) } else { Err(Reason::Changed) }
+            }
+            Shows::Pages => {
+                let after = self.stamp(op.object)?;
+                // SAFETY: the slot is as long as the run, and this thread's alone again; `len` bytes of it were read.
+                let bytes = unsafe { std::slice::from_raw_parts(op.buffer, op.len) };
+                Ok(op.settling.as_mut().map_or(Verdict::Settled, |settling| settling.judge(after, bytes)))
+            }
+            Shows::Any => Ok(Verdict::Settled),
+        }
+    }
+
+    /// Starts to write a run; `Some` if it ended at once.
+    fn write(&mut self, frame: FrameId, id: ObjectId, run: Run, to: Backing) -> Result<Option<()>, Reason> {
+        let offset = run.first * self.page as u64;
+        let object = self.objects.get_mut(&id).ok_or(Reason::PastEnd)?;
+        let buffer = self.slots.get(frame).ok_or(Reason::PastEnd)?.buffer();
+        let mut len =
+            (object.len - offset.min(object.len)).min(u64::from(run.len) * self.page as u64) as usize;
+        if to == Backing::Spill {
+            len = run.len as usize * self.page;
+        }
+        let op = Op {
+            frame,
+            object: id,
+            kind: Kind::Write,
+            buffer,
+            offset,
+            len,
+            done: 0,
+            run,
+            backing: to,
+            file: None,
+            settling: None,
+        };
+        if to == Backing::Spill && object.spill.is_none() {
+            object.awaiting.push(op);
+            if object.awaiting.len() == 1 {
+                let (dir, len) =
+                    (self.config.spill_dir.clone(), object.len.next_multiple_of(self.page as u64));
+                object.caller.make_spill(id, move || spill_file(&dir, len));
+            }
+            return Ok(None);
+        }
+        if to == Backing::Source && object.images.is_some() {
+            return self.write_parts(op);
+        }
+        self.begin(op).map(|()| None)
+    }
+
+    /// Starts a write, or keeps it until it is known that nobody else has written. A write that waits ends as any other.
+    fn begin(&mut self, op: Op) -> Result<(), Reason> {
+        let id = op.object;
+        let Some(object) = self.objects.get_mut(&id) else { return Err(Reason::PastEnd) };
+        let file = object.file().cloned();
+        let guard = object.guard.as_mut().filter(|_| op.backing == Backing::Source);
+        let Some(guard) = guard else { return self.launch(op) };
+        let op = match guard.admit(op) {
+            Admission::Now(op) => op,
+            Admission::Later { look: false } => return Ok(()),
+            Admission::Later { look: true } => match object_stamp(file.as_deref()) {
+                None => {
+                    self.look(id);
+                    return Ok(());
+                }
+                // Only this one waits.
+                Some(version) => match guard.looked(version) {
+                    Ok(mut writes) => writes.pop().ok_or(Reason::PastEnd)?,
+                    Err((_, reason)) => return Err(reason),
+                },
+            },
+            Admission::Never => return Err(Reason::Changed),
+        };
+        self.launch(op).inspect_err(|_| _ = self.left(id))
+    }
+
+    /// Asks for the version of a source that is written: on another thread, since the source may block.
+    fn look(&self, id: ObjectId) {
+        if let Some(object) = self.objects.get(&id) {
+            object.caller.ask_version(id, object.reach.file().cloned());
+        }
+    }
+
+    fn looked(&mut self, id: ObjectId, version: Result<Version, Reason>) {
+        let Some(object) = self.objects.get_mut(&id) else { return };
+        let late = object.late.take();
+        let Some(guard) = object.guard.as_mut() else { return };
+        match guard.looked(version) {
+            Ok(writes) => {
+                for op in writes {
+                    let (frame, kind) = (op.frame, op.kind);
+                    if let Err(reason) = self.launch(op) {
+                        self.left(id);
+                        self.tell(frame, id, kind, Err(reason));
+                    }
+                }
+            }
+            Err((writes, reason)) => {
+                for op in writes {
+                    self.tell(op.frame, id, op.kind, Err(reason.clone()));
+                }
+            }
+        }
+        if let Some((frame, kind, outcome)) = late {
+            self.tell(frame, id, kind, outcome);
+        }
+    }
+
+    /// A write that [`begin`](Self::begin) started has ended. Whether the version is being asked for: the write's end is told
+    /// after that, so that others' writes after a `sync` are not taken for this one.
+    fn left(&mut self, id: ObjectId) -> bool {
+        let Some(object) = self.objects.get_mut(&id) else { return false };
+        if !object.guard.as_mut().is_some_and(Guard::ended) {
+            return false;
+        }
+        if let Some(version) = object_stamp(object.file().map(|file| &**file)) {
+            self.looked(id, version);
+            return false;
+        }
+        self.look(id);
+        true
+    }
+
+    /// A frame's write has ended, whichever way it was made.
+    fn write_ended(&mut self, id: ObjectId, frame: FrameId, written: bool) {
+        if let Some(images) = self.objects.get_mut(&id).and_then(|object| object.images.as_mut()) {
+            images.ended(frame, written);
+        }
+    }
+
+    /// Keeps the bytes of a run in the map that can be stored to from now on.
+    fn keep_image(&mut self, id: ObjectId, run: Run) {
+        let Some(object) = self.objects.get_mut(&id) else { return };
+        let Some(images) = object.images.as_mut().filter(|images| images.lacks(run)) else { return };
+        if let Ok(bytes) = object.store.bytes_of(run_of(run)) {
+            images.keep(run, &bytes);
+        }
+        self.imaged = true;
+    }
+
+    /// Writes the bytes of a run that were stored; `Some` if there are none.
+    fn write_parts(&mut self, op: Op) -> Result<Option<()>, Reason> {
+        let object = self.objects.get_mut(&op.object).ok_or(Reason::PastEnd)?;
+        let images = object.images.as_mut().ok_or(Reason::PastEnd)?;
+        let (buffer, len, offset) = (op.buffer, op.len, op.offset);
+        // SAFETY: nobody changes a buffer that is being written.
+        let bytes = unsafe { std::slice::from_raw_parts(buffer, op.run.len as usize * self.page) };
+        let ranges = images.begin(op.frame, op.run, bytes, len);
+        if ranges.is_empty() {
+            return Ok(Some(()));
+        }
+        self.next += 1;
+        let number = self.next;
+        let id = op.object;
+        self.ops.insert(number, op);
+        let lengths = ranges.iter().map(Range::len).collect();
+        let sink = Arc::clone(&self.inbox) as Arc<dyn Sink>;
+        let parts = Arc::new(Parts::new(sink, number, len, lengths)) as Arc<dyn Sink>;
+        let requests = ranges.iter().zip(0..).map(|(range, part)| {
+            let (at, sink) = (offset + range.start as u64, Arc::clone(&parts));
+            // SAFETY: the range lies in the buffer, which nobody changes before the last of these writes has ended.
+            unsafe { WriteRequest::new(at, buffer.add(range.start), range.len(), sink, part) }
+        });
+        self.batches.entry(id).or_default().writes.extend(requests);
+        Ok(None)
+    }
+
+    /// Gives an operation to the disk, or a write or a flush to the source.
+    fn launch(&mut self, op: Op) -> Result<(), Reason> {
+        let object = self.objects.get(&op.object).ok_or(Reason::PastEnd)?;
+        if op.backing == Backing::Spill || object.file().is_some() {
+            return self.start(op);
+        }
+        let (id, kind, offset, buffer, len) = (op.object, op.kind, op.offset, op.buffer, op.len);
+        self.next += 1;
+        let number = self.next;
+        let sink = object.caller.writes();
+        self.ops.insert(number, op);
+        let batch = self.batches.entry(id).or_default();
+        if kind == Kind::Flush {
+            batch.flush = Some(FlushRequest::new(sink, number));
+            return Ok(());
+        }
+        // SAFETY: nobody changes a buffer that is being written, and it stays until the operation has ended.
+        batch.writes.push(unsafe { WriteRequest::new(offset, buffer, len, sink, number) });
+        Ok(())
+    }
+
+    /// An object's spill file was made, or cannot be made.
+    fn spill_made(&mut self, id: ObjectId, file: io::Result<LocalFile>) {
+        let Some(object) = self.objects.get_mut(&id) else { return };
+        let awaiting = std::mem::take(&mut object.awaiting);
+        let made = file.map(|file| object.spill = Some(Arc::new(file))).map_err(|error| reason_of(&error));
+        for op in awaiting {
+            let frame = op.frame;
+            if let Err(reason) = made.clone().and_then(|()| self.start(op)) {
+                self.tell(frame, id, Kind::Write, Err(reason));
+            }
+        }
+    }
+
+    /// Starts to make an object's writes durable; `Some` if that ended at once.
+    fn flush(&mut self, id: ObjectId) -> Option<Result<(), Reason>> {
+        let object = self.objects.get(&id)?;
+        let op = Op {
+            frame: FrameId(u32::MAX),
+            object: id,
+            kind: Kind::Flush,
+            buffer: std::ptr::null_mut(),
+            offset: 0,
+            len: 0,
+            done: 0,
+            run: Run::default(),
+            backing: Backing::Source,
+            file: None,
+            settling: None,
+        };
+        if object.file().is_some() {
+            // Changes no time of the file.
+            return self.start(op).err().map(Err);
+        }
+        self.begin(op).err().map(Err)
+    }
+
+    /// Gives what was started to the sources.
+    fn hand_over(&mut self) {
+        for (id, batch) in std::mem::take(&mut self.batches) {
+            if let Some(object) = self.objects.get(&id) {
+                object.caller.give(batch);
+            }
+        }
+    }
+}
+
+fn reason_of(error: &io::Error) -> Reason {
+    if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<ChangedVersion>) {
+        return Reason::Changed;
+    }
+    Reason::Source { message: error.to_string().into(), errno: error.raw_os_error() }
+}
+
+/// When a local file was written last. It is asked for at once: only files whose times the kernel itself keeps are looked at, and
+/// that does not block.
+fn object_stamp(file: Option<&LocalFile>) -> Option<Result<Version, Reason>> {
+    file.map(|file| file.stamp().map(Stamp::content).map_err(|error| reason_of(&error)))
+}
+
+/// A time in microseconds. The longest is far from the end of the numbers: the core adds a moment to it.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).min(u64::MAX / 4)
+}
+
+fn run_of(run: Run) -> store::Run {
+    store::Run { first: run.first as usize, pages: run.len as usize }
+}
+
+/// Whether an operation that was refused with EINVAL may go by the page cache instead.
+fn gave_up_direct(op: &Op) -> bool {
+    op.file.as_ref().is_some_and(|file| file.stop_direct())
+}
+
+/// One for private pages, as long as the map may become.
+fn spill_file(dir: &std::path::Path, len: u64) -> io::Result<LocalFile> {
+    let file = unnamed_file(dir)?;
+    file.set_len(len)?;
+    LocalFile::from_file(file)
+}

@@ -1,0 +1,114 @@
+//! One place in which a thread waits, in its signal handler, for the page that it touched.
+//!
+//! ```text
+//! FREE -claim-> CLAIMED -ask-> ASKED -take-> TAKEN -done-> DONE -wait returns-> FREE
+//!                                 \----------done---------/
+//! ```
+//!
+//! The thread that faulted makes the first two steps and the last, the shard those between. Only the thread frees a cell, so
+//! nobody else's fault comes to lie in it while the thread still looks. `tests/trap_queue_model.rs` checks this under every
+//! order of steps.
+
+use crate::sys::atomics::{AtomicU32, AtomicUsize, Ordering};
+use crate::sys::futex;
+use std::ops::Range;
+
+const FREE: u32 = 0;
+const CLAIMED: u32 = 1;
+const ASKED: u32 = 2;
+const TAKEN: u32 = 3;
+const DONE: u32 = 4;
+
+/// A fault that waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RawFault {
+    /// An address of the page.
+    pub(crate) address: usize,
+    /// A store.
+    pub(crate) write: bool,
+    /// The page is there, and protected from stores.
+    pub(crate) protected: bool,
+    /// The thread that faulted (gettid(2)), if that is known.
+    pub(crate) thread: Option<u32>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Cell {
+    state: AtomicU32,
+    address: AtomicUsize,
+    /// Bit 0: a store; bit 1: the page is protected.
+    about: AtomicU32,
+    /// Zero: not known.
+    thread: AtomicU32,
+}
+
+impl Cell {
+    pub(super) fn new() -> Self {
+        Self {
+            state: AtomicU32::new(FREE),
+            address: AtomicUsize::new(0),
+            about: AtomicU32::new(0),
+            thread: AtomicU32::new(0),
+        }
+    }
+
+    /// Takes the cell if it is free. Whether it was.
+    pub(super) fn claim(&self) -> bool {
+        // Most cells that are looked at are taken, and a look costs a load.
+        self.state.load(Ordering::Relaxed) == FREE
+            && self.state.compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Lets the shard see the fault. For whoever claimed the cell.
+    pub(super) fn ask(&self, fault: RawFault) {
+        self.address.store(fault.address, Ordering::Relaxed);
+        self.about.store(u32::from(fault.write) | u32::from(fault.protected) << 1, Ordering::Relaxed);
+        self.thread.store(fault.thread.unwrap_or(0), Ordering::Relaxed);
+        self.state.store(ASKED, Ordering::Release);
+    }
+
+    /// Waits for the answer, and frees the cell. For whoever asked; the cell is not to be touched afterwards.
+    pub(super) fn wait(&self) {
+        loop {
+            match self.state.load(Ordering::Acquire) {
+                DONE => break,
+                state => futex::wait(&self.state, state),
+            }
+        }
+        self.state.store(FREE, Ordering::Release);
+    }
+
+    /// For the shard: the fault, once.
+    pub(super) fn take(&self) -> Option<RawFault> {
+        if self.state.load(Ordering::Relaxed) != ASKED {
+            return None;
+        }
+        self.state.compare_exchange(ASKED, TAKEN, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        let about = self.about.load(Ordering::Relaxed);
+        Some(RawFault {
+            address: self.address.load(Ordering::Relaxed),
+            write: about & 1 != 0,
+            protected: about & 2 != 0,
+            thread: Some(self.thread.load(Ordering::Relaxed)).filter(|&thread| thread != 0),
+        })
+    }
+
+    /// Lets the thread try again if its address lies in `range`, whether its fault was taken or not. Whether it did.
+    pub(super) fn done(&self, range: &Range<usize>) -> bool {
+        let state = self.state.load(Ordering::Acquire);
+        if !matches!(state, ASKED | TAKEN) || !range.contains(&self.address.load(Ordering::Relaxed)) {
+            return false;
+        }
+        // If the cell is someone else's by now, that thread faults once more.
+        let done = self.state.compare_exchange(state, DONE, Ordering::Release, Ordering::Relaxed).is_ok();
+        if done {
+            futex::wake(&self.state);
+        }
+        done
+    }
+
+    pub(super) fn is_free(&self) -> bool {
+        self.state.load(Ordering::Acquire) == FREE
+    }
+}

@@ -1,0 +1,415 @@
+//! The pager's areas: the wait-free table in which the signal handler looks an address up, and what it does with a fault in
+//! one: it waits for the page, or ends the process with a message that says what was lost.
+//!
+//! Areas are not inherited across fork (they are DONTFORK): a child's access finds nothing mapped, and gets a message of its own.
+
+use crate::pager::sys::fault_access::Attempt;
+use crate::sys::signal::{self, AreaFaults};
+use crate::sys::{identity, into_plain, plain};
+use crate::sys::handler_table::{Slot, Who};
+use crate::pager::sys::sigsegv_faults::{Step, Watched, Why};
+use std::ops::Range;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+
+const SEGV_MAPERR: i32 = 1;
+const SEGV_ACCERR: i32 = 2;
+
+/// How many pages' messages an area keeps: the last ones.
+const KEPT: usize = 8;
+
+/// An area in the table, until it is dropped: before its memory is unmapped.
+#[derive(Debug)]
+pub(crate) struct Area {
+    entry: NonNull<Entry>,
+    place: &'static Place,
+}
+
+// SAFETY: the entry is on the heap, and made of atomics and of what nobody changes.
+unsafe impl Send for Area {}
+// SAFETY: as above.
+unsafe impl Sync for Area {}
+
+#[derive(Debug)]
+struct Entry {
+    range: Range<usize>,
+    page_bytes: usize,
+    /// The process that has the memory.
+    owner: u64,
+    name: Box<str>,
+    messages: [AtomicPtr<Message>; KEPT],
+    next_message: AtomicUsize,
+    /// Handlers that read a message. They end the process, so they never leave.
+    readers: AtomicUsize,
+    watched: Option<Arc<Watched>>,
+}
+
+#[derive(Debug)]
+struct Message {
+    page: usize,
+    reason: String,
+}
+
+impl Area {
+    /// Enters the area of the object `name`, whose faults come by userfaultfd.
+    pub(crate) fn new(range: Range<usize>, name: &str) -> Self {
+        Self::enter(range, name, None)
+    }
+
+    /// Enters an area whose faults come as signals.
+    pub(crate) fn watched(range: Range<usize>, name: &str, watched: Arc<Watched>) -> Self {
+        // A handler that the program installed since would end the process at the first touch.
+        signal::ensure();
+        Self::enter(range, name, Some(watched))
+    }
+
+    fn enter(range: Range<usize>, name: &str, watched: Option<Arc<Watched>>) -> Self {
+        signal::set_area_faults(&FAULTS);
+        signal::install();
+        let who = Who { process: identity::token(), thread: 0 };
+        let entry = Box::leak(Box::new(Entry {
+            range,
+            page_bytes: rustix::param::page_size(),
+            owner: who.process,
+            name: plain(name).into(),
+            messages: [const { AtomicPtr::new(ptr::null_mut()) }; KEPT],
+            next_message: AtomicUsize::new(0),
+            readers: AtomicUsize::new(0),
+            watched,
+        }));
+        let place = register(entry, who);
+        Self { entry: NonNull::from(entry), place }
+    }
+
+    fn entry(&self) -> &Entry {
+        // SAFETY: leaked when it was made, and freed by `drop` at the earliest.
+        unsafe { self.entry.as_ref() }
+    }
+
+    /// Why a page, counted from the area's start, cannot be supplied: what the process ends with if the page is accessed.
+    /// The last 8 pages' reasons are kept.
+    pub(crate) fn set_message(&mut self, page: usize, reason: String) {
+        let entry = self.entry();
+        // SAFETY: only this function changes and frees them, for one caller at a time.
+        let of_page = |kept: &AtomicPtr<Message>| unsafe {
+            kept.load(Ordering::Acquire).as_ref().is_some_and(|message| message.page == page)
+        };
+        let index = entry
+            .messages
+            .iter()
+            .position(of_page)
+            .unwrap_or_else(|| entry.next_message.fetch_add(1, Ordering::Relaxed) % KEPT);
+        let fresh =
+            Box::into_raw(Box::new(Message { page, reason: into_plain(reason.into()).into_owned() }));
+        let old = entry.messages[index].swap(fresh, Ordering::AcqRel);
+        // Hide first, then count; a reader counts first, then reads: one of the two sees the other.
+        fence(Ordering::SeqCst);
+        if !old.is_null() && entry.readers.load(Ordering::Acquire) == 0 {
+            // SAFETY: made by `into_raw` above; nobody reads it, and nobody finds it any more.
+            drop(unsafe { Box::from_raw(old) });
+        }
+    }
+}
+
+impl Drop for Area {
+    fn drop(&mut self) {
+        let owner = self.entry().owner;
+        if identity::token() != owner {
+            // In a child the entry stays: it explains why there is nothing.
+            return;
+        }
+        self.place.end.store(0, Ordering::Relaxed);
+        self.place.slot.silence(Who { process: owner, thread: 0 });
+        self.place.slot.release();
+        // SAFETY: leaked when it was made; no handler looks at it any more.
+        let entry = unsafe { Box::from_raw(self.entry.as_ptr()) };
+        if let Some(watched) = &entry.watched {
+            // Who waits for a page of memory that goes away.
+            watched.wake(&entry.range);
+        }
+        for message in entry.messages {
+            let message = message.into_inner();
+            if !message.is_null() {
+                // SAFETY: made by `into_raw`; a reader would have kept `silence` from returning.
+                drop(unsafe { Box::from_raw(message) });
+            }
+        }
+    }
+}
+
+/// A slot, and a hint which addresses it is about: a fault need not enter the others.
+#[derive(Debug)]
+struct Place {
+    start: AtomicUsize,
+    end: AtomicUsize,
+    slot: Slot<Entry>,
+}
+
+/// The table: a list of blocks that only grows.
+#[derive(Debug)]
+struct Block {
+    places: [Place; Block::PLACES],
+    next: AtomicPtr<Block>,
+}
+
+static TABLE: Block = Block::new();
+
+/// What the handler of the signals asks.
+static FAULTS: AreaFaults = AreaFaults { supply, report };
+
+impl Block {
+    const PLACES: usize = 32;
+
+    const fn new() -> Self {
+        let places = [const {
+            Place {
+                start: AtomicUsize::new(0),
+                end: AtomicUsize::new(0),
+                slot: Slot {
+                    entry: AtomicPtr::new(ptr::null_mut()),
+                    users: AtomicU64::new(0),
+                    process: AtomicU64::new(0),
+                    thread: AtomicUsize::new(0),
+                },
+            }
+        }; Self::PLACES];
+        Self { places, next: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    fn next(&self) -> Option<&'static Self> {
+        // SAFETY: blocks are leaked when they are linked, and never freed.
+        unsafe { self.next.load(Ordering::Acquire).as_ref() }
+    }
+
+    fn next_or_grow(&self) -> &'static Self {
+        self.next().unwrap_or_else(|| {
+            let fresh = Box::into_raw(Box::new(Self::new()));
+            match self.next.compare_exchange(ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire) {
+                // SAFETY: just leaked.
+                Ok(_) => unsafe { &*fresh },
+                Err(other) => {
+                    // SAFETY: not linked, so nobody else has it; `other` is.
+                    unsafe {
+                        drop(Box::from_raw(fresh));
+                        &*other
+                    }
+                }
+            }
+        })
+    }
+}
+
+/// Hides the areas of a parent process that lay at these addresses: other memory is there now.
+fn hide_inherited(range: &Range<usize>, who: Who) {
+    let mut block = Some(&TABLE);
+    while let Some(Block { places, .. }) = block {
+        for Place { start, end, slot } in places {
+            let overlaps =
+                end.load(Ordering::Acquire) > range.start && start.load(Ordering::Relaxed) < range.end;
+            // An area's process is stored before its end, so an area that another thread enters just
+            // now is known to be this process's. Those of a parent never change.
+            if overlaps && !slot.is_of(who) {
+                end.store(0, Ordering::Release);
+            }
+        }
+        block = block.and_then(Block::next);
+    }
+}
+
+fn register(entry: &Entry, who: Who) -> &'static Place {
+    hide_inherited(&entry.range, who);
+    let mut block = &TABLE;
+    loop {
+        if let Some(place) = block.places.iter().find(|place| place.slot.take(entry, who)) {
+            // Nobody uses the memory before this is done.
+            place.start.store(entry.range.start, Ordering::Relaxed);
+            place.end.store(entry.range.end, Ordering::Release);
+            return place;
+        }
+        block = block.next_or_grow();
+    }
+}
+
+/// Looks the address up, and lets `work` at its entry. `work` says `None` for an entry that is none of its business. For the signal handler.
+fn find<R>(address: usize, mut work: impl FnMut(&Entry) -> Option<R>) -> Option<R> {
+    // An entry of a parent explains a fault here, so every entry concerns whoever asks: all have the same thread.
+    let who = Who { process: identity::known_token()?, thread: 0 };
+    let mut block = Some(&TABLE);
+    while let Some(Block { places, .. }) = block {
+        for Place { start, end, slot } in places {
+            if address >= end.load(Ordering::Acquire) || address < start.load(Ordering::Relaxed) {
+                continue;
+            }
+            // SAFETY: an area silences its slot before it frees the entry; in a child its parent's entries are never freed.
+            let found = unsafe {
+                slot.look(who, |entry| entry.range.contains(&address).then(|| work(entry)).flatten())
+            };
+            if found.is_some() {
+                return found;
+            }
+        }
+        block = block.and_then(Block::next);
+    }
+    None
+}
+
+/// For the signal handler: if the page at `address` is one that comes by way of signals, waits until the access is worth trying
+/// again. Whether it is.
+///
+/// # Safety
+///
+/// `context` is the `ucontext_t` that the kernel passed to the handler of `signal`.
+unsafe fn supply(context: *const libc::c_void, address: usize, signal: i32, code: i32) -> bool {
+    if signal != libc::SIGSEGV || code != SEGV_ACCERR {
+        return false;
+    }
+    let Some(process) = identity::known_token() else { return false };
+    // SAFETY: as the caller promised; a SIGSEGV for an access.
+    let attempt = unsafe { Attempt::of(context) };
+    let step = find(address, |entry| {
+        let watched = entry.watched.as_ref().filter(|_| entry.owner == process)?;
+        // The cell is claimed and the shard woken in here, where neither can go away.
+        Some(watched.meet(address, entry.page_of(address), attempt))
+    });
+    match step {
+        Some(Step::Retry) => true,
+        Some(Step::Crowded) => {
+            // SAFETY: a system call without arguments, which a handler may make.
+            unsafe { libc::sched_yield() };
+            true
+        }
+        Some(Step::Wait(cell)) => {
+            block_signals();
+            // SAFETY: a cell is freed only when it is free, and this thread is the one to free it.
+            unsafe { (*cell).wait() };
+            true
+        }
+        Some(Step::End(_) | Step::Wrong) | None => false,
+    }
+}
+
+/// Keeps other signals' handlers off this thread while it waits, as a fault in the kernel does: SIGSEGV is blocked here, so
+/// one of them that touched a missing page would end the process. The mask comes back when the handler returns.
+fn block_signals() {
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: both are async-signal-safe, and the set is theirs to fill and to read.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), ptr::null_mut());
+    }
+}
+
+/// For the signal handler: if the fault says that a page of the pager's cannot be supplied, writes a message and ends the process, as
+/// SIGBUS does. Else says whether the access is worth trying again.
+///
+/// # Safety
+///
+/// As for [`supply`].
+unsafe fn report(context: *const libc::c_void, address: usize, signal: i32, code: i32) -> bool {
+    let Some(process) = identity::known_token() else { return false };
+    let again = find(address, |entry| {
+        if entry.owner != process {
+            if signal == libc::SIGSEGV && code == SEGV_MAPERR {
+                write_line(&[
+                    b"folio: this memory belongs to the parent process: a pager's memory is not inherited across fork\n",
+                ]);
+                end_process();
+            }
+            return None;
+        }
+        match signal {
+            libc::SIGBUS => entry.end(address, Why::Poisoned),
+            libc::SIGSEGV if code == SEGV_ACCERR => {
+                // SAFETY: as the caller promised.
+                let attempt = unsafe { Attempt::of(context) };
+                let why = match &entry.watched {
+                    Some(watched) => match watched.judge(entry.page_of(address), attempt) {
+                        Err(Step::End(why)) => why,
+                        Err(Step::Wrong) => return None,
+                        // The page was poisoned a moment ago, and is not any more.
+                        _ => return Some(()),
+                    },
+                    None if attempt == Attempt::Fetch => return None,
+                    // All of the area is readable and writable, but for pages that were given up.
+                    None => Why::Poisoned,
+                };
+                entry.end(address, why)
+            }
+            _ => None,
+        }
+    });
+    again.is_some()
+}
+
+impl Entry {
+    fn page_of(&self, address: usize) -> usize {
+        (address - self.range.start) / self.page_bytes
+    }
+
+    /// Writes the message, and ends the process.
+    fn end(&self, address: usize, why: Why) -> ! {
+        let page = self.page_of(address);
+        let mut digits = [0; 20];
+        let offset = decimal(page * self.page_bytes, &mut digits);
+        self.readers.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let kept = self.messages.iter().find_map(|kept| {
+            // SAFETY: counted as a reader, so that what is found is not freed.
+            let message = unsafe { kept.load(Ordering::Acquire).as_ref() };
+            message.filter(|message| message.page == page)
+        });
+        let reason = match (why, kept) {
+            (Why::Poisoned, Some(message)) => message.reason.as_str(),
+            (Why::Poisoned, None) => "the reason is not known",
+            (Why::OwnThread, _) => "a pager's own thread, which would have to supply it, touched it",
+            (Why::Closed, _) => "its pager is gone",
+        };
+        let parts =
+            ["folio: ", &self.name, ": page at offset ", offset, " could not be supplied: ", reason, "\n"];
+        write_line(&parts.map(str::as_bytes));
+        end_process()
+    }
+}
+
+/// A number's digits.
+fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &str {
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return std::str::from_utf8(&digits[first..]).unwrap_or_default();
+        }
+    }
+}
+
+/// Writes the parts to stderr, in one piece where the kernel takes it.
+fn write_line(parts: &[&[u8]]) {
+    const MOST: usize = 7;
+    let mut vector = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MOST];
+    for (to, part) in vector.iter_mut().zip(parts) {
+        *to = libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
+    }
+    // A message beyond RLIMIT_FSIZE must not change how the process ends (SIGXFSZ).
+    block_signals();
+    // SAFETY: writev(2) is a plain system call, which reads the parts. Nobody is left to tell of an error.
+    unsafe { libc::writev(libc::STDERR_FILENO, vector.as_ptr(), parts.len().min(MOST) as i32) };
+}
+
+/// Ends the process as SIGBUS does where nobody handles it.
+fn end_process() -> ! {
+    // SAFETY: all zeroes is a valid sigaction, and zero is SIG_DFL; the calls are async-signal-safe; the set is valid.
+    unsafe {
+        let action: libc::sigaction = std::mem::MaybeUninit::zeroed().assume_init();
+        libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut());
+        libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::syscall(libc::SYS_gettid), libc::SIGBUS);
+        let mut only = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+        libc::sigemptyset(only.as_mut_ptr());
+        libc::sigaddset(only.as_mut_ptr(), libc::SIGBUS);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, only.as_ptr(), ptr::null_mut());
+        // The signal is delivered at the latest now, unless the process is its namespace's first (PID 1), which only a handler can meet.
+        libc::_exit(128 + libc::SIGBUS)
+    }
+}

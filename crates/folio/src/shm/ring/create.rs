@@ -1,0 +1,90 @@
+//! Segments whose contents are folio's own, a ring: channels and logs, made and opened as all segments are.
+
+use crate::error::{Errno, Error, Result, Subject};
+use crate::shm::ring::memory::{Beside, data_len};
+use crate::shm::ring::message_header;
+use crate::shm::segment::attachment::{Attachment, Contents};
+use crate::shm::segment::{self, SegmentOptions, Spot};
+use std::marker::PhantomData;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How one is made and opened.
+pub(in crate::shm) struct Making<'a, C> {
+    pub(in crate::shm) segment: &'a SegmentOptions,
+    /// Any one of this kind.
+    pub(in crate::shm) any: Contents<'a>,
+    /// Bytes of a new one's ring, before they are rounded up.
+    pub(in crate::shm) bytes: usize,
+    pub(in crate::shm) beside: PhantomData<C>,
+}
+
+impl<C: Beside> Making<'_, C> {
+    /// A new one. Its data has its whole length from the start: a ring does not grow.
+    fn contents(&self, call: &'static str) -> Result<Contents<'_>> {
+        let capacity = self.bytes.max(C::SMALLEST).checked_next_power_of_two();
+        match capacity.filter(|&capacity| capacity as u64 <= message_header::CAPACITY_LIMIT) {
+            Some(capacity) => Ok(Contents { length: data_len(capacity) as u64, ..self.any }),
+            None => Err(Error::rule(
+                call,
+                Subject::named(format!("a {}", C::NOUN)).with_length(self.bytes),
+                format!("a {} has at most {} bytes", C::NOUN, message_header::CAPACITY_LIMIT),
+                C::TOO_LARGE,
+            )),
+        }
+    }
+
+    fn spot(&self, call: &'static str, name: &str) -> Result<Spot> {
+        Spot::name(call, name, self.segment.chosen_lifetime())
+    }
+
+    pub(in crate::shm) fn create(&self, name: &str) -> Result<Arc<Attachment>> {
+        let contents = self.contents("create")?;
+        let spot = self.spot("create", name)?;
+        let made = self.segment.create_at(&spot, &contents, contents.length, |_| Ok(()))?;
+        made.ok_or_else(|| segment::exists(self.segment, &spot))
+    }
+
+    pub(in crate::shm) fn open(&self, name: &str) -> Result<Arc<Attachment>> {
+        self.segment.open_existing(&self.spot("open", name)?, &self.any)
+    }
+
+    pub(in crate::shm) fn open_or_create(&self, name: &str) -> Result<Arc<Attachment>> {
+        let contents = self.contents("open_or_create")?;
+        self.either(&self.spot("open_or_create", name)?, &contents)
+    }
+
+    pub(in crate::shm) fn at_path(&self, path: &Path) -> Result<Arc<Attachment>> {
+        self.either(&Spot::file(path), &self.contents("at_path")?)
+    }
+
+    fn either(&self, spot: &Spot, contents: &Contents<'_>) -> Result<Arc<Attachment>> {
+        /// Far longer than others keep making and removing it.
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            // Whatever length it has that is there already.
+            match self.segment.open_existing(spot, &self.any) {
+                Err(error) if error.errno() == Errno::NOENT => {}
+                opened => return opened,
+            }
+            if let Some(made) = self.segment.create_at(spot, contents, contents.length, |_| Ok(()))? {
+                return Ok(made);
+            }
+        }
+        self.segment.open_existing(spot, &self.any)
+    }
+
+    pub(in crate::shm) fn anonymous(&self) -> Result<Arc<Attachment>> {
+        let contents = self.contents("anonymous")?;
+        segment::anonymous(&contents, contents.length)
+    }
+
+    pub(in crate::shm) fn behind(&self, fd: BorrowedFd<'_>) -> Result<Arc<Attachment>> {
+        let own = crate::shm::sys::unnamed_file::reopen(fd)
+            .map_err(|errno| segment::by_descriptor("open", errno, Subject::file(fd)))?;
+        segment::from_own_fd(own, &self.any)
+    }
+}

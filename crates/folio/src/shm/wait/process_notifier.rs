@@ -1,0 +1,242 @@
+//! A party's bell: the one that wakes all futures of a process that wait for locks, conditions and events of a segment, whatever they
+//! wait for there. Its word lies in the party's slot; `bell_word` tells how waiters and wakers use it.
+//!
+//! It is made when a future has to wait for the first time. When it rings, all wakers are woken, and each future looks again: the one that
+//! gets what it waits for has it, the others arm the bell anew and say anew that they wait. So none takes a wake from another, and one
+//! that is dropped has taken nothing. It also rings when a process ends that holds what one of them waits for, and by itself every
+//! half second: for what no ring tells.
+
+use crate::error::{Errno, Result};
+use crate::shm::segment::attachment::Attachment;
+use crate::shm::segment::header::{SLOTS, Slot};
+use crate::shm::segment::owner::Owner;
+use crate::shm::wait::notifier::{Bell, Pulled, pull};
+use crate::shm::wait::notifier_word::{ARMED, look_at_bells};
+use crate::shm::wait::future::{self, Waiting, refused};
+use crate::sys::identity;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Wake, Waker};
+
+/// Holders whose end rings, at most: each is a descriptor. Of others the bell learns when it goes off by itself.
+const WATCHED: usize = 32;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct PartyBell {
+    /// The process whose bell it is: in a forked child it is nobody's.
+    process: u64,
+    heard: Mutex<Heard>,
+}
+
+/// The bell, and who hears it.
+#[derive(Debug)]
+struct Heard {
+    bell: Bell,
+    /// The thread of the process that waits for all bells.
+    waiting: Waiting,
+    /// Whether that thread waits for this one.
+    is_awaited: bool,
+    /// Whether it has rung since the holders were looked at.
+    has_rung: bool,
+    holders: Vec<Owner>,
+    wakers: HashMap<u64, Waker>,
+    /// The number of the last who came.
+    last: u64,
+}
+
+impl PartyBell {
+    pub(in crate::shm) fn new(attachment: &Attachment) -> Result<Self> {
+        let heard = Heard {
+            bell: Bell::new(attachment)?,
+            waiting: Waiting::new(),
+            is_awaited: false,
+            has_rung: false,
+            holders: Vec::new(),
+            wakers: HashMap::new(),
+            last: 0,
+        };
+        Ok(Self { process: identity::token(), heard: Mutex::new(heard) })
+    }
+
+    /// Whether it is this process's.
+    pub(in crate::shm) fn is_mine(&self) -> bool {
+        self.process == identity::token()
+    }
+
+    /// Wakers are the callers' code: they are cloned, woken and dropped while this is not held.
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The attachment goes, and nobody waits any more.
+    pub(in crate::shm) fn end(&self) {
+        let mut heard = self.heard();
+        let Heard { bell, waiting, .. } = &mut *heard;
+        let waker = waiting.end(bell.as_fd());
+        let wakers = std::mem::take(&mut heard.wakers);
+        drop(heard);
+        drop((waker, wakers));
+    }
+}
+
+/// By which the thread that waits for all bells tells this one that it rings.
+impl Wake for PartyBell {
+    fn wake(self: Arc<Self>) {
+        let mut heard = self.heard();
+        (heard.is_awaited, heard.has_rung) = (false, true);
+        // First this, then the wakers: whoever comes later arms it anew, and a ring after this is heard.
+        heard.bell.hush();
+        let wakers = std::mem::take(&mut heard.wakers);
+        drop(heard);
+        for waker in wakers.into_values() {
+            future::wake(waker);
+        }
+    }
+}
+
+/// One who waits for something in a segment, and is told by its party's bell to look again.
+#[derive(Debug)]
+pub(crate) struct Sleeper<'a> {
+    attachment: &'a Attachment,
+    /// The bell, and this one's number there.
+    bell: Option<(Arc<PartyBell>, u64)>,
+}
+
+impl<'a> Sleeper<'a> {
+    pub(in crate::shm) fn new(attachment: &'a Attachment) -> Self {
+        Self { attachment, bell: None }
+    }
+
+    pub(in crate::shm) fn attachment(&self) -> &'a Attachment {
+        self.attachment
+    }
+
+    /// Whether it has said before that it waits.
+    pub(in crate::shm) fn has_waited(&self) -> bool {
+        self.bell.is_some()
+    }
+
+    /// From here on `waker` is woken, once, when the bell rings: when someone changes what others of the segment wait for, and when the process
+    /// ends that holds it. Before it waits, it looks once more, and says where it looks that it waits.
+    ///
+    /// # Errors
+    ///
+    /// EMFILE, ENFILE, EAGAIN; those of [`Attachment::check_name`].
+    pub(in crate::shm) fn lie_down(&mut self, waker: &Waker, holder: Option<Owner>) -> Result<()> {
+        let attachment = self.attachment;
+        attachment.check_name()?;
+        let (bell, mut number) = match self.bell.take() {
+            Some((bell, number)) if bell.is_mine() => (bell, number),
+            other => {
+                leave_to_parent(other);
+                (attachment.bell()?, 0)
+            }
+        };
+        let waker = waker.clone();
+        let mut heard = bell.heard();
+        if number == 0 {
+            heard.last += 1;
+            number = heard.last;
+        }
+        let before = heard.wakers.insert(number, waker);
+        let me = attachment.me();
+        heard.watch(attachment, holder.filter(|&holder| holder != me));
+        let awaited = heard.await_ring(&bell);
+        let slot = me.slot().filter(|_| awaited.is_ok());
+        if let Some(slot) = slot {
+            let bells = attachment.bells();
+            if bells.load(Ordering::Relaxed) <= slot as u32 {
+                bells.fetch_max(slot as u32 + 1, Ordering::Relaxed);
+            }
+            heard.bell.reach(attachment);
+            heard.bell.arm_word(&attachment.slots()[slot].bell);
+        }
+        drop(heard);
+        drop(before);
+        self.bell = Some((bell, number));
+        awaited.map_err(|errno| {
+            self.get_up();
+            refused(errno)
+        })
+    }
+
+    /// It waits no more.
+    pub(in crate::shm) fn get_up(&mut self) {
+        match self.bell.take() {
+            Some((bell, number)) if bell.is_mine() => {
+                let waker = bell.heard().wakers.remove(&number);
+                drop(waker);
+            }
+            other => leave_to_parent(other),
+        }
+    }
+}
+
+/// What a forked child has of its parent's bell is left as it is: another thread may have been at it.
+fn leave_to_parent(bell: Option<(Arc<PartyBell>, u64)>) {
+    std::mem::forget(bell);
+}
+
+impl Drop for Sleeper<'_> {
+    fn drop(&mut self) {
+        self.get_up();
+    }
+}
+
+impl Heard {
+    /// Has the thread that waits for all bells wait for this one.
+    fn await_ring(&mut self, this: &Arc<PartyBell>) -> Result<(), Errno> {
+        if !self.is_awaited {
+            let waker = Waker::from(Arc::clone(this));
+            self.waiting.wake_when_readable(self.bell.as_fd(), &waker)?;
+            self.is_awaited = true;
+        }
+        Ok(())
+    }
+
+    /// Has the bell ring when the holder's process ends, too.
+    fn watch(&mut self, attachment: &Attachment, holder: Option<Owner>) {
+        // One that has ended would ring without end.
+        let gone = std::mem::take(&mut self.has_rung) && !self.holders.is_empty();
+        if gone {
+            self.holders.retain(|&owner| attachment.is_alive(owner));
+        }
+        let new = holder.filter(|holder| !self.holders.contains(holder));
+        if let Some(holder) = new {
+            if self.holders.len() == WATCHED {
+                self.holders.remove(0);
+            }
+            self.holders.push(holder);
+        }
+        if gone || new.is_some() {
+            self.bell.watch(attachment, self.holders.iter().copied());
+        }
+    }
+}
+
+/// Rings for all futures that wait for anything in the segment. For who has changed what they wait for, and saw that someone does.
+pub(in crate::shm) fn ring_all(attachment: &Attachment) {
+    look_at_bells();
+    let end = attachment.bells().load(Ordering::Acquire) as usize;
+    for (slot, Slot { generation, bell, .. }) in attachment.slots().iter().enumerate().take(end.min(SLOTS)) {
+        let number = bell.load(Ordering::Relaxed);
+        if number == 0 {
+            continue;
+        }
+        let owner = Owner::new(slot, generation.load(Ordering::Acquire));
+        if pull(attachment, owner.word(), bell) == Pulled::Dead {
+            // A new party may be at it just now: only what was found is taken away.
+            let silent = number & !ARMED;
+            let _ = bell.compare_exchange(silent, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Wakes up to `count` threads that parked on the word, and all futures of the segment.
+#[cold]
+pub(in crate::shm) fn wake_all_kinds(attachment: &Attachment, word: &AtomicU32, count: u32) {
+    crate::shm::wait::wake(word, count);
+    ring_all(attachment);
+}

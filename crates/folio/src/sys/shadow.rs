@@ -1,0 +1,375 @@
+//! The pages of a guarded map that were replaced by zero pages, and how they come back.
+//!
+//! A page that cannot be supplied is not lost: its area, with file, offset and rights, is first cloned to the same place of
+//! a *shadow* (a reservation as long as the map), and moved back at the end. A move leaves a hole in the shadow, and so may a
+//! clone that fails; the record notes which pages of the shadow are still its own. Areas are cloned page by page: a
+//! range that spans several may be cloned in part before it fails.
+//!
+//! Each replaced page that has no replaced neighbour costs four areas, and a process may have 65,530. So the first faults
+//! replace one page each, later ones ever longer runs: a run may take pages along that are in order.
+
+use super::{vma_reserve, lost_pages, mm};
+use rustix::io::Errno;
+use std::ops::Range;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// How an area is cloned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum CloneBy {
+    /// mremap(2) with DONTUNMAP, which takes private pages along: since 5.13 for file maps, not for huge pages.
+    Moving,
+    /// mremap(2) from length zero: shared maps only.
+    Duplicating,
+    /// Not at all: the page ends without access.
+    Nothing,
+}
+
+impl CloneBy {
+    /// What this kernel can do for a map of this kind.
+    pub(crate) fn best(shared: bool, huge: bool) -> Self {
+        // An area of huge pages is neither duplicated nor moved with DONTUNMAP: EINVAL.
+        if huge {
+            Self::Nothing
+        } else if moves_files() {
+            Self::Moving
+        } else if shared {
+            Self::Duplicating
+        } else {
+            Self::Nothing
+        }
+    }
+
+    pub(super) fn from_number(number: u8) -> Self {
+        [Self::Moving, Self::Duplicating].into_iter().find(|&by| by as u8 == number).unwrap_or(Self::Nothing)
+    }
+}
+
+/// Whether mremap(2) takes file maps with DONTUNMAP. Found out once; a forked child waits for no thread that is at it.
+fn moves_files() -> bool {
+    const NO: u8 = 1;
+    const YES: u8 = 2;
+    static FOUND: AtomicU8 = AtomicU8::new(0);
+    match FOUND.load(Ordering::Relaxed) {
+        0 => {
+            let moves = super::process::kernel_version() >= (5, 13);
+            FOUND.store(if moves { YES } else { NO }, Ordering::Relaxed);
+            moves
+        }
+        found => found == YES,
+    }
+}
+
+/// The record: a header, then five bits a page, in memory of its own.
+#[derive(Debug)]
+pub(super) struct Replaced {
+    /// Bytes of the record.
+    record: usize,
+    /// The guarded range, and log2 of its page size.
+    lo: usize,
+    hi: usize,
+    shift: u32,
+    by: CloneBy,
+    /// The start of the shadow's mapping; zero without one.
+    shadow: usize,
+    /// How many runs of pages were replaced.
+    runs: AtomicU32,
+}
+
+/// After so many runs the next ones are twice as long.
+const RUNS_A_LENGTH: u32 = 16;
+/// The longest run, as a power of two: some milliseconds in the handler.
+const LONGEST_RUN: u32 = 12;
+
+const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+
+impl Replaced {
+    /// How many arrays of bits follow the header.
+    const ARRAYS: usize = 5;
+
+    fn words(lo: usize, hi: usize, shift: u32) -> usize {
+        ((hi - lo) >> shift).div_ceil(64)
+    }
+
+    /// Bytes of the shadow's mapping, with room to align it as the range is, which huge pages need.
+    fn shadow_bytes(lo: usize, hi: usize, shift: u32) -> usize {
+        hi - lo + (1 << shift)
+    }
+
+    /// Without the addresses for a shadow, pages are replaced one by one, and end without access.
+    pub(super) fn make(range: Range<usize>, shift: u32, by: CloneBy) -> Result<NonNull<Self>, Errno> {
+        has_room_for_areas()?;
+        let Range { start: lo, end: hi } = range;
+        let record = size_of::<Self>() + Self::ARRAYS * 8 * Self::words(lo, hi, shift);
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new anonymous map.
+        let start = unsafe { mm::mmap(ptr::null_mut(), record, rights, ANONYMOUS, -1, 0) }?;
+        let len = Self::shadow_bytes(lo, hi, shift);
+        let shadow = if by == CloneBy::Nothing {
+            0
+        } else {
+            // SAFETY: a new anonymous map.
+            unsafe { mm::mmap(ptr::null_mut(), len, libc::PROT_NONE, ANONYMOUS, -1, 0) }
+                .map_or(0, |at| at as usize)
+        };
+        let by = if shadow == 0 { CloneBy::Nothing } else { by };
+        let this = start.cast::<Self>();
+        let runs = AtomicU32::new(0);
+        // SAFETY: the record is at least a header long, writable, page-aligned, and nobody else knows it.
+        unsafe { this.write(Self { record, lo, hi, shift, by, shadow, runs }) };
+        NonNull::new(this).ok_or(Errno::NOMEM)
+    }
+
+    /// # Safety
+    ///
+    /// `this` came from [`make`](Self::make), and nobody uses it any more.
+    pub(super) unsafe fn free(this: *mut Self) {
+        // SAFETY: as the caller promised.
+        let it = unsafe { &*this };
+        if it.shadow != 0 {
+            it.free_shadow();
+        }
+        let record = it.record;
+        // SAFETY: the record is nobody else's.
+        let _ = unsafe { mm::munmap(this.cast(), record) };
+    }
+
+    /// Unmaps the shadow, but for the pages that are not its own any more.
+    fn free_shadow(&self) {
+        let end = self.shadow + Self::shadow_bytes(self.lo, self.hi, self.shift);
+        let (mut start, mut page) = (self.shadow, 0);
+        while start < end {
+            let gone = self.gone().first(page..self.count());
+            let part = start..gone.map_or(end, |gone| self.shadow_of(gone));
+            if !part.is_empty() {
+                // SAFETY: the part is this record's own, and nothing refers to it.
+                unsafe { mm::release(part.start as *mut u8, part.len()) };
+            }
+            let Some(gone) = gone else { return };
+            page = gone + 1;
+            start = self.shadow_of(page);
+        }
+    }
+
+    pub(super) fn page_bytes(&self) -> usize {
+        1 << self.shift
+    }
+
+    /// Where page `index` lies in the shadow, aligned as a page.
+    pub(super) fn shadow_of(&self, index: usize) -> usize {
+        let start = (self.shadow + self.page_bytes() - 1) & !(self.page_bytes() - 1);
+        start + (index << self.shift)
+    }
+
+    pub(super) fn page_at(&self, index: usize) -> usize {
+        self.lo + (index << self.shift)
+    }
+
+    pub(super) fn page_of(&self, address: usize) -> usize {
+        (address - self.lo) >> self.shift
+    }
+
+    fn count(&self) -> usize {
+        (self.hi - self.lo) >> self.shift
+    }
+
+    fn bits(&self, which: usize) -> Bits<'_> {
+        let words = Self::words(self.lo, self.hi, self.shift);
+        // SAFETY: the record holds five arrays of `words` zero-initialised u64 behind its header, which is a multiple
+        // of eight long.
+        Bits(unsafe {
+            let first = ptr::from_ref(self).add(1).cast::<AtomicU64>();
+            std::slice::from_raw_parts(first.add(which * words), words)
+        })
+    }
+
+    /// Pages that are replaced, or about to be.
+    pub(super) fn claimed(&self) -> Bits<'_> {
+        self.bits(0)
+    }
+
+    /// Pages whose area lies in the shadow.
+    pub(super) fn cloned(&self) -> Bits<'_> {
+        self.bits(1)
+    }
+
+    /// Pages that an access found missing; the other claimed ones were taken along.
+    pub(super) fn faulted(&self) -> Bits<'_> {
+        self.bits(2)
+    }
+
+    /// Pages whose replacement has ended.
+    pub(super) fn done(&self) -> Bits<'_> {
+        self.bits(3)
+    }
+
+    /// Pages whose place in the shadow may be another map's.
+    fn gone(&self) -> Bits<'_> {
+        self.bits(4)
+    }
+
+    /// Takes `page` and as many behind it as are due and free. `None` if `page` is taken.
+    pub(super) fn claim(&self, page: usize) -> Option<Range<usize>> {
+        if !self.claimed().set(page) {
+            return None;
+        }
+        self.faulted().set(page);
+        let runs = self.runs.fetch_add(1, Ordering::Relaxed);
+        // Without clones, pages that are in order would be lost.
+        let doublings = if self.by == CloneBy::Nothing { 0 } else { (runs / RUNS_A_LENGTH).min(LONGEST_RUN) };
+        let limit = page.saturating_add(1 << doublings).min(self.count());
+        let mut end = page + 1;
+        while end < limit && self.claimed().set(end) {
+            end += 1;
+        }
+        Some(page..end)
+    }
+
+    /// Maps at its place in the shadow what page `page` of the map shows: file, offset, rights, and
+    /// the page if it is private. Both stay mapped.
+    fn clone_page(&self, page: usize) -> Result<(), Errno> {
+        let fixed = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let (old, flags) = match self.by {
+            CloneBy::Moving => (self.page_bytes(), fixed | libc::MREMAP_DONTUNMAP),
+            CloneBy::Duplicating => (0, fixed),
+            CloneBy::Nothing => return Err(Errno::NOMEM),
+        };
+        let (from, to) = (self.page_at(page) as *mut u8, self.shadow_of(page) as *mut u8);
+        // The kernel unmaps the target before it looks at limits, and may fail then.
+        self.gone().set(page);
+        // SAFETY: the target lies in the record's own shadow, which nothing uses for this page yet;
+        // with DONTUNMAP, or from length zero, the source stays mapped.
+        unsafe { mm::mremap(from, old, self.page_bytes(), flags, to) }?;
+        self.gone().clear(page);
+        self.cloned().set(page);
+        Ok(())
+    }
+
+    /// Puts zero pages over `pages`, which are claimed.
+    pub(super) fn replace_run(&self, pages: Range<usize>) -> Result<(), Errno> {
+        if self.by != CloneBy::Nothing {
+            for page in pages.start..pages.end {
+                self.clone_page(page)?;
+            }
+        }
+        self.map_zeros(&pages)?;
+        for page in pages {
+            self.done().set(page);
+        }
+        Ok(())
+    }
+
+    /// First without rights: such memory is charged to no limit, so that the kernel has nothing to
+    /// refuse after it has unmapped the pages.
+    fn map_zeros(&self, pages: &Range<usize>) -> Result<(), Errno> {
+        let (at, len) = (self.page_at(pages.start) as *mut u8, pages.len() << self.shift);
+        // SAFETY: the pages lie in the guarded range, whose owner asked for this by opening a guard.
+        unsafe {
+            mm::mmap(at, len, libc::PROT_NONE, ANONYMOUS | libc::MAP_FIXED, -1, 0)?;
+            mm::mprotect(at, len, libc::PROT_READ | libc::PROT_WRITE)
+        }
+    }
+
+    /// Puts every clone back over its zero page; a page without a clone ends without access. An error
+    /// says that pages were lost, which are [recorded](lost_pages).
+    pub(super) fn undo(&self) -> Result<(), Errno> {
+        // The kernel refuses to move anything near the limit of areas. Each clone that has come back
+        // leaves fewer of them.
+        if has_room_for_areas().is_err() {
+            vma_reserve::give_up();
+        }
+        let mut result = Ok(());
+        let mut next = 0;
+        while let Some(page) = self.claimed().first(next..self.count()) {
+            next = page + 1;
+            let back = if self.cloned().get(page) {
+                self.move_back(page)
+            } else {
+                // SAFETY: a zero page that the handler put there, and that nothing uses.
+                unsafe { mm::mprotect(self.page_at(page) as *mut u8, self.page_bytes(), libc::PROT_NONE) }
+            };
+            result = result.and(back);
+        }
+        result
+    }
+
+    /// Moves a clone back over its zero page. The kernel unmaps the target first. A move to the same
+    /// length without DONTUNMAP is checked against no limit after that. (It can still fail for a
+    /// private page under strict overcommit, or without memory for page tables.)
+    fn move_back(&self, page: usize) -> Result<(), Errno> {
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let (from, to) = (self.shadow_of(page) as *mut u8, self.page_at(page) as *mut u8);
+        let len = self.page_bytes();
+        // SAFETY: the clone is the record's own; its target is the zero page that the handler put
+        // there, and whose bytes are thrown away with the guard's result.
+        let Err(errno) = (unsafe { mm::mremap(from, len, len, flags, to) }) else {
+            self.gone().set(page);
+            return Ok(());
+        };
+        // Where the zero page still lies, or already another map, this fails: they look alike, so
+        // the page is given up.
+        // SAFETY: NOREPLACE replaces nothing.
+        let plug =
+            unsafe { mm::mmap(to, len, libc::PROT_NONE, ANONYMOUS | libc::MAP_FIXED_NOREPLACE, -1, 0) };
+        if plug.is_ok() {
+            return Ok(());
+        }
+        let lost = to as usize..to as usize + len;
+        lost_pages::record(&lost);
+        Err(errno)
+    }
+}
+
+/// Whether the process can have some more areas. Near the limit mremap(2) refuses to move anything, and behind it mmap(2)
+/// refuses everything: a record that could not be used must not be what passes it.
+#[inline(never)]
+fn has_room_for_areas() -> Result<(), Errno> {
+    let page = rustix::param::page_size();
+    let len = 8 * page;
+    // SAFETY: a new anonymous map.
+    let probe = unsafe { mm::mmap(ptr::null_mut(), len, libc::PROT_NONE, ANONYMOUS, -1, 0) }?;
+    // A plain loop: this is the handler's deepest call, and an unoptimized iterator has large frames.
+    let (mut at, mut result) = (1, Ok(()));
+    while at < 6 && result.is_ok() {
+        // SAFETY: the pages are the probe's own; each of these makes two areas more.
+        result = unsafe { mm::mprotect(probe.add(at * page), page, libc::PROT_READ) };
+        at += 2;
+    }
+    // SAFETY: as above.
+    let _ = unsafe { mm::munmap(probe, len) };
+    result
+}
+
+/// One bit a page, set and looked at by any thread.
+#[derive(Clone, Copy)]
+pub(super) struct Bits<'a>(&'a [AtomicU64]);
+
+impl Bits<'_> {
+    /// Sets a bit. Whether it was clear.
+    fn set(self, page: usize) -> bool {
+        let bit = 1 << (page % 64);
+        self.0[page / 64].fetch_or(bit, Ordering::AcqRel) & bit == 0
+    }
+
+    fn clear(self, page: usize) {
+        self.0[page / 64].fetch_and(!(1 << (page % 64)), Ordering::AcqRel);
+    }
+
+    pub(super) fn get(self, page: usize) -> bool {
+        self.0[page / 64].load(Ordering::Acquire) >> (page % 64) & 1 == 1
+    }
+
+    /// The first set bit of a range.
+    pub(super) fn first(self, range: Range<usize>) -> Option<usize> {
+        let mut next = range.start;
+        while next < range.end {
+            let word = self.0[next / 64].load(Ordering::Acquire) >> (next % 64);
+            if word != 0 {
+                return Some(next + word.trailing_zeros() as usize).filter(|&page| page < range.end);
+            }
+            next = (next / 64 + 1) * 64;
+        }
+        None
+    }
+}
