@@ -9,7 +9,7 @@
 
 use super::{CHUNK, Slot};
 use crate::pager::sys::uffd::{Uffd, watch};
-use crate::sys::{self, Errno, identity, mm};
+use crate::sys::{Errno, identity, mm};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
