@@ -1,14 +1,13 @@
 //! Forks that fall into the first use of something in a process: a child is never left with a lock that a thread of its parent had.
 //! A test binary of its own, for each process has one first use: nothing here may use folio before the children do.
 
-#[path = "contract/support.rs"]
-mod support;
+mod common;
 
+use common::{End, child_succeeds, wait};
 use folio::shm::{Event, Segment, Wait};
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use support::{End, child_succeeds, wait};
 
 /// The latest that a fork comes, after the other thread has begun.
 const LATEST: Duration = Duration::from_micros(200);

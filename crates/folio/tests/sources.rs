@@ -1,8 +1,8 @@
 //! Each source's own rules, asked through the trait as any user could: no pager.
 
-#[path = "contract/support.rs"]
-mod support;
+mod common;
 
+use common::{disk_dir, memory_dir, skip};
 use folio::source::{
     Blocking, Direct, FlushRequest, Function, LocalFile, Memory, ReadAt, ReadRequest, Source, Version,
     WritableMemory, WriteRequest, Zeros,
@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
-use support::{disk_dir, memory_dir, skip};
 
 /// Long enough for any machine.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,6 +1,6 @@
 //! Requests whose size or wait another party decides: they end in an error, and never in an abort, the OOM killer or a hang.
 
-use crate::support::{
+use crate::common::{
     child_succeeds, disk_dir, file_with, is_root, lower_limit, page, pattern, skip, spawn_child, wait,
 };
 use folio::source::LocalFile;
@@ -204,7 +204,7 @@ fn a_file_with_a_lease_is_opened_when_its_holder_gives_it_up() {
     } else {
         skip("this file system has no leases");
     }
-    assert_eq!(wait(pid), crate::support::End::Exited(0));
+    assert_eq!(wait(pid), crate::common::End::Exited(0));
 }
 
 /// Bytes of this process that are resident and its own.

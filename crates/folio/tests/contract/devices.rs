@@ -1,6 +1,6 @@
 //! Devices: single loads and stores on the memory of what this machine has. Each test that finds its device missing says so.
 
-use super::support::{child_succeeds, disk_dir, file_with, page, pattern, skip};
+use crate::common::{child_succeeds, disk_dir, file_with, page, pattern, skip};
 use folio::{Anon, Device, Errno, FaultCause, FileMap, FileMapMut, MapOptions, SharedMem, WriteBack};
 use std::fs::File;
 use std::io;

@@ -6,7 +6,7 @@
 //!
 //! A failure prints the seed; `FOLIO_SEED=… cargo test differential` runs that sequence again.
 
-use crate::support::{End, disk_dir, in_child, memory_dir, page, skip};
+use crate::common::{End, disk_dir, in_child, memory_dir, page, skip};
 use folio::{Discard, Errno, Error, FaultCause, MapOptions, Prot, Region, Resize, WriteBack};
 use std::fs::File;
 use std::ops::Range;

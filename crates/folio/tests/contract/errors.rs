@@ -5,7 +5,7 @@
 //! Not here, since nothing on a common machine gives them: EAGAIN of mlock(2) (a full memory cgroup without OOM
 //! killer), EBADF of madvise(2) (a kernel without swap), EHWPOISON (a memory failure).
 
-use crate::support::{
+use crate::common::{
     End, FailingDisk, Mounted, become_nobody, child_succeeds, disk_dir, file_with, in_child, is_root,
     lower_limit, page, pattern, sealable_memfd, skip,
 };

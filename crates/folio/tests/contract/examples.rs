@@ -1,15 +1,15 @@
 //! The documents' programs: each example is run with real processes, and says what it should.
 
 use super::documents::{mount_flags, sees};
-use super::support::is_in_memory;
-use super::support::{self, page, skip};
+use crate::common::is_in_memory;
+use crate::common::{self, page, skip};
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 /// An example's command. Cargo builds examples with all tests, and not with `--test contract` alone.
 fn example(name: &str) -> Command {
-    let command = support::example(name);
+    let command = common::example(name);
     let path = Path::new(command.get_program());
     assert!(path.exists(), "{} is missing: run `cargo build -p folio --examples`", path.display());
     command
@@ -75,9 +75,9 @@ impl Steps {
 
 #[test]
 fn print_range_prints_a_part_of_a_file() {
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let bytes: Vec<u8> = (0..3 * page()).map(|i| b"0123456789abcdefghijk"[i % 21]).collect();
-    let path = support::file_with(dir.path(), &bytes);
+    let path = common::file_with(dir.path(), &bytes);
     let path = path.to_str().unwrap();
     let part = |offset: usize, length: usize| std::str::from_utf8(&bytes[offset..][..length]).unwrap();
 
@@ -126,7 +126,7 @@ fn people(dir: &Path) -> [String; 3] {
 /// the end are zeroed when it is written back, be it before the unmap or after: by a sync, or after half a minute.
 #[test]
 fn people_past_the_end_of_a_file_on_disk_are_seen_until_the_page_is_written_back() {
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     if is_in_memory(dir.path()) {
         return skip("the build lies on tmpfs");
     }
@@ -136,13 +136,13 @@ fn people_past_the_end_of_a_file_on_disk_are_seen_until_the_page_is_written_back
 /// A file on tmpfs has no other home than that page: nothing is ever written back, and nothing zeroed.
 #[test]
 fn people_past_the_end_of_a_file_on_tmpfs_stay() {
-    let Some(dir) = support::memory_dir() else { return skip("no /dev/shm") };
+    let Some(dir) = common::memory_dir() else { return skip("no /dev/shm") };
     assert_eq!(people(dir.path()), [records(10), records(10), records(10)]);
 }
 
 #[test]
 fn people_writer_waits_as_many_seconds_as_it_is_told() {
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let path = dir.path().join("people");
     let path = path.to_str().unwrap();
     assert_eq!(prints("people_writer", &[path, "0"]), "initialized\nunmapped\nwritten back\n");
@@ -151,8 +151,8 @@ fn people_writer_waits_as_many_seconds_as_it_is_told() {
 
 #[test]
 fn people_reader_of_an_empty_file_ends_in_an_error_and_not_in_a_signal() {
-    let dir = support::disk_dir();
-    let path = support::file_with(dir.path(), b"");
+    let dir = common::disk_dir();
+    let path = common::file_with(dir.path(), b"");
     assert!(fails("people_reader", &[&path]).contains("past the end of the file"));
 }
 
@@ -177,7 +177,7 @@ fn parent_child_chat_takes_turns() {
 
 #[test]
 fn chat_readers_see_the_data_as_often_as_they_look() {
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let path = dir.path().join("chat");
     let path = path.to_str().unwrap();
     let twice = |text: &str| format!("first reading: {text}\nsecond reading: {text}\n");
@@ -201,8 +201,8 @@ fn chat_readers_see_the_data_as_often_as_they_look() {
 
 #[test]
 fn copy_region_changes_the_file_through_the_map() {
-    let dir = support::disk_dir();
-    let path = support::file_with(dir.path(), b"0123456789");
+    let dir = common::disk_dir();
+    let path = common::file_with(dir.path(), b"0123456789");
     let name = path.to_str().unwrap();
     assert_eq!(prints("copy_region", &[name, "0", "5", "3"]), "copied 3 bytes from 0 to 5\n");
     assert_eq!(std::fs::read(&path).unwrap(), b"0123401289");
@@ -218,7 +218,7 @@ fn copy_region_changes_the_file_through_the_map() {
 
 #[test]
 fn frame_buffer_draws_a_picture() {
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let png = dir.path().join("picture.png");
     let no_device = dir.path().join("fb0");
     let printed = prints("frame_buffer", &[&no_device, &png]);
@@ -250,7 +250,7 @@ fn frame_buffer_device() {
     let Ok(device) = std::env::var("FOLIO_FRAME_BUFFER") else {
         return skip("set FOLIO_FRAME_BUFFER to a frame buffer device that may be drawn to (/dev/fb0)");
     };
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let png = dir.path().join("picture.png");
     prints("frame_buffer", &[Path::new(&device), &png]);
     assert!(std::fs::metadata(png).unwrap().len() > 1000);
@@ -290,7 +290,7 @@ fn timestamps(dir: &Path) -> Vec<(String, [bool; 3])> {
 
 #[test]
 fn timestamps_tells_when_times_move_on_disk_and_on_tmpfs() {
-    for dir in [Some(support::disk_dir()), support::memory_dir()].into_iter().flatten() {
+    for dir in [Some(common::disk_dir()), common::memory_dir()].into_iter().flatten() {
         // On a disk each first store to a clean page moves mtime and ctime, on tmpfs only the one that faults its page in.
         let store = !is_in_memory(dir.path());
         let atime = mount_flags(dir.path()) & libc::ST_NOATIME == 0;

@@ -1,7 +1,7 @@
 //! Faults are errors: every cause is a real one (truncation, a full disk, a protection taken away), and nothing else in
 //! the process may notice.
 
-use super::support::{
+use crate::common::{
     End, Mounted, child_succeeds, disk_dir, file_with, in_child, lower_limit, memory_dir, page, pattern,
     skip, spawn_child, wait,
 };

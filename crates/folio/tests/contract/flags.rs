@@ -1,11 +1,11 @@
 //! One test for each flag of mmap(2), on what today's kernel does with it; hugetlb pages; and what is refused before the
 //! kernel is asked.
 
-use crate::regions::{Area, area_at, faulted, is_mapped, kernel_since, refused_by_kernel, refused_by_rule};
-use crate::support::{
+use crate::common::{
     End, become_nobody, child_succeeds, disk_dir, file_with, in_child, is_root, memory_dir, page, pattern,
     skip,
 };
+use crate::regions::{Area, area_at, faulted, is_mapped, kernel_since, refused_by_kernel, refused_by_rule};
 use folio::{
     Anon, Errno, FaultCause, FileMapMut, Fork, HugePage, MapFlags, MapOptions, PageSize, Prot, Region,
     Reservation, raw,
@@ -674,8 +674,7 @@ fn huge_maps_are_guarded_by_whole_huge_pages() {
 #[test]
 fn a_guard_that_meets_a_missing_huge_page_loses_that_page_only() {
     let Some(_pool) = Pool::with(4) else { return skip(NO_POOL) };
-    let Some(mounted) = super::support::Mounted::new(&["-t", "hugetlbfs", "-o", "pagesize=2M", "none"])
-    else {
+    let Some(mounted) = crate::common::Mounted::new(&["-t", "hugetlbfs", "-o", "pagesize=2M", "none"]) else {
         return skip("mounting is not allowed");
     };
     let path = mounted.path().join("file");

@@ -1,7 +1,7 @@
 //! Fork: what a child gets of each kind of map, and what dropping a handle does there. Every child is a real one, whose
 //! exit status is checked.
 
-use super::support::{End, child_succeeds, disk_dir, in_child, page, pattern, spawn_child, wait};
+use crate::common::{End, child_succeeds, disk_dir, in_child, page, pattern, spawn_child, wait};
 use folio::{
     Advice, Anon, Device, Errno, Error, FileMap, FileMapMut, FileMapPrivate, Fork, MapOptions, Populate,
     Prot, Region, Result, Sealed, SharedMem,

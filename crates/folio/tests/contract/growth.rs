@@ -1,6 +1,6 @@
 //! Files that grow with their maps, in place where a reservation gives the room.
 
-use crate::support::{child_succeeds, disk_dir, file_with, lower_limit, page, pattern, skip};
+use crate::common::{child_succeeds, disk_dir, file_with, lower_limit, page, pattern, skip};
 use folio::{Errno, FileMap, FileMapMut, Fork, MapOptions, Reservation};
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};

@@ -1,6 +1,6 @@
 //! What the kernel does area by area can fail half way, at the limit of areas: then it is as if it was not done.
 
-use crate::support::{child_succeeds, disk_dir, file_with, page, pattern, skip};
+use crate::common::{child_succeeds, disk_dir, file_with, page, pattern, skip};
 use folio::{Advice, Anon, Errno, FileMapMut, MapFlags, MapOptions, Prot, Region, Reservation, raw};
 use std::ptr::null_mut;
 

@@ -1,7 +1,7 @@
 //! The handles: what each kind of memory gives to safe code, and what it refuses. Forks are in `fork`, faults and guards
 //! in `faults`.
 
-use super::support::{
+use crate::common::{
     End, child_succeeds, disk_dir, file_with, in_child, memory_dir, page, pattern, skip, spawn_child, wait,
 };
 use folio::{

@@ -2,7 +2,7 @@
 //! and whoever set it; and a guard that ends at a limit leaves no hole.
 
 use super::halves::fill_areas;
-use super::support::{
+use crate::common::{
     End, become_nobody, child_succeeds, disk_dir, file_with, lower_limit, page, pattern, spawn_child, wait,
 };
 use folio::{Errno, Error, FaultCause, FileMap, FileMapMut, FileMapPrivate, MapOptions};

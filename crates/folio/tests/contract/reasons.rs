@@ -1,6 +1,6 @@
 //! The reason that an error states is one of the request: an errno alone does not say it.
 
-use crate::support::{
+use crate::common::{
     Mounted, become_nobody, child_succeeds, disk_dir, file_with, is_root, lower_limit, page, pattern, skip,
 };
 use folio::{

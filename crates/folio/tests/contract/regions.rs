@@ -1,6 +1,6 @@
 //! Every operation of `Region`, on the real kernel.
 
-use crate::support::{
+use crate::common::{
     End, become_nobody, child_succeeds, disk_dir, file_with, in_child, is_root, memory_dir, page, pattern,
     skip,
 };

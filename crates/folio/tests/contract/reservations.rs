@@ -1,7 +1,7 @@
 //! Address space without memory, and what lies in it: growth at a stable address, guard pages, claims.
 
+use crate::common::{End, child_succeeds, disk_dir, file_with, in_child, page, pattern, skip};
 use crate::regions::{area_at, is_mapped, refused_by_kernel, refused_by_rule};
-use crate::support::{End, child_succeeds, disk_dir, file_with, in_child, page, pattern, skip};
 use folio::{
     Anon, Errno, FileMap, Fork, MapFlags, MapOptions, PageSize, Prot, Region, Reservation, SharedMem, raw,
 };

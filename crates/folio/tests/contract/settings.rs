@@ -1,6 +1,6 @@
 //! Settings on a map without bytes hold once it has some.
 
-use crate::support::{child_succeeds, disk_dir, file_with, page, skip};
+use crate::common::{child_succeeds, disk_dir, file_with, page, skip};
 use folio::{Advice, Anon, Errno, FileMap, FileMapMut, Fork, MapOptions, Prot, Reservation};
 use std::fs::File;
 
@@ -180,8 +180,8 @@ fn settings_reach_all_pages_that_memory_in_a_reservation_gets_at_first() {
 #[test]
 fn a_setting_that_fails_when_the_bytes_come_leaves_the_map_without_bytes() {
     child_succeeds(|| {
-        crate::support::become_nobody();
-        crate::support::lower_limit(libc::RLIMIT_MEMLOCK, page() as u64);
+        crate::common::become_nobody();
+        crate::common::lower_limit(libc::RLIMIT_MEMLOCK, page() as u64);
         let mut anon = Anon::new(0).unwrap();
         anon.lock(..).unwrap();
         let error = anon.resize(4 * page()).unwrap_err();

@@ -1,6 +1,6 @@
 //! The handlers that the program has for SIGBUS and SIGSEGV: folio calls them as the kernel would, and stays in front of them.
 
-use super::support::{End, child_succeeds, disk_dir, file_with, in_child, page, pattern, skip};
+use crate::common::{End, child_succeeds, disk_dir, file_with, in_child, page, pattern, skip};
 use folio::FileMap;
 use std::io::Read;
 use std::os::fd::AsRawFd;

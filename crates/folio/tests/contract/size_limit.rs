@@ -1,7 +1,7 @@
 //! RLIMIT_FSIZE: a file that would become longer than the process may make one is an error (EFBIG) on every thread. The kernel's
 //! signal for it (SIGXFSZ, which ends the process) never arrives.
 
-use super::support::{child_succeeds, disk_dir, file_with, lower_limit, page, pattern};
+use crate::common::{child_succeeds, disk_dir, file_with, lower_limit, page, pattern};
 use folio::shm::SegmentOptions;
 use folio::source::{LocalFile, Source, WriteRequest};
 use folio::{Errno, FileMapMut, Pager, Sealed, SharedMem};

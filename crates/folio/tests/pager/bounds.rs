@@ -1,7 +1,7 @@
 //! Limits of the process and of its cgroup, and the longest deadlines.
 
+use crate::common::{End, child_succeeds, disk_dir, in_child, lower_limit, page, skip};
 use crate::given::{MIB, pager};
-use crate::support::{End, child_succeeds, disk_dir, in_child, lower_limit, page, skip};
 use folio::source::{Function, Memory, WritableMemory, Zeros};
 use folio::{Errno, Pager, WriteBack};
 use std::fs;

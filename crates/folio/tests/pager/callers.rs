@@ -1,7 +1,7 @@
 //! Who calls a source: never the thread that serves faults, and no source waits for another one.
 
+use crate::common::{End, become_nobody, in_child, lower_limit};
 use crate::given::{MIB, pager, pattern};
-use crate::support::{End, become_nobody, in_child, lower_limit};
 use folio::source::{AtHand, Identity, Memory, ReadRequest, Source, Version};
 use folio::{Paged, Pager};
 use std::io;

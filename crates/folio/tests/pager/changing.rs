@@ -1,8 +1,8 @@
 //! Sources and files that change while they are mapped: which bytes a map may show then.
 
+use crate::common::{disk_dir, file_with, memory_dir};
 use crate::engines::{Access, Map, every_engine};
 use crate::given::{MIB, pager, pattern};
-use crate::support::{disk_dir, file_with, memory_dir};
 use folio::source::{AtHand, LocalFile, Memory, ReadRequest, Source, Version};
 use folio::{Advice, Error, FaultCause, Pager};
 use std::fs::{File, Permissions};

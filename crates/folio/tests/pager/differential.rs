@@ -3,8 +3,8 @@
 //!
 //! A failure prints the seed: `FOLIO_SEED=…` runs the same operations again, `FOLIO_OPERATIONS=100000` more of them.
 
+use crate::common::disk_dir;
 use crate::given::{MIB, Random, pager, pattern, steps};
-use crate::support::disk_dir;
 use folio::source::LocalFile;
 use folio::{Advice, PagedMut, PagedShared, Pager, Result, WriteBack};
 use std::fs::{self, File};

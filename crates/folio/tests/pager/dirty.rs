@@ -1,10 +1,10 @@
 //! The limit for dirty pages: a map whose pages cannot be written leaves memory to others, and its
 //! stores fail for the reason of the failed write.
 
+use crate::common::{End, Mounted, child_succeeds, in_child, lower_limit, skip};
 use crate::failing::{cause, writable};
 use crate::faulty::{Answer, Faulty};
 use crate::given::{MIB, pager, pattern};
-use crate::support::{End, Mounted, child_succeeds, in_child, lower_limit, skip};
 use folio::source::{Function, Memory, WritableMemory};
 use folio::{Error, FaultCause, Paged, PagedMut, Pager, WriteBack};
 use std::fs::File;

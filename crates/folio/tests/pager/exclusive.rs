@@ -1,7 +1,7 @@
 //! One writer an object: among the pagers of a process, among processes, and while a dropped map is being written.
 
+use crate::common::{End, child_succeeds, disk_dir, lower_limit, spawn_child, wait};
 use crate::given::{MIB, pager};
-use crate::support::{End, child_succeeds, disk_dir, lower_limit, spawn_child, wait};
 use folio::source::{
     FlushRequest, Identity, LocalFile, Memory, ReadRequest, Source, Version, WritableMemory, WriteRequest,
 };

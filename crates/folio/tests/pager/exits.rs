@@ -1,7 +1,7 @@
 //! The end of a program with maps that still exist: by exit(3) their stores reach the source.
 
+use crate::common::{End, disk_dir, in_child};
 use crate::given::{MIB, pager};
-use crate::support::{End, disk_dir, in_child};
 use folio::source::{FlushRequest, LocalFile, ReadRequest, Source, WriteRequest};
 use folio::{Pager, WriteBack};
 use std::fs;

@@ -1,8 +1,8 @@
 //! Sources that fail, are short, slow, or give other bytes than before: what the pager makes of them.
 
+use crate::common::{End, in_child};
 use crate::faulty::{Answer, Faulty};
 use crate::given::{MIB, Random, pager, pattern, steps};
-use crate::support::{End, in_child};
 use folio::source::{AtHand, Memory, ReadRequest, Source, WritableMemory};
 use folio::{Advice, Error, FaultCause, WriteBack};
 use std::io;

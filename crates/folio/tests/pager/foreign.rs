@@ -1,7 +1,7 @@
 //! Others who write to an object that a pager writes: seen through its version, or left alone by byte-exact write-back.
 
+use crate::common::disk_dir;
 use crate::given::{MIB, Random, pager, pattern};
-use crate::support::disk_dir;
 use folio::source::{FlushRequest, LocalFile, ReadRequest, Source, Version, WritableMemory, WriteRequest};
 use folio::{Error, FaultCause, Pager, WriteBack};
 use std::fs::{self, File};

@@ -1,7 +1,7 @@
 //! Fork: what a child has of its parent's pager. Every child is a real one, whose end is checked.
 
+use crate::common::{End, child_succeeds, in_child};
 use crate::given::{MIB, pager, pattern};
-use crate::support::{End, child_succeeds, in_child};
 use folio::source::{Memory, WritableMemory, Zeros};
 use folio::{Advice, Errno, Error, Paged, PagedMut, PagedShared, Pager, WriteBack};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! mlockall(2): pages of the pager's maps are right whenever the program locks its memory. Every test is a child.
 
+use crate::common::{become_nobody, child_succeeds, is_root, lower_limit, skip};
 use crate::given::{MIB, pager, pattern};
-use crate::support::{become_nobody, child_succeeds, is_root, lower_limit, skip};
 use folio::source::{Function, Memory, WritableMemory};
 use folio::{Pager, WriteBack};
 use std::sync::Arc;

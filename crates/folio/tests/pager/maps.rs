@@ -1,7 +1,7 @@
 //! What maps show, and what becomes of what is stored to them.
 
+use crate::common::{End, disk_dir, in_child, skip};
 use crate::given::{MIB, pager, pattern, steps};
-use crate::support::{End, disk_dir, in_child, skip};
 use folio::source::{Function, LocalFile, Memory, WritableMemory, Zeros};
 use folio::{Advice, FaultCause, WriteBack};
 use std::fs;

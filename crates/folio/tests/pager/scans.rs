@@ -1,7 +1,7 @@
 //! Scans: how many bytes of a source are read, of those that are there.
 
+use crate::common::within;
 use crate::given::{MIB, pager};
-use crate::support::within;
 use folio::Advice;
 use folio::source::Function;
 use std::sync::atomic::{AtomicU64, Ordering};

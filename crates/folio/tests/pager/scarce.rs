@@ -1,7 +1,7 @@
 //! Where something is scarce: memory of a cgroup, memory of the machine, areas of the process. And where there is much of it.
 
+use crate::common::{End, child_succeeds, disk_dir, in_child, skip, spawn_child, wait};
 use crate::given::{MIB, Random, pager, pattern};
-use crate::support::{End, child_succeeds, disk_dir, in_child, skip, spawn_child, wait};
 use folio::source::{Function, LocalFile, Memory, Zeros};
 use folio::{Advice, Errno, FaultCause, Pager, WorkingSet};
 use std::fs;
@@ -148,7 +148,7 @@ fn a_pager_gives_memory_back_while_the_machine_is_short_of_it() {
 fn fill_areas(left: usize) -> folio::Reservation {
     let limit: usize = fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
     let mut areas = fs::read_to_string("/proc/self/maps").unwrap().lines().count();
-    let page = crate::support::page();
+    let page = crate::common::page();
     let reservation = folio::Reservation::new((limit + 16) * page).unwrap();
     for index in (1..limit).step_by(2) {
         if areas + left >= limit {

@@ -1,8 +1,8 @@
 //! The program's signals and the pager's threads: no thread of folio's own runs a handler of the program's, and a file that may not
 //! become longer (RLIMIT_FSIZE) is an error, never SIGXFSZ.
 
+use crate::common::{End, child_succeeds, disk_dir, file_with, in_child, lower_limit};
 use crate::given::{MIB, pattern};
-use crate::support::{End, child_succeeds, disk_dir, file_with, in_child, lower_limit};
 use folio::shm::{Event, Segment};
 use folio::source::{Function, LocalFile};
 use folio::{Error, Pager, WriteBack};

@@ -1,7 +1,7 @@
 //! Real threads under a budget of a sixteenth of the data, and direct I/O into maps: nothing is lost.
 
+use crate::common::{disk_dir, skip};
 use crate::given::{MIB, Random, pattern, steps};
-use crate::support::{disk_dir, skip};
 use folio::source::{LocalFile, Memory};
 use folio::{Advice, Delivery, PagedMut, Pager, PagerReport, WriteBack};
 use std::fs::{self, File};

@@ -4,7 +4,7 @@
 //! The first run is as the machine is; every delivery and every feature's second way is in one of the others. They take fewer steps
 //! each (`FOLIO_EFFORT`, in percent). One way alone: `FOLIO_DELIVERY=signal cargo test -p folio --test pager`.
 
-use crate::support::skip;
+use crate::common::skip;
 use folio::Pager;
 use std::fs::File;
 use std::io::Write;

@@ -1,8 +1,8 @@
 //! Processes that do the same at full speed, of which one after the other is killed at any moment.
 
-use crate::steps::Ledger;
-use crate::support::{End, wait};
-use crate::world::Random;
+use crate::common::kill_sweep::Ledger;
+use crate::common::segment_dir::Random;
+use crate::common::{End, wait};
 use std::fs::File;
 use std::io::Read;
 use std::time::{Duration, Instant};

@@ -1,10 +1,10 @@
 //! kill -9 at the steps of futures, and of those who wake them: the others go on.
 
+use crate::common::kill_sweep::{Ledger, Step, can_trace, sweep};
+use crate::common::segment_dir::World;
+use crate::common::{skip, spawn_child};
 use crate::competing::compete;
 use crate::executor::{PATIENCE, block_on, poll_once, run_all};
-use crate::steps::{Ledger, Step, can_trace, sweep};
-use crate::support::{skip, spawn_child};
-use crate::world::World;
 use folio::shm::{
     Condvar, Event, Guard, Guards, Locked, Mutex, Place, RwLock, Segment, Share, Shared, Wait, field,
 };
@@ -336,7 +336,7 @@ fn who_sets_or_notifies_what_a_future_waits_for_may_die_at_every_step() {
 #[test]
 fn killed_while_their_futures_compete_nobody_hangs_and_nothing_is_lost() {
     const WORKERS: usize = 3;
-    let kills = 40 * crate::steps::thoroughness();
+    let kills = 40 * crate::common::kill_sweep::thoroughness();
     let world = World::new();
     let mut ledger = Ledger::default();
     let desk = Segment::<Desk>::create("desk").unwrap();

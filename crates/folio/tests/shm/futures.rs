@@ -1,8 +1,8 @@
 //! Locks, conditions and events in event loops: futures without a runtime, and a descriptor to poll.
 
+use crate::common::segment_dir::{Random, World};
+use crate::common::{End, Heir, child_succeeds, in_child, is_root, lower_limit, spawn_child, wait};
 use crate::executor::{PATIENCE, Told, block_on, poll_once, run_all, run_all_on};
-use crate::support::{End, Heir, child_succeeds, in_child, is_root, lower_limit, spawn_child, wait};
-use crate::world::{Random, World};
 use folio::Errno;
 use folio::shm::{
     Condvar, Event, Guard, Listener, Locked, Mutex, Once, ReadGuard, ReadLocked, RwLock, Segment, Share,

@@ -1,9 +1,9 @@
 //! Peers that truncate, write garbage, are other users, or fill the file system: errors, never signals.
 
-use crate::support::{
+use crate::common::segment_dir::{Random, World};
+use crate::common::{
     End, Mounted, become_nobody, child_succeeds, in_child, is_root, lower_limit, skip, spawn_child, wait,
 };
-use crate::world::{Random, World};
 use folio::Errno;
 use folio::shm::{self, Lifetime, Mutex, RwLock, Segment, SegmentOptions, Share, State, Wait, field};
 use std::fs::{File, OpenOptions};

@@ -1,9 +1,9 @@
 //! kill -9 at every step of everything: nothing is corrupted, nobody hangs, and no name is left after a collection.
 
+use crate::common::kill_sweep::{Ledger, Step, can_trace, sweep};
+use crate::common::segment_dir::World;
+use crate::common::{skip, spawn_child};
 use crate::competing::compete;
-use crate::steps::{Ledger, Step, can_trace, sweep};
-use crate::support::{skip, spawn_child};
-use crate::world::World;
 use folio::shm::{
     self, Condvar, Guard, Guards, Lifetime, Locked, Mutex, Once, Place, ReadLocked, RwLock, Segment,
     SegmentOptions, Share, Shared, Wait, field,
@@ -377,7 +377,7 @@ fn who_does_something_once_may_die_at_every_instruction() {
 #[test]
 fn killed_while_they_compete_nobody_hangs_and_nothing_is_lost() {
     const WORKERS: usize = 3;
-    let kills = 60 * crate::steps::thoroughness();
+    let kills = 60 * crate::common::kill_sweep::thoroughness();
     let world = World::new();
     let mut ledger = Ledger::default();
     let desk = Segment::<Desk>::create("desk").unwrap();

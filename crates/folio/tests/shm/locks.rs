@@ -1,6 +1,6 @@
 //! Locks, conditions, events and doing things once, between real processes.
 
-use crate::support::{End, child_succeeds, in_child, spawn_child, wait};
+use crate::common::{End, child_succeeds, in_child, spawn_child, wait};
 use folio::Errno;
 use folio::shm::{
     Condvar, Event, Locked, Mutex, Once, ReadLocked, RwLock, Segment, SegmentOptions, Share, Wait, field,
@@ -644,9 +644,9 @@ fn a_condition_that_does_not_come_is_waited_for_as_long_as_was_said() {
 
 #[test]
 fn what_nobody_waits_for_makes_no_system_call() {
-    use crate::steps::{Ended, Step, can_trace, run};
+    use crate::common::kill_sweep::{Ended, Step, can_trace, run};
     if !can_trace() {
-        return crate::support::skip("this process may not trace its children");
+        return crate::common::skip("this process may not trace its children");
     }
     let desk = desk();
     let calls = |work: &dyn Fn()| match run(Step::Call, u64::MAX, || desk.check().unwrap(), |()| work()) {

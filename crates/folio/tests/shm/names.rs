@@ -1,8 +1,8 @@
 //! The name of a segment that is removed or replaced under its users: those who came by the name
 //! learn it when they wait, and when they ask.
 
+use crate::common::segment_dir::World;
 use crate::executor::{PATIENCE, block_on};
-use crate::world::World;
 use folio::shm::{
     Channel, ChannelOptions, Event, Lifetime, Log, Mutex, Once, RwLock, Segment, SegmentOptions, Start, Wait,
 };

@@ -1,7 +1,7 @@
 //! The reasons that shared memory's errors state are those of the call and of the object.
 
-use crate::support::{child_succeeds, is_root, skip};
-use crate::world::World;
+use crate::common::segment_dir::World;
+use crate::common::{child_succeeds, is_root, skip};
 use folio::shm::{Channel, Log, Mutex, Segment, SegmentOptions, Start, Wait};
 use folio::{Errno, Error};
 use std::fs::File;

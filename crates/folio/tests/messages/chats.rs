@@ -1,8 +1,8 @@
 //! The documents' chats on channels and logs: each example is run with real processes, and says what it should.
 
+use crate::common::segment_dir::World;
+use crate::common::{disk_dir, example};
 use crate::killing::Victim;
-use crate::support::{disk_dir, example};
-use crate::world::World;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 

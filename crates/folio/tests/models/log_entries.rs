@@ -1,10 +1,8 @@
 //! The protocol of a log's entries, under every order of steps that the memory model allows (loom).
 
-#[path = "../src/shm/log/chain.rs"]
-#[allow(dead_code)]
+#[path = "../../src/shm/log/chain.rs"]
 mod chain;
-#[path = "../src/shm/ring/word.rs"]
-#[allow(dead_code)]
+#[path = "../../src/shm/ring/word.rs"]
 mod word;
 
 /// What the protocol is built on, as loom counts it.

@@ -1,7 +1,7 @@
 //! Channels of many senders: all get their turn, and one that is killed with the turn takes nothing from the others.
 
+use crate::common::{End, spawn_child, wait};
 use crate::killing::{Random, Victim, fails_with, kills, message, receive_all, whole};
-use crate::support::{End, spawn_child, wait};
 use folio::Errno;
 use folio::shm::{Channel, ChannelOptions, Wait};
 use std::time::{Duration, Instant};

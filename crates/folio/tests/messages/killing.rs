@@ -1,6 +1,6 @@
 //! Children that are killed at a random instruction, and messages that tell whether they are whole.
 
-use crate::support::{End, spawn_child, wait};
+use crate::common::{End, spawn_child, wait};
 use std::fs::File;
 use std::time::{Duration, Instant};
 

@@ -1,11 +1,10 @@
 //! The words of locks, under every order of steps that the memory model allows, with holders that die between any two (loom).
 
-#[path = "../src/shm/sync/lock_word.rs"]
-#[allow(dead_code)]
+#[path = "../../src/shm/sync/lock_word.rs"]
 mod lock_word;
-#[path = "../src/shm/sync/reader_word.rs"]
+#[path = "../../src/shm/sync/reader_word.rs"]
 mod reader_word;
-#[path = "../src/shm/sync/writing.rs"]
+#[path = "../../src/shm/sync/writing.rs"]
 mod writing;
 
 /// What the words are built on, as loom counts it.

@@ -1,7 +1,7 @@
 //! Bells: a descriptor to poll, and futures without a runtime.
 
+use crate::common::{End, Heir, child_succeeds, lower_limit, spawn_child, wait};
 use crate::killing::{Victim, fails_with};
-use crate::support::{End, Heir, child_succeeds, lower_limit, spawn_child, wait};
 use folio::Errno;
 use folio::shm::{Channel, ChannelOptions, Log, Read, Receiver, Start, Wait};
 use std::future::Future;

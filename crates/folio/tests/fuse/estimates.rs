@@ -1,13 +1,8 @@
 //! Files whose file system refuses shared maps, or tells a length that is only an estimate.
 
-#[path = "common/fuse_server.rs"]
-mod fuse_server;
-#[path = "contract/support.rs"]
-mod support;
-
+use crate::common::skip;
+use crate::fuse_server::{FuseServer, Served};
 use folio::{Errno, FaultCause, FileMap, FileMapMut, FileMapPrivate};
-use fuse_server::{FuseServer, Served};
-use support::skip;
 
 fn serve(bytes: &[u8], direct_io: bool, said_size: u64) -> Option<FuseServer> {
     let served = Served { bytes: bytes.to_vec(), direct_io, said_size: Some(said_size), ..Served::default() };

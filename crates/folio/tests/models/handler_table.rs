@@ -1,6 +1,6 @@
 //! The protocol of the signal handler's table, under every order of steps that the memory model allows (loom).
 
-#[path = "../src/sys/slot.rs"]
+#[path = "../../src/sys/slot.rs"]
 mod slot;
 
 /// What the slot is built on, as loom counts it.

@@ -1,9 +1,9 @@
 //! Logs: entries that stay, numbers that go on, and what a reader that is too slow is told.
 
 use crate::bell::is_readable;
+use crate::common::segment_dir::World;
+use crate::common::{End, child_succeeds, disk_dir, in_child, is_in_memory, spawn_child, wait};
 use crate::killing::{Random, Victim, fails_with, kills, message, whole};
-use crate::support::{End, child_succeeds, disk_dir, in_child, is_in_memory, spawn_child, wait};
-use crate::world::World;
 use folio::Errno;
 use folio::shm::{Log, LogOptions, Read, Reader, SegmentOptions, Start, Wait};
 use std::future::Future;

@@ -1,7 +1,6 @@
 //! How a thread waits in its signal handler for a page, under every order of steps that the memory model allows (loom).
 
-#[path = "../src/sys/trap_cell.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[path = "../../src/sys/trap_cell.rs"]
 mod trap_cell;
 
 /// What the cell is built on, as loom counts it.

@@ -1,14 +1,11 @@
 //! The word of a bell beside what futures wait for, under every order of steps that the memory model allows (loom): no ring is
 //! lost. A ring that is lost is a deadlock, which loom reports; the bell's timer, which would end it, is left out.
 
-#[path = "../src/shm/wait/bell_word.rs"]
-#[allow(dead_code)]
+#[path = "../../src/shm/wait/bell_word.rs"]
 mod bell_word;
-#[path = "../src/shm/sync/lock_word.rs"]
-#[allow(dead_code)]
+#[path = "../../src/shm/sync/lock_word.rs"]
 mod lock_word;
-#[path = "../src/shm/sync/reader_word.rs"]
-#[allow(dead_code)]
+#[path = "../../src/shm/sync/reader_word.rs"]
 mod reader_word;
 
 /// What the words are built on, as loom counts it.

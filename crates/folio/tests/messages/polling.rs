@@ -2,10 +2,10 @@
 //! The counts are printed.
 
 use crate::bell::is_readable;
+use crate::common::kill_sweep::{Ledger, Step, can_trace, sweep};
+use crate::common::segment_dir::World;
+use crate::common::skip;
 use crate::killing::{message, whole};
-use crate::steps::{Ledger, Step, can_trace, sweep};
-use crate::support::skip;
-use crate::world::World;
 use folio::shm::{self, Channel, ChannelOptions, Receiver, Sender};
 use std::future::Future;
 use std::pin::pin;

@@ -1,7 +1,6 @@
 //! How a shard sleeps while nothing is asked of it, under every order of steps that the memory model allows (loom).
 
-#[path = "../src/pager/mailbox.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[path = "../../src/pager/mailbox.rs"]
 mod mailbox;
 
 /// What the mailbox is built on, as loom counts it.

@@ -1,9 +1,9 @@
 //! Senders, receivers and writers killed between any two instructions of what they do: a message is there whole or not at all, and
 //! the next one goes on. The counts are printed.
 
+use crate::common::kill_sweep::{Ledger, Step, can_trace, sweep};
+use crate::common::skip;
 use crate::killing::{message, whole};
-use crate::steps::{Ledger, Step, can_trace, sweep};
-use crate::support::skip;
 use folio::shm::{Channel, ChannelOptions, Log, Read, Receiver, Sender, Start, Wait, Writer};
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! Channels of one sender: what arrives, what is refused, and what a side's end does to the other.
 
+use crate::common::segment_dir::World;
+use crate::common::{End, child_succeeds, spawn_child, wait};
 use crate::killing::{Random, Victim, fails_with, kills, message, whole};
-use crate::support::{End, child_succeeds, spawn_child, wait};
-use crate::world::World;
 use folio::Errno;
 use folio::shm::{Channel, ChannelOptions, Log, Receiver, Start, Wait};
 use std::time::{Duration, Instant};
@@ -615,7 +615,7 @@ fn a_channel_that_is_truncated_is_an_error_for_both() {
 
 #[test]
 fn a_channel_in_a_file_keeps_its_messages() {
-    let dir = crate::support::disk_dir();
+    let dir = crate::common::disk_dir();
     let path = dir.path().join("channel");
     child_succeeds(|| {
         let channel = ChannelOptions::new().bytes(1 << 12).at_path(&path).unwrap();

@@ -1,8 +1,8 @@
 //! Bells and futures of senders: room that was waited for, a turn that was, and a receiver that has gone.
 
 use crate::bell::{block_on, is_readable};
+use crate::common::{End, child_succeeds, spawn_child, wait};
 use crate::killing::{Victim, fails_with, message, receive_all};
-use crate::support::{End, child_succeeds, spawn_child, wait};
 use folio::Errno;
 use folio::shm::{Channel, ChannelOptions, Receiver, Sender, Wait};
 use std::future::Future;

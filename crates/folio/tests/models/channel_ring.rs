@@ -1,16 +1,12 @@
 //! The protocols of a channel's ring and of sleep and wake, under every order of steps that the memory model allows (loom).
 
-#[path = "../src/shm/wait/doze.rs"]
-#[allow(dead_code)]
+#[path = "../../src/shm/wait/doze.rs"]
 mod doze;
-#[path = "../src/shm/sync/lock_word.rs"]
-#[allow(dead_code)]
+#[path = "../../src/shm/sync/lock_word.rs"]
 mod lock_word;
-#[path = "../src/shm/channel/ring.rs"]
-#[allow(dead_code)]
+#[path = "../../src/shm/channel/ring.rs"]
 mod ring;
-#[path = "../src/shm/ring/word.rs"]
-#[allow(dead_code)]
+#[path = "../../src/shm/ring/word.rs"]
 mod word;
 
 /// What the protocols are built on, as loom counts it.
