@@ -47,44 +47,8 @@ impl World {
     }
 
     /// How many files a collection leaves behind, but for these.
-    #[allow(dead_code, reason = "for some of the test files")]
     pub(crate) fn leaked(&self, but: &[&str]) -> u64 {
         folio::shm::collect(false).unwrap();
         self.files().iter().filter(|file| !but.contains(&file.as_str())).count() as u64
     }
-}
-
-/// Random choices, which their [seed](Self::seed) brings back.
-#[allow(dead_code, reason = "for some of the test files")]
-pub(crate) struct Random {
-    seed: u64,
-    last: u64,
-}
-
-#[allow(dead_code, reason = "for some of the test files")]
-impl Random {
-    pub(crate) fn new() -> Self {
-        let seed = seed();
-        Self { seed, last: seed }
-    }
-
-    pub(crate) fn seed(&self) -> u64 {
-        self.seed
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.last ^= self.last << 13;
-        self.last ^= self.last >> 7;
-        self.last ^= self.last << 17;
-        self.last
-    }
-}
-
-/// Where random choices start: the environment variable `FOLIO_SEED`, or another number each time. Say it when a test fails.
-pub(crate) fn seed() -> u64 {
-    let given = std::env::var("FOLIO_SEED").ok().and_then(|text| text.parse().ok());
-    given.unwrap_or_else(|| {
-        use std::hash::{BuildHasher, RandomState};
-        RandomState::new().hash_one(0)
-    }) | 1
 }

@@ -6,6 +6,8 @@
 //!
 //! A failure prints the seed; `FOLIO_SEED=… cargo test differential` runs that sequence again.
 
+use crate::common::effort::scaled;
+use crate::common::random::{Random, seed};
 use crate::common::{End, disk_dir, in_child, memory_dir, page, skip};
 use folio::{Discard, Errno, Error, FaultCause, MapOptions, Prot, Region, Resize, WriteBack};
 use std::fs::File;
@@ -14,48 +16,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Operations in one run of the test.
-const OPERATIONS: usize = 20_000;
+/// Operations in a thorough run of the test.
+const OPERATIONS: u64 = 20_000;
 /// Operations on one pair of maps, before the next.
 const ROUND: usize = 50;
 /// The most pages of a map.
 const PAGES: usize = 8;
-
-/// Numbers that follow from a seed (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut n = self.0;
-        n = (n ^ (n >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        n = (n ^ (n >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        n ^ (n >> 31)
-    }
-
-    /// Below `end`, which is not zero.
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
-        let mut bytes = vec![0; count];
-        for chunk in bytes.chunks_mut(8) {
-            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
-        }
-        bytes
-    }
-
-    /// A range inside `0..=end`.
-    fn range(&mut self, end: usize) -> Range<usize> {
-        let (a, b) = (self.below(end + 1), self.below(end + 1));
-        a.min(b)..a.max(b)
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -260,9 +226,9 @@ impl Pair {
     /// Mostly whole pages, sometimes any bytes.
     fn pages(&mut self) -> Range<usize> {
         if self.random.below(8) == 0 {
-            return self.random.range(self.region.len());
+            return self.random.any_range(self.region.len());
         }
-        let pages = self.random.range(self.region.len() / page());
+        let pages = self.random.any_range(self.region.len() / page());
         pages.start * page()..pages.end * page()
     }
 
@@ -331,7 +297,7 @@ impl Pair {
     }
 
     fn read(&mut self) {
-        let range = self.random.range(self.region.len());
+        let range = self.random.any_range(self.region.len());
         self.log.push(format!("read {range:?}"));
         let (mut ours, mut theirs) = (vec![0; range.len()], vec![0; range.len()]);
         let result = self.region.read_at(&mut ours, range.start);
@@ -341,7 +307,7 @@ impl Pair {
     }
 
     fn write(&mut self) {
-        let range = self.random.range(self.region.len());
+        let range = self.random.any_range(self.region.len());
         self.log.push(format!("write {range:?}"));
         let bytes = self.random.bytes(range.len());
         let result = self.region.write_at(&bytes, range.start);
@@ -390,7 +356,7 @@ impl Pair {
     }
 
     fn sync(&mut self) {
-        let range = self.random.range(self.region.len());
+        let range = self.random.any_range(self.region.len());
         let (how, flags) = self.random.pick(&[
             (WriteBack::Start, libc::MS_ASYNC),
             (WriteBack::Start, libc::MS_ASYNC),
@@ -487,7 +453,7 @@ impl Pair {
     }
 
     fn write_file(&mut self) {
-        let range = self.random.range(PAGES * page());
+        let range = self.random.any_range(PAGES * page());
         if let Some(files) = &self.files {
             self.log.push(format!("write the file at {range:?}"));
             let bytes = self.random.bytes(range.len());
@@ -521,10 +487,6 @@ fn around(range: &Range<usize>) -> Range<usize> {
     range.start / page() * page()..range.end.next_multiple_of(page())
 }
 
-fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
-}
-
 fn run(seed: u64, operations: usize) {
     let disk = disk_dir();
     let memory = memory_dir();
@@ -546,9 +508,8 @@ fn folio_does_what_the_kernel_does() {
     if kernel_reads([1_u8, 2, 3, 4].as_ptr(), &mut probe) != 4 {
         return skip("process_vm_readv is not allowed here");
     }
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let seed = setting("FOLIO_SEED").unwrap_or(now.as_nanos() as u64);
-    let operations = setting("FOLIO_OPERATIONS").map_or(OPERATIONS, |count| count as usize);
+    let seed = seed();
+    let operations = scaled(OPERATIONS) as usize;
     // In a child of its own, where no other thread maps anything into the holes.
     match in_child(|| run(seed, operations)) {
         End::Exited(0) => {}

@@ -1,7 +1,8 @@
 //! The reason that an error states is one of the request: an errno alone does not say it.
 
 use crate::common::{
-    Mounted, become_nobody, child_succeeds, disk_dir, file_with, is_root, lower_limit, page, pattern, skip,
+    Mounted, become_nobody, child_succeeds, disk_dir, file_with, is_root, lower_limit, page, pattern, says,
+    skip,
 };
 use folio::{
     Advice, Anon, Discard, Errno, Error, FileMap, FileMapMut, Fork, MapFlags, MapOptions, Populate, Prot,
@@ -10,21 +11,6 @@ use folio::{
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::ops::ControlFlow;
-
-/// The error of a call that must fail with `errno`. It says each of `fragments` and none of `wrong`.
-#[track_caller]
-fn says<T>(result: folio::Result<T>, errno: Errno, fragments: &[&str], wrong: &[&str]) -> Error {
-    let error = result.map(drop).unwrap_err();
-    let text = error.to_string();
-    assert_eq!(error.errno(), errno, "{text}");
-    for fragment in fragments {
-        assert!(text.contains(fragment), "{fragment:?} is missing in: {text}");
-    }
-    for fragment in wrong {
-        assert!(!text.contains(fragment), "{fragment:?} is in: {text}");
-    }
-    error
-}
 
 #[track_caller]
 fn not_asked(error: &Error) {

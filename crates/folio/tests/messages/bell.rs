@@ -1,7 +1,8 @@
 //! Bells: a descriptor to poll, and futures without a runtime.
 
+use crate::common::kill_sweep::Victim;
 use crate::common::{End, Heir, child_succeeds, lower_limit, spawn_child, wait};
-use crate::killing::{Victim, fails_with};
+use crate::payload::fails_with;
 use folio::Errno;
 use folio::shm::{Channel, ChannelOptions, Log, Read, Receiver, Start, Wait};
 use std::future::Future;

@@ -1,8 +1,11 @@
 //! Channels of one sender: what arrives, what is refused, and what a side's end does to the other.
 
+use crate::common::effort::scaled;
+use crate::common::kill_sweep::Victim;
+use crate::common::random::Random;
 use crate::common::segment_dir::World;
 use crate::common::{End, child_succeeds, spawn_child, wait};
-use crate::killing::{Random, Victim, fails_with, kills, message, whole};
+use crate::payload::{fails_with, message, whole};
 use folio::Errno;
 use folio::shm::{Channel, ChannelOptions, Log, Receiver, Start, Wait};
 use std::time::{Duration, Instant};
@@ -358,12 +361,12 @@ fn a_waiting_side_notices_that_the_other_was_killed() {
 
 #[test]
 fn a_sender_killed_at_any_instruction_leaves_whole_messages() {
-    let mut random = Random::new();
+    let mut random = Random::announced();
     let channel = Channel::anonymous(1 << 12).unwrap();
     let mut receiver = channel.receiver().unwrap();
     receiver.set_wait(Wait::new().timeout(PATIENCE));
     let (mut next, mut bytes) = (0, Vec::new());
-    for kill in 0..kills(300) {
+    for kill in 0..scaled(300) {
         let batches = kill % 3 == 2;
         let victim = Victim::new(|| {
             let mut sender = channel.sender().unwrap();
@@ -397,7 +400,7 @@ fn a_sender_killed_at_any_instruction_leaves_whole_messages() {
         if kill % 2 == 0 {
             random.pass(300);
         } else {
-            for _ in 0..random.below(300) {
+            for _ in 0..random.below_u64(300) {
                 receiver.recv(&mut bytes).unwrap();
                 take(&mut bytes);
             }
@@ -416,7 +419,7 @@ fn a_sender_killed_at_any_instruction_leaves_whole_messages() {
 
 #[test]
 fn after_a_receiver_was_killed_a_new_one_goes_on_at_the_first_unreleased_message() {
-    let mut random = Random::new();
+    let mut random = Random::announced();
     let channel = Channel::anonymous(1 << 12).unwrap();
     let mut sender = channel.sender().unwrap();
     let mut sent = 0;
@@ -433,7 +436,7 @@ fn after_a_receiver_was_killed_a_new_one_goes_on_at_the_first_unreleased_message
     let received = folio::SharedMem::anonymous(4096).unwrap();
     let number = received.atomic::<std::sync::atomic::AtomicU64>(0).unwrap();
     let order = std::sync::atomic::Ordering::SeqCst;
-    for _ in 0..kills(300) {
+    for _ in 0..scaled(300) {
         let before = number.load(order);
         let victim = Victim::new(|| {
             let mut receiver = channel.receiver().unwrap();
@@ -535,7 +538,7 @@ fn unsafe_copies(sender: &mut folio::shm::Sender, receiver: &mut Receiver) -> (f
 
 #[test]
 fn garbage_in_a_channel_is_an_error_and_never_a_panic() {
-    let mut random = Random::new();
+    let mut random = Random::announced();
     let world = World::new();
     let most = 200;
     let (mut wrong, mut right) = (0, 0);
@@ -553,9 +556,9 @@ fn garbage_in_a_channel_is_an_error_and_never_a_panic() {
         let mut bytes = Vec::new();
         for step in 0..30 {
             if step % 3 == 2 {
-                let at = match random.below(3) {
-                    0 => data + 128 * random.below(8),
-                    _ => data + 4096 + random.below(1 << 10),
+                let at = match random.below_u64(3) {
+                    0 => data + 128 * random.below_u64(8),
+                    _ => data + 4096 + random.below_u64(1 << 10),
                 };
                 std::os::unix::fs::FileExt::write_all_at(
                     &file,

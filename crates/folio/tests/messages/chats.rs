@@ -1,8 +1,8 @@
 //! The documents' chats on channels and logs: each example is run with real processes, and says what it should.
 
+use crate::common::kill_sweep::Victim;
 use crate::common::segment_dir::World;
 use crate::common::{disk_dir, example};
-use crate::killing::Victim;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 

@@ -3,7 +3,7 @@
 
 use crate::common::kill_sweep::{Ledger, Step, can_trace, sweep};
 use crate::common::skip;
-use crate::killing::{message, whole};
+use crate::payload::{message, whole};
 use folio::shm::{Channel, ChannelOptions, Log, Read, Receiver, Sender, Start, Wait, Writer};
 use std::time::Duration;
 

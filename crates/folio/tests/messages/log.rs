@@ -1,9 +1,12 @@
 //! Logs: entries that stay, numbers that go on, and what a reader that is too slow is told.
 
 use crate::bell::is_readable;
+use crate::common::effort::scaled;
+use crate::common::kill_sweep::Victim;
+use crate::common::random::Random;
 use crate::common::segment_dir::World;
 use crate::common::{End, child_succeeds, disk_dir, in_child, is_in_memory, spawn_child, wait};
-use crate::killing::{Random, Victim, fails_with, kills, message, whole};
+use crate::payload::{fails_with, message, whole};
 use folio::Errno;
 use folio::shm::{Log, LogOptions, Read, Reader, SegmentOptions, Start, Wait};
 use std::future::Future;
@@ -272,14 +275,14 @@ fn readers_that_sleep_are_woken() {
 
 #[test]
 fn a_writer_killed_at_any_instruction_leaves_whole_entries_and_the_numbers_go_on() {
-    let mut random = Random::new();
+    let mut random = Random::announced();
     let dir = disk_dir();
     let path = dir.path().join("log");
     let log = Log::at_path(&path, 1 << 13).unwrap();
     let mut reader = log.reader(Start::Oldest).unwrap();
     reader.set_wait(Wait::new().timeout(PATIENCE));
     let (mut next, mut bytes, mut read) = (0, Vec::new(), 0_u64);
-    for kill in 0..kills(300) {
+    for kill in 0..scaled(300) {
         let victim = Victim::new(|| {
             let mut writer = log.writer().unwrap();
             loop {
@@ -329,7 +332,7 @@ fn a_writer_killed_at_any_instruction_leaves_whole_entries_and_the_numbers_go_on
             assert_eq!(log.writer().unwrap().next_seq(), next);
         }
     }
-    assert!(read > kills(300), "{read} entries were read");
+    assert!(read > scaled(300), "{read} entries were read");
 }
 
 #[test]
@@ -354,7 +357,7 @@ fn in_a_forked_child_the_parents_writer_is_refused_and_a_reader_reads_on() {
 
 #[test]
 fn garbage_in_a_log_is_an_error_and_never_a_panic() {
-    let mut random = Random::new();
+    let mut random = Random::announced();
     let world = World::new();
     let (mut wrong, mut right) = (0, 0);
     for round in 0..400 {
@@ -368,9 +371,9 @@ fn garbage_in_a_log_is_an_error_and_never_a_panic() {
         let mut bytes = Vec::new();
         for step in 0..30 {
             if step % 3 == 2 {
-                let at = match random.below(3) {
-                    0 => data + 128 * random.below(6),
-                    _ => data + 4096 + random.below(1 << 10),
+                let at = match random.below_u64(3) {
+                    0 => data + 128 * random.below_u64(6),
+                    _ => data + 4096 + random.below_u64(1 << 10),
                 };
                 file.write_all_at(&random.garbage().to_ne_bytes(), at.min(size - 8)).unwrap();
             }

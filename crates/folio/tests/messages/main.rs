@@ -1,5 +1,4 @@
-//! Channels and logs between processes: real processes, real kills. `FOLIO_KILLS` says how many times the kills of a
-//! normal run are made.
+//! Channels and logs between processes: real processes, real kills.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -8,9 +7,9 @@ mod bell;
 mod channel;
 mod chats;
 mod instructions;
-mod killing;
 mod log;
 mod many_senders;
 mod networks;
+mod payload;
 mod polling;
 mod sender_bell;

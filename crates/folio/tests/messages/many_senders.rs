@@ -1,7 +1,10 @@
 //! Channels of many senders: all get their turn, and one that is killed with the turn takes nothing from the others.
 
+use crate::common::effort::scaled;
+use crate::common::kill_sweep::Victim;
+use crate::common::random::Random;
 use crate::common::{End, spawn_child, wait};
-use crate::killing::{Random, Victim, fails_with, kills, message, receive_all, whole};
+use crate::payload::{fails_with, message, receive_all, whole};
 use folio::Errno;
 use folio::shm::{Channel, ChannelOptions, Wait};
 use std::time::{Duration, Instant};
@@ -134,7 +137,7 @@ fn when_one_is_killed_with_the_turn_the_others_go_on() {
 
 #[test]
 fn senders_killed_at_any_instruction_leave_whole_messages_and_the_rest_goes_on() {
-    let mut random = Random::new();
+    let mut random = Random::announced();
     let channel = channel(1 << 12);
     let mut receiver = channel.receiver().unwrap();
     receiver.set_wait(Wait::new().timeout(PATIENCE));
@@ -159,7 +162,7 @@ fn senders_killed_at_any_instruction_leave_whole_messages_and_the_rest_goes_on()
     // One that lives through it all.
     let (pid, mut messages) = spawn_child(|| send_on(0));
     let (mut bytes, mut survivor) = (Vec::new(), 0);
-    for kill in 1..=kills(150) {
+    for kill in 1..=scaled(150) {
         let victims = [2 * kill, 2 * kill + 1].map(|id| Victim::new(|| send_on(id)));
         let mut next = [0; 2];
         let mut take = |bytes: &[u8], victims_next: &mut [u64; 2]| {
@@ -179,7 +182,7 @@ fn senders_killed_at_any_instruction_leave_whole_messages_and_the_rest_goes_on()
             take(&bytes, &mut next);
             assert!(started.elapsed() < PATIENCE, "a sender never gets its turn: {next:?}");
         }
-        for _ in 0..random.below(100) {
+        for _ in 0..random.below_u64(100) {
             receiver.recv(&mut bytes).unwrap();
             take(&bytes, &mut next);
         }

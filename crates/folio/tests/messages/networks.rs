@@ -1,10 +1,9 @@
 //! Bells that processes of other network namespaces ring, by FIFOs, and what is left of those.
 
 use crate::bell::block_on;
-use crate::common::kill_sweep::{Ledger, Step, can_trace, sweep};
+use crate::common::kill_sweep::{Ledger, Step, Victim, can_trace, sweep};
 use crate::common::segment_dir::World;
 use crate::common::{End, child_succeeds, in_child, is_root, lower_limit, skip};
-use crate::killing::Victim;
 use folio::shm::{
     self, Channel, ChannelOptions, Event, Lifetime, Log, Mutex, Read as Found, Receiver, Role, Segment,
     SegmentOptions, Start, State,

@@ -5,7 +5,7 @@ use crate::bell::is_readable;
 use crate::common::kill_sweep::{Ledger, Step, can_trace, sweep};
 use crate::common::segment_dir::World;
 use crate::common::skip;
-use crate::killing::{message, whole};
+use crate::payload::{message, whole};
 use folio::shm::{self, Channel, ChannelOptions, Receiver, Sender};
 use std::future::Future;
 use std::pin::pin;

@@ -1,8 +1,9 @@
 //! Bells and futures of senders: room that was waited for, a turn that was, and a receiver that has gone.
 
 use crate::bell::{block_on, is_readable};
+use crate::common::kill_sweep::Victim;
 use crate::common::{End, child_succeeds, spawn_child, wait};
-use crate::killing::{Victim, fails_with, message, receive_all};
+use crate::payload::{fails_with, message, receive_all};
 use folio::Errno;
 use folio::shm::{Channel, ChannelOptions, Receiver, Sender, Wait};
 use std::future::Future;

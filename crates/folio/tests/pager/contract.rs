@@ -5,12 +5,13 @@
 //! Where a rule leaves the engines a choice, the test names what both must keep: a page past a truncation may be the bytes that were
 //! there or an error, never zeros.
 
+use crate::common::random::Random;
 use crate::common::{
     End, FailingDisk, Mounted, child_succeeds, disk_dir, file_with, in_child, is_in_memory, memory_dir, page,
     pattern, skip,
 };
 use crate::engines::{Access, EVERY_ACCESS, Engine, Map, every_engine, every_kind};
-use crate::given::{MIB, Random};
+use crate::given::MIB;
 use folio::{Advice, Errno, WriteBack};
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};

@@ -1,10 +1,12 @@
 //! Random operations on a pager's map of a file and on the kernel's map of an equal file, both about as mmap(2) has it: memory
 //! and files are compared.
 //!
-//! A failure prints the seed: `FOLIO_SEED=…` runs the same operations again, `FOLIO_OPERATIONS=100000` more of them.
+//! A failure prints the seed: `FOLIO_SEED=…` runs the same operations again, `FOLIO_EFFORT=1000` ten times as many.
 
 use crate::common::disk_dir;
-use crate::given::{MIB, Random, pager, pattern, steps};
+use crate::common::effort::scaled;
+use crate::common::random::{Random, seed};
+use crate::given::{MIB, pager, pattern};
 use folio::source::LocalFile;
 use folio::{Advice, PagedMut, PagedShared, Pager, Result, WriteBack};
 use std::fs::{self, File};
@@ -137,10 +139,6 @@ enum Kind {
     Shared,
 }
 
-fn asked(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().expect("a number"))
-}
-
 /// Says where it was when a comparison failed.
 struct Place {
     seed: u64,
@@ -173,10 +171,8 @@ fn run(kind: Kind) {
     let first = pattern(LEN);
     fs::write(&path, &first).unwrap();
     fs::write(&twin, &first).unwrap();
-    let seed = asked("FOLIO_SEED").unwrap_or_else(|| {
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64
-    });
-    let operations = asked("FOLIO_OPERATIONS").unwrap_or_else(|| steps(4_000));
+    let seed = seed();
+    let operations = scaled(4_000);
     let mut random = Random(seed);
     let mut place = Place { seed, step: 0, doing: String::new() };
     let pager = pager(BUDGET);

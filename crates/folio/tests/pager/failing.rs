@@ -1,8 +1,10 @@
 //! Sources that fail, are short, slow, or give other bytes than before: what the pager makes of them.
 
+use crate::common::effort::scaled;
+use crate::common::random::Random;
 use crate::common::{End, in_child};
 use crate::faulty::{Answer, Faulty};
-use crate::given::{MIB, Random, pager, pattern, steps};
+use crate::given::{MIB, pager, pattern};
 use folio::source::{AtHand, Memory, ReadRequest, Source, WritableMemory};
 use folio::{Advice, Error, FaultCause, WriteBack};
 use std::io;
@@ -132,7 +134,7 @@ fn reads_may_end_in_any_order_from_any_thread() {
             let (map, bytes) = (&map, &bytes);
             scope.spawn(move || {
                 let mut random = Random(seed);
-                for _ in 0..steps(300) {
+                for _ in 0..scaled(300) {
                     let range = random.range(bytes.len(), 100_000);
                     assert!(map[range.clone()] == bytes[range.clone()], "{range:?}");
                 }
@@ -149,7 +151,7 @@ fn writes_may_end_in_any_order_from_any_thread() {
     source.writes(Answer::Scrambled);
     let mut map = pager(4 * MIB).map_mut(Arc::clone(&source)).unwrap();
     let (mut want, mut random) = (pattern(12 * MIB), Random(5));
-    for _ in 0..steps(1_500) {
+    for _ in 0..scaled(1_500) {
         let range = random.range(want.len(), 50_000);
         random.fill(&mut map[range.clone()]);
         want[range.clone()].copy_from_slice(&map[range.clone()]);

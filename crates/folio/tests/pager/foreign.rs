@@ -1,7 +1,8 @@
 //! Others who write to an object that a pager writes: seen through its version, or left alone by byte-exact write-back.
 
 use crate::common::disk_dir;
-use crate::given::{MIB, Random, pager, pattern};
+use crate::common::random::Random;
+use crate::given::{MIB, pager, pattern};
 use folio::source::{FlushRequest, LocalFile, ReadRequest, Source, Version, WritableMemory, WriteRequest};
 use folio::{Error, FaultCause, Pager, WriteBack};
 use std::fs::{self, File};

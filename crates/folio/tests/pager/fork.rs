@@ -192,7 +192,7 @@ fn a_parent_that_forks_again_and_again_loses_nothing() {
     let source = Arc::new(WritableMemory::new(vec![0; 12 * MIB]));
     let mut map = pager(4 * MIB).map_mut(Arc::clone(&source)).unwrap();
     let mut want = vec![0; 12 * MIB];
-    let mut random = crate::given::Random(9);
+    let mut random = crate::common::random::Random(9);
     for _ in 0..30 {
         for _ in 0..40 {
             let range = random.range(want.len(), 60_000);

@@ -1,7 +1,8 @@
 //! The budget, and other limits: what is in memory, what may be pinned, what a map costs.
 
+use crate::common::random::Random;
 use crate::common::{child_succeeds, disk_dir};
-use crate::given::{MIB, Random, pager, pattern};
+use crate::given::{MIB, pager, pattern};
 use folio::source::{Function, LocalFile, Memory, WritableMemory, Zeros};
 use folio::{Advice, Errno, FaultCause, Pager, WriteBack};
 use std::fs;

@@ -1,7 +1,8 @@
 //! What maps show, and what becomes of what is stored to them.
 
+use crate::common::effort::scaled;
 use crate::common::{End, disk_dir, in_child, skip};
-use crate::given::{MIB, pager, pattern, steps};
+use crate::given::{MIB, pager, pattern};
 use folio::source::{Function, LocalFile, Memory, WritableMemory, Zeros};
 use folio::{Advice, FaultCause, WriteBack};
 use std::fs;
@@ -27,7 +28,7 @@ fn a_file_sixteen_times_the_budget_is_read_whole_and_at_random() {
     let map = pager.map(LocalFile::open(&path).unwrap()).unwrap();
     assert!(map[..] == bytes[..]);
     let mut at = 1_usize;
-    for _ in 0..steps(20_000) {
+    for _ in 0..scaled(20_000) {
         at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let n = (at >> 20) % bytes.len();
         assert_eq!(map[n], bytes[n], "byte {n}");
@@ -218,7 +219,7 @@ fn many_threads_fault_on_one_map() {
             let (map, bytes) = (&map, &bytes);
             scope.spawn(move || {
                 let mut at = seed;
-                for _ in 0..steps(5_000) {
+                for _ in 0..scaled(5_000) {
                     at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     let n = (at >> 20) % bytes.len();
                     assert_eq!(map[n], bytes[n], "byte {n}");

@@ -1,7 +1,8 @@
 //! Where something is scarce: memory of a cgroup, memory of the machine, areas of the process. And where there is much of it.
 
+use crate::common::random::Random;
 use crate::common::{End, child_succeeds, disk_dir, in_child, skip, spawn_child, wait};
-use crate::given::{MIB, Random, pager, pattern};
+use crate::given::{MIB, pager, pattern};
 use folio::source::{Function, LocalFile, Memory, Zeros};
 use folio::{Advice, Errno, FaultCause, Pager, WorkingSet};
 use std::fs;

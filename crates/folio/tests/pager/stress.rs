@@ -1,7 +1,9 @@
 //! Real threads under a budget of a sixteenth of the data, and direct I/O into maps: nothing is lost.
 
+use crate::common::effort::scaled;
+use crate::common::random::Random;
 use crate::common::{disk_dir, skip};
-use crate::given::{MIB, Random, pattern, steps};
+use crate::given::{MIB, pattern};
 use folio::source::{LocalFile, Memory};
 use folio::{Advice, Delivery, PagedMut, Pager, PagerReport, WriteBack};
 use std::fs::{self, File};
@@ -51,7 +53,7 @@ fn readers_see_the_sources_bytes_while_pages_are_evicted_under_them() {
             .map(|seed| {
                 scope.spawn(move || {
                     let mut random = Random(seed);
-                    for step in 0..steps(600) {
+                    for step in 0..scaled(600) {
                         let range = random.range(DATA, 200_000);
                         if step % 3 == 0 {
                             let mut copy = vec![0; range.len()];
@@ -105,7 +107,7 @@ fn writers_of_ranges_of_their_own_lose_nothing_to_write_back_and_eviction() {
                     let view = map.view().unwrap();
                     // Every eighth byte counter of the range, as it should be.
                     let mut want = vec![0_u64; EACH / 512];
-                    for step in 1..steps(8_000) {
+                    for step in 1..scaled(8_000) {
                         let n = random.below(want.len());
                         let at = writer * EACH + n * 512;
                         assert_eq!(view.read::<u64>(at).unwrap(), want[n], "writer {writer}, byte {at}");
@@ -136,7 +138,7 @@ fn private_writers_lose_nothing_to_the_spill_file() {
             scope.spawn(move || {
                 let mut random = Random(writer as u64);
                 let mut want = vec![0_u64; part.len() / PAGE];
-                for step in 1..steps(6_000) {
+                for step in 1..scaled(6_000) {
                     let n = random.below(want.len());
                     let word: &mut [u8; 8] = (&mut part[n * PAGE..n * PAGE + 8]).try_into().unwrap();
                     assert_eq!(u64::from_ne_bytes(*word), want[n], "writer {writer}, page {n}");
@@ -183,7 +185,7 @@ fn read_directly_into(map: &mut PagedMut, file: &File, bytes: &[u8], want: &mut 
         for (seed, (part, want)) in map.chunks_mut(len).zip(want.chunks_mut(len)).enumerate() {
             scope.spawn(move || {
                 let mut random = Random(seed as u64);
-                for _ in 0..steps(1_500) {
+                for _ in 0..scaled(1_500) {
                     let pages = 1 + random.below(8);
                     let at = random.below(part.len() / PAGE - pages) * PAGE;
                     let from = random.below(bytes.len() / PAGE - pages) * PAGE;
@@ -259,7 +261,7 @@ fn direct_reads_into_pins(pager: &Pager, syncs: bool) {
     let Some(file) = direct(&from) else { return skip("the disk takes no direct I/O") };
     let mut map = pager.map_mut(LocalFile::open_writable(&path).unwrap()).unwrap();
     let mut random = Random(6);
-    for _ in 0..steps(300) {
+    for _ in 0..scaled(300) {
         let pages = 1 + random.below(16);
         let at = random.below(DATA / PAGE - pages) * PAGE;
         let source = random.below(bytes.len() / PAGE - pages) * PAGE;
@@ -351,7 +353,7 @@ fn maps_come_and_go_while_others_are_used() {
             let (pager, bytes) = (&pager, &bytes);
             scope.spawn(move || {
                 let mut random = Random(seed);
-                for _ in 0..steps(60) {
+                for _ in 0..scaled(60) {
                     let map = pager.map(Memory::from(bytes.clone())).unwrap();
                     map.prefetch(&[random.range(MIB, MIB)]).unwrap();
                     let range = random.range(MIB, MIB);

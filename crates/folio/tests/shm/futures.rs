@@ -1,6 +1,7 @@
 //! Locks, conditions and events in event loops: futures without a runtime, and a descriptor to poll.
 
-use crate::common::segment_dir::{Random, World};
+use crate::common::random::{Random, seed};
+use crate::common::segment_dir::World;
 use crate::common::{End, Heir, child_succeeds, in_child, is_root, lower_limit, spawn_child, wait};
 use crate::executor::{PATIENCE, Told, block_on, poll_once, run_all, run_all_on};
 use folio::Errno;
@@ -1072,8 +1073,8 @@ fn one_that_does_not_poll_its_futures_holds_nobody_up() {
 fn garbage_in_the_bells_of_a_segment_silences_them_for_a_while_and_no_longer() {
     let desk = desk();
     let (go, number) = (field!(desk.go), field!(desk.number));
-    let mut random = Random::new();
-    let seed = random.seed();
+    let seed = seed();
+    let mut random = Random(seed);
     let mut next = move || random.next();
     for round in 0..10 {
         let guard = number.lock().unwrap();

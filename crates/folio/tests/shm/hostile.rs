@@ -1,6 +1,7 @@
 //! Peers that truncate, write garbage, are other users, or fill the file system: errors, never signals.
 
-use crate::common::segment_dir::{Random, World};
+use crate::common::random::{Random, seed};
+use crate::common::segment_dir::World;
 use crate::common::{
     End, Mounted, become_nobody, child_succeeds, in_child, is_root, lower_limit, skip, spawn_child, wait,
 };
@@ -185,8 +186,8 @@ fn every_byte_of_a_header_that_is_wrong_is_an_error_that_says_so() {
 #[test]
 fn random_garbage_is_no_segment_and_harms_nobody() {
     let world = World::new();
-    let mut random = Random::new();
-    let seed = random.seed();
+    let seed = seed();
+    let mut random = Random(seed);
     let mut next = move || random.next();
     for round in 0..200 {
         let length = next() % 20_000;

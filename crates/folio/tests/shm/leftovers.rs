@@ -1,10 +1,9 @@
 //! Leftovers in a directory with the sticky bit, whose last user may write to them and not take their names away: they are nothing to
 //! everyone, and whoever may use them makes segments anew of them.
 
-use crate::common::kill_sweep::{Ended, Ledger, Step, can_trace, run_around, sweep};
+use crate::common::kill_sweep::{Ended, Ledger, Step, can_trace, compete, run_around, sweep};
 use crate::common::segment_dir::World;
 use crate::common::{End, child_succeeds, in_child, is_root, lower_limit, skip, spawn_child, wait};
-use crate::competing::compete;
 use folio::Errno;
 use folio::shm::{self, ChannelOptions, Lifetime, LogOptions, Segment, SegmentOptions, Start, State};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -296,7 +295,7 @@ fn a_maker_that_is_killed_bars_nobody_although_its_child_lives() {
 #[test]
 fn many_that_make_it_anew_at_once_make_one_segment() {
     const EACH: u64 = 4;
-    let rounds = 20 * crate::common::kill_sweep::thoroughness();
+    let rounds = crate::common::effort::scaled(20);
     let Some(_world) = sticky() else { return };
     for round in 0..rounds {
         leave_behind("left", 100, round % 2 == 0);
@@ -460,7 +459,7 @@ fn whatever_others_make_of_it_between_two_steps_it_is_made_of_zeros() {
 #[test]
 fn killed_while_others_make_it_anew_and_leave_it_nobody_sees_what_is_past() {
     const WORKERS: usize = 3;
-    let kills = 200 * crate::common::kill_sweep::thoroughness();
+    let kills = crate::common::effort::scaled(200);
     let Some(world) = sticky() else { return };
     let mut ledger = Ledger::default();
     leave_behind("left", 300, true);

@@ -3,7 +3,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod competing;
 mod examples;
 mod executor;
 mod future_kills;
@@ -15,3 +14,4 @@ mod locks;
 mod names;
 mod reasons;
 mod segments;
+mod torn_pair;

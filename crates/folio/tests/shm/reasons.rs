@@ -1,25 +1,12 @@
 //! The reasons that shared memory's errors state are those of the call and of the object.
 
 use crate::common::segment_dir::World;
-use crate::common::{child_succeeds, is_root, skip};
+use crate::common::{child_succeeds, is_root, says, skip};
+use folio::Errno;
 use folio::shm::{Channel, Log, Mutex, Segment, SegmentOptions, Start, Wait};
-use folio::{Errno, Error};
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
-
-#[track_caller]
-fn says<T>(result: folio::Result<T>, errno: Errno, fragments: &[&str], wrong: &[&str]) {
-    let error: Error = result.map(drop).unwrap_err();
-    let text = error.to_string();
-    assert_eq!(error.errno(), errno, "{text}");
-    for fragment in fragments {
-        assert!(text.contains(fragment), "{fragment:?} is missing in: {text}");
-    }
-    for fragment in wrong {
-        assert!(!text.contains(fragment), "{fragment:?} is in: {text}");
-    }
-}
 
 #[test]
 fn a_descriptor_that_is_no_segment_is_not_to_be_removed() {
