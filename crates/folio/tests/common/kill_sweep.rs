@@ -9,7 +9,7 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 /// Kills that a sweep makes at any effort, where there are so many steps.
-const FEWEST: u64 = 10;
+const FEWEST: u64 = 5;
 
 /// What counts as a step.
 #[derive(Debug, Clone, Copy)]

@@ -542,7 +542,7 @@ fn garbage_in_a_channel_is_an_error_and_never_a_panic() {
     let world = World::new();
     let most = 200;
     let (mut wrong, mut right) = (0, 0);
-    for round in 0..400 {
+    for round in 0..scaled(400) {
         let name = format!("garbage-{round}");
         let channel = Channel::create(&name, 1 << 10).unwrap();
         let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());

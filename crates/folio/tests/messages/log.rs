@@ -360,7 +360,7 @@ fn garbage_in_a_log_is_an_error_and_never_a_panic() {
     let mut random = Random::announced();
     let world = World::new();
     let (mut wrong, mut right) = (0, 0);
-    for round in 0..400 {
+    for round in 0..scaled(400) {
         let name = format!("garbage-{round}");
         let log = LogOptions::new().bytes(1 << 10).segment(SegmentOptions::new()).create(&name).unwrap();
         let (mut writer, mut reader) = (log.writer().unwrap(), log.reader(Start::Oldest).unwrap());

@@ -1,7 +1,7 @@
 //! Limits of the process and of its cgroup, and the longest deadlines.
 
 use crate::common::{End, child_succeeds, disk_dir, in_child, lower_limit, page, skip};
-use crate::given::{MIB, pager};
+use crate::given::{MIB, is_all, pager};
 use folio::source::{Function, Memory, WritableMemory, Zeros};
 use folio::{Errno, Pager, WriteBack};
 use std::fs;
@@ -19,7 +19,7 @@ fn the_longest_deadline_is_no_deadline() {
             Ok(())
         });
         let map = pager.map(source.deadline(Duration::MAX)).unwrap();
-        assert!(map.iter().all(|&byte| byte == 5));
+        assert!(is_all(&map, 5));
         map.pin(..10).unwrap();
         let mut written = pager.map_mut(WritableMemory::new(vec![0; MIB])).unwrap();
         written.fill(6);

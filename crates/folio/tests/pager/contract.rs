@@ -11,7 +11,7 @@ use crate::common::{
     pattern, skip,
 };
 use crate::engines::{Access, EVERY_ACCESS, Engine, Map, every_engine, every_kind};
-use crate::given::MIB;
+use crate::given::{MIB, is_all};
 use folio::{Advice, Errno, WriteBack};
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
@@ -120,7 +120,7 @@ fn what_is_stored_to_the_rest_of_the_last_page_never_reaches_the_file() {
         drop(map);
         assert_eq!(fs::read(&path).unwrap(), [vec![7; 99], vec![1]].concat());
         writable(&path).set_len(page() as u64).unwrap();
-        assert!(fs::read(&path).unwrap()[100..].iter().all(|&byte| byte == 0));
+        assert!(is_all(&fs::read(&path).unwrap()[100..], 0));
     });
 }
 
@@ -519,14 +519,14 @@ fn a_map_that_grows_shows_zeros_and_its_file_has_the_length() {
             let old = map.len();
             map.resize(len).unwrap();
             assert_eq!((map.len() as u64, fs::metadata(&path).unwrap().len()), (len as u64, len as u64));
-            assert!(map.read(old..len).iter().all(|&byte| byte == 0), "from {old} to {len}");
+            assert!(is_all(&map.read(old..len), 0), "from {old} to {len}");
             map.store(len - 1, 0);
         }
         assert_eq!(map.read(4_998..5_000), [7, 8]);
         drop(map);
         let bytes = fs::read(&path).unwrap();
-        assert!(bytes.len() == 5 * MIB && bytes[..4_999].iter().all(|&byte| byte == 7) && bytes[4_999] == 8);
-        assert!(bytes[5_000..].iter().all(|&byte| byte == 0));
+        assert!(bytes.len() == 5 * MIB && is_all(&bytes[..4_999], 7) && bytes[4_999] == 8);
+        assert!(is_all(&bytes[5_000..], 0));
     });
 }
 
@@ -546,7 +546,7 @@ fn bytes_that_were_cut_off_never_come_back() {
             assert_eq!(fs::metadata(&path).unwrap().len(), len as u64);
             map.resize(old).unwrap();
             let bytes = map.read_all();
-            assert!(bytes[..len].iter().all(|&byte| byte == 9) && bytes[len..].iter().all(|&byte| byte == 0));
+            assert!(is_all(&bytes[..len], 9) && is_all(&bytes[len..], 0));
             map.resize(len).unwrap();
         }
         drop(map);

@@ -4,7 +4,7 @@ use crate::common::effort::scaled;
 use crate::common::random::Random;
 use crate::common::{End, in_child};
 use crate::faulty::{Answer, Faulty};
-use crate::given::{MIB, pager, pattern};
+use crate::given::{MIB, is_all, pager, pattern};
 use folio::source::{AtHand, Memory, ReadRequest, Source, WritableMemory};
 use folio::{Advice, Error, FaultCause, WriteBack};
 use std::io;
@@ -362,9 +362,9 @@ fn a_load_past_the_end_of_a_resized_map_is_no_byte_of_the_old_one() {
     map.resize(100_000).unwrap();
     assert!(map.read_at(&mut [0], 100_000).is_err());
     map.resize(MIB).unwrap();
-    assert!(map[..100_000].iter().all(|&byte| byte == 9) && map[100_000..].iter().all(|&byte| byte == 0));
+    assert!(is_all(&map[..100_000], 9) && is_all(&map[100_000..], 0));
     map.close().unwrap();
-    assert!(source.inner().contents()[100_000..].iter().all(|&byte| byte == 0));
+    assert!(is_all(&source.inner().contents()[100_000..], 0));
 }
 
 #[test]
@@ -422,8 +422,8 @@ fn a_source_that_shows_other_bytes_at_hand_later_changes_no_borrowed_byte() {
     let sides = [vec![1; 8 * MIB], vec![2; 8 * MIB]].map(Memory::from);
     let flip = Arc::new(Flip { sides, other: AtomicBool::new(false) });
     let map = pager(4 * MIB).map(Arc::clone(&flip)).unwrap();
-    assert!(map.iter().all(|&byte| byte == 1));
+    assert!(is_all(&map, 1));
     flip.other.store(true, Ordering::SeqCst);
     map.advise(.., Advice::Cold).unwrap();
-    assert!(map.iter().all(|&byte| byte == 1));
+    assert!(is_all(&map, 1));
 }

@@ -1,7 +1,7 @@
 //! mlockall(2): pages of the pager's maps are right whenever the program locks its memory. Every test is a child.
 
 use crate::common::{become_nobody, child_succeeds, is_root, lower_limit, skip};
-use crate::given::{MIB, pager, pattern};
+use crate::given::{MIB, is_all, pager, pattern};
 use folio::source::{Function, Memory, WritableMemory};
 use folio::{Pager, WriteBack};
 use std::sync::Arc;
@@ -34,7 +34,7 @@ fn maps_are_right(pager: &Pager) {
     let source = Arc::new(WritableMemory::new(vec![5; len]));
     let mut written = pager.map_mut(Arc::clone(&source)).unwrap();
     for round in 0..2 {
-        assert!(map.iter().all(|&byte| byte == 5), "read-only, round {round}");
+        assert!(is_all(&map, 5), "read-only, round {round}");
         for at in (0..len).step_by(4096) {
             private[at] = 6;
             written[at + 1] = 7;
@@ -45,7 +45,7 @@ fn maps_are_right(pager: &Pager) {
         }
         let mut bytes = vec![0; len];
         shared.read_at(&mut bytes, 0).unwrap();
-        assert!(bytes.iter().all(|&byte| byte == 5), "shared, round {round}");
+        assert!(is_all(&bytes, 5), "shared, round {round}");
     }
     written.sync(.., WriteBack::Wait).unwrap();
     drop(written);

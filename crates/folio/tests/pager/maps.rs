@@ -1,8 +1,8 @@
 //! What maps show, and what becomes of what is stored to them.
 
 use crate::common::effort::scaled;
-use crate::common::{End, disk_dir, in_child, skip};
-use crate::given::{MIB, pager, pattern};
+use crate::common::{End, disk_dir, in_child};
+use crate::given::{MIB, is_all, pager, pattern, skip_in_first_way};
 use folio::source::{Function, LocalFile, Memory, WritableMemory, Zeros};
 use folio::{Advice, FaultCause, WriteBack};
 use std::fs;
@@ -43,7 +43,7 @@ fn memory_zeros_and_functions_are_sources() {
     let pager = pager(16 * MIB);
     let bytes = pattern(5 * MIB + 1);
     assert!(pager.map(Memory::from(bytes.clone())).unwrap()[..] == bytes[..]);
-    assert!(pager.map(Zeros::new(3 << 20)).unwrap().iter().all(|&byte| byte == 0));
+    assert!(is_all(&pager.map(Zeros::new(3 << 20)).unwrap(), 0));
     let squares = Function::new("offsets", 1 << 20, |offset, buffer: &mut [u8]| {
         for (n, byte) in (offset..).zip(buffer) {
             *byte = (n * n) as u8;
@@ -249,7 +249,7 @@ fn read_at_gives_what_comes_before_the_page_that_failed() {
     let mut buffer = vec![0; 100_000];
     let error = map.read_at(&mut buffer, 100).unwrap_err();
     assert_eq!(error.fault().unwrap().range().start, 40_960, "{error}");
-    assert!(buffer[..40_860].iter().all(|&byte| byte == 5));
+    assert!(is_all(&buffer[..40_860], 5));
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn a_cut_between_two_pages_keeps_what_was_stored_before_it() {
     let mut map = pager(16 * MIB).map_mut(LocalFile::open_writable(&path).unwrap()).unwrap();
     map.fill(2);
     map.resize(40 * 4096).unwrap();
-    assert!(map.iter().all(|&byte| byte == 2));
+    assert!(is_all(&map, 2));
     map.close().unwrap();
     assert!(fs::read(&path).unwrap() == vec![2; 40 * 4096]);
 }
@@ -365,7 +365,7 @@ fn locked_pages_leave_and_come_back_as_they_were() {
             // SAFETY: pages of the maps; locking changes no byte.
             let locked = unsafe { libc::mlock(start.add(8 * page).cast(), page) };
             if locked != 0 {
-                return skip("memory cannot be locked");
+                return skip_in_first_way("memory cannot be locked");
             }
         }
         map.advise(.., Advice::Cold).unwrap();
@@ -386,7 +386,7 @@ fn a_page_past_the_end_that_was_asked_for_is_there_once_the_map_has_grown() {
         unsafe { libc::read(std::os::fd::AsRawFd::as_raw_fd(&reader), map.as_mut_ptr().add(page).cast(), 1) };
     assert_eq!(got, -1, "the page is past the end");
     map.resize(3 * page).unwrap();
-    assert!(map[page..].iter().all(|&byte| byte == 0));
+    assert!(is_all(&map[page..], 0));
     map[page] = 5;
     // And when it is cut and grows again.
     map.resize(page).unwrap();

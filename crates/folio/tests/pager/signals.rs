@@ -2,7 +2,7 @@
 //! become longer (RLIMIT_FSIZE) is an error, never SIGXFSZ.
 
 use crate::common::{End, child_succeeds, disk_dir, file_with, in_child, lower_limit};
-use crate::given::{MIB, pattern};
+use crate::given::{MIB, is_all, pattern};
 use folio::shm::{Event, Segment};
 use folio::source::{Function, LocalFile};
 use folio::{Error, Pager, WriteBack};
@@ -166,7 +166,7 @@ fn a_spill_beyond_the_limit_of_files_is_an_error_and_no_signal() {
             assert!(stored < 32, "more was stored than memory and the file have room for");
             // Memory is full of pages that cannot be written: a read may be refused, and never has other bytes.
             if map.read_at(&mut bytes, 0).is_ok() {
-                assert!(bytes.iter().all(|&byte| byte == 1));
+                assert!(is_all(&bytes, 1));
             }
             lower_limit(libc::RLIMIT_FSIZE, libc::RLIM_INFINITY);
             for n in 0..stored {
@@ -174,7 +174,7 @@ fn a_spill_beyond_the_limit_of_files_is_an_error_and_no_signal() {
                 while let Err(error) = map.read_at(&mut bytes, n * MIB) {
                     assert!(Instant::now() < deadline, "MiB {n}: {error}");
                 }
-                assert!(bytes.iter().all(|&byte| byte == n as u8 + 1), "MiB {n}");
+                assert!(is_all(&bytes, n as u8 + 1), "MiB {n}");
             }
         });
     }

@@ -3,7 +3,7 @@
 use crate::common::effort::scaled;
 use crate::common::random::Random;
 use crate::common::{disk_dir, skip};
-use crate::given::{MIB, pattern};
+use crate::given::{MIB, pattern, skip_in_first_way};
 use folio::source::{LocalFile, Memory};
 use folio::{Advice, Delivery, PagedMut, Pager, PagerReport, WriteBack};
 use std::fs::{self, File};
@@ -204,8 +204,8 @@ fn read_directly_into(map: &mut PagedMut, file: &File, bytes: &[u8], want: &mut 
 #[test]
 fn direct_reads_into_a_map_are_not_lost_to_write_back_and_eviction() {
     match moves() {
-        Err(why) => return skip(why),
-        Ok(false) => return skip("without UFFDIO_MOVE direct I/O is for pinned ranges"),
+        Err(why) => return skip_in_first_way(why),
+        Ok(false) => return skip_in_first_way("without UFFDIO_MOVE direct I/O is for pinned ranges"),
         Ok(true) => {}
     }
     let dir = disk_dir();
@@ -230,8 +230,8 @@ fn direct_reads_into_a_map_are_not_lost_to_write_back_and_eviction() {
 #[test]
 fn direct_reads_into_a_private_map_are_not_lost_to_the_spill_file() {
     match moves() {
-        Err(why) => return skip(why),
-        Ok(false) => return skip("without UFFDIO_MOVE direct I/O is for pinned ranges"),
+        Err(why) => return skip_in_first_way(why),
+        Ok(false) => return skip_in_first_way("without UFFDIO_MOVE direct I/O is for pinned ranges"),
         Ok(true) => {}
     }
     let dir = disk_dir();
