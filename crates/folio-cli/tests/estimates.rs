@@ -2,15 +2,18 @@
 
 #[path = "../../folio/tests/common/fuse_server.rs"]
 mod fuse_server;
+#[path = "../../folio/tests/common/skip.rs"]
+mod skip;
 
 use fuse_server::{FuseServer, Served};
+use skip::skip;
 use std::process::{Command, Stdio};
 
 fn prints_only_its_bytes(direct_io: bool) {
     let served = Served { bytes: b"12345".to_vec(), direct_io, said_size: Some(4096), ..Served::default() };
     let server = match FuseServer::start(served) {
         Ok(server) => server,
-        Err(why) => return eprintln!("skipped: {why}"),
+        Err(why) => return skip(&why),
     };
     for engine in ["kernel", "pager"] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_folio"));

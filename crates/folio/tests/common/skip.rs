@@ -8,7 +8,7 @@ use std::io::Write;
 /// `FOLIO_REQUIRE_ALL=1` the test fails instead.
 #[track_caller]
 pub(crate) fn skip(reason: &str) {
-    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    let name = format!("{}::{}", binary(), std::thread::current().name().unwrap_or("a test"));
     assert!(
         std::env::var_os("FOLIO_REQUIRE_ALL").is_none_or(|value| value != "1"),
         "FOLIO_REQUIRE_ALL=1, and this test cannot run here: {reason}"
@@ -20,4 +20,11 @@ pub(crate) fn skip(reason: &str) {
         // One write a line: test binaries that run at the same time append to the same file.
         list.write_all(format!("{name}: {reason}\n").as_bytes()).unwrap();
     }
+}
+
+/// The name of this test binary, without the hash that cargo appends.
+fn binary() -> String {
+    let path = std::env::current_exe().unwrap_or_default();
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    stem.rsplit_once('-').map_or(stem.clone(), |(name, _)| name.to_owned())
 }
