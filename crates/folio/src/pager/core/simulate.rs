@@ -2,8 +2,8 @@
 //! their version and answer in any order, maps that a page enters and leaves, and a crash after which the next process finds what was
 //! durable. Every schedule follows from a seed, and every invariant is checked at every step.
 //!
-//! `FOLIO_EFFORT` says how many schedules are run, from `FOLIO_FIRST` on; `FOLIO_SEED` replays one, and `FOLIO_TRACE` tells all of
-//! its events and actions.
+//! `FOLIO_EFFORT` says how many schedules run, from the seed `FOLIO_FIRST` on. `FOLIO_SEED` replays one, and
+//! `FOLIO_TRACE` prints all of its events and actions (docs/testing.md).
 
 use super::frames::{Frame, Place};
 use super::{
@@ -126,7 +126,7 @@ struct Simulation {
     /// One in so many operations fails; 0: none.
     errors: u64,
     may_fail: bool,
-    /// `FOLIO_TRACE`: every event and action is told.
+    /// `FOLIO_TRACE`: every event and action is printed.
     traced: bool,
     budget: u64,
     stored: u64,
