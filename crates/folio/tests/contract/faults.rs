@@ -1,6 +1,7 @@
 //! Faults are errors: every cause is a real one (truncation, a full disk, a protection taken away), and nothing else in
 //! the process may notice.
 
+use crate::common::effort::scaled;
 use crate::common::{
     End, Mounted, child_succeeds, disk_dir, file_with, in_child, lower_limit, memory_dir, page, pattern,
     skip, spawn_child, wait,
@@ -115,7 +116,7 @@ fn many_threads_can_fault_at_once() {
             let (map, start, want) = (&map, &start, &want);
             scope.spawn(move || {
                 start.wait();
-                for round in 0..2_000 {
+                for round in 0..scaled(2_000) as usize {
                     let gone = 3 + (thread + round) % 5;
                     assert!(map.read::<u64>(gone * page()).is_err());
                     let kept = (thread + round) % 3;
@@ -636,7 +637,7 @@ fn checked_copies_and_failing_guards_can_run_side_by_side() {
             scope.spawn(move || {
                 let mut buffer = vec![0; 600];
                 let mut round = thread;
-                while guards.load(Ordering::Relaxed) < 3_000 {
+                while guards.load(Ordering::Relaxed) < scaled(3_000) {
                     round += 1;
                     let at = round * 37 % (3 * page() - 600);
                     map.read_at(&mut buffer, at).unwrap();
