@@ -44,7 +44,7 @@ fn json_and_the_exit_code_say_whether_the_pager_runs() {
         assert!(["syscall", "device", "user-mode-only", "signal"].contains(&delivery), "{report}");
     }
     for capability in report["capabilities"].as_array().unwrap() {
-        // What is not used has a reason and a second way.
+        // An unused feature has a reason and a second way.
         assert_eq!(capability["why_not"].is_string(), capability["used"] == false, "{capability}");
         assert_eq!(capability["second_way"].is_string(), capability["used"] == false, "{capability}");
     }
@@ -96,7 +96,7 @@ fn a_delivery_that_is_not_the_best_says_why_not_the_better_ones() {
     for better in report["better"].as_array().unwrap() {
         assert!(!better["why_not"].as_str().unwrap().is_empty(), "{better}");
     }
-    // Whether the pager runs this way is what the exit code says.
+    // The exit code says whether the pager runs this way.
     assert_eq!(output.status.code(), Some(i32::from(report["runs"] == false)));
     let text = out(&doctor(&[], "", "signal"));
     let says = |line: &str| line.trim_start().starts_with("not ") && line.contains(" syscall: ");

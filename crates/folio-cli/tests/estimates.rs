@@ -1,4 +1,5 @@
-//! `folio cat` of files that have fewer bytes than their file system tells: FUSE file systems often estimate.
+//! `folio cat` of files that have fewer bytes than their file system reports: FUSE file systems
+//! often estimate.
 
 #[path = "../../folio/tests/common/fuse_server.rs"]
 mod fuse_server;

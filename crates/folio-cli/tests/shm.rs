@@ -209,7 +209,8 @@ fn names_that_are_no_utf_8_are_listed_whole_and_removed() {
     }
 }
 
-/// The kernel's own word is in the message, so that an error that is not explained is not without a cause.
+/// The kernel's own word is in the message, so that an error that is not explained is not without a
+/// cause.
 #[test]
 fn a_refusal_of_the_kernel_is_printed_with_its_number() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The rings of channels and logs, without processes: against a queue, killed at every store, and over garbage. Random runs print
-//! their seed; `FOLIO_SEED` replays one.
+//! The rings of channels and logs, without processes: against a queue, killed at every store, and
+//! over garbage. Random runs print their seed; `FOLIO_SEED` replays one.
 
 #[path = "../src/shm/log/chain.rs"]
 #[allow(dead_code)]
@@ -81,7 +81,8 @@ impl Memory {
         self.living(&self.words[at / 8])
     }
 
-    /// Writes over one of the words and the two positions: with something near it, small, large or odd.
+    /// Writes over one of the words and the two positions: with something near it, small, large or
+    /// odd.
     fn scribble(&self, random: &mut Random, small: u64) {
         let at = random.below_u64(self.words.len() as u64 + 2) as usize;
         let word = self.words.get(at).unwrap_or([&self.first, &self.second][at % 2]);
@@ -196,7 +197,8 @@ fn a_ring_is_a_queue() {
                     match send(&memory, &mut producer, &message) {
                         Ok(()) => queue.push_back(message),
                         Err(Blocked::Until(_)) if queue.is_empty() => {
-                            // It waits for the receiver to pass the end; then an empty ring takes anything.
+                            // It waits for the receiver to pass the end; then an empty ring takes
+                            // anything.
                             assert_eq!(receive(&memory, &mut consumer), None);
                             send(&memory, &mut producer, &message).unwrap();
                             queue.push_back(message);
@@ -237,7 +239,7 @@ fn batches_are_seen_together_or_not_at_all() {
                         Ok(()) => break true,
                         Err(Blocked::Never) => break false,
                         Err(Blocked::Until(_)) => {
-                            // Nothing of the batch is among what comes.
+                            // No message of the batch arrives.
                             let received = receive(&memory, &mut consumer);
                             assert_eq!(received, queue.pop_front());
                         }
@@ -272,7 +274,7 @@ fn a_producer_killed_at_any_store_leaves_whole_messages() {
             memory.revive();
             let mut producer = Producer::resume(&memory, 128).unwrap();
             memory.kill_after(round % 40);
-            // What the killed one did not finish may be there or not, whole.
+            // The unfinished entry of the killed writer may be there whole, or not at all.
             let mut unsure = VecDeque::new();
             let batch = random.below_u64(3) == 0;
             if batch {
@@ -375,7 +377,7 @@ fn garbage_in_a_ring_is_an_error_or_a_message_but_never_outside() {
     });
 }
 
-/// What an entry's bytes must agree with.
+/// The sum that an entry's bytes must have.
 fn checksum(seq: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(seq ^ bytes.len() as u64, |sum, &byte| {
         (sum ^ u64::from(byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
@@ -502,7 +504,8 @@ fn a_writer_killed_at_any_store_leaves_whole_entries_and_the_numbers_go_on() {
             while !memory.is_dead() {
                 let len = random.below_u64(97) as usize;
                 let bytes = random.bytes(len);
-                // The entry's last store is the hint: without it the entry may be there all the same.
+                // The entry's last store is the hint: without it the entry may be there all the
+                // same.
                 append(&memory, &mut writer, &bytes);
                 if memory.is_dead() {
                     unsure = Some(bytes);
@@ -542,7 +545,8 @@ fn after_a_crash_any_pages_may_be_old_and_the_log_goes_on_with_new_numbers() {
         let memory = Memory::new(CAPACITY);
         let mut writer = open_writer(&memory, Trust::Memory).unwrap();
         let equal = random.below_u64(2) == 0;
-        // The bytes of each number: what was cut off does not come back, whatever pages are old.
+        // The bytes of each number: bytes that were cut off do not come back, whatever pages are
+        // old.
         let mut all = std::collections::BTreeMap::<u64, Vec<u8>>::new();
         let mut lasting = state(&memory);
         for _ in 0..4 {
@@ -574,7 +578,7 @@ fn after_a_crash_any_pages_may_be_old_and_the_log_goes_on_with_new_numbers() {
             restarted_writer(&memory);
             memory.revive();
             writer = restarted_writer(&memory).0;
-            // From here on what was erased is.
+            // From here on, erased bytes stay erased.
             lasting = state(&memory);
             let (next, mut expected) = (writer.seq(), None);
             let last = random.bytes(40);
@@ -691,7 +695,8 @@ fn who_moves_the_positions_all_the_time_keeps_no_reader() {
     }
 }
 
-/// A ring whose oldest entry is given up whenever a reader has copied it, and is there again when the reader looks for the oldest.
+/// A ring whose oldest entry is given up whenever a reader has copied it, and is there again when
+/// the reader looks for the oldest.
 struct Circling {
     memory: Memory,
     behind: AtomicU64,
@@ -706,7 +711,7 @@ impl chain::Ring for Circling {
     fn oldest(&self) -> &AtomicU64 {
         let looks = self.looks.replace(self.looks.get() + 1);
         assert!(looks < 1_000_000, "a reader goes in circles");
-        // Once to see whether what was copied was there still, twice to find the oldest.
+        // Once to see whether the copied entry was still there, twice to find the oldest.
         if looks.is_multiple_of(3) { &self.behind } else { &self.memory.first }
     }
 

@@ -22,7 +22,7 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|n| (n ^ (n >> 8) ^ (n >> 16)) as u8).collect()
 }
 
-/// One read: the buffer afterwards, and what was said of it.
+/// One read: the buffer afterwards, and the result.
 fn read(source: &impl Source, offset: u64, len: usize) -> (Vec<u8>, io::Result<usize>) {
     let (send, receive) = mpsc::channel();
     let buffer = vec![0xCC; len].into_boxed_slice();
@@ -62,7 +62,7 @@ fn file_with(dir: &Path, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// Reads that start and end everywhere around pages and the end give what the bytes are.
+/// Reads that start and end everywhere around pages and the end give the right bytes.
 fn reads_anywhere(source: &impl Source, bytes: &[u8]) {
     let len = bytes.len();
     assert_eq!(source.len().unwrap(), len as u64);

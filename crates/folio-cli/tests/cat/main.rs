@@ -34,8 +34,8 @@ fn cat(args: &[&dyn AsRef<OsStr>]) -> Output {
 fn without_privileges(command: &mut Command) -> &mut Command {
     let drop_rights = || {
         for capability in [1, 2] {
-            // SAFETY: takes a number, and changes no memory. Another user than root may not, and has
-            // neither right.
+            // SAFETY: takes a number, and changes no memory. Another user than root may not, and
+            // has neither right.
             unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
         }
         Ok(())
@@ -118,7 +118,7 @@ impl Place {
     }
 }
 
-/// Feeds bytes to a child's standard input, and takes what it says.
+/// Feeds bytes to a child's standard input, and takes its output.
 fn fed(command: &mut Command, bytes: &[u8]) -> Output {
     let mut child = start(command.stdin(Stdio::piped()));
     let mut stdin = child.stdin.take().unwrap();
@@ -223,7 +223,8 @@ fn past_the_end() {
     }
 }
 
-/// Runs the command on the same bytes as a file, by the pager, through a pipe, and as a file that is read from where it stands.
+/// Runs the command on the same bytes as a file, by the pager, through a pipe, and as a file that
+/// is read from where it stands.
 fn each_way(bytes: &[u8], args: &[&dyn AsRef<OsStr>], check: impl Fn(&Output)) {
     let place = Place::new();
     let file = place.file("data", bytes);
@@ -399,7 +400,7 @@ fn a_device_that_fails_is_an_error() {
     let place = Place::new();
     let bytes = pattern(4 << 20);
     let image = place.file("image", &bytes);
-    // What the device has and its file has not is an I/O error.
+    // Bytes that the device has and its file has not are an I/O error.
     let line = "device=$(losetup --show -rf \"$1\") || exit 77
         truncate -s 2M \"$1\"; \"$FOLIO\" cat \"$device\"; status=$?
         losetup -d \"$device\"; exit $status";
@@ -451,7 +452,7 @@ fn nobody_to_tell_is_no_panic() {
     assert_eq!(command(&[&"--help"]).stdout(writer).status().unwrap().code(), Some(0));
 }
 
-/// Truncates a file of 8 MiB to `left` bytes while the command waits for who reads its output.
+/// Truncates a file of 8 MiB to `left` bytes while the command waits for the reader of its output.
 fn truncated(left: u64, json_too: bool) -> Output {
     let place = Place::new();
     let bytes = pattern(8 << 20);
@@ -463,7 +464,7 @@ fn truncated(left: u64, json_too: bool) -> Output {
     let mut child = start(&mut command);
     let mut stdout = child.stdout.take().unwrap();
     let mut got = vec![0; 100];
-    // It has begun, and cannot go on: a pipe holds less than what is copied at a time.
+    // It has begun, and cannot go on: a pipe holds less than one copy.
     stdout.read_exact(&mut got).unwrap();
     File::options().write(true).open(&file).unwrap().set_len(left).unwrap();
     stdout.read_to_end(&mut got).unwrap();
@@ -475,7 +476,8 @@ fn truncated(left: u64, json_too: bool) -> Output {
 
 #[test]
 fn truncation_in_mid_print_is_an_error() {
-    // Inside a page, where the kernel shows zeros; at a page's end; and before what was copied already.
+    // Inside a page, where the kernel shows zeros; at a page's end; and before the bytes that were
+    // copied already.
     for left in [(3 << 20) + 100, (3 << 20) + 4096, 3 << 20, (1 << 20) + 1] {
         let output = truncated(left, false);
         failed(
@@ -538,7 +540,7 @@ fn to_a_file() {
     printed(&cat(&[&file, &"--offset", &"1000", &"-o", &out]), b"");
     assert_eq!(fs::read(&out).unwrap(), &bytes[1000..]);
     assert_eq!(place.names(), ["data", "out"], "nothing is left beside it");
-    // Replaced: the mode stays, a link stays a link, and who has the old file open keeps it.
+    // Replaced: the mode stays, a link stays a link, and a process with the old file open keeps it.
     fs::set_permissions(&out, fs::Permissions::from_mode(0o640)).unwrap();
     let link = place.path("link");
     symlink("out", &link).unwrap();
@@ -550,7 +552,7 @@ fn to_a_file() {
     let mut kept = Vec::new();
     old.read_to_end(&mut kept).unwrap();
     assert_eq!(kept, &bytes[1000..]);
-    // A link to what is not there yet makes it.
+    // Writing to a link whose target is missing makes the target.
     symlink("new", place.path("dangling")).unwrap();
     printed(&cat(&[&file, &"--length", &"6", &"-o", &place.path("dangling")]), b"");
     assert_eq!(fs::read(place.path("new")).unwrap(), &bytes[..6]);
@@ -665,7 +667,7 @@ fn a_limit_on_the_size_of_files_is_an_error_and_no_signal() {
     failed(&limited("exec \"$FOLIO\" cat \"$1\" -o \"$2\""), 1, &["out", "too large", "ulimit"]);
     assert_eq!(fs::read(&out).unwrap(), b"before");
     assert_eq!(place.names(), ["data", "out"]);
-    // What fits is written.
+    // The bytes that fit are written.
     printed(&limited("exec \"$FOLIO\" cat \"$1\" --length 4K -o \"$2\""), b"");
     assert_eq!(fs::read(&out).unwrap(), &bytes[..4096]);
     failed(&limited("exec \"$FOLIO\" cat \"$1\" >\"$2\""), 1, &["standard output", "too large"]);
@@ -793,7 +795,7 @@ fn help_shows_examples_and_exit_codes() {
     assert_eq!(version.stdout, format!("folio {}\n", env!("CARGO_PKG_VERSION")).as_bytes());
 }
 
-/// Runs a line of shell on a terminal, and gives what appears there.
+/// Runs a line of shell on a terminal, and returns the text that appears there.
 fn on_a_terminal(line: &str) -> Option<String> {
     let mut command = Command::new("script");
     command.args(["-qec", line, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR");
@@ -815,7 +817,8 @@ fn a_bar_is_for_long_work_and_who_looks_at_it() {
     let seen = on_a_terminal(&format!("{FOLIO} cat {source} --length 65M -o {}", out.display())).unwrap();
     assert!(seen.contains(" of 65.00 MiB"), "{seen:?}");
     for line in [
-        // Short work; whoever is behind the pipe may use the terminal; a program listens; nobody is at the terminal.
+        // Short work; the program behind the pipe may use the terminal; a program listens; nobody
+        // is at the terminal.
         format!("{FOLIO} cat {source} --length 1M >/dev/null"),
         format!("{FOLIO} cat {source} | tail -c 10"),
         format!("{FOLIO} cat {source} --json >/dev/null"),
@@ -945,12 +948,14 @@ fn the_pager_prints_a_block_device() {
     assert_eq!(json(&output)["engine"], "pager");
 }
 
-/// Lets the pager print a file of 16 MiB within 4 MiB, and calls `change` while it waits for who reads its output.
+/// Lets the pager print a file of 16 MiB within 4 MiB, and calls `change` while it waits for the
+/// reader of its output.
 fn meanwhile(change: impl FnOnce(&File)) -> Output {
     let place = Place::new();
     let bytes = pattern(16 << 20);
     let file = place.file("data", &bytes);
-    // The clock of the file system must have moved on since the file was written, for its times to tell.
+    // The clock of the file system must have moved on since the file was written, for its times to
+    // differ.
     std::thread::sleep(Duration::from_millis(50));
     let mut child = start(&mut command(&[&file, &"--engine", &"pager", &"--budget", &"4M"]));
     let mut stdout = child.stdout.take().unwrap();

@@ -15,7 +15,8 @@ use std::process::{Command, Output, Stdio};
 
 const ACL: &str = "system.posix_acl_access";
 
-/// An ACL (acl(5)) as the kernel takes it: owner rw-, group 99 rw-, the file's own group ---, mask rw-, others ---.
+/// An ACL (acl(5)) as the kernel takes it: owner rw-, group 99 rw-, the file's own group ---, mask
+/// rw-, others ---.
 fn acl() -> Vec<u8> {
     let mut bytes = 2_u32.to_le_bytes().to_vec();
     for (tag, rights, id) in

@@ -17,8 +17,9 @@ pub(crate) enum End {
     Panicked(String),
 }
 
-/// Forks a child that runs `work`, and waits for it. Process-wide things (limits, handlers, capabilities) are changed in
-/// children only. The child ends with `_exit`: it runs no destructors but those of `work`.
+/// Forks a child that runs `work`, and waits for it. Process-wide things (limits, handlers,
+/// capabilities) are changed in children only. The child ends with `_exit`: it runs no destructors
+/// but those of `work`.
 pub(crate) fn in_child(work: impl FnOnce()) -> End {
     let (pid, mut reader) = spawn_child(work);
     let mut message = String::new();
@@ -43,8 +44,8 @@ pub(crate) fn spawn_child(work: impl FnOnce()) -> (i32, File) {
     assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
     // SAFETY: just opened, and owned by nobody else.
     let (reader, writer) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
-    // SAFETY: the child runs on the calling thread's copy alone; what it uses (glibc's heap, folio) works after a fork,
-    // and it ends with `_exit`.
+    // SAFETY: the child runs on the calling thread's copy alone; glibc's heap and folio work after
+    // a fork, and it ends with `_exit`.
     match unsafe { libc::fork() } {
         -1 => panic!("fork: {}", std::io::Error::last_os_error()),
         0 => {
@@ -83,15 +84,15 @@ pub(crate) fn wait(pid: i32) -> End {
     }
 }
 
-/// A process and a child that it made without the C library: that has all that the process has open, and so the locks of its
-/// parties.
+/// A process and a child that it made without the C library: that has all that the process has
+/// open, and so the locks of its parties.
 pub(crate) struct Heir {
     parent: i32,
     child: i32,
 }
 
 impl Heir {
-    /// A process does `work`, has such a child, and keeps what `work` returned.
+    /// A process does `work`, makes such a child, and keeps the result of `work`.
     pub(crate) fn of<R>(work: impl FnOnce() -> R) -> Self {
         let (mut out, mut told) = std::io::pipe().unwrap();
         let parent = spawn_child(|| {
@@ -101,7 +102,7 @@ impl Heir {
             if child > 0 {
                 told.write_all(&(child as i32).to_ne_bytes()).unwrap();
             }
-            // SAFETY: as above. Both end by themselves if nobody ends them.
+            // SAFETY: system calls without memory. Both processes end by the alarm at the latest.
             unsafe {
                 libc::alarm(120);
                 loop {
@@ -147,7 +148,7 @@ pub(crate) fn lower_limit(resource: libc::__rlimit_resource_t, bytes: u64) {
 pub(crate) fn become_nobody() {
     const NOBODY: u32 = 65534;
     if is_root() {
-        // SAFETY: changes who this process is, no memory.
+        // SAFETY: changes the user of this process, and no memory.
         unsafe {
             assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
             assert_eq!(libc::setresgid(NOBODY, NOBODY, NOBODY), 0);

@@ -37,12 +37,13 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
-    /// Mounts a tmpfs with these options (`size=64k`, `noexec` …); `None` without the right to mount.
+    /// Mounts a tmpfs with these options (`size=64k`, `noexec` …); `None` without the right to
+    /// mount.
     pub(crate) fn tmpfs(options: &str) -> Option<Self> {
         Self::new(&["-t", "tmpfs", "-o", options, "tmpfs"])
     }
 
-    /// Mounts what `mount ARGUMENTS DIR` mounts.
+    /// Runs `mount ARGUMENTS DIR`.
     pub(crate) fn new(arguments: &[&str]) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let output = Command::new("mount").args(arguments).arg(dir.path()).output().ok()?;
@@ -67,7 +68,8 @@ pub(crate) fn sealable_memfd(name: &str, pages: usize) -> OwnedFd {
     fd
 }
 
-/// A block device whose writes fail: a loop device over a memfd that is sealed against writing after it was set up.
+/// A block device whose writes fail: a loop device over a memfd that is sealed against writing
+/// after it was set up.
 #[derive(Debug)]
 pub(crate) struct FailingDisk {
     file: File,

@@ -1,5 +1,5 @@
-//! Killing a process between any two of its steps: a tracer stops it at each system call, or at each instruction, and ends it with
-//! SIGKILL at the one that was asked for.
+//! Killing a process between any two of its steps: a tracer stops it at each system call, or at
+//! each instruction, and ends it with SIGKILL at the one that was asked for.
 
 use super::effort::scaled;
 use super::random::Random;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// Kills that a sweep makes at any effort, where there are so many steps.
 const FEWEST: u64 = 5;
 
-/// What counts as a step.
+/// The unit in which a child's work is counted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Step {
     /// Entering or leaving a system call.
@@ -34,7 +34,8 @@ pub(crate) fn can_trace() -> bool {
     run(Step::Call, 1, || (), |()| ()).is_some()
 }
 
-/// Forks a child that runs `prepare`, then `work` step by step, and kills it after `steps`. `None` if tracing is forbidden.
+/// Forks a child that runs `prepare`, then `work` step by step, and kills it after `steps`. `None`
+/// if tracing is forbidden.
 pub(crate) fn run<P>(
     step: Step,
     steps: u64,
@@ -47,7 +48,8 @@ pub(crate) fn run<P>(
     })
 }
 
-/// As [`run`], but does something else while the child stands still after `steps`, and lets it go on then.
+/// As [`run`], but does something else while the child stands still after `steps`, and lets it go
+/// on then.
 pub(crate) fn run_around<P>(
     step: Step,
     steps: u64,
@@ -143,8 +145,8 @@ impl Ledger {
     }
 }
 
-/// Runs `work` to its end to count its steps, then kills it at up to `kills` of them, evenly spread; after each `check` looks at what
-/// is left. `before` makes things ready for each run.
+/// Runs `work` to its end to count its steps, then kills it at up to `kills` of them, evenly
+/// spread; after each kill, `check` looks at the remains. `before` prepares each run.
 pub(crate) fn sweep<W, P>(
     ledger: &mut Ledger,
     step: Step,
@@ -213,8 +215,9 @@ impl Drop for Victim {
     }
 }
 
-/// Has `workers` processes at it and kills one `kills` times, each time for a new one; at last all of them. `spawn` starts one, as
-/// `spawn_child` does, for which it is given a number. After each kill comes `nudge`, and then `progress` has to grow within `patience`.
+/// Has `workers` processes at it and kills one `kills` times, each time for a new one; at last all
+/// of them. `spawn` starts one, as `spawn_child` does, for which it is given a number. After each
+/// kill comes `nudge`, and then `progress` has to grow within `patience`.
 pub(crate) fn compete(
     ledger: &mut Ledger,
     workers: usize,

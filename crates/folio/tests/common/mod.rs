@@ -1,4 +1,4 @@
-//! What the test binaries share.
+//! Support code that the test binaries share.
 
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part of this")]
 
@@ -23,8 +23,9 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Runs `work`. If it has not ended after `limit`, the state of each thread is printed, then `state`,
-/// and the process aborts: a thread that waits for a page cannot be ended in any other way.
+/// Runs `work`. If it has not ended after `limit`, the state of each thread is printed, then
+/// `state`, and the process aborts: a thread that waits for a page cannot be ended in any other
+/// way.
 pub(crate) fn within<R>(
     limit: Duration,
     state: impl FnOnce() -> String + Send,

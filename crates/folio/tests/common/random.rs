@@ -66,7 +66,8 @@ impl Random {
         a.min(b)..a.max(b)
     }
 
-    /// A range of at most `most` bytes inside `0..len`. Mostly short: of a few bytes, or a few pages.
+    /// A range of at most `most` bytes inside `0..len`. Mostly short: of a few bytes, or a few
+    /// pages.
     pub(crate) fn range(&mut self, len: usize, most: usize) -> Range<usize> {
         let most = match self.below(8) {
             0..=3 => most.min(64),
@@ -77,7 +78,7 @@ impl Random {
         start..len.min(start + self.below(most + 1))
     }
 
-    /// A word that damages what it overwrites: all ones, anything, something small, a lone bit.
+    /// A word that damages the one it overwrites: all ones, anything, something small, a lone bit.
     pub(crate) fn garbage(&mut self) -> u64 {
         match self.below(4) {
             0 => u64::MAX,

@@ -1,4 +1,5 @@
-//! A directory of segments of a test's own. The directory is named by the environment, so one test at a time has one.
+//! A directory of segments of a test's own. The directory is named by the environment, so one test
+//! at a time has one.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,7 +24,8 @@ impl World {
     /// A directory that somebody else takes away.
     pub(crate) fn at(path: &Path) -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: tests that read the environment by way of folio hold the lock; others read no variable that is set here.
+        // SAFETY: tests that read the environment by way of folio hold the lock; others read no
+        // variable that is set here.
         unsafe { std::env::set_var("FOLIO_SHM_DIR", path) };
         Self { path: path.to_owned(), _dir: None, _one: one }
     }

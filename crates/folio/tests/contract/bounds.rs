@@ -1,4 +1,5 @@
-//! Requests whose size or wait another party decides: they end in an error, and never in an abort, the OOM killer or a hang.
+//! Requests whose size or wait another party decides: they end in an error, and never in an abort,
+//! the OOM killer or a hang.
 
 use crate::common::{
     child_succeeds, disk_dir, file_with, is_root, lower_limit, page, pattern, skip, spawn_child, wait,
@@ -179,7 +180,8 @@ fn a_file_with_a_lease_is_opened_when_its_holder_gives_it_up() {
     let (reader, writer) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
     let (pid, _output) = spawn_child(|| {
         let file = OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC).open(&path).unwrap();
-        // SAFETY: these calls change the signals of this child, which has one thread, and the lease of its file.
+        // SAFETY: these calls change the signals of this child, which has one thread, and the lease
+        // of its file.
         unsafe {
             let mut set = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
@@ -188,7 +190,7 @@ fn a_file_with_a_lease_is_opened_when_its_holder_gives_it_up() {
             let leased = libc::fcntl(file.as_raw_fd(), F_SETLEASE, libc::F_RDLCK) == 0;
             rustix::io::write(&writer, &[u8::from(leased)]).unwrap();
             if leased {
-                // The kernel tells the holder, and waits for it.
+                // The kernel notifies the holder of the lease, and waits for it.
                 let mut signal = 0;
                 libc::sigwait(&raw const set, &raw mut signal);
                 libc::usleep(100_000);

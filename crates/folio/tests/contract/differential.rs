@@ -1,8 +1,9 @@
-//! Random sequences of operations, folio beside plain kernel calls on an equal file or equal memory: after each step the
-//! outcomes, the memory and the files are compared.
+//! Random sequences of operations, folio beside plain kernel calls on an equal file or equal
+//! memory: after each step the outcomes, the memory and the files are compared.
 //!
-//! What the kernel would do with an access is asked with process_vm_readv(2) and process_vm_writev(2) on this process
-//! itself: they obey the same protections and ends of files, and answer a fault with EFAULT or a short count.
+//! To learn how the kernel answers an access, the test calls process_vm_readv(2) and
+//! process_vm_writev(2) on its own process: these calls obey the same protections and ends of
+//! files, and answer a fault with EFAULT or a short count.
 //!
 //! A failure prints the seed; `FOLIO_SEED=… cargo test differential` runs that sequence again.
 
@@ -37,7 +38,7 @@ struct Plain {
     len: usize,
 }
 
-/// What a plain call answered.
+/// The answer of a plain call.
 type Answer = Result<(), Errno>;
 
 fn answer(result: i32) -> Answer {
@@ -69,7 +70,7 @@ impl Plain {
     }
 
     fn unmap(&self, range: &Range<usize>) -> Answer {
-        // SAFETY: as above.
+        // SAFETY: the map is this side's own, and nothing refers to its bytes.
         answer(unsafe { libc::munmap(self.at(range.start), range.len()) })
     }
 
@@ -84,7 +85,7 @@ impl Plain {
     }
 
     fn resize(&mut self, len: usize, flags: i32) -> Answer {
-        // SAFETY: as above.
+        // SAFETY: the map is this side's own, and nothing refers to its bytes.
         let start = unsafe { libc::mremap(self.start.cast(), self.len, len, flags) };
         if start == libc::MAP_FAILED {
             return answer(-1);
@@ -104,7 +105,8 @@ impl Drop for Plain {
 fn kernel_reads(start: *const u8, buffer: &mut [u8]) -> usize {
     let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let remote = libc::iovec { iov_base: start.cast_mut().cast(), iov_len: buffer.len() };
-    // SAFETY: the kernel writes into `buffer` only, and answers for what cannot be read.
+    // SAFETY: the kernel writes into `buffer` only, and returns an error for memory that cannot be
+    // read.
     let count =
         unsafe { libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) };
     usize::try_from(count).unwrap_or(0)
@@ -120,7 +122,8 @@ fn kernel_writes(start: *mut u8, bytes: &[u8]) -> usize {
     usize::try_from(count).unwrap_or(0)
 }
 
-/// The bytes of a range of memory, and which of its pages cannot be read (their bytes are zero here).
+/// The bytes of a range of memory, and which of its pages cannot be read (their bytes are zero
+/// here).
 fn memory(start: *const u8, len: usize) -> (Vec<u8>, Vec<usize>) {
     let (mut bytes, mut bad) = (vec![0; len], Vec::new());
     let mut next = 0;
@@ -140,7 +143,7 @@ fn contents(file: &File) -> Vec<u8> {
     bytes
 }
 
-/// Both sides, and what was done to them.
+/// Both sides, and the operations so far.
 struct Pair {
     /// The two files, open for reading and writing: folio's, and the other.
     files: Option<[File; 2]>,
@@ -262,8 +265,9 @@ impl Pair {
         );
     }
 
-    /// What is stored behind the end of a file, on its last page, is turned to zeros whenever a disk's file is written
-    /// back. That moment is nobody's to choose, so it is done at once.
+    /// The kernel zeroes bytes that were stored behind the end of a file, on its last page, when it
+    /// writes the page back to a disk. The test cannot choose that moment, so it writes back at
+    /// once.
     fn clear_tail(&self) {
         let Some([file, _]) = self.files.as_ref().filter(|_| self.on_disk) else { return };
         let size = file.metadata().unwrap().len() as usize;
@@ -287,7 +291,7 @@ impl Pair {
                     return false;
                 }
             }
-            // Few, for what is unmapped stays so for the rest of the round.
+            // Few, since unmapped memory stays unmapped for the rest of the round.
             16 if self.random.below(8) == 0 => self.unmap(),
             16 | 17 => self.truncate(),
             _ => self.write_file(),
@@ -314,7 +318,8 @@ impl Pair {
         let good = kernel_writes(self.plain.at(range.start).cast(), &bytes);
         self.ended(&result, &range, good);
         if result.is_err() {
-            // What a write that failed has stored is left open: store on both sides what can be, page by page.
+            // Nothing promises which bytes a failed write has stored: both sides store page by
+            // page.
             let mut next = range.start;
             while next < range.end {
                 let end = range.end.min((next / page() + 1) * page());
@@ -422,7 +427,8 @@ impl Pair {
         }
         let grows = new > old;
         if how == Resize::InPlace && grows {
-            // Whether there is room behind is each side's own luck. Where folio had it, the other side may move.
+            // Whether there is room behind is each side's own luck. Where folio had it, the other
+            // side may move.
             if let Err(error) = &result {
                 let excused = [Errno::NOMEM, Errno::FAULT].contains(&error.errno());
                 self.check(excused, format_args!("folio says {error:?}"));
@@ -431,8 +437,8 @@ impl Pair {
         }
         let flags = if how == Resize::MayMove || grows { libc::MREMAP_MAYMOVE } else { 0 };
         let plain = self.plain.resize(new, flags);
-        // A map of several areas does not grow, and whether the kernel joins equal areas again depends on what it
-        // remembers of their pages: not the same on both sides.
+        // A map of several areas does not grow, and whether the kernel merges equal areas again
+        // depends on its records of their pages, which differ between the two sides.
         let apart = |answer: Result<(), Errno>| answer == Err(Errno::FAULT);
         let ours = result.as_ref().copied().map_err(Error::errno);
         if grows && apart(ours) != apart(plain) {

@@ -1,5 +1,5 @@
-//! What the old documents say of mmap(2), and what is true today: a test for each point, against the real kernel. The list
-//! in the crate's documentation says no more than these tests show.
+//! Claims of the old documents about mmap(2), and today's truth: a test for each point, against the
+//! real kernel. The list in the crate's documentation says no more than these tests show.
 
 use crate::common::{self, End, is_in_memory, page, pattern, skip};
 use folio::{
@@ -42,8 +42,8 @@ pub(crate) fn mount_flags(dir: &Path) -> u64 {
     rustix::fs::statvfs(dir).unwrap().f_flag.bits()
 }
 
-/// Looks until it sees what it expects, three times at most: where a sync(2) of some other process, between two steps, makes
-/// dirty pages clean.
+/// Looks until it sees the expected result, three times at most: a sync(2) of another process may
+/// clean dirty pages between two steps.
 #[track_caller]
 pub(crate) fn sees<T: PartialEq + std::fmt::Debug>(expected: &T, mut look: impl FnMut() -> T) {
     let mut seen = look();
@@ -144,7 +144,7 @@ fn map_fixed_replaces_what_is_there() {
     // The safe way does not.
     assert_eq!(errno(MapOptions::new().at(middle as usize).anon(page)), Errno::EXIST);
     let flags = MapFlags::FIXED | MapFlags::PRIVATE | MapFlags::ANONYMOUS;
-    // SAFETY: what is replaced is the middle of the region above, to which nothing refers.
+    // SAFETY: the middle of the region above is replaced, to which nothing refers.
     let at = unsafe { raw::mmap(middle, page, Prot::READ_WRITE, flags, -1, 0) }.unwrap();
     assert_eq!(at, middle);
 
@@ -187,7 +187,8 @@ fn present(address: *const u8) -> usize {
 #[test]
 fn populate_faults_in_shared_and_private_maps_and_nonblock_undoes_it() {
     let dir = common::disk_dir();
-    // All of it is in the page cache: as the documents have it, NONBLOCK would map just these pages.
+    // All of it is in the page cache: as the documents have it, NONBLOCK would map just these
+    // pages.
     let file = new_file(dir.path(), &pattern(16));
     let options = |flags| MapOptions::new().flags(flags);
     let map = options(MapFlags::POPULATE).map(&file).unwrap();
@@ -275,7 +276,8 @@ fn sigbus_is_a_page_without_backing_and_memory_of_nobody_is_sigsegv() {
     let touch = |address: *const u8| {
         common::in_child(|| {
             let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            // SAFETY: ends the child, without a core dump, if the page is not there: what the test is after.
+            // SAFETY: ends the child, without a core dump, if the page is not there, which is the
+            // subject of the test.
             unsafe {
                 libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
                 libc::signal(libc::SIGBUS, libc::SIG_DFL);
@@ -303,7 +305,7 @@ fn part_of_a_map_may_be_unmapped() {
     let file = new_file(dir.path(), &bytes);
     let mut region = FileMap::map(&file).unwrap().into_region();
     region.unmap_range(page..2 * page).unwrap();
-    // Again is no error: munmap(2) passes over what is not mapped.
+    // Again is no error: munmap(2) passes over unmapped addresses.
     region.unmap_range(page..2 * page).unwrap();
 
     let mut there = vec![0; page];
@@ -333,8 +335,8 @@ fn on_tmpfs_the_tail_of_the_last_page_reaches_the_file_when_it_grows() {
     }
 }
 
-/// Stores `tail` behind the end of a file, checks that the file does not have it, lets the file grow over it, and returns
-/// what the file then has there.
+/// Stores `tail` behind the end of a file, checks that the file does not have it, lets the file
+/// grow over it, and returns the file's bytes there.
 fn tail_after_growth(dir: &Path) -> [u8; 4] {
     let file = new_file(dir, &[7; 100]);
     let map = MapOptions::new().length(page()).map_mut(&file).unwrap();
@@ -351,7 +353,7 @@ fn tail_after_growth(dir: &Path) -> [u8; 4] {
     bytes
 }
 
-// Who sees what.
+// Which readers see a store.
 
 #[test]
 fn stores_reach_readers_of_the_file_at_once() {
@@ -401,7 +403,8 @@ fn the_descriptor_may_be_closed_early() {
 #[test]
 fn anonymous_shared_memory_reaches_unrelated_processes_by_its_descriptor() {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    // Forked before the memory exists, the child inherits nothing of it: all it gets is the descriptor.
+    // Forked before the memory exists, the child inherits nothing of it: all it gets is the
+    // descriptor.
     let (child, mut failure) = common::spawn_child(|| {
         let memory = SharedMem::receive(&theirs).unwrap();
         assert_eq!(memory.read::<u32>(8).unwrap(), 7);
@@ -504,8 +507,9 @@ fn atime_moves_as_the_mount_allows() {
     }
 }
 
-/// A page counts as clean until a store faults: the store that finds it missing or write-protected in the map's page table
-/// moves the times, and is the only one to do so until the page is written back.
+/// A page counts as clean until a store faults: the store that finds it missing or write-protected
+/// in the map's page table moves the times, and is the only one to do so until the page is written
+/// back.
 #[test]
 fn on_disk_mtime_and_ctime_move_at_the_first_store_to_a_clean_page() {
     let dir = common::disk_dir();
@@ -517,8 +521,9 @@ fn on_disk_mtime_and_ctime_move_at_the_first_store_to_a_clean_page() {
         let file = new_file(dir.path(), &pattern(2));
         file.sync_all().unwrap();
         let map = FileMapMut::map(&file).unwrap();
-        // A load maps pages write-protected, so that each moves the times by itself. (A store to a page that is not mapped
-        // yet may map its neighbours of the same large folio along with it, as written.)
+        // A load maps pages write-protected, so that each moves the times by itself. (A store to a
+        // page that is not mapped yet may map its neighbours of the same large folio along with it,
+        // as written.)
         map.read_vec(..).unwrap();
         let store = |offset| moved(&file, || map.write_at(b"B", offset).unwrap()).0;
         let (first, second, next_page) = (store(0), store(1), store(page));
@@ -532,8 +537,8 @@ fn on_disk_mtime_and_ctime_move_at_the_first_store_to_a_clean_page() {
     sees(&[MTIME_CTIME, NONE, MTIME_CTIME, NONE, MTIME_CTIME, NONE, MTIME_CTIME], look);
 }
 
-/// tmpfs never writes back, so it need not know which pages are clean, and a load maps them writable at once. What is left is
-/// the store that faults its page in.
+/// tmpfs never writes back, so it need not know which pages are clean, and a load maps them
+/// writable at once. Only a store that faults its page in remains.
 #[test]
 fn on_tmpfs_only_a_store_that_is_the_first_touch_moves_mtime_and_ctime() {
     let Some(dir) = common::memory_dir() else { return skip("no /dev/shm") };

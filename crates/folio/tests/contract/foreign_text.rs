@@ -1,4 +1,5 @@
-//! Text that others choose (names of files and of memory, words of a source) steers no terminal on which a message is shown.
+//! Text that others choose (names of files and of memory, words of a source) steers no terminal on
+//! which a message is shown.
 
 use crate::common::{End, disk_dir, in_child, page, pattern, sealable_memfd};
 use folio::source::Function;

@@ -185,7 +185,8 @@ fn growth_never_cuts_bytes_that_another_appends_meanwhile() {
     if let Err(errno) = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 1) {
         return skip(&format!("the file system has no fallocate(2): {errno}"));
     }
-    // The other thread appends at a time of its own in each round, so that some round meets the middle of the growth.
+    // The other thread appends at a time of its own in each round, so that some round meets the
+    // middle of the growth.
     let (begun, ended) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let wait = |count: &AtomicUsize, round| {
         while count.load(Ordering::Acquire) < round {

@@ -1,4 +1,5 @@
-//! The contract: one test per rule of mmap(2), its family, and folio's own promises, against the real kernel.
+//! The contract: one test per rule of mmap(2), its family, and folio's own promises, against the
+//! real kernel.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -832,7 +832,8 @@ fn relocate_that_the_kernel_refuses_leaves_region_and_reservation_whole() {
 
 // No call reaches past the region.
 
-/// Three regions side by side; `work` gets the middle one, of two pages, and the outer ones must not notice.
+/// Three regions side by side; `work` gets the middle one, of two pages, and the outer ones must
+/// not notice.
 fn between_neighbours(work: impl FnOnce(&mut Region)) {
     let mut low = numbered(4);
     let mut middle = low.split_off(page()).unwrap();
@@ -1286,7 +1287,7 @@ fn a_guarded_page_is_an_error_and_reads_as_zero_when_the_guard_is_gone() {
     holds(&region, 2, 3);
     // No area was split for it.
     assert!(area_at(region.as_ptr()).range.end >= region.as_ptr() as usize + 3 * page());
-    // SAFETY: as above.
+    // SAFETY: removes guards from pages to which nothing refers.
     unsafe { region.advise_unchecked(middle, UncheckedAdvice::GuardRemove) }.unwrap();
     holds(&region, 1, 0);
 }
@@ -1644,7 +1645,7 @@ fn residency_of_a_file_of_another_owner_is_unknown_and_not_a_hundred_percent() {
         assert_eq!(owned.residency(..).unwrap().known().unwrap().resident_bytes(), 0);
         assert_eq!(borrowed.residency(..).unwrap().known().unwrap().resident_bytes(), 0);
         become_nobody();
-        // What the kernel says, and folio does not pass on.
+        // Answers of the kernel that folio does not pass on.
         let mut pages = [0_u8; 16];
         // SAFETY: `pages` has a byte for each page of the map.
         let said =
@@ -1653,7 +1654,7 @@ fn residency_of_a_file_of_another_owner_is_unknown_and_not_a_hundred_percent() {
         assert_eq!(owned.residency(..).unwrap(), Residency::NotOwner);
         // Found by its name, or not found at all: still unknown.
         assert_eq!(borrowed.residency(..).unwrap(), Residency::NotOwner);
-        // What is sure to be its own is known.
+        // Folio knows the flags that are surely its own.
         assert!(matches!(Anon::new(page()).unwrap().residency(..).unwrap(), Residency::Known(_)));
     });
 }
@@ -1709,7 +1710,7 @@ fn residency_is_known_to_who_may_write_to_a_file_and_not_read_it() {
         become_nobody();
         assert_eq!(map.residency(..).unwrap().known().unwrap().resident_bytes(), 2 * page());
     });
-    // What another file of the same name allows says nothing of this one.
+    // Permissions of another file with the same name say nothing about this one.
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     child_succeeds(|| {
         let file = std::fs::File::open(&path).unwrap();
@@ -1833,7 +1834,7 @@ fn a_raw_touch_of_an_unmapped_page_still_kills() {
     let end = in_child(|| {
         let mut region = numbered(2);
         region.unmap_range(page()..).unwrap();
-        // SAFETY: not sound, and that is what is shown: the child ends here.
+        // SAFETY: not sound, as the test shows: the child ends here.
         let _ = unsafe { region.as_ptr().wrapping_add(page()).read_volatile() };
     });
     assert_eq!(end, End::Killed(libc::SIGSEGV));

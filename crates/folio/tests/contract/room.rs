@@ -1,5 +1,5 @@
-//! Files in memory get no more than there is: a request that is too large is an error before any memory is taken, and the
-//! OOM killer finds nothing to do.
+//! Files in memory get no more than there is: a request that is too large is an error before any
+//! memory is taken, and the OOM killer finds nothing to do.
 
 use crate::common::{Mounted, child_succeeds, disk_dir, file_with, page, pattern, sealable_memfd, skip};
 use folio::shm::Channel;

@@ -46,7 +46,7 @@ fn empty_file() -> (tempfile::TempDir, File) {
 }
 
 #[test]
-fn memory_without_bytes_that_is_to_be_wiped_is_wiped_in_children_once_it_has_some() {
+fn empty_memory_with_wipe_on_fork_is_wiped_in_children_once_it_has_bytes() {
     let mut secret = Anon::new(0).unwrap();
     secret.set_fork(Fork::Wiped).unwrap();
     secret.resize(page()).unwrap();

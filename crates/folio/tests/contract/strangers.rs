@@ -1,4 +1,4 @@
-//! Objects that are not what they seem, and code of the same process that opens what is not its own.
+//! Objects that only seem to be files, and code of the same process that opens objects of others.
 
 use crate::common::{child_succeeds, disk_dir, file_with, is_root, page, pattern, sealable_memfd, skip};
 use folio::{Device, Errno, FileMap, FileMapMut, FileMapPrivate, MapOptions, Sealed, SharedMem};

@@ -1,4 +1,4 @@
-//! Files whose file system refuses shared maps, or tells a length that is only an estimate.
+//! Files whose file system refuses shared maps, or reports a length that is only an estimate.
 
 use crate::common::skip;
 use crate::fuse_server::{FuseServer, Served};

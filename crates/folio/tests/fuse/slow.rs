@@ -100,8 +100,8 @@ fn others_go_on(pager: &Pager) {
     assert!(ended.recv_timeout(Duration::from_secs(20)).unwrap_or(false), "they wait for the stuck file");
 }
 
-/// A server with a file for each way to open it; the file is mapped and its requests stick as `stick` says, while a thread
-/// reads a page.
+/// A server with a file for each way to open it; the file is mapped and its requests stick as
+/// `stick` says, while a thread reads a page.
 fn while_a_read_is_stuck(stick: fn(&FuseServer, bool), requests: u64) {
     for direct_io in [false, true] {
         let served = Served { bytes: bytes(), direct_io, ..Served::default() };

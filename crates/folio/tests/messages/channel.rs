@@ -1,4 +1,5 @@
-//! Channels of one sender: what arrives, what is refused, and what a side's end does to the other.
+//! Channels of one sender: messages that arrive, requests that are refused, and the effect of one
+//! side's end on the other.
 
 use crate::common::effort::scaled;
 use crate::common::kill_sweep::Victim;
@@ -67,7 +68,8 @@ fn messages_of_every_length_up_to_the_limit_go_around_the_ring() {
     let mut bytes = Vec::new();
     for len in (0..=channel.limit()).chain((0..=channel.limit()).rev()) {
         let sent: Vec<u8> = (0..len).map(|i| (i * 7 + len) as u8).collect();
-        // Only an empty ring takes the longest, and only at its beginning: the receiver may have to pass its end.
+        // Only an empty ring takes the longest, and only at its beginning: the receiver may have to
+        // pass its end.
         while !sender.try_send(&sent).unwrap() {
             assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
         }
@@ -101,7 +103,7 @@ fn a_reservation_is_seen_when_it_is_committed() {
     reserved.copy_from(b"never seen", 0).unwrap();
     drop(reserved);
     assert!(receiver.try_peek().unwrap().is_none());
-    // What is forgotten is as good as dropped.
+    // A forgotten reservation is as good as a dropped one.
     std::mem::forget(sender.reserve(100).unwrap());
     let mut reserved = sender.reserve(100).unwrap();
     reserved.copy_from(b"0123456789", 0).unwrap();
@@ -210,7 +212,8 @@ fn who_has_no_time_does_not_sleep_and_is_not_counted() {
 
 #[test]
 fn sides_that_sleep_are_woken() {
-    // One message at a time has room; of the long ones, each second first has the receiver pass the ring's end.
+    // One message at a time has room; of the long ones, each second first has the receiver pass the
+    // ring's end.
     for (len, spin) in [(8, 0), (40, 0), (40, 50)] {
         let there = Channel::anonymous(64).unwrap();
         let back = Channel::anonymous(64).unwrap();
@@ -235,7 +238,8 @@ fn sides_that_sleep_are_woken() {
             sender.send(&text(number)).unwrap();
             assert_eq!(receive(&mut receiver), text(number));
         }
-        // A wake that is missed costs a slice of 20 ms: here and there one on a machine that is stopped, not each time.
+        // A wake that is missed costs a slice of 20 ms: here and there one on a machine that is
+        // stopped, not each time.
         assert!(started.elapsed() < Duration::from_secs(10), "{len} bytes: {:?}", started.elapsed());
         assert!(spin > 0 || receiver.parks() >= 500, "{} parks", receiver.parks());
         assert_eq!(wait(pid), End::Exited(0));
@@ -418,7 +422,7 @@ fn a_sender_killed_at_any_instruction_leaves_whole_messages() {
 }
 
 #[test]
-fn after_a_receiver_was_killed_a_new_one_goes_on_at_the_first_unreleased_message() {
+fn a_new_receiver_goes_on_at_the_first_message_a_killed_one_did_not_release() {
     let mut random = Random::announced();
     let channel = Channel::anonymous(1 << 12).unwrap();
     let mut sender = channel.sender().unwrap();
@@ -432,7 +436,7 @@ fn after_a_receiver_was_killed_a_new_one_goes_on_at_the_first_unreleased_message
         }
     };
     fill();
-    // What the victim has received for sure, and what it may have.
+    // Messages that the victim has certainly received, and those that it may have.
     let received = folio::SharedMem::anonymous(4096).unwrap();
     let number = received.atomic::<std::sync::atomic::AtomicU64>(0).unwrap();
     let order = std::sync::atomic::Ordering::SeqCst;
@@ -514,7 +518,7 @@ fn in_a_forked_child_what_the_parent_has_in_place_is_refused_and_harmless() {
             fails_with(message.release(), Errno::PERM, "forked child");
             fails_with(own.view().map(drop), Errno::PERM, "forked child");
             fails_with(own.copy_from(b"child", 0), Errno::PERM, "forked child");
-            // SAFETY: as above.
+            // SAFETY: no slice is made.
             fails_with(unsafe { own.as_mut_slice() }.map(drop), Errno::PERM, "forked child");
             drop(own);
             fails_with(other.commit(), Errno::PERM, "forked child");
@@ -530,7 +534,8 @@ fn in_a_forked_child_what_the_parent_has_in_place_is_refused_and_harmless() {
     }
 }
 
-/// The child's copies of its parent's handles: what is dropped here lives on in the parent.
+/// The child's copies of its parent's handles: a handle that is dropped here lives on in the
+/// parent.
 fn unsafe_copies(sender: &mut folio::shm::Sender, receiver: &mut Receiver) -> (folio::shm::Sender, Receiver) {
     // SAFETY: the child ends without dropping the originals.
     unsafe { (std::ptr::read(sender), std::ptr::read(receiver)) }
@@ -646,7 +651,7 @@ fn a_channel_is_passed_over_a_socket() {
         assert_eq!(receive(&mut receiver), b"from afar");
         assert_eq!(wait(pid), End::Exited(0));
     }
-    // What is passed says what it is.
+    // A passed descriptor carries its type.
     let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
     ChannelOptions::new().many_senders().anonymous().unwrap().pass(&here).unwrap();
     fails_with(Channel::receive(&there), Errno::INVAL, "channel of many senders");

@@ -1,4 +1,4 @@
-//! Logs: entries that stay, numbers that go on, and what a reader that is too slow is told.
+//! Logs: entries that stay, numbers that go on, and the report to a reader that is too slow.
 
 use crate::bell::is_readable;
 use crate::common::effort::scaled;
@@ -197,7 +197,7 @@ fn after_the_machine_went_down_the_log_ends_before_the_first_torn_entry() {
         let mut writer = log.writer().unwrap();
         assert_eq!(writer.next_seq(), torn);
         if !is_in_memory(dir.path()) {
-            // Nothing of what was cut off can come back.
+            // No part of the bytes that were cut off can come back.
             let mut rest = vec![1; 4096 - 64 * torn as usize];
             file.read_exact_at(&mut rest, data + 4096 + 64 * torn).unwrap();
             assert!(rest.iter().all(|&byte| byte == 0), "something is left behind entry {torn}");
@@ -233,7 +233,7 @@ fn a_second_writer_is_refused_while_the_first_lives() {
     let started = Instant::now();
     let mut bytes = Vec::new();
     while let Err(error) = reader.next(&mut bytes) {
-        // Its first act is to take the place of the one who left.
+        // Its first act is to take the place of the process that left.
         assert!(error.errno() == Errno::PIPE && started.elapsed() < PATIENCE, "{error}");
     }
     fails_with(log.writer(), Errno::BUSY, &format!("process {}", victim.pid()));
@@ -274,7 +274,7 @@ fn readers_that_sleep_are_woken() {
 }
 
 #[test]
-fn a_writer_killed_at_any_instruction_leaves_whole_entries_and_the_numbers_go_on() {
+fn a_writer_killed_at_any_instruction_leaves_whole_entries_and_numbers_go_on() {
     let mut random = Random::announced();
     let dir = disk_dir();
     let path = dir.path().join("log");
@@ -320,7 +320,7 @@ fn a_writer_killed_at_any_instruction_leaves_whole_entries_and_the_numbers_go_on
             }
         };
         assert!(end.errno() == Errno::PIPE && end.to_string().contains("has died"), "{end}");
-        // What is there is whole from its oldest entry on, and the number that comes next is the next one.
+        // All entries from the oldest on are whole, and the next number follows the last one.
         if kill % 10 == 0 {
             let mut again = log.reader(Start::Oldest).unwrap();
             let mut seq = again.next_seq();

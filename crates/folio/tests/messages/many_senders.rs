@@ -1,4 +1,5 @@
-//! Channels of many senders: all get their turn, and one that is killed with the turn takes nothing from the others.
+//! Channels of many senders: all get their turn, and one that is killed with the turn takes nothing
+//! from the others.
 
 use crate::common::effort::scaled;
 use crate::common::kill_sweep::Victim;
@@ -20,7 +21,8 @@ fn messages_of_several_processes_and_threads_arrive_each_in_its_order() {
     let channel = channel(1 << 12);
     let mut receiver = channel.receiver().unwrap();
     receiver.set_wait(Wait::new().timeout(PATIENCE));
-    // So that there is one from the first to the last: a child may be through before another has begun.
+    // So that there is one from the first to the last: a child may be through before another has
+    // begun.
     let first = channel.sender().unwrap();
     let children: Vec<_> = (0..3)
         .map(|child| {
@@ -61,7 +63,7 @@ fn a_sender_that_reserves_has_the_turn_until_it_commits_or_drops() {
     other.send(b"now").unwrap();
     drop(one.reserve(10).unwrap());
     other.send(b"and now").unwrap();
-    // What is forgotten keeps the turn until this sender is used again.
+    // A forgotten reservation keeps the turn until this sender is used again.
     std::mem::forget(one.reserve(10).unwrap());
     assert!(!other.try_send(b"not yet").unwrap());
     one.send(b"it is").unwrap();

@@ -1,4 +1,4 @@
-//! Bells that processes of other network namespaces ring, by FIFOs, and what is left of those.
+//! Bells that processes of other network namespaces ring, by FIFOs, and the FIFOs that stay behind.
 
 use crate::bell::block_on;
 use crate::common::kill_sweep::{Ledger, Step, Victim, can_trace, sweep};
@@ -30,19 +30,21 @@ fn is_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {
 
 /// Goes to a network namespace of this process's own: in children only. Whether it may.
 fn leave_network() -> bool {
-    // SAFETY: changes what this process, which has one thread, sees of the network.
+    // SAFETY: changes the network that this process, which has one thread, sees.
     unsafe {
         libc::unshare(libc::CLONE_NEWNET) == 0 || libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) == 0
     }
 }
 
-/// The same, and with no socket left that a fork brought from the old one, such as rings are sent by.
+/// The same, and with no socket left that a fork brought from the old one, such as rings are sent
+/// by.
 fn leave_network_for_good() {
     assert!(leave_network());
     for entry in std::fs::read_dir("/proc/self/fd").unwrap().map(Result::unwrap) {
         let fd = entry.file_name().to_str().unwrap().parse().unwrap();
         let (mut kind, mut len) = (0, size_of::<i32>() as u32);
-        // SAFETY: `kind` has room for the answer; nothing in this child drops what owns the descriptor.
+        // SAFETY: `kind` has room for the answer; nothing in this child drops the owner of the
+        // descriptor.
         unsafe {
             let asked =
                 libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut len);
@@ -57,7 +59,8 @@ fn can_leave_network() -> bool {
     in_child(|| assert!(leave_network())) == End::Exited(0)
 }
 
-/// Two ends of a line between a process and its child, which sockets across network namespaces keep up.
+/// Two ends of a line between a process and its child, which sockets across network namespaces keep
+/// up.
 struct Line(UnixStream);
 
 impl Line {
@@ -78,7 +81,7 @@ impl Line {
     }
 }
 
-/// Writes into a segment's header what it says once parties of several network namespaces have been there.
+/// Writes into a segment's header the mark of participants from several network namespaces.
 fn mix(path: &Path) {
     OpenOptions::new()
         .write(true)
@@ -92,7 +95,7 @@ fn bells(world: &World) -> Vec<String> {
     world.files().into_iter().filter(|file| file.starts_with(".folio.bell-")).collect()
 }
 
-/// A channel of two networks, by what its header says.
+/// A channel of two networks, according to its header.
 fn mixed(world: &World, name: &str) -> Channel {
     let channel = Channel::create(name, 1 << 12).unwrap();
     mix(&world.file(name));
@@ -441,7 +444,7 @@ fn what_a_killed_receiver_left_is_collected_and_only_that() {
     let victim = Victim::new(|| {
         let _receiver = listening(&mixed(&world, "killed"));
         // A child of the one that is killed: from its first instructions on it keeps nothing alive.
-        // SAFETY: the child says who it is, sleeps, and ends.
+        // SAFETY: the child writes its number, sleeps, and ends.
         if unsafe { libc::fork() } == 0 {
             let me = std::process::id().to_ne_bytes();
             let _ = (&there.0).write_all(&me);
@@ -473,7 +476,8 @@ fn what_a_killed_receiver_left_is_collected_and_only_that() {
     let names: Vec<_> = removed.removed.into_iter().map(|entry| entry.name).collect();
     assert_eq!((names, removed.failed.len()), (would, 0));
     assert_eq!(world.files(), [mine[0].as_str(), "folio.living"]);
-    // SAFETY: the child of the child that was killed, which sleeps; it is nobody else's number until it has been waited for.
+    // SAFETY: the child of the child that was killed, which sleeps; it is nobody else's number
+    // until it has been waited for.
     unsafe { libc::kill(orphan, libc::SIGKILL) };
     drop(bystander);
 }
@@ -486,7 +490,8 @@ fn a_forked_child_takes_no_fifo_away() {
     let before = bells(&world);
     let receiver = std::cell::Cell::new(Some(receiver));
     child_succeeds(|| {
-        // Numbers that the parent's descriptors had are those of the child's, by which it is a party of these.
+        // Numbers that the parent's descriptors had are those of the child's, by which it is a
+        // party of these.
         let own = ["one", "two", "three", "four"].map(|name| Channel::create(name, 1 << 12).unwrap());
         drop(receiver.take());
         assert_eq!(bells(&world), before);
@@ -553,7 +558,8 @@ fn who_would_ring_a_dead_bell_takes_its_fifo_away() {
     assert_eq!(kept.role, Role::Bell { of: Some("living".into()) });
 }
 
-/// The names that the FIFO of a bell could have whose party has this word: the number is somewhere behind it.
+/// The names that the FIFO of a bell could have whose party has this word: the number is somewhere
+/// behind it.
 fn possible_names(path: &Path) -> Vec<String> {
     let bytes = std::fs::read(path).unwrap();
     let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
@@ -663,7 +669,7 @@ fn a_user_of_the_group_hears_and_is_heard() {
     let mut receiver = listening(&channel);
     let (here, there) = Line::new();
     let open = || {
-        // SAFETY: changes who this process is, no memory.
+        // SAFETY: changes the user of this process, and no memory.
         unsafe {
             assert_eq!(libc::setgroups(1, [GROUP].as_ptr()), 0);
             assert_eq!((libc::setresgid(4322, 4322, 4322), libc::setresuid(4322, 4322, 4322)), (0, 0));

@@ -35,7 +35,7 @@ pub(crate) fn receive_all<const N: usize>(receiver: &mut folio::shm::Receiver, o
     }
 }
 
-/// A channel's error by what it means.
+/// Checks a channel's error by its errno and words.
 #[track_caller]
 pub(crate) fn fails_with<T: std::fmt::Debug>(result: folio::Result<T>, errno: folio::Errno, words: &str) {
     let error = result.expect_err("it should have failed");

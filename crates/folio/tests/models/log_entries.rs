@@ -5,7 +5,7 @@ mod chain;
 #[path = "../../src/shm/ring/word.rs"]
 mod word;
 
-/// What the protocol is built on, as loom counts it.
+/// Loom's versions of the atomics under the protocol.
 mod atomics {
     pub(super) use loom::sync::atomic::{AtomicU64, Ordering, fence};
 }
@@ -52,7 +52,7 @@ fn append(memory: &Memory, writer: &mut Writer) {
     writer.publish(memory, place, 8, !place.seq);
 }
 
-/// Reads on: the next entry's number, or what was missed.
+/// Reads on: the next entry's number, or the number of missed entries.
 fn read(memory: &Memory, reader: &mut Reader) -> Option<Result<u64, (u64, u64)>> {
     let mut value = 0;
     let step = reader.read(

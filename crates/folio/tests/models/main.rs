@@ -1,4 +1,5 @@
-//! Protocols between threads and processes, under every order of steps that the memory model allows (loom).
+//! Protocols between threads and processes, under every order of steps that the memory model allows
+//! (loom).
 //!
 //! Each model compiles the files of `src` that hold its protocol, on top of loom's atomics.
 

@@ -45,7 +45,7 @@ fn maps_that_do_not_grow_need_no_addresses_for_growth() {
         let mut private = pager.map_private(Memory::from(vec![1; 8 * MIB])).unwrap();
         private[5] = 2;
         assert_eq!(private[4..6], [1, 2]);
-        // A map that can grow gets what addresses there are.
+        // A map that can grow gets the addresses that there are.
         let mut written = pager.map_mut(WritableMemory::new(vec![1; 8 * MIB])).unwrap();
         written[5] = 2;
         written.resize(4096).unwrap();

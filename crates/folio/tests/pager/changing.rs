@@ -19,7 +19,8 @@ fn cause(error: &Error) -> FaultCause {
     error.fault().unwrap_or_else(|| panic!("no fault: {error}")).cause()
 }
 
-/// Bytes that are all the number of their version. A read says that it has begun, and ends when it may.
+/// Bytes that are all the number of their version. A read says that it has begun, and ends when it
+/// may.
 struct Gated {
     version: AtomicU64,
     /// `version` fails.

@@ -1,9 +1,9 @@
-//! One contract, two engines: the rules of mmap(2), munmap(2) and msync(2) about files, each held against the kernel's maps and the
-//! pager's. What the kernel engine has besides (offsets, protections, locks, huge page files, the raw door) is in
-//! `tests/contract/`.
+//! One contract, two engines: the rules of mmap(2), munmap(2) and msync(2) about files, each held
+//! against the kernel's maps and the pager's. The further features of the kernel engine (offsets,
+//! protections, locks, huge page files, the raw door) are in `tests/contract/`.
 //!
-//! Where a rule leaves the engines a choice, the test names what both must keep: a page past a truncation may be the bytes that were
-//! there or an error, never zeros.
+//! Where a rule leaves the engines a choice, the test names the rule that both must keep: a page
+//! past a truncation may be the bytes that were there or an error, never zeros.
 
 use crate::common::random::Random;
 use crate::common::{
@@ -38,7 +38,7 @@ fn end_of(work: impl FnOnce()) -> End {
     })
 }
 
-// What a map shows.
+// The bytes that a map shows.
 
 #[test]
 fn a_map_shows_the_bytes_of_its_file() {
@@ -145,7 +145,7 @@ fn a_load_beyond_the_last_page_ends_with_sigbus() {
     });
 }
 
-// Who sees what.
+// Which readers see a store.
 
 #[test]
 fn private_stores_never_reach_the_file() {
@@ -263,7 +263,7 @@ fn shared_stores_are_in_the_file_when_the_map_is_gone() {
         map.store(page() + 7, 123);
         drop(map);
         assert_eq!(fs::read(&path).unwrap()[page() + 7], 123);
-        // The next map shows them, whoever reads the file.
+        // The next map shows them, by either engine.
         assert_eq!(map_at(engine, &path, Access::Read).load(page() + 7), 123);
     });
 }
@@ -566,7 +566,7 @@ fn a_read_past_a_truncation_is_an_error_and_never_zeros() {
             map.advise(0..map.len(), Advice::Random).unwrap();
             assert_eq!(map.load(0), pattern(1)[0]);
             writable(&path).set_len(page() as u64).unwrap();
-            // What came into the pager's memory with the first page may stay.
+            // Pages that came into the pager's memory with the first one may stay.
             match map.read_at(&mut [0], page()) {
                 Ok(()) => assert_eq!(map.load(page()), pattern(2)[page()], "{access:?}"),
                 Err(error) => assert!(error.fault().is_some(), "{error}"),
@@ -607,7 +607,8 @@ fn what_was_stored_past_a_truncation_does_not_make_the_file_longer() {
         map.store(6 * page(), 1);
         map.store(10, 2);
         writable(&path).set_len(2 * page() as u64).unwrap();
-        // A page that has nowhere to go is an error; the kernel has dropped it when the file was cut.
+        // A page that has nowhere to go is an error; the kernel has dropped it when the file was
+        // cut.
         let result = map.sync(0..map.len(), WriteBack::Wait);
         drop(map);
         assert_eq!(fs::metadata(&path).unwrap().len(), 2 * page() as u64);
@@ -733,7 +734,7 @@ fn what_a_child_drops_stays_the_parents() {
     });
 }
 
-// What the file system refuses.
+// Refusals by the file system.
 
 #[test]
 fn a_full_disk_is_an_error_and_what_fits_later_is_written_later() {
@@ -745,7 +746,7 @@ fn a_full_disk_is_an_error_and_what_fits_later_is_written_later() {
         let mut map = map_at(engine, &path, Access::Shared);
         let fill = |map: &mut Box<dyn Map>| {
             let stores = (0..128 << 10).step_by(4_096).map(|at| map.write_at(&[7; 4_096], at));
-            // What can be stored is stored, as a program that goes on would.
+            // Each store that succeeds stays, as in a program that goes on.
             let stored = stores.fold(Ok(()), folio::Result::and);
             stored.and(map.sync(0..map.len(), WriteBack::Wait))
         };
@@ -761,7 +762,7 @@ fn a_full_disk_is_an_error_and_what_fits_later_is_written_later() {
 #[test]
 fn a_device_that_fails_to_store_a_page_is_an_error_to_sync() {
     every_kind(|engine| {
-        // What could not be written is said once more when the map is dropped: in a child.
+        // The failed write is reported once more when the map is dropped: in a child.
         child_succeeds(|| {
             let Some(disk) = FailingDisk::new(16) else { return skip("no loop device is to be had") };
             let file = writable(Path::new(disk.path()));

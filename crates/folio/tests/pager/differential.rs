@@ -1,7 +1,8 @@
-//! Random operations on a pager's map of a file and on the kernel's map of an equal file, both about as mmap(2) has it: memory
-//! and files are compared.
+//! Random operations on a pager's map of a file and on the kernel's map of an equal file, both
+//! about as mmap(2) has it: memory and files are compared.
 //!
-//! A failure prints the seed: `FOLIO_SEED=…` runs the same operations again, `FOLIO_EFFORT=1000` ten times as many.
+//! A failure prints the seed: `FOLIO_SEED=…` runs the same operations again, `FOLIO_EFFORT=1000`
+//! ten times as many.
 
 use crate::common::disk_dir;
 use crate::common::effort::scaled;
@@ -20,7 +21,7 @@ const LEN: usize = 20 * MIB + 1_234;
 /// As far as a map may grow.
 const MOST: usize = 24 * MIB;
 const BUDGET: usize = 4 * MIB;
-/// What is used at once: less than what may be pinned.
+/// The bytes of one operation: fewer than may be pinned.
 const PIECE: usize = MIB;
 
 /// The kernel's map of a file, with addresses for all its growth.

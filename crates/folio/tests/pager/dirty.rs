@@ -37,7 +37,7 @@ fn fill_with_dirt(map: &mut PagedMut) -> (usize, Error) {
 }
 
 #[test]
-fn dirty_pages_that_cannot_be_written_and_fill_the_budget_are_an_error_and_not_lost() {
+fn unwritable_dirty_pages_that_fill_the_budget_are_an_error_and_not_lost() {
     let source = Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(1));
     let mut map = pager(4 * MIB).map_mut(Arc::clone(&source)).unwrap();
     source.writes(Answer::Error);
@@ -136,8 +136,8 @@ fn a_map_whose_writes_never_end_delays_neither_reads_nor_writes_of_others() {
     assert!(is_all(&map[..stored], 0xAB), "the stored bytes are still there");
 }
 
-/// Private pages fill their part of the budget, while the spill file takes none of them; `mend` makes it
-/// take them again.
+/// Private pages fill their part of the budget, while the spill file takes none of them; `mend`
+/// makes it take them again.
 fn assert_spill_error_is_named(
     spill_dir: &Path,
     message: &str,

@@ -1,4 +1,4 @@
-//! Sources that fail, are short, slow, or give other bytes than before: what the pager makes of them.
+//! Sources that fail, are short, slow, or give other bytes than before: the pager's answer to each.
 
 use crate::common::effort::scaled;
 use crate::common::random::Random;
@@ -91,7 +91,7 @@ fn a_source_that_never_answers_is_an_error_within_its_deadline() {
     assert_eq!(failure(&map, 4_096), FaultCause::Deadline);
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(150) && took < Duration::from_secs(2), "{took:?}");
-    // What comes after the deadline is shown to nobody, and harms nobody.
+    // Bytes that come after the deadline are shown to nobody, and harm nobody.
     assert!(source.let_go() > 0);
     source.reads(Answer::Good);
     assert!(map[..] == pattern(MIB)[..]);

@@ -1,4 +1,4 @@
-//! Fork: what a child has of its parent's pager. Every child is a real one, whose end is checked.
+//! Fork: the child's view of its parent's pager. Every child is a real one, whose end is checked.
 
 use crate::common::{End, child_succeeds, in_child};
 use crate::given::{MIB, pager, pattern};
@@ -34,7 +34,7 @@ fn maps() -> Maps {
     maps
 }
 
-/// What all handles can be asked.
+/// Requests that all handles answer.
 macro_rules! calls {
     ($map:expr) => {
         [
@@ -146,7 +146,7 @@ fn what_a_child_drops_is_the_parents_still() {
         assert_eq!(written.contents(), pattern(MIB), "the child wrote what the parent had stored");
     });
     let mut maps = slot.unwrap();
-    // All go on: what is there, what has to be read again, what is stored.
+    // All go on: resident pages, pages that have to be read again, and stores.
     assert_eq!((maps.write[7], maps.private[7], maps.read[7]), (123, 124, pattern(8)[7]));
     maps.read.advise(.., Advice::Cold).unwrap();
     maps.private.advise(.., Advice::Cold).unwrap();

@@ -1,4 +1,4 @@
-//! The budget, and other limits: what is in memory, what may be pinned, what a map costs.
+//! The budget, and other limits: resident pages, pinned pages, the cost of a map.
 
 use crate::common::effort::scaled;
 use crate::common::random::Random;
@@ -9,7 +9,8 @@ use folio::{Advice, Errno, FaultCause, Pager, WriteBack};
 use std::fs;
 use std::sync::Arc;
 
-/// Memory of this process that no file backs, in bytes. Pages of shared memory that are mapped twice count once.
+/// Memory of this process that no file backs, in bytes. Pages of shared memory that are mapped
+/// twice count once.
 fn memory_in_use() -> usize {
     let field = |path: &str, name: &str| -> usize {
         let text = fs::read_to_string(path).unwrap();
@@ -19,11 +20,11 @@ fn memory_in_use() -> usize {
     (field("/proc/self/status", "RssAnon:") + field("/proc/self/smaps_rollup", "Pss_Shmem:")) << 10
 }
 
-/// Threads' stacks, the allocator, what the test itself holds.
+/// Threads' stacks, the allocator, the test's own memory.
 const SLACK: usize = 6 * MIB;
 
-/// Runs `work` in a process of its own with a pager of 8 MiB, and checks between its steps that the pager keeps to that, by
-/// its own account and by the kernel's.
+/// Runs `work` in a process of its own with a pager of 8 MiB, and checks between its steps that the
+/// pager keeps to that, by its own account and by the kernel's.
 fn keeps_to_its_budget(work: impl FnOnce(&Pager, &dyn Fn())) {
     const BUDGET: usize = 8 * MIB;
     child_succeeds(|| {
@@ -123,7 +124,8 @@ fn shared_stores_keep_to_the_budget() {
     });
     let bytes = fs::read(&path).unwrap();
     let wrong = bytes.chunks(MIB).enumerate().find(|(n, part)| part.iter().any(|&byte| byte != *n as u8 + 1));
-    // The child ended without a sync, so what it stored last is only as far there as it was written.
+    // The child ended without a sync, so only those of its last stores are there that were written
+    // back.
     assert!(wrong.is_none_or(|(n, _)| n >= 48 - 9), "MiB {:?}", wrong.map(|(n, _)| n));
 }
 
@@ -303,7 +305,7 @@ fn pagers_that_are_gone_leave_no_memory_and_no_descriptor() {
         };
         let before = (descriptors(), memory_in_use());
         once();
-        // What is made once and stays.
+        // Memory that is made once and stays.
         settled((before.0 + 2, before.1 + SLACK));
         let before = (descriptors(), memory_in_use());
         for _ in 0..15 {

@@ -1,4 +1,5 @@
-//! mlockall(2): pages of the pager's maps are right whenever the program locks its memory. Every test is a child.
+//! mlockall(2): pages of the pager's maps are right whenever the program locks its memory. Every
+//! test is a child.
 
 use crate::common::{become_nobody, child_succeeds, is_root, lower_limit, skip};
 use crate::given::{MIB, is_all, pager, pattern};
@@ -13,7 +14,7 @@ fn fives(len: usize) -> Function {
     })
 }
 
-/// Whether the machine lets this process lock what it maps from now on.
+/// Whether the machine lets this process lock its future maps.
 fn lock_future(flags: i32) -> bool {
     // SAFETY: locking changes no byte.
     unsafe { libc::mlockall(flags) == 0 }
@@ -25,7 +26,8 @@ fn lock_all(flags: i32) -> bool {
     (is_root() || limit.is_none()) && lock_future(flags)
 }
 
-/// Maps of every kind, four times as long as the budget, hold the right bytes, and stores reach the source.
+/// Maps of every kind, four times as long as the budget, hold the right bytes, and stores reach the
+/// source.
 fn maps_are_right(pager: &Pager) {
     let len = 16 * MIB;
     let map = pager.map(fives(len)).unwrap();

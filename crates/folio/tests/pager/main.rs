@@ -1,4 +1,5 @@
-//! The contract of the pager engine: one test a rule, with real files, real faults and a real thread that serves them.
+//! The contract of the pager engine: one test a rule, with real files, real faults and a real
+//! thread that serves them.
 
 #[path = "../common/mod.rs"]
 mod common;

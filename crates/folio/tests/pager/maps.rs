@@ -1,4 +1,4 @@
-//! What maps show, and what becomes of what is stored to them.
+//! The bytes that maps show, and the fate of stores to them.
 
 use crate::common::effort::scaled;
 use crate::common::{End, disk_dir, in_child};
@@ -325,7 +325,8 @@ fn a_load_behind_the_last_page_ends_the_process_with_sigbus() {
     let end = in_child(|| {
         let map = pager(16 * MIB).map(Memory::from(pattern(5_000))).unwrap();
         let behind = map.as_ptr().wrapping_add(2 * 4096);
-        // SAFETY: there is no such byte, and the map's own addresses reach so far: the load does not return.
+        // SAFETY: there is no such byte, and the map's own addresses reach so far: the load does
+        // not return.
         std::hint::black_box(unsafe { behind.read_volatile() });
     });
     assert_eq!(end, End::Killed(libc::SIGBUS));
@@ -381,7 +382,8 @@ fn a_page_past_the_end_that_was_asked_for_is_there_once_the_map_has_grown() {
     let mut map = pager.map_mut(WritableMemory::new(vec![1; page])).unwrap();
     let (mut reader, mut writer) = std::io::pipe().unwrap();
     std::io::Write::write_all(&mut writer, b"x").unwrap();
-    // SAFETY: the kernel tries to store to a page past the end of the map, inside its own addresses.
+    // SAFETY: the kernel tries to store to a page past the end of the map, inside its own
+    // addresses.
     let got =
         unsafe { libc::read(std::os::fd::AsRawFd::as_raw_fd(&reader), map.as_mut_ptr().add(page).cast(), 1) };
     assert_eq!(got, -1, "the page is past the end");

@@ -24,7 +24,7 @@ fn counting(count: &Arc<AtomicU64>) -> Function {
     })
 }
 
-/// Reads a byte of each page; a slow reader also works on what it has read.
+/// Reads a byte of each page; a slow reader also works on the page.
 fn read(bytes: &[u8], first: usize, backwards: bool, slow: bool) {
     let pages = bytes.len() / 4096;
     for n in 0..pages {

@@ -1,4 +1,5 @@
-//! Where something is scarce: memory of a cgroup, memory of the machine, areas of the process. And where there is much of it.
+//! Where something is scarce: memory of a cgroup, memory of the machine, areas of the process. And
+//! where there is much of it.
 
 use crate::common::effort::scaled;
 use crate::common::random::Random;
@@ -13,7 +14,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// A memory cgroup with a limit (version 1, which lets a process with children have one), gone with this value.
+/// A memory cgroup with a limit (version 1, which lets a process with children have one), gone with
+/// this value.
 struct Cgroup(PathBuf);
 
 impl Cgroup {
@@ -79,7 +81,8 @@ fn a_pager_lives_in_a_cgroup_with_little_more_than_its_budget() {
     assert_eq!(end, End::Exited(0), "a kill (9) is the kernel's, for memory");
 }
 
-/// What the kernel tells of the machine's memory pressure (Documentation/accounting/psi.rst): the same that a pager asks for.
+/// The kernel's notification of memory pressure (Documentation/accounting/psi.rst): the same that a
+/// pager asks for.
 struct Watch(fs::File);
 
 impl Watch {
@@ -89,7 +92,7 @@ impl Watch {
         Some(Self(file))
     }
 
-    /// Whether it told of pressure, waiting for it so long.
+    /// Whether the kernel reports pressure within this time.
     fn felt(&self, wait: Duration) -> bool {
         let mut fd = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLPRI, revents: 0 };
         // SAFETY: one descriptor.
@@ -114,7 +117,7 @@ fn a_pager_gives_memory_back_while_the_machine_is_short_of_it() {
     fs::write(&path, vec![1; 128 * MIB]).unwrap();
     let file = fs::File::open(&path).unwrap();
     file.sync_all().unwrap();
-    // Who reads it next is charged for it.
+    // The next reader is charged for it.
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     // Reads a file through far too little memory for it.
     let (hog, _) = spawn_child(|| {
@@ -141,8 +144,8 @@ fn a_pager_gives_memory_back_while_the_machine_is_short_of_it() {
     }
 }
 
-/// Splits a map of its own until the process has all but `left` of the areas that it may have: in children only. What is given
-/// back undoes that.
+/// Splits a map of its own until the process has all but `left` of the areas that it may have: in
+/// children only. Dropping the result undoes that.
 fn fill_areas(left: usize) -> folio::Reservation {
     let limit: usize = fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
     let mut areas = fs::read_to_string("/proc/self/maps").unwrap().lines().count();

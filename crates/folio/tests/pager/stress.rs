@@ -1,4 +1,5 @@
-//! Real threads under a budget of a sixteenth of the data, and direct I/O into maps: nothing is lost.
+//! Real threads under a budget of a sixteenth of the data, and direct I/O into maps: nothing is
+//! lost.
 
 use crate::common::effort::scaled;
 use crate::common::random::Random;
@@ -16,7 +17,7 @@ const BUDGET: usize = 4 * MIB;
 const DATA: usize = 16 * BUDGET;
 const PAGE: usize = 4_096;
 
-/// Runs until it is told to end, also by a panic of the thread that holds it.
+/// Runs until its holder drops it, also in a panic.
 struct Running<'a>(&'a AtomicBool);
 
 impl Drop for Running<'_> {
@@ -159,7 +160,8 @@ fn direct(path: &std::path::Path) -> Option<File> {
     File::options().read(true).custom_flags(libc::O_DIRECT).open(path).ok()
 }
 
-/// Whether system calls may touch a map's missing pages, and whether its pages are moved out before they are written.
+/// Whether system calls may touch a map's missing pages, and whether its pages are moved out before
+/// they are written.
 fn moves() -> Result<bool, &'static str> {
     let report = PagerReport::now().unwrap();
     let used = |name| report.capabilities.iter().any(|capability| capability.name == name && capability.used);
@@ -177,7 +179,8 @@ fn read_into(file: &File, from: usize, part: &mut [u8]) {
     assert_eq!(got, part.len() as isize, "{}", std::io::Error::last_os_error());
 }
 
-/// Threads that read random pages of a file straight into their parts of the map, and check that they are there later.
+/// Threads that read random pages of a file straight into their parts of the map, and check that
+/// they are there later.
 fn read_directly_into(map: &mut PagedMut, file: &File, bytes: &[u8], want: &mut [u8]) {
     const PARTS: usize = 2;
     let len = map.len() / PARTS;
@@ -248,8 +251,8 @@ fn direct_reads_into_a_private_map_are_not_lost_to_the_spill_file() {
     assert!(pager.stats().unwrap().pages_spilled > 0);
 }
 
-/// Direct reads into pinned ranges of a map, and what the map and the file hold then. `syncs`: the ranges are written back
-/// meanwhile.
+/// Direct reads into pinned ranges of a map, and the bytes of the map and the file after them.
+/// `syncs`: the ranges are written back meanwhile.
 fn direct_reads_into_pins(pager: &Pager, syncs: bool) {
     let dir = disk_dir();
     let (from, path) = (dir.path().join("from"), dir.path().join("file"));
@@ -274,7 +277,7 @@ fn direct_reads_into_pins(pager: &Pager, syncs: bool) {
             let _ended = Running(running);
             scope.spawn(move || {
                 while syncs && running.load(Ordering::SeqCst) {
-                    // What the device writes after this is written back later.
+                    // Bytes that the device writes after this are written back later.
                     pinned.sync(WriteBack::Wait).unwrap();
                 }
             });
@@ -300,7 +303,7 @@ fn direct_reads_into_pinned_ranges_reach_the_file_while_they_are_synced() {
     direct_reads_into_pins(&pager(), true);
 }
 
-/// A pager that is told what to leave out, or how faults come.
+/// A pager without some features, or with one delivery of faults.
 fn limited(features: &str, delivery: &str) -> Option<Pager> {
     let builder = Pager::builder().budget(BUDGET).write_back_after(Duration::from_millis(5));
     builder.features(features).delivery(delivery).build().ok()
@@ -313,7 +316,7 @@ fn direct_reads_into_pinned_ranges_reach_the_file_without_move() {
 }
 
 #[test]
-fn direct_reads_into_pinned_ranges_reach_the_file_while_they_are_synced_without_move() {
+fn direct_reads_into_pins_reach_the_file_during_a_sync_without_move() {
     let Some(pager) = limited("-move", "") else { return skip("no such delivery") };
     direct_reads_into_pins(&pager, true);
 }

@@ -1,9 +1,9 @@
-//! The pager's tests again, in each way in which faults can come and pages can move: this test program
-//! runs itself, with `FOLIO_DELIVERY` and `FOLIO_FEATURES` set.
+//! The pager's tests again, in each way in which faults can come and pages can move: this test
+//! program runs itself, with `FOLIO_DELIVERY` and `FOLIO_FEATURES` set.
 //!
-//! The first run is as the machine is; every delivery and every feature's second way is in one of the
-//! others. With `FOLIO_THOROUGH=1` they run all tests, with fewer steps each; else those of [`PART`].
-//! All tests in one way: `FOLIO_DELIVERY=signal cargo test -p folio --test pager`.
+//! The first run is as the machine is; every delivery and every feature's second way is in one of
+//! the others. With `FOLIO_THOROUGH=1` they run all tests, with fewer steps each; else those of
+//! [`PART`]. All tests in one way: `FOLIO_DELIVERY=signal cargo test -p folio --test pager`.
 
 use crate::common::effort::is_thorough;
 use crate::common::skip;
@@ -68,14 +68,14 @@ fn all_tests_pass(delivery: &str, features: &str) {
         Some(status) if !status.success() => panic!("{way}: {status}\n{said}"),
         Some(_) => assert!(passed >= fewest, "{way}: only {passed} tests ran\n{said}"),
     }
-    // What it skipped, straight to the descriptor, as `skip` does.
+    // Its skipped tests, straight to the descriptor, as `skip` writes them.
     for line in said.lines().filter(|line| line.starts_with("skipped ")) {
         let _ = writeln!(std::io::stderr(), "{line} ({way})");
     }
 }
 
 #[test]
-fn all_tests_pass_where_faults_come_from_the_device_and_files_are_read_by_threads() {
+fn all_tests_pass_with_faults_from_the_device_and_files_read_by_threads() {
     all_tests_pass("device", "-io_uring");
 }
 
@@ -95,7 +95,7 @@ fn all_tests_pass_without_moving_pages() {
 }
 
 #[test]
-fn all_tests_pass_without_poison_and_huge_pages_where_stores_to_shared_memory_are_signals() {
+fn all_tests_pass_without_poison_huge_pages_and_wp_of_shared_memory() {
     all_tests_pass("uffd", "-poison,-huge,-thread_id,-wp_shmem");
 }
 

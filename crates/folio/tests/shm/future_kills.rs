@@ -1,4 +1,4 @@
-//! kill -9 at the steps of futures, and of those who wake them: the others go on.
+//! SIGKILL at the steps of futures, and of the processes that wake them: the others go on.
 
 use crate::common::kill_sweep::{Ledger, Step, can_trace, compete, sweep};
 use crate::common::segment_dir::World;
@@ -37,7 +37,7 @@ fn beside(others: impl Fn() + Sync, work: impl FnOnce()) {
     });
 }
 
-/// The segment; with a bell, where that is not what is looked at.
+/// The segment; with a bell already, where the test is not about making it.
 fn ready(name: &str, step: Step) -> Segment<Desk> {
     let desk = Segment::<Desk>::open(name).unwrap();
     if let Step::Instruction = step {
@@ -147,8 +147,9 @@ fn who_waits_for_an_event_with_a_future_or_a_listener_may_die_at_every_step() {
     ledger.tell("futures of events");
 }
 
-/// A child is killed at the steps of `work`, which wakes a future of this process that waits since the child was `prepared`. Whatever
-/// the child has done, `finish` does what there is left of it; then the future is ready.
+/// A child is killed at the steps of `work`, which wakes a future of this process that waits since
+/// the child was `prepared`. Whatever the child has done, `finish` does the rest; then the future
+/// is ready.
 fn waker_dies<P, F: Future<Output = u64>>(
     what: &str,
     prepare: impl Fn(&Segment<Desk>) -> P,
@@ -298,7 +299,8 @@ fn who_sets_or_notifies_what_a_future_waits_for_may_die_at_every_step() {
     );
 }
 
-/// Several processes at one lock and one event with futures, and one after the other is killed at any moment.
+/// Several processes at one lock and one event with futures, and one after the other is killed at
+/// any moment.
 #[test]
 fn killed_while_their_futures_compete_nobody_hangs_and_nothing_is_lost() {
     const WORKERS: usize = 3;

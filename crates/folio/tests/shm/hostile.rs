@@ -1,4 +1,5 @@
-//! Peers that truncate, write garbage, are other users, or fill the file system: errors, never signals.
+//! Peers that truncate, write garbage, are other users, or fill the file system: errors, never
+//! signals.
 
 use crate::common::random::{Random, seed};
 use crate::common::segment_dir::World;
@@ -200,7 +201,7 @@ fn random_garbage_is_no_segment_and_harms_nobody() {
         assert!(shm::collect(false).unwrap().removed.is_empty());
         shm::remove("garbage").unwrap();
     }
-    // Slots and what changes, under the feet of one that has it open.
+    // Slots and changing fields, overwritten while a process has the segment open.
     let numbers = SegmentOptions::new().count(10).reserve(1000).create::<[u64]>("open").unwrap();
     let file = writable(&world, "open");
     for round in 0..200 {
@@ -283,7 +284,7 @@ fn a_full_file_system_is_an_error_that_says_how_much_was_free() {
     let fits = SegmentOptions::new().count(1000).reserve(1 << 20).create::<[u64]>("fits").unwrap();
     let error = fits.grow(100_000).unwrap_err();
     assert!(error.errno() == Errno::NOSPC && error.to_string().contains("bytes free"), "{error}");
-    // What there was is as good as before.
+    // The old bytes are as good as before.
     fits.at(999).unwrap().store(3).unwrap();
     assert_eq!((fits.len(), fits.at(999).unwrap().load().unwrap()), (1000, 3));
 }
@@ -413,7 +414,7 @@ fn the_dead_leave_a_name_that_can_be_used_at_once() {
                 })
                 .unwrap();
             let _child = spawn_child(|| {
-                // It runs, and so has given up what it must not have of its parent's.
+                // It runs, and so has given up its parent's descriptors.
                 std::fs::write(world.path().join("ready"), std::process::id().to_string()).unwrap();
                 std::thread::sleep(LONG * 4);
             });
@@ -563,7 +564,8 @@ fn who_leaves_takes_no_other_segment_along_than_its_own() {
     drop(kept().create::<u64>("kept").unwrap());
     let mut header = [0; 528];
     writable(&world, "kept").read_exact_at(&mut header, 0).unwrap();
-    // Another segment by now: as if somebody had made it anew while this process was about to leave.
+    // Another segment by now: as if somebody had made it anew while this process was about to
+    // leave.
     writable(&world, "mine").write_all_at(&header, 0).unwrap();
     let error = Segment::<u64>::open("mine").unwrap_err();
     assert!(error.errno() == Errno::UCLEAN && error.to_string().contains("changed its header"), "{error}");
@@ -588,11 +590,11 @@ fn a_limit_on_the_size_of_files_is_an_error_and_no_signal() {
         says(shm::Channel::create("channel", 1 << 20).unwrap_err());
         says(shm::Log::create("log", 1 << 20).unwrap_err());
         assert_eq!(world.files(), ["folio.before"]);
-        // What fits is as good as ever.
+        // The bytes that fit are as good as ever.
         before.grow(2000).unwrap();
         before.at(1999).unwrap().store(3).unwrap();
         drop(Segment::<u64>::create("small").unwrap());
-        // Not even a header; what is there can be used, and left.
+        // Not even a header fits; the existing segment can be used, and left.
         lower_limit(libc::RLIMIT_FSIZE, 0);
         assert_eq!(Segment::<u64>::create("small").unwrap_err().errno(), Errno::FBIG);
         assert_eq!(options.open::<[u64]>("before").unwrap().at(1999).unwrap().load().unwrap(), 3);

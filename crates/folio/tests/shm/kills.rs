@@ -1,4 +1,5 @@
-//! kill -9 at every step of everything: nothing is corrupted, nobody hangs, and no name is left after a collection.
+//! kill -9 at every step of everything: nothing is corrupted, nobody hangs, and no name is left
+//! after a collection.
 
 use crate::common::kill_sweep::{Ledger, Step, can_trace, compete, sweep};
 use crate::common::segment_dir::World;
@@ -63,7 +64,7 @@ fn create_is_all_or_nothing_at_every_step() {
             |()| drop(options.create_with("made", init).unwrap()),
             |ledger, ()| {
                 let start = Instant::now();
-                // The name can be used at once; what is there is whole.
+                // The name can be used at once; the segment there is whole.
                 let again = options.open_or_create_with::<[u64]>("made", init).unwrap();
                 let halves = [0, 1].map(|at| again.at(at).unwrap().load().unwrap());
                 ledger.corrupted += u64::from(halves != [WRITTEN; 2] || again.len() != 100);
@@ -295,7 +296,7 @@ fn who_does_something_once_may_die_at_every_instruction() {
     let mut ledger = Ledger::default();
     let handles = |desk: &Segment<Desk>| (field!(desk.once), field!(desk.total));
     let work = |(once, total): (Shared<Once>, Shared<AtomicU64>), done: &mut u64| {
-        // What is done is done again from the start, and so has its effect once.
+        // The work is done again from the start, and so has its effect once.
         once.call(|_| {
             *done += 1;
             total.store(41, Ordering::SeqCst);

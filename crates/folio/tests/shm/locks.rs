@@ -87,7 +87,7 @@ fn a_dead_owner_is_reported_to_the_next_locker() {
         panic!("it is said to be clean")
     };
     assert_eq!(torn.place().load().unwrap(), [1, 0]);
-    // Who does not mend it leaves it torn.
+    // A holder that does not repair it leaves it torn.
     drop(torn);
     assert_eq!(numbers.lock().unwrap().clean().unwrap_err().errno(), Errno::OWNERDEAD);
     let Locked::Torn(torn) = numbers.lock().unwrap() else { panic!("it is said to be clean") };
@@ -194,7 +194,8 @@ fn a_child_holds_nothing_of_what_its_parent_holds() {
     let guard = numbers.lock().unwrap().clean().unwrap();
     let end = in_child(|| {
         assert!(numbers.try_lock().unwrap().is_none());
-        // SAFETY: a bitwise copy, as a child has one of all that was on its thread's stack; it is dropped once, here.
+        // SAFETY: a bitwise copy, as a child has one of all that was on its thread's stack; it is
+        // dropped once, here.
         drop(unsafe { std::ptr::read(&raw const guard) });
         assert!(numbers.try_lock().unwrap().is_none());
     });
@@ -209,14 +210,15 @@ fn a_child_holds_nothing_of_what_its_parent_holds() {
 fn garbage_in_a_lock_is_a_dead_owners() {
     for garbage in [1 << 31, u64::MAX, 0x7fff_ffff, 257, 0xdead_beef_0000_0001, 1 << 32] {
         let numbers = Segment::<Mutex<u64>>::anonymous().unwrap();
-        // As a peer writes them that ignores all rules: the data lies behind the header's two pages.
+        // As a peer writes them that ignores all rules: the data lies behind the header's two
+        // pages.
         rustix::io::pwrite(numbers.file(), &garbage.to_ne_bytes(), 8192).unwrap();
         let locked = numbers.place().lock_with(patiently()).unwrap();
         assert!(locked.is_torn(), "{garbage:#x}");
         drop(locked.or_repair(|_| Ok(())).unwrap());
         drop(numbers.place().lock().unwrap().clean().unwrap());
     }
-    // Nor is data in order whose state is none: not for who writes, and not for who reads.
+    // Nor is data in order whose state is invalid: neither for writers nor for readers.
     for garbage in [3, 77, u32::MAX] {
         let numbers = Segment::<RwLock<u64>>::anonymous().unwrap();
         rustix::io::pwrite(numbers.file(), &garbage.to_ne_bytes(), 8192 + 8).unwrap();
@@ -238,7 +240,7 @@ fn who_reads_and_asks_for_more_waits_for_itself() {
     let reads = table.read().unwrap();
     assert_eq!(table.write_with(short).map(drop).unwrap_err().errno(), Errno::TIMEDOUT);
     assert!(table.try_write().unwrap().is_none());
-    // What it has given up holds no reader up.
+    // An attempt to write that ended holds no reader up.
     let again = table.read_with(short).unwrap();
     // While another waits to write, there is no second time.
     let mut writes = table.write_async();
@@ -616,7 +618,7 @@ fn a_condition_that_does_not_come_is_waited_for_as_long_as_was_said() {
     let guard = numbers.lock().unwrap().clean().unwrap();
     let short = Wait::new().timeout(Duration::from_millis(50));
     let start = std::time::Instant::now();
-    // Who notifies without a change does not make it longer.
+    // A notification without a change does not make it longer.
     let busy = spawn_child(|| {
         loop {
             field!(desk.changed).notify_all();
@@ -667,7 +669,7 @@ fn what_nobody_waits_for_makes_no_system_call() {
         go.clear();
         drop(numbers.lock().unwrap().clean().unwrap());
         let mut guard = numbers.lock().unwrap().clean().unwrap();
-        // Who only tries does not wait.
+        // A process that only tries does not wait.
         assert!(numbers.try_lock().unwrap().is_none());
         guard.update(|pair| pair[0] += 1).unwrap();
     };
@@ -675,6 +677,6 @@ fn what_nobody_waits_for_makes_no_system_call() {
     wait_once();
     assert!(calls(&|| changed.notify_one()) > none);
     assert!(calls(&|| changed.notify_all()) > none);
-    // All that waited were told.
+    // All waiters were notified.
     assert_eq!(calls(&all), none);
 }

@@ -1,5 +1,5 @@
-//! The name of a segment that is removed or replaced under its users: those who came by the name
-//! learn it when they wait, and when they ask.
+//! The name of a segment that is removed or replaced under its users: users of the name learn it
+//! when they wait, and when they ask.
 
 use crate::common::segment_dir::World;
 use crate::executor::{PATIENCE, block_on};
@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-/// What a call says of a name that is gone.
+/// The error of a call on a name that is gone.
 #[track_caller]
 fn says(how: &str, result: Result<(), Error>) {
     let error = result.expect_err("the name is gone");

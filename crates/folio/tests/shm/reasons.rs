@@ -48,7 +48,7 @@ fn a_leftover_of_a_user_who_is_not_trusted_is_said_to_be_one() {
     std::fs::set_permissions(world.path(), PermissionsExt::from_mode(0o1777)).unwrap();
     let as_user = |user: u32, work: &dyn Fn()| {
         child_succeeds(|| {
-            // SAFETY: changes who this process is, no memory.
+            // SAFETY: changes the user of this process, and no memory.
             unsafe {
                 assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
                 assert_eq!(libc::setresgid(user, user, user), 0);

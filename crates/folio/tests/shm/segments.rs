@@ -543,7 +543,7 @@ fn plain_data_is_viewed_where_it_lies() {
     let one = Segment::<Inner>::create("one").unwrap();
     one.view_mut().unwrap().write(0, &5_u32).unwrap();
     assert_eq!((one.load().unwrap().a, one.view().unwrap().len()), (5, 8));
-    // What is gone is an error, and no signal to who has a view.
+    // Missing bytes are an error, and no signal to the holder of a view.
     let view = numbers.view().unwrap();
     std::fs::OpenOptions::new().write(true).open(numbers.path().unwrap()).unwrap().set_len(8192).unwrap();
     assert_eq!(view.get(32), Some(0));
@@ -579,7 +579,7 @@ fn a_part_of_a_struct_that_is_larger_than_the_stack_is_reached() {
         shared.place().field(|wide| &wide.rows[ROWS - 1]).store(2).unwrap();
         assert_eq!(field!(segment.rows).at(ROWS - 1).unwrap().load().unwrap(), 2);
         assert_eq!(segment.view().unwrap().read::<u64>(0).unwrap(), 1);
-        // The closure may use what it is given, and name parts of other values meanwhile.
+        // The closure may use its argument, and name parts of other values meanwhile.
         let inner = shared.place().field(|wide| {
             assert_eq!(shared.place().field(|other| &other.number).load().unwrap(), 1);
             &wide.number

@@ -1,5 +1,5 @@
-//! Two halves that differ only while a change is under way: they show whether a lock that its holder
-//! died with is reported as torn.
+//! Two halves that differ only while a change is under way: they show whether a lock that its
+//! holder died with is reported as torn.
 
 use crate::common::kill_sweep::Ledger;
 use folio::shm::{Guard, Guards, Locked, Place, Share, Wait, field};
