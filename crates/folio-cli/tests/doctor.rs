@@ -65,7 +65,7 @@ fn words_have_a_line_for_each_feature() {
 }
 
 #[test]
-fn a_masked_feature_says_so_and_what_is_done_instead() {
+fn a_masked_feature_is_named_with_its_second_way() {
     let report = json(&doctor(&["--json"], "-move,-io_uring", ""));
     let ring = capability(&report, "io_uring");
     assert_eq!((&ring["used"], &report["io_engine"]), (&false.into(), &"threads".into()));

@@ -30,11 +30,11 @@ fn prints_only_its_bytes(direct_io: bool) {
 }
 
 #[test]
-fn a_direct_file_that_tells_too_much_is_printed_without_nuls() {
+fn a_direct_file_that_reports_too_many_bytes_is_printed_without_nuls() {
     prints_only_its_bytes(true);
 }
 
 #[test]
-fn a_cached_file_that_tells_too_much_is_printed_without_nuls() {
+fn a_cached_file_that_reports_too_many_bytes_is_printed_without_nuls() {
     prints_only_its_bytes(false);
 }

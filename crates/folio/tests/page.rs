@@ -179,7 +179,7 @@ proptest! {
 }
 
 #[test]
-fn the_system_page_is_what_the_kernel_says() {
+fn the_system_page_is_the_kernels() {
     // SAFETY: asks for a number.
     let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     assert_eq!(PageSize::system().bytes(), bytes as usize);

@@ -635,7 +635,7 @@ fn an_entry_that_was_cut_off_does_not_come_back_after_the_next_crash() {
 }
 
 #[test]
-fn a_log_that_begins_anew_is_empty_for_who_comes_before_its_first_entry() {
+fn a_log_that_begins_anew_is_empty_until_its_first_entry() {
     let memory = Memory::new(1024);
     let mut writer = open_writer(&memory, Trust::Memory).unwrap();
     for _ in 0..40 {
@@ -686,7 +686,7 @@ impl chain::Ring for Restless {
 }
 
 #[test]
-fn who_moves_the_positions_all_the_time_keeps_no_reader() {
+fn a_peer_that_moves_the_positions_all_the_time_keeps_no_reader() {
     for last_too in [false, true] {
         let memory = Restless(Memory::new(1024), last_too);
         assert!(Reader::at_oldest(&memory, 1024).is_err());

@@ -502,7 +502,7 @@ fn truncation_in_mid_print_as_json() {
 }
 
 #[test]
-fn what_cannot_be_opened() {
+fn files_that_cannot_be_opened_are_errors_with_a_remedy() {
     let place = Place::new();
     failed(&cat(&[&place.path("missing")]), 1, &["folio: ", "missing", "No such file", "remedy: "]);
     failed(&cat(&[&place.0.path()]), 1, &["is a directory"]);
@@ -761,7 +761,7 @@ fn the_shape_of_json() {
 }
 
 #[test]
-fn verbose_says_what_was_done() {
+fn verbose_says_how_the_bytes_were_read() {
     let place = Place::new();
     let file = place.file("data", &pattern(5000));
     let output = cat(&[&file, &"--offset", &"10", &"-v"]);
@@ -804,7 +804,7 @@ fn on_a_terminal(line: &str) -> Option<String> {
 }
 
 #[test]
-fn a_bar_is_for_long_work_and_who_looks_at_it() {
+fn a_bar_is_for_long_work_on_a_terminal() {
     let place = Place::new();
     let path = place.path("data");
     File::create(&path).unwrap().set_len(200 << 20).unwrap();
@@ -913,7 +913,7 @@ fn the_pager_needs_neither_memory_nor_time_for_a_hole_of_a_terabyte() {
 }
 
 #[test]
-fn what_cannot_be_mapped_is_read_whatever_the_engine() {
+fn files_that_cannot_be_mapped_are_read_whatever_the_engine() {
     let bytes = pattern(3_000_000);
     for engine in ["auto", "kernel", "pager"] {
         let stdin = fed(&mut command(&[&"-", &"--engine", &engine, &"--offset", &"1M", &"-v"]), &bytes);
@@ -1011,7 +1011,7 @@ fn a_closed_pipe_is_quiet_for_the_pager_too() {
 }
 
 #[test]
-fn verbose_counts_what_the_pager_did() {
+fn verbose_counts_the_pagers_work() {
     if !pager_runs() {
         return;
     }

@@ -53,7 +53,7 @@ fn the_residency_of_a_sparse_terabyte_takes_little_memory() {
 }
 
 #[test]
-fn residency_tells_the_same_by_runs_by_page_and_in_order() {
+fn residency_is_the_same_by_runs_by_page_and_in_order() {
     let mut block = Anon::new(200_000 * page()).unwrap();
     // The kernel is asked for 65,536 pages at a time: runs across that border are one.
     let touched = [0..1, 7..9, 65_530..65_540, 131_071..131_073, 199_999..200_000];

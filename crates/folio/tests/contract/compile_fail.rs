@@ -147,7 +147,7 @@ pub(crate) fn control() -> PathBuf {
 }
 
 #[test]
-fn what_the_table_of_handles_forbids_does_not_compile() {
+fn uses_that_the_table_of_handles_forbids_do_not_compile() {
     let compiler = Compiler::new(&control());
     let mut wrong = String::new();
     let mut refused = 0;
@@ -182,7 +182,7 @@ fn the_snippets_compile_without_the_lines_that_are_refused() {
 }
 
 #[test]
-fn the_harness_tells_a_snippet_that_compiles_from_one_that_does_not() {
+fn the_harness_sees_whether_a_snippet_compiles() {
     let compiler = Compiler::new(&control());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("two.rs");

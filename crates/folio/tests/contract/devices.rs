@@ -362,7 +362,7 @@ mod kvm {
     }
 
     #[test]
-    fn a_vcpu_obeys_what_is_stored_in_its_shared_page() {
+    fn a_vcpu_obeys_stores_to_its_shared_page() {
         let memory = SharedMem::anonymous(page()).unwrap();
         let machine = match machine(&memory) {
             Ok(machine) => machine,

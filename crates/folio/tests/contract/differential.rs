@@ -509,7 +509,7 @@ fn run(seed: u64, operations: usize) {
 }
 
 #[test]
-fn folio_does_what_the_kernel_does() {
+fn folio_does_as_the_kernel_does() {
     let mut probe = [0; 4];
     if kernel_reads([1_u8, 2, 3, 4].as_ptr(), &mut probe) != 4 {
         return skip("process_vm_readv is not allowed here");

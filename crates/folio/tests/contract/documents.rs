@@ -135,7 +135,7 @@ fn a_descriptor_in_append_mode_maps_as_any_other() {
 }
 
 #[test]
-fn map_fixed_replaces_what_is_there() {
+fn map_fixed_replaces_the_map_there() {
     let page = page();
     let region = MapOptions::new().region(3 * page, Prot::READ_WRITE).unwrap();
     region.write_at(&vec![7; 3 * page], 0).unwrap();

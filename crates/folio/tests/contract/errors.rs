@@ -942,7 +942,7 @@ fn growing_a_map_of_several_areas_is_efault() {
 }
 
 #[test]
-fn mremap_of_what_is_not_mapped_is_efault() {
+fn mremap_of_unmapped_addresses_is_efault() {
     child_succeeds(|| {
         let region = pages(1, Prot::READ);
         let address = region.as_ptr();
@@ -1443,7 +1443,7 @@ fn dropping_sealed_read_only_memory_is_eperm() {
 }
 
 #[test]
-fn sealing_what_is_not_mapped_is_enomem() {
+fn sealing_unmapped_addresses_is_enomem() {
     child_succeeds(|| {
         let region = pages(3, Prot::READ);
         let middle = region.as_ptr().wrapping_add(page());
@@ -1543,7 +1543,7 @@ fn a_refusal_gives_its_parts() {
 }
 
 #[test]
-fn an_error_can_be_cloned_and_tells_its_number() {
+fn an_error_can_be_cloned_and_has_its_number() {
     let error = FileMap::open("/none/such").unwrap_err();
     let clone = error.clone();
     assert_eq!(clone.to_string(), error.to_string());

@@ -146,7 +146,7 @@ fn people_past_the_end_of_a_file_on_tmpfs_stay() {
 }
 
 #[test]
-fn people_writer_waits_as_many_seconds_as_it_is_told() {
+fn people_writer_waits_as_many_seconds_as_given() {
     let dir = common::disk_dir();
     let path = dir.path().join("people");
     let path = path.to_str().unwrap();
@@ -295,7 +295,7 @@ fn timestamps(dir: &Path) -> Vec<(String, [bool; 3])> {
 }
 
 #[test]
-fn timestamps_tells_when_times_move_on_disk_and_on_tmpfs() {
+fn timestamps_prints_when_times_move_on_disk_and_on_tmpfs() {
     for dir in [Some(common::disk_dir()), common::memory_dir()].into_iter().flatten() {
         // On a disk each first store to a clean page moves mtime and ctime, on tmpfs only the one
         // that faults its page in.

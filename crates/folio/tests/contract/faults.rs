@@ -58,7 +58,7 @@ fn a_read_across_the_end_names_only_the_bytes_that_are_missing() {
 }
 
 #[test]
-fn a_map_made_from_a_borrowed_descriptor_tells_the_cause_as_well() {
+fn a_map_of_a_borrowed_descriptor_knows_the_cause_as_well() {
     let dir = disk_dir();
     let path = file_with(dir.path(), &pattern(2));
     let file = writable(&path);
@@ -68,7 +68,7 @@ fn a_map_made_from_a_borrowed_descriptor_tells_the_cause_as_well() {
 }
 
 #[test]
-fn what_the_file_has_again_can_be_read_again() {
+fn bytes_that_the_file_has_again_can_be_read_again() {
     let dir = disk_dir();
     let (map, file) = truncated(dir.path());
     map.read::<u64>(5 * page()).unwrap_err();
@@ -768,7 +768,7 @@ fn a_fault_in_a_map_of_folios_outside_every_guard_is_not_folios_to_hide() {
 }
 
 #[test]
-fn a_signal_that_a_process_sends_does_what_it_did_before() {
+fn a_signal_from_a_process_has_its_old_effect() {
     for signal in [libc::SIGSEGV, libc::SIGBUS] {
         let end = in_child(|| {
             // SAFETY: takes away the handler that Rust's own runtime installed.

@@ -157,7 +157,7 @@ fn anonymous_ignores_descriptor_and_offset() {
 // Where it lies.
 
 #[test]
-fn fixed_replaces_what_is_mapped_there() {
+fn fixed_replaces_the_map_there() {
     let region = region(MapFlags::empty());
     region.write_at(&vec![7; 4 * page()], 0).unwrap();
     let flags = MapFlags::PRIVATE | MapFlags::ANONYMOUS | MapFlags::FIXED;
@@ -706,7 +706,7 @@ fn a_guard_that_meets_a_missing_huge_page_loses_that_page_only() {
 }
 
 #[test]
-fn shared_memory_has_no_huge_pages_since_who_shares_it_could_take_them_away() {
+fn shared_memory_has_no_huge_pages_since_a_sharer_could_take_them_away() {
     for refused in [huge().shared_anonymous(10), huge().shared_memfd(10), huge().shared_dev_zero(10)] {
         refused_by_rule(refused, Errno::INVAL, "punch a hole");
     }
@@ -835,7 +835,7 @@ fn reserve_is_for_files_and_shared_memory() {
 }
 
 #[test]
-fn huge_pages_are_refused_for_what_has_a_page_size_of_its_own() {
+fn huge_pages_are_refused_for_files_with_a_page_size_of_their_own() {
     let (_dir, file) = file();
     refused_by_rule(huge().map(&file), Errno::INVAL, "the file system's");
     refused_by_rule(huge().map_mut(&file), Errno::INVAL, "the file system's");
@@ -903,7 +903,7 @@ fn numbers_that_cannot_be_counted_are_refused() {
 }
 
 #[test]
-fn what_is_refused_leaves_the_file_as_it_was() {
+fn refused_requests_leave_the_file_as_it_was() {
     let (_dir, file) = file();
     let before = file.metadata().unwrap().len();
     let _ = with(MapFlags::GROWSDOWN).reserve().length(64 * page()).map_mut(&file);
@@ -958,7 +958,7 @@ fn protections_are_shown_by_name() {
 }
 
 #[test]
-fn every_protection_is_what_the_kernel_calls_it() {
+fn every_protection_has_the_kernels_name() {
     for (prot, rights) in [
         (Prot::NONE, "---p"),
         (Prot::READ, "r--p"),

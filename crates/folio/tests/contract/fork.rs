@@ -418,7 +418,7 @@ fn a_map_that_was_absent_and_then_is_wiped_is_there_for_children_and_zero() {
 }
 
 #[test]
-fn what_a_map_grows_by_comes_to_children_as_the_rest_of_it() {
+fn bytes_by_which_a_map_grows_come_to_children_as_the_rest_does() {
     let grown = |fork| {
         let mut anon = MapOptions::new().capacity(3 * page()).fork(fork).anon(page()).unwrap();
         anon.grow(3 * page()).unwrap();
@@ -527,7 +527,7 @@ fn counters_in_shared_memory_lose_no_count_across_forks() {
 }
 
 #[test]
-fn grandchildren_share_what_children_shared_and_lack_what_children_kept() {
+fn grandchildren_share_maps_that_children_shared_and_lack_those_they_kept() {
     let counter = SharedMem::anonymous(8).unwrap();
     let counter = counter.atomic::<AtomicU64>(0).unwrap();
     let mut parents = Some(MapOptions::new().fork(Fork::Absent).anon(2 * page()).unwrap());

@@ -53,7 +53,7 @@ fn an_empty_file_grows_with_its_map() {
 }
 
 #[test]
-fn a_map_that_reserves_has_the_space_of_what_it_grows_by() {
+fn a_map_that_reserves_has_the_space_into_which_it_grows() {
     let (dir, sparse) = open(1);
     let mut map = FileMapMut::map(sparse.try_clone().unwrap()).unwrap();
     map.grow(64 * page()).unwrap();

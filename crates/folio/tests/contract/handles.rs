@@ -63,7 +63,7 @@ fn memfd(bytes: &[u8], seals: libc::c_int) -> OwnedFd {
 // Anon
 
 #[test]
-fn anonymous_memory_is_zero_and_holds_what_is_stored() {
+fn anonymous_memory_is_zero_and_holds_stores() {
     let len = 3 * page() + 5;
     let mut anon = Anon::new(len).unwrap();
     assert_eq!(&anon[..], vec![0; len]);
@@ -122,7 +122,7 @@ fn growing_never_runs_over_the_guard_page() {
 }
 
 #[test]
-fn what_grows_is_made_as_the_map_was() {
+fn growth_is_made_as_the_map_was() {
     child_succeeds(|| {
         let mut anon = MapOptions::new().capacity(4 * page()).exec().lock().anon(page()).unwrap();
         let start = anon.as_ptr() as usize;
@@ -279,7 +279,7 @@ fn a_region_with_a_hole_is_refused_as_slices_and_given_back() {
 }
 
 #[test]
-fn what_cannot_be_mapped_can_be_read() {
+fn files_that_cannot_be_mapped_can_be_read() {
     // More than is read at first.
     let bytes = pattern(50);
     let (here, mut there) = UnixStream::pair().unwrap();
@@ -310,7 +310,7 @@ fn reading_starts_at_the_descriptors_position() {
 }
 
 #[test]
-fn reading_what_cannot_be_read_is_an_error_that_names_it() {
+fn reading_an_unreadable_file_is_an_error_that_names_it() {
     let dir = disk_dir();
     let text = message(Anon::read_from(File::open(dir.path()).unwrap()));
     assert!(text.contains("EISDIR") && text.contains(dir.path().to_str().unwrap()), "{text}");
@@ -367,7 +367,7 @@ fn dropping_a_map_gives_its_addresses_back() {
 // Sealed
 
 #[test]
-fn sealed_memory_holds_what_it_was_filled_with() {
+fn sealed_memory_holds_its_first_bytes() {
     let bytes = pattern(3);
     let sealed = Sealed::build(bytes.len() - 5, |zeroed| {
         assert!(zeroed.iter().all(|&byte| byte == 0));
@@ -628,7 +628,7 @@ fn a_map_at_the_end_of_its_file_follows_the_files_growth() {
 }
 
 #[test]
-fn what_cannot_be_mapped_gives_an_error_that_says_to_read_it() {
+fn files_that_cannot_be_mapped_give_an_error_that_says_to_read_them() {
     let dir = disk_dir();
     let (reader, _writer) = std::io::pipe().unwrap();
     let (socket, _other) = UnixStream::pair().unwrap();
@@ -1035,7 +1035,7 @@ fn a_promise_of_exclusive_use_makes_a_file_map_a_mutable_slice() {
 }
 
 #[test]
-fn a_created_file_has_its_length_its_space_and_what_was_in_it() {
+fn a_created_file_has_its_length_its_space_and_its_old_bytes() {
     let dir = disk_dir();
     let path = file_with(dir.path(), b"old");
     let map = FileMapMut::create(&path, 10 * page() as u64 + 1).unwrap();
@@ -1092,7 +1092,7 @@ fn reserving_a_file_without_holes_moves_none_of_its_times() {
 }
 
 #[test]
-fn reserving_never_moves_the_position_for_another_who_reads() {
+fn reserving_never_moves_the_position_of_another_reader() {
     for dir in [Some(disk_dir()), memory_dir()].into_iter().flatten() {
         let path = file_with(dir.path(), &[7]);
         let file = open(&path);
@@ -1286,7 +1286,7 @@ fn an_unrelated_process_reaches_shared_memory_through_a_socket() {
 }
 
 #[test]
-fn anonymous_shared_memory_cannot_be_sent_and_says_what_can() {
+fn anonymous_shared_memory_cannot_be_sent_and_names_kinds_that_can() {
     let (here, _there) = UnixStream::pair().unwrap();
     let text = message(SharedMem::anonymous(10).unwrap().send(&here));
     assert!(text.contains("SharedMem::memfd"), "{text}");
@@ -1487,7 +1487,7 @@ fn rights(address: usize) -> String {
 }
 
 #[test]
-fn memory_from_a_region_does_not_grow_over_what_may_be_a_guard_page() {
+fn memory_from_a_region_does_not_grow_over_a_possible_guard_page() {
     let reservation = Reservation::new(4 * page()).unwrap();
     for anon in [
         MapOptions::new().guard_pages().anon(page()),

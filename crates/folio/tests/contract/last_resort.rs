@@ -247,7 +247,7 @@ fn many_guards_of_one_map_make_their_spare_memory_once() {
 }
 
 #[test]
-fn a_stable_map_has_no_guards_and_is_told_why() {
+fn a_stable_map_has_no_guards_and_the_error_says_why() {
     let dir = disk_dir();
     let map = FileMap::open(file_with(dir.path(), &pattern(2))).unwrap();
     // SAFETY: nobody changes the file.

@@ -288,7 +288,7 @@ fn another_map_can_take_a_hole_and_dropping_the_region_leaves_it() {
 }
 
 #[test]
-fn unmapping_over_a_hole_leaves_what_lies_in_it() {
+fn unmapping_over_a_hole_leaves_the_maps_in_it() {
     child_succeeds(|| {
         let mut region = numbered(3);
         region.unmap_range(page()..2 * page()).unwrap();
@@ -452,7 +452,7 @@ fn split_takes_page_multiples_inside_the_region_only() {
 }
 
 #[test]
-fn merge_joins_what_was_split() {
+fn merge_joins_split_parts() {
     let mut region = numbered(3);
     let high = region.split_off(page()).unwrap();
     region.merge(high).unwrap();
@@ -1248,7 +1248,7 @@ fn discard_takes_whole_pages_only() {
 // Unchecked advice.
 
 #[test]
-fn freed_pages_hold_their_bytes_or_zeros_and_what_is_stored_after() {
+fn freed_pages_hold_their_bytes_or_zeros_and_later_stores() {
     let region = numbered(2);
     // SAFETY: nothing refers to the bytes.
     unsafe { region.advise_unchecked(.., UncheckedAdvice::Free) }.unwrap();
@@ -1484,7 +1484,7 @@ fn names_that_the_kernel_does_not_take_are_refused_before_it_is_asked() {
 // Populating.
 
 #[test]
-fn populate_goes_in_steps_and_tells_its_progress() {
+fn populate_goes_in_steps_and_reports_its_progress() {
     let block = Anon::new(5 * page()).unwrap();
     let mut told = Vec::new();
     let done = block
@@ -1521,7 +1521,7 @@ fn populate_steps_are_rounded_up_to_whole_pages() {
 }
 
 #[test]
-fn populate_ends_early_when_told_to() {
+fn populate_ends_early_on_request() {
     let block = Anon::new(4 * page()).unwrap();
     let done = block.populate(.., Populate::Write, page(), |_, _| ControlFlow::Break(())).unwrap();
     assert_eq!(done, page());
@@ -1594,7 +1594,7 @@ fn populate_against_the_protection_is_an_error() {
 // Residency.
 
 #[test]
-fn residency_of_anonymous_memory_is_what_was_touched() {
+fn residency_of_anonymous_memory_is_its_touched_pages() {
     let mut block = Anon::new(5 * page()).unwrap();
     block[page()] = 1;
     block[4 * page() - 1] = 1;
@@ -1660,7 +1660,7 @@ fn residency_of_a_file_of_another_owner_is_unknown_and_not_a_hundred_percent() {
 }
 
 #[test]
-fn who_may_write_to_a_file_may_know_its_residency() {
+fn a_user_that_may_write_to_a_file_may_know_its_residency() {
     if !is_root() {
         return skip("needs root, to become another user");
     }
@@ -1694,7 +1694,7 @@ fn residency_waits_for_no_pipe_that_lies_where_the_file_was() {
 }
 
 #[test]
-fn residency_is_known_to_who_may_write_to_a_file_and_not_read_it() {
+fn residency_is_known_to_a_user_that_may_write_to_a_file_and_not_read_it() {
     use std::os::unix::fs::PermissionsExt;
     if !is_root() {
         return skip("needs root, to become another user");

@@ -85,7 +85,7 @@ fn a_page_size_below_the_machines_is_the_machines() {
 }
 
 #[test]
-fn what_was_reserved_to_align_is_given_back() {
+fn addresses_reserved_to_align_are_given_back() {
     child_succeeds(|| {
         // The memory that reading the numbers takes is there already.
         let before = (address_space(), address_space()).1;

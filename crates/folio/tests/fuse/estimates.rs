@@ -27,7 +27,7 @@ fn a_direct_file_refuses_shared_maps_and_says_that_a_private_one_works() {
 }
 
 #[test]
-fn a_verified_read_sees_that_a_direct_file_has_fewer_bytes_than_it_tells() {
+fn a_verified_read_sees_that_a_direct_file_has_fewer_bytes_than_reported() {
     let Some(server) = serve(b"12345", true, 4096) else { return };
     let map = FileMapPrivate::open(server.path()).unwrap();
     assert_eq!(map.len(), 4096);

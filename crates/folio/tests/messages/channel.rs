@@ -49,7 +49,7 @@ fn the_name_is_free_when_both_have_gone() {
 }
 
 #[test]
-fn what_is_no_channel_of_its_kind_is_refused() {
+fn files_that_are_no_channel_of_the_kind_are_refused() {
     let _world = World::new();
     let _channel = Channel::create("kind", 64).unwrap();
     fails_with(ChannelOptions::new().many_senders().open("kind"), Errno::INVAL, "channel of one sender");
@@ -195,7 +195,7 @@ fn a_full_channel_waits_and_an_empty_one_too() {
 }
 
 #[test]
-fn who_has_no_time_does_not_sleep_and_is_not_counted() {
+fn a_waiter_without_time_does_not_sleep_and_is_not_counted() {
     let (channel, log) = (Channel::anonymous(64).unwrap(), Log::anonymous(1 << 10).unwrap());
     let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     let (mut reader, mut bytes) = (log.reader(Start::Newest).unwrap(), Vec::new());
@@ -247,7 +247,7 @@ fn sides_that_sleep_are_woken() {
 }
 
 #[test]
-fn a_second_sender_or_receiver_is_refused_with_who_holds_it() {
+fn a_second_sender_or_receiver_is_refused_with_the_holders_number() {
     let channel = Channel::anonymous(256).unwrap();
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     let held = format!("process {}", std::process::id());
@@ -493,7 +493,7 @@ fn in_a_forked_child_the_parents_sides_are_refused_and_harmless() {
 }
 
 #[test]
-fn in_a_forked_child_what_the_parent_has_in_place_is_refused_and_harmless() {
+fn in_a_forked_child_the_parents_places_are_refused_and_harmless() {
     for many in [false, true] {
         let options = ChannelOptions::new().bytes(256);
         let channel = if many { options.many_senders() } else { options }.anonymous().unwrap();

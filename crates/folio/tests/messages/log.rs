@@ -56,7 +56,7 @@ fn every_reader_reads_from_any_point_again_and_again() {
 }
 
 #[test]
-fn a_slow_reader_learns_exactly_what_it_missed() {
+fn a_slow_reader_learns_exactly_how_many_it_missed() {
     let log = Log::anonymous(1 << 10).unwrap();
     let mut writer = log.writer().unwrap();
     let mut reader = log.reader(Start::Oldest).unwrap();

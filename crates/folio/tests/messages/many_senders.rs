@@ -214,7 +214,7 @@ fn senders_killed_at_any_instruction_leave_whole_messages_and_the_rest_goes_on()
 }
 
 #[test]
-fn who_waits_for_its_turn_and_then_for_room_waits_once() {
+fn a_sender_that_waits_for_its_turn_and_then_for_room_waits_once() {
     let channel = ChannelOptions::new().bytes(64).many_senders().anonymous().unwrap();
     let (mut one, mut other) = (channel.sender().unwrap(), channel.sender().unwrap());
     let _receiver = channel.receiver().unwrap();

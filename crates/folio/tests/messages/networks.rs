@@ -278,7 +278,7 @@ fn an_event_and_a_lock_are_heard_of_from_another_network() {
 }
 
 #[test]
-fn who_leaves_its_network_after_it_has_come_is_heard_and_hears() {
+fn a_process_that_leaves_its_network_later_is_heard_and_hears() {
     if !can_leave_network() {
         return skip("this process may make no network namespace");
     }
@@ -332,7 +332,7 @@ fn who_leaves_its_network_after_it_has_come_is_heard_and_hears() {
 }
 
 #[test]
-fn who_leaves_its_network_reaches_the_bells_of_the_new_one() {
+fn a_process_that_leaves_its_network_reaches_the_bells_of_the_new_one() {
     if !can_leave_network() {
         return skip("this process may make no network namespace");
     }
@@ -366,7 +366,7 @@ fn a_segment_of_one_network_has_no_fifo() {
 }
 
 #[test]
-fn who_had_no_descriptor_for_a_fifo_makes_it_when_it_has_one() {
+fn a_process_without_a_descriptor_for_a_fifo_makes_it_when_it_has_one() {
     let world = World::new();
     let channel = Channel::create("meeting", 1 << 12).unwrap();
     child_succeeds(|| {
@@ -385,7 +385,7 @@ fn who_had_no_descriptor_for_a_fifo_makes_it_when_it_has_one() {
 }
 
 #[test]
-fn who_comes_alone_is_of_one_network_again() {
+fn a_process_that_comes_alone_is_of_one_network_again() {
     let world = World::new();
     let options = ChannelOptions::new().segment(SegmentOptions::new().lifetime(Lifetime::Kept));
     drop(options.create("kept").unwrap());
@@ -417,7 +417,7 @@ fn nothing_without_a_directory_has_a_fifo_and_its_timer_rings() {
 }
 
 #[test]
-fn who_has_a_named_segment_by_a_descriptor_finds_its_directory() {
+fn a_user_of_a_named_segment_by_descriptor_finds_its_directory() {
     let world = World::new();
     let (here, there) = Line::new();
     let maker = Victim::new(|| {
@@ -436,7 +436,7 @@ fn who_has_a_named_segment_by_a_descriptor_finds_its_directory() {
 }
 
 #[test]
-fn what_a_killed_receiver_left_is_collected_and_only_that() {
+fn leavings_of_a_killed_receiver_are_collected_and_nothing_else() {
     let world = World::new();
     let _living = listening(&mixed(&world, "living"));
     let mine = bells(&world);
@@ -537,7 +537,7 @@ fn the_fifos_of_the_dead_go_with_the_next_bell_and_with_the_name() {
 }
 
 #[test]
-fn who_would_ring_a_dead_bell_takes_its_fifo_away() {
+fn a_ringer_of_a_dead_bell_takes_its_fifo_away() {
     if !can_leave_network() {
         return skip("this process may make no network namespace");
     }
@@ -569,7 +569,7 @@ fn possible_names(path: &Path) -> Vec<String> {
 }
 
 #[test]
-fn what_is_planted_under_a_fifos_name_is_not_touched_and_the_timer_rings() {
+fn a_file_planted_under_a_fifos_name_is_not_touched_and_the_timer_rings() {
     type Plant = fn(&Path, &Path);
     let plants: [(&str, Plant); 4] = [
         ("a file", |path, _| std::fs::write(path, "planted").unwrap()),
@@ -635,7 +635,7 @@ fn what_is_planted_under_a_fifos_name_is_not_touched_and_the_timer_rings() {
 }
 
 #[test]
-fn who_may_use_the_segment_may_ring_its_bells() {
+fn a_user_of_the_segment_may_ring_its_bells() {
     let world = World::new();
     let group = if is_root() { GROUP } else { rustix::process::getegid().as_raw() };
     for (mode, group) in [(0o600, None), (0o660, Some(group))] {
@@ -765,7 +765,7 @@ fn killed_at_any_step_the_last_party_leaves_nothing() {
 }
 
 #[test]
-fn who_rings_from_another_network_may_die_at_any_step() {
+fn a_ringer_from_another_network_may_die_at_any_step() {
     if !can_trace() || !can_leave_network() {
         return skip("this process may not trace its children, or make no network namespace");
     }
@@ -818,7 +818,7 @@ fn who_rings_from_another_network_may_die_at_any_step() {
 }
 
 #[test]
-fn who_collects_the_bells_of_the_dead_may_die_at_any_step() {
+fn a_collector_of_dead_bells_may_die_at_any_step() {
     if !can_trace() {
         return skip("this process may not trace its children");
     }

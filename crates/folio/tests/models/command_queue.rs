@@ -69,7 +69,7 @@ fn read(mailbox: &Inbox, count: usize) -> Vec<u32> {
 }
 
 #[test]
-fn what_is_sent_wakes_the_reader() {
+fn a_sent_message_wakes_the_reader() {
     loom::model(|| {
         let mailbox = mailbox();
         let sender = sends(&mailbox, &[1, 2]);
@@ -79,7 +79,7 @@ fn what_is_sent_wakes_the_reader() {
 }
 
 #[test]
-fn what_two_threads_send_at_once_comes_and_wakes_the_reader() {
+fn messages_of_two_threads_at_once_come_and_wake_the_reader() {
     // All orders of so many steps take minutes: those in which a thread is interrupted three times
     // at most.
     let mut model = loom::model::Builder::new();

@@ -156,7 +156,7 @@ fn of_three_none_waits_for_ever() {
 }
 
 #[test]
-fn of_those_who_find_a_dead_holder_one_takes_over() {
+fn of_those_that_find_a_dead_holder_one_takes_over() {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
     builder.check(|| {
@@ -183,7 +183,7 @@ fn of_those_who_find_a_dead_holder_one_takes_over() {
 }
 
 #[test]
-fn the_lock_of_one_who_unlocks_and_dies_is_taken_over_or_free_and_never_both() {
+fn the_lock_of_a_holder_dying_in_unlock_is_taken_over_or_free_never_both() {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
     builder.check(|| {
@@ -271,7 +271,7 @@ fn nobody_reads_while_one_writes() {
 }
 
 #[test]
-fn threads_of_one_process_count_and_what_another_generation_left_does_not() {
+fn threads_of_one_process_count_and_those_of_another_generation_do_not() {
     loom::model(|| {
         let table = Arc::new(Table::new());
         // A party that died while it read.

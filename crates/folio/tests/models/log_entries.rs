@@ -79,7 +79,7 @@ fn model(work: impl Fn() + Sync + Send + 'static) {
 }
 
 #[test]
-fn a_reader_sees_whole_entries_in_order_and_learns_what_it_missed() {
+fn a_reader_sees_whole_entries_in_order_and_the_count_of_missed_ones() {
     model(|| {
         let memory = memory();
         let mut writer = Writer::resume(&*memory, CAPACITY, Trust::Memory, |_| true).unwrap();

@@ -54,7 +54,7 @@ fn maps_that_do_not_grow_need_no_addresses_for_growth() {
 }
 
 #[test]
-fn an_error_at_the_limit_of_addresses_names_the_limit_and_what_was_asked_for() {
+fn an_error_at_the_limit_of_addresses_names_the_limit_and_the_request() {
     child_succeeds(|| {
         let pager = pager(4 * MIB);
         lower_limit(libc::RLIMIT_AS, address_space() + (600 << 20));

@@ -105,7 +105,7 @@ fn the_rest_of_the_last_page_reads_as_zeros() {
 }
 
 #[test]
-fn what_is_stored_to_the_rest_of_the_last_page_never_reaches_the_file() {
+fn stores_to_the_rest_of_the_last_page_never_reach_the_file() {
     let dir = disk_dir();
     if is_in_memory(dir.path()) {
         return skip("the build lies on tmpfs, which keeps it");
@@ -397,7 +397,7 @@ fn a_descriptor_that_cannot_be_read_is_refused() {
 }
 
 #[test]
-fn what_has_no_bytes_at_offsets_is_refused() {
+fn files_without_bytes_at_offsets_are_refused() {
     let dir = disk_dir();
     every_engine(|engine| {
         let (reader, _writer) = std::io::pipe().unwrap();
@@ -599,7 +599,7 @@ fn a_load_past_a_truncation_ends_with_sigbus() {
 }
 
 #[test]
-fn what_was_stored_past_a_truncation_does_not_make_the_file_longer() {
+fn stores_past_a_truncation_do_not_make_the_file_longer() {
     let dir = disk_dir();
     every_engine(|engine| {
         let path = file_with(dir.path(), &pattern(8));
@@ -718,7 +718,7 @@ fn a_childs_load_of_a_map_that_it_has_not_ends_the_child_and_not_the_parent() {
 }
 
 #[test]
-fn what_a_child_drops_stays_the_parents() {
+fn handles_that_a_child_drops_stay_the_parents() {
     let dir = disk_dir();
     every_engine(|engine| {
         let path = file_with(dir.path(), &pattern(400));
@@ -737,7 +737,7 @@ fn what_a_child_drops_stays_the_parents() {
 // Refusals by the file system.
 
 #[test]
-fn a_full_disk_is_an_error_and_what_fits_later_is_written_later() {
+fn a_full_disk_is_an_error_and_pages_that_fit_later_are_written_later() {
     every_engine(|engine| {
         let Some(full) = Mounted::tmpfs("size=512k") else { return skip("needs the right to mount") };
         let (path, filler) = (full.path().join("sparse"), full.path().join("filler"));

@@ -299,16 +299,16 @@ fn run(kind: Kind) {
 }
 
 #[test]
-fn a_writable_map_and_its_file_are_what_the_kernels_are() {
+fn a_writable_map_and_its_file_equal_the_kernels() {
     run(Kind::Writable);
 }
 
 #[test]
-fn a_private_map_is_what_the_kernels_is() {
+fn a_private_map_equals_the_kernels() {
     run(Kind::Private);
 }
 
 #[test]
-fn shared_maps_and_their_file_are_what_the_kernels_are() {
+fn shared_maps_and_their_file_equal_the_kernels() {
     run(Kind::Shared);
 }

@@ -296,7 +296,7 @@ fn close_gives_the_map_back_when_it_cannot_be_written() {
 }
 
 #[test]
-fn what_is_stored_while_a_write_is_under_way_is_written_too() {
+fn stores_during_a_write_are_written_too() {
     let source = writable(MIB);
     let map = pager(16 * MIB).map_shared(Arc::clone(&source)).unwrap();
     map.write_at(&[1; 4_096], 0).unwrap();

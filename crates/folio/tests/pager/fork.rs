@@ -135,7 +135,7 @@ fn a_childs_use_of_a_view_of_its_parents_ends_it_with_sigbus() {
 }
 
 #[test]
-fn what_a_child_drops_is_the_parents_still() {
+fn a_map_that_a_child_drops_is_the_parents_still() {
     let mut slot = Some(maps());
     slot.as_mut().unwrap().write[7] = 123;
     slot.as_mut().unwrap().private[7] = 124;
@@ -161,7 +161,7 @@ fn what_a_child_drops_is_the_parents_still() {
 }
 
 #[test]
-fn what_a_child_drops_while_it_was_pinned_stays_pinned() {
+fn pins_that_a_child_drops_stay_pinned_in_the_parent() {
     let maps = maps();
     let mut pinned = Some(maps.read.pin(..100_000).unwrap());
     let before = maps.pager.stats().unwrap().pinned_bytes;

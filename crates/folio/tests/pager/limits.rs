@@ -213,7 +213,7 @@ fn a_pinned_range_stays_when_all_else_is_evicted() {
 }
 
 #[test]
-fn a_tebibyte_of_zeros_costs_what_is_used_of_it() {
+fn a_tebibyte_of_zeros_costs_its_used_pages_only() {
     child_succeeds(|| {
         let pager = pager(64 * MIB);
         let before = memory_in_use();

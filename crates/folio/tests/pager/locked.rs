@@ -121,7 +121,7 @@ fn maps_stay_right_when_the_program_locks_its_memory_later() {
 }
 
 #[test]
-fn a_user_who_may_lock_little_gets_the_right_bytes_or_an_error() {
+fn a_user_with_a_low_lock_limit_gets_the_right_bytes_or_an_error() {
     child_succeeds(|| {
         let pager = pager(4 * MIB);
         // Starts the threads: each has a stack of more than may be locked.

@@ -165,7 +165,7 @@ fn a_source_that_fails_is_an_error_to_read_at_and_to_pin() {
 }
 
 #[test]
-fn what_was_prefetched_is_used_without_a_fault() {
+fn prefetched_pages_are_used_without_a_fault() {
     let pager = pager(64 * MIB);
     let map = pager.map(Memory::from(pattern(8 * MIB))).unwrap();
     map.advise(.., Advice::PopulateRead).unwrap();
@@ -237,7 +237,7 @@ fn an_empty_source_is_an_empty_map() {
 }
 
 #[test]
-fn read_at_gives_what_comes_before_the_page_that_failed() {
+fn read_at_gives_the_bytes_before_the_page_that_failed() {
     let fails = Function::new("fails", 1 << 20, |offset, buffer: &mut [u8]| {
         if offset <= 40_960 && 40_960 < offset + buffer.len() as u64 {
             return Err(std::io::Error::other("a bad page"));
@@ -294,7 +294,7 @@ fn a_lower_budget_is_kept_soon() {
 }
 
 #[test]
-fn a_cut_between_two_pages_keeps_what_was_stored_before_it() {
+fn a_cut_between_two_pages_keeps_earlier_stores() {
     let dir = disk_dir();
     let path = dir.path().join("file");
     fs::write(&path, vec![1; 50 * 4096]).unwrap();
@@ -307,7 +307,7 @@ fn a_cut_between_two_pages_keeps_what_was_stored_before_it() {
 }
 
 #[test]
-fn a_file_that_another_cuts_does_not_grow_again_by_what_was_stored() {
+fn a_file_that_another_cuts_does_not_grow_again_by_earlier_stores() {
     let dir = disk_dir();
     let path = dir.path().join("file");
     fs::write(&path, pattern(MIB)).unwrap();
@@ -333,7 +333,7 @@ fn a_load_behind_the_last_page_ends_the_process_with_sigbus() {
 }
 
 #[test]
-fn what_was_being_prefetched_when_a_map_was_cut_never_comes_back() {
+fn pages_in_prefetch_when_a_map_was_cut_never_come_back() {
     let dir = disk_dir();
     let path = dir.path().join("file");
     let pager = pager(16 * MIB);

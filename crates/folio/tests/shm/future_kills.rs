@@ -48,7 +48,7 @@ fn ready(name: &str, step: Step) -> Segment<Desk> {
 }
 
 #[test]
-fn who_waits_for_a_lock_with_a_future_may_die_at_every_step() {
+fn a_future_that_waits_for_a_lock_may_die_at_every_step() {
     if !can_trace() {
         return skip("this process may not trace its children");
     }
@@ -99,7 +99,7 @@ fn who_waits_for_a_lock_with_a_future_may_die_at_every_step() {
 }
 
 #[test]
-fn who_waits_for_an_event_with_a_future_or_a_listener_may_die_at_every_step() {
+fn a_future_or_listener_of_an_event_may_die_at_every_step() {
     if !can_trace() {
         return skip("this process may not trace its children");
     }
@@ -216,7 +216,7 @@ fn is_wrong<L: Guards<Pair>>(locked: folio::Result<Locked<'_, Pair, L>>) -> u64 
 }
 
 #[test]
-fn who_gives_back_what_a_future_waits_for_may_die_at_every_step() {
+fn a_holder_that_a_future_waits_for_may_die_at_every_step() {
     waker_dies(
         "unlocking for a future",
         |desk| {
@@ -275,7 +275,7 @@ fn who_gives_back_what_a_future_waits_for_may_die_at_every_step() {
 }
 
 #[test]
-fn who_sets_or_notifies_what_a_future_waits_for_may_die_at_every_step() {
+fn a_process_that_sets_or_notifies_for_a_future_may_die_at_every_step() {
     waker_dies(
         "setting for a future",
         |desk| field!(desk.go),

@@ -209,7 +209,7 @@ fn a_future_of_a_condition_is_ready_when_another_process_notifies() {
 }
 
 #[test]
-fn a_future_of_what_is_done_once_is_ready_when_another_process_has_done_it() {
+fn a_future_of_a_once_is_ready_when_another_process_has_done_it() {
     let started = Instant::now();
     for _ in 0..ROUNDS {
         let desk = desk();
@@ -293,7 +293,7 @@ fn after_the_end_of<F: Future<Output: Send> + Send>(pid: i32, future: F) -> F::O
 }
 
 #[test]
-fn a_future_that_waits_for_one_who_is_killed_gets_what_is_torn() {
+fn a_future_that_waits_for_a_killed_holder_gets_the_torn_value() {
     let desk = desk();
     let started = Instant::now();
     let (number, table) = (field!(desk.number), field!(desk.table));
@@ -480,7 +480,7 @@ fn a_process_short_of_descriptors_gets_an_error_or_waits_and_wakes_as_ever() {
 }
 
 #[test]
-fn a_process_that_may_start_no_thread_is_told_so_and_goes_on_when_it_may() {
+fn a_process_that_may_start_no_thread_gets_an_error_and_goes_on_when_it_may() {
     let desk = desk();
     child_succeeds(|| {
         let limit = |threads: u64| {
@@ -874,7 +874,7 @@ fn futures_of_a_forked_child_are_its_own_and_its_parents_stay_its_parents() {
 }
 
 #[test]
-fn a_future_in_what_is_truncated_gets_the_error() {
+fn a_future_in_a_truncated_segment_gets_the_error() {
     let world = World::new();
     let desk = Segment::<Desk>::create("cut").unwrap();
     let guard = field!(desk.number);

@@ -47,7 +47,7 @@ fn a_peer_that_truncates_is_an_error_and_no_signal() {
 }
 
 #[test]
-fn plain_loads_and_locks_of_what_was_truncated_are_errors() {
+fn plain_loads_and_locks_of_truncated_memory_are_errors() {
     let world = World::new();
     let pages = SegmentOptions::new().count(3).create::<[Mutex<[u8; 8168]>]>("cut").unwrap();
     let plain = SegmentOptions::new().count(4096).create::<[u64]>("plain").unwrap();
@@ -68,7 +68,7 @@ fn plain_loads_and_locks_of_what_was_truncated_are_errors() {
 }
 
 #[test]
-fn what_goes_away_while_it_is_copied_out_is_an_error_and_no_zeros() {
+fn bytes_that_go_away_during_a_copy_are_an_error_and_no_zeros() {
     const PAGES: usize = 64;
     const ROUNDS: u32 = 1500;
     const SEVENS: u64 = 0x0707_0707_0707_0707;
@@ -109,7 +109,7 @@ fn what_goes_away_while_it_is_copied_out_is_an_error_and_no_zeros() {
 }
 
 #[test]
-fn what_was_truncated_does_not_grow_together_again() {
+fn a_truncated_segment_does_not_grow_together_again() {
     let world = World::new();
     let numbers = SegmentOptions::new().count(10_000).reserve(100_000).create::<[u64]>("cut").unwrap();
     numbers.at(9_999).unwrap().store(7).unwrap();
@@ -121,7 +121,7 @@ fn what_was_truncated_does_not_grow_together_again() {
 }
 
 #[test]
-fn who_holds_a_lock_learns_that_its_value_was_truncated() {
+fn the_holder_of_a_lock_learns_that_its_value_was_truncated() {
     let world = World::new();
     for work in [
         (|guard| guard.get().map(drop)) as fn(&mut folio::shm::Guard<'_, u64>) -> folio::Result<()>,
@@ -142,7 +142,7 @@ fn who_holds_a_lock_learns_that_its_value_was_truncated() {
 }
 
 #[test]
-fn a_thread_that_waits_in_what_is_truncated_gets_the_error() {
+fn a_thread_that_waits_in_a_truncated_segment_gets_the_error() {
     let world = World::new();
     let lock = Segment::<Mutex<u64>>::create("cut").unwrap();
     let guard = lock.place().lock().unwrap();
@@ -504,7 +504,7 @@ fn every_thread_of_a_forked_child_survives_a_truncation() {
 }
 
 #[test]
-fn who_bars_all_slots_is_no_user() {
+fn a_process_that_bars_all_slots_is_no_user() {
     let world = World::new();
     drop(kept().create::<u64>("barred").unwrap());
     let file = writable(&world, "barred");
@@ -517,7 +517,7 @@ fn who_bars_all_slots_is_no_user() {
 }
 
 #[test]
-fn who_waits_for_one_that_bars_all_slots_keeps_no_thread_from_forking() {
+fn a_waiter_for_one_that_bars_all_slots_keeps_no_thread_from_forking() {
     let world = World::new();
     drop(kept().create::<u64>("barred").unwrap());
     let file = writable(&world, "barred");
@@ -536,7 +536,7 @@ fn who_waits_for_one_that_bars_all_slots_keeps_no_thread_from_forking() {
 }
 
 #[test]
-fn what_was_truncated_is_a_leftover_once_nobody_has_it() {
+fn a_truncated_segment_is_a_leftover_once_nobody_has_it() {
     let world = World::new();
     let lose = |left: u64| {
         child_succeeds(|| {
@@ -558,7 +558,7 @@ fn what_was_truncated_is_a_leftover_once_nobody_has_it() {
 }
 
 #[test]
-fn who_leaves_takes_no_other_segment_along_than_its_own() {
+fn a_leaving_user_takes_no_other_segment_along_than_its_own() {
     let world = World::new();
     let mine = Segment::<u64>::create("mine").unwrap();
     drop(kept().create::<u64>("kept").unwrap());

@@ -288,7 +288,7 @@ fn readers_and_writers_may_die_at_every_instruction() {
 }
 
 #[test]
-fn who_does_something_once_may_die_at_every_instruction() {
+fn the_process_that_does_a_once_may_die_at_every_instruction() {
     if !can_trace() {
         return skip("this process may not trace its children");
     }

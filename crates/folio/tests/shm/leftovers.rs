@@ -113,7 +113,7 @@ fn as_user(user: u32, work: impl FnOnce()) {
 }
 
 #[test]
-fn what_the_last_one_may_not_take_away_is_nothing_to_everyone() {
+fn a_leftover_that_its_last_user_may_not_remove_counts_as_absent() {
     let Some(world) = sticky() else { return };
     for killed in [false, true] {
         leave_behind("left", 100, killed);
@@ -458,7 +458,7 @@ fn whatever_others_make_of_it_between_two_steps_it_is_made_of_zeros() {
 /// Several processes make it, use it and leave it over and over, and one after the other is killed
 /// at any moment.
 #[test]
-fn killed_while_others_make_it_anew_and_leave_it_nobody_sees_what_is_past() {
+fn killed_while_others_make_it_anew_and_leave_it_nobody_sees_old_bytes() {
     const WORKERS: usize = 3;
     let kills = crate::common::effort::scaled(200);
     let Some(world) = sticky() else { return };
@@ -518,7 +518,7 @@ fn channels_and_logs_are_made_anew_too() {
 }
 
 #[test]
-fn who_may_make_no_file_at_all_leaves_one_behind_without_a_signal() {
+fn a_user_that_may_make_no_file_leaves_one_behind_without_a_signal() {
     let Some(_world) = sticky() else { return };
     leave_behind("left", 100, true);
     as_user(CARL, || {

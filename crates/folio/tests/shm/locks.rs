@@ -188,7 +188,7 @@ fn forked_children_do_not_keep_a_killed_parent_alive() {
 }
 
 #[test]
-fn a_child_holds_nothing_of_what_its_parent_holds() {
+fn a_child_holds_no_lock_of_its_parent() {
     let desk = desk();
     let numbers = field!(desk.numbers);
     let guard = numbers.lock().unwrap().clean().unwrap();
@@ -233,7 +233,7 @@ fn garbage_in_a_lock_is_a_dead_owners() {
 }
 
 #[test]
-fn who_reads_and_asks_for_more_waits_for_itself() {
+fn a_reader_that_asks_to_write_waits_for_itself() {
     let desk = desk();
     let table = field!(desk.table);
     let short = Wait::new().timeout(Duration::from_millis(20));
@@ -254,7 +254,7 @@ fn who_reads_and_asks_for_more_waits_for_itself() {
 }
 
 #[test]
-fn a_condition_wakes_who_waits_for_it_in_another_process() {
+fn a_condition_wakes_a_waiter_in_another_process() {
     let desk = desk();
     let child = spawn_child(|| {
         let numbers = field!(desk.numbers);
@@ -303,7 +303,7 @@ fn readers_share_and_writers_do_not() {
 }
 
 #[test]
-fn readers_never_see_half_of_what_a_writer_does() {
+fn readers_never_see_half_of_a_writers_change() {
     let desk = desk();
     let write = || {
         let table = field!(desk.table);
@@ -369,7 +369,7 @@ fn a_dead_reader_holds_nobody_up_and_a_dead_writer_is_reported_to_readers() {
 }
 
 #[test]
-fn an_event_is_seen_by_all_who_wait_and_taken_by_one() {
+fn an_event_is_seen_by_all_waiters_and_taken_by_one() {
     let desk = desk();
     let waiters: Vec<_> = (0..2).map(|_| spawn_child(|| field!(desk.go).wait().unwrap()).0).collect();
     let parked = std::time::Instant::now();
@@ -385,7 +385,7 @@ fn an_event_is_seen_by_all_who_wait_and_taken_by_one() {
 }
 
 #[test]
-fn something_is_done_once_by_whoever_lives_to_do_it() {
+fn a_once_is_done_once_by_a_process_that_lives_to_do_it() {
     let desk = desk();
     let dying = spawn_child(|| {
         field!(desk.once)
@@ -571,7 +571,7 @@ fn a_writer_that_is_killed_while_it_waits_for_readers_tears_nothing() {
 }
 
 #[test]
-fn who_only_tries_waits_for_nobody_who_lives() {
+fn a_try_waits_for_no_living_holder() {
     let desk = desk();
     let table = field!(desk.table);
     let ReadLocked::Clean(reads) = table.try_read().unwrap().unwrap() else { panic!("torn") };
@@ -645,7 +645,7 @@ fn a_condition_that_does_not_come_is_waited_for_as_long_as_was_said() {
 }
 
 #[test]
-fn what_nobody_waits_for_makes_no_system_call() {
+fn a_notification_without_waiters_makes_no_system_call() {
     use crate::common::kill_sweep::{Ended, Step, can_trace, run};
     if !can_trace() {
         return crate::common::skip("this process may not trace its children");

@@ -29,7 +29,7 @@ fn only_names_of_the_directory_are_removed_by_the_command() {
 }
 
 #[test]
-fn a_name_that_no_segment_has_is_told_from_one_in_use() {
+fn a_name_of_no_segment_and_a_name_in_use_give_different_errors() {
     let world = World::new();
     std::fs::create_dir(world.file("dir")).unwrap();
     says(Segment::<u64>::create("dir"), Errno::EXIST, &["no regular file"], &["in use", "shm rm"]);
@@ -38,7 +38,7 @@ fn a_name_that_no_segment_has_is_told_from_one_in_use() {
 }
 
 #[test]
-fn a_leftover_of_a_user_who_is_not_trusted_is_said_to_be_one() {
+fn a_leftover_of_an_untrusted_user_is_reported_as_one() {
     const STRANGER: u32 = 60_005;
     const OTHER: u32 = 60_006;
     if !is_root() {
@@ -66,7 +66,7 @@ fn a_leftover_of_a_user_who_is_not_trusted_is_said_to_be_one() {
 }
 
 #[test]
-fn a_wait_that_is_over_speaks_of_what_it_waited_for() {
+fn a_wait_that_is_over_names_its_object() {
     let short = Wait::new().timeout(Duration::from_millis(1));
     let channel = Channel::anonymous(1 << 16).unwrap();
     let mut receiver = channel.receiver().unwrap();

@@ -312,7 +312,7 @@ mod generic {
 }
 
 #[test]
-fn types_with_parameters_are_shared_as_what_they_are_made_of() {
+fn types_with_parameters_are_shared_as_their_fields_allow() {
     let locked = Segment::<generic::Locked<u32, 2>>::anonymous().unwrap();
     field!(locked.lock).lock().unwrap().clean().unwrap().set([1, 2]).unwrap();
     assert_eq!(field!(locked.count).fetch_add(1, Ordering::SeqCst), 0);
@@ -349,7 +349,7 @@ fn types_with_parameters_are_shared_as_what_they_are_made_of() {
 }
 
 #[test]
-fn who_is_a_party_has_the_name_however_others_come_leave_and_collect() {
+fn a_user_keeps_the_name_however_others_come_leave_and_collect() {
     use std::os::unix::fs::MetadataExt;
     const ROUNDS: usize = 2000;
     let world = World::new();
@@ -433,7 +433,7 @@ fn a_type_may_have_a_long_name() {
 }
 
 #[test]
-fn a_child_whose_first_use_comes_after_the_name_has_gone_is_told() {
+fn a_child_whose_first_use_comes_after_the_name_has_gone_gets_an_error() {
     let world = World::new();
     let segment = Segment::<AtomicU64>::create("gone").unwrap();
     let (child, _messages) = crate::common::spawn_child(|| {
@@ -451,7 +451,7 @@ fn a_child_whose_first_use_comes_after_the_name_has_gone_is_told() {
 }
 
 #[test]
-fn who_got_a_descriptor_first_and_opened_the_name_later_takes_it_along() {
+fn a_user_by_descriptor_that_opens_the_name_later_takes_it_along() {
     let world = World::new();
     let (mine, theirs) = UnixStream::pair().unwrap();
     let (child, _messages) = crate::common::spawn_child(|| {
@@ -634,7 +634,7 @@ fn atomics_under_a_lock_held_for_reading_are_used_in_place() {
 }
 
 #[test]
-fn what_a_closure_stores_into_the_part_that_it_names_reaches_no_value() {
+fn stores_of_a_closure_into_the_part_that_it_names_reach_no_value() {
     let counts = Segment::<[AtomicU64; 1024]>::anonymous().unwrap();
     let named = counts.value().field(|counts| {
         counts[7].store(1, Ordering::SeqCst);
