@@ -391,7 +391,7 @@ fn the_last_reasons_are_kept_and_an_older_page_ends_without_one() {
 }
 
 #[test]
-fn a_child_that_touches_its_parents_memory_is_told_so() {
+fn a_child_that_touches_its_parents_memory_gets_an_error_that_says_so() {
     for kind in KINDS {
         let Some(mut shard) = shard(kind, true) else { continue };
         shard.fill(RUN, 1, Mode::Writable);
@@ -465,7 +465,7 @@ fn a_checked_copy_of_a_missing_page_waits_for_its_bytes() {
 }
 
 #[test]
-fn a_store_to_a_protected_page_is_told_from_a_load_of_a_missing_one() {
+fn a_store_to_a_protected_page_differs_from_a_load_of_a_missing_one() {
     for kind in KINDS {
         let Some(mut shard) = shard(kind, true) else { continue };
         let at = shard.at(RUN);

@@ -12,7 +12,7 @@
 //! A message lies in one piece. One that does not fit before the ring's end starts again at its beginning, behind a word that
 //! says so.
 //!
-//! Nothing that is read from the ring is trusted. `tests/ring_model.rs` checks the protocol under every order of steps.
+//! Nothing that is read from the ring is trusted. `tests/models/channel_ring.rs` checks the protocol under every order of steps.
 
 use super::atomics::{AtomicU64, Ordering};
 use super::word::{self, Corrupt, Kind, WORD, is_before};

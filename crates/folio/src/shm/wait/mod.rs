@@ -332,7 +332,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn who_is_woken_all_the_time_still_asks_whether_the_one_it_waits_for_lives() {
+    fn a_waiter_that_is_woken_all_the_time_still_asks_whether_the_holder_lives() {
         let segment = Segment::<u64>::anonymous().unwrap();
         let place = segment.place();
         let word = AtomicU32::new(0);
