@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// Kills that a sweep makes at any effort, where there are so many steps.
 const FEWEST: u64 = 5;
 
+/// A number of kills that is never reached: a thorough run kills at every step.
+pub(crate) const EVERY_STEP: u64 = u64::MAX;
+
 /// The unit in which a child's work is counted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Step {

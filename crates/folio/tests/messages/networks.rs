@@ -1,7 +1,7 @@
 //! Bells that processes of other network namespaces ring, by FIFOs, and the FIFOs that stay behind.
 
 use crate::bell::block_on;
-use crate::common::kill_sweep::{Ledger, Step, Victim, can_trace, sweep};
+use crate::common::kill_sweep::{EVERY_STEP, Ledger, Step, Victim, can_trace, sweep};
 use crate::common::segment_dir::World;
 use crate::common::{End, child_succeeds, in_child, is_root, lower_limit, skip};
 use folio::shm::{
@@ -707,7 +707,7 @@ fn killed_at_any_step_of_a_bell_nothing_is_left_and_the_next_one_rings() {
         sweep(
             &mut ledger,
             Step::Call,
-            u64::MAX / 1000,
+            EVERY_STEP,
             || if late { Channel::create("swept", 1 << 12).unwrap() } else { mixed(&world, "swept") },
             |_| {
                 let mut receiver = Channel::open("swept").unwrap().receiver().unwrap();
@@ -746,7 +746,7 @@ fn killed_at_any_step_the_last_party_leaves_nothing() {
         sweep(
             &mut ledger,
             Step::Call,
-            u64::MAX / 1000,
+            EVERY_STEP,
             || (),
             |()| mixed(&world, "swept"),
             |channel| {
@@ -776,7 +776,7 @@ fn a_ringer_from_another_network_may_die_at_any_step() {
         sweep(
             &mut ledger,
             Step::Call,
-            u64::MAX / 1000,
+            EVERY_STEP,
             || {
                 let channel = mixed(&world, "swept");
                 if dead {
@@ -828,7 +828,7 @@ fn a_collector_of_dead_bells_may_die_at_any_step() {
         sweep(
             &mut ledger,
             Step::Call,
-            u64::MAX / 1000,
+            EVERY_STEP,
             || {
                 let end = in_child(|| std::mem::forget(listening(&mixed(&world, "swept"))));
                 assert_eq!((end, world.files().len()), (End::Exited(0), 2));

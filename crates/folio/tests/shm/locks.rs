@@ -42,6 +42,18 @@ fn desk() -> Segment<Desk> {
     Segment::anonymous().unwrap()
 }
 
+/// A child does `work`, and is killed while it holds the forgotten guards.
+fn dies_after(desk: &Segment<Desk>, work: impl FnOnce()) {
+    let (child, _messages) = spawn_child(|| {
+        work();
+        field!(desk.held).set();
+        std::thread::sleep(LONG * 4);
+    });
+    assert!(field!(desk.held).take_with(patiently()).unwrap());
+    kill(child, libc::SIGKILL);
+    wait(child);
+}
+
 /// A child that takes the lock, says so, and keeps it until it is killed.
 fn holder(desk: &Segment<Desk>) -> i32 {
     let pid = spawn_child(|| {
@@ -348,17 +360,12 @@ fn a_dead_reader_holds_nobody_up_and_a_dead_writer_is_reported_to_readers() {
     kill(reader, libc::SIGKILL);
     wait(reader);
     drop(table.write_with(patiently()).unwrap().clean().unwrap());
-    let writer = spawn_child(|| {
+    dies_after(&desk, || {
         let table = field!(desk.table);
         let guard = table.write().unwrap().clean().unwrap();
         guard.field(|table| &table[0]).store(9).unwrap();
-        field!(desk.held).set();
-        std::thread::sleep(LONG * 4);
-    })
-    .0;
-    assert!(field!(desk.held).take_with(patiently()).unwrap());
-    kill(writer, libc::SIGKILL);
-    wait(writer);
+        std::mem::forget(guard);
+    });
     let ReadLocked::Torn(torn) = table.read_with(patiently()).unwrap() else { panic!("said to be clean") };
     assert_eq!(torn.place().load().unwrap(), [9, 0]);
     // It is this thread's alone.
@@ -544,27 +551,12 @@ fn a_writer_that_is_killed_while_it_waits_for_readers_tears_nothing() {
         drop(table.write_with(patiently()).unwrap().clean().expect("said to be torn"));
     }
     // One that has begun, and stored nothing yet that anyone could see, may have.
-    let writer = spawn_child(|| {
-        let table = field!(desk.table);
-        let _guard = table.write().unwrap().clean().unwrap();
-        field!(desk.held).set();
-        std::thread::sleep(LONG * 4);
-    })
-    .0;
-    assert!(field!(desk.held).take_with(patiently()).unwrap());
-    kill(writer, libc::SIGKILL);
-    wait(writer);
+    dies_after(&desk, || {
+        std::mem::forget(field!(desk.table).write().unwrap().clean().unwrap());
+    });
     assert!(table.write_with(patiently()).unwrap().is_torn());
     // It stays torn through one that takes it, waits for nobody, and is killed.
-    let writer = spawn_child(|| {
-        std::mem::forget(field!(desk.table).place().write().unwrap());
-        field!(desk.held).set();
-        std::thread::sleep(LONG * 4);
-    })
-    .0;
-    assert!(field!(desk.held).take_with(patiently()).unwrap());
-    kill(writer, libc::SIGKILL);
-    wait(writer);
+    dies_after(&desk, || std::mem::forget(field!(desk.table).place().write().unwrap()));
     let ReadLocked::Torn(torn) = table.read_with(patiently()).unwrap() else { panic!("said to be clean") };
     drop(torn.repair(|_| Ok(())).unwrap());
     drop(table.try_write().unwrap().unwrap().clean().unwrap());
