@@ -1,6 +1,10 @@
 //! `folio doctor` as a stranger runs it: on this machine, and with features masked.
 
+#[path = "../../folio/tests/common/skip.rs"]
+mod skip;
+
 use serde_json::Value;
+use skip::skip;
 use std::process::{Command, Output, Stdio};
 
 fn doctor(args: &[&str], features: &str, delivery: &str) -> Output {
@@ -40,7 +44,7 @@ fn json_and_the_exit_code_say_whether_the_pager_runs() {
         assert!(["syscall", "device", "user-mode-only", "signal"].contains(&delivery), "{report}");
     }
     for capability in report["capabilities"].as_array().unwrap() {
-        // What is not used has a reason and a second way.
+        // An unused feature has a reason and a second way.
         assert_eq!(capability["why_not"].is_string(), capability["used"] == false, "{capability}");
         assert_eq!(capability["second_way"].is_string(), capability["used"] == false, "{capability}");
     }
@@ -61,7 +65,7 @@ fn words_have_a_line_for_each_feature() {
 }
 
 #[test]
-fn a_masked_feature_says_so_and_what_is_done_instead() {
+fn a_masked_feature_is_named_with_its_second_way() {
     let report = json(&doctor(&["--json"], "-move,-io_uring", ""));
     let ring = capability(&report, "io_uring");
     assert_eq!((&ring["used"], &report["io_engine"]), (&false.into(), &"threads".into()));
@@ -73,7 +77,7 @@ fn a_masked_feature_says_so_and_what_is_done_instead() {
         if capability(&whole, name)["available"] == true {
             assert!(masked["why_not"].as_str().unwrap().contains("FOLIO_FEATURES"), "{masked}");
         } else {
-            println!("skipped: {name} is not there to be masked");
+            skip(&format!("{name} is not there to be masked"));
         }
     }
     let text = out(&doctor(&[], "-move", ""));
@@ -92,7 +96,7 @@ fn a_delivery_that_is_not_the_best_says_why_not_the_better_ones() {
     for better in report["better"].as_array().unwrap() {
         assert!(!better["why_not"].as_str().unwrap().is_empty(), "{better}");
     }
-    // Whether the pager runs this way is what the exit code says.
+    // The exit code says whether the pager runs this way.
     assert_eq!(output.status.code(), Some(i32::from(report["runs"] == false)));
     let text = out(&doctor(&[], "", "signal"));
     let says = |line: &str| line.trim_start().starts_with("not ") && line.contains(" syscall: ");

@@ -46,7 +46,7 @@ fn an_empty_directory_has_nothing_to_list_and_nothing_to_collect() {
 }
 
 #[test]
-fn what_is_in_use_is_listed_with_its_users_and_not_removed() {
+fn a_segment_in_use_is_listed_with_its_users_and_not_removed() {
     let dir = tempfile::tempdir().unwrap();
     let used = make(dir.path(), "used");
     drop(make(dir.path(), "idle"));
@@ -78,7 +78,7 @@ fn what_is_in_use_is_listed_with_its_users_and_not_removed() {
 }
 
 #[test]
-fn what_killed_programs_left_is_collected() {
+fn leavings_of_killed_programs_are_collected() {
     let dir = tempfile::tempdir().unwrap();
     let temporary = dir.path().join(".folio.half.new-0123456789abcdef");
     std::fs::write(&temporary, [0; 5000]).unwrap();
@@ -209,7 +209,8 @@ fn names_that_are_no_utf_8_are_listed_whole_and_removed() {
     }
 }
 
-/// The kernel's own word is in the message, so that an error that is not explained is not without a cause.
+/// The kernel's own word is in the message, so that an error that is not explained is not without a
+/// cause.
 #[test]
 fn a_refusal_of_the_kernel_is_printed_with_its_number() {
     let dir = tempfile::tempdir().unwrap();

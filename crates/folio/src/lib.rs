@@ -82,6 +82,9 @@ compile_error!("folio is for Linux: it is built on the kernel's own mmap(2) fami
 
 mod access;
 mod advice;
+#[cfg(test)]
+#[path = "../tests/common/effort.rs"]
+mod effort;
 mod error;
 pub mod faults;
 mod flags;
@@ -93,6 +96,9 @@ pub mod raw;
 mod region;
 mod residency;
 pub mod shm;
+#[cfg(test)]
+#[path = "../tests/common/skip.rs"]
+mod skip;
 pub mod source;
 mod sys;
 
@@ -106,8 +112,8 @@ pub use map::{
 };
 pub use page::PageSize;
 pub use pager::{
-    Builder as PagerBuilder, Capability, Delivery, Paged, PagedMut, PagedShared, Pager, Pinned, PinnedMut, PinnedShared, Report as PagerReport, Stats as PagerStats,
-    WorkingSet,
+    Builder as PagerBuilder, Capability, Delivery, Paged, PagedMut, PagedShared, Pager, Pinned, PinnedMut,
+    PinnedShared, Report as PagerReport, Stats as PagerStats, WorkingSet,
 };
 pub use prot::Prot;
 pub use region::{Fork, Populate, Region, Reservation, Resize, WriteBack};

@@ -1,20 +1,20 @@
-//! Forks that fall into the first use of something in a process: a child is never left with a lock that a thread of its parent had.
-//! A test binary of its own, for each process has one first use: nothing here may use folio before the children do.
+//! Forks that fall into the first use of something in a process: a child is never left with a lock
+//! that a thread of its parent had. A test binary of its own, for each process has one first use:
+//! nothing here may use folio before the children do.
 
-#[path = "contract/support.rs"]
-mod support;
+mod common;
 
+use common::{End, child_succeeds, wait};
 use folio::shm::{Event, Segment, Wait};
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use support::{End, child_succeeds, wait};
 
 /// The latest that a fork comes, after the other thread has begun.
 const LATEST: Duration = Duration::from_micros(200);
 
-/// In so many processes, one after the other: two threads, one of which forks at some moment while the other does `first`; and then the
-/// child does it, and `then`, which is to be true.
+/// In so many processes, one after the other: two threads, one of which forks at some moment while
+/// the other does `first`; and then the child does it, and `then`, which is to be true.
 fn forked_meanwhile(rounds: u32, first: impl Fn() + Sync, then: impl Fn() -> bool + Sync) {
     for round in 0..rounds {
         child_succeeds(|| {
@@ -35,11 +35,12 @@ fn forked_meanwhile(rounds: u32, first: impl Fn() + Sync, then: impl Fn() -> boo
                 // SAFETY: the child has this thread alone, and ends by a system call.
                 match unsafe { libc::fork() } {
                     0 => {
-                        // SAFETY: as above; it is not to wait for ever.
+                        // SAFETY: sets a timer, so that the child does not wait for ever.
                         unsafe { libc::alarm(20) };
                         first();
                         let is_well = then();
-                        // SAFETY: as above. (A panic would wait for the other thread, which is not here.)
+                        // SAFETY: ends the child at once. (A panic would wait for the other thread,
+                        // which is not here.)
                         unsafe { libc::_exit(i32::from(!is_well)) };
                     }
                     child => {
@@ -52,7 +53,7 @@ fn forked_meanwhile(rounds: u32, first: impl Fn() + Sync, then: impl Fn() -> boo
 }
 
 #[test]
-fn a_child_forked_while_another_thread_uses_folio_for_the_first_time_can_use_it() {
+fn a_child_forked_during_another_threads_first_use_can_use_folio() {
     forked_meanwhile(600, || drop(Segment::<Event>::anonymous().unwrap()), || true);
     // One that has a segment already, and waits there for the first time.
     let segment = Segment::<Event>::anonymous().unwrap();
@@ -60,19 +61,20 @@ fn a_child_forked_while_another_thread_uses_folio_for_the_first_time_can_use_it(
     forked_meanwhile(100, || assert!(segment.place().wait_with(soon).is_ok_and(|set| !set)), || true);
 }
 
-/// Whether a process that made a segment and ended has left its name to the next one, while a child of its own lives.
+/// Whether a process that made a segment and ended has left its name to the next one, while a child
+/// of its own lives.
 fn leaves_its_name(name: &str) -> bool {
     let ((read, write), (told, tell)) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
     let maker = spawn(|| {
         std::mem::forget(Segment::<Event>::create(name));
-        // Its child lives until it is told to end.
+        // Its child lives until it gets the order to end.
         spawn(|| {
             (&tell).write_all(&[0]).unwrap();
             drop((&read).read(&mut [0]));
         });
     });
     let end = wait(maker);
-    // That one runs, and so has closed what is not its own.
+    // The child runs, and so has closed the descriptors that are not its own.
     (&told).read_exact(&mut [0]).unwrap();
     let is_free = Segment::<Event>::create(name).is_ok();
     (&write).write_all(&[0]).unwrap();
@@ -85,14 +87,14 @@ fn spawn(work: impl FnOnce()) -> i32 {
     let child = unsafe { libc::fork() };
     if child == 0 {
         work();
-        // SAFETY: as above.
+        // SAFETY: ends the child at once.
         unsafe { libc::_exit(0) };
     }
     child
 }
 
 #[test]
-fn what_a_child_forked_while_another_thread_uses_folio_for_the_first_time_locks_goes_with_it() {
+fn locks_of_a_child_forked_during_another_threads_first_use_end_with_it() {
     let first = || drop(Segment::<Event>::anonymous().unwrap());
     forked_meanwhile(600, first, || leaves_its_name(&format!("first-use-{}", std::process::id())));
 }

@@ -1,4 +1,4 @@
-//! Properties of page geometry: what `page` rounds, cuts and refuses, for any numbers.
+//! Properties of page arithmetic: how `page` rounds, cuts and refuses any numbers.
 
 #[allow(dead_code, unreachable_pub, reason = "the module serves the whole library")]
 #[path = "../src/page.rs"]
@@ -131,7 +131,7 @@ proptest! {
             prop_assert!(cover.mapped - (cover.lead + len) < page.bytes(), "a page more than needed");
             prop_assert!(i64::try_from(cover.file_offset + cover.mapped as u64).is_ok());
         } else {
-            // Counted without limits, the end must really pass what the kernel can count.
+            // Computed without limits, the end must really exceed the kernel's range.
             let end = (u128::from(offset) + len as u128).next_multiple_of(page.bytes() as u128);
             prop_assert!(end > i64::MAX as u128);
         }
@@ -179,7 +179,7 @@ proptest! {
 }
 
 #[test]
-fn the_system_page_is_what_the_kernel_says() {
+fn the_system_page_is_the_kernels() {
     // SAFETY: asks for a number.
     let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     assert_eq!(PageSize::system().bytes(), bytes as usize);

@@ -1,22 +1,25 @@
-//! The rings of channels and logs, without processes: against a queue, killed at every store, and over garbage. Random runs print
-//! their seed; `FOLIO_SEED` replays one.
+//! The rings of channels and logs, without processes: against a queue, killed at every store, and
+//! over garbage. Random runs print their seed; `FOLIO_SEED` replays one.
 
-#[path = "../src/shm/log/chain.rs"]
+#[path = "../src/shm/log/entries.rs"]
 #[allow(dead_code)]
-mod chain;
+mod entries;
+#[path = "../src/shm/ring/message_header.rs"]
+#[allow(dead_code)]
+mod message_header;
 #[path = "../src/shm/channel/ring.rs"]
 #[allow(dead_code)]
 mod ring;
-#[path = "../src/shm/ring/word.rs"]
-#[allow(dead_code)]
-mod word;
+
+mod common;
 
 mod atomics {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
 }
 
 use atomics::{AtomicU64, Ordering};
-use chain::{Next, Reader, Trust, Writer};
+use common::random::{Random, given_seed, seed};
+use entries::{Next, Reader, Trust, Writer};
 use ring::{Blocked, Consumer, Producer};
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -78,16 +81,17 @@ impl Memory {
         self.living(&self.words[at / 8])
     }
 
-    /// Writes over one of the words and the two positions: with something near it, small, large or odd.
+    /// Writes over one of the words and the two positions: with something near it, small, large or
+    /// odd.
     fn scribble(&self, random: &mut Random, small: u64) {
-        let at = random.below(self.words.len() as u64 + 2) as usize;
+        let at = random.below_u64(self.words.len() as u64 + 2) as usize;
         let word = self.words.get(at).unwrap_or([&self.first, &self.second][at % 2]);
         let near = word.load(Ordering::Relaxed);
-        let new = match random.below(4) {
-            0 => near ^ 1 << random.below(64),
-            1 => random.below(u64::MAX),
-            2 => u64::MAX - random.below(64),
-            _ => random.below(small) & !7,
+        let new = match random.below_u64(4) {
+            0 => near ^ 1 << random.below_u64(64),
+            1 => random.below_u64(u64::MAX),
+            2 => u64::MAX - random.below_u64(64),
+            _ => random.below_u64(small) & !7,
         };
         word.store(new, Ordering::Relaxed);
     }
@@ -125,7 +129,7 @@ impl ring::Ring for Memory {
     }
 }
 
-impl chain::Ring for Memory {
+impl entries::Ring for Memory {
     fn word(&self, at: usize) -> &AtomicU64 {
         self.word_at(at)
     }
@@ -139,32 +143,12 @@ impl chain::Ring for Memory {
     }
 }
 
-/// xorshift64*
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % limit
-    }
-
-    fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| self.below(256) as u8).collect()
-    }
-}
-
 fn with_seeds(runs: u64, work: impl Fn(&mut Random)) {
-    let chosen = std::env::var("FOLIO_SEED").ok().map(|seed| seed.parse().unwrap());
-    let base = chosen.unwrap_or_else(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        now.as_nanos() as u64
-    });
-    for run in 0..if chosen.is_some() { 1 } else { runs } {
+    let base = seed();
+    for run in 0..if given_seed().is_some() { 1 } else { runs } {
         let seed = base.wrapping_add(run);
         let told = Told(seed);
-        work(&mut Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1));
+        work(&mut Random(seed));
         std::mem::forget(told);
     }
 }
@@ -195,22 +179,26 @@ fn receive(memory: &Memory, consumer: &mut Consumer) -> Option<Vec<u8>> {
 #[test]
 fn a_ring_is_a_queue() {
     with_seeds(200, |random| {
-        let memory = Memory::new(32 << random.below(6));
+        let memory = Memory::new(32 << random.below_u64(6));
         let capacity = memory.capacity();
         let mut queue = VecDeque::new();
         let mut producer = Producer::resume(&memory, capacity).unwrap();
         let mut consumer = Consumer::resume(&memory, capacity).unwrap();
         for _ in 0..500 {
-            match random.below(10) {
+            match random.below_u64(10) {
                 0..5 => {
                     let most = ring::limit(capacity) + 1;
-                    let len =
-                        if random.below(3) == 0 { random.below(most) } else { random.below(most.min(40)) };
+                    let len = if random.below_u64(3) == 0 {
+                        random.below_u64(most)
+                    } else {
+                        random.below_u64(most.min(40))
+                    };
                     let message = random.bytes(len as usize);
                     match send(&memory, &mut producer, &message) {
                         Ok(()) => queue.push_back(message),
                         Err(Blocked::Until(_)) if queue.is_empty() => {
-                            // It waits for the receiver to pass the end; then an empty ring takes anything.
+                            // It waits for the receiver to pass the end; then an empty ring takes
+                            // anything.
                             assert_eq!(receive(&memory, &mut consumer), None);
                             send(&memory, &mut producer, &message).unwrap();
                             queue.push_back(message);
@@ -220,9 +208,9 @@ fn a_ring_is_a_queue() {
                     }
                 }
                 5..9 => assert_eq!(receive(&memory, &mut consumer), queue.pop_front()),
-                _ => match random.below(3) {
+                _ => match random.below_u64(3) {
                     // Reserved, and given up.
-                    0 => drop(producer.find(&memory, random.below(20))),
+                    0 => drop(producer.find(&memory, random.below_u64(20))),
                     1 => producer = Producer::resume(&memory, capacity).unwrap(),
                     _ => consumer = Consumer::resume(&memory, capacity).unwrap(),
                 },
@@ -234,7 +222,7 @@ fn a_ring_is_a_queue() {
 #[test]
 fn batches_are_seen_together_or_not_at_all() {
     with_seeds(200, |random| {
-        let memory = Memory::new(64 << random.below(4));
+        let memory = Memory::new(64 << random.below_u64(4));
         let capacity = memory.capacity();
         let mut queue = VecDeque::new();
         let mut producer = Producer::resume(&memory, capacity).unwrap();
@@ -243,15 +231,15 @@ fn batches_are_seen_together_or_not_at_all() {
             let mut batch = Vec::new();
             producer.begin();
             let mut whole = true;
-            for _ in 0..random.below(5) {
-                let len = random.below(30) as usize;
+            for _ in 0..random.below_u64(5) {
+                let len = random.below_u64(30) as usize;
                 let message = random.bytes(len);
                 whole = loop {
                     match send(&memory, &mut producer, &message) {
                         Ok(()) => break true,
                         Err(Blocked::Never) => break false,
                         Err(Blocked::Until(_)) => {
-                            // Nothing of the batch is among what comes.
+                            // No message of the batch arrives.
                             let received = receive(&memory, &mut consumer);
                             assert_eq!(received, queue.pop_front());
                         }
@@ -263,13 +251,13 @@ fn batches_are_seen_together_or_not_at_all() {
                 }
                 batch.push(message);
             }
-            if whole && random.below(4) > 0 {
+            if whole && random.below_u64(4) > 0 {
                 assert_eq!(producer.commit(&memory), !batch.is_empty());
                 queue.extend(batch);
             } else {
                 producer.abandon();
             }
-            for _ in 0..random.below(6) {
+            for _ in 0..random.below_u64(6) {
                 assert_eq!(receive(&memory, &mut consumer), queue.pop_front());
             }
         }
@@ -286,14 +274,14 @@ fn a_producer_killed_at_any_store_leaves_whole_messages() {
             memory.revive();
             let mut producer = Producer::resume(&memory, 128).unwrap();
             memory.kill_after(round % 40);
-            // What the killed one did not finish may be there or not, whole.
+            // The unfinished entry of the killed writer may be there whole, or not at all.
             let mut unsure = VecDeque::new();
-            let batch = random.below(3) == 0;
+            let batch = random.below_u64(3) == 0;
             if batch {
                 producer.begin();
             }
             while !memory.is_dead() {
-                let len = random.below(100) as usize;
+                let len = random.below_u64(100) as usize;
                 let message = random.bytes(len);
                 match send(&memory, &mut producer, &message) {
                     Ok(()) if memory.is_dead() || batch => unsure.push_back(message),
@@ -332,7 +320,7 @@ fn a_consumer_killed_at_any_store_leaves_the_first_unreleased_message() {
                 sent += 1;
             }
             let mut consumer = Consumer::resume(&memory, 256).unwrap();
-            memory.kill_after(random.below(12) as usize);
+            memory.kill_after(random.below_u64(12) as usize);
             let mut last = None;
             while !memory.is_dead() {
                 let Some(found) = consumer.next(&memory).unwrap() else { break };
@@ -362,11 +350,11 @@ fn garbage_in_a_ring_is_an_error_or_a_message_but_never_outside() {
         let mut producer = Producer::resume(&memory, 128).unwrap();
         let mut consumer = Consumer::resume(&memory, 128).unwrap();
         for _ in 0..40 {
-            if random.below(6) == 0 {
+            if random.below_u64(6) == 0 {
                 memory.scribble(random, 300);
             }
-            let len = random.below(113) as usize;
-            match random.below(4) {
+            let len = random.below_u64(113) as usize;
+            match random.below_u64(4) {
                 0 => drop(send(&memory, &mut producer, &random.bytes(len))),
                 1 => {
                     if let Ok(Some(found)) = consumer.next(&memory) {
@@ -389,7 +377,7 @@ fn garbage_in_a_ring_is_an_error_or_a_message_but_never_outside() {
     });
 }
 
-/// What an entry's bytes must agree with.
+/// The sum that an entry's bytes must have.
 fn checksum(seq: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(seq ^ bytes.len() as u64, |sum, &byte| {
         (sum ^ u64::from(byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
@@ -410,7 +398,7 @@ fn restarted_writer(memory: &Memory) -> (Writer, bool) {
     (writer, erased)
 }
 
-fn open_writer(memory: &Memory, trust: Trust) -> Result<Writer, word::Corrupt> {
+fn open_writer(memory: &Memory, trust: Trust) -> Result<Writer, message_header::Corrupt> {
     Writer::resume(memory, memory.capacity(), trust, |found| {
         checksum(found.seq, &memory.bytes(found.at, found.len)) == found.checksum
     })
@@ -433,8 +421,8 @@ fn read(memory: &Memory, reader: &mut Reader) -> Option<Step> {
         },
     );
     Some(match step.unwrap()? {
-        chain::Step::Missed(first, count) => Step::Missed(first, count),
-        chain::Step::Entry(found) => {
+        entries::Step::Missed(first, count) => Step::Missed(first, count),
+        entries::Step::Entry(found) => {
             assert_eq!(checksum(found.seq, &bytes), found.checksum);
             Step::Entry(found.seq, bytes)
         }
@@ -444,22 +432,22 @@ fn read(memory: &Memory, reader: &mut Reader) -> Option<Step> {
 #[test]
 fn a_log_keeps_its_newest_entries_for_every_reader() {
     with_seeds(200, |random| {
-        let memory = Memory::new(128 << random.below(5));
+        let memory = Memory::new(128 << random.below_u64(5));
         let capacity = memory.capacity();
         let mut all: Vec<Vec<u8>> = Vec::new();
         let mut writer = open_writer(&memory, Trust::Memory).unwrap();
         let mut readers: Vec<(Reader, u64)> = Vec::new();
         for _ in 0..300 {
-            match random.below(8) {
+            match random.below_u64(8) {
                 0..3 => {
-                    let len = random.below(chain::limit(capacity) + 1) as usize;
+                    let len = random.below_u64(entries::limit(capacity) + 1) as usize;
                     let bytes = random.bytes(len);
                     assert_eq!(append(&memory, &mut writer, &bytes), all.len() as u64);
                     all.push(bytes);
                 }
                 3 if readers.len() < 5 => {
                     let newest = all.len() as u64;
-                    readers.push(match random.below(3) {
+                    readers.push(match random.below_u64(3) {
                         0 => {
                             let reader = Reader::at_oldest(&memory, capacity).unwrap();
                             let seq = reader.seq();
@@ -469,13 +457,13 @@ fn a_log_keeps_its_newest_entries_for_every_reader() {
                         }
                         1 => (Reader::at_newest(&memory, capacity).unwrap(), newest),
                         _ => {
-                            let seq = random.below(newest + 1);
+                            let seq = random.below_u64(newest + 1);
                             (Reader::at_seq(&memory, capacity, seq).unwrap(), seq)
                         }
                     });
                 }
                 4 => {
-                    let trust = if random.below(2) == 0 { Trust::Memory } else { Trust::Nothing };
+                    let trust = if random.below_u64(2) == 0 { Trust::Memory } else { Trust::Nothing };
                     writer = open_writer(&memory, trust).unwrap();
                     assert_eq!(writer.seq(), all.len() as u64);
                 }
@@ -508,15 +496,16 @@ fn a_writer_killed_at_any_store_leaves_whole_entries_and_the_numbers_go_on() {
         let mut next = 0;
         for round in 0..300 {
             memory.revive();
-            let trust = if random.below(4) == 0 { Trust::Nothing } else { Trust::Memory };
+            let trust = if random.below_u64(4) == 0 { Trust::Nothing } else { Trust::Memory };
             let mut writer = open_writer(&memory, trust).unwrap();
             assert_eq!(writer.seq(), all.len() as u64);
             memory.kill_after(round % 60);
             let mut unsure = None;
             while !memory.is_dead() {
-                let len = random.below(97) as usize;
+                let len = random.below_u64(97) as usize;
                 let bytes = random.bytes(len);
-                // The entry's last store is the hint: without it the entry may be there all the same.
+                // The entry's last store is the hint: without it the entry may be there all the
+                // same.
                 append(&memory, &mut writer, &bytes);
                 if memory.is_dead() {
                     unsure = Some(bytes);
@@ -555,40 +544,41 @@ fn after_a_crash_any_pages_may_be_old_and_the_log_goes_on_with_new_numbers() {
     with_seeds(500, |random| {
         let memory = Memory::new(CAPACITY);
         let mut writer = open_writer(&memory, Trust::Memory).unwrap();
-        let equal = random.below(2) == 0;
-        // The bytes of each number: what was cut off does not come back, whatever pages are old.
+        let equal = random.below_u64(2) == 0;
+        // The bytes of each number: bytes that were cut off do not come back, whatever pages are
+        // old.
         let mut all = std::collections::BTreeMap::<u64, Vec<u8>>::new();
         let mut lasting = state(&memory);
         for _ in 0..4 {
             let mut before = lasting;
-            for _ in 0..=random.below(60) {
+            for _ in 0..=random.below_u64(60) {
                 // Entries of one length, a page each, lie where others lay before the last crash.
-                let len = if equal { 40 } else { random.below(chain::limit(CAPACITY) + 1) as usize };
+                let len = if equal { 40 } else { random.below_u64(entries::limit(CAPACITY) + 1) as usize };
                 let bytes = random.bytes(len);
                 all.insert(append(&memory, &mut writer, &bytes), bytes);
-                if random.below(8) == 0 {
+                if random.below_u64(8) == 0 {
                     before = state(&memory);
                 }
             }
             // Pages of 64 bytes; the positions are on one of their own, or garbage.
             let words = memory.words.iter().chain([&memory.first, &memory.second]);
-            let (mut old, garbage) = (false, random.below(4) == 0);
+            let (mut old, garbage) = (false, random.below_u64(4) == 0);
             for (i, (word, before)) in words.zip(before).enumerate() {
                 if i.is_multiple_of(8) {
-                    old = random.below(3) == 0;
+                    old = random.below_u64(3) == 0;
                 }
-                match (old, garbage && i < memory.words.len() && random.below(3) == 0) {
-                    (_, true) => word.store(random.below(u64::MAX), Ordering::Relaxed),
+                match (old, garbage && i < memory.words.len() && random.below_u64(3) == 0) {
+                    (_, true) => word.store(random.below_u64(u64::MAX), Ordering::Relaxed),
                     (true, _) => word.store(before, Ordering::Relaxed),
                     _ => {}
                 }
             }
             // One that is killed while it takes over is followed by another.
-            memory.kill_after(random.below(200) as usize);
+            memory.kill_after(random.below_u64(200) as usize);
             restarted_writer(&memory);
             memory.revive();
             writer = restarted_writer(&memory).0;
-            // From here on what was erased is.
+            // From here on, erased bytes stay erased.
             lasting = state(&memory);
             let (next, mut expected) = (writer.seq(), None);
             let last = random.bytes(40);
@@ -645,7 +635,7 @@ fn an_entry_that_was_cut_off_does_not_come_back_after_the_next_crash() {
 }
 
 #[test]
-fn a_log_that_begins_anew_is_empty_for_who_comes_before_its_first_entry() {
+fn a_log_that_begins_anew_is_empty_until_its_first_entry() {
     let memory = Memory::new(1024);
     let mut writer = open_writer(&memory, Trust::Memory).unwrap();
     for _ in 0..40 {
@@ -676,7 +666,7 @@ fn a_log_that_begins_anew_is_empty_for_who_comes_before_its_first_entry() {
 /// A ring whose oldest and last position some process moves at each look.
 struct Restless(Memory, bool);
 
-impl chain::Ring for Restless {
+impl entries::Ring for Restless {
     fn word(&self, at: usize) -> &AtomicU64 {
         self.0.word_at(at)
     }
@@ -696,7 +686,7 @@ impl chain::Ring for Restless {
 }
 
 #[test]
-fn who_moves_the_positions_all_the_time_keeps_no_reader() {
+fn a_peer_that_moves_the_positions_all_the_time_keeps_no_reader() {
     for last_too in [false, true] {
         let memory = Restless(Memory::new(1024), last_too);
         assert!(Reader::at_oldest(&memory, 1024).is_err());
@@ -705,14 +695,15 @@ fn who_moves_the_positions_all_the_time_keeps_no_reader() {
     }
 }
 
-/// A ring whose oldest entry is given up whenever a reader has copied it, and is there again when the reader looks for the oldest.
+/// A ring whose oldest entry is given up whenever a reader has copied it, and is there again when
+/// the reader looks for the oldest.
 struct Circling {
     memory: Memory,
     behind: AtomicU64,
     looks: Cell<u32>,
 }
 
-impl chain::Ring for Circling {
+impl entries::Ring for Circling {
     fn word(&self, at: usize) -> &AtomicU64 {
         self.memory.word_at(at)
     }
@@ -720,7 +711,7 @@ impl chain::Ring for Circling {
     fn oldest(&self) -> &AtomicU64 {
         let looks = self.looks.replace(self.looks.get() + 1);
         assert!(looks < 1_000_000, "a reader goes in circles");
-        // Once to see whether what was copied was there still, twice to find the oldest.
+        // Once to see whether the copied entry was still there, twice to find the oldest.
         if looks.is_multiple_of(3) { &self.behind } else { &self.memory.first }
     }
 
@@ -756,7 +747,7 @@ struct Quick {
     appends: Cell<usize>,
 }
 
-impl chain::Ring for Quick {
+impl entries::Ring for Quick {
     fn word(&self, at: usize) -> &AtomicU64 {
         self.memory.word_at(at)
     }
@@ -810,11 +801,11 @@ fn garbage_in_a_log_is_an_error_or_an_entry_but_never_outside() {
         let mut writer = open_writer(&memory, Trust::Memory).unwrap();
         let mut reader = Reader::at_oldest(&memory, 256).unwrap();
         for _ in 0..60 {
-            if random.below(8) == 0 {
+            if random.below_u64(8) == 0 {
                 memory.scribble(random, 600);
             }
-            let len = random.below(33) as usize;
-            match random.below(6) {
+            let len = random.below_u64(33) as usize;
+            match random.below_u64(6) {
                 0 | 1 => {
                     let bytes = random.bytes(len);
                     if let Ok(place) = writer.make_room(&memory, len as u64) {
@@ -831,16 +822,16 @@ fn garbage_in_a_log_is_an_error_or_an_entry_but_never_outside() {
                     _ => {}
                 },
                 4 => {
-                    let trust = if random.below(2) == 0 { Trust::Memory } else { Trust::Nothing };
+                    let trust = if random.below_u64(2) == 0 { Trust::Memory } else { Trust::Nothing };
                     if let Ok(fresh) = open_writer(&memory, trust) {
                         writer = fresh;
                     }
                 }
                 _ => {
-                    let fresh = match random.below(3) {
+                    let fresh = match random.below_u64(3) {
                         0 => Reader::at_oldest(&memory, 256),
                         1 => Reader::at_newest(&memory, 256),
-                        _ => Reader::at_seq(&memory, 256, random.below(20)),
+                        _ => Reader::at_seq(&memory, 256, random.below_u64(20)),
                     };
                     if let Ok(fresh) = fresh {
                         reader = fresh;

@@ -1,8 +1,8 @@
 //! Each source's own rules, asked through the trait as any user could: no pager.
 
-#[path = "contract/support.rs"]
-mod support;
+mod common;
 
+use common::{disk_dir, memory_dir, skip};
 use folio::source::{
     Blocking, Direct, FlushRequest, Function, LocalFile, Memory, ReadAt, ReadRequest, Source, Version,
     WritableMemory, WriteRequest, Zeros,
@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
-use support::{disk_dir, memory_dir, skip};
 
 /// Long enough for any machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -23,7 +22,7 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|n| (n ^ (n >> 8) ^ (n >> 16)) as u8).collect()
 }
 
-/// One read: the buffer afterwards, and what was said of it.
+/// One read: the buffer afterwards, and the result.
 fn read(source: &impl Source, offset: u64, len: usize) -> (Vec<u8>, io::Result<usize>) {
     let (send, receive) = mpsc::channel();
     let buffer = vec![0xCC; len].into_boxed_slice();
@@ -63,7 +62,7 @@ fn file_with(dir: &Path, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// Reads that start and end everywhere around pages and the end give what the bytes are.
+/// Reads that start and end everywhere around pages and the end give the right bytes.
 fn reads_anywhere(source: &impl Source, bytes: &[u8]) {
     let len = bytes.len();
     assert_eq!(source.len().unwrap(), len as u64);
@@ -195,7 +194,7 @@ fn a_function_is_never_asked_past_its_end() {
 }
 
 #[test]
-fn what_a_function_leaves_out_is_zero() {
+fn bytes_that_a_function_leaves_out_are_zero() {
     let source = Function::new("nothing", 10_000, |_, _: &mut [u8]| Ok(()));
     assert_eq!(whole(&source, 100, 500), vec![0; 500]);
 }
@@ -223,7 +222,7 @@ fn a_function_that_panics_is_an_error_and_serves_the_next_read() {
 }
 
 #[test]
-fn a_slow_function_holds_up_nobody_who_asks_it() {
+fn a_slow_function_holds_up_no_other_request() {
     let source = Function::new("slow", 1 << 20, |_, buffer: &mut [u8]| {
         std::thread::sleep(Duration::from_millis(300));
         buffer.fill(1);
@@ -246,7 +245,7 @@ fn a_slow_function_holds_up_nobody_who_asks_it() {
 }
 
 #[test]
-fn a_functions_options_are_what_it_says() {
+fn a_function_has_the_options_that_it_states() {
     let source = offsets(100).block(5_000).deadline(Duration::from_secs(2));
     assert_eq!((Source::block(&source), Source::deadline(&source)), (8_192, Duration::from_secs(2)));
     assert_eq!((source.name().as_str(), Source::block(&offsets(1))), ("offsets", 4_096));
@@ -599,7 +598,7 @@ fn create_makes_a_file_of_zeros_and_empties_one_that_was_there() {
 }
 
 #[test]
-fn what_is_no_file_is_refused_with_its_name() {
+fn objects_that_are_no_files_are_refused_with_their_name() {
     let dir = disk_dir();
     let pipe = dir.path().join("pipe");
     let name = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();

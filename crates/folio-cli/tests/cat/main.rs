@@ -1,14 +1,18 @@
 //! `folio cat` as a stranger runs it: real processes, files, pipes and devices.
 
 mod outputs;
+#[path = "../../../folio/tests/common/skip.rs"]
+mod skip;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl, mknodat};
+use skip::skip;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -24,6 +28,20 @@ fn command(args: &[&dyn AsRef<OsStr>]) -> Command {
 
 fn cat(args: &[&dyn AsRef<OsStr>]) -> Output {
     command(args).output().expect("folio starts")
+}
+
+/// Takes root's right to open any file (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH) from a command.
+fn without_privileges(command: &mut Command) -> &mut Command {
+    let drop_rights = || {
+        for capability in [1, 2] {
+            // SAFETY: takes a number, and changes no memory. Another user than root may not, and
+            // has neither right.
+            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only.
+    unsafe { command.pre_exec(drop_rights) }
 }
 
 fn start(command: &mut Command) -> Child {
@@ -100,7 +118,7 @@ impl Place {
     }
 }
 
-/// Feeds bytes to a child's standard input, and takes what it says.
+/// Feeds bytes to a child's standard input, and takes its output.
 fn fed(command: &mut Command, bytes: &[u8]) -> Output {
     let mut child = start(command.stdin(Stdio::piped()));
     let mut stdin = child.stdin.take().unwrap();
@@ -147,8 +165,7 @@ fn a_hole_of_a_terabyte_is_no_trouble() {
     let place = Place::new();
     let path = place.path("holes");
     if let Err(error) = File::create(&path).and_then(|file| file.set_len(1 << 40)) {
-        println!("skipped: the file system has no files of a terabyte ({error})");
-        return;
+        return skip(&format!("the file system has no files of a terabyte ({error})"));
     }
     printed(&cat(&[&path, &"--offset", &"1023G", &"--length", &"100"]), &[0; 100]);
 }
@@ -206,7 +223,8 @@ fn past_the_end() {
     }
 }
 
-/// Runs the command on the same bytes as a file, by the pager, through a pipe, and as a file that is read from where it stands.
+/// Runs the command on the same bytes as a file, by the pager, through a pipe, and as a file that
+/// is read from where it stands.
 fn each_way(bytes: &[u8], args: &[&dyn AsRef<OsStr>], check: impl Fn(&Output)) {
     let place = Place::new();
     let file = place.file("data", bytes);
@@ -251,8 +269,7 @@ fn a_read_error_is_not_an_empty_file() {
     // The kernel gives entries of 8 bytes of this file, and refuses a single byte.
     let file = "/proc/self/pagemap";
     if File::open(file).is_err() {
-        println!("skipped: no {file}");
-        return;
+        return skip(&format!("no {file}"));
     }
     for engine in ["kernel", "pager"] {
         if engine == "pager" && !pager_runs() {
@@ -348,7 +365,7 @@ fn files_of_proc_and_sys_are_read() {
         printed(&cat(&[&sys, &"--offset", &"3"]), &bytes[3..]);
         failed(&cat(&[&sys, &"--offset", &"3000"]), 1, &["past the end"]);
     } else {
-        println!("skipped: no {}", sys.display());
+        skip(&format!("no {}", sys.display()));
     }
 }
 
@@ -372,8 +389,7 @@ fn a_block_device_is_mapped() {
         losetup -d \"$device\"; exit $status";
     let output = shell(line, &[&image]);
     if matches!(output.status.code(), Some(77 | 127)) {
-        println!("skipped: no loop device ({})", err(&output));
-        return;
+        return skip(&format!("no loop device ({})", err(&output)));
     }
     printed(&output, &bytes[4097..104_097]);
     assert_eq!(json(&output)["engine"], "map");
@@ -384,14 +400,13 @@ fn a_device_that_fails_is_an_error() {
     let place = Place::new();
     let bytes = pattern(4 << 20);
     let image = place.file("image", &bytes);
-    // What the device has and its file has not is an I/O error.
+    // Bytes that the device has and its file has not are an I/O error.
     let line = "device=$(losetup --show -rf \"$1\") || exit 77
         truncate -s 2M \"$1\"; \"$FOLIO\" cat \"$device\"; status=$?
         losetup -d \"$device\"; exit $status";
     let output = shell(line, &[&image]);
     if matches!(output.status.code(), Some(77 | 127)) {
-        println!("skipped: no loop device ({})", err(&output));
-        return;
+        return skip(&format!("no loop device ({})", err(&output)));
     }
     failed(&output, 3, &["offset 2097152 could not be supplied", "remedy: "]);
     assert!(output.stdout == bytes[..2 << 20]);
@@ -437,7 +452,7 @@ fn nobody_to_tell_is_no_panic() {
     assert_eq!(command(&[&"--help"]).stdout(writer).status().unwrap().code(), Some(0));
 }
 
-/// Truncates a file of 8 MiB to `left` bytes while the command waits for who reads its output.
+/// Truncates a file of 8 MiB to `left` bytes while the command waits for the reader of its output.
 fn truncated(left: u64, json_too: bool) -> Output {
     let place = Place::new();
     let bytes = pattern(8 << 20);
@@ -449,7 +464,7 @@ fn truncated(left: u64, json_too: bool) -> Output {
     let mut child = start(&mut command);
     let mut stdout = child.stdout.take().unwrap();
     let mut got = vec![0; 100];
-    // It has begun, and cannot go on: a pipe holds less than what is copied at a time.
+    // It has begun, and cannot go on: a pipe holds less than one copy.
     stdout.read_exact(&mut got).unwrap();
     File::options().write(true).open(&file).unwrap().set_len(left).unwrap();
     stdout.read_to_end(&mut got).unwrap();
@@ -461,7 +476,8 @@ fn truncated(left: u64, json_too: bool) -> Output {
 
 #[test]
 fn truncation_in_mid_print_is_an_error() {
-    // Inside a page, where the kernel shows zeros; at a page's end; and before what was copied already.
+    // Inside a page, where the kernel shows zeros; at a page's end; and before the bytes that were
+    // copied already.
     for left in [(3 << 20) + 100, (3 << 20) + 4096, 3 << 20, (1 << 20) + 1] {
         let output = truncated(left, false);
         failed(
@@ -486,7 +502,7 @@ fn truncation_in_mid_print_as_json() {
 }
 
 #[test]
-fn what_cannot_be_opened() {
+fn files_that_cannot_be_opened_are_errors_with_a_remedy() {
     let place = Place::new();
     failed(&cat(&[&place.path("missing")]), 1, &["folio: ", "missing", "No such file", "remedy: "]);
     failed(&cat(&[&place.0.path()]), 1, &["is a directory"]);
@@ -497,11 +513,8 @@ fn what_cannot_be_opened() {
     failed(&cat(&[&place.path("loop")]), 1, &["symbolic link"]);
     let secret = place.file("secret", b"x");
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
-    if File::open(&secret).is_ok() {
-        println!("skipped: root may read everything");
-    } else {
-        failed(&cat(&[&secret]), 1, &["Permission denied", "remedy: "]);
-    }
+    let output = without_privileges(&mut command(&[&secret])).output().unwrap();
+    failed(&output, 1, &["Permission denied", "remedy: "]);
 }
 
 #[test]
@@ -527,7 +540,7 @@ fn to_a_file() {
     printed(&cat(&[&file, &"--offset", &"1000", &"-o", &out]), b"");
     assert_eq!(fs::read(&out).unwrap(), &bytes[1000..]);
     assert_eq!(place.names(), ["data", "out"], "nothing is left beside it");
-    // Replaced: the mode stays, a link stays a link, and who has the old file open keeps it.
+    // Replaced: the mode stays, a link stays a link, and a process with the old file open keeps it.
     fs::set_permissions(&out, fs::Permissions::from_mode(0o640)).unwrap();
     let link = place.path("link");
     symlink("out", &link).unwrap();
@@ -539,7 +552,7 @@ fn to_a_file() {
     let mut kept = Vec::new();
     old.read_to_end(&mut kept).unwrap();
     assert_eq!(kept, &bytes[1000..]);
-    // A link to what is not there yet makes it.
+    // Writing to a link whose target is missing makes the target.
     symlink("new", place.path("dangling")).unwrap();
     printed(&cat(&[&file, &"--length", &"6", &"-o", &place.path("dangling")]), b"");
     assert_eq!(fs::read(place.path("new")).unwrap(), &bytes[..6]);
@@ -576,7 +589,7 @@ fn a_killed_command_leaves_nothing_behind() {
     let mut child = start(command(&[&"-", &"-o", &place.path("out")]).stdin(Stdio::piped()));
     child.stdin.as_mut().unwrap().write_all(&pattern(200_000)).unwrap();
     if !place.names().is_empty() {
-        println!("skipped: the file system has no files without a name");
+        skip("the file system has no files without a name");
         child.kill().unwrap();
         child.wait().unwrap();
         return;
@@ -615,12 +628,9 @@ fn outputs_that_cannot_be() {
     failed(&cat(&[&file, &"-o", &place.path("data/out")]), 1, &["Not a directory"]);
     let read_only = place.file("read-only", b"before");
     fs::set_permissions(&read_only, fs::Permissions::from_mode(0o444)).unwrap();
-    if File::options().write(true).open(&read_only).is_ok() {
-        println!("skipped: root may write everything");
-    } else {
-        failed(&cat(&[&file, &"-o", &read_only]), 1, &["Permission denied"]);
-        assert_eq!(fs::read(&read_only).unwrap(), b"before");
-    }
+    let output = without_privileges(&mut command(&[&file, &"-o", &read_only])).output().unwrap();
+    failed(&output, 1, &["Permission denied"]);
+    assert_eq!(fs::read(&read_only).unwrap(), b"before");
 }
 
 #[test]
@@ -657,7 +667,7 @@ fn a_limit_on_the_size_of_files_is_an_error_and_no_signal() {
     failed(&limited("exec \"$FOLIO\" cat \"$1\" -o \"$2\""), 1, &["out", "too large", "ulimit"]);
     assert_eq!(fs::read(&out).unwrap(), b"before");
     assert_eq!(place.names(), ["data", "out"]);
-    // What fits is written.
+    // The bytes that fit are written.
     printed(&limited("exec \"$FOLIO\" cat \"$1\" --length 4K -o \"$2\""), b"");
     assert_eq!(fs::read(&out).unwrap(), &bytes[..4096]);
     failed(&limited("exec \"$FOLIO\" cat \"$1\" >\"$2\""), 1, &["standard output", "too large"]);
@@ -687,7 +697,7 @@ fn a_full_file_system_is_an_error() {
         Ok(output) if err(&output).contains("folio: ") || output.status.success() => {
             panic!("{:?}: {}", output.status, err(&output));
         }
-        other => println!("skipped: not allowed to mount ({other:?})"),
+        other => skip(&format!("not allowed to mount ({other:?})")),
     }
 }
 
@@ -751,7 +761,7 @@ fn the_shape_of_json() {
 }
 
 #[test]
-fn verbose_says_what_was_done() {
+fn verbose_says_how_the_bytes_were_read() {
     let place = Place::new();
     let file = place.file("data", &pattern(5000));
     let output = cat(&[&file, &"--offset", &"10", &"-v"]);
@@ -785,7 +795,7 @@ fn help_shows_examples_and_exit_codes() {
     assert_eq!(version.stdout, format!("folio {}\n", env!("CARGO_PKG_VERSION")).as_bytes());
 }
 
-/// Runs a line of shell on a terminal, and gives what appears there.
+/// Runs a line of shell on a terminal, and returns the text that appears there.
 fn on_a_terminal(line: &str) -> Option<String> {
     let mut command = Command::new("script");
     command.args(["-qec", line, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR");
@@ -794,21 +804,21 @@ fn on_a_terminal(line: &str) -> Option<String> {
 }
 
 #[test]
-fn a_bar_is_for_long_work_and_who_looks_at_it() {
+fn a_bar_is_for_long_work_on_a_terminal() {
     let place = Place::new();
     let path = place.path("data");
     File::create(&path).unwrap().set_len(200 << 20).unwrap();
     let source = path.display();
     let Some(seen) = on_a_terminal(&format!("{FOLIO} cat {source} >/dev/null")) else {
-        println!("skipped: there is no script(1) to make a terminal");
-        return;
+        return skip("there is no script(1) to make a terminal");
     };
     assert!(seen.contains(" of 200.00 MiB"), "{seen:?}");
     let out = place.path("out");
     let seen = on_a_terminal(&format!("{FOLIO} cat {source} --length 65M -o {}", out.display())).unwrap();
     assert!(seen.contains(" of 65.00 MiB"), "{seen:?}");
     for line in [
-        // Short work; whoever is behind the pipe may use the terminal; a program listens; nobody is at the terminal.
+        // Short work; the program behind the pipe may use the terminal; a program listens; nobody
+        // is at the terminal.
         format!("{FOLIO} cat {source} --length 1M >/dev/null"),
         format!("{FOLIO} cat {source} | tail -c 10"),
         format!("{FOLIO} cat {source} --json >/dev/null"),
@@ -825,7 +835,7 @@ fn a_bar_is_for_long_work_and_who_looks_at_it() {
 fn pager_runs() -> bool {
     let runs = Command::new(FOLIO).arg("doctor").stdout(Stdio::null()).status().unwrap().success();
     if !runs {
-        println!("skipped: the pager cannot run here (see `folio doctor`)");
+        skip("the pager cannot run here (see `folio doctor`)");
     }
     runs
 }
@@ -896,15 +906,14 @@ fn the_pager_needs_neither_memory_nor_time_for_a_hole_of_a_terabyte() {
     let place = Place::new();
     let path = place.path("holes");
     if let Err(error) = File::create(&path).and_then(|file| file.set_len(1 << 40)) {
-        println!("skipped: the file system has no files of a terabyte ({error})");
-        return;
+        return skip(&format!("the file system has no files of a terabyte ({error})"));
     }
     let range: [&dyn AsRef<OsStr>; 5] = [&path, &"--offset", &"1023G", &"--length", &"100"];
     printed(&command(&range).args(["--engine", "pager", "--budget", "4M"]).output().unwrap(), &[0; 100]);
 }
 
 #[test]
-fn what_cannot_be_mapped_is_read_whatever_the_engine() {
+fn files_that_cannot_be_mapped_are_read_whatever_the_engine() {
     let bytes = pattern(3_000_000);
     for engine in ["auto", "kernel", "pager"] {
         let stdin = fed(&mut command(&[&"-", &"--engine", &engine, &"--offset", &"1M", &"-v"]), &bytes);
@@ -933,19 +942,20 @@ fn the_pager_prints_a_block_device() {
         losetup -d \"$device\"; exit $status";
     let output = shell(line, &[&image]);
     if matches!(output.status.code(), Some(77 | 127)) {
-        println!("skipped: no loop device ({})", err(&output));
-        return;
+        return skip(&format!("no loop device ({})", err(&output)));
     }
     printed(&output, &bytes[4097..104_097]);
     assert_eq!(json(&output)["engine"], "pager");
 }
 
-/// Lets the pager print a file of 16 MiB within 4 MiB, and calls `change` while it waits for who reads its output.
+/// Lets the pager print a file of 16 MiB within 4 MiB, and calls `change` while it waits for the
+/// reader of its output.
 fn meanwhile(change: impl FnOnce(&File)) -> Output {
     let place = Place::new();
     let bytes = pattern(16 << 20);
     let file = place.file("data", &bytes);
-    // The clock of the file system must have moved on since the file was written, for its times to tell.
+    // The clock of the file system must have moved on since the file was written, for its times to
+    // differ.
     std::thread::sleep(Duration::from_millis(50));
     let mut child = start(&mut command(&[&file, &"--engine", &"pager", &"--budget", &"4M"]));
     let mut stdout = child.stdout.take().unwrap();
@@ -1001,7 +1011,7 @@ fn a_closed_pipe_is_quiet_for_the_pager_too() {
 }
 
 #[test]
-fn verbose_counts_what_the_pager_did() {
+fn verbose_counts_the_pagers_work() {
     if !pager_runs() {
         return;
     }

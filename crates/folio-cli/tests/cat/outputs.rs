@@ -1,5 +1,6 @@
 //! Where `folio cat` writes: files that are replaced, descriptors, and outputs that are lost.
 
+use crate::skip::skip;
 use crate::{FOLIO, Place, cat, command, err, failed, json, pattern, printed, shell, start};
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 use rustix::io::Errno;
@@ -14,7 +15,8 @@ use std::process::{Command, Output, Stdio};
 
 const ACL: &str = "system.posix_acl_access";
 
-/// An ACL (acl(5)) as the kernel takes it: owner rw-, group 99 rw-, the file's own group ---, mask rw-, others ---.
+/// An ACL (acl(5)) as the kernel takes it: owner rw-, group 99 rw-, the file's own group ---, mask
+/// rw-, others ---.
 fn acl() -> Vec<u8> {
     let mut bytes = 2_u32.to_le_bytes().to_vec();
     for (tag, rights, id) in
@@ -40,7 +42,7 @@ fn in_own_mounts(line: &str, args: &[&dyn AsRef<OsStr>]) -> Option<Output> {
     let output = command.output().ok().filter(|output| output.status.code() != Some(77));
     let output = output.filter(|output| output.status.success() || !err(output).starts_with("unshare"));
     if output.is_none() {
-        println!("skipped: mounting is not allowed");
+        skip("mounting is not allowed");
     }
     output
 }
@@ -51,8 +53,7 @@ fn a_replaced_file_keeps_its_acl_and_its_extended_attributes() {
     let (file, out) = (place.file("data", b"new"), place.file("out", b"before"));
     fs::set_permissions(&out, fs::Permissions::from_mode(0o640)).unwrap();
     if let Err(errno) = setxattr(&out, "user.origin", b"here", XattrFlags::empty()) {
-        println!("skipped: no extended attributes here: {errno}");
-        return;
+        return skip(&format!("no extended attributes here: {errno}"));
     }
     let has_acl = setxattr(&out, ACL, &acl(), XattrFlags::empty()).is_ok();
     let mode = out.metadata().unwrap().mode();
@@ -63,7 +64,7 @@ fn a_replaced_file_keeps_its_acl_and_its_extended_attributes() {
     if has_acl {
         assert_eq!(attribute(&out, ACL), Ok(acl()));
     } else {
-        println!("skipped: no ACLs here");
+        skip("no ACLs here");
     }
 }
 
@@ -73,8 +74,7 @@ fn a_replaced_file_gets_no_acl_that_it_did_not_have() {
     let (file, out) = (place.file("data", b"new"), place.file("out", b"before"));
     // New files of this directory inherit an ACL.
     if setxattr(place.path("."), "system.posix_acl_default", &acl(), XattrFlags::empty()).is_err() {
-        println!("skipped: no ACLs here");
-        return;
+        return skip("no ACLs here");
     }
     printed(&cat(&[&file, &"-o", &out]), b"");
     assert_eq!(attribute(&out, ACL), Err(Errno::NODATA));
@@ -85,8 +85,7 @@ fn a_replacement_that_cannot_have_the_owner_is_refused() {
     let place = Place::new();
     let (file, out) = (place.file("data", b"new"), place.file("out", b"before"));
     if chown(&out, Some(12), Some(34)).is_err() {
-        println!("skipped: needs root, to give a file away");
-        return;
+        return skip("needs root, to give a file away");
     }
     fs::set_permissions(&out, fs::Permissions::from_mode(0o666)).unwrap();
     fs::set_permissions(place.path("."), fs::Permissions::from_mode(0o777)).unwrap();
@@ -168,8 +167,7 @@ fn a_file_that_may_not_be_removed_is_refused_before_the_work() {
     let place = Place::new();
     let out = place.file("out", b"before");
     if chown(&out, Some(12), None).and_then(|()| chown(place.path("."), Some(12), None)).is_err() {
-        println!("skipped: needs root, to give a file away");
-        return;
+        return skip("needs root, to give a file away");
     }
     fs::set_permissions(&out, fs::Permissions::from_mode(0o666)).unwrap();
     fs::set_permissions(place.path("."), fs::Permissions::from_mode(0o1777)).unwrap();
@@ -271,8 +269,7 @@ fn holes_stay_holes() {
     for ends_with_data in [false, true] {
         let (file, bytes) = sparse(&place, ends_with_data);
         if file.metadata().unwrap().blocks() * 512 > 1 << 20 {
-            println!("skipped: no sparse files here");
-            return;
+            return skip("no sparse files here");
         }
         let out = place.path("out");
         for engine in ["kernel", "pager"] {

@@ -106,7 +106,11 @@ impl Error {
     }
 
     /// The process's own memory cannot have the bytes that `call` needs.
-    pub(crate) fn no_memory(call: &'static str, subject: Subject, short: crate::sys::memory_room::Short) -> Self {
+    pub(crate) fn no_memory(
+        call: &'static str,
+        subject: Subject,
+        short: crate::sys::memory_room::Short,
+    ) -> Self {
         let crate::sys::memory_room::Short { errno, bytes, free, limit } = short;
         let rule = format!("{bytes} bytes of memory are needed, and {limit} leaves {free}");
         Self::rule_as(errno, call, subject, rule, "take the range in smaller pieces, or free memory")

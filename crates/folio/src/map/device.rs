@@ -1,8 +1,8 @@
 //! Device memory: hardware may change it, and loads and stores may have effects, so each is made exactly once, with
 //! exactly the asked width.
 
-use super::handle::handle_calls;
 use super::fd_ownership::MapFile;
+use super::handle::handle_calls;
 use super::mapping::Mapping;
 use super::options::MapOptions;
 use crate::error::{Error, Result};

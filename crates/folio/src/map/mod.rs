@@ -20,11 +20,11 @@
 
 mod anon;
 mod device;
-mod file;
-mod handle;
 mod fd_ownership;
-mod mapping;
+mod file;
 mod file_object;
+mod handle;
+mod mapping;
 mod options;
 pub(crate) mod scm_rights;
 mod sealed;
@@ -36,10 +36,10 @@ mod views;
 
 pub use anon::Anon;
 pub use device::{Device, Register};
+pub use fd_ownership::MapFile;
 pub use file::{
     FileAccess, FileMap, FileMapMut, FileMapPrivate, MappedFile, Private, ReadOnly, ReadWrite, WriteAccess,
 };
-pub use fd_ownership::MapFile;
 pub use options::MapOptions;
 pub use sealed::Sealed;
 pub use shared::{Atom, SharedMem};

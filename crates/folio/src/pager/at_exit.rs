@@ -6,8 +6,8 @@
 //!
 //! Source: atexit(3), exit(3).
 
-use super::core::{Event, ObjectId};
 use super::command::{Inbox, Message, Outcome};
+use super::core::{Event, ObjectId};
 use crate::sys::per_process::PerProcess;
 use crate::sys::{self, identity, thread};
 use std::panic::{AssertUnwindSafe, catch_unwind};

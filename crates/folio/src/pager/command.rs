@@ -1,10 +1,10 @@
 //! What reaches a shard from other threads: commands of handles, and the ends of requests.
 
 use super::core::{Event, Failure, ObjectId, Ticket};
-use super::wake_queue::{Bell, Mailbox};
-use super::page_hashes::FILE_BYTES;
 use super::driver::NewObject;
+use super::page_hashes::FILE_BYTES;
 use super::stats::Stats;
+use super::wake_queue::{Bell, Mailbox};
 use crate::source::request::Sink;
 use crate::source::{LocalFile, Version};
 use rustix::event::{EventfdFlags, eventfd};

@@ -1,8 +1,8 @@
 //! How a shard learns of faults: by userfaultfd, or as signals where that is not allowed.
 
-use crate::sys::Errno;
 use crate::pager::sys::sigsegv_faults::TrapQueue;
 use crate::pager::sys::uffd::Uffd;
+use crate::sys::Errno;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 

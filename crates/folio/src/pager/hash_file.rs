@@ -1,8 +1,8 @@
 //! The file for the hashes of pages that memory has no room for. A thread opens, reads, writes and
 //! closes it, in the order of the calls: the spill directory may be slow, or stuck.
 
-use super::core::ObjectId;
 use super::command::{Inbox, Message};
+use super::core::ObjectId;
 use super::page_hashes::{FILE_BYTES, LeafWrite};
 use crate::source::workers::Workers;
 use std::fs::File;

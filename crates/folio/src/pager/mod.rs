@@ -22,29 +22,29 @@
 //! | [`working_set`] | the pages that a program used, to be prefetched the next time |
 //! | [`features`] | what the kernel offers, and what of it is used |
 
-mod source_facts;
 mod at_exit;
-mod foreign_writes;
-pub(crate) mod core;
-mod fault_source;
-mod file_io;
-mod writer_lock;
-mod sys;
-mod features;
-mod source_calls;
-mod hash_file;
 pub(crate) mod command;
-mod handles;
-pub(crate) mod object;
-mod wake_queue;
-mod merge;
-mod pressure;
-mod page_hashes;
-mod registry;
+pub(crate) mod core;
 mod driver;
+mod fault_source;
+mod features;
+mod file_io;
+mod foreign_writes;
+mod handles;
+mod hash_file;
+mod merge;
+pub(crate) mod object;
+mod page_hashes;
+mod pressure;
+mod registry;
+mod source_calls;
+mod source_facts;
 mod stats;
 mod store;
+mod sys;
+mod wake_queue;
 mod working_set;
+mod writer_lock;
 
 /// What [`mailbox`] is built on: its model has others.
 mod atomics {
@@ -52,18 +52,18 @@ mod atomics {
     pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 }
 
-pub use handles::{Paged, PagedMut, PagedShared, Pinned, PinnedMut, PinnedShared};
 pub use features::{Capability, Delivery, Report};
+pub use handles::{Paged, PagedMut, PagedShared, Pinned, PinnedMut, PinnedShared};
 pub use stats::Stats;
 pub use working_set::WorkingSet;
 
 use crate::advice::Pattern;
 use crate::error::{Errno, Error, Result, Subject};
+use crate::pager::sys::uffd::Uffd;
 use crate::source::Source;
 use crate::sys::identity;
-use crate::pager::sys::uffd::Uffd;
-use features::{Asker, Choice, Features, Masks, Probe};
 use command::{Inbox, Message};
+use features::{Asker, Choice, Features, Masks, Probe};
 use object::{Lease, Purpose};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};

@@ -1,12 +1,12 @@
 //! Who has an object mapped, and as what: many readers, or one writer, or many shared writers. What all handles do is here.
 
-use super::source_facts::Answers;
 use super::at_exit::Promise;
-use super::core::{Event, Failure, ObjectId, Pattern as Reading, Pin, Reason};
-use super::writer_lock::{Attempt, FileLock};
 use super::command::Message;
-use super::registry::{Conflict, Entry, Place};
+use super::core::{Event, Failure, ObjectId, Pattern as Reading, Pin, Reason};
 use super::driver::NewObject;
+use super::registry::{Conflict, Entry, Place};
+use super::source_facts::Answers;
+use super::writer_lock::{Attempt, FileLock};
 use super::{Inner, ended, store};
 use crate::advice::{Advice, Pattern};
 use crate::error::{Errno, Error, Fault, FaultCause, Result, Subject};

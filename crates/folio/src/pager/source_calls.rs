@@ -1,9 +1,9 @@
 //! How requests reach a source that is not read by the shard itself: on threads of a pool that no stuck source of
 //! another map exhausts, with a look at its version before and after each read.
 
-use super::source_facts::{Reach, Shows};
-use super::core::ObjectId;
 use super::command::{Inbox, Message};
+use super::core::ObjectId;
+use super::source_facts::{Reach, Shows};
 use crate::source::file::stamp::Stamp;
 use crate::source::function::caught;
 use crate::source::request::{FlushRequest, ReadRequest, Sink, WriteRequest};

@@ -1,6 +1,6 @@
 //! A queue whose one reader sleeps while there is nothing in it: who sends rings a bell, and only if the reader sleeps.
 //!
-//! `tests/mailbox_model.rs` checks the protocol under every order of steps.
+//! `tests/models/command_queue.rs` checks the protocol under every order of steps.
 
 use super::atomics::{AtomicBool, AtomicU64, Mutex, Ordering};
 use std::sync::PoisonError;

@@ -9,7 +9,7 @@
 use crate::source::LocalFile;
 use crate::source::file::reopen;
 use crate::sys::fork::{self, OwnFd};
-use crate::sys::{Errno, ofd_lock, identity};
+use crate::sys::{Errno, identity, ofd_lock};
 use rustix::fs::OFlags;
 use std::ops::Range;
 use std::os::fd::AsFd;

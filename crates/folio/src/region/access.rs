@@ -165,7 +165,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn a_page_that_was_lost_is_a_hole_and_what_lies_there_is_left_alone() {
+    fn a_lost_page_is_a_hole_and_a_later_map_there_is_left_alone() {
         let page = PageSize::system().bytes();
         let mut region = crate::MapOptions::new().region(4 * page, crate::Prot::READ_WRITE).unwrap();
         let lost = region.as_ptr() as usize + page..region.as_ptr() as usize + 2 * page;

@@ -10,15 +10,15 @@
 //! | [`reservation`] | address space without memory, to place regions in |
 
 mod access;
+mod advise;
+mod protection;
 mod remap;
 pub(crate) mod reservation;
-mod protection;
-mod advise;
 
 pub(crate) use access::{Origin, outside};
+pub use advise::{Populate, WriteBack};
 pub use remap::Resize;
 pub use reservation::Reservation;
-pub use advise::{Populate, WriteBack};
 
 use crate::error::{Errno, Error, Refused, Result, Subject};
 use crate::flags::MapFlags;

@@ -49,13 +49,10 @@ pub use channel::{Batch, Channel, ChannelOptions, Message, Receiver, Recv, Reser
 #[cfg(feature = "derive")]
 pub use folio_derive::Share;
 pub use log::{Log, LogOptions, NextEntry, Read, Reader, Start, Writer};
-pub use value::shared_ref::{Place, Shared};
-pub use value::read_ref::ReadPlace;
 pub use segment::header::{Kind, Lifetime};
 pub use segment::name::directory;
 pub use segment::registry::{Collected, Entry, Role, State, User, collect, list, remove};
 pub use segment::{Segment, SegmentOptions, Shape};
-pub use value::share::{Fingerprint, InPlace, Plain, Share};
 pub use sync::condvar::Condvar;
 pub use sync::event::Event;
 pub use sync::guard::{Guard, Guards, Locked, Torn};
@@ -63,6 +60,9 @@ pub use sync::listener::Listener;
 pub use sync::mutex::Mutex;
 pub use sync::once::Once;
 pub use sync::rwlock::{ReadGuard, ReadLocked, RwLock};
+pub use value::read_ref::ReadPlace;
+pub use value::share::{Fingerprint, InPlace, Plain, Share};
+pub use value::shared_ref::{Place, Shared};
 pub use wait::Wait;
 
 /// What the code that `derive(Share)` writes is made of. It reaches the standard library by these

@@ -4,15 +4,15 @@
 //! checked copies read the clones, and learn the truth of each page. The handler allocates nothing but by mmap(2), and takes
 //! no lock. Two threads that fault on one page race for a bit; the loser returns, and faults again until the winner is done.
 
-use super::vma_reserve;
 use super::copy::Trap;
 use super::fork_mutex::{Gate, Held};
+use super::handler_table::{Slot, Who};
 use super::identity;
 use super::lost_pages;
 use super::mm;
 use super::shadow::{CloneBy, Replaced};
-use super::handler_table::{Slot, Who};
 use super::spare::{Spare, Stores};
+use super::vma_reserve;
 use rustix::io::Errno;
 use std::ops::Range;
 use std::ptr;

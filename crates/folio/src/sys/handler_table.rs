@@ -1,7 +1,7 @@
 //! One entry of the table that the signal handler looks through: taken and freed by ordinary code, read by a handler that
 //! can come at any instruction and may not wait.
 //!
-//! `tests/slot_model.rs` checks the protocol under every order of steps.
+//! `tests/models/handler_table.rs` checks the protocol under every order of steps.
 
 use super::atomics::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence, yield_now};
 use std::ptr;

@@ -27,31 +27,31 @@
 //! | [`size_limit`] | writes beyond RLIMIT_FSIZE: an error, and no signal |
 //! | [`signal`] | the handler of SIGBUS and SIGSEGV, chained to what was there before |
 
-mod vma_reserve;
-pub(crate) mod ofd_lock;
 pub(crate) mod cgroup;
 pub(crate) mod copy;
 pub(crate) mod file;
 pub(crate) mod fork;
-pub(crate) mod futex;
 pub(crate) mod fork_mutex;
+pub(crate) mod futex;
+pub(crate) mod guard_table;
+pub(crate) mod handler_table;
 pub(crate) mod identity;
 pub(crate) mod lost_pages;
 pub(crate) mod memfd;
+pub(crate) mod memory_room;
 pub(crate) mod mm;
+pub(crate) mod ofd_lock;
 pub(crate) mod open;
 pub(crate) mod per_process;
 mod plain;
 pub(crate) mod process;
-pub(crate) mod guard_table;
 pub(crate) mod shadow;
-pub(crate) mod memory_room;
 pub(crate) mod signal;
 pub(crate) mod size_limit;
-pub(crate) mod handler_table;
 pub(crate) mod spare;
 pub(crate) mod stack;
 pub(crate) mod thread;
+mod vma_reserve;
 
 pub(crate) use plain::{into_plain, plain};
 pub(crate) use rustix::io::Errno;

@@ -265,4 +265,3 @@ fn capable(capability: u32) -> bool {
 pub(crate) fn has_proc() -> bool {
     rustix::fs::access("/proc/self/fd", rustix::fs::Access::EXISTS).is_ok()
 }
-

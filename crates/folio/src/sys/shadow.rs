@@ -8,7 +8,7 @@
 //! Each replaced page that has no replaced neighbour costs four areas, and a process may have 65,530. So the first faults
 //! replace one page each, later ones ever longer runs: a run may take pages along that are in order.
 
-use super::{vma_reserve, lost_pages, mm};
+use super::{lost_pages, mm, vma_reserve};
 use rustix::io::Errno;
 use std::ops::Range;
 use std::ptr::{self, NonNull};

@@ -5,7 +5,7 @@
 //! Source: mremap(2), getrlimit(2). A move to a range of the same length is checked against no limit
 //! but that of areas (mm/mremap.c).
 
-use super::{vma_reserve, mm};
+use super::{mm, vma_reserve};
 use rustix::io::Errno;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};

@@ -1,8 +1,9 @@
 //! A FUSE file system with one file, whose answers can be slow, stuck, or untrue.
 //!
-//! A child process serves it. A thread that waits for a FUSE server cannot be killed, so a server in the same process could
-//! keep that process for ever. The child ends when the [`FuseServer`] is dropped, and by itself after five minutes: its end
-//! closes `/dev/fuse`, and the kernel then fails all requests that wait.
+//! A child process serves it. A thread that waits for a FUSE server cannot be killed, so a server
+//! in the same process could keep that process for ever. The child ends when the [`FuseServer`] is
+//! dropped, and by itself after five minutes: its end closes `/dev/fuse`, and the kernel then fails
+//! all requests that wait.
 
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
@@ -84,8 +85,8 @@ impl FuseServer {
         if mounted != 0 {
             return Err(format!("a FUSE file system cannot be mounted: {}", std::io::Error::last_os_error()));
         }
-        // SAFETY: the child runs on this thread's copy alone; glibc's heap works after a fork, and the child ends with
-        // `_exit`.
+        // SAFETY: the child runs on this thread's copy alone; glibc's heap works after a fork, and
+        // the child ends with `_exit`.
         let child = match unsafe { libc::fork() } {
             0 => serve(device, served, control),
             child => child,
@@ -130,7 +131,8 @@ impl FuseServer {
         self.control.lookups_stick.store(stick, Ordering::SeqCst);
     }
 
-    /// Lets all that is stuck go when it is dropped: a test that panics must not wait for its own threads.
+    /// Lets all that is stuck go when it is dropped: a test that panics must not wait for its own
+    /// threads.
     pub(crate) fn lets_go(&self) -> LetsGo<'_> {
         LetsGo(self)
     }
@@ -166,7 +168,8 @@ impl Drop for LetsGo<'_> {
 impl Drop for FuseServer {
     fn drop(&mut self) {
         let target = CString::new(self.dir.path().as_os_str().as_encoded_bytes()).unwrap();
-        // SAFETY: `child` is a child that nobody has waited for. MNT_FORCE fails all requests that wait.
+        // SAFETY: `child` is a child that nobody has waited for. MNT_FORCE fails all requests that
+        // wait.
         unsafe {
             libc::umount2(target.as_ptr(), libc::MNT_FORCE | libc::MNT_DETACH);
             if self.child > 0 {
@@ -204,7 +207,8 @@ impl Control {
 
 /// The child's whole life.
 fn serve(device: OwnedFd, served: Served, control: &'static Control) -> ! {
-    // The child has copies of the test's descriptors: files, locks and pipes that other tests may want to see closed.
+    // The child has copies of the test's descriptors: files, locks and pipes that other tests may
+    // want to see closed.
     // SAFETY: the only descriptor that is used from here on is moved to number 3 first.
     let device = unsafe {
         libc::alarm(LIFE);
@@ -253,7 +257,7 @@ impl OneFile {
             nlink: 1,
             // SAFETY: asks for this process's ids.
             uid: unsafe { libc::geteuid() },
-            // SAFETY: as above.
+            // SAFETY: asks for this process's ids.
             gid: unsafe { libc::getegid() },
             rdev: 0,
             blksize: 4096,

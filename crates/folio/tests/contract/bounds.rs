@@ -1,6 +1,7 @@
-//! Requests whose size or wait another party decides: they end in an error, and never in an abort, the OOM killer or a hang.
+//! Requests whose size or wait another party decides: they end in an error, and never in an abort,
+//! the OOM killer or a hang.
 
-use crate::support::{
+use crate::common::{
     child_succeeds, disk_dir, file_with, is_root, lower_limit, page, pattern, skip, spawn_child, wait,
 };
 use folio::source::LocalFile;
@@ -52,7 +53,7 @@ fn the_residency_of_a_sparse_terabyte_takes_little_memory() {
 }
 
 #[test]
-fn residency_tells_the_same_by_runs_by_page_and_in_order() {
+fn residency_is_the_same_by_runs_by_page_and_in_order() {
     let mut block = Anon::new(200_000 * page()).unwrap();
     // The kernel is asked for 65,536 pages at a time: runs across that border are one.
     let touched = [0..1, 7..9, 65_530..65_540, 131_071..131_073, 199_999..200_000];
@@ -179,7 +180,8 @@ fn a_file_with_a_lease_is_opened_when_its_holder_gives_it_up() {
     let (reader, writer) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
     let (pid, _output) = spawn_child(|| {
         let file = OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC).open(&path).unwrap();
-        // SAFETY: these calls change the signals of this child, which has one thread, and the lease of its file.
+        // SAFETY: these calls change the signals of this child, which has one thread, and the lease
+        // of its file.
         unsafe {
             let mut set = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
@@ -188,7 +190,7 @@ fn a_file_with_a_lease_is_opened_when_its_holder_gives_it_up() {
             let leased = libc::fcntl(file.as_raw_fd(), F_SETLEASE, libc::F_RDLCK) == 0;
             rustix::io::write(&writer, &[u8::from(leased)]).unwrap();
             if leased {
-                // The kernel tells the holder, and waits for it.
+                // The kernel notifies the holder of the lease, and waits for it.
                 let mut signal = 0;
                 libc::sigwait(&raw const set, &raw mut signal);
                 libc::usleep(100_000);
@@ -204,7 +206,7 @@ fn a_file_with_a_lease_is_opened_when_its_holder_gives_it_up() {
     } else {
         skip("this file system has no leases");
     }
-    assert_eq!(wait(pid), crate::support::End::Exited(0));
+    assert_eq!(wait(pid), crate::common::End::Exited(0));
 }
 
 /// Bytes of this process that are resident and its own.

@@ -1,9 +1,10 @@
-//! What does not compile holds the table of handles: there is no safe way to a slice of memory that others can change.
+//! The programs that do not compile prove the table of handles: there is no safe way to a slice of
+//! memory that others can change.
 //!
-//! Each file of `compile_fail/` starts with `//! E0308`, the code of the one kind of error it must give: at every line
-//! that ends with `//~`, and nowhere else. Without those lines it must compile, so that nothing but them is at fault. A
-//! file that starts with `//! compiles` uses the same words where they are allowed: it shows that a word which is refused
-//! elsewhere still exists.
+//! Each file of `compile_fail/` starts with `//! E0308`, the code of the one kind of error it must
+//! give: at every line that ends with `//~`, and nowhere else. Without those lines it must compile,
+//! so that nothing but them is at fault. A file that starts with `//! compiles` uses the same words
+//! where they are allowed: it shows that a word which is refused elsewhere still exists.
 
 use folio::{Anon, Device, FileMap, FileMapMut, FileMapPrivate, Region, Sealed, SharedMem, View, ViewMut};
 use static_assertions::{assert_impl_all, assert_not_impl_any};
@@ -57,8 +58,8 @@ pub(crate) struct Compiler {
 }
 
 impl Compiler {
-    /// Finds folio among what cargo built. Builds with other features, or of other days, may lie there too: the newest that
-    /// the control compiles with is it.
+    /// Finds folio among the files that cargo built. Builds with other features, or of other days,
+    /// may lie there too: the newest that the control compiles with is it.
     pub(crate) fn new(control: &Path) -> Self {
         let dependencies = std::env::current_exe().unwrap().parent().unwrap().to_owned();
         let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
@@ -79,12 +80,12 @@ impl Compiler {
         panic!("no libfolio-*.rlib in {} compiles {}:\n{said}", dependencies.display(), control.display());
     }
 
-    /// What the compiler says against a file, if anything.
+    /// The compiler's complaints about a file, if any.
     fn compile(&self, source: &Path) -> Result<(), String> {
         self.compile_with(source, &["--emit", "metadata"])
     }
 
-    /// The same, with further arguments: at least what it is to emit.
+    /// The same, with further arguments: at least the kind of output.
     pub(crate) fn compile_with(&self, source: &Path, arguments: &[&str]) -> Result<(), String> {
         let output = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
             .args(["--edition", "2024", "--crate-type", "lib", "--color", "never"])
@@ -101,7 +102,7 @@ impl Compiler {
     }
 }
 
-/// The errors in what the compiler said.
+/// The errors in the compiler's output.
 fn complaints(said: &str) -> Vec<Complaint> {
     let mut complaints = Vec::new();
     let mut lines = said.lines();
@@ -146,7 +147,7 @@ pub(crate) fn control() -> PathBuf {
 }
 
 #[test]
-fn what_the_table_of_handles_forbids_does_not_compile() {
+fn uses_that_the_table_of_handles_forbids_do_not_compile() {
     let compiler = Compiler::new(&control());
     let mut wrong = String::new();
     let mut refused = 0;
@@ -181,7 +182,7 @@ fn the_snippets_compile_without_the_lines_that_are_refused() {
 }
 
 #[test]
-fn the_harness_tells_a_snippet_that_compiles_from_one_that_does_not() {
+fn the_harness_sees_whether_a_snippet_compiles() {
     let compiler = Compiler::new(&control());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("two.rs");

@@ -1,5 +1,6 @@
-//! `derive(Share)` looks at the struct that there is, and not at the tokens that it was given: what it says of a type holds whatever
-//! macros make of the struct later, and whatever the type's parameters are.
+//! `derive(Share)` looks at the struct that there is, and not at the tokens that it was given: its
+//! verdict on a type holds, whatever macros make of the struct later, and whatever the type's
+//! parameters are.
 
 use crate::compile_fail::{Compiler, control};
 use std::path::PathBuf;
@@ -9,8 +10,8 @@ use std::process::Command;
 struct Snippets {
     compiler: Compiler,
     macros: PathBuf,
-    /// What the compiler is to make: `metadata`, or code, without which nobody looks at types with
-    /// parameters.
+    /// The compiler's output: `metadata`, or code; without code, the compiler does not check types
+    /// with parameters.
     emit: &'static str,
     dir: tempfile::TempDir,
 }
@@ -114,7 +115,7 @@ fn a_layout_that_an_attribute_macro_changes_is_judged_as_it_is() {
 #[test]
 fn a_type_macro_that_expands_differently_each_time_says_nothing_of_a_field() {
     let snippets = Snippets::new("metadata");
-    // What is claimed of the struct, what a field may be for it, and what it may not.
+    // A claim about the struct, a type of field that the claim allows, and one that it forbids.
     let claims = [
         ("is_shared::<S>().unwrap()", "u64", "&'static u8"),
         ("is_in_place::<S>()", "AtomicU64", "u64"),
@@ -135,7 +136,7 @@ fn a_type_macro_that_expands_differently_each_time_says_nothing_of_a_field() {
                 refused += 1;
                 continue;
             }
-            // What was claimed is so.
+            // The claim holds.
             let real = format!("{source}\npub fn g(s: S) -> {right} {{ s.a }}");
             snippets.compile(&real).unwrap_or_else(|said| panic!("{source}\n{said}"));
         }

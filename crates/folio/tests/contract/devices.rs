@@ -1,6 +1,7 @@
-//! Devices: single loads and stores on the memory of what this machine has. Each test that finds its device missing says so.
+//! Devices: single loads and stores on the memory of this machine's devices. A test whose device is
+//! missing is skipped.
 
-use super::support::{child_succeeds, disk_dir, file_with, page, pattern, skip};
+use crate::common::{child_succeeds, disk_dir, file_with, page, pattern, skip};
 use folio::{Anon, Device, Errno, FaultCause, FileMap, FileMapMut, MapOptions, SharedMem, WriteBack};
 use std::fs::File;
 use std::io;
@@ -156,13 +157,13 @@ fn a_ring_of_io_uring_is_driven_by_loads_and_stores() {
     let RingParameters { sq_entries, cq_entries, sq, cq, .. } = parameters;
     let [sq_tail, sq_mask, sq_array] = [sq[1], sq[2], sq[6]].map(|at| at as usize);
     let [cq_head, cq_tail, cq_mask, cqes] = [cq[0], cq[1], cq[2], cq[5]].map(|at| at as usize);
-    // SAFETY: what the test stores makes the kernel do NOPs, which touch no memory.
+    // SAFETY: the stored requests are NOPs, for which the kernel touches no memory.
     let submissions =
         unsafe { Device::map_unchecked(&ring, SQ_RING, sq_array + 4 * sq_entries as usize) }.unwrap();
-    // SAFETY: what the test stores makes the kernel do NOPs, which touch no memory.
+    // SAFETY: the stored requests are NOPs, for which the kernel touches no memory.
     let completions =
         unsafe { Device::map_unchecked(&ring, CQ_RING, cqes + 16 * cq_entries as usize) }.unwrap();
-    // SAFETY: what the test stores makes the kernel do NOPs, which touch no memory.
+    // SAFETY: the stored requests are NOPs, for which the kernel touches no memory.
     let entries = unsafe { Device::map_unchecked(&ring, SQES, 64 * sq_entries as usize) }.unwrap();
 
     assert_eq!((submissions.load::<u32>(sq[3] as usize).unwrap(), sq_entries), (8, 8));
@@ -196,8 +197,8 @@ fn perf() -> io::Result<OwnedFd> {
     const SAMPLE_ADDRESS: u64 = 1 << 3;
     const EXCLUDE_KERNEL: u64 = 1 << 5;
     const SIZE: u64 = 64;
-    // `struct perf_event_attr`, first version: type and size, config, period, what to sample, how to read, flags, and
-    // two words that are zero.
+    // `struct perf_event_attr`, first version: type and size, config, period, sampled values,
+    // format of reads, flags, and two words that are zero.
     let attributes = [SOFTWARE | SIZE << 32, PAGE_FAULTS, 1, SAMPLE_ADDRESS, 0, EXCLUDE_KERNEL, 0, 0];
     // SAFETY: the kernel reads the attributes.
     let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, attributes.as_ptr(), 0, -1, -1, 0) };
@@ -291,7 +292,8 @@ mod kvm {
     const START: u64 = 0x1000;
 
     fn call(fd: &impl AsRawFd, request: libc::c_ulong, argument: usize) -> io::Result<i32> {
-        // SAFETY: `argument` is a number, or the address of what the request reads and writes.
+        // SAFETY: `argument` is a number, or the address of the memory that the request reads and
+        // writes.
         let answer = unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) };
         if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
     }
@@ -360,7 +362,7 @@ mod kvm {
     }
 
     #[test]
-    fn a_vcpu_obeys_what_is_stored_in_its_shared_page() {
+    fn a_vcpu_obeys_stores_to_its_shared_page() {
         let memory = SharedMem::anonymous(page()).unwrap();
         let machine = match machine(&memory) {
             Ok(machine) => machine,
@@ -411,7 +413,7 @@ fn a_block_device_is_mapped_as_a_device_and_as_a_file_as_long_as_it_is() {
         let written = FileMapMut::open(&block.path).unwrap();
         written.sync(.., WriteBack::Wait).unwrap();
     }
-    // What was written back to the device is in the file behind it.
+    // The file behind the device has the bytes that were written back.
     let mut behind = [0; 4];
     File::open(&path).unwrap().read_exact_at(&mut behind, page() as u64).unwrap();
     assert_eq!(u32::from_ne_bytes(behind), 0x0102_0304);

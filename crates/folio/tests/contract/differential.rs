@@ -1,12 +1,15 @@
-//! Random sequences of operations, folio beside plain kernel calls on an equal file or equal memory: after each step the
-//! outcomes, the memory and the files are compared.
+//! Random sequences of operations, folio beside plain kernel calls on an equal file or equal
+//! memory: after each step the outcomes, the memory and the files are compared.
 //!
-//! What the kernel would do with an access is asked with process_vm_readv(2) and process_vm_writev(2) on this process
-//! itself: they obey the same protections and ends of files, and answer a fault with EFAULT or a short count.
+//! To learn how the kernel answers an access, the test calls process_vm_readv(2) and
+//! process_vm_writev(2) on its own process: these calls obey the same protections and ends of
+//! files, and answer a fault with EFAULT or a short count.
 //!
 //! A failure prints the seed; `FOLIO_SEED=… cargo test differential` runs that sequence again.
 
-use crate::support::{End, disk_dir, in_child, memory_dir, page, skip};
+use crate::common::effort::scaled;
+use crate::common::random::{Random, seed};
+use crate::common::{End, disk_dir, in_child, memory_dir, page, skip};
 use folio::{Discard, Errno, Error, FaultCause, MapOptions, Prot, Region, Resize, WriteBack};
 use std::fs::File;
 use std::ops::Range;
@@ -14,48 +17,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Operations in one run of the test.
-const OPERATIONS: usize = 20_000;
+/// Operations in a thorough run of the test.
+const OPERATIONS: u64 = 20_000;
 /// Operations on one pair of maps, before the next.
 const ROUND: usize = 50;
 /// The most pages of a map.
 const PAGES: usize = 8;
-
-/// Numbers that follow from a seed (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut n = self.0;
-        n = (n ^ (n >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        n = (n ^ (n >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        n ^ (n >> 31)
-    }
-
-    /// Below `end`, which is not zero.
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
-        let mut bytes = vec![0; count];
-        for chunk in bytes.chunks_mut(8) {
-            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
-        }
-        bytes
-    }
-
-    /// A range inside `0..=end`.
-    fn range(&mut self, end: usize) -> Range<usize> {
-        let (a, b) = (self.below(end + 1), self.below(end + 1));
-        a.min(b)..a.max(b)
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -71,7 +38,7 @@ struct Plain {
     len: usize,
 }
 
-/// What a plain call answered.
+/// The answer of a plain call.
 type Answer = Result<(), Errno>;
 
 fn answer(result: i32) -> Answer {
@@ -103,7 +70,7 @@ impl Plain {
     }
 
     fn unmap(&self, range: &Range<usize>) -> Answer {
-        // SAFETY: as above.
+        // SAFETY: the map is this side's own, and nothing refers to its bytes.
         answer(unsafe { libc::munmap(self.at(range.start), range.len()) })
     }
 
@@ -118,7 +85,7 @@ impl Plain {
     }
 
     fn resize(&mut self, len: usize, flags: i32) -> Answer {
-        // SAFETY: as above.
+        // SAFETY: the map is this side's own, and nothing refers to its bytes.
         let start = unsafe { libc::mremap(self.start.cast(), self.len, len, flags) };
         if start == libc::MAP_FAILED {
             return answer(-1);
@@ -138,7 +105,8 @@ impl Drop for Plain {
 fn kernel_reads(start: *const u8, buffer: &mut [u8]) -> usize {
     let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let remote = libc::iovec { iov_base: start.cast_mut().cast(), iov_len: buffer.len() };
-    // SAFETY: the kernel writes into `buffer` only, and answers for what cannot be read.
+    // SAFETY: the kernel writes into `buffer` only, and returns an error for memory that cannot be
+    // read.
     let count =
         unsafe { libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) };
     usize::try_from(count).unwrap_or(0)
@@ -154,7 +122,8 @@ fn kernel_writes(start: *mut u8, bytes: &[u8]) -> usize {
     usize::try_from(count).unwrap_or(0)
 }
 
-/// The bytes of a range of memory, and which of its pages cannot be read (their bytes are zero here).
+/// The bytes of a range of memory, and which of its pages cannot be read (their bytes are zero
+/// here).
 fn memory(start: *const u8, len: usize) -> (Vec<u8>, Vec<usize>) {
     let (mut bytes, mut bad) = (vec![0; len], Vec::new());
     let mut next = 0;
@@ -174,7 +143,7 @@ fn contents(file: &File) -> Vec<u8> {
     bytes
 }
 
-/// Both sides, and what was done to them.
+/// Both sides, and the operations so far.
 struct Pair {
     /// The two files, open for reading and writing: folio's, and the other.
     files: Option<[File; 2]>,
@@ -260,9 +229,9 @@ impl Pair {
     /// Mostly whole pages, sometimes any bytes.
     fn pages(&mut self) -> Range<usize> {
         if self.random.below(8) == 0 {
-            return self.random.range(self.region.len());
+            return self.random.any_range(self.region.len());
         }
-        let pages = self.random.range(self.region.len() / page());
+        let pages = self.random.any_range(self.region.len() / page());
         pages.start * page()..pages.end * page()
     }
 
@@ -296,8 +265,9 @@ impl Pair {
         );
     }
 
-    /// What is stored behind the end of a file, on its last page, is turned to zeros whenever a disk's file is written
-    /// back. That moment is nobody's to choose, so it is done at once.
+    /// The kernel zeroes bytes that were stored behind the end of a file, on its last page, when it
+    /// writes the page back to a disk. The test cannot choose that moment, so it writes back at
+    /// once.
     fn clear_tail(&self) {
         let Some([file, _]) = self.files.as_ref().filter(|_| self.on_disk) else { return };
         let size = file.metadata().unwrap().len() as usize;
@@ -321,7 +291,7 @@ impl Pair {
                     return false;
                 }
             }
-            // Few, for what is unmapped stays so for the rest of the round.
+            // Few, since unmapped memory stays unmapped for the rest of the round.
             16 if self.random.below(8) == 0 => self.unmap(),
             16 | 17 => self.truncate(),
             _ => self.write_file(),
@@ -331,7 +301,7 @@ impl Pair {
     }
 
     fn read(&mut self) {
-        let range = self.random.range(self.region.len());
+        let range = self.random.any_range(self.region.len());
         self.log.push(format!("read {range:?}"));
         let (mut ours, mut theirs) = (vec![0; range.len()], vec![0; range.len()]);
         let result = self.region.read_at(&mut ours, range.start);
@@ -341,14 +311,15 @@ impl Pair {
     }
 
     fn write(&mut self) {
-        let range = self.random.range(self.region.len());
+        let range = self.random.any_range(self.region.len());
         self.log.push(format!("write {range:?}"));
         let bytes = self.random.bytes(range.len());
         let result = self.region.write_at(&bytes, range.start);
         let good = kernel_writes(self.plain.at(range.start).cast(), &bytes);
         self.ended(&result, &range, good);
         if result.is_err() {
-            // What a write that failed has stored is left open: store on both sides what can be, page by page.
+            // Nothing promises which bytes a failed write has stored: both sides store page by
+            // page.
             let mut next = range.start;
             while next < range.end {
                 let end = range.end.min((next / page() + 1) * page());
@@ -390,7 +361,7 @@ impl Pair {
     }
 
     fn sync(&mut self) {
-        let range = self.random.range(self.region.len());
+        let range = self.random.any_range(self.region.len());
         let (how, flags) = self.random.pick(&[
             (WriteBack::Start, libc::MS_ASYNC),
             (WriteBack::Start, libc::MS_ASYNC),
@@ -456,7 +427,8 @@ impl Pair {
         }
         let grows = new > old;
         if how == Resize::InPlace && grows {
-            // Whether there is room behind is each side's own luck. Where folio had it, the other side may move.
+            // Whether there is room behind is each side's own luck. Where folio had it, the other
+            // side may move.
             if let Err(error) = &result {
                 let excused = [Errno::NOMEM, Errno::FAULT].contains(&error.errno());
                 self.check(excused, format_args!("folio says {error:?}"));
@@ -465,8 +437,8 @@ impl Pair {
         }
         let flags = if how == Resize::MayMove || grows { libc::MREMAP_MAYMOVE } else { 0 };
         let plain = self.plain.resize(new, flags);
-        // A map of several areas does not grow, and whether the kernel joins equal areas again depends on what it
-        // remembers of their pages: not the same on both sides.
+        // A map of several areas does not grow, and whether the kernel merges equal areas again
+        // depends on its records of their pages, which differ between the two sides.
         let apart = |answer: Result<(), Errno>| answer == Err(Errno::FAULT);
         let ours = result.as_ref().copied().map_err(Error::errno);
         if grows && apart(ours) != apart(plain) {
@@ -487,7 +459,7 @@ impl Pair {
     }
 
     fn write_file(&mut self) {
-        let range = self.random.range(PAGES * page());
+        let range = self.random.any_range(PAGES * page());
         if let Some(files) = &self.files {
             self.log.push(format!("write the file at {range:?}"));
             let bytes = self.random.bytes(range.len());
@@ -521,10 +493,6 @@ fn around(range: &Range<usize>) -> Range<usize> {
     range.start / page() * page()..range.end.next_multiple_of(page())
 }
 
-fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
-}
-
 fn run(seed: u64, operations: usize) {
     let disk = disk_dir();
     let memory = memory_dir();
@@ -541,14 +509,13 @@ fn run(seed: u64, operations: usize) {
 }
 
 #[test]
-fn folio_does_what_the_kernel_does() {
+fn folio_does_as_the_kernel_does() {
     let mut probe = [0; 4];
     if kernel_reads([1_u8, 2, 3, 4].as_ptr(), &mut probe) != 4 {
         return skip("process_vm_readv is not allowed here");
     }
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let seed = setting("FOLIO_SEED").unwrap_or(now.as_nanos() as u64);
-    let operations = setting("FOLIO_OPERATIONS").map_or(OPERATIONS, |count| count as usize);
+    let seed = seed();
+    let operations = scaled(OPERATIONS) as usize;
     // In a child of its own, where no other thread maps anything into the holes.
     match in_child(|| run(seed, operations)) {
         End::Exited(0) => {}

@@ -1,7 +1,7 @@
-//! What the old documents say of mmap(2), and what is true today: a test for each point, against the real kernel. The list
-//! in the crate's documentation says no more than these tests show.
+//! Claims of the old documents about mmap(2), and today's truth: a test for each point, against the
+//! real kernel. The list in the crate's documentation says no more than these tests show.
 
-use super::support::{self, End, is_in_memory, page, pattern, skip};
+use crate::common::{self, End, is_in_memory, page, pattern, skip};
 use folio::{
     Anon, Errno, FaultCause, FileMap, FileMapMut, FileMapPrivate, MapFlags, MapOptions, PageSize, Prot,
     Region, SharedMem, WriteBack, raw,
@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 /// A new file with these bytes, open for reading and writing.
 fn new_file(dir: &Path, bytes: &[u8]) -> File {
-    let path = support::file_with(dir, bytes);
+    let path = common::file_with(dir, bytes);
     OpenOptions::new().read(true).write(true).open(path).unwrap()
 }
 
@@ -42,8 +42,8 @@ pub(crate) fn mount_flags(dir: &Path) -> u64 {
     rustix::fs::statvfs(dir).unwrap().f_flag.bits()
 }
 
-/// Looks until it sees what it expects, three times at most: where a sync(2) of some other process, between two steps, makes
-/// dirty pages clean.
+/// Looks until it sees the expected result, three times at most: a sync(2) of another process may
+/// clean dirty pages between two steps.
 #[track_caller]
 pub(crate) fn sees<T: PartialEq + std::fmt::Debug>(expected: &T, mut look: impl FnMut() -> T) {
     let mut seen = look();
@@ -60,7 +60,7 @@ pub(crate) fn sees<T: PartialEq + std::fmt::Debug>(expected: &T, mut look: impl 
 #[test]
 fn shared_and_private_together_are_accepted_for_a_file() {
     assert_eq!(MapFlags::SHARED | MapFlags::PRIVATE, MapFlags::SHARED_VALIDATE);
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let file = new_file(dir.path(), &pattern(1));
     let map = MapOptions::new().flags(MapFlags::SHARED_VALIDATE).map_mut(&file).unwrap();
     map.write_at(b"one", 0).unwrap();
@@ -104,8 +104,8 @@ fn a_pipe_a_socket_a_directory_and_a_proc_file_give_enodev() {
 
 #[test]
 fn a_shared_writable_map_of_a_read_only_descriptor_gives_eacces() {
-    let dir = support::disk_dir();
-    let path = support::file_with(dir.path(), b"bytes");
+    let dir = common::disk_dir();
+    let path = common::file_with(dir.path(), b"bytes");
     let file = File::open(&path).unwrap();
     assert_eq!(errno(FileMapMut::map(&file)), Errno::ACCESS);
     // A private one needs no more than read permission.
@@ -115,8 +115,8 @@ fn a_shared_writable_map_of_a_read_only_descriptor_gives_eacces() {
 
 #[test]
 fn a_map_of_a_write_only_descriptor_gives_eacces() {
-    let dir = support::disk_dir();
-    let path = support::file_with(dir.path(), b"bytes");
+    let dir = common::disk_dir();
+    let path = common::file_with(dir.path(), b"bytes");
     let file = OpenOptions::new().write(true).open(path).unwrap();
     assert_eq!(errno(FileMapMut::map(&file)), Errno::ACCESS);
     let none = std::ptr::null_mut();
@@ -127,15 +127,15 @@ fn a_map_of_a_write_only_descriptor_gives_eacces() {
 
 #[test]
 fn a_descriptor_in_append_mode_maps_as_any_other() {
-    let dir = support::disk_dir();
-    let path = support::file_with(dir.path(), b"bytes");
+    let dir = common::disk_dir();
+    let path = common::file_with(dir.path(), b"bytes");
     let file = OpenOptions::new().read(true).append(true).open(&path).unwrap();
     FileMapMut::map(&file).unwrap().write_at(b"B", 0).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"Bytes");
 }
 
 #[test]
-fn map_fixed_replaces_what_is_there() {
+fn map_fixed_replaces_the_map_there() {
     let page = page();
     let region = MapOptions::new().region(3 * page, Prot::READ_WRITE).unwrap();
     region.write_at(&vec![7; 3 * page], 0).unwrap();
@@ -144,7 +144,7 @@ fn map_fixed_replaces_what_is_there() {
     // The safe way does not.
     assert_eq!(errno(MapOptions::new().at(middle as usize).anon(page)), Errno::EXIST);
     let flags = MapFlags::FIXED | MapFlags::PRIVATE | MapFlags::ANONYMOUS;
-    // SAFETY: what is replaced is the middle of the region above, to which nothing refers.
+    // SAFETY: the middle of the region above is replaced, to which nothing refers.
     let at = unsafe { raw::mmap(middle, page, Prot::READ_WRITE, flags, -1, 0) }.unwrap();
     assert_eq!(at, middle);
 
@@ -156,7 +156,7 @@ fn map_fixed_replaces_what_is_there() {
 
 #[test]
 fn denywrite_executable_and_file_do_nothing() {
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let file = new_file(dir.path(), b"bytes");
     let flags = MapFlags::DENYWRITE | MapFlags::EXECUTABLE | MapFlags::FILE;
     // The file is open for writing: no ETXTBSY.
@@ -186,8 +186,9 @@ fn present(address: *const u8) -> usize {
 
 #[test]
 fn populate_faults_in_shared_and_private_maps_and_nonblock_undoes_it() {
-    let dir = support::disk_dir();
-    // All of it is in the page cache: as the documents have it, NONBLOCK would map just these pages.
+    let dir = common::disk_dir();
+    // All of it is in the page cache: as the documents have it, NONBLOCK would map just these
+    // pages.
     let file = new_file(dir.path(), &pattern(16));
     let options = |flags| MapOptions::new().flags(flags);
     let map = options(MapFlags::POPULATE).map(&file).unwrap();
@@ -204,7 +205,7 @@ fn bits_32_lies_below_2_gib() {
     let below = |start: *const u8, len| start as usize + len <= 2 << 30;
     let anon = MapOptions::new().flags(MapFlags::BITS_32).anon(page()).unwrap();
     assert!(below(anon.as_ptr(), anon.len()), "{:?}", anon.as_ptr());
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let file = new_file(dir.path(), b"bytes");
     let map = MapOptions::new().flags(MapFlags::BITS_32).map(&file).unwrap();
     assert!(below(map.as_ptr(), map.len()), "{:?}", map.as_ptr());
@@ -217,14 +218,14 @@ fn an_open_dev_zero_is_memory_of_the_process_own() {
     drop(zero);
     assert!(memory.len() == 100 && memory.iter().all(|&byte| byte == 0));
     memory.fill(7);
-    support::child_succeeds(|| assert!(memory.iter().all(|&byte| byte == 7)));
+    common::child_succeeds(|| assert!(memory.iter().all(|&byte| byte == 7)));
     memory.resize(3 * page()).unwrap();
     assert_eq!((memory[99], memory[100], memory[3 * page() - 1]), (7, 0, 0));
     memory.discard(..).unwrap();
     assert!(memory.iter().all(|&byte| byte == 0));
     // Its errors, and those of the ways that do not lead there.
-    let dir = support::disk_dir();
-    let file = File::open(support::file_with(dir.path(), b"bytes")).unwrap();
+    let dir = common::disk_dir();
+    let file = File::open(common::file_with(dir.path(), b"bytes")).unwrap();
     assert_eq!(Anon::from_dev_zero(&file, 1).unwrap_err().errno(), Errno::INVAL);
     let null = File::open("/dev/null").unwrap();
     assert_eq!(Anon::from_dev_zero(&null, 1).unwrap_err().errno(), Errno::INVAL);
@@ -238,7 +239,7 @@ fn an_open_dev_zero_is_memory_of_the_process_own() {
 #[test]
 fn a_length_past_the_end_is_allowed_and_faults_beyond_the_last_page() {
     let page = page();
-    for dir in [Some(support::disk_dir()), support::memory_dir()].into_iter().flatten() {
+    for dir in [Some(common::disk_dir()), common::memory_dir()].into_iter().flatten() {
         let file = new_file(dir.path(), &vec![7; page + 100]);
         let map = MapOptions::new().length(4 * page).map(&file).unwrap();
         assert_eq!(map.read::<[u8; 2]>(page + 99).unwrap(), [7, 0]);
@@ -256,7 +257,7 @@ fn a_length_past_the_end_is_allowed_and_faults_beyond_the_last_page() {
 
 #[test]
 fn an_empty_file_has_no_page_that_could_be_supplied() {
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let file = new_file(dir.path(), b"");
     let map = MapOptions::new().length(1).map(&file).unwrap();
     assert_eq!(cause(map.read::<u8>(0)), FaultCause::PastEnd);
@@ -270,12 +271,13 @@ fn an_empty_file_has_no_page_that_could_be_supplied() {
 
 #[test]
 fn sigbus_is_a_page_without_backing_and_memory_of_nobody_is_sigsegv() {
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let file = new_file(dir.path(), b"bytes");
     let touch = |address: *const u8| {
-        support::in_child(|| {
+        common::in_child(|| {
             let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            // SAFETY: ends the child, without a core dump, if the page is not there: what the test is after.
+            // SAFETY: ends the child, without a core dump, if the page is not there, which is the
+            // subject of the test.
             unsafe {
                 libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
                 libc::signal(libc::SIGBUS, libc::SIG_DFL);
@@ -298,12 +300,12 @@ fn sigbus_is_a_page_without_backing_and_memory_of_nobody_is_sigsegv() {
 #[test]
 fn part_of_a_map_may_be_unmapped() {
     let page = page();
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let bytes = pattern(3);
     let file = new_file(dir.path(), &bytes);
     let mut region = FileMap::map(&file).unwrap().into_region();
     region.unmap_range(page..2 * page).unwrap();
-    // Again is no error: munmap(2) passes over what is not mapped.
+    // Again is no error: munmap(2) passes over unmapped addresses.
     region.unmap_range(page..2 * page).unwrap();
 
     let mut there = vec![0; page];
@@ -316,7 +318,7 @@ fn part_of_a_map_may_be_unmapped() {
 
 #[test]
 fn on_disk_the_tail_of_the_last_page_never_reaches_the_file() {
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     if is_in_memory(dir.path()) {
         return skip("the build lies on tmpfs");
     }
@@ -325,7 +327,7 @@ fn on_disk_the_tail_of_the_last_page_never_reaches_the_file() {
 
 #[test]
 fn on_tmpfs_the_tail_of_the_last_page_reaches_the_file_when_it_grows() {
-    let Some(dir) = support::memory_dir() else { return skip("no /dev/shm") };
+    let Some(dir) = common::memory_dir() else { return skip("no /dev/shm") };
     match &tail_after_growth(dir.path()) {
         b"tail" => {}
         [0, 0, 0, 0] => skip("this kernel zeroes the tail on tmpfs, too"),
@@ -333,8 +335,8 @@ fn on_tmpfs_the_tail_of_the_last_page_reaches_the_file_when_it_grows() {
     }
 }
 
-/// Stores `tail` behind the end of a file, checks that the file does not have it, lets the file grow over it, and returns
-/// what the file then has there.
+/// Stores `tail` behind the end of a file, checks that the file does not have it, lets the file
+/// grow over it, and returns the file's bytes there.
 fn tail_after_growth(dir: &Path) -> [u8; 4] {
     let file = new_file(dir, &[7; 100]);
     let map = MapOptions::new().length(page()).map_mut(&file).unwrap();
@@ -351,11 +353,11 @@ fn tail_after_growth(dir: &Path) -> [u8; 4] {
     bytes
 }
 
-// Who sees what.
+// Which readers see a store.
 
 #[test]
 fn stores_reach_readers_of_the_file_at_once() {
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let file = new_file(dir.path(), b"bytes");
     let map = FileMapMut::map(&file).unwrap();
     let other = FileMap::open(dir.path().join("file")).unwrap();
@@ -372,7 +374,7 @@ fn stores_reach_readers_of_the_file_at_once() {
 #[test]
 fn a_private_map_shows_later_changes_in_pages_it_has_not_copied() {
     let page = page();
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let file = new_file(dir.path(), &vec![1; 2 * page]);
     let map = FileMapPrivate::map(&file).unwrap();
     map.read_vec(..).unwrap();
@@ -385,7 +387,7 @@ fn a_private_map_shows_later_changes_in_pages_it_has_not_copied() {
 
 #[test]
 fn the_descriptor_may_be_closed_early() {
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let file = new_file(dir.path(), b"bytes");
     let map = FileMapMut::map(&file).unwrap();
     drop(file);
@@ -401,8 +403,9 @@ fn the_descriptor_may_be_closed_early() {
 #[test]
 fn anonymous_shared_memory_reaches_unrelated_processes_by_its_descriptor() {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    // Forked before the memory exists, the child inherits nothing of it: all it gets is the descriptor.
-    let (child, mut failure) = support::spawn_child(|| {
+    // Forked before the memory exists, the child inherits nothing of it: all it gets is the
+    // descriptor.
+    let (child, mut failure) = common::spawn_child(|| {
         let memory = SharedMem::receive(&theirs).unwrap();
         assert_eq!(memory.read::<u32>(8).unwrap(), 7);
         memory.atomic::<AtomicU32>(0).unwrap().store(42, Ordering::Release);
@@ -410,7 +413,7 @@ fn anonymous_shared_memory_reaches_unrelated_processes_by_its_descriptor() {
     let memory = SharedMem::memfd("passed", page()).unwrap();
     memory.write(8, &7_u32).unwrap();
     memory.send(&ours).unwrap();
-    let end = support::wait(child);
+    let end = common::wait(child);
     let mut message = String::new();
     failure.read_to_string(&mut message).unwrap();
     assert_eq!(end, End::Exited(0), "{message}");
@@ -462,7 +465,7 @@ const MTIME_CTIME: [bool; 3] = [false, true, true];
 
 #[test]
 fn atime_moves_when_mmap_is_called_and_not_at_the_first_touch() {
-    for dir in [Some(support::disk_dir()), support::memory_dir()].into_iter().flatten() {
+    for dir in [Some(common::disk_dir()), common::memory_dir()].into_iter().flatten() {
         if mount_flags(dir.path()) & libc::ST_NOATIME != 0 {
             skip("a mount with noatime");
             continue;
@@ -496,7 +499,7 @@ fn atime_moves_as_the_mount_allows() {
     for (option, for_young, for_old) in
         [("relatime", NONE, ATIME), ("strictatime", ATIME, ATIME), ("noatime", NONE, NONE)]
     {
-        let Some(mounted) = support::Mounted::tmpfs(&format!("size=1m,{option}")) else {
+        let Some(mounted) = common::Mounted::tmpfs(&format!("size=1m,{option}")) else {
             return skip("needs the right to mount");
         };
         assert_eq!(map(mounted.path(), young), for_young, "{option}, young");
@@ -504,11 +507,12 @@ fn atime_moves_as_the_mount_allows() {
     }
 }
 
-/// A page counts as clean until a store faults: the store that finds it missing or write-protected in the map's page table
-/// moves the times, and is the only one to do so until the page is written back.
+/// A page counts as clean until a store faults: the store that finds it missing or write-protected
+/// in the map's page table moves the times, and is the only one to do so until the page is written
+/// back.
 #[test]
 fn on_disk_mtime_and_ctime_move_at_the_first_store_to_a_clean_page() {
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     if is_in_memory(dir.path()) {
         return skip("the build lies on tmpfs");
     }
@@ -517,8 +521,9 @@ fn on_disk_mtime_and_ctime_move_at_the_first_store_to_a_clean_page() {
         let file = new_file(dir.path(), &pattern(2));
         file.sync_all().unwrap();
         let map = FileMapMut::map(&file).unwrap();
-        // A load maps pages write-protected, so that each moves the times by itself. (A store to a page that is not mapped
-        // yet may map its neighbours of the same large folio along with it, as written.)
+        // A load maps pages write-protected, so that each moves the times by itself. (A store to a
+        // page that is not mapped yet may map its neighbours of the same large folio along with it,
+        // as written.)
         map.read_vec(..).unwrap();
         let store = |offset| moved(&file, || map.write_at(b"B", offset).unwrap()).0;
         let (first, second, next_page) = (store(0), store(1), store(page));
@@ -532,11 +537,11 @@ fn on_disk_mtime_and_ctime_move_at_the_first_store_to_a_clean_page() {
     sees(&[MTIME_CTIME, NONE, MTIME_CTIME, NONE, MTIME_CTIME, NONE, MTIME_CTIME], look);
 }
 
-/// tmpfs never writes back, so it need not know which pages are clean, and a load maps them writable at once. What is left is
-/// the store that faults its page in.
+/// tmpfs never writes back, so it need not know which pages are clean, and a load maps them
+/// writable at once. Only a store that faults its page in remains.
 #[test]
 fn on_tmpfs_only_a_store_that_is_the_first_touch_moves_mtime_and_ctime() {
-    let Some(dir) = support::memory_dir() else { return skip("no /dev/shm") };
+    let Some(dir) = common::memory_dir() else { return skip("no /dev/shm") };
     let file = new_file(dir.path(), &pattern(2));
     let map = FileMapMut::map(&file).unwrap();
     map.read_vec(..).unwrap();
@@ -555,7 +560,7 @@ fn on_tmpfs_only_a_store_that_is_the_first_touch_moves_mtime_and_ctime() {
 
 #[test]
 fn reserve_moves_no_time_where_there_is_no_hole() {
-    for dir in [Some(support::disk_dir()), support::memory_dir()].into_iter().flatten() {
+    for dir in [Some(common::disk_dir()), common::memory_dir()].into_iter().flatten() {
         let file = new_file(dir.path(), &pattern(2));
         let reserve = || drop(MapOptions::new().reserve().map_mut(&file).unwrap());
         let [_, mtime, ctime] = moved(&file, reserve).0;
@@ -572,7 +577,7 @@ fn reserve_moves_no_time_where_there_is_no_hole() {
 
 #[test]
 fn a_map_leaves_the_descriptors_position_alone() {
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let mut file = new_file(dir.path(), &pattern(2));
     file.set_len(8 * page() as u64).unwrap();
     file.seek(SeekFrom::Start(5)).unwrap();

@@ -1,11 +1,11 @@
-//! Errors: each errno of mmap(2), munmap(2), msync(2), mprotect(2), mremap(2), mlock(2), madvise(2) and mseal(2),
-//! given by the real kernel, with a message that names the rule and the remedy. Where today's kernel no longer gives
-//! one, a test shows that.
+//! Errors: each errno of mmap(2), munmap(2), msync(2), mprotect(2), mremap(2), mlock(2), madvise(2)
+//! and mseal(2), given by the real kernel, with a message that names the rule and the remedy. Where
+//! today's kernel no longer gives one, a test shows that.
 //!
-//! Not here, since nothing on a common machine gives them: EAGAIN of mlock(2) (a full memory cgroup without OOM
-//! killer), EBADF of madvise(2) (a kernel without swap), EHWPOISON (a memory failure).
+//! Not here, since nothing on a common machine gives them: EAGAIN of mlock(2) (a full memory cgroup
+//! without OOM killer), EBADF of madvise(2) (a kernel without swap), EHWPOISON (a memory failure).
 
-use crate::support::{
+use crate::common::{
     End, FailingDisk, Mounted, become_nobody, child_succeeds, disk_dir, file_with, in_child, is_root,
     lower_limit, page, pattern, sealable_memfd, skip,
 };
@@ -35,7 +35,7 @@ fn says(error: &Error, by_kernel: bool, errno: Errno, fragments: &[&str]) {
     let refusal = error.refusal().unwrap();
     assert_eq!(refusal.by_kernel(), by_kernel, "{text}");
     assert!(!refusal.rule().is_empty() && !refusal.remedy().is_empty(), "{text}");
-    // What the catch-all of unknown errors says.
+    // The text of the catch-all for unknown errors.
     assert!(!text.contains("no more than the error's number"), "{text}");
     for fragment in fragments {
         assert!(text.contains(fragment), "{fragment:?} is missing in: {text}");
@@ -54,7 +54,8 @@ fn folio_says(error: &Error, errno: Errno, fragments: &[&str]) {
     says(error, false, errno, fragments);
 }
 
-/// A file of `pages` pages on the disk, open for reading and writing. The directory goes when the test ends.
+/// A file of `pages` pages on the disk, open for reading and writing. The directory goes when the
+/// test ends.
 fn disk_file(pages: usize) -> (tempfile::TempDir, PathBuf, File) {
     let dir = disk_dir();
     let path = file_with(dir.path(), &pattern(pages));
@@ -86,7 +87,8 @@ fn status_bytes(field: &str) -> u64 {
     line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() << 10
 }
 
-/// Splits one map until the process has as many areas as it may: in children only. Returns the limit.
+/// Splits one map until the process has as many areas as it may: in children only. Returns the
+/// limit.
 fn fill_areas() -> u64 {
     let limit = number("/proc/sys/vm/max_map_count").unwrap();
     let bytes = (limit as usize + 16) * page();
@@ -270,7 +272,7 @@ fn neither_shared_nor_private_is_einval() {
 }
 
 #[test]
-fn shared_and_private_together_are_einval_for_anonymous_memory_and_accepted_for_a_file() {
+fn shared_with_private_is_einval_for_anonymous_memory_and_works_for_a_file() {
     let both = MapFlags::SHARED | MapFlags::PRIVATE;
     let error = fails(raw_map(Prot::READ, both | MapFlags::ANONYMOUS, -1, 0));
     kernel_says(
@@ -569,7 +571,8 @@ struct SwapFile(std::ffi::CString);
 
 impl SwapFile {
     fn on(path: &std::path::Path, pages: usize) -> Option<Self> {
-        // What mkswap writes: version 1, the last page's number, and the signature at the end of the first page.
+        // The header that mkswap writes: version 1, the last page's number, and the signature at
+        // the end of the first page.
         let mut bytes = vec![0; pages * page()];
         bytes[1024..1028].copy_from_slice(&1_u32.to_ne_bytes());
         bytes[1028..1032].copy_from_slice(&(pages as u32 - 1).to_ne_bytes());
@@ -585,7 +588,7 @@ impl SwapFile {
 
 impl Drop for SwapFile {
     fn drop(&mut self) {
-        // SAFETY: as above.
+        // SAFETY: a path that ends with a NUL.
         assert_eq!(unsafe { libc::swapoff(self.0.as_ptr()) }, 0);
     }
 }
@@ -939,7 +942,7 @@ fn growing_a_map_of_several_areas_is_efault() {
 }
 
 #[test]
-fn mremap_of_what_is_not_mapped_is_efault() {
+fn mremap_of_unmapped_addresses_is_efault() {
     child_succeeds(|| {
         let region = pages(1, Prot::READ);
         let address = region.as_ptr();
@@ -1160,8 +1163,9 @@ fn advice_that_splits_an_area_at_max_map_count_is_eagain() {
     });
 }
 
-/// An aligned range that a huge page would fit, with its first byte written, and no huge page yet: `Advice::HugePage`
-/// wakes the kernel's own thread, which may make one at once. `None` without transparent huge pages.
+/// An aligned range that a huge page would fit, with its first byte written, and no huge page yet:
+/// `Advice::HugePage` wakes the kernel's own thread, which may make one at once. `None` without
+/// transparent huge pages.
 fn collapsible() -> Option<(Reservation, Region)> {
     if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
         return None;
@@ -1373,8 +1377,8 @@ fn poisoning_pages_without_cap_sys_admin_is_eperm_where_the_kernel_can_poison() 
 
 // ---- mseal(2), and EPERM of the others ----
 
-/// A sealed region of these pages, and its address; `None` before Linux 6.10. It is there for the life of the process,
-/// so in children only.
+/// A sealed region of these pages, and its address; `None` before Linux 6.10. It is there for the
+/// life of the process, so in children only.
 fn sealed(count: usize, prot: Prot) -> Option<&'static Region> {
     match pages(count, prot).seal() {
         Ok(region) => Some(region),
@@ -1386,7 +1390,7 @@ fn sealed(count: usize, prot: Prot) -> Option<&'static Region> {
     }
 }
 
-/// What a call does to sealed memory: EPERM that says why.
+/// A call on sealed memory: EPERM, with the reason.
 fn is_forbidden_for_sealed_memory(prot: Prot, call: impl FnOnce(*mut u8) -> Error, fragments: &[&str]) {
     child_succeeds(|| {
         let Some(region) = sealed(2, prot) else { return skip("mseal needs Linux 6.10") };
@@ -1439,7 +1443,7 @@ fn dropping_sealed_read_only_memory_is_eperm() {
 }
 
 #[test]
-fn sealing_what_is_not_mapped_is_enomem() {
+fn sealing_unmapped_addresses_is_enomem() {
     child_succeeds(|| {
         let region = pages(3, Prot::READ);
         let middle = region.as_ptr().wrapping_add(page());
@@ -1539,7 +1543,7 @@ fn a_refusal_gives_its_parts() {
 }
 
 #[test]
-fn an_error_can_be_cloned_and_tells_its_number() {
+fn an_error_can_be_cloned_and_has_its_number() {
     let error = FileMap::open("/none/such").unwrap_err();
     let clone = error.clone();
     assert_eq!(clone.to_string(), error.to_string());

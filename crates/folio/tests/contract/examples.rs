@@ -1,15 +1,16 @@
-//! The documents' programs: each example is run with real processes, and says what it should.
+//! The documents' programs: each example runs with real processes, and prints the expected text.
 
 use super::documents::{mount_flags, sees};
-use super::support::is_in_memory;
-use super::support::{self, page, skip};
+use crate::common::is_in_memory;
+use crate::common::{self, page, skip};
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
-/// An example's command. Cargo builds examples with all tests, and not with `--test contract` alone.
+/// An example's command. Cargo builds examples with all tests, and not with `--test contract`
+/// alone.
 fn example(name: &str) -> Command {
-    let command = support::example(name);
+    let command = common::example(name);
     let path = Path::new(command.get_program());
     assert!(path.exists(), "{} is missing: run `cargo build -p folio --examples`", path.display());
     command
@@ -19,7 +20,7 @@ fn run<S: AsRef<std::ffi::OsStr>>(name: &str, args: &[S]) -> Output {
     example(name).args(args).stdin(Stdio::null()).output().unwrap()
 }
 
-/// What an example that must succeed prints.
+/// The output of an example that must succeed.
 #[track_caller]
 fn prints<S: AsRef<std::ffi::OsStr>>(name: &str, args: &[S]) -> String {
     let output = run(name, args);
@@ -29,7 +30,7 @@ fn prints<S: AsRef<std::ffi::OsStr>>(name: &str, args: &[S]) -> String {
     out
 }
 
-/// What an example says that must end with an error: a status of 1, a message, and no signal.
+/// The message of an example that must fail: with status 1, and no signal.
 #[track_caller]
 fn fails<S: AsRef<std::ffi::OsStr>>(name: &str, args: &[S]) -> String {
     let output = run(name, args);
@@ -75,13 +76,14 @@ impl Steps {
 
 #[test]
 fn print_range_prints_a_part_of_a_file() {
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let bytes: Vec<u8> = (0..3 * page()).map(|i| b"0123456789abcdefghijk"[i % 21]).collect();
-    let path = support::file_with(dir.path(), &bytes);
+    let path = common::file_with(dir.path(), &bytes);
     let path = path.to_str().unwrap();
     let part = |offset: usize, length: usize| std::str::from_utf8(&bytes[offset..][..length]).unwrap();
 
-    // Neither the offset nor the length is whole pages; without a length, and with one past the end, all to the end.
+    // Neither the offset nor the length is whole pages; without a length, and with one past the
+    // end, all to the end.
     let (offset, rest) = (page() + 7, 2 * page() - 7);
     assert_eq!(prints("print_range", &[path, &offset.to_string(), "100"]), part(offset, 100));
     assert_eq!(prints("print_range", &[path, &offset.to_string()]), part(offset, rest));
@@ -100,8 +102,8 @@ fn records(count: u8) -> String {
     (0..10).map(line).collect()
 }
 
-/// What an unrelated reader sees while the writer has the file mapped, after it unmapped it, and after the file was
-/// written back.
+/// The bytes that an unrelated reader sees while the writer has the file mapped, after it unmapped
+/// it, and after the file was written back.
 fn people(dir: &Path) -> [String; 3] {
     let path = dir.join("people");
     let path = path.to_str().unwrap();
@@ -120,29 +122,32 @@ fn people(dir: &Path) -> [String; 3] {
     [mapped, unmapped, read()]
 }
 
-/// The documents say: ten records while the writer has the file mapped, five and zeros once it has unmapped it. The first is
-/// right. All maps of the file show one page of the page cache, whose bytes past the file's end can be stored to as well.
-/// The second is so for another reason: unmapping changes nothing in the page, which stays in the cache, dirty. Its bytes past
-/// the end are zeroed when it is written back, be it before the unmap or after: by a sync, or after half a minute.
+/// The documents say: ten records while the writer has the file mapped, five and zeros once it has
+/// unmapped it. The first is right. All maps of the file show one page of the page cache, whose
+/// bytes past the file's end can be stored to as well. The second is so for another reason:
+/// unmapping changes nothing in the page, which stays in the cache, dirty. Its bytes past the end
+/// are zeroed when it is written back, be it before the unmap or after: by a sync, or after half a
+/// minute.
 #[test]
-fn people_past_the_end_of_a_file_on_disk_are_seen_until_the_page_is_written_back() {
-    let dir = support::disk_dir();
+fn people_past_the_end_of_a_file_on_disk_are_seen_until_write_back() {
+    let dir = common::disk_dir();
     if is_in_memory(dir.path()) {
         return skip("the build lies on tmpfs");
     }
     sees(&[records(10), records(10), records(5)], || people(dir.path()));
 }
 
-/// A file on tmpfs has no other home than that page: nothing is ever written back, and nothing zeroed.
+/// A file on tmpfs has no other home than that page: nothing is ever written back, and nothing
+/// zeroed.
 #[test]
 fn people_past_the_end_of_a_file_on_tmpfs_stay() {
-    let Some(dir) = support::memory_dir() else { return skip("no /dev/shm") };
+    let Some(dir) = common::memory_dir() else { return skip("no /dev/shm") };
     assert_eq!(people(dir.path()), [records(10), records(10), records(10)]);
 }
 
 #[test]
-fn people_writer_waits_as_many_seconds_as_it_is_told() {
-    let dir = support::disk_dir();
+fn people_writer_waits_as_many_seconds_as_given() {
+    let dir = common::disk_dir();
     let path = dir.path().join("people");
     let path = path.to_str().unwrap();
     assert_eq!(prints("people_writer", &[path, "0"]), "initialized\nunmapped\nwritten back\n");
@@ -151,8 +156,8 @@ fn people_writer_waits_as_many_seconds_as_it_is_told() {
 
 #[test]
 fn people_reader_of_an_empty_file_ends_in_an_error_and_not_in_a_signal() {
-    let dir = support::disk_dir();
-    let path = support::file_with(dir.path(), b"");
+    let dir = common::disk_dir();
+    let path = common::file_with(dir.path(), b"");
     assert!(fails("people_reader", &[&path]).contains("past the end of the file"));
 }
 
@@ -177,7 +182,7 @@ fn parent_child_chat_takes_turns() {
 
 #[test]
 fn chat_readers_see_the_data_as_often_as_they_look() {
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let path = dir.path().join("chat");
     let path = path.to_str().unwrap();
     let twice = |text: &str| format!("first reading: {text}\nsecond reading: {text}\n");
@@ -194,15 +199,15 @@ fn chat_readers_see_the_data_as_often_as_they_look() {
     writer.ends();
     assert_eq!(prints("chat_reader", &[path]), twice("good night"));
 
-    // Whoever has the file can write a length into it that no text has.
+    // Each user of the file can write a length into it that no text has.
     std::fs::write(path, [0xff; 4096]).unwrap();
     assert!(fails("chat_reader", &[path]).contains("must lie inside the map"));
 }
 
 #[test]
 fn copy_region_changes_the_file_through_the_map() {
-    let dir = support::disk_dir();
-    let path = support::file_with(dir.path(), b"0123456789");
+    let dir = common::disk_dir();
+    let path = common::file_with(dir.path(), b"0123456789");
     let name = path.to_str().unwrap();
     assert_eq!(prints("copy_region", &[name, "0", "5", "3"]), "copied 3 bytes from 0 to 5\n");
     assert_eq!(std::fs::read(&path).unwrap(), b"0123401289");
@@ -218,7 +223,7 @@ fn copy_region_changes_the_file_through_the_map() {
 
 #[test]
 fn frame_buffer_draws_a_picture() {
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let png = dir.path().join("picture.png");
     let no_device = dir.path().join("fb0");
     let printed = prints("frame_buffer", &[&no_device, &png]);
@@ -239,18 +244,18 @@ fn frame_buffer_draws_a_picture() {
     assert!(sun[0] > 240 && sun[0] > sun[2], "sun {sun:?}");
     assert!(hill.iter().all(|&part| part < dark), "hill {hill:?}");
 
-    // What is a device and no frame buffer.
+    // A device that is no frame buffer.
     let png = dir.path().join("other.png");
     assert!(fails("frame_buffer", &[Path::new("/dev/zero"), &png]).contains("not a frame buffer"));
 }
 
 #[test]
 fn frame_buffer_device() {
-    // It would overwrite the console of whoever runs the tests, so it is asked for.
+    // It would overwrite the user's console, so it runs only on request.
     let Ok(device) = std::env::var("FOLIO_FRAME_BUFFER") else {
         return skip("set FOLIO_FRAME_BUFFER to a frame buffer device that may be drawn to (/dev/fb0)");
     };
-    let dir = support::disk_dir();
+    let dir = common::disk_dir();
     let png = dir.path().join("picture.png");
     prints("frame_buffer", &[Path::new(&device), &png]);
     assert!(std::fs::metadata(png).unwrap().len() > 1000);
@@ -273,7 +278,8 @@ fn big_block_is_resident_only_while_it_is_touched() {
     }
 }
 
-/// The table that `timestamps` prints for a directory: what, and whether atime, mtime and ctime move.
+/// The table that `timestamps` prints for a directory: the operation, and whether atime, mtime and
+/// ctime move.
 fn timestamps(dir: &Path) -> Vec<(String, [bool; 3])> {
     let row = |line: &str| {
         let (what, words) = line.split_at(32);
@@ -289,9 +295,10 @@ fn timestamps(dir: &Path) -> Vec<(String, [bool; 3])> {
 }
 
 #[test]
-fn timestamps_tells_when_times_move_on_disk_and_on_tmpfs() {
-    for dir in [Some(support::disk_dir()), support::memory_dir()].into_iter().flatten() {
-        // On a disk each first store to a clean page moves mtime and ctime, on tmpfs only the one that faults its page in.
+fn timestamps_prints_when_times_move_on_disk_and_on_tmpfs() {
+    for dir in [Some(common::disk_dir()), common::memory_dir()].into_iter().flatten() {
+        // On a disk each first store to a clean page moves mtime and ctime, on tmpfs only the one
+        // that faults its page in.
         let store = !is_in_memory(dir.path());
         let atime = mount_flags(dir.path()) & libc::ST_NOATIME == 0;
         let expected = [

@@ -1,7 +1,8 @@
-//! Faults are errors: every cause is a real one (truncation, a full disk, a protection taken away), and nothing else in
-//! the process may notice.
+//! Faults are errors: every cause is a real one (truncation, a full disk, a protection taken away),
+//! and nothing else in the process may notice.
 
-use super::support::{
+use crate::common::effort::scaled;
+use crate::common::{
     End, Mounted, child_succeeds, disk_dir, file_with, in_child, lower_limit, memory_dir, page, pattern,
     skip, spawn_child, wait,
 };
@@ -57,7 +58,7 @@ fn a_read_across_the_end_names_only_the_bytes_that_are_missing() {
 }
 
 #[test]
-fn a_map_made_from_a_borrowed_descriptor_tells_the_cause_as_well() {
+fn a_map_of_a_borrowed_descriptor_knows_the_cause_as_well() {
     let dir = disk_dir();
     let path = file_with(dir.path(), &pattern(2));
     let file = writable(&path);
@@ -67,7 +68,7 @@ fn a_map_made_from_a_borrowed_descriptor_tells_the_cause_as_well() {
 }
 
 #[test]
-fn what_the_file_has_again_can_be_read_again() {
+fn bytes_that_the_file_has_again_can_be_read_again() {
     let dir = disk_dir();
     let (map, file) = truncated(dir.path());
     map.read::<u64>(5 * page()).unwrap_err();
@@ -115,7 +116,7 @@ fn many_threads_can_fault_at_once() {
             let (map, start, want) = (&map, &start, &want);
             scope.spawn(move || {
                 start.wait();
-                for round in 0..2_000 {
+                for round in 0..scaled(2_000) as usize {
                     let gone = 3 + (thread + round) % 5;
                     assert!(map.read::<u64>(gone * page()).is_err());
                     let kept = (thread + round) % 3;
@@ -162,7 +163,7 @@ fn a_fault_on_the_callers_own_buffer_is_not_folios() {
     let (gone, file) = truncated(dir.path());
     file.set_len(0).unwrap();
     let end = in_child(|| {
-        // SAFETY: none; the undefined access is what is tried, in a child that it kills.
+        // SAFETY: none; the test tries an undefined access, in a child that it kills.
         let bytes = unsafe { std::slice::from_raw_parts(gone.as_ptr(), 8) };
         let _ = map.write_at(bytes, 0);
     });
@@ -362,7 +363,7 @@ fn more_pages_can_be_replaced_than_a_process_has_areas() {
 }
 
 #[test]
-fn pages_that_are_replaced_along_with_others_can_still_be_read_and_written_checked() {
+fn pages_replaced_along_with_others_can_still_be_read_and_written_checked() {
     let dir = disk_dir();
     let path = file_with(dir.path(), &pattern(64));
     let mut map = FileMapMut::open(&path).unwrap();
@@ -444,7 +445,8 @@ fn a_guard_at_the_limit_of_address_space_is_an_error() {
 fn a_guard_at_the_limit_of_areas_is_an_error() {
     child_succeeds(|| {
         guard_at_a_limit(|| {
-            // Every other page of a region protected: two areas more each time, until there are no more.
+            // Every other page of a region protected: two areas more each time, until there are no
+            // more.
             let mut areas = folio::Reservation::new(1 << 30).map(std::mem::ManuallyDrop::new).unwrap();
             let base = areas.as_ptr() as usize;
             let _ = &mut areas;
@@ -636,7 +638,7 @@ fn checked_copies_and_failing_guards_can_run_side_by_side() {
             scope.spawn(move || {
                 let mut buffer = vec![0; 600];
                 let mut round = thread;
-                while guards.load(Ordering::Relaxed) < 3_000 {
+                while guards.load(Ordering::Relaxed) < scaled(3_000) {
                     round += 1;
                     let at = round * 37 % (3 * page() - 600);
                     map.read_at(&mut buffer, at).unwrap();
@@ -709,7 +711,7 @@ extern "C" fn exits_with_42(_: i32) {
 }
 
 fn install(signal: i32, handler: extern "C" fn(i32)) {
-    // SAFETY: the handler does what handlers may.
+    // SAFETY: the handler makes async-signal-safe calls only.
     unsafe { libc::signal(signal, handler as *const () as usize) };
 }
 
@@ -723,7 +725,7 @@ fn foreign_fault(signal: i32) {
         // SAFETY: a new map; only this function reads it.
         unsafe { folio::raw::mmap(std::ptr::null_mut(), page(), Prot::READ, flags, fd, 0) }.unwrap()
     };
-    // SAFETY: none; the undefined access is what is tried, in a child that it kills.
+    // SAFETY: none; the test tries an undefined access, in a child that it kills.
     std::hint::black_box(unsafe { address.read_volatile() });
 }
 
@@ -759,14 +761,14 @@ fn a_fault_in_a_map_of_folios_outside_every_guard_is_not_folios_to_hide() {
     let (map, _file) = truncated(dir.path());
     let end = in_child(|| {
         map.guard(|view| view.get(5 * page())).unwrap_err();
-        // SAFETY: none; the undefined access is what is tried, in a child that it kills.
+        // SAFETY: none; the test tries an undefined access, in a child that it kills.
         std::hint::black_box(unsafe { map.as_ptr().add(5 * page()).read_volatile() });
     });
     assert_eq!(end, End::Killed(libc::SIGBUS));
 }
 
 #[test]
-fn a_signal_that_a_process_sends_does_what_it_did_before() {
+fn a_signal_from_a_process_has_its_old_effect() {
     for signal in [libc::SIGSEGV, libc::SIGBUS] {
         let end = in_child(|| {
             // SAFETY: takes away the handler that Rust's own runtime installed.
@@ -780,7 +782,7 @@ fn a_signal_that_a_process_sends_does_what_it_did_before() {
         let end = in_child(|| {
             install(signal, exits_with_42);
             folio::faults::install();
-            // SAFETY: as above.
+            // SAFETY: sends a signal to this process.
             unsafe { libc::kill(libc::getpid(), signal) };
             std::thread::sleep(Duration::from_secs(10));
         });
@@ -856,7 +858,7 @@ fn two_handlers_that_each_pass_on_to_the_other_end_at_the_default() {
 }
 
 #[test]
-fn a_handler_installed_later_that_passes_nothing_on_is_put_behind_by_the_next_guard() {
+fn the_next_guard_goes_in_front_of_a_later_handler_that_passes_nothing_on() {
     child_succeeds(|| {
         folio::faults::install();
         install(libc::SIGBUS, exits_with_42);
@@ -882,7 +884,8 @@ fn a_stack_overflow_is_still_reported_by_rust() {
     }
     let end = in_child(|| {
         folio::faults::install();
-        // The main thread's handler data does not survive in a test thread's child: a thread of its own has them.
+        // The main thread's handler data does not survive in a test thread's child: a thread of its
+        // own has them.
         std::thread::spawn(|| overflow(0)).join().unwrap();
     });
     assert_eq!(end, End::Killed(libc::SIGABRT), "Rust says \"has overflowed its stack\" and aborts");
@@ -906,7 +909,7 @@ fn errno_is_left_alone_by_a_fault() {
     assert_eq!((before, after), (libc::EBADF, libc::EBADF));
 }
 
-// What the handler that was there before is called with
+// Arguments of the handler that was there before
 
 extern "C" fn exits_with_its_mask(signal: i32, _info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: asks for this thread's mask, and ends the process at once.
@@ -923,7 +926,8 @@ fn an_earlier_handler_runs_with_the_mask_that_it_asked_for() {
     for folio_too in [false, true] {
         for (flags, expected) in [(0, 0b011), (libc::SA_NODEFER, 0b010)] {
             let end = in_child(|| {
-                // SAFETY: the struct is valid, and the handler has the signature that SA_SIGINFO asks for.
+                // SAFETY: the struct is valid, and the handler has the signature that SA_SIGINFO
+                // asks for.
                 unsafe {
                     let mut action: libc::sigaction = std::mem::zeroed();
                     action.sa_sigaction = exits_with_its_mask as *const () as usize;
@@ -945,7 +949,7 @@ fn an_earlier_handler_runs_with_the_mask_that_it_asked_for() {
 #[cfg(target_env = "gnu")]
 static AWAY: AtomicU64 = AtomicU64::new(0);
 
-/// Leaves as siglongjmp(3) does: it never returns to who called it.
+/// Leaves as siglongjmp(3) does: it never returns to its caller.
 #[cfg(target_env = "gnu")]
 extern "C" fn jumps_away(_signal: i32) {
     CALLED.fetch_add(1, Ordering::Relaxed);
@@ -977,7 +981,8 @@ fn a_handler_that_jumps_away_is_called_for_the_next_fault_as_well() {
             let size = 1 << 18;
             let mut stacks = vec![0_u8; 3 * size];
             for turn in 1..=3_u64 {
-                // SAFETY: the stack is unused, and outlives what runs on it; `away` outlives the jump to it.
+                // SAFETY: the stack is unused, and outlives the code that runs on it; `away`
+                // outlives the jump to it.
                 unsafe {
                     let mut away: libc::ucontext_t = std::mem::zeroed();
                     let mut faulting: libc::ucontext_t = std::mem::zeroed();

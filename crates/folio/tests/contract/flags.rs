@@ -1,11 +1,11 @@
-//! One test for each flag of mmap(2), on what today's kernel does with it; hugetlb pages; and what is refused before the
-//! kernel is asked.
+//! One test for each flag of mmap(2), on its effect in today's kernel; hugetlb pages; and requests
+//! that folio refuses before it asks the kernel.
 
-use crate::regions::{Area, area_at, faulted, is_mapped, kernel_since, refused_by_kernel, refused_by_rule};
-use crate::support::{
+use crate::common::{
     End, become_nobody, child_succeeds, disk_dir, file_with, in_child, is_root, memory_dir, page, pattern,
     skip,
 };
+use crate::regions::{Area, area_at, faulted, is_mapped, kernel_since, refused_by_kernel, refused_by_rule};
 use folio::{
     Anon, Errno, FaultCause, FileMapMut, Fork, HugePage, MapFlags, MapOptions, PageSize, Prot, Region,
     Reservation, raw,
@@ -61,7 +61,7 @@ fn resident(block: &Anon) -> usize {
     block.residency(..).unwrap().known().unwrap().resident_bytes()
 }
 
-// Who shares it.
+// Which processes share it.
 
 #[test]
 fn shared_stores_are_seen_by_read_and_by_other_maps_at_once() {
@@ -147,7 +147,7 @@ fn anonymous_ignores_descriptor_and_offset() {
     let region = unsafe { Region::from_raw_parts(start, page(), PageSize::system()) }.unwrap();
     assert_eq!(byte(&region), 0);
     // Ignored, but an offset between pages is still refused.
-    // SAFETY: as above.
+    // SAFETY: no FIXED, so nothing is replaced.
     refused_by_kernel(
         unsafe { raw::mmap(std::ptr::null_mut(), page(), Prot::READ, flags, -1, 1) },
         Errno::INVAL,
@@ -157,7 +157,7 @@ fn anonymous_ignores_descriptor_and_offset() {
 // Where it lies.
 
 #[test]
-fn fixed_replaces_what_is_mapped_there() {
+fn fixed_replaces_the_map_there() {
     let region = region(MapFlags::empty());
     region.write_at(&vec![7; 4 * page()], 0).unwrap();
     let flags = MapFlags::PRIVATE | MapFlags::ANONYMOUS | MapFlags::FIXED;
@@ -233,7 +233,8 @@ fn growsdown_grows_below_the_map_through_the_raw_door() {
         assert_eq!(raw_anonymous(start, 1, flags).unwrap(), start);
         let below = start.wrapping_sub(1);
         assert!(!is_mapped(start.wrapping_sub(page())));
-        // SAFETY: the kernel extends the map to this page, in a process with one thread, where nobody else has it.
+        // SAFETY: the kernel extends the map to this page, in a process with one thread, where
+        // nobody else has it.
         unsafe { below.write_volatile(7) };
         assert!(is_mapped(start.wrapping_sub(page())));
         assert!(area_at(below).has("gd"));
@@ -247,13 +248,13 @@ fn without_growsdown_the_page_below_is_no_ones() {
         let start = room.as_ptr().wrapping_add(4 << 20);
         drop(room);
         raw_anonymous(start, 1, MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE).unwrap();
-        // SAFETY: not sound, and that is what is shown: the child ends here.
+        // SAFETY: not sound, as the test shows: the child ends here.
         unsafe { start.wrapping_sub(1).write_volatile(7) };
     });
     assert_eq!(end, End::Killed(libc::SIGSEGV));
 }
 
-// What does nothing.
+// Flags without effect.
 
 #[test]
 fn denywrite_lets_everyone_write_to_the_file() {
@@ -280,7 +281,7 @@ fn file_is_zero_and_changes_nothing() {
 
 #[test]
 fn uninitialized_memory_is_zeros_all_the_same() {
-    // Memory that was just used and given back is what the kernel would hand out.
+    // The kernel would hand out memory that was just used and given back.
     let mut dirty = Anon::new(256 * page()).unwrap();
     dirty.fill(0xEE);
     drop(dirty);
@@ -288,7 +289,7 @@ fn uninitialized_memory_is_zeros_all_the_same() {
     assert!(block.iter().all(|&byte| byte == 0));
 }
 
-// What is faulted in, and when.
+// Which pages are faulted in, and when.
 
 #[test]
 fn populate_faults_every_page_in() {
@@ -367,7 +368,7 @@ fn locked_counts_against_the_limit() {
     });
 }
 
-// What it counts as.
+// How the memory is accounted.
 
 #[test]
 fn noreserve_is_not_counted_against_the_commit_limit() {
@@ -502,9 +503,11 @@ fn number(path: &str) -> usize {
     std::fs::read_to_string(path).unwrap().trim().parse().unwrap()
 }
 
-/// A turn at the machine's pool of huge pages: held, nobody else who asks for one changes the pool or counts on it.
+/// A turn at the machine's pool of huge pages: while a test holds it, no other test that takes
+/// turns changes the pool or counts on it.
 pub(crate) fn huge_pool_turn() -> Option<File> {
-    // The lock is on the kernel's own directory, so that it is one for threads and for other test programs.
+    // The lock is on the kernel's own directory, so that it is one for threads and for other test
+    // programs.
     let pools = File::open("/sys/kernel/mm/hugepages").ok()?;
     pools.lock().ok()?;
     Some(pools)
@@ -603,7 +606,8 @@ fn a_pool_that_is_too_small_is_an_error_and_nothing_is_taken() {
 #[test]
 fn an_empty_pool_found_late_is_an_error_and_no_signal() {
     let Some(pool) = Pool::with(0) else { return skip(NO_POOL) };
-    // NORESERVE makes the kernel promise what it has not. By the raw door the map is there, and each access says so.
+    // NORESERVE makes the kernel promise memory that it does not have. By the raw door the map is
+    // there, and each access says so.
     let flags = MapFlags::PRIVATE | MapFlags::ANONYMOUS | MapFlags::NORESERVE | HugePage::Mib2.flags();
     // SAFETY: a new map, anywhere.
     let start = unsafe { raw::mmap(std::ptr::null_mut(), HUGE, Prot::READ_WRITE, flags, -1, 0) }.unwrap();
@@ -639,7 +643,7 @@ fn ranges_of_a_huge_map_are_whole_huge_pages() {
     ] {
         refused_by_rule(result, Errno::INVAL, "2 MiB");
     }
-    // What rounds outwards rounds to huge pages, and no further.
+    // Operations that round outwards round to huge pages, and no further.
     region.write_at(&[7], HUGE).unwrap();
     region
         .populate(HUGE..=HUGE, folio::Populate::Write, 1, |done, all| {
@@ -662,7 +666,7 @@ fn huge_maps_are_guarded_by_whole_huge_pages() {
     let start = block.as_ptr();
     let load = |address: *const u8| {
         in_child(|| {
-            // SAFETY: a load in a child that may be killed by it; that is what is shown.
+            // SAFETY: a load that may kill its child, as the test shows.
             let _ = unsafe { address.read_volatile() };
         })
     };
@@ -674,8 +678,7 @@ fn huge_maps_are_guarded_by_whole_huge_pages() {
 #[test]
 fn a_guard_that_meets_a_missing_huge_page_loses_that_page_only() {
     let Some(_pool) = Pool::with(4) else { return skip(NO_POOL) };
-    let Some(mounted) = super::support::Mounted::new(&["-t", "hugetlbfs", "-o", "pagesize=2M", "none"])
-    else {
+    let Some(mounted) = crate::common::Mounted::new(&["-t", "hugetlbfs", "-o", "pagesize=2M", "none"]) else {
         return skip("mounting is not allowed");
     };
     let path = mounted.path().join("file");
@@ -703,7 +706,7 @@ fn a_guard_that_meets_a_missing_huge_page_loses_that_page_only() {
 }
 
 #[test]
-fn shared_memory_has_no_huge_pages_since_who_shares_it_could_take_them_away() {
+fn shared_memory_has_no_huge_pages_since_a_sharer_could_take_them_away() {
     for refused in [huge().shared_anonymous(10), huge().shared_memfd(10), huge().shared_dev_zero(10)] {
         refused_by_rule(refused, Errno::INVAL, "punch a hole");
     }
@@ -766,7 +769,7 @@ fn a_huge_page_size_that_the_machine_lacks_is_einval_and_one_it_has_is_not() {
     }
 }
 
-// What is refused before the kernel is asked.
+// Requests that folio refuses before it asks the kernel.
 
 #[test]
 fn flags_that_have_an_option_of_their_own_are_refused_and_the_rule_names_it() {
@@ -832,7 +835,7 @@ fn reserve_is_for_files_and_shared_memory() {
 }
 
 #[test]
-fn huge_pages_are_refused_for_what_has_a_page_size_of_its_own() {
+fn huge_pages_are_refused_for_files_with_a_page_size_of_their_own() {
     let (_dir, file) = file();
     refused_by_rule(huge().map(&file), Errno::INVAL, "the file system's");
     refused_by_rule(huge().map_mut(&file), Errno::INVAL, "the file system's");
@@ -900,7 +903,7 @@ fn numbers_that_cannot_be_counted_are_refused() {
 }
 
 #[test]
-fn what_is_refused_leaves_the_file_as_it_was() {
+fn refused_requests_leave_the_file_as_it_was() {
     let (_dir, file) = file();
     let before = file.metadata().unwrap().len();
     let _ = with(MapFlags::GROWSDOWN).reserve().length(64 * page()).map_mut(&file);
@@ -955,7 +958,7 @@ fn protections_are_shown_by_name() {
 }
 
 #[test]
-fn every_protection_is_what_the_kernel_calls_it() {
+fn every_protection_has_the_kernels_name() {
     for (prot, rights) in [
         (Prot::NONE, "---p"),
         (Prot::READ, "r--p"),

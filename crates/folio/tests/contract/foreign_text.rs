@@ -1,6 +1,7 @@
-//! Text that others choose (names of files and of memory, words of a source) steers no terminal on which a message is shown.
+//! Text that others choose (names of files and of memory, words of a source) steers no terminal on
+//! which a message is shown.
 
-use super::support::{End, disk_dir, in_child, page, pattern, sealable_memfd};
+use crate::common::{End, disk_dir, in_child, page, pattern, sealable_memfd};
 use folio::source::Function;
 use folio::{Error, FileMap, Pager, SharedMem};
 use std::io::Read;

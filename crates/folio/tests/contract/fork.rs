@@ -1,7 +1,7 @@
-//! Fork: what a child gets of each kind of map, and what dropping a handle does there. Every child is a real one, whose
-//! exit status is checked.
+//! Fork: the child's view of each kind of map, and the effect of dropping a handle there. Every
+//! child is a real one, whose exit status is checked.
 
-use super::support::{End, child_succeeds, disk_dir, in_child, page, pattern, spawn_child, wait};
+use crate::common::{End, child_succeeds, disk_dir, in_child, page, pattern, spawn_child, wait};
 use folio::{
     Advice, Anon, Device, Errno, Error, FileMap, FileMapMut, FileMapPrivate, Fork, MapOptions, Populate,
     Prot, Region, Result, Sealed, SharedMem,
@@ -17,12 +17,14 @@ trait Handle: Sized {
 
     fn address(&self) -> usize;
 
-    /// The first byte, by a checked access; `None` for handles that have none, since they have slices.
+    /// The first byte, by a checked access; `None` for handles that have none, since they have
+    /// slices.
     fn first(&self) -> Option<Result<u8>>;
 
     fn change_fork(&mut self, fork: Fork) -> Result<()>;
 
-    /// Every checked call of the handle that would touch, move or change something where the map lies.
+    /// Every checked call of the handle that would touch, move or change something where the map
+    /// lies.
     fn calls(self) -> Vec<(&'static str, Option<Error>)>;
 }
 
@@ -43,7 +45,8 @@ fn first_byte(read: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<u8> {
     read(&mut byte).map(|()| byte[0])
 }
 
-/// [`Handle`] for a handle: the calls that all have, and its own. (A macro, since the calls are the handles' own.)
+/// [`Handle`] for a handle: the calls that all have, and its own. (A macro, since the calls are the
+/// handles' own.)
 macro_rules! handle {
     ($type:ident, |$dir:ident, $options:ident| $make:expr, |$handle:ident| $first:expr,
         |$own:ident| [$($name:literal: $call:expr),*]) => {
@@ -215,7 +218,8 @@ shared! {
     Memfd: shared_memfd;
 }
 
-/// Maps something of the child's own where the parent has a map: it succeeds only if nothing is there.
+/// Maps something of the child's own where the parent has a map: it succeeds only if nothing is
+/// there.
 fn occupy(address: usize) -> Anon {
     let mut own = MapOptions::new().at(address).anon(2 * page()).expect("nothing is mapped there");
     own.fill(0x5a);
@@ -379,7 +383,7 @@ every_kind! { all:
 fn touching_an_absent_map_without_a_check_ends_the_child_and_not_the_parent() {
     let anon = MapOptions::new().fork(Fork::Absent).anon(page()).unwrap();
     let end = in_child(|| {
-        // SAFETY: none: it shows what the checks are for, in a process of its own.
+        // SAFETY: none: it shows the purpose of the checks, in a process of its own.
         unsafe { anon.as_ptr().read_volatile() };
     });
     assert_eq!(end, End::Killed(libc::SIGSEGV));
@@ -414,7 +418,7 @@ fn a_map_that_was_absent_and_then_is_wiped_is_there_for_children_and_zero() {
 }
 
 #[test]
-fn what_a_map_grows_by_comes_to_children_as_the_rest_of_it() {
+fn bytes_by_which_a_map_grows_come_to_children_as_the_rest_does() {
     let grown = |fork| {
         let mut anon = MapOptions::new().capacity(3 * page()).fork(fork).anon(page()).unwrap();
         anon.grow(3 * page()).unwrap();
@@ -523,7 +527,7 @@ fn counters_in_shared_memory_lose_no_count_across_forks() {
 }
 
 #[test]
-fn grandchildren_share_what_children_shared_and_lack_what_children_kept() {
+fn grandchildren_share_maps_that_children_shared_and_lack_those_they_kept() {
     let counter = SharedMem::anonymous(8).unwrap();
     let counter = counter.atomic::<AtomicU64>(0).unwrap();
     let mut parents = Some(MapOptions::new().fork(Fork::Absent).anon(2 * page()).unwrap());
@@ -532,7 +536,7 @@ fn grandchildren_share_what_children_shared_and_lack_what_children_kept() {
     inherited.fill(1);
     child_succeeds(|| {
         counter.fetch_add(1, Ordering::Relaxed);
-        // What the child inherited it can keep from its own children.
+        // The child can keep an inherited map from its own children.
         inherited.set_fork(Fork::Absent).unwrap();
         let kept = inherited.as_ptr() as usize;
         let mut inherited = Some(inherited);
@@ -557,7 +561,8 @@ fn grandchildren_share_what_children_shared_and_lack_what_children_kept() {
 
 #[test]
 fn siblings_do_not_take_each_others_maps_for_their_own() {
-    // Each child gets a number when it first asks; none is the parent's, whose map they must leave alone.
+    // Each child gets a number when it first asks; none is the parent's, whose map they must leave
+    // alone.
     let mut parents = Some(MapOptions::new().fork(Fork::Absent).anon(2 * page()).unwrap());
     let address = parents.as_ref().unwrap().as_ptr() as usize;
     for _ in 0..5 {
@@ -617,7 +622,7 @@ fn a_map_that_had_no_bytes_for_a_while_is_absent_as_before() {
     cut.resize(0).unwrap();
     cut.resize(2 * page()).unwrap();
     shows(&cut);
-    // What was set later, too; and without a descriptor.
+    // Settings that were made later hold too; and without a descriptor.
     let mut set = FileMap::map(&*file).unwrap();
     set.set_fork(Fork::Absent).unwrap();
     set.resize(0).unwrap();
@@ -634,7 +639,7 @@ fn a_map_that_had_no_bytes_for_a_while_is_absent_as_before() {
 }
 
 #[test]
-fn a_map_in_a_reservation_that_nobody_else_has_any_more_can_be_kept_from_children() {
+fn a_map_in_a_reservation_of_one_owner_can_be_kept_from_children() {
     let reservation = folio::Reservation::new(2 * page()).unwrap();
     let mut anon = MapOptions::new().within(&reservation, 0).anon(page()).unwrap();
     assert_eq!(anon.set_fork(Fork::Absent).unwrap_err().errno(), Errno::INVAL);

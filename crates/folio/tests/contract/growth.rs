@@ -1,6 +1,7 @@
 //! Files that grow with their maps, in place where a reservation gives the room.
 
-use crate::support::{child_succeeds, disk_dir, file_with, lower_limit, page, pattern, skip};
+use crate::common::effort::scaled;
+use crate::common::{child_succeeds, disk_dir, file_with, lower_limit, page, pattern, skip};
 use folio::{Errno, FileMap, FileMapMut, Fork, MapOptions, Reservation};
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -52,7 +53,7 @@ fn an_empty_file_grows_with_its_map() {
 }
 
 #[test]
-fn a_map_that_reserves_has_the_space_of_what_it_grows_by() {
+fn a_map_that_reserves_has_the_space_into_which_it_grows() {
     let (dir, sparse) = open(1);
     let mut map = FileMapMut::map(sparse.try_clone().unwrap()).unwrap();
     map.grow(64 * page()).unwrap();
@@ -179,12 +180,13 @@ fn growth_leaves_the_holes_that_the_map_has_punched() {
 
 #[test]
 fn growth_never_cuts_bytes_that_another_appends_meanwhile() {
-    const ROUNDS: usize = 20_000;
+    let rounds = scaled(20_000) as usize;
     let (_dir, file) = open(1);
     if let Err(errno) = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 1) {
         return skip(&format!("the file system has no fallocate(2): {errno}"));
     }
-    // The other thread appends at a time of its own in each round, so that some round meets the middle of the growth.
+    // The other thread appends at a time of its own in each round, so that some round meets the
+    // middle of the growth.
     let (begun, ended) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let wait = |count: &AtomicUsize, round| {
         while count.load(Ordering::Acquire) < round {
@@ -193,7 +195,7 @@ fn growth_never_cuts_bytes_that_another_appends_meanwhile() {
     };
     let lost = std::thread::scope(|scope| {
         scope.spawn(|| {
-            for round in 1..=ROUNDS {
+            for round in 1..=rounds {
                 wait(&begun, round);
                 (0..round * 7 % 1000).for_each(|_| std::hint::spin_loop());
                 file.write_all_at(b"appended", 8 * page() as u64).unwrap();
@@ -201,7 +203,7 @@ fn growth_never_cuts_bytes_that_another_appends_meanwhile() {
             }
         });
         let mut lost = 0;
-        for round in 1..=ROUNDS {
+        for round in 1..=rounds {
             file.set_len(page() as u64).unwrap();
             let mut map = FileMapMut::map(file.try_clone().unwrap()).unwrap();
             begun.store(round, Ordering::Release);
@@ -213,5 +215,5 @@ fn growth_never_cuts_bytes_that_another_appends_meanwhile() {
         }
         lost
     });
-    assert_eq!(lost, 0, "of {ROUNDS}");
+    assert_eq!(lost, 0, "of {rounds}");
 }

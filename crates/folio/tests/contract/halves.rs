@@ -1,6 +1,7 @@
-//! What the kernel does area by area can fail half way, at the limit of areas: then it is as if it was not done.
+//! Operations that the kernel does VMA by VMA can fail half way, at the limit of VMAs: folio then
+//! undoes the first half.
 
-use crate::support::{child_succeeds, disk_dir, file_with, page, pattern, skip};
+use crate::common::{child_succeeds, disk_dir, file_with, page, pattern, skip};
 use folio::{Advice, Anon, Errno, FileMapMut, MapFlags, MapOptions, Prot, Region, Reservation, raw};
 use std::ptr::null_mut;
 

@@ -1,7 +1,7 @@
-//! The handles: what each kind of memory gives to safe code, and what it refuses. Forks are in `fork`, faults and guards
-//! in `faults`.
+//! The handles: the operations that each kind of memory gives to safe code, and those that it
+//! refuses. Forks are in `fork`, faults and guards in `faults`.
 
-use super::support::{
+use crate::common::{
     End, child_succeeds, disk_dir, file_with, in_child, memory_dir, page, pattern, skip, spawn_child, wait,
 };
 use folio::{
@@ -39,7 +39,8 @@ fn open(path: &Path) -> File {
     File::options().read(true).write(true).open(path).unwrap()
 }
 
-/// Whether anything is mapped at an address, by the kernel's word. Only for children: threads map and unmap.
+/// Whether anything is mapped at an address, by the kernel's word. Only for children: threads map
+/// and unmap.
 fn is_mapped(address: usize) -> bool {
     let mut resident = [0_u8];
     // SAFETY: mincore(2) of one page writes one byte.
@@ -62,7 +63,7 @@ fn memfd(bytes: &[u8], seals: libc::c_int) -> OwnedFd {
 // Anon
 
 #[test]
-fn anonymous_memory_is_zero_and_holds_what_is_stored() {
+fn anonymous_memory_is_zero_and_holds_stores() {
     let len = 3 * page() + 5;
     let mut anon = Anon::new(len).unwrap();
     assert_eq!(&anon[..], vec![0; len]);
@@ -121,7 +122,7 @@ fn growing_never_runs_over_the_guard_page() {
 }
 
 #[test]
-fn what_grows_is_made_as_the_map_was() {
+fn growth_is_made_as_the_map_was() {
     child_succeeds(|| {
         let mut anon = MapOptions::new().capacity(4 * page()).exec().lock().anon(page()).unwrap();
         let start = anon.as_ptr() as usize;
@@ -227,8 +228,8 @@ fn generated_code_runs_once_it_is_protected_so_and_can_be_stored_to_no_more() {
     let mut anon = Anon::new(FORTY_TWO.len()).unwrap();
     anon.copy_from_slice(FORTY_TWO);
     let region = anon.protect(Prot::READ | Prot::EXEC).unwrap();
-    // SAFETY: the region holds a function of that type. On aarch64 the page was never executed before, and the call to
-    // mprotect(2) makes the stores visible to instruction fetches.
+    // SAFETY: the region holds a function of that type. On aarch64 the page was never executed
+    // before, and the call to mprotect(2) makes the stores visible to instruction fetches.
     let answer = unsafe { std::mem::transmute::<*mut u8, extern "C" fn() -> u32>(region.as_ptr())() };
     assert_eq!(answer, 42);
     let fault = region.write_at(&[0], 0).unwrap_err();
@@ -278,7 +279,7 @@ fn a_region_with_a_hole_is_refused_as_slices_and_given_back() {
 }
 
 #[test]
-fn what_cannot_be_mapped_can_be_read() {
+fn files_that_cannot_be_mapped_can_be_read() {
     // More than is read at first.
     let bytes = pattern(50);
     let (here, mut there) = UnixStream::pair().unwrap();
@@ -309,7 +310,7 @@ fn reading_starts_at_the_descriptors_position() {
 }
 
 #[test]
-fn reading_what_cannot_be_read_is_an_error_that_names_it() {
+fn reading_an_unreadable_file_is_an_error_that_names_it() {
     let dir = disk_dir();
     let text = message(Anon::read_from(File::open(dir.path()).unwrap()));
     assert!(text.contains("EISDIR") && text.contains(dir.path().to_str().unwrap()), "{text}");
@@ -366,7 +367,7 @@ fn dropping_a_map_gives_its_addresses_back() {
 // Sealed
 
 #[test]
-fn sealed_memory_holds_what_it_was_filled_with() {
+fn sealed_memory_holds_its_first_bytes() {
     let bytes = pattern(3);
     let sealed = Sealed::build(bytes.len() - 5, |zeroed| {
         assert!(zeroed.iter().all(|&byte| byte == 0));
@@ -413,7 +414,7 @@ fn sealed_memory_is_taken_from_a_descriptor_with_all_three_seals_only() {
         let text = message(Sealed::from_fd(memfd(b"bytes", ALL & !missing)));
         assert!(text.contains("sealed against writing, growing and shrinking"), "{text}");
     }
-    // What forbids new writable maps leaves the old ones alone.
+    // A seal against new writable maps leaves the old ones alone.
     let future = memfd(b"bytes", libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_GROW | libc::F_SEAL_SHRINK);
     assert_eq!(errno(Sealed::from_fd(future)), Errno::INVAL);
     assert_eq!(&Sealed::from_fd(memfd(b"bytes", ALL)).unwrap()[..], b"bytes");
@@ -486,7 +487,7 @@ fn a_socket_without_a_descriptor_is_an_error_that_says_which() {
     drop(there);
     let text = message(Sealed::receive(&here));
     assert!(text.contains("closed the socket"), "{text}");
-    // And no signal for who sends to nobody.
+    // And no signal for a sender without a receiver.
     assert_eq!(errno(Sealed::copy_of(b"x").unwrap().send(&here)), Errno::PIPE);
 }
 
@@ -580,7 +581,7 @@ fn an_offset_past_the_end_is_refused_and_says_how_long_the_file_is() {
 }
 
 #[test]
-fn a_length_past_the_end_shows_zeros_to_the_end_of_the_page_and_faults_beyond_until_the_file_grows() {
+fn past_the_end_are_zeros_to_the_pages_end_then_faults_until_the_file_grows() {
     let dir = disk_dir();
     let file = open(&file_with(dir.path(), &[1; 100]));
     let map = MapOptions::new().length(2 * page()).map(&file).unwrap();
@@ -604,7 +605,7 @@ fn an_empty_file_maps_to_no_bytes() {
     assert!(maps.iter().all(|len| len() == 0));
     let map = FileMap::open(&path).unwrap();
     assert_eq!(errno(map.read::<u8>(0)), Errno::INVAL);
-    // And what is done to all of its pages is done to none.
+    // And an operation on all of its pages touches none.
     map.advise(.., Advice::WillNeed).unwrap();
     map.lock(..).unwrap();
     assert_eq!(map.residency(..).unwrap().known().unwrap().total_bytes(), 0);
@@ -627,7 +628,7 @@ fn a_map_at_the_end_of_its_file_follows_the_files_growth() {
 }
 
 #[test]
-fn what_cannot_be_mapped_gives_an_error_that_says_to_read_it() {
+fn files_that_cannot_be_mapped_give_an_error_that_says_to_read_them() {
     let dir = disk_dir();
     let (reader, _writer) = std::io::pipe().unwrap();
     let (socket, _other) = UnixStream::pair().unwrap();
@@ -718,7 +719,7 @@ fn a_reader_is_a_stream_of_the_same_bytes_as_any_other() {
                 assert_eq!(reader.seek(to).ok(), model.seek(to).ok(), "step {step}: {to:?}");
             }
             1 => {
-                // A buffer holds some of what follows, and nothing else.
+                // A buffer holds some of the bytes that follow, and nothing else.
                 let rest = model.fill_buf().unwrap();
                 let held = reader.fill_buf().unwrap();
                 assert_eq!(held, &rest[..held.len()], "step {step}");
@@ -819,7 +820,7 @@ fn many_maps_keep_one_descriptor_through_an_arc() {
 }
 
 #[test]
-fn devices_and_anonymous_shared_memory_keep_no_descriptor_and_memfds_keep_theirs() {
+fn memfds_keep_their_descriptor_devices_and_anonymous_shared_memory_do_not() {
     child_succeeds(|| {
         let before = descriptors();
         let device = Device::open("/dev/zero", page()).unwrap();
@@ -981,7 +982,7 @@ fn reverted_pages_show_the_file_again() {
 }
 
 #[test]
-fn a_protection_that_was_taken_away_makes_accesses_errors_until_it_is_given_back() {
+fn accesses_without_protection_are_errors_until_it_is_given_back() {
     let dir = disk_dir();
     let mut map = MapOptions::new().offset(5).map_mut(open(&file_with(dir.path(), &pattern(2)))).unwrap();
     map.protect(.., Prot::READ).unwrap();
@@ -1014,13 +1015,13 @@ fn a_promise_makes_a_file_map_a_slice_and_can_be_taken_back() {
     assert_eq!(stable[..], bytes[11..]);
     assert_eq!(stable.as_map().offset(), 11);
     let map = stable.into_inner();
-    // SAFETY: as above.
+    // SAFETY: the file is this test's alone.
     let bytes_of_it = bytes::Bytes::from(unsafe { map.assume_stable() });
     assert_eq!(bytes_of_it[..], bytes[11..]);
 }
 
 #[test]
-fn a_promise_to_be_alone_makes_a_file_map_a_mutable_slice_whose_stores_are_the_files() {
+fn a_promise_of_exclusive_use_makes_a_file_map_a_mutable_slice() {
     let dir = disk_dir();
     let path = file_with(dir.path(), b"0123456789");
     let map = MapOptions::new().offset(2).map_mut(open(&path)).unwrap();
@@ -1034,7 +1035,7 @@ fn a_promise_to_be_alone_makes_a_file_map_a_mutable_slice_whose_stores_are_the_f
 }
 
 #[test]
-fn a_created_file_has_its_length_its_space_and_what_was_in_it() {
+fn a_created_file_has_its_length_its_space_and_its_old_bytes() {
     let dir = disk_dir();
     let path = file_with(dir.path(), b"old");
     let map = FileMapMut::create(&path, 10 * page() as u64 + 1).unwrap();
@@ -1091,11 +1092,12 @@ fn reserving_a_file_without_holes_moves_none_of_its_times() {
 }
 
 #[test]
-fn reserving_never_moves_the_position_for_another_who_reads() {
+fn reserving_never_moves_the_position_of_another_reader() {
     for dir in [Some(disk_dir()), memory_dir()].into_iter().flatten() {
         let path = file_with(dir.path(), &[7]);
         let file = open(&path);
-        // Data behind a hole: where the position goes when holes are looked for, there is something else to read.
+        // Data behind a hole: where the position goes when holes are looked for, there is something
+        // else to read.
         file.set_len(64 * page() as u64).unwrap();
         file.write_all_at(&[9; 64], 63 * page() as u64).unwrap();
         let ended = AtomicBool::new(false);
@@ -1284,7 +1286,7 @@ fn an_unrelated_process_reaches_shared_memory_through_a_socket() {
 }
 
 #[test]
-fn anonymous_shared_memory_cannot_be_sent_and_says_what_can() {
+fn anonymous_shared_memory_cannot_be_sent_and_names_kinds_that_can() {
     let (here, _there) = UnixStream::pair().unwrap();
     let text = message(SharedMem::anonymous(10).unwrap().send(&here));
     assert!(text.contains("SharedMem::memfd"), "{text}");
@@ -1302,7 +1304,7 @@ fn a_memfds_space_is_reserved_when_it_is_made_unless_asked_otherwise() {
 
 #[test]
 fn a_memfd_is_seen_by_its_name() {
-    // Longer than what the kernel takes as the name of an area.
+    // Longer than any name of a VMA that the kernel accepts.
     let name = format!("name-{}", "x".repeat(100));
     let shared = SharedMem::memfd(&name, 10).unwrap();
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -1318,7 +1320,7 @@ fn shared_memory_of_no_bytes_is_an_empty_view() {
     }
 }
 
-// What all have
+// Properties of all handles
 
 #[test]
 fn every_handle_becomes_the_region_that_it_stands_on() {
@@ -1430,7 +1432,7 @@ fn a_handle_may_be_used_and_dropped_in_another_thread() {
     std::thread::spawn(move || assert_eq!(map.read_vec(..).unwrap(), b"bytes")).join().unwrap();
 }
 
-// What a map was made with outlives a time without bytes
+// Settings of a map outlive a time without bytes
 
 #[test]
 fn a_file_map_cut_to_nothing_keeps_its_options_and_its_place() {
@@ -1485,7 +1487,7 @@ fn rights(address: usize) -> String {
 }
 
 #[test]
-fn memory_from_a_region_does_not_grow_over_what_may_be_a_guard_page() {
+fn memory_from_a_region_does_not_grow_over_a_possible_guard_page() {
     let reservation = Reservation::new(4 * page()).unwrap();
     for anon in [
         MapOptions::new().guard_pages().anon(page()),
@@ -1500,7 +1502,7 @@ fn memory_from_a_region_does_not_grow_over_what_may_be_a_guard_page() {
         anon.grow(page()).unwrap();
         anon[page() - 1] = 1;
     }
-    // SAFETY: as above.
+    // SAFETY: just made as plain memory, and nobody else's.
     let mut free = unsafe { Anon::from_region(Anon::new(page()).unwrap().into_region()) }.unwrap();
     free.resize(3 * page()).unwrap();
     free[3 * page() - 1] = 1;
@@ -1528,7 +1530,8 @@ fn discarded_huge_pages_are_zero_and_stay() {
             // SAFETY: ends the child at once.
             unsafe { libc::_exit(2) };
         };
-        // The pool has no page but those that the map holds: what is given back cannot be had again.
+        // The pool has no pages but those that the map holds: the test cannot get a page again that
+        // it gives back.
         std::fs::write(POOL, "0").unwrap();
         anon.fill(7);
         assert_eq!(errno(anon.discard(page()..huge)), Errno::INVAL);

@@ -1,8 +1,8 @@
-//! A guard that meets a missing page in a process at a limit ends in an error, whichever limit it is
-//! and whoever set it; and a guard that ends at a limit leaves no hole.
+//! A guard that meets a missing page in a process at a limit ends in an error, whichever limit it
+//! is, and by whomever it was set; and a guard that ends at a limit leaves no hole.
 
 use super::halves::fill_areas;
-use super::support::{
+use crate::common::{
     End, become_nobody, child_succeeds, disk_dir, file_with, lower_limit, page, pattern, spawn_child, wait,
 };
 use folio::{Errno, Error, FaultCause, FileMap, FileMapMut, FileMapPrivate, MapOptions};
@@ -12,7 +12,7 @@ use std::path::Path;
 
 const LOW: u64 = 1 << 20;
 
-/// Memory in the heap for what an error needs to be built, where there can be no new memory.
+/// Memory in the heap from which an error can be built where no new memory can be had.
 fn warm_heap() {
     let blocks: Vec<Box<[u8]>> = (0..1024).map(|_| vec![1; 4096].into_boxed_slice()).collect();
     // The last block keeps the heap from shrinking.
@@ -46,8 +46,8 @@ fn names_page_file_and_reason(error: &Error, dir: &Path, reason: &str) {
     }
 }
 
-/// Guards of each kind of map, within which `reach` brings the process to a limit that `leave` takes
-/// away.
+/// Guards of each kind of map, within which `reach` brings the process to a limit that `leave`
+/// takes away.
 fn guards_at(reach: impl Fn(), leave: impl Fn(), reason: &str) {
     let dir = disk_dir();
     let path = file_with(dir.path(), &pattern(8));
@@ -139,7 +139,7 @@ fn a_guard_ends_in_an_error_when_future_maps_are_locked_beyond_their_limit() {
             lower_limit(libc::RLIMIT_MEMLOCK, page() as u64);
             (view.get(5 * page()), view.get(7 * page()))
         });
-        // SAFETY: as above.
+        // SAFETY: unlocks memory; changes no byte.
         unsafe { libc::munlockall() };
         names_page_file_and_reason(&result.unwrap_err(), dir.path(), "errno");
         // The directory is root's.
@@ -148,7 +148,7 @@ fn a_guard_ends_in_an_error_when_future_maps_are_locked_beyond_their_limit() {
 }
 
 #[test]
-fn a_guard_ends_in_an_error_at_the_limit_of_areas_in_the_middle_of_a_merged_one() {
+fn a_guard_in_the_middle_of_a_merged_area_is_an_error_at_the_limit_of_areas() {
     child_succeeds(|| {
         let dir = disk_dir();
         let path = file_with(dir.path(), &pattern(24));
@@ -247,7 +247,7 @@ fn many_guards_of_one_map_make_their_spare_memory_once() {
 }
 
 #[test]
-fn a_stable_map_has_no_guards_and_is_told_why() {
+fn a_stable_map_has_no_guards_and_the_error_says_why() {
     let dir = disk_dir();
     let map = FileMap::open(file_with(dir.path(), &pattern(2))).unwrap();
     // SAFETY: nobody changes the file.
@@ -255,7 +255,7 @@ fn a_stable_map_has_no_guards_and_is_told_why() {
     let error = stable.as_map().guard(|view| view.get(0)).unwrap_err();
     assert_eq!(error.errno(), Errno::PERM, "{error}");
     assert!(error.to_string().contains("read_at"), "{error}");
-    // SAFETY: as above.
+    // SAFETY: nobody changes the file.
     assert!(unsafe { stable.as_map().guard_slice(<[u8]>::len) }.is_err());
     assert_eq!(stable[..], pattern(2));
     stable.as_map().read_vec(..).unwrap();

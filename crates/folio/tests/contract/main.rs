@@ -1,4 +1,8 @@
-//! The contract: one test per rule of mmap(2), its family, and folio's own promises, against the real kernel.
+//! The contract: one test per rule of mmap(2), its family, and folio's own promises, against the
+//! real kernel.
+
+#[path = "../common/mod.rs"]
+mod common;
 
 mod bounds;
 mod compile_fail;
@@ -25,6 +29,5 @@ mod signals;
 mod size_limit;
 mod stacks;
 mod strangers;
-mod support;
 mod values;
 mod views;

@@ -1,7 +1,8 @@
 //! The reason that an error states is one of the request: an errno alone does not say it.
 
-use crate::support::{
-    Mounted, become_nobody, child_succeeds, disk_dir, file_with, is_root, lower_limit, page, pattern, skip,
+use crate::common::{
+    Mounted, become_nobody, child_succeeds, disk_dir, file_with, is_root, lower_limit, page, pattern, says,
+    skip,
 };
 use folio::{
     Advice, Anon, Discard, Errno, Error, FileMap, FileMapMut, Fork, MapFlags, MapOptions, Populate, Prot,
@@ -10,21 +11,6 @@ use folio::{
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::ops::ControlFlow;
-
-/// The error of a call that must fail with `errno`. It says each of `fragments` and none of `wrong`.
-#[track_caller]
-fn says<T>(result: folio::Result<T>, errno: Errno, fragments: &[&str], wrong: &[&str]) -> Error {
-    let error = result.map(drop).unwrap_err();
-    let text = error.to_string();
-    assert_eq!(error.errno(), errno, "{text}");
-    for fragment in fragments {
-        assert!(text.contains(fragment), "{fragment:?} is missing in: {text}");
-    }
-    for fragment in wrong {
-        assert!(!text.contains(fragment), "{fragment:?} is in: {text}");
-    }
-    error
-}
 
 #[track_caller]
 fn not_asked(error: &Error) {
@@ -140,7 +126,7 @@ fn a_length_beyond_all_addresses_is_too_long_and_not_some_other_rule() {
 }
 
 #[test]
-fn each_reason_that_a_region_cannot_be_resized_is_told_apart() {
+fn each_reason_that_a_region_cannot_be_resized_has_its_own_error() {
     let mut holes = pages(3, Prot::READ);
     holes.unmap_range(page()..2 * page()).unwrap();
     says(holes.resize(page(), Resize::MayMove), Errno::INVAL, &["was unmapped", "holes"], &["reservation"]);
@@ -167,7 +153,7 @@ fn a_map_that_may_move_and_does_not_grow_speaks_of_memory_and_not_of_its_place()
 }
 
 #[test]
-fn shared_memory_that_is_read_past_its_end_is_named_and_told_its_length() {
+fn an_error_of_shared_memory_read_past_its_end_has_its_name_and_length() {
     for shared in [SharedMem::anonymous(page()).unwrap(), SharedMem::dev_zero(page()).unwrap()] {
         let keep = format!("keep to 0..{}", page());
         let wrong = ["deleted"];

@@ -1,6 +1,6 @@
 //! Every operation of `Region`, on the real kernel.
 
-use crate::support::{
+use crate::common::{
     End, become_nobody, child_succeeds, disk_dir, file_with, in_child, is_root, memory_dir, page, pattern,
     skip,
 };
@@ -288,7 +288,7 @@ fn another_map_can_take_a_hole_and_dropping_the_region_leaves_it() {
 }
 
 #[test]
-fn unmapping_over_a_hole_leaves_what_lies_in_it() {
+fn unmapping_over_a_hole_leaves_the_maps_in_it() {
     child_succeeds(|| {
         let mut region = numbered(3);
         region.unmap_range(page()..2 * page()).unwrap();
@@ -452,7 +452,7 @@ fn split_takes_page_multiples_inside_the_region_only() {
 }
 
 #[test]
-fn merge_joins_what_was_split() {
+fn merge_joins_split_parts() {
     let mut region = numbered(3);
     let high = region.split_off(page()).unwrap();
     region.merge(high).unwrap();
@@ -832,7 +832,8 @@ fn relocate_that_the_kernel_refuses_leaves_region_and_reservation_whole() {
 
 // No call reaches past the region.
 
-/// Three regions side by side; `work` gets the middle one, of two pages, and the outer ones must not notice.
+/// Three regions side by side; `work` gets the middle one, of two pages, and the outer ones must
+/// not notice.
 fn between_neighbours(work: impl FnOnce(&mut Region)) {
     let mut low = numbered(4);
     let mut middle = low.split_off(page()).unwrap();
@@ -1247,7 +1248,7 @@ fn discard_takes_whole_pages_only() {
 // Unchecked advice.
 
 #[test]
-fn freed_pages_hold_their_bytes_or_zeros_and_what_is_stored_after() {
+fn freed_pages_hold_their_bytes_or_zeros_and_later_stores() {
     let region = numbered(2);
     // SAFETY: nothing refers to the bytes.
     unsafe { region.advise_unchecked(.., UncheckedAdvice::Free) }.unwrap();
@@ -1286,7 +1287,7 @@ fn a_guarded_page_is_an_error_and_reads_as_zero_when_the_guard_is_gone() {
     holds(&region, 2, 3);
     // No area was split for it.
     assert!(area_at(region.as_ptr()).range.end >= region.as_ptr() as usize + 3 * page());
-    // SAFETY: as above.
+    // SAFETY: removes guards from pages to which nothing refers.
     unsafe { region.advise_unchecked(middle, UncheckedAdvice::GuardRemove) }.unwrap();
     holds(&region, 1, 0);
 }
@@ -1483,7 +1484,7 @@ fn names_that_the_kernel_does_not_take_are_refused_before_it_is_asked() {
 // Populating.
 
 #[test]
-fn populate_goes_in_steps_and_tells_its_progress() {
+fn populate_goes_in_steps_and_reports_its_progress() {
     let block = Anon::new(5 * page()).unwrap();
     let mut told = Vec::new();
     let done = block
@@ -1520,7 +1521,7 @@ fn populate_steps_are_rounded_up_to_whole_pages() {
 }
 
 #[test]
-fn populate_ends_early_when_told_to() {
+fn populate_ends_early_on_request() {
     let block = Anon::new(4 * page()).unwrap();
     let done = block.populate(.., Populate::Write, page(), |_, _| ControlFlow::Break(())).unwrap();
     assert_eq!(done, page());
@@ -1593,7 +1594,7 @@ fn populate_against_the_protection_is_an_error() {
 // Residency.
 
 #[test]
-fn residency_of_anonymous_memory_is_what_was_touched() {
+fn residency_of_anonymous_memory_is_its_touched_pages() {
     let mut block = Anon::new(5 * page()).unwrap();
     block[page()] = 1;
     block[4 * page() - 1] = 1;
@@ -1644,7 +1645,7 @@ fn residency_of_a_file_of_another_owner_is_unknown_and_not_a_hundred_percent() {
         assert_eq!(owned.residency(..).unwrap().known().unwrap().resident_bytes(), 0);
         assert_eq!(borrowed.residency(..).unwrap().known().unwrap().resident_bytes(), 0);
         become_nobody();
-        // What the kernel says, and folio does not pass on.
+        // Answers of the kernel that folio does not pass on.
         let mut pages = [0_u8; 16];
         // SAFETY: `pages` has a byte for each page of the map.
         let said =
@@ -1653,13 +1654,13 @@ fn residency_of_a_file_of_another_owner_is_unknown_and_not_a_hundred_percent() {
         assert_eq!(owned.residency(..).unwrap(), Residency::NotOwner);
         // Found by its name, or not found at all: still unknown.
         assert_eq!(borrowed.residency(..).unwrap(), Residency::NotOwner);
-        // What is sure to be its own is known.
+        // Folio knows the flags that are surely its own.
         assert!(matches!(Anon::new(page()).unwrap().residency(..).unwrap(), Residency::Known(_)));
     });
 }
 
 #[test]
-fn who_may_write_to_a_file_may_know_its_residency() {
+fn a_user_that_may_write_to_a_file_may_know_its_residency() {
     if !is_root() {
         return skip("needs root, to become another user");
     }
@@ -1693,7 +1694,7 @@ fn residency_waits_for_no_pipe_that_lies_where_the_file_was() {
 }
 
 #[test]
-fn residency_is_known_to_who_may_write_to_a_file_and_not_read_it() {
+fn residency_is_known_to_a_user_that_may_write_to_a_file_and_not_read_it() {
     use std::os::unix::fs::PermissionsExt;
     if !is_root() {
         return skip("needs root, to become another user");
@@ -1709,7 +1710,7 @@ fn residency_is_known_to_who_may_write_to_a_file_and_not_read_it() {
         become_nobody();
         assert_eq!(map.residency(..).unwrap().known().unwrap().resident_bytes(), 2 * page());
     });
-    // What another file of the same name allows says nothing of this one.
+    // Permissions of another file with the same name say nothing about this one.
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     child_succeeds(|| {
         let file = std::fs::File::open(&path).unwrap();
@@ -1833,7 +1834,7 @@ fn a_raw_touch_of_an_unmapped_page_still_kills() {
     let end = in_child(|| {
         let mut region = numbered(2);
         region.unmap_range(page()..).unwrap();
-        // SAFETY: not sound, and that is what is shown: the child ends here.
+        // SAFETY: not sound, as the test shows: the child ends here.
         let _ = unsafe { region.as_ptr().wrapping_add(page()).read_volatile() };
     });
     assert_eq!(end, End::Killed(libc::SIGSEGV));

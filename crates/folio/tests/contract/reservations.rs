@@ -1,7 +1,8 @@
-//! Address space without memory, and what lies in it: growth at a stable address, guard pages, claims.
+//! Address space without memory, and the maps in it: growth at a stable address, guard pages,
+//! claims.
 
+use crate::common::{End, child_succeeds, disk_dir, file_with, in_child, page, pattern, skip};
 use crate::regions::{area_at, is_mapped, refused_by_kernel, refused_by_rule};
-use crate::support::{End, child_succeeds, disk_dir, file_with, in_child, page, pattern, skip};
 use folio::{
     Anon, Errno, FileMap, Fork, MapFlags, MapOptions, PageSize, Prot, Region, Reservation, SharedMem, raw,
 };
@@ -25,7 +26,8 @@ fn address_space() -> usize {
     text.split(' ').next().unwrap().parse::<usize>().unwrap() * page()
 }
 
-/// Maps and keeps `count` single pages wherever the kernel puts them, and says whether one lies in `range`.
+/// Maps and keeps `count` single pages wherever the kernel puts them, and says whether one lies in
+/// `range`.
 fn kernel_places_one_in(range: std::ops::Range<usize>, count: usize) -> bool {
     let flags = MapFlags::PRIVATE | MapFlags::ANONYMOUS;
     (0..count).any(|number| {
@@ -83,9 +85,9 @@ fn a_page_size_below_the_machines_is_the_machines() {
 }
 
 #[test]
-fn what_was_reserved_to_align_is_given_back() {
+fn addresses_reserved_to_align_are_given_back() {
     child_succeeds(|| {
-        // What reading the numbers itself needs is there already.
+        // The memory that reading the numbers takes is there already.
         let before = (address_space(), address_space()).1;
         let reservation = Reservation::aligned(2 << 20, PageSize::new(1 << 30).unwrap()).unwrap();
         assert_eq!(address_space() - before, 1 << 30);
@@ -337,7 +339,7 @@ fn the_kernel_places_nobody_in_a_reservation() {
 
 #[test]
 fn a_place_freed_outside_a_reservation_can_be_taken_by_the_kernel() {
-    // What the test above would see without a reservation: it can fail.
+    // The test above would see this without a reservation: it can fail.
     child_succeeds(|| {
         let region = MapOptions::new().region(64 * page(), Prot::READ_WRITE).unwrap();
         let range = region.as_ptr() as usize..region.as_ptr() as usize + region.len();
@@ -355,7 +357,7 @@ fn a_map_that_the_kernel_refuses_leaves_the_place_reserved_and_free() {
     child_succeeds(|| {
         let reservation = Reservation::new(4 * page()).unwrap();
         let there = MapOptions::new().within(&reservation, page());
-        // Refused before the kernel unmaps what lies at the place …
+        // Refused before the kernel unmaps the memory at that address …
         refused_by_kernel(there.map(&write_only), Errno::ACCESS);
         // … and by the file system, after it has.
         refused_by_kernel(there.clone().flags(MapFlags::SYNC).map_mut(&file), Errno::OPNOTSUPP);
@@ -391,7 +393,8 @@ fn a_refused_placement_never_opens_the_place_to_another_thread() {
                 }
                 taken
             });
-            // The file system refuses it, which with FIXED it would do after the place was unmapped.
+            // The file system refuses it, which with FIXED it would do after the place was
+            // unmapped.
             let sync = there.clone().flags(MapFlags::SYNC);
             for _ in 0..20_000 {
                 sync.map_mut(&file).unwrap_err();
@@ -533,7 +536,7 @@ fn guarded(touch: impl Fn(*const u8, usize)) -> End {
 }
 
 fn load(address: *const u8) {
-    // SAFETY: a load in a child that may be killed by it; that is what is shown.
+    // SAFETY: a load that may kill its child, as the test shows.
     let _ = unsafe { address.read_volatile() };
 }
 
@@ -624,8 +627,8 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Each page of the reservation has at most one owner; what is refused changes nothing; what is given back is free
-    /// again; and the bytes of each owner are its own.
+    /// Each page of the reservation has at most one owner; a refused request changes nothing;
+    /// returned pages are free again; and the bytes of each owner are its own.
     #[test]
     fn claims_are_those_of_a_plain_table(steps in proptest::collection::vec(step(), 1..40)) {
         let reservation = Reservation::new(PAGES * page()).unwrap();

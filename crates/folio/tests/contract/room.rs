@@ -1,7 +1,7 @@
-//! Files in memory get no more than there is: a request that is too large is an error before any memory is taken, and the
-//! OOM killer finds nothing to do.
+//! Files in memory get no more than there is: a request that is too large is an error before any
+//! memory is taken, and the OOM killer finds nothing to do.
 
-use crate::support::{Mounted, child_succeeds, disk_dir, file_with, page, pattern, sealable_memfd, skip};
+use crate::common::{Mounted, child_succeeds, disk_dir, file_with, page, pattern, sealable_memfd, skip};
 use folio::shm::Channel;
 use folio::{Errno, Error, FileMapMut, MapOptions, Sealed, SharedMem};
 use rustix::fs::SealFlags;

@@ -1,6 +1,6 @@
 //! Settings on a map without bytes hold once it has some.
 
-use crate::support::{child_succeeds, disk_dir, file_with, page, skip};
+use crate::common::{child_succeeds, disk_dir, file_with, page, skip};
 use folio::{Advice, Anon, Errno, FileMap, FileMapMut, Fork, MapOptions, Prot, Reservation};
 use std::fs::File;
 
@@ -46,7 +46,7 @@ fn empty_file() -> (tempfile::TempDir, File) {
 }
 
 #[test]
-fn memory_without_bytes_that_is_to_be_wiped_is_wiped_in_children_once_it_has_some() {
+fn empty_memory_with_wipe_on_fork_is_wiped_in_children_once_it_has_bytes() {
     let mut secret = Anon::new(0).unwrap();
     secret.set_fork(Fork::Wiped).unwrap();
     secret.resize(page()).unwrap();
@@ -180,8 +180,8 @@ fn settings_reach_all_pages_that_memory_in_a_reservation_gets_at_first() {
 #[test]
 fn a_setting_that_fails_when_the_bytes_come_leaves_the_map_without_bytes() {
     child_succeeds(|| {
-        crate::support::become_nobody();
-        crate::support::lower_limit(libc::RLIMIT_MEMLOCK, page() as u64);
+        crate::common::become_nobody();
+        crate::common::lower_limit(libc::RLIMIT_MEMLOCK, page() as u64);
         let mut anon = Anon::new(0).unwrap();
         anon.lock(..).unwrap();
         let error = anon.resize(4 * page()).unwrap_err();

@@ -1,6 +1,7 @@
-//! The handlers that the program has for SIGBUS and SIGSEGV: folio calls them as the kernel would, and stays in front of them.
+//! The handlers that the program has for SIGBUS and SIGSEGV: folio calls them as the kernel would,
+//! and stays in front of them.
 
-use super::support::{End, child_succeeds, disk_dir, file_with, in_child, page, pattern, skip};
+use crate::common::{End, child_succeeds, disk_dir, file_with, in_child, page, pattern, skip};
 use folio::FileMap;
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -27,7 +28,7 @@ fn raise(signal: i32) {
 /// Loads from an address at which nothing is.
 fn wild_load() {
     let address: *const u8 = std::ptr::without_provenance(8);
-    // SAFETY: none; the undefined access is what is tried, in a child that it kills.
+    // SAFETY: none; the test tries an undefined access, in a child that it kills.
     std::hint::black_box(unsafe { address.read_volatile() });
 }
 
@@ -149,7 +150,7 @@ fn a_second_stray_signal_kills_as_it_does_without_folio() {
     for signal in SIGNALS {
         for folio_too in [false, true] {
             let end = in_child(|| {
-                // SAFETY: what a program has whose handler took itself away.
+                // SAFETY: the state of a program whose handler took itself away.
                 unsafe { libc::signal(signal, libc::SIG_DFL) };
                 install(signal, takes_itself_away, 0);
                 if folio_too {
@@ -219,10 +220,11 @@ fn a_handler_that_puts_another_in_its_place_is_followed_by_that_one() {
 static BEFORE: AtomicUsize = AtomicUsize::new(0);
 static BEFORE_FLAGS: AtomicI32 = AtomicI32::new(0);
 
-/// Puts the handler back that was there before it, and returns: the fault happens again, and is that one's.
+/// Puts the handler back that was there before it, and returns: the fault happens again, and is
+/// that one's.
 extern "C" fn restores(signal: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     CALLS.fetch_add(1, Ordering::SeqCst);
-    // SAFETY: the struct is valid, and holds what was installed before.
+    // SAFETY: the struct is valid, and holds the handler that was installed before.
     unsafe {
         let mut before: libc::sigaction = std::mem::zeroed();
         before.sa_sigaction = BEFORE.load(Ordering::SeqCst);
@@ -258,7 +260,7 @@ fn a_crash_reporter_that_restores_the_handler_before_it_hands_the_fault_on() {
 
 // SA_RESETHAND and the other flags
 
-/// Tells the pipe, whose descriptor it is, of each call.
+/// Writes a byte to the pipe, whose descriptor it holds, at each call.
 static TOLD: AtomicI32 = AtomicI32::new(-1);
 
 extern "C" fn tells(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
@@ -439,7 +441,8 @@ fn a_handler_without_restart_ends_a_blocking_call_of_the_program() {
 #[test]
 fn a_handler_gets_the_signals_own_information() {
     extern "C" fn exits_with_the_value(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-        // SAFETY: the kernel passes a valid siginfo, with a value for a queued signal; then ends the process at once.
+        // SAFETY: the kernel passes a valid siginfo, with a value for a queued signal; then ends
+        // the process at once.
         unsafe {
             let queued = (*info).si_code == libc::SI_QUEUE && (*info).si_pid() == libc::getpid();
             libc::_exit(if queued { (*info).si_value().sival_ptr.addr() as i32 } else { 1 })

@@ -1,7 +1,7 @@
-//! RLIMIT_FSIZE: a file that would become longer than the process may make one is an error (EFBIG) on every thread. The kernel's
-//! signal for it (SIGXFSZ, which ends the process) never arrives.
+//! RLIMIT_FSIZE: a file that would become longer than the process may make one is an error (EFBIG)
+//! on every thread. The kernel's signal for it (SIGXFSZ, which ends the process) never arrives.
 
-use super::support::{child_succeeds, disk_dir, file_with, lower_limit, page, pattern};
+use crate::common::{child_succeeds, disk_dir, file_with, lower_limit, page, pattern};
 use folio::shm::SegmentOptions;
 use folio::source::{LocalFile, Source, WriteRequest};
 use folio::{Errno, FileMapMut, Pager, Sealed, SharedMem};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 const LIMIT: u64 = 1 << 16;
 
-/// A child with a limit of 64 KiB does what `work` says.
+/// Runs `work` in a child with a limit of 64 KiB.
 fn limited(work: impl FnOnce(&std::path::Path)) {
     let dir = disk_dir();
     child_succeeds(|| {
@@ -149,11 +149,11 @@ fn the_programs_own_handler_is_not_called_for_folios_calls() {
         CALLS.fetch_add(1, Ordering::SeqCst);
     }
     limited(|dir| {
-        // SAFETY: the handler does what handlers may.
+        // SAFETY: the handler makes async-signal-safe calls only.
         unsafe { libc::signal(libc::SIGXFSZ, counts as *const () as usize) };
         assert_too_large(FileMapMut::create(dir.join("large"), LIMIT + 1));
         assert_eq!(CALLS.load(Ordering::SeqCst), 0);
-        // What the program does itself is its own.
+        // Errors of the program's own calls are its own.
         std::fs::File::create(dir.join("its own")).unwrap().set_len(LIMIT + 1).unwrap_err();
         assert_eq!(CALLS.load(Ordering::SeqCst), 1);
     });

@@ -1,6 +1,6 @@
 //! No map lies where a stack grows: its frames would be in the map's bytes.
 
-use crate::support::{child_succeeds, lower_limit, page, skip};
+use crate::common::{child_succeeds, lower_limit, page, skip};
 use folio::{Anon, Errno, Error, MapFlags, MapOptions, Prot, Reservation, Resize, raw};
 use std::ops::Range;
 

@@ -1,6 +1,6 @@
-//! Objects that are not what they seem, and code of the same process that opens what is not its own.
+//! Objects that only seem to be files, and code of the same process that opens objects of others.
 
-use crate::support::{child_succeeds, disk_dir, file_with, is_root, page, pattern, sealable_memfd, skip};
+use crate::common::{child_succeeds, disk_dir, file_with, is_root, page, pattern, sealable_memfd, skip};
 use folio::{Device, Errno, FileMap, FileMapMut, FileMapPrivate, MapOptions, Sealed, SharedMem};
 use std::fs::File;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};

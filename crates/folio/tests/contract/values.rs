@@ -1,4 +1,5 @@
-//! What holds of folio's values as Rust values: they cross threads and panics, and errors can be kept.
+//! Properties of folio's values as Rust values: they cross threads and panics, and errors can be
+//! kept.
 
 use folio::{
     Anon, Device, Error, Fault, FileMap, FileMapMut, FileMapPrivate, MapOptions, Refusal, Region,

@@ -1,6 +1,6 @@
 //! Views and atomics of regions: whose pages stay, and nobody else's.
 
-use crate::support::{child_succeeds, disk_dir, file_with, page, pattern};
+use crate::common::{child_succeeds, disk_dir, file_with, page, pattern};
 use folio::{
     Anon, Discard, Errno, FileMapMut, Fork, MapOptions, Prot, Region, Reservation, Resize, Sealed, SharedMem,
 };

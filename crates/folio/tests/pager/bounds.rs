@@ -1,7 +1,7 @@
 //! Limits of the process and of its cgroup, and the longest deadlines.
 
-use crate::given::{MIB, pager};
-use crate::support::{End, child_succeeds, disk_dir, in_child, lower_limit, page, skip};
+use crate::common::{End, child_succeeds, disk_dir, in_child, lower_limit, page, skip};
+use crate::given::{MIB, is_all, pager};
 use folio::source::{Function, Memory, WritableMemory, Zeros};
 use folio::{Errno, Pager, WriteBack};
 use std::fs;
@@ -19,7 +19,7 @@ fn the_longest_deadline_is_no_deadline() {
             Ok(())
         });
         let map = pager.map(source.deadline(Duration::MAX)).unwrap();
-        assert!(map.iter().all(|&byte| byte == 5));
+        assert!(is_all(&map, 5));
         map.pin(..10).unwrap();
         let mut written = pager.map_mut(WritableMemory::new(vec![0; MIB])).unwrap();
         written.fill(6);
@@ -45,7 +45,7 @@ fn maps_that_do_not_grow_need_no_addresses_for_growth() {
         let mut private = pager.map_private(Memory::from(vec![1; 8 * MIB])).unwrap();
         private[5] = 2;
         assert_eq!(private[4..6], [1, 2]);
-        // A map that can grow gets what addresses there are.
+        // A map that can grow gets the addresses that there are.
         let mut written = pager.map_mut(WritableMemory::new(vec![1; 8 * MIB])).unwrap();
         written[5] = 2;
         written.resize(4096).unwrap();
@@ -54,7 +54,7 @@ fn maps_that_do_not_grow_need_no_addresses_for_growth() {
 }
 
 #[test]
-fn an_error_at_the_limit_of_addresses_names_the_limit_and_what_was_asked_for() {
+fn an_error_at_the_limit_of_addresses_names_the_limit_and_the_request() {
     child_succeeds(|| {
         let pager = pager(4 * MIB);
         lower_limit(libc::RLIMIT_AS, address_space() + (600 << 20));

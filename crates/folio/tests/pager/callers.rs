@@ -1,7 +1,8 @@
-//! Who calls a source: never the thread that serves faults, and no source waits for another one.
+//! Threads that call sources: the thread that serves faults never does, and no source waits for
+//! another one.
 
+use crate::common::{End, become_nobody, in_child, lower_limit};
 use crate::given::{MIB, pager, pattern};
-use crate::support::{End, become_nobody, in_child, lower_limit};
 use folio::source::{AtHand, Identity, Memory, ReadRequest, Source, Version};
 use folio::{Paged, Pager};
 use std::io;
@@ -71,8 +72,9 @@ fn until(reached: impl Fn() -> bool) {
     }
 }
 
-/// Eight threads that each wait for a page of their own of a blocked source, while `meanwhile` runs. At least the first
-/// `calls` of them wait in a call of the source of their own. The map that they read.
+/// Eight threads that each wait for a page of their own of a blocked source, while `meanwhile`
+/// runs. At least the first `calls` of them wait in a call of the source of their own. The map that
+/// they read.
 fn while_stuck(pager: &Pager, calls: usize, meanwhile: impl FnOnce(&Blocked)) -> Paged {
     let stuck = Blocked::new(64 * MIB);
     let map = pager.map(Arc::clone(&stuck)).unwrap();
@@ -157,8 +159,8 @@ fn sources_that_read_through_maps_of_their_own_pager_do_not_deadlock() {
     assert!(ended.recv_timeout(Duration::from_secs(25)).unwrap_or(false), "they wait for each other");
 }
 
-/// As [`in_child`]. The machine is probed before: a child that is forked while another test probes would wait for that test's
-/// thread.
+/// As [`in_child`]. The machine is probed before: a child that is forked while another test probes
+/// would wait for that test's thread.
 fn in_probed_child(work: impl FnOnce()) -> End {
     drop(pager(4 * MIB));
     in_child(work)

@@ -1,8 +1,8 @@
 //! Sources and files that change while they are mapped: which bytes a map may show then.
 
+use crate::common::{disk_dir, file_with, memory_dir};
 use crate::engines::{Access, Map, every_engine};
 use crate::given::{MIB, pager, pattern};
-use crate::support::{disk_dir, file_with, memory_dir};
 use folio::source::{AtHand, LocalFile, Memory, ReadRequest, Source, Version};
 use folio::{Advice, Error, FaultCause, Pager};
 use std::fs::{File, Permissions};
@@ -19,7 +19,8 @@ fn cause(error: &Error) -> FaultCause {
     error.fault().unwrap_or_else(|| panic!("no fault: {error}")).cause()
 }
 
-/// Bytes that are all the number of their version. A read says that it has begun, and ends when it may.
+/// Bytes that are all the number of their version. A read says that it has begun, and ends when it
+/// may.
 struct Gated {
     version: AtomicU64,
     /// `version` fails.
@@ -129,7 +130,7 @@ fn a_read_of_one_version_shows_its_bytes() {
 }
 
 #[test]
-fn a_version_that_cannot_be_told_after_a_read_is_an_error_in_its_words() {
+fn an_unknown_version_after_a_read_is_an_error_in_the_sources_words() {
     for (name, end) in while_read(|source| source.speechless.store(true, Ordering::SeqCst)) {
         let error = end.expect_err(name);
         assert_eq!(cause(&error), FaultCause::SourceFailed, "{name}");
@@ -138,7 +139,7 @@ fn a_version_that_cannot_be_told_after_a_read_is_an_error_in_its_words() {
 }
 
 #[test]
-fn a_version_that_cannot_be_told_before_a_read_is_an_error_and_no_read() {
+fn an_unknown_version_before_a_read_is_an_error_and_no_read() {
     let (source, has_begun, may_end) = Gated::new();
     let map = pager(16 * MIB).map(Arc::clone(&source)).unwrap();
     source.speechless.store(true, Ordering::SeqCst);
@@ -207,7 +208,7 @@ const ACTS: [(&str, Act); 7] = [
 ];
 
 #[test]
-fn maps_of_a_file_survive_what_leaves_its_bytes_alone() {
+fn maps_of_a_file_survive_changes_that_leave_its_bytes_alone() {
     let bytes = pattern(6 * MIB + 100);
     for make_dir in [|| Some(disk_dir()), memory_dir] {
         every_engine(|engine| {

@@ -1,16 +1,17 @@
-//! One contract, two engines: the rules of mmap(2), munmap(2) and msync(2) about files, each held against the kernel's maps and the
-//! pager's. What the kernel engine has besides (offsets, protections, locks, huge page files, the raw door) is in
-//! `tests/contract/`.
+//! One contract, two engines: the rules of mmap(2), munmap(2) and msync(2) about files, each held
+//! against the kernel's maps and the pager's. The further features of the kernel engine (offsets,
+//! protections, locks, huge page files, the raw door) are in `tests/contract/`.
 //!
-//! Where a rule leaves the engines a choice, the test names what both must keep: a page past a truncation may be the bytes that were
-//! there or an error, never zeros.
+//! Where a rule leaves the engines a choice, the test names the rule that both must keep: a page
+//! past a truncation may be the bytes that were there or an error, never zeros.
 
-use crate::engines::{Access, EVERY_ACCESS, Engine, Map, every_engine, every_kind};
-use crate::given::{MIB, Random};
-use crate::support::{
+use crate::common::random::Random;
+use crate::common::{
     End, FailingDisk, Mounted, child_succeeds, disk_dir, file_with, in_child, is_in_memory, memory_dir, page,
     pattern, skip,
 };
+use crate::engines::{Access, EVERY_ACCESS, Engine, Map, every_engine, every_kind};
+use crate::given::{MIB, is_all};
 use folio::{Advice, Errno, WriteBack};
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
@@ -37,7 +38,7 @@ fn end_of(work: impl FnOnce()) -> End {
     })
 }
 
-// What a map shows.
+// The bytes that a map shows.
 
 #[test]
 fn a_map_shows_the_bytes_of_its_file() {
@@ -104,7 +105,7 @@ fn the_rest_of_the_last_page_reads_as_zeros() {
 }
 
 #[test]
-fn what_is_stored_to_the_rest_of_the_last_page_never_reaches_the_file() {
+fn stores_to_the_rest_of_the_last_page_never_reach_the_file() {
     let dir = disk_dir();
     if is_in_memory(dir.path()) {
         return skip("the build lies on tmpfs, which keeps it");
@@ -119,7 +120,7 @@ fn what_is_stored_to_the_rest_of_the_last_page_never_reaches_the_file() {
         drop(map);
         assert_eq!(fs::read(&path).unwrap(), [vec![7; 99], vec![1]].concat());
         writable(&path).set_len(page() as u64).unwrap();
-        assert!(fs::read(&path).unwrap()[100..].iter().all(|&byte| byte == 0));
+        assert!(is_all(&fs::read(&path).unwrap()[100..], 0));
     });
 }
 
@@ -144,7 +145,7 @@ fn a_load_beyond_the_last_page_ends_with_sigbus() {
     });
 }
 
-// Who sees what.
+// Which readers see a store.
 
 #[test]
 fn private_stores_never_reach_the_file() {
@@ -262,7 +263,7 @@ fn shared_stores_are_in_the_file_when_the_map_is_gone() {
         map.store(page() + 7, 123);
         drop(map);
         assert_eq!(fs::read(&path).unwrap()[page() + 7], 123);
-        // The next map shows them, whoever reads the file.
+        // The next map shows them, by either engine.
         assert_eq!(map_at(engine, &path, Access::Read).load(page() + 7), 123);
     });
 }
@@ -396,7 +397,7 @@ fn a_descriptor_that_cannot_be_read_is_refused() {
 }
 
 #[test]
-fn what_has_no_bytes_at_offsets_is_refused() {
+fn files_without_bytes_at_offsets_are_refused() {
     let dir = disk_dir();
     every_engine(|engine| {
         let (reader, _writer) = std::io::pipe().unwrap();
@@ -518,14 +519,14 @@ fn a_map_that_grows_shows_zeros_and_its_file_has_the_length() {
             let old = map.len();
             map.resize(len).unwrap();
             assert_eq!((map.len() as u64, fs::metadata(&path).unwrap().len()), (len as u64, len as u64));
-            assert!(map.read(old..len).iter().all(|&byte| byte == 0), "from {old} to {len}");
+            assert!(is_all(&map.read(old..len), 0), "from {old} to {len}");
             map.store(len - 1, 0);
         }
         assert_eq!(map.read(4_998..5_000), [7, 8]);
         drop(map);
         let bytes = fs::read(&path).unwrap();
-        assert!(bytes.len() == 5 * MIB && bytes[..4_999].iter().all(|&byte| byte == 7) && bytes[4_999] == 8);
-        assert!(bytes[5_000..].iter().all(|&byte| byte == 0));
+        assert!(bytes.len() == 5 * MIB && is_all(&bytes[..4_999], 7) && bytes[4_999] == 8);
+        assert!(is_all(&bytes[5_000..], 0));
     });
 }
 
@@ -545,7 +546,7 @@ fn bytes_that_were_cut_off_never_come_back() {
             assert_eq!(fs::metadata(&path).unwrap().len(), len as u64);
             map.resize(old).unwrap();
             let bytes = map.read_all();
-            assert!(bytes[..len].iter().all(|&byte| byte == 9) && bytes[len..].iter().all(|&byte| byte == 0));
+            assert!(is_all(&bytes[..len], 9) && is_all(&bytes[len..], 0));
             map.resize(len).unwrap();
         }
         drop(map);
@@ -565,7 +566,7 @@ fn a_read_past_a_truncation_is_an_error_and_never_zeros() {
             map.advise(0..map.len(), Advice::Random).unwrap();
             assert_eq!(map.load(0), pattern(1)[0]);
             writable(&path).set_len(page() as u64).unwrap();
-            // What came into the pager's memory with the first page may stay.
+            // Pages that came into the pager's memory with the first one may stay.
             match map.read_at(&mut [0], page()) {
                 Ok(()) => assert_eq!(map.load(page()), pattern(2)[page()], "{access:?}"),
                 Err(error) => assert!(error.fault().is_some(), "{error}"),
@@ -598,7 +599,7 @@ fn a_load_past_a_truncation_ends_with_sigbus() {
 }
 
 #[test]
-fn what_was_stored_past_a_truncation_does_not_make_the_file_longer() {
+fn stores_past_a_truncation_do_not_make_the_file_longer() {
     let dir = disk_dir();
     every_engine(|engine| {
         let path = file_with(dir.path(), &pattern(8));
@@ -606,7 +607,8 @@ fn what_was_stored_past_a_truncation_does_not_make_the_file_longer() {
         map.store(6 * page(), 1);
         map.store(10, 2);
         writable(&path).set_len(2 * page() as u64).unwrap();
-        // A page that has nowhere to go is an error; the kernel has dropped it when the file was cut.
+        // A page that has nowhere to go is an error; the kernel has dropped it when the file was
+        // cut.
         let result = map.sync(0..map.len(), WriteBack::Wait);
         drop(map);
         assert_eq!(fs::metadata(&path).unwrap().len(), 2 * page() as u64);
@@ -716,7 +718,7 @@ fn a_childs_load_of_a_map_that_it_has_not_ends_the_child_and_not_the_parent() {
 }
 
 #[test]
-fn what_a_child_drops_stays_the_parents() {
+fn handles_that_a_child_drops_stay_the_parents() {
     let dir = disk_dir();
     every_engine(|engine| {
         let path = file_with(dir.path(), &pattern(400));
@@ -732,10 +734,10 @@ fn what_a_child_drops_stays_the_parents() {
     });
 }
 
-// What the file system refuses.
+// Refusals by the file system.
 
 #[test]
-fn a_full_disk_is_an_error_and_what_fits_later_is_written_later() {
+fn a_full_disk_is_an_error_and_pages_that_fit_later_are_written_later() {
     every_engine(|engine| {
         let Some(full) = Mounted::tmpfs("size=512k") else { return skip("needs the right to mount") };
         let (path, filler) = (full.path().join("sparse"), full.path().join("filler"));
@@ -744,7 +746,7 @@ fn a_full_disk_is_an_error_and_what_fits_later_is_written_later() {
         let mut map = map_at(engine, &path, Access::Shared);
         let fill = |map: &mut Box<dyn Map>| {
             let stores = (0..128 << 10).step_by(4_096).map(|at| map.write_at(&[7; 4_096], at));
-            // What can be stored is stored, as a program that goes on would.
+            // Each store that succeeds stays, as in a program that goes on.
             let stored = stores.fold(Ok(()), folio::Result::and);
             stored.and(map.sync(0..map.len(), WriteBack::Wait))
         };
@@ -760,7 +762,7 @@ fn a_full_disk_is_an_error_and_what_fits_later_is_written_later() {
 #[test]
 fn a_device_that_fails_to_store_a_page_is_an_error_to_sync() {
     every_kind(|engine| {
-        // What could not be written is said once more when the map is dropped: in a child.
+        // The failed write is reported once more when the map is dropped: in a child.
         child_succeeds(|| {
             let Some(disk) = FailingDisk::new(16) else { return skip("no loop device is to be had") };
             let file = writable(Path::new(disk.path()));

@@ -1,10 +1,13 @@
-//! Random operations on a pager's map of a file and on the kernel's map of an equal file, both about as mmap(2) has it: memory
-//! and files are compared.
+//! Random operations on a pager's map of a file and on the kernel's map of an equal file, both
+//! about as mmap(2) has it: memory and files are compared.
 //!
-//! A failure prints the seed: `FOLIO_SEED=…` runs the same operations again, `FOLIO_OPERATIONS=100000` more of them.
+//! A failure prints the seed: `FOLIO_SEED=…` runs the same operations again, `FOLIO_EFFORT=1000`
+//! ten times as many.
 
-use crate::given::{MIB, Random, pager, pattern, steps};
-use crate::support::disk_dir;
+use crate::common::disk_dir;
+use crate::common::effort::scaled;
+use crate::common::random::{Random, seed};
+use crate::given::{MIB, pager, pattern};
 use folio::source::LocalFile;
 use folio::{Advice, PagedMut, PagedShared, Pager, Result, WriteBack};
 use std::fs::{self, File};
@@ -18,7 +21,7 @@ const LEN: usize = 20 * MIB + 1_234;
 /// As far as a map may grow.
 const MOST: usize = 24 * MIB;
 const BUDGET: usize = 4 * MIB;
-/// What is used at once: less than what may be pinned.
+/// The bytes of one operation: fewer than may be pinned.
 const PIECE: usize = MIB;
 
 /// The kernel's map of a file, with addresses for all its growth.
@@ -137,10 +140,6 @@ enum Kind {
     Shared,
 }
 
-fn asked(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().expect("a number"))
-}
-
 /// Says where it was when a comparison failed.
 struct Place {
     seed: u64,
@@ -173,10 +172,8 @@ fn run(kind: Kind) {
     let first = pattern(LEN);
     fs::write(&path, &first).unwrap();
     fs::write(&twin, &first).unwrap();
-    let seed = asked("FOLIO_SEED").unwrap_or_else(|| {
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64
-    });
-    let operations = asked("FOLIO_OPERATIONS").unwrap_or_else(|| steps(4_000));
+    let seed = seed();
+    let operations = scaled(4_000);
     let mut random = Random(seed);
     let mut place = Place { seed, step: 0, doing: String::new() };
     let pager = pager(BUDGET);
@@ -302,16 +299,16 @@ fn run(kind: Kind) {
 }
 
 #[test]
-fn a_writable_map_and_its_file_are_what_the_kernels_are() {
+fn a_writable_map_and_its_file_equal_the_kernels() {
     run(Kind::Writable);
 }
 
 #[test]
-fn a_private_map_is_what_the_kernels_is() {
+fn a_private_map_equals_the_kernels() {
     run(Kind::Private);
 }
 
 #[test]
-fn shared_maps_and_their_file_are_what_the_kernels_are() {
+fn shared_maps_and_their_file_equal_the_kernels() {
     run(Kind::Shared);
 }

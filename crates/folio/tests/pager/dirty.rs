@@ -1,10 +1,10 @@
 //! The limit for dirty pages: a map whose pages cannot be written leaves memory to others, and its
 //! stores fail for the reason of the failed write.
 
+use crate::common::{End, Mounted, child_succeeds, in_child, lower_limit, skip};
 use crate::failing::{cause, writable};
 use crate::faulty::{Answer, Faulty};
-use crate::given::{MIB, pager, pattern};
-use crate::support::{End, Mounted, child_succeeds, in_child, lower_limit, skip};
+use crate::given::{MIB, is_all, pager, pattern};
 use folio::source::{Function, Memory, WritableMemory};
 use folio::{Error, FaultCause, Paged, PagedMut, Pager, WriteBack};
 use std::fs::File;
@@ -37,7 +37,7 @@ fn fill_with_dirt(map: &mut PagedMut) -> (usize, Error) {
 }
 
 #[test]
-fn dirty_pages_that_cannot_be_written_and_fill_the_budget_are_an_error_and_not_lost() {
+fn unwritable_dirty_pages_that_fill_the_budget_are_an_error_and_not_lost() {
     let source = Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(1));
     let mut map = pager(4 * MIB).map_mut(Arc::clone(&source)).unwrap();
     source.writes(Answer::Error);
@@ -50,7 +50,7 @@ fn dirty_pages_that_cannot_be_written_and_fill_the_budget_are_an_error_and_not_l
         map = refused.map;
     }
     let bytes = source.inner().contents();
-    assert!(bytes[..stored].iter().all(|&byte| byte == 0xAB));
+    assert!(is_all(&bytes[..stored], 0xAB));
     assert!(bytes[stored + 4_096..] == pattern(16 * MIB)[stored + 4_096..]);
 }
 
@@ -90,18 +90,18 @@ fn a_map_that_cannot_be_written_leaves_memory_for_reads_of_others() {
     let mut page = [0; 4_096];
     map.read_at(&mut page, stored).unwrap();
     assert!(page[..] == pattern(16 * MIB)[stored..stored + 4_096]);
-    assert!(map[..stored].iter().all(|&byte| byte == 0xAB));
+    assert!(is_all(&map[..stored], 0xAB));
     // Another map is still written.
     let good = writable(MIB);
     let mut written = pager.map_mut(Arc::clone(&good)).unwrap();
     written.write_at(&[0xCD; 4_096], 0).unwrap();
     written.sync(.., WriteBack::Wait).unwrap();
-    assert!(good.inner().contents()[..4_096].iter().all(|&byte| byte == 0xCD));
+    assert!(is_all(&good.inner().contents()[..4_096], 0xCD));
     // With space, stores go on.
     full.writes(Answer::Good);
     map.write_at(&[0xEF; 4_096], stored).unwrap();
     map.close().unwrap();
-    assert!(full.inner().contents()[stored..stored + 4_096].iter().all(|&byte| byte == 0xEF));
+    assert!(is_all(&full.inner().contents()[stored..stored + 4_096], 0xEF));
 }
 
 #[test]
@@ -132,12 +132,12 @@ fn a_map_whose_writes_never_end_delays_neither_reads_nor_writes_of_others() {
         written.write_at(&vec![0xCD; MIB], at).unwrap();
     }
     written.sync(.., WriteBack::Wait).unwrap();
-    assert!(good.inner().contents().iter().all(|&byte| byte == 0xCD));
-    assert!(map[..stored].iter().all(|&byte| byte == 0xAB), "the stored bytes are still there");
+    assert!(is_all(&good.inner().contents(), 0xCD));
+    assert!(is_all(&map[..stored], 0xAB), "the stored bytes are still there");
 }
 
-/// Private pages fill their part of the budget, while the spill file takes none of them; `mend` makes it
-/// take them again.
+/// Private pages fill their part of the budget, while the spill file takes none of them; `mend`
+/// makes it take them again.
 fn assert_spill_error_is_named(
     spill_dir: &Path,
     message: &str,
@@ -157,11 +157,11 @@ fn assert_spill_error_is_named(
     assert!(error.to_string().contains(message), "{error}");
     assert!(stored > BUDGET / 4, "{stored}");
     read_in_full(&other);
-    assert!(map[..stored].iter().all(|&byte| byte == 0xAB), "the stored bytes are still there");
+    assert!(is_all(&map[..stored], 0xAB), "the stored bytes are still there");
     mend();
     map.write_at(&[0xEF; 4_096], stored).unwrap();
-    assert!(map[..stored].iter().all(|&byte| byte == 0xAB));
-    assert!(map[stored..stored + 4_096].iter().all(|&byte| byte == 0xEF));
+    assert!(is_all(&map[..stored], 0xAB));
+    assert!(is_all(&map[stored..stored + 4_096], 0xEF));
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Both engines behind one face, so that a rule of mmap(2) is one test: the kernel's maps are the oracle, the pager's must do as
-//! they do.
+//! Both engines behind one face, so that a rule of mmap(2) is one test: the kernel's maps are the
+//! oracle, the pager's must do as they do.
 
 use crate::given::{MIB, pager};
 use folio::source::LocalFile;
@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 
-/// What maps a file.
+/// The engine that maps a file.
 #[derive(Debug, Clone)]
 pub(crate) enum Engine {
     /// mmap(2).
@@ -22,7 +22,7 @@ pub(crate) enum Engine {
     Handles(Pager),
 }
 
-/// What messages call an engine, and how to make one.
+/// An engine's name in messages, and how to make one.
 type Kind = (&'static str, fn() -> Engine);
 
 /// How a file is mapped.
@@ -100,7 +100,8 @@ fn kernel() -> MapOptions {
     MapOptions::new().fork(Fork::Absent)
 }
 
-/// A mapped file, whoever mapped it. Maps that cannot be stored to have no stores: [`Map::write_at`] panics.
+/// A mapped file, by either engine. Maps that cannot be stored to have no stores: [`Map::write_at`]
+/// panics.
 pub(crate) trait Map: Send {
     fn len(&self) -> usize;
     fn address(&self) -> *const u8;
@@ -125,7 +126,7 @@ pub(crate) trait Map: Send {
 
     /// By a plain load, which faults. `offset`: inside the map's last page.
     fn load(&self, offset: usize) -> u8 {
-        // SAFETY: a page of the map; what is stored to it meanwhile is this test's.
+        // SAFETY: a page of the map; only this test stores to it meanwhile.
         unsafe { self.address().add(offset).read_volatile() }
     }
 

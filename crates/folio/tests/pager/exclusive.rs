@@ -1,7 +1,8 @@
-//! One writer an object: among the pagers of a process, among processes, and while a dropped map is being written.
+//! One writer an object: among the pagers of a process, among processes, and while a dropped map is
+//! being written.
 
+use crate::common::{End, child_succeeds, disk_dir, lower_limit, spawn_child, wait};
 use crate::given::{MIB, pager};
-use crate::support::{End, child_succeeds, disk_dir, lower_limit, spawn_child, wait};
 use folio::source::{
     FlushRequest, Identity, LocalFile, Memory, ReadRequest, Source, Version, WritableMemory, WriteRequest,
 };
@@ -99,14 +100,15 @@ fn a_forked_child_does_not_keep_the_lock_of_its_parents_map() {
 
 /// `struct flock` for the whole file.
 fn whole() -> libc::flock {
-    // SAFETY: all zeroes is a valid `struct flock`: of a read lock from the start to the end of all offsets.
+    // SAFETY: all zeroes is a valid `struct flock`: of a read lock from the start to the end of all
+    // offsets.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = libc::F_WRLCK as i16;
     lock
 }
 
 #[test]
-fn a_lock_of_another_process_on_the_whole_file_is_named_and_ones_own_is_no_hindrance() {
+fn another_processs_lock_on_the_whole_file_is_named_and_ones_own_is_fine() {
     let dir = disk_dir();
     let path = file(dir.path());
     let own = File::options().read(true).write(true).open(&path).unwrap();
@@ -125,7 +127,8 @@ fn a_lock_of_another_process_on_the_whole_file_is_named_and_ones_own_is_no_hindr
     assert_eq!(pager.stats().unwrap().locks_refused, 1);
 }
 
-/// From now on every attempt of this process to take a lock of an open file description ends in ENOLCK.
+/// From now on every attempt of this process to take a lock of an open file description ends in
+/// ENOLCK.
 fn without_locks() {
     const CALL: u32 = 0;
     const SECOND: u32 = 24;
@@ -317,7 +320,7 @@ impl Source for Counted {
 
     fn write(&self, requests: Vec<WriteRequest>) {
         (self.inner.call.lock().unwrap())();
-        // Before the end of the writes is told.
+        // Before the writes complete.
         self.version.fetch_add(1, Ordering::SeqCst);
         self.inner.bytes.write(requests);
     }
@@ -343,7 +346,8 @@ fn a_panic_of_resize_is_an_error_after_which_other_writers_are_still_seen() {
     assert_eq!(error.fault().map(folio::Fault::cause), Some(FaultCause::Changed), "{error}");
 }
 
-/// Maps the file writable as often, each time adding one to its first number, whoever else has it for a moment.
+/// Maps the file writable as often, each time adding one to its first number, whichever process has
+/// it for a moment.
 fn add(pager: &Pager, path: &Path, times: u64) {
     for n in 0..times {
         let start = Instant::now();

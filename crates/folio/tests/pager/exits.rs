@@ -1,7 +1,7 @@
 //! The end of a program with maps that still exist: by exit(3) their stores reach the source.
 
-use crate::given::{MIB, pager};
-use crate::support::{End, disk_dir, in_child};
+use crate::common::{End, disk_dir, in_child};
+use crate::given::{MIB, is_all, pager};
 use folio::source::{FlushRequest, LocalFile, ReadRequest, Source, WriteRequest};
 use folio::{Pager, WriteBack};
 use std::fs;
@@ -21,7 +21,7 @@ fn patient() -> Pager {
 }
 
 fn is_filled(path: &Path, byte: u8) -> bool {
-    fs::read(path).unwrap().iter().all(|&is| is == byte)
+    is_all(&fs::read(path).unwrap(), byte)
 }
 
 /// A file that the pager reaches by requests only, and that does something else before a write.

@@ -1,8 +1,10 @@
-//! Sources that fail, are short, slow, or give other bytes than before: what the pager makes of them.
+//! Sources that fail, are short, slow, or give other bytes than before: the pager's answer to each.
 
+use crate::common::effort::scaled;
+use crate::common::random::Random;
+use crate::common::{End, in_child};
 use crate::faulty::{Answer, Faulty};
-use crate::given::{MIB, Random, pager, pattern, steps};
-use crate::support::{End, in_child};
+use crate::given::{MIB, is_all, pager, pattern};
 use folio::source::{AtHand, Memory, ReadRequest, Source, WritableMemory};
 use folio::{Advice, Error, FaultCause, WriteBack};
 use std::io;
@@ -89,7 +91,7 @@ fn a_source_that_never_answers_is_an_error_within_its_deadline() {
     assert_eq!(failure(&map, 4_096), FaultCause::Deadline);
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(150) && took < Duration::from_secs(2), "{took:?}");
-    // What comes after the deadline is shown to nobody, and harms nobody.
+    // Bytes that come after the deadline are shown to nobody, and harm nobody.
     assert!(source.let_go() > 0);
     source.reads(Answer::Good);
     assert!(map[..] == pattern(MIB)[..]);
@@ -132,7 +134,7 @@ fn reads_may_end_in_any_order_from_any_thread() {
             let (map, bytes) = (&map, &bytes);
             scope.spawn(move || {
                 let mut random = Random(seed);
-                for _ in 0..steps(300) {
+                for _ in 0..scaled(300) {
                     let range = random.range(bytes.len(), 100_000);
                     assert!(map[range.clone()] == bytes[range.clone()], "{range:?}");
                 }
@@ -149,7 +151,7 @@ fn writes_may_end_in_any_order_from_any_thread() {
     source.writes(Answer::Scrambled);
     let mut map = pager(4 * MIB).map_mut(Arc::clone(&source)).unwrap();
     let (mut want, mut random) = (pattern(12 * MIB), Random(5));
-    for _ in 0..steps(1_500) {
+    for _ in 0..scaled(1_500) {
         let range = random.range(want.len(), 50_000);
         random.fill(&mut map[range.clone()]);
         want[range.clone()].copy_from_slice(&map[range.clone()]);
@@ -294,7 +296,7 @@ fn close_gives_the_map_back_when_it_cannot_be_written() {
 }
 
 #[test]
-fn what_is_stored_while_a_write_is_under_way_is_written_too() {
+fn stores_during_a_write_are_written_too() {
     let source = writable(MIB);
     let map = pager(16 * MIB).map_shared(Arc::clone(&source)).unwrap();
     map.write_at(&[1; 4_096], 0).unwrap();
@@ -360,9 +362,9 @@ fn a_load_past_the_end_of_a_resized_map_is_no_byte_of_the_old_one() {
     map.resize(100_000).unwrap();
     assert!(map.read_at(&mut [0], 100_000).is_err());
     map.resize(MIB).unwrap();
-    assert!(map[..100_000].iter().all(|&byte| byte == 9) && map[100_000..].iter().all(|&byte| byte == 0));
+    assert!(is_all(&map[..100_000], 9) && is_all(&map[100_000..], 0));
     map.close().unwrap();
-    assert!(source.inner().contents()[100_000..].iter().all(|&byte| byte == 0));
+    assert!(is_all(&source.inner().contents()[100_000..], 0));
 }
 
 #[test]
@@ -420,8 +422,8 @@ fn a_source_that_shows_other_bytes_at_hand_later_changes_no_borrowed_byte() {
     let sides = [vec![1; 8 * MIB], vec![2; 8 * MIB]].map(Memory::from);
     let flip = Arc::new(Flip { sides, other: AtomicBool::new(false) });
     let map = pager(4 * MIB).map(Arc::clone(&flip)).unwrap();
-    assert!(map.iter().all(|&byte| byte == 1));
+    assert!(is_all(&map, 1));
     flip.other.store(true, Ordering::SeqCst);
     map.advise(.., Advice::Cold).unwrap();
-    assert!(map.iter().all(|&byte| byte == 1));
+    assert!(is_all(&map, 1));
 }

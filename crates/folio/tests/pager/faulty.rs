@@ -1,4 +1,4 @@
-//! A source over another one that fails as it is told.
+//! A source over another one that fails on request.
 
 use folio::source::{FlushRequest, ReadRequest, Source, Version, WriteRequest};
 use std::io;
@@ -111,7 +111,7 @@ fn scrambled(works: Vec<Box<dyn FnOnce() + Send>>) {
     }
 }
 
-/// Has `inner` read, and completes `request` with what it read.
+/// Has `inner` read, and completes `request` with the bytes.
 fn relay(inner: &impl Source, mut request: ReadRequest) {
     let buffer = vec![0; request.len()].into_boxed_slice();
     let inner_request = ReadRequest::into_buffer(request.offset(), buffer, move |bytes, result| {

@@ -1,7 +1,9 @@
-//! Others who write to an object that a pager writes: seen through its version, or left alone by byte-exact write-back.
+//! Other writers of an object that a pager writes: seen through its version, or left alone by
+//! byte-exact write-back.
 
-use crate::given::{MIB, Random, pager, pattern};
-use crate::support::disk_dir;
+use crate::common::disk_dir;
+use crate::common::random::Random;
+use crate::given::{MIB, pager, pattern};
 use folio::source::{FlushRequest, LocalFile, ReadRequest, Source, Version, WritableMemory, WriteRequest};
 use folio::{Error, FaultCause, Pager, WriteBack};
 use std::fs::{self, File};
@@ -175,7 +177,8 @@ fn merged_stores_leave_the_other_bytes_of_their_pages_alone() {
     assert_eq!(map[101], pattern(MIB)[101], "the map does not show what others write to a page in memory");
 }
 
-/// Stores to even bytes by a map, and writes to odd bytes by someone else, at random, with a budget that is too small.
+/// Stores to even bytes by a map, and writes to odd bytes by someone else, at random, with a budget
+/// that is too small.
 fn all_stores_are_merged(shared: bool) {
     const LEN: usize = 8 * MIB;
     let dir = disk_dir();
@@ -192,11 +195,13 @@ fn all_stores_are_merged(shared: bool) {
     } else {
         let mut map = pager.map_mut(writable(&path)).unwrap();
         Box::new(move |at, byte| {
-            // What was evicted and written by others meanwhile is not what this map has shown: such a page is an error to load.
+            // A page that others wrote after its eviction has other bytes than this map has shown:
+            // loading it is an error.
             map.write_at(&[byte], at).unwrap();
         })
     };
-    // A page that left memory, was written by others and comes back has changed: each page is stored to while it is new.
+    // A page that left memory, was written by others and comes back has changed: each page is
+    // stored to while it is new.
     for page in 0..LEN / 4096 {
         for _ in 0..3 {
             let at = page * 4096 + 2 * random.below(2048);

@@ -1,7 +1,7 @@
-//! Fork: what a child has of its parent's pager. Every child is a real one, whose end is checked.
+//! Fork: the child's view of its parent's pager. Every child is a real one, whose end is checked.
 
+use crate::common::{End, child_succeeds, in_child};
 use crate::given::{MIB, pager, pattern};
-use crate::support::{End, child_succeeds, in_child};
 use folio::source::{Memory, WritableMemory, Zeros};
 use folio::{Advice, Errno, Error, Paged, PagedMut, PagedShared, Pager, WriteBack};
 use std::sync::Arc;
@@ -34,7 +34,7 @@ fn maps() -> Maps {
     maps
 }
 
-/// What all handles can be asked.
+/// Requests that all handles answer.
 macro_rules! calls {
     ($map:expr) => {
         [
@@ -135,7 +135,7 @@ fn a_childs_use_of_a_view_of_its_parents_ends_it_with_sigbus() {
 }
 
 #[test]
-fn what_a_child_drops_is_the_parents_still() {
+fn a_map_that_a_child_drops_is_the_parents_still() {
     let mut slot = Some(maps());
     slot.as_mut().unwrap().write[7] = 123;
     slot.as_mut().unwrap().private[7] = 124;
@@ -146,7 +146,7 @@ fn what_a_child_drops_is_the_parents_still() {
         assert_eq!(written.contents(), pattern(MIB), "the child wrote what the parent had stored");
     });
     let mut maps = slot.unwrap();
-    // All go on: what is there, what has to be read again, what is stored.
+    // All go on: resident pages, pages that have to be read again, and stores.
     assert_eq!((maps.write[7], maps.private[7], maps.read[7]), (123, 124, pattern(8)[7]));
     maps.read.advise(.., Advice::Cold).unwrap();
     maps.private.advise(.., Advice::Cold).unwrap();
@@ -161,7 +161,7 @@ fn what_a_child_drops_is_the_parents_still() {
 }
 
 #[test]
-fn what_a_child_drops_while_it_was_pinned_stays_pinned() {
+fn pins_that_a_child_drops_stay_pinned_in_the_parent() {
     let maps = maps();
     let mut pinned = Some(maps.read.pin(..100_000).unwrap());
     let before = maps.pager.stats().unwrap().pinned_bytes;
@@ -192,7 +192,7 @@ fn a_parent_that_forks_again_and_again_loses_nothing() {
     let source = Arc::new(WritableMemory::new(vec![0; 12 * MIB]));
     let mut map = pager(4 * MIB).map_mut(Arc::clone(&source)).unwrap();
     let mut want = vec![0; 12 * MIB];
-    let mut random = crate::given::Random(9);
+    let mut random = crate::common::random::Random(9);
     for _ in 0..30 {
         for _ in 0..40 {
             let range = random.range(want.len(), 60_000);

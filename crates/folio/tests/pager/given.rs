@@ -1,56 +1,55 @@
-//! What tests of the pager begin with: a pager, bytes that tell pages apart, random numbers.
+//! Parts of most tests of the pager: a pager, bytes that differ from page to page, the way of this
+//! run.
 
+use crate::common::effort::is_thorough;
+use crate::common::skip;
 use folio::Pager;
-use std::ops::Range;
 
 pub(crate) const MIB: usize = 1 << 20;
 
-/// Bytes that differ from page to page and within each.
+/// Bytes that differ from page to page and within each: `n ^ (n >> 8) ^ (n >> 16)` at `n`.
 pub(crate) fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|n| (n ^ (n >> 8) ^ (n >> 16)) as u8).collect()
+    // By blocks of 256, which the last two terms are the same for: byte by byte takes an
+    // unoptimised build a second for 64 MiB.
+    let blocks: Vec<[u8; 256]> = (0..=255).map(|rest| std::array::from_fn(|n| n as u8 ^ rest)).collect();
+    let mut bytes = Vec::with_capacity(len.next_multiple_of(256));
+    for block in 0..len.div_ceil(256) {
+        bytes.extend_from_slice(&blocks[usize::from((block ^ (block >> 8)) as u8)]);
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Whether all bytes are `byte`: by blocks, since byte by byte takes an unoptimised build long.
+pub(crate) fn is_all(bytes: &[u8], byte: u8) -> bool {
+    let block = [byte; 4096];
+    bytes.chunks(block.len()).all(|chunk| *chunk == block[..chunk.len()])
 }
 
 pub(crate) fn pager(budget: usize) -> Pager {
     Pager::builder().budget(budget).build().unwrap()
 }
 
-/// So many steps of a long test; where `FOLIO_EFFORT` says so, another percentage of them.
-pub(crate) fn steps(usual: u64) -> u64 {
-    let effort = std::env::var("FOLIO_EFFORT").map_or(100, |percent| percent.parse().expect("a percentage"));
-    (usual * effort / 100).max(1)
+/// Whether the case of this number, of many alike, runs: all do with `FOLIO_THOROUGH=1`, else every
+/// fifth.
+pub(crate) fn includes(case: usize) -> bool {
+    is_thorough() || case.is_multiple_of(5)
 }
 
-/// Numbers that follow from a seed (splitmix64).
-pub(crate) struct Random(pub(crate) u64);
+/// Whether the faults of this run come in one way of many: `FOLIO_DELIVERY` or `FOLIO_FEATURES` is
+/// set.
+pub(crate) fn is_one_way() -> bool {
+    let is_set = |variable| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
+    is_set("FOLIO_DELIVERY") || is_set("FOLIO_FEATURES")
+}
 
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut n = self.0;
-        n = (n ^ (n >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        n = (n ^ (n >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        n ^ (n >> 31)
-    }
-
-    /// Below `end`, which is not zero.
-    pub(crate) fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
-        for chunk in bytes.chunks_mut(8) {
-            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
-        }
-    }
-
-    /// A range of at most `most` bytes inside `0..len`. Mostly short: of a few bytes, or a few pages.
-    pub(crate) fn range(&mut self, len: usize, most: usize) -> Range<usize> {
-        let most = match self.below(8) {
-            0..=3 => most.min(64),
-            4..=6 => most.min(20_000),
-            _ => most,
-        };
-        let start = self.below(len + 1);
-        start..len.min(start + self.below(most + 1))
+/// As [`skip`], unless this run is one way of many, which may lack a thing that the machine has:
+/// the run as the machine is has the test.
+#[track_caller]
+pub(crate) fn skip_in_first_way(reason: &str) {
+    if is_one_way() {
+        eprintln!("not in this way: {reason}");
+    } else {
+        skip(reason);
     }
 }

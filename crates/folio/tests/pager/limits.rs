@@ -1,13 +1,16 @@
-//! The budget, and other limits: what is in memory, what may be pinned, what a map costs.
+//! The budget, and other limits: resident pages, pinned pages, the cost of a map.
 
-use crate::given::{MIB, Random, pager, pattern};
-use crate::support::{child_succeeds, disk_dir};
+use crate::common::effort::scaled;
+use crate::common::random::Random;
+use crate::common::{child_succeeds, disk_dir};
+use crate::given::{MIB, is_all, pager, pattern};
 use folio::source::{Function, LocalFile, Memory, WritableMemory, Zeros};
 use folio::{Advice, Errno, FaultCause, Pager, WriteBack};
 use std::fs;
 use std::sync::Arc;
 
-/// Memory of this process that no file backs, in bytes. Pages of shared memory that are mapped twice count once.
+/// Memory of this process that no file backs, in bytes. Pages of shared memory that are mapped
+/// twice count once.
 fn memory_in_use() -> usize {
     let field = |path: &str, name: &str| -> usize {
         let text = fs::read_to_string(path).unwrap();
@@ -17,11 +20,11 @@ fn memory_in_use() -> usize {
     (field("/proc/self/status", "RssAnon:") + field("/proc/self/smaps_rollup", "Pss_Shmem:")) << 10
 }
 
-/// Threads' stacks, the allocator, what the test itself holds.
+/// Threads' stacks, the allocator, the test's own memory.
 const SLACK: usize = 6 * MIB;
 
-/// Runs `work` in a process of its own with a pager of 8 MiB, and checks between its steps that the pager keeps to that, by
-/// its own account and by the kernel's.
+/// Runs `work` in a process of its own with a pager of 8 MiB, and checks between its steps that the
+/// pager keeps to that, by its own account and by the kernel's.
 fn keeps_to_its_budget(work: impl FnOnce(&Pager, &dyn Fn())) {
     const BUDGET: usize = 8 * MIB;
     child_succeeds(|| {
@@ -42,8 +45,9 @@ fn keeps_to_its_budget(work: impl FnOnce(&Pager, &dyn Fn())) {
 /// Bytes that cost nothing to hold.
 fn made(len: usize) -> Function {
     Function::new("made", len as u64, |offset, buffer: &mut [u8]| {
-        for (at, byte) in (offset..).zip(buffer) {
-            *byte = (at >> 3) as u8 | 1;
+        assert_eq!(offset % 8, 0);
+        for (at, bytes) in (offset / 8..).zip(buffer.chunks_mut(8)) {
+            bytes.fill(at as u8 | 1);
         }
         Ok(())
     })
@@ -89,7 +93,7 @@ fn stores_keep_to_the_budget() {
         map.sync(.., WriteBack::Wait).unwrap();
     });
     let bytes = fs::read(&path).unwrap();
-    assert!(bytes.chunks(MIB).enumerate().all(|(n, part)| part.iter().all(|&byte| byte == n as u8 + 1)));
+    assert!(bytes.chunks(MIB).enumerate().all(|(n, part)| is_all(part, n as u8 + 1)));
 }
 
 #[test]
@@ -120,7 +124,8 @@ fn shared_stores_keep_to_the_budget() {
     });
     let bytes = fs::read(&path).unwrap();
     let wrong = bytes.chunks(MIB).enumerate().find(|(n, part)| part.iter().any(|&byte| byte != *n as u8 + 1));
-    // The child ended without a sync, so what it stored last is only as far there as it was written.
+    // The child ended without a sync, so only those of its last stores are there that were written
+    // back.
     assert!(wrong.is_none_or(|(n, _)| n >= 48 - 9), "MiB {:?}", wrong.map(|(n, _)| n));
 }
 
@@ -208,7 +213,7 @@ fn a_pinned_range_stays_when_all_else_is_evicted() {
 }
 
 #[test]
-fn a_tebibyte_of_zeros_costs_what_is_used_of_it() {
+fn a_tebibyte_of_zeros_costs_its_used_pages_only() {
     child_succeeds(|| {
         let pager = pager(64 * MIB);
         let before = memory_in_use();
@@ -231,8 +236,9 @@ fn a_tebibyte_of_zeros_costs_what_is_used_of_it() {
 fn hundreds_of_maps_live_in_one_pager() {
     let pager = pager(8 * MIB);
     let bytes = pattern(MIB);
+    let count = scaled(400).max(100) as usize;
     let maps: Vec<_> =
-        (0..400).map(|n| pager.map(Memory::from(bytes[n..n + 50_000].to_vec())).unwrap()).collect();
+        (0..count).map(|n| pager.map(Memory::from(bytes[n..n + 50_000].to_vec())).unwrap()).collect();
     for _ in 0..2 {
         for (n, map) in maps.iter().enumerate() {
             assert!(map[..] == bytes[n..n + 50_000], "map {n}");
@@ -299,7 +305,7 @@ fn pagers_that_are_gone_leave_no_memory_and_no_descriptor() {
         };
         let before = (descriptors(), memory_in_use());
         once();
-        // What is made once and stays.
+        // Memory that is made once and stays.
         settled((before.0 + 2, before.1 + SLACK));
         let before = (descriptors(), memory_in_use());
         for _ in 0..15 {

@@ -1,7 +1,8 @@
-//! mlockall(2): pages of the pager's maps are right whenever the program locks its memory. Every test is a child.
+//! mlockall(2): pages of the pager's maps are right whenever the program locks its memory. Every
+//! test is a child.
 
-use crate::given::{MIB, pager, pattern};
-use crate::support::{become_nobody, child_succeeds, is_root, lower_limit, skip};
+use crate::common::{become_nobody, child_succeeds, is_root, lower_limit, skip};
+use crate::given::{MIB, is_all, pager, pattern};
 use folio::source::{Function, Memory, WritableMemory};
 use folio::{Pager, WriteBack};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ fn fives(len: usize) -> Function {
     })
 }
 
-/// Whether the machine lets this process lock what it maps from now on.
+/// Whether the machine lets this process lock its future maps.
 fn lock_future(flags: i32) -> bool {
     // SAFETY: locking changes no byte.
     unsafe { libc::mlockall(flags) == 0 }
@@ -25,7 +26,8 @@ fn lock_all(flags: i32) -> bool {
     (is_root() || limit.is_none()) && lock_future(flags)
 }
 
-/// Maps of every kind, four times as long as the budget, hold the right bytes, and stores reach the source.
+/// Maps of every kind, four times as long as the budget, hold the right bytes, and stores reach the
+/// source.
 fn maps_are_right(pager: &Pager) {
     let len = 16 * MIB;
     let map = pager.map(fives(len)).unwrap();
@@ -34,7 +36,7 @@ fn maps_are_right(pager: &Pager) {
     let source = Arc::new(WritableMemory::new(vec![5; len]));
     let mut written = pager.map_mut(Arc::clone(&source)).unwrap();
     for round in 0..2 {
-        assert!(map.iter().all(|&byte| byte == 5), "read-only, round {round}");
+        assert!(is_all(&map, 5), "read-only, round {round}");
         for at in (0..len).step_by(4096) {
             private[at] = 6;
             written[at + 1] = 7;
@@ -45,7 +47,7 @@ fn maps_are_right(pager: &Pager) {
         }
         let mut bytes = vec![0; len];
         shared.read_at(&mut bytes, 0).unwrap();
-        assert!(bytes.iter().all(|&byte| byte == 5), "shared, round {round}");
+        assert!(is_all(&bytes, 5), "shared, round {round}");
     }
     written.sync(.., WriteBack::Wait).unwrap();
     drop(written);
@@ -119,7 +121,7 @@ fn maps_stay_right_when_the_program_locks_its_memory_later() {
 }
 
 #[test]
-fn a_user_who_may_lock_little_gets_the_right_bytes_or_an_error() {
+fn a_user_with_a_low_lock_limit_gets_the_right_bytes_or_an_error() {
     child_succeeds(|| {
         let pager = pager(4 * MIB);
         // Starts the threads: each has a stack of more than may be locked.

@@ -1,7 +1,8 @@
-//! What maps show, and what becomes of what is stored to them.
+//! The bytes that maps show, and the fate of stores to them.
 
-use crate::given::{MIB, pager, pattern, steps};
-use crate::support::{End, disk_dir, in_child, skip};
+use crate::common::effort::scaled;
+use crate::common::{End, disk_dir, in_child};
+use crate::given::{MIB, is_all, pager, pattern, skip_in_first_way};
 use folio::source::{Function, LocalFile, Memory, WritableMemory, Zeros};
 use folio::{Advice, FaultCause, WriteBack};
 use std::fs;
@@ -27,7 +28,7 @@ fn a_file_sixteen_times_the_budget_is_read_whole_and_at_random() {
     let map = pager.map(LocalFile::open(&path).unwrap()).unwrap();
     assert!(map[..] == bytes[..]);
     let mut at = 1_usize;
-    for _ in 0..steps(20_000) {
+    for _ in 0..scaled(20_000) {
         at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let n = (at >> 20) % bytes.len();
         assert_eq!(map[n], bytes[n], "byte {n}");
@@ -42,7 +43,7 @@ fn memory_zeros_and_functions_are_sources() {
     let pager = pager(16 * MIB);
     let bytes = pattern(5 * MIB + 1);
     assert!(pager.map(Memory::from(bytes.clone())).unwrap()[..] == bytes[..]);
-    assert!(pager.map(Zeros::new(3 << 20)).unwrap().iter().all(|&byte| byte == 0));
+    assert!(is_all(&pager.map(Zeros::new(3 << 20)).unwrap(), 0));
     let squares = Function::new("offsets", 1 << 20, |offset, buffer: &mut [u8]| {
         for (n, byte) in (offset..).zip(buffer) {
             *byte = (n * n) as u8;
@@ -164,7 +165,7 @@ fn a_source_that_fails_is_an_error_to_read_at_and_to_pin() {
 }
 
 #[test]
-fn what_was_prefetched_is_used_without_a_fault() {
+fn prefetched_pages_are_used_without_a_fault() {
     let pager = pager(64 * MIB);
     let map = pager.map(Memory::from(pattern(8 * MIB))).unwrap();
     map.advise(.., Advice::PopulateRead).unwrap();
@@ -218,7 +219,7 @@ fn many_threads_fault_on_one_map() {
             let (map, bytes) = (&map, &bytes);
             scope.spawn(move || {
                 let mut at = seed;
-                for _ in 0..steps(5_000) {
+                for _ in 0..scaled(5_000) {
                     at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     let n = (at >> 20) % bytes.len();
                     assert_eq!(map[n], bytes[n], "byte {n}");
@@ -236,7 +237,7 @@ fn an_empty_source_is_an_empty_map() {
 }
 
 #[test]
-fn read_at_gives_what_comes_before_the_page_that_failed() {
+fn read_at_gives_the_bytes_before_the_page_that_failed() {
     let fails = Function::new("fails", 1 << 20, |offset, buffer: &mut [u8]| {
         if offset <= 40_960 && 40_960 < offset + buffer.len() as u64 {
             return Err(std::io::Error::other("a bad page"));
@@ -248,7 +249,7 @@ fn read_at_gives_what_comes_before_the_page_that_failed() {
     let mut buffer = vec![0; 100_000];
     let error = map.read_at(&mut buffer, 100).unwrap_err();
     assert_eq!(error.fault().unwrap().range().start, 40_960, "{error}");
-    assert!(buffer[..40_860].iter().all(|&byte| byte == 5));
+    assert!(is_all(&buffer[..40_860], 5));
 }
 
 #[test]
@@ -293,20 +294,20 @@ fn a_lower_budget_is_kept_soon() {
 }
 
 #[test]
-fn a_cut_between_two_pages_keeps_what_was_stored_before_it() {
+fn a_cut_between_two_pages_keeps_earlier_stores() {
     let dir = disk_dir();
     let path = dir.path().join("file");
     fs::write(&path, vec![1; 50 * 4096]).unwrap();
     let mut map = pager(16 * MIB).map_mut(LocalFile::open_writable(&path).unwrap()).unwrap();
     map.fill(2);
     map.resize(40 * 4096).unwrap();
-    assert!(map.iter().all(|&byte| byte == 2));
+    assert!(is_all(&map, 2));
     map.close().unwrap();
     assert!(fs::read(&path).unwrap() == vec![2; 40 * 4096]);
 }
 
 #[test]
-fn a_file_that_another_cuts_does_not_grow_again_by_what_was_stored() {
+fn a_file_that_another_cuts_does_not_grow_again_by_earlier_stores() {
     let dir = disk_dir();
     let path = dir.path().join("file");
     fs::write(&path, pattern(MIB)).unwrap();
@@ -324,14 +325,15 @@ fn a_load_behind_the_last_page_ends_the_process_with_sigbus() {
     let end = in_child(|| {
         let map = pager(16 * MIB).map(Memory::from(pattern(5_000))).unwrap();
         let behind = map.as_ptr().wrapping_add(2 * 4096);
-        // SAFETY: there is no such byte, and the map's own addresses reach so far: the load does not return.
+        // SAFETY: there is no such byte, and the map's own addresses reach so far: the load does
+        // not return.
         std::hint::black_box(unsafe { behind.read_volatile() });
     });
     assert_eq!(end, End::Killed(libc::SIGBUS));
 }
 
 #[test]
-fn what_was_being_prefetched_when_a_map_was_cut_never_comes_back() {
+fn pages_in_prefetch_when_a_map_was_cut_never_come_back() {
     let dir = disk_dir();
     let path = dir.path().join("file");
     let pager = pager(16 * MIB);
@@ -364,7 +366,7 @@ fn locked_pages_leave_and_come_back_as_they_were() {
             // SAFETY: pages of the maps; locking changes no byte.
             let locked = unsafe { libc::mlock(start.add(8 * page).cast(), page) };
             if locked != 0 {
-                return skip("memory cannot be locked");
+                return skip_in_first_way("memory cannot be locked");
             }
         }
         map.advise(.., Advice::Cold).unwrap();
@@ -380,12 +382,13 @@ fn a_page_past_the_end_that_was_asked_for_is_there_once_the_map_has_grown() {
     let mut map = pager.map_mut(WritableMemory::new(vec![1; page])).unwrap();
     let (mut reader, mut writer) = std::io::pipe().unwrap();
     std::io::Write::write_all(&mut writer, b"x").unwrap();
-    // SAFETY: the kernel tries to store to a page past the end of the map, inside its own addresses.
+    // SAFETY: the kernel tries to store to a page past the end of the map, inside its own
+    // addresses.
     let got =
         unsafe { libc::read(std::os::fd::AsRawFd::as_raw_fd(&reader), map.as_mut_ptr().add(page).cast(), 1) };
     assert_eq!(got, -1, "the page is past the end");
     map.resize(3 * page).unwrap();
-    assert!(map[page..].iter().all(|&byte| byte == 0));
+    assert!(is_all(&map[page..], 0));
     map[page] = 5;
     // And when it is cut and grows again.
     map.resize(page).unwrap();

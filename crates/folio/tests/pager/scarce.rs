@@ -1,7 +1,10 @@
-//! Where something is scarce: memory of a cgroup, memory of the machine, areas of the process. And where there is much of it.
+//! Where something is scarce: memory of a cgroup, memory of the machine, areas of the process. And
+//! where there is much of it.
 
-use crate::given::{MIB, Random, pager, pattern};
-use crate::support::{End, child_succeeds, disk_dir, in_child, skip, spawn_child, wait};
+use crate::common::effort::scaled;
+use crate::common::random::Random;
+use crate::common::{End, child_succeeds, disk_dir, in_child, skip, spawn_child, wait};
+use crate::given::{MIB, is_one_way, pager, pattern};
 use folio::source::{Function, LocalFile, Memory, Zeros};
 use folio::{Advice, Errno, FaultCause, Pager, WorkingSet};
 use std::fs;
@@ -11,7 +14,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// A memory cgroup with a limit (version 1, which lets a process with children have one), gone with this value.
+/// A memory cgroup with a limit (version 1, which lets a process with children have one), gone with
+/// this value.
 struct Cgroup(PathBuf);
 
 impl Cgroup {
@@ -46,11 +50,6 @@ impl Drop for Cgroup {
     }
 }
 
-/// Whether this run is one of many ways: what takes long and has little to do with them is left to the first.
-fn is_one_of_many() -> bool {
-    std::env::var_os("FOLIO_EFFORT").is_some()
-}
-
 /// Bytes that cost nothing to hold, and little to make.
 fn made(len: usize) -> Function {
     Function::new("made", len as u64, |_, buffer: &mut [u8]| {
@@ -82,7 +81,8 @@ fn a_pager_lives_in_a_cgroup_with_little_more_than_its_budget() {
     assert_eq!(end, End::Exited(0), "a kill (9) is the kernel's, for memory");
 }
 
-/// What the kernel tells of the machine's memory pressure (Documentation/accounting/psi.rst): the same that a pager asks for.
+/// The kernel's notification of memory pressure (Documentation/accounting/psi.rst): the same that a
+/// pager asks for.
 struct Watch(fs::File);
 
 impl Watch {
@@ -92,7 +92,7 @@ impl Watch {
         Some(Self(file))
     }
 
-    /// Whether it told of pressure, waiting for it so long.
+    /// Whether the kernel reports pressure within this time.
     fn felt(&self, wait: Duration) -> bool {
         let mut fd = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLPRI, revents: 0 };
         // SAFETY: one descriptor.
@@ -102,8 +102,9 @@ impl Watch {
 
 #[test]
 fn a_pager_gives_memory_back_while_the_machine_is_short_of_it() {
-    if is_one_of_many() {
-        return skip("left to the first way");
+    // It takes long, and has little to do with the way in which faults come.
+    if is_one_way() {
+        return;
     }
     let Some(watch) = Watch::new() else { return skip("no pressure information here") };
     let Some(group) = Cgroup::new(16 * MIB) else { return skip("no memory cgroup of version 1 can be made") };
@@ -116,7 +117,7 @@ fn a_pager_gives_memory_back_while_the_machine_is_short_of_it() {
     fs::write(&path, vec![1; 128 * MIB]).unwrap();
     let file = fs::File::open(&path).unwrap();
     file.sync_all().unwrap();
-    // Who reads it next is charged for it.
+    // The next reader is charged for it.
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     // Reads a file through far too little memory for it.
     let (hog, _) = spawn_child(|| {
@@ -143,12 +144,12 @@ fn a_pager_gives_memory_back_while_the_machine_is_short_of_it() {
     }
 }
 
-/// Splits a map of its own until the process has all but `left` of the areas that it may have: in children only. What is given
-/// back undoes that.
+/// Splits a map of its own until the process has all but `left` of the areas that it may have: in
+/// children only. Dropping the result undoes that.
 fn fill_areas(left: usize) -> folio::Reservation {
     let limit: usize = fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
     let mut areas = fs::read_to_string("/proc/self/maps").unwrap().lines().count();
-    let page = crate::support::page();
+    let page = crate::common::page();
     let reservation = folio::Reservation::new((limit + 16) * page).unwrap();
     for index in (1..limit).step_by(2) {
         if areas + left >= limit {
@@ -201,31 +202,35 @@ fn near_the_limit_of_areas_a_page_is_right_or_an_error_and_later_it_is_right() {
 
 #[test]
 fn a_budget_of_several_gibibytes_is_used() {
-    const LEN: usize = 5 << 30;
-    const BUDGET: usize = 3 << 30;
+    // 5 GiB with a budget of 3 in a thorough run.
+    let (len, budget) = ((scaled(5 << 10) as usize) << 20, (scaled(3 << 10) as usize) << 20);
+    if is_one_way() {
+        return;
+    }
     let available = fs::read_to_string("/proc/meminfo").unwrap();
     let available: usize = available
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"))
         .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
         .unwrap_or(0);
-    if available < 6 << 20 || is_one_of_many() {
-        return skip("for machines with 6 GiB of free memory, once");
+    if available << 10 < 2 * budget {
+        return skip("needs twice as much free memory as the budget");
     }
     child_succeeds(|| {
-        let pager = pager(BUDGET);
-        let map = pager.map(made(LEN)).unwrap();
-        for at in (0..LEN).step_by(4_096) {
+        let pager = pager(budget);
+        let map = pager.map(made(len)).unwrap();
+        for at in (0..len).step_by(4_096) {
             assert_eq!(map[at] & 1, 1, "byte {at}");
         }
         let stats = pager.stats().unwrap();
-        assert!(stats.resident_bytes > BUDGET as u64 / 10 * 9, "{stats:?}");
-        assert!(stats.resident_bytes + stats.record_bytes <= BUDGET as u64, "{stats:?}");
+        assert!(stats.resident_bytes > budget as u64 / 10 * 9, "{stats:?}");
+        assert!(stats.resident_bytes + stats.record_bytes <= budget as u64, "{stats:?}");
+        let fifth = len / 5 / 4_096 * 4_096;
         // Others find room in it at once.
-        let mut other = pager.map_private(Zeros::new(256 << 20)).unwrap();
+        let mut other = pager.map_private(Zeros::new(budget as u64 / 12)).unwrap();
         other.fill(3);
         assert!(other.iter().step_by(4_096).all(|&byte| byte == 3));
-        let pinned = map.pin(1 << 30..3 << 30).unwrap();
+        let pinned = map.pin(fifth..3 * fifth).unwrap();
         assert!(pinned.iter().step_by(1 << 16).all(|&byte| byte & 1 == 1));
     });
 }

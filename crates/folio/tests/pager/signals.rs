@@ -1,8 +1,8 @@
-//! The program's signals and the pager's threads: no thread of folio's own runs a handler of the program's, and a file that may not
-//! become longer (RLIMIT_FSIZE) is an error, never SIGXFSZ.
+//! The program's signals and the pager's threads: no thread of folio's own runs a handler of the
+//! program's, and a file that may not become longer (RLIMIT_FSIZE) is an error, never SIGXFSZ.
 
-use crate::given::{MIB, pattern};
-use crate::support::{End, child_succeeds, disk_dir, file_with, in_child, lower_limit};
+use crate::common::{End, child_succeeds, disk_dir, file_with, in_child, lower_limit};
+use crate::given::{MIB, is_all, pattern};
 use folio::shm::{Event, Segment};
 use folio::source::{Function, LocalFile};
 use folio::{Error, Pager, WriteBack};
@@ -24,8 +24,8 @@ fn soon() {
     unsafe { libc::alarm(60) };
 }
 
-/// The signals that a thread of folio's own does not block, as bits: those of its own faults, and those of the C library's own,
-/// which nobody can block.
+/// The signals that a thread of folio's own does not block, as bits: those of its own faults, and
+/// those of the C library's own, which nobody can block.
 fn unblocked() -> u64 {
     let faults = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP];
     [&faults[..], &[libc::SIGKILL, libc::SIGSTOP, 32, 33]]
@@ -164,9 +164,10 @@ fn a_spill_beyond_the_limit_of_files_is_an_error_and_no_signal() {
             let stored = (0..32).map(|n| map.write_at(&vec![n as u8 + 1; MIB], n * MIB));
             let stored = stored.take_while(Result::is_ok).count();
             assert!(stored < 32, "more was stored than memory and the file have room for");
-            // Memory is full of pages that cannot be written: a read may be refused, and never has other bytes.
+            // Memory is full of pages that cannot be written: a read may be refused, and never has
+            // other bytes.
             if map.read_at(&mut bytes, 0).is_ok() {
-                assert!(bytes.iter().all(|&byte| byte == 1));
+                assert!(is_all(&bytes, 1));
             }
             lower_limit(libc::RLIMIT_FSIZE, libc::RLIM_INFINITY);
             for n in 0..stored {
@@ -174,7 +175,7 @@ fn a_spill_beyond_the_limit_of_files_is_an_error_and_no_signal() {
                 while let Err(error) = map.read_at(&mut bytes, n * MIB) {
                     assert!(Instant::now() < deadline, "MiB {n}: {error}");
                 }
-                assert!(bytes.iter().all(|&byte| byte == n as u8 + 1), "MiB {n}");
+                assert!(is_all(&bytes, n as u8 + 1), "MiB {n}");
             }
         });
     }

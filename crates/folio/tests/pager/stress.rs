@@ -1,7 +1,10 @@
-//! Real threads under a budget of a sixteenth of the data, and direct I/O into maps: nothing is lost.
+//! Real threads under a budget of a sixteenth of the data, and direct I/O into maps: nothing is
+//! lost.
 
-use crate::given::{MIB, Random, pattern, steps};
-use crate::support::{disk_dir, skip};
+use crate::common::effort::scaled;
+use crate::common::random::Random;
+use crate::common::{disk_dir, skip};
+use crate::given::{MIB, pattern, skip_in_first_way};
 use folio::source::{LocalFile, Memory};
 use folio::{Advice, Delivery, PagedMut, Pager, PagerReport, WriteBack};
 use std::fs::{self, File};
@@ -14,7 +17,7 @@ const BUDGET: usize = 4 * MIB;
 const DATA: usize = 16 * BUDGET;
 const PAGE: usize = 4_096;
 
-/// Runs until it is told to end, also by a panic of the thread that holds it.
+/// Runs until its holder drops it, also in a panic.
 struct Running<'a>(&'a AtomicBool);
 
 impl Drop for Running<'_> {
@@ -51,7 +54,7 @@ fn readers_see_the_sources_bytes_while_pages_are_evicted_under_them() {
             .map(|seed| {
                 scope.spawn(move || {
                     let mut random = Random(seed);
-                    for step in 0..steps(600) {
+                    for step in 0..scaled(600) {
                         let range = random.range(DATA, 200_000);
                         if step % 3 == 0 {
                             let mut copy = vec![0; range.len()];
@@ -105,7 +108,7 @@ fn writers_of_ranges_of_their_own_lose_nothing_to_write_back_and_eviction() {
                     let view = map.view().unwrap();
                     // Every eighth byte counter of the range, as it should be.
                     let mut want = vec![0_u64; EACH / 512];
-                    for step in 1..steps(8_000) {
+                    for step in 1..scaled(8_000) {
                         let n = random.below(want.len());
                         let at = writer * EACH + n * 512;
                         assert_eq!(view.read::<u64>(at).unwrap(), want[n], "writer {writer}, byte {at}");
@@ -136,7 +139,7 @@ fn private_writers_lose_nothing_to_the_spill_file() {
             scope.spawn(move || {
                 let mut random = Random(writer as u64);
                 let mut want = vec![0_u64; part.len() / PAGE];
-                for step in 1..steps(6_000) {
+                for step in 1..scaled(6_000) {
                     let n = random.below(want.len());
                     let word: &mut [u8; 8] = (&mut part[n * PAGE..n * PAGE + 8]).try_into().unwrap();
                     assert_eq!(u64::from_ne_bytes(*word), want[n], "writer {writer}, page {n}");
@@ -157,7 +160,8 @@ fn direct(path: &std::path::Path) -> Option<File> {
     File::options().read(true).custom_flags(libc::O_DIRECT).open(path).ok()
 }
 
-/// Whether system calls may touch a map's missing pages, and whether its pages are moved out before they are written.
+/// Whether system calls may touch a map's missing pages, and whether its pages are moved out before
+/// they are written.
 fn moves() -> Result<bool, &'static str> {
     let report = PagerReport::now().unwrap();
     let used = |name| report.capabilities.iter().any(|capability| capability.name == name && capability.used);
@@ -175,7 +179,8 @@ fn read_into(file: &File, from: usize, part: &mut [u8]) {
     assert_eq!(got, part.len() as isize, "{}", std::io::Error::last_os_error());
 }
 
-/// Threads that read random pages of a file straight into their parts of the map, and check that they are there later.
+/// Threads that read random pages of a file straight into their parts of the map, and check that
+/// they are there later.
 fn read_directly_into(map: &mut PagedMut, file: &File, bytes: &[u8], want: &mut [u8]) {
     const PARTS: usize = 2;
     let len = map.len() / PARTS;
@@ -183,7 +188,7 @@ fn read_directly_into(map: &mut PagedMut, file: &File, bytes: &[u8], want: &mut 
         for (seed, (part, want)) in map.chunks_mut(len).zip(want.chunks_mut(len)).enumerate() {
             scope.spawn(move || {
                 let mut random = Random(seed as u64);
-                for _ in 0..steps(1_500) {
+                for _ in 0..scaled(1_500) {
                     let pages = 1 + random.below(8);
                     let at = random.below(part.len() / PAGE - pages) * PAGE;
                     let from = random.below(bytes.len() / PAGE - pages) * PAGE;
@@ -202,8 +207,8 @@ fn read_directly_into(map: &mut PagedMut, file: &File, bytes: &[u8], want: &mut 
 #[test]
 fn direct_reads_into_a_map_are_not_lost_to_write_back_and_eviction() {
     match moves() {
-        Err(why) => return skip(why),
-        Ok(false) => return skip("without UFFDIO_MOVE direct I/O is for pinned ranges"),
+        Err(why) => return skip_in_first_way(why),
+        Ok(false) => return skip_in_first_way("without UFFDIO_MOVE direct I/O is for pinned ranges"),
         Ok(true) => {}
     }
     let dir = disk_dir();
@@ -228,8 +233,8 @@ fn direct_reads_into_a_map_are_not_lost_to_write_back_and_eviction() {
 #[test]
 fn direct_reads_into_a_private_map_are_not_lost_to_the_spill_file() {
     match moves() {
-        Err(why) => return skip(why),
-        Ok(false) => return skip("without UFFDIO_MOVE direct I/O is for pinned ranges"),
+        Err(why) => return skip_in_first_way(why),
+        Ok(false) => return skip_in_first_way("without UFFDIO_MOVE direct I/O is for pinned ranges"),
         Ok(true) => {}
     }
     let dir = disk_dir();
@@ -246,8 +251,8 @@ fn direct_reads_into_a_private_map_are_not_lost_to_the_spill_file() {
     assert!(pager.stats().unwrap().pages_spilled > 0);
 }
 
-/// Direct reads into pinned ranges of a map, and what the map and the file hold then. `syncs`: the ranges are written back
-/// meanwhile.
+/// Direct reads into pinned ranges of a map, and the bytes of the map and the file after them.
+/// `syncs`: the ranges are written back meanwhile.
 fn direct_reads_into_pins(pager: &Pager, syncs: bool) {
     let dir = disk_dir();
     let (from, path) = (dir.path().join("from"), dir.path().join("file"));
@@ -259,7 +264,7 @@ fn direct_reads_into_pins(pager: &Pager, syncs: bool) {
     let Some(file) = direct(&from) else { return skip("the disk takes no direct I/O") };
     let mut map = pager.map_mut(LocalFile::open_writable(&path).unwrap()).unwrap();
     let mut random = Random(6);
-    for _ in 0..steps(300) {
+    for _ in 0..scaled(300) {
         let pages = 1 + random.below(16);
         let at = random.below(DATA / PAGE - pages) * PAGE;
         let source = random.below(bytes.len() / PAGE - pages) * PAGE;
@@ -272,7 +277,7 @@ fn direct_reads_into_pins(pager: &Pager, syncs: bool) {
             let _ended = Running(running);
             scope.spawn(move || {
                 while syncs && running.load(Ordering::SeqCst) {
-                    // What the device writes after this is written back later.
+                    // Bytes that the device writes after this are written back later.
                     pinned.sync(WriteBack::Wait).unwrap();
                 }
             });
@@ -298,7 +303,7 @@ fn direct_reads_into_pinned_ranges_reach_the_file_while_they_are_synced() {
     direct_reads_into_pins(&pager(), true);
 }
 
-/// A pager that is told what to leave out, or how faults come.
+/// A pager without some features, or with one delivery of faults.
 fn limited(features: &str, delivery: &str) -> Option<Pager> {
     let builder = Pager::builder().budget(BUDGET).write_back_after(Duration::from_millis(5));
     builder.features(features).delivery(delivery).build().ok()
@@ -311,7 +316,7 @@ fn direct_reads_into_pinned_ranges_reach_the_file_without_move() {
 }
 
 #[test]
-fn direct_reads_into_pinned_ranges_reach_the_file_while_they_are_synced_without_move() {
+fn direct_reads_into_pins_reach_the_file_during_a_sync_without_move() {
     let Some(pager) = limited("-move", "") else { return skip("no such delivery") };
     direct_reads_into_pins(&pager, true);
 }
@@ -351,7 +356,7 @@ fn maps_come_and_go_while_others_are_used() {
             let (pager, bytes) = (&pager, &bytes);
             scope.spawn(move || {
                 let mut random = Random(seed);
-                for _ in 0..steps(60) {
+                for _ in 0..scaled(60) {
                     let map = pager.map(Memory::from(bytes.clone())).unwrap();
                     map.prefetch(&[random.range(MIB, MIB)]).unwrap();
                     let range = random.range(MIB, MIB);

@@ -1,7 +1,7 @@
 //! The example programs, as somebody runs them.
 
-use crate::support::example;
-use crate::world::World;
+use crate::common::example;
+use crate::common::segment_dir::World;
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 

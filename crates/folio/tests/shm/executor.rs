@@ -40,7 +40,7 @@ pub(crate) fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// A waker of which can be told whether anyone still has it, and how often it was woken.
+/// A waker that shows whether anyone still has it, and how often it was woken.
 pub(crate) struct Told(pub(crate) std::sync::atomic::AtomicU64);
 
 impl Wake for Told {
@@ -62,8 +62,8 @@ impl Wake for Of {
     }
 }
 
-/// Runs many futures on several threads until all are ready: each is polled by whichever thread comes first, when it was woken, with a waker
-/// of its own each time.
+/// Runs many futures on several threads until all are ready: each is polled by whichever thread
+/// comes first, when it was woken, with a waker of its own each time.
 pub(crate) fn run_all_on<'a>(
     threads: usize,
     futures: impl IntoIterator<Item = Pin<Box<dyn Future<Output = ()> + Send + 'a>>>,
@@ -97,7 +97,8 @@ pub(crate) fn run_all_on<'a>(
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
 }
 
-/// Runs many futures on this thread until all are ready; each is polled when it was woken, and only then.
+/// Runs many futures on this thread until all are ready; each is polled when it was woken, and only
+/// then.
 pub(crate) fn run_all<'a>(futures: impl IntoIterator<Item = Pin<Box<dyn Future<Output = ()> + 'a>>>) {
     let ready: Arc<Ready> = Arc::default();
     let mut futures: Vec<_> = futures.into_iter().map(Some).collect();

@@ -1,24 +1,14 @@
-//! kill -9 at the steps of futures, and of those who wake them: the others go on.
+//! SIGKILL at the steps of futures, and of the processes that wake them: the others go on.
 
-use crate::competing::compete;
+use crate::common::kill_sweep::{Ledger, Step, can_trace, compete, sweep};
+use crate::common::segment_dir::World;
+use crate::common::{skip, spawn_child};
 use crate::executor::{PATIENCE, block_on, poll_once, run_all};
-use crate::steps::{Ledger, Step, can_trace, sweep};
-use crate::support::{skip, spawn_child};
-use crate::world::World;
-use folio::shm::{
-    Condvar, Event, Guard, Guards, Locked, Mutex, Place, RwLock, Segment, Share, Shared, Wait, field,
-};
+use crate::torn_pair::{Pair, change, patiently, repair, settle};
+use folio::shm::{Condvar, Event, Guards, Locked, Mutex, RwLock, Segment, Share, Shared, field};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-/// Two halves that are equal whenever nobody is at them.
-#[derive(Clone, Copy, Share)]
-#[repr(C)]
-struct Pair {
-    one: u64,
-    other: u64,
-}
 
 #[derive(Share)]
 #[repr(C)]
@@ -31,30 +21,6 @@ struct Desk {
     held: Event,
     /// Whether someone has announced that it waits.
     waits: AtomicU64,
-}
-
-fn patiently() -> Wait {
-    Wait::new().timeout(PATIENCE)
-}
-
-/// One change under the lock: in between the halves differ.
-fn change<L: Guards<Pair>>(guard: &Guard<'_, Pair, L>) {
-    let next = field!(guard.one).load().unwrap() + 1;
-    field!(guard.one).store(next).unwrap();
-    field!(guard.other).store(next).unwrap();
-}
-
-fn repair(pair: Place<'_, Pair>) -> folio::Result<()> {
-    field!(pair.other).store(field!(pair.one).load()?)
-}
-
-/// What was locked is whole, or said not to be.
-fn settle<L: Guards<Pair>>(ledger: &mut Ledger, locked: Locked<'_, Pair, L>) {
-    if let Locked::Clean(guard) = &locked {
-        let Pair { one, other } = guard.get().unwrap();
-        ledger.corrupted += u64::from(one != other);
-    }
-    change(&locked.or_repair(repair).unwrap());
 }
 
 /// Runs `work` while another thread does `others` all the time.
@@ -71,7 +37,7 @@ fn beside(others: impl Fn() + Sync, work: impl FnOnce()) {
     });
 }
 
-/// The segment; with a bell, where that is not what is looked at.
+/// The segment; with a bell already, where the test is not about making it.
 fn ready(name: &str, step: Step) -> Segment<Desk> {
     let desk = Segment::<Desk>::open(name).unwrap();
     if let Step::Instruction = step {
@@ -82,7 +48,7 @@ fn ready(name: &str, step: Step) -> Segment<Desk> {
 }
 
 #[test]
-fn who_waits_for_a_lock_with_a_future_may_die_at_every_step() {
+fn a_future_that_waits_for_a_lock_may_die_at_every_step() {
     if !can_trace() {
         return skip("this process may not trace its children");
     }
@@ -118,10 +84,10 @@ fn who_waits_for_a_lock_with_a_future_may_die_at_every_step() {
                 |ledger, ()| {
                     let start = Instant::now();
                     let (pair, table) = (field!(desk.pair), field!(desk.table));
-                    settle(ledger, block_on(pair.lock_async()).unwrap());
-                    settle(ledger, block_on(table.write_async()).unwrap());
-                    settle(ledger, pair.lock_with(patiently()).unwrap());
-                    settle(ledger, table.write_with(patiently()).unwrap());
+                    settle(ledger, block_on(pair.lock_async()));
+                    settle(ledger, block_on(table.write_async()));
+                    settle(ledger, pair.lock_with(patiently()));
+                    settle(ledger, table.write_with(patiently()));
                     ledger.hung += u64::from(start.elapsed() > PATIENCE);
                 },
             );
@@ -133,7 +99,7 @@ fn who_waits_for_a_lock_with_a_future_may_die_at_every_step() {
 }
 
 #[test]
-fn who_waits_for_an_event_with_a_future_or_a_listener_may_die_at_every_step() {
+fn a_future_or_listener_of_an_event_may_die_at_every_step() {
     if !can_trace() {
         return skip("this process may not trace its children");
     }
@@ -181,8 +147,9 @@ fn who_waits_for_an_event_with_a_future_or_a_listener_may_die_at_every_step() {
     ledger.tell("futures of events");
 }
 
-/// A child is killed at the steps of `work`, which wakes a future of this process that waits since the child was `prepared`. Whatever
-/// the child has done, `finish` does what there is left of it; then the future is ready.
+/// A child is killed at the steps of `work`, which wakes a future of this process that waits since
+/// the child was `prepared`. Whatever the child has done, `finish` does the rest; then the future
+/// is ready.
 fn waker_dies<P, F: Future<Output = u64>>(
     what: &str,
     prepare: impl Fn(&Segment<Desk>) -> P,
@@ -244,12 +211,12 @@ fn waker_dies<P, F: Future<Output = u64>>(
 /// Whether it is neither whole nor said to be torn.
 fn is_wrong<L: Guards<Pair>>(locked: folio::Result<Locked<'_, Pair, L>>) -> u64 {
     let mut ledger = Ledger::default();
-    settle(&mut ledger, locked.unwrap());
+    settle(&mut ledger, locked);
     ledger.corrupted
 }
 
 #[test]
-fn who_gives_back_what_a_future_waits_for_may_die_at_every_step() {
+fn a_holder_that_a_future_waits_for_may_die_at_every_step() {
     waker_dies(
         "unlocking for a future",
         |desk| {
@@ -308,7 +275,7 @@ fn who_gives_back_what_a_future_waits_for_may_die_at_every_step() {
 }
 
 #[test]
-fn who_sets_or_notifies_what_a_future_waits_for_may_die_at_every_step() {
+fn a_process_that_sets_or_notifies_for_a_future_may_die_at_every_step() {
     waker_dies(
         "setting for a future",
         |desk| field!(desk.go),
@@ -332,11 +299,12 @@ fn who_sets_or_notifies_what_a_future_waits_for_may_die_at_every_step() {
     );
 }
 
-/// Several processes at one lock and one event with futures, and one after the other is killed at any moment.
+/// Several processes at one lock and one event with futures, and one after the other is killed at
+/// any moment.
 #[test]
 fn killed_while_their_futures_compete_nobody_hangs_and_nothing_is_lost() {
     const WORKERS: usize = 3;
-    let kills = 40 * crate::steps::thoroughness();
+    let kills = crate::common::effort::scaled(40);
     let world = World::new();
     let mut ledger = Ledger::default();
     let desk = Segment::<Desk>::create("desk").unwrap();
@@ -368,8 +336,8 @@ fn killed_while_their_futures_compete_nobody_hangs_and_nothing_is_lost() {
     };
     let waits = || field!(desk.waits).load(Ordering::SeqCst);
     compete(&mut ledger, WORKERS, kills, PATIENCE, |_| spawn_child(work), || field!(desk.go).set(), waits);
-    settle(&mut ledger, field!(desk.pair).lock_with(patiently()).unwrap());
-    settle(&mut ledger, field!(desk.table).write_with(patiently()).unwrap());
+    settle(&mut ledger, field!(desk.pair).lock_with(patiently()));
+    settle(&mut ledger, field!(desk.table).write_with(patiently()));
     drop(desk);
     ledger.leaked += world.leaked(&[]);
     ledger.tell("competing with futures");

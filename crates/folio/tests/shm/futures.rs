@@ -1,8 +1,10 @@
-//! Locks, conditions and events in event loops: futures without a runtime, and a descriptor to poll.
+//! Locks, conditions and events in event loops: futures without a runtime, and a descriptor to
+//! poll.
 
+use crate::common::random::{Random, seed};
+use crate::common::segment_dir::World;
+use crate::common::{End, Heir, child_succeeds, in_child, is_root, lower_limit, spawn_child, wait};
 use crate::executor::{PATIENCE, Told, block_on, poll_once, run_all, run_all_on};
-use crate::support::{End, Heir, child_succeeds, in_child, is_root, lower_limit, spawn_child, wait};
-use crate::world::{Random, World};
 use folio::Errno;
 use folio::shm::{
     Condvar, Event, Guard, Listener, Locked, Mutex, Once, ReadGuard, ReadLocked, RwLock, Segment, Share,
@@ -20,7 +22,8 @@ use std::time::{Duration, Instant};
 const ROUNDS: u64 = 150;
 const SOON: Duration = Duration::from_secs(50);
 
-/// Who wakes a future does so a little after it was asked to: what asks for it wakes futures, too.
+/// The thread that wakes a future does so a little after the request: the request itself wakes
+/// futures, too.
 fn a_little_later() {
     std::thread::sleep(Duration::from_millis(3));
 }
@@ -64,7 +67,7 @@ fn stays<R>(desk: &Segment<Desk>, work: impl FnOnce() -> R) -> i32 {
     pid
 }
 
-/// A future that was polled once with a waker that tells, and had to wait.
+/// A future that was polled once with a counting waker, and had to wait.
 fn waits<F: Future + Unpin>(future: &mut F) -> Arc<Told> {
     let told = Arc::new(Told(AtomicU64::new(0)));
     let waker = Waker::from(Arc::clone(&told));
@@ -151,7 +154,8 @@ fn futures_of_events_are_ready_when_another_process_sets_them() {
 fn of_all_futures_that_take_an_event_one_gets_it() {
     const EACH: u64 = 50;
     let desk = desk();
-    // Two processes, with ten futures each; what they take is counted, and each take asks for the next.
+    // Two processes, with ten futures each; the test counts the takes, and each take asks for the
+    // next.
     let take = || {
         let take = |_| {
             Box::pin(async {
@@ -205,7 +209,7 @@ fn a_future_of_a_condition_is_ready_when_another_process_notifies() {
 }
 
 #[test]
-fn a_future_of_what_is_done_once_is_ready_when_another_process_has_done_it() {
+fn a_future_of_a_once_is_ready_when_another_process_has_done_it() {
     let started = Instant::now();
     for _ in 0..ROUNDS {
         let desk = desk();
@@ -277,11 +281,11 @@ fn futures_of_readers_and_writers_wait_for_each_other_across_processes() {
     assert_eq!(wait(pid), End::Exited(0));
 }
 
-/// What a future gives that waits, and is woken by the end of this process.
+/// The result of a future that waits, and that the end of this process wakes.
 fn after_the_end_of<F: Future<Output: Send> + Send>(pid: i32, future: F) -> F::Output {
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| block_on(future));
-        // What rang before has been heard by then.
+        // Earlier rings have been heard by then.
         std::thread::sleep(Duration::from_millis(20));
         kill(pid);
         waiter.join().unwrap()
@@ -289,7 +293,7 @@ fn after_the_end_of<F: Future<Output: Send> + Send>(pid: i32, future: F) -> F::O
 }
 
 #[test]
-fn a_future_that_waits_for_one_who_is_killed_gets_what_is_torn() {
+fn a_future_that_waits_for_a_killed_holder_gets_the_torn_value() {
     let desk = desk();
     let started = Instant::now();
     let (number, table) = (field!(desk.number), field!(desk.table));
@@ -339,7 +343,7 @@ fn one_that_has_died_wakes_futures_once_and_not_without_end() {
     kill(copy);
 }
 
-/// How often a future is woken and polled in half a second, of what does not change.
+/// How often a future is woken and polled in half a second in which its word does not change.
 fn polls_of_what_does_not_change<F: Future + Unpin>(future: &mut F) -> u32 {
     let (started, mut polls) = (Instant::now(), 0);
     while started.elapsed() < Duration::from_millis(500) {
@@ -353,11 +357,12 @@ fn polls_of_what_does_not_change<F: Future + Unpin>(future: &mut F) -> u32 {
 }
 
 #[test]
-fn the_end_of_another_process_of_the_holders_number_wakes_futures_once_and_not_without_end() {
+fn the_end_of_another_process_with_the_holders_number_wakes_futures_once() {
     let desk = desk();
     let pid = stays(&desk, || std::mem::forget(field!(desk.number).place().lock().unwrap()));
     let (other, _messages) = spawn_child(|| std::thread::sleep(PATIENCE * 2));
-    // As a holder of another PID namespace says it: what is its number there is somebody else's here.
+    // As a holder in another PID namespace writes it: its number there is another process's number
+    // here.
     let mut slots = [0; 16 * 256];
     rustix::io::pread(desk.file(), &mut slots, 4096).unwrap();
     let slot = slots.chunks(16).position(|slot| slot[4..8] == pid.to_ne_bytes()).unwrap();
@@ -416,7 +421,7 @@ fn a_hundred_futures_and_another_process_at_one_lock_all_get_it() {
 }
 
 #[test]
-fn a_process_that_has_few_descriptors_left_gets_an_error_or_waits_and_wakes_all_the_same() {
+fn a_process_short_of_descriptors_gets_an_error_or_waits_and_wakes_as_ever() {
     for room in 0..9 {
         let desk = desk();
         let holder = stays(&desk, || std::mem::forget(field!(desk.number).place().lock().unwrap()));
@@ -450,7 +455,7 @@ fn a_process_that_has_few_descriptors_left_gets_an_error_or_waits_and_wakes_all_
                     drop(table.try_read().unwrap().unwrap());
                 }
             }
-            // What waits here is set by one that may have no descriptor to ring with.
+            // A process that may have no descriptor to ring with sets the awaited event.
             go.set();
             field!(desk.held).set();
             block_on(field!(desk.once).wait_async())
@@ -475,7 +480,7 @@ fn a_process_that_has_few_descriptors_left_gets_an_error_or_waits_and_wakes_all_
 }
 
 #[test]
-fn a_process_that_may_start_no_thread_is_told_so_and_goes_on_when_it_may() {
+fn a_process_that_may_start_no_thread_gets_an_error_and_goes_on_when_it_may() {
     let desk = desk();
     child_succeeds(|| {
         let limit = |threads: u64| {
@@ -513,8 +518,10 @@ fn no_signal_of_the_program_reaches_the_thread_that_waits_for_bells() {
     let desk = desk();
     child_succeeds(|| {
         assert!(poll_once(&mut field!(desk.go).take_async()).is_pending());
-        // A program that takes its signals when it wants to, as by signalfd(2): this thread is the only one that it knows of.
-        // SAFETY: a signal set is plain data, which these calls fill; the others get sets and a time that live here.
+        // A program that takes its signals when it wants to, as by signalfd(2): this thread is the
+        // only one that it knows of.
+        // SAFETY: a signal set is plain data, which these calls fill; the others get sets and a
+        // time that live here.
         unsafe {
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
@@ -586,7 +593,8 @@ fn a_child_that_a_waker_forks_hears_no_bell_of_its_parents() {
     struct Forks(std::sync::Mutex<Vec<i32>>);
     impl std::task::Wake for Forks {
         fn wake(self: Arc<Self>) {
-            // SAFETY: the child returns into what called this, and does nothing that takes a lock of the allocator's.
+            // SAFETY: the child returns into its caller, and does nothing that takes a lock of the
+            // allocator's.
             match unsafe { libc::fork() } {
                 0 => {}
                 child => self.0.lock().unwrap().push(child),
@@ -638,7 +646,7 @@ fn a_child_that_a_waker_forks_hears_no_bell_of_its_parents() {
 }
 
 #[test]
-fn thousands_of_futures_in_several_segments_are_all_woken_whatever_threads_poll_them() {
+fn thousands_of_futures_in_several_segments_are_woken_by_any_polling_threads() {
     const SEGMENTS: usize = 5;
     const EACH: u64 = 400;
     let desks: Vec<_> = (0..SEGMENTS).map(|_| desk()).collect();
@@ -727,7 +735,7 @@ fn a_future_that_is_dropped_holds_nothing_takes_nothing_and_leaves_no_waker() {
     {
         let (mut locks, mut writes) = (number.lock_async(), table.write_async());
         told.extend([waits(&mut locks), waits(&mut writes)]);
-        // It has what it needs of the lock, but for the readers: others wait.
+        // It has the lock, but for the readers: others wait.
         let mut reads = table.read_async();
         told.push(waits(&mut reads));
         assert!(table.try_read().unwrap().is_none());
@@ -831,9 +839,10 @@ fn futures_of_a_forked_child_are_its_own_and_its_parents_stay_its_parents() {
     waits(&mut locks);
     let told = waits(&mut takes);
     let (pid, _messages) = spawn_child(|| {
-        // SAFETY: a bitwise copy, as a child has one of all that was on its thread's stack; it is dropped once, here.
+        // SAFETY: a bitwise copy, as a child has one of all that was on its thread's stack; it is
+        // dropped once, here.
         drop(unsafe { std::ptr::read(&raw const takes) });
-        // SAFETY: as above; this one is polled, and waits for the parent.
+        // SAFETY: a bitwise copy, the only one that this child uses; it is dropped once.
         let copy = unsafe { std::ptr::read(&raw const locks) };
         field!(desk.held).set();
         drop(block_on(copy).unwrap().clean().unwrap());
@@ -854,7 +863,7 @@ fn futures_of_a_forked_child_are_its_own_and_its_parents_stay_its_parents() {
     let event = Segment::<Event>::anonymous().unwrap();
     assert!(poll_once(&mut event.place().wait_async()).is_pending());
     child_succeeds(|| {
-        // SAFETY: a bitwise copy, as above; it is the only handle, and dropped once, here.
+        // SAFETY: a bitwise copy, the only handle that this child uses, and dropped once, here.
         drop(unsafe { std::ptr::read(&raw const event) });
     });
     let place = event.place();
@@ -865,7 +874,7 @@ fn futures_of_a_forked_child_are_its_own_and_its_parents_stay_its_parents() {
 }
 
 #[test]
-fn a_future_in_what_is_truncated_gets_the_error() {
+fn a_future_in_a_truncated_segment_gets_the_error() {
     let world = World::new();
     let desk = Segment::<Desk>::create("cut").unwrap();
     let guard = field!(desk.number);
@@ -882,7 +891,7 @@ fn a_future_in_what_is_truncated_gets_the_error() {
     assert_eq!(block_on(locks).map(drop).unwrap_err().errno(), Errno::IO);
     assert_eq!(block_on(looks).unwrap_err().errno(), Errno::IO);
     assert_eq!(block_on(reads).map(drop).unwrap_err().errno(), Errno::IO);
-    // The bell tells it by itself.
+    // The bell reports it by itself.
     assert!(is_readable(&listener, PATIENCE));
     assert_eq!(listener.try_wait().unwrap_err().errno(), Errno::IO);
     drop((guard, writes));
@@ -925,7 +934,7 @@ fn guards_and_futures_may_be_sent_to_other_threads() {
 }
 
 #[test]
-fn a_guard_that_was_taken_in_a_panic_and_sent_on_tears_the_value_in_a_panic_of_its_own() {
+fn a_guard_taken_in_a_panic_and_sent_tears_the_value_in_a_later_panic() {
     /// Takes the lock while its thread panics, and sends the guard on.
     struct SendsOn<'a>(&'a folio::shm::Shared<Mutex<u64>>, std::sync::mpsc::Sender<Guard<'a, u64>>);
     impl Drop for SendsOn<'_> {
@@ -1072,14 +1081,15 @@ fn one_that_does_not_poll_its_futures_holds_nobody_up() {
 fn garbage_in_the_bells_of_a_segment_silences_them_for_a_while_and_no_longer() {
     let desk = desk();
     let (go, number) = (field!(desk.go), field!(desk.number));
-    let mut random = Random::new();
-    let seed = random.seed();
+    let seed = seed();
+    let mut random = Random(seed);
     let mut next = move || random.next();
     for round in 0..10 {
         let guard = number.lock().unwrap();
         let (mut takes, mut locks) = (go.take_async(), number.lock_async());
         let told = [waits(&mut takes), waits(&mut locks)];
-        // As a peer writes them that ignores all rules: the slots' bells, and how many slots ever had one.
+        // As a peer writes them that ignores all rules: the slots' bells, and how many slots ever
+        // had one.
         for slot in 0..256 {
             rustix::io::pwrite(desk.file(), &next().to_ne_bytes(), 4096 + 16 * slot + 8).unwrap();
         }

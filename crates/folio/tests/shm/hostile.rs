@@ -1,9 +1,11 @@
-//! Peers that truncate, write garbage, are other users, or fill the file system: errors, never signals.
+//! Peers that truncate, write garbage, are other users, or fill the file system: errors, never
+//! signals.
 
-use crate::support::{
+use crate::common::random::{Random, seed};
+use crate::common::segment_dir::World;
+use crate::common::{
     End, Mounted, become_nobody, child_succeeds, in_child, is_root, lower_limit, skip, spawn_child, wait,
 };
-use crate::world::{Random, World};
 use folio::Errno;
 use folio::shm::{self, Lifetime, Mutex, RwLock, Segment, SegmentOptions, Share, State, Wait, field};
 use std::fs::{File, OpenOptions};
@@ -45,7 +47,7 @@ fn a_peer_that_truncates_is_an_error_and_no_signal() {
 }
 
 #[test]
-fn plain_loads_and_locks_of_what_was_truncated_are_errors() {
+fn plain_loads_and_locks_of_truncated_memory_are_errors() {
     let world = World::new();
     let pages = SegmentOptions::new().count(3).create::<[Mutex<[u8; 8168]>]>("cut").unwrap();
     let plain = SegmentOptions::new().count(4096).create::<[u64]>("plain").unwrap();
@@ -66,7 +68,7 @@ fn plain_loads_and_locks_of_what_was_truncated_are_errors() {
 }
 
 #[test]
-fn what_goes_away_while_it_is_copied_out_is_an_error_and_no_zeros() {
+fn bytes_that_go_away_during_a_copy_are_an_error_and_no_zeros() {
     const PAGES: usize = 64;
     const ROUNDS: u32 = 1500;
     const SEVENS: u64 = 0x0707_0707_0707_0707;
@@ -107,7 +109,7 @@ fn what_goes_away_while_it_is_copied_out_is_an_error_and_no_zeros() {
 }
 
 #[test]
-fn what_was_truncated_does_not_grow_together_again() {
+fn a_truncated_segment_does_not_grow_together_again() {
     let world = World::new();
     let numbers = SegmentOptions::new().count(10_000).reserve(100_000).create::<[u64]>("cut").unwrap();
     numbers.at(9_999).unwrap().store(7).unwrap();
@@ -119,7 +121,7 @@ fn what_was_truncated_does_not_grow_together_again() {
 }
 
 #[test]
-fn who_holds_a_lock_learns_that_its_value_was_truncated() {
+fn the_holder_of_a_lock_learns_that_its_value_was_truncated() {
     let world = World::new();
     for work in [
         (|guard| guard.get().map(drop)) as fn(&mut folio::shm::Guard<'_, u64>) -> folio::Result<()>,
@@ -140,7 +142,7 @@ fn who_holds_a_lock_learns_that_its_value_was_truncated() {
 }
 
 #[test]
-fn a_thread_that_waits_in_what_is_truncated_gets_the_error() {
+fn a_thread_that_waits_in_a_truncated_segment_gets_the_error() {
     let world = World::new();
     let lock = Segment::<Mutex<u64>>::create("cut").unwrap();
     let guard = lock.place().lock().unwrap();
@@ -185,8 +187,8 @@ fn every_byte_of_a_header_that_is_wrong_is_an_error_that_says_so() {
 #[test]
 fn random_garbage_is_no_segment_and_harms_nobody() {
     let world = World::new();
-    let mut random = Random::new();
-    let seed = random.seed();
+    let seed = seed();
+    let mut random = Random(seed);
     let mut next = move || random.next();
     for round in 0..200 {
         let length = next() % 20_000;
@@ -199,7 +201,7 @@ fn random_garbage_is_no_segment_and_harms_nobody() {
         assert!(shm::collect(false).unwrap().removed.is_empty());
         shm::remove("garbage").unwrap();
     }
-    // Slots and what changes, under the feet of one that has it open.
+    // Slots and changing fields, overwritten while a process has the segment open.
     let numbers = SegmentOptions::new().count(10).reserve(1000).create::<[u64]>("open").unwrap();
     let file = writable(&world, "open");
     for round in 0..200 {
@@ -282,7 +284,7 @@ fn a_full_file_system_is_an_error_that_says_how_much_was_free() {
     let fits = SegmentOptions::new().count(1000).reserve(1 << 20).create::<[u64]>("fits").unwrap();
     let error = fits.grow(100_000).unwrap_err();
     assert!(error.errno() == Errno::NOSPC && error.to_string().contains("bytes free"), "{error}");
-    // What there was is as good as before.
+    // The old bytes are as good as before.
     fits.at(999).unwrap().store(3).unwrap();
     assert_eq!((fits.len(), fits.at(999).unwrap().load().unwrap()), (1000, 3));
 }
@@ -412,7 +414,7 @@ fn the_dead_leave_a_name_that_can_be_used_at_once() {
                 })
                 .unwrap();
             let _child = spawn_child(|| {
-                // It runs, and so has given up what it must not have of its parent's.
+                // It runs, and so has given up its parent's descriptors.
                 std::fs::write(world.path().join("ready"), std::process::id().to_string()).unwrap();
                 std::thread::sleep(LONG * 4);
             });
@@ -502,7 +504,7 @@ fn every_thread_of_a_forked_child_survives_a_truncation() {
 }
 
 #[test]
-fn who_bars_all_slots_is_no_user() {
+fn a_process_that_bars_all_slots_is_no_user() {
     let world = World::new();
     drop(kept().create::<u64>("barred").unwrap());
     let file = writable(&world, "barred");
@@ -515,7 +517,7 @@ fn who_bars_all_slots_is_no_user() {
 }
 
 #[test]
-fn who_waits_for_one_that_bars_all_slots_keeps_no_thread_from_forking() {
+fn a_waiter_for_one_that_bars_all_slots_keeps_no_thread_from_forking() {
     let world = World::new();
     drop(kept().create::<u64>("barred").unwrap());
     let file = writable(&world, "barred");
@@ -534,7 +536,7 @@ fn who_waits_for_one_that_bars_all_slots_keeps_no_thread_from_forking() {
 }
 
 #[test]
-fn what_was_truncated_is_a_leftover_once_nobody_has_it() {
+fn a_truncated_segment_is_a_leftover_once_nobody_has_it() {
     let world = World::new();
     let lose = |left: u64| {
         child_succeeds(|| {
@@ -556,13 +558,14 @@ fn what_was_truncated_is_a_leftover_once_nobody_has_it() {
 }
 
 #[test]
-fn who_leaves_takes_no_other_segment_along_than_its_own() {
+fn a_leaving_user_takes_no_other_segment_along_than_its_own() {
     let world = World::new();
     let mine = Segment::<u64>::create("mine").unwrap();
     drop(kept().create::<u64>("kept").unwrap());
     let mut header = [0; 528];
     writable(&world, "kept").read_exact_at(&mut header, 0).unwrap();
-    // Another segment by now: as if somebody had made it anew while this process was about to leave.
+    // Another segment by now: as if somebody had made it anew while this process was about to
+    // leave.
     writable(&world, "mine").write_all_at(&header, 0).unwrap();
     let error = Segment::<u64>::open("mine").unwrap_err();
     assert!(error.errno() == Errno::UCLEAN && error.to_string().contains("changed its header"), "{error}");
@@ -587,11 +590,11 @@ fn a_limit_on_the_size_of_files_is_an_error_and_no_signal() {
         says(shm::Channel::create("channel", 1 << 20).unwrap_err());
         says(shm::Log::create("log", 1 << 20).unwrap_err());
         assert_eq!(world.files(), ["folio.before"]);
-        // What fits is as good as ever.
+        // The bytes that fit are as good as ever.
         before.grow(2000).unwrap();
         before.at(1999).unwrap().store(3).unwrap();
         drop(Segment::<u64>::create("small").unwrap());
-        // Not even a header; what is there can be used, and left.
+        // Not even a header fits; the existing segment can be used, and left.
         lower_limit(libc::RLIMIT_FSIZE, 0);
         assert_eq!(Segment::<u64>::create("small").unwrap_err().errno(), Errno::FBIG);
         assert_eq!(options.open::<[u64]>("before").unwrap().at(1999).unwrap().load().unwrap(), 3);

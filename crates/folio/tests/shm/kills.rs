@@ -1,26 +1,16 @@
-//! kill -9 at every step of everything: nothing is corrupted, nobody hangs, and no name is left after a collection.
+//! kill -9 at every step of everything: nothing is corrupted, nobody hangs, and no name is left
+//! after a collection.
 
-use crate::competing::compete;
-use crate::steps::{Ledger, Step, can_trace, sweep};
-use crate::support::{skip, spawn_child};
-use crate::world::World;
+use crate::common::kill_sweep::{Ledger, Step, can_trace, compete, sweep};
+use crate::common::segment_dir::World;
+use crate::common::{skip, spawn_child};
+use crate::torn_pair::{PATIENCE, Pair, change, patiently, repair, settle};
 use folio::shm::{
-    self, Condvar, Guard, Guards, Lifetime, Locked, Mutex, Once, Place, ReadLocked, RwLock, Segment,
-    SegmentOptions, Share, Shared, Wait, field,
+    self, Condvar, Lifetime, Mutex, Once, Place, ReadLocked, RwLock, Segment, SegmentOptions, Share, Shared,
+    Wait, field,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-/// Far longer than anything here takes, and shorter than a patient person.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Two halves that are equal whenever nobody is at them.
-#[derive(Clone, Copy, Share)]
-#[repr(C)]
-struct Pair {
-    one: u64,
-    other: u64,
-}
 
 #[derive(Share)]
 #[repr(C)]
@@ -74,7 +64,7 @@ fn create_is_all_or_nothing_at_every_step() {
             |()| drop(options.create_with("made", init).unwrap()),
             |ledger, ()| {
                 let start = Instant::now();
-                // The name can be used at once; what is there is whole.
+                // The name can be used at once; the segment there is whole.
                 let again = options.open_or_create_with::<[u64]>("made", init).unwrap();
                 let halves = [0, 1].map(|at| again.at(at).unwrap().load().unwrap());
                 ledger.corrupted += u64::from(halves != [WRITTEN; 2] || again.len() != 100);
@@ -169,44 +159,6 @@ fn growth_is_whole_at_every_step() {
     ledger.tell("grow");
 }
 
-/// One change under the lock: in between the halves differ.
-fn change<L: Guards<Pair>>(guard: &Guard<'_, Pair, L>) -> folio::Result<()> {
-    let next = field!(guard.one).load()? + 1;
-    field!(guard.one).store(next)?;
-    field!(guard.other).store(next)
-}
-
-fn repair(pair: Place<'_, Pair>) -> folio::Result<()> {
-    let one = field!(pair.one).load()?;
-    field!(pair.other).store(one)
-}
-
-/// Takes the lock, and says what was wrong with it. Whether the data was torn.
-fn settle<L: Guards<Pair>>(ledger: &mut Ledger, locked: folio::Result<Locked<'_, Pair, L>>) -> bool {
-    let start = Instant::now();
-    let torn = matches!(locked, Ok(Locked::Torn(_)));
-    match locked {
-        Ok(Locked::Clean(guard)) => {
-            let Pair { one, other } = guard.get().unwrap();
-            ledger.corrupted += u64::from(one != other);
-        }
-        Ok(Locked::Torn(torn)) => {
-            let Pair { one, other } = torn.place().load().unwrap();
-            // Half a change, and no more.
-            ledger.corrupted += u64::from(one != other && one != other + 1);
-            drop(torn.repair(repair).unwrap());
-        }
-        Err(error) if error.errno() == folio::Errno::TIMEDOUT => ledger.hung += 1,
-        Err(error) => panic!("{error}"),
-    }
-    ledger.hung += u64::from(start.elapsed() > PATIENCE);
-    torn
-}
-
-fn patiently() -> Wait {
-    Wait::new().timeout(PATIENCE)
-}
-
 #[test]
 fn a_lock_survives_its_holder_at_every_instruction() {
     if !can_trace() {
@@ -226,7 +178,7 @@ fn a_lock_survives_its_holder_at_every_instruction() {
             let theirs = Segment::<Desk>::open("desk").unwrap();
             field!(theirs.pair)
         },
-        |theirs| change(&theirs.lock().unwrap().or_repair(repair).unwrap()).unwrap(),
+        |theirs| change(&theirs.lock().unwrap().or_repair(repair).unwrap()),
         |ledger, ()| torn += u64::from(settle(ledger, mine.lock_with(patiently()))),
     );
     drop((desk, mine));
@@ -258,7 +210,7 @@ fn a_waiter_of_a_condition_may_die_at_every_instruction() {
             let guard = lock.lock().unwrap().or_repair(repair).unwrap();
             let short = Wait::new().spin(10).timeout(Duration::from_micros(200));
             let (locked, _) = changed.wait_with(guard, short).unwrap();
-            change(&locked.or_repair(repair).unwrap()).unwrap();
+            change(&locked.or_repair(repair).unwrap());
             changed.notify_one();
         },
         |ledger, ()| {
@@ -311,7 +263,7 @@ fn readers_and_writers_may_die_at_every_instruction() {
             },
             |theirs| {
                 if writes {
-                    change(&theirs.write().unwrap().or_repair(repair).unwrap()).unwrap();
+                    change(&theirs.write().unwrap().or_repair(repair).unwrap());
                 } else if let ReadLocked::Clean(guard) = theirs.read().unwrap() {
                     let Pair { one, other } = guard.get().unwrap();
                     assert_eq!(one, other);
@@ -336,7 +288,7 @@ fn readers_and_writers_may_die_at_every_instruction() {
 }
 
 #[test]
-fn who_does_something_once_may_die_at_every_instruction() {
+fn the_process_that_does_a_once_may_die_at_every_instruction() {
     if !can_trace() {
         return skip("this process may not trace its children");
     }
@@ -344,7 +296,7 @@ fn who_does_something_once_may_die_at_every_instruction() {
     let mut ledger = Ledger::default();
     let handles = |desk: &Segment<Desk>| (field!(desk.once), field!(desk.total));
     let work = |(once, total): (Shared<Once>, Shared<AtomicU64>), done: &mut u64| {
-        // What is done is done again from the start, and so has its effect once.
+        // The work is done again from the start, and so has its effect once.
         once.call(|_| {
             *done += 1;
             total.store(41, Ordering::SeqCst);
@@ -377,7 +329,7 @@ fn who_does_something_once_may_die_at_every_instruction() {
 #[test]
 fn killed_while_they_compete_nobody_hangs_and_nothing_is_lost() {
     const WORKERS: usize = 3;
-    let kills = 60 * crate::steps::thoroughness();
+    let kills = crate::common::effort::scaled(60);
     let world = World::new();
     let mut ledger = Ledger::default();
     let desk = Segment::<Desk>::create("desk").unwrap();
@@ -391,7 +343,7 @@ fn killed_while_they_compete_nobody_hangs_and_nothing_is_lost() {
                 // Seen through a lock that was said to be in order.
                 std::process::abort();
             }
-            change(&guard).unwrap();
+            change(&guard);
             drop(guard);
             field!(theirs.total).fetch_add(1, Ordering::SeqCst);
         }

@@ -1,17 +1,16 @@
-//! Leftovers in a directory with the sticky bit, whose last user may write to them and not take their names away: they are nothing to
-//! everyone, and whoever may use them makes segments anew of them.
+//! Leftovers in a directory with the sticky bit, whose last user may write to them and not take
+//! their names away: they count as absent, and each permitted user makes them into new segments.
 
-use crate::competing::compete;
-use crate::steps::{Ended, Ledger, Step, can_trace, run_around, sweep};
-use crate::support::{End, child_succeeds, in_child, is_root, lower_limit, skip, spawn_child, wait};
-use crate::world::World;
+use crate::common::kill_sweep::{Ended, Ledger, Step, can_trace, compete, run_around, sweep};
+use crate::common::segment_dir::World;
+use crate::common::{End, child_succeeds, in_child, is_root, lower_limit, skip, spawn_child, wait};
 use folio::Errno;
 use folio::shm::{self, ChannelOptions, Lifetime, LogOptions, Segment, SegmentOptions, Start, State};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Who makes a segment first, and two more of its group.
+/// The first maker of a segment, and two more users of its group.
 const ANNA: u32 = 60_001;
 const BERT: u32 = 60_002;
 const CARL: u32 = 60_003;
@@ -23,7 +22,7 @@ const NEW: u64 = 0x2e3;
 /// Becomes another user, of the group, for good: in children only.
 fn become_user(user: u32) {
     let groups = [GROUP];
-    // SAFETY: changes who this process is, no memory.
+    // SAFETY: changes the user of this process, and no memory.
     unsafe {
         assert_eq!(libc::setgroups(1, groups.as_ptr()), 0);
         assert_eq!(libc::setresgid(user, user, user), 0);
@@ -114,7 +113,7 @@ fn as_user(user: u32, work: impl FnOnce()) {
 }
 
 #[test]
-fn what_the_last_one_may_not_take_away_is_nothing_to_everyone() {
+fn a_leftover_that_its_last_user_may_not_remove_counts_as_absent() {
     let Some(world) = sticky() else { return };
     for killed in [false, true] {
         leave_behind("left", 100, killed);
@@ -138,7 +137,7 @@ fn what_the_last_one_may_not_take_away_is_nothing_to_everyone() {
                     "{error}"
                 );
             }
-            // Whoever does not say so gets no segment that a group may write to.
+            // A creator that does not ask for mode 660 gets no segment that a group may write to.
             let private = SegmentOptions::new().owner(ANNA);
             let error = private.create::<[u64]>("left").unwrap_err();
             assert!(error.errno() == Errno::PERM && error.to_string().contains("mode 660"), "{error}");
@@ -296,7 +295,7 @@ fn a_maker_that_is_killed_bars_nobody_although_its_child_lives() {
 #[test]
 fn many_that_make_it_anew_at_once_make_one_segment() {
     const EACH: u64 = 4;
-    let rounds = 20 * crate::steps::thoroughness();
+    let rounds = crate::common::effort::scaled(20);
     let Some(_world) = sticky() else { return };
     for round in 0..rounds {
         leave_behind("left", 100, round % 2 == 0);
@@ -375,7 +374,7 @@ fn killed_at_any_step_of_making_it_anew_it_is_a_leftover_or_whole() {
             |ledger, ()| {
                 let end = in_child(|| {
                     become_user(CARL);
-                    // Who finds one finds it whole.
+                    // A process that finds one finds it whole.
                     match options.open::<[u64]>("left") {
                         Ok(segment) => assert!(segment.len() == 100 && is_full_of(&segment, NEW)),
                         Err(error) => assert_eq!(error.errno(), Errno::NOENT, "{error}"),
@@ -436,7 +435,7 @@ fn whatever_others_make_of_it_between_two_steps_it_is_made_of_zeros() {
                 assert!(is_full_of(&segment, NEW));
             },
             || {
-                // Unless it is who is stopped that has it, or bars it.
+                // Unless the stopped process has it, or bars it.
                 if !is_locked(&world.file("left")) {
                     others += 1;
                     as_user(CARL, || {
@@ -456,11 +455,12 @@ fn whatever_others_make_of_it_between_two_steps_it_is_made_of_zeros() {
     assert!(through && others > 10);
 }
 
-/// Several processes make it, use it and leave it over and over, and one after the other is killed at any moment.
+/// Several processes make it, use it and leave it over and over, and one after the other is killed
+/// at any moment.
 #[test]
-fn killed_while_others_make_it_anew_and_leave_it_nobody_sees_what_is_past() {
+fn killed_while_others_make_it_anew_and_leave_it_nobody_sees_old_bytes() {
     const WORKERS: usize = 3;
-    let kills = 200 * crate::steps::thoroughness();
+    let kills = crate::common::effort::scaled(200);
     let Some(world) = sticky() else { return };
     let mut ledger = Ledger::default();
     leave_behind("left", 300, true);
@@ -518,7 +518,7 @@ fn channels_and_logs_are_made_anew_too() {
 }
 
 #[test]
-fn who_may_make_no_file_at_all_leaves_one_behind_without_a_signal() {
+fn a_user_that_may_make_no_file_leaves_one_behind_without_a_signal() {
     let Some(_world) = sticky() else { return };
     leave_behind("left", 100, true);
     as_user(CARL, || {

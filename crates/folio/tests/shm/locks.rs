@@ -1,6 +1,6 @@
 //! Locks, conditions, events and doing things once, between real processes.
 
-use crate::support::{End, child_succeeds, in_child, spawn_child, wait};
+use crate::common::{End, child_succeeds, in_child, spawn_child, wait};
 use folio::Errno;
 use folio::shm::{
     Condvar, Event, Locked, Mutex, Once, ReadLocked, RwLock, Segment, SegmentOptions, Share, Wait, field,
@@ -40,6 +40,18 @@ struct Desk {
 
 fn desk() -> Segment<Desk> {
     Segment::anonymous().unwrap()
+}
+
+/// A child does `work`, and is killed while it holds the forgotten guards.
+fn dies_after(desk: &Segment<Desk>, work: impl FnOnce()) {
+    let (child, _messages) = spawn_child(|| {
+        work();
+        field!(desk.held).set();
+        std::thread::sleep(LONG * 4);
+    });
+    assert!(field!(desk.held).take_with(patiently()).unwrap());
+    kill(child, libc::SIGKILL);
+    wait(child);
 }
 
 /// A child that takes the lock, says so, and keeps it until it is killed.
@@ -87,7 +99,7 @@ fn a_dead_owner_is_reported_to_the_next_locker() {
         panic!("it is said to be clean")
     };
     assert_eq!(torn.place().load().unwrap(), [1, 0]);
-    // Who does not mend it leaves it torn.
+    // A holder that does not repair it leaves it torn.
     drop(torn);
     assert_eq!(numbers.lock().unwrap().clean().unwrap_err().errno(), Errno::OWNERDEAD);
     let Locked::Torn(torn) = numbers.lock().unwrap() else { panic!("it is said to be clean") };
@@ -188,13 +200,14 @@ fn forked_children_do_not_keep_a_killed_parent_alive() {
 }
 
 #[test]
-fn a_child_holds_nothing_of_what_its_parent_holds() {
+fn a_child_holds_no_lock_of_its_parent() {
     let desk = desk();
     let numbers = field!(desk.numbers);
     let guard = numbers.lock().unwrap().clean().unwrap();
     let end = in_child(|| {
         assert!(numbers.try_lock().unwrap().is_none());
-        // SAFETY: a bitwise copy, as a child has one of all that was on its thread's stack; it is dropped once, here.
+        // SAFETY: a bitwise copy, as a child has one of all that was on its thread's stack; it is
+        // dropped once, here.
         drop(unsafe { std::ptr::read(&raw const guard) });
         assert!(numbers.try_lock().unwrap().is_none());
     });
@@ -209,14 +222,15 @@ fn a_child_holds_nothing_of_what_its_parent_holds() {
 fn garbage_in_a_lock_is_a_dead_owners() {
     for garbage in [1 << 31, u64::MAX, 0x7fff_ffff, 257, 0xdead_beef_0000_0001, 1 << 32] {
         let numbers = Segment::<Mutex<u64>>::anonymous().unwrap();
-        // As a peer writes them that ignores all rules: the data lies behind the header's two pages.
+        // As a peer writes them that ignores all rules: the data lies behind the header's two
+        // pages.
         rustix::io::pwrite(numbers.file(), &garbage.to_ne_bytes(), 8192).unwrap();
         let locked = numbers.place().lock_with(patiently()).unwrap();
         assert!(locked.is_torn(), "{garbage:#x}");
         drop(locked.or_repair(|_| Ok(())).unwrap());
         drop(numbers.place().lock().unwrap().clean().unwrap());
     }
-    // Nor is data in order whose state is none: not for who writes, and not for who reads.
+    // Nor is data in order whose state is invalid: neither for writers nor for readers.
     for garbage in [3, 77, u32::MAX] {
         let numbers = Segment::<RwLock<u64>>::anonymous().unwrap();
         rustix::io::pwrite(numbers.file(), &garbage.to_ne_bytes(), 8192 + 8).unwrap();
@@ -231,14 +245,14 @@ fn garbage_in_a_lock_is_a_dead_owners() {
 }
 
 #[test]
-fn who_reads_and_asks_for_more_waits_for_itself() {
+fn a_reader_that_asks_to_write_waits_for_itself() {
     let desk = desk();
     let table = field!(desk.table);
     let short = Wait::new().timeout(Duration::from_millis(20));
     let reads = table.read().unwrap();
     assert_eq!(table.write_with(short).map(drop).unwrap_err().errno(), Errno::TIMEDOUT);
     assert!(table.try_write().unwrap().is_none());
-    // What it has given up holds no reader up.
+    // An attempt to write that ended holds no reader up.
     let again = table.read_with(short).unwrap();
     // While another waits to write, there is no second time.
     let mut writes = table.write_async();
@@ -252,7 +266,7 @@ fn who_reads_and_asks_for_more_waits_for_itself() {
 }
 
 #[test]
-fn a_condition_wakes_who_waits_for_it_in_another_process() {
+fn a_condition_wakes_a_waiter_in_another_process() {
     let desk = desk();
     let child = spawn_child(|| {
         let numbers = field!(desk.numbers);
@@ -301,7 +315,7 @@ fn readers_share_and_writers_do_not() {
 }
 
 #[test]
-fn readers_never_see_half_of_what_a_writer_does() {
+fn readers_never_see_half_of_a_writers_change() {
     let desk = desk();
     let write = || {
         let table = field!(desk.table);
@@ -346,17 +360,12 @@ fn a_dead_reader_holds_nobody_up_and_a_dead_writer_is_reported_to_readers() {
     kill(reader, libc::SIGKILL);
     wait(reader);
     drop(table.write_with(patiently()).unwrap().clean().unwrap());
-    let writer = spawn_child(|| {
+    dies_after(&desk, || {
         let table = field!(desk.table);
         let guard = table.write().unwrap().clean().unwrap();
         guard.field(|table| &table[0]).store(9).unwrap();
-        field!(desk.held).set();
-        std::thread::sleep(LONG * 4);
-    })
-    .0;
-    assert!(field!(desk.held).take_with(patiently()).unwrap());
-    kill(writer, libc::SIGKILL);
-    wait(writer);
+        std::mem::forget(guard);
+    });
     let ReadLocked::Torn(torn) = table.read_with(patiently()).unwrap() else { panic!("said to be clean") };
     assert_eq!(torn.place().load().unwrap(), [9, 0]);
     // It is this thread's alone.
@@ -367,7 +376,7 @@ fn a_dead_reader_holds_nobody_up_and_a_dead_writer_is_reported_to_readers() {
 }
 
 #[test]
-fn an_event_is_seen_by_all_who_wait_and_taken_by_one() {
+fn an_event_is_seen_by_all_waiters_and_taken_by_one() {
     let desk = desk();
     let waiters: Vec<_> = (0..2).map(|_| spawn_child(|| field!(desk.go).wait().unwrap()).0).collect();
     let parked = std::time::Instant::now();
@@ -383,7 +392,7 @@ fn an_event_is_seen_by_all_who_wait_and_taken_by_one() {
 }
 
 #[test]
-fn something_is_done_once_by_whoever_lives_to_do_it() {
+fn a_once_is_done_once_by_a_process_that_lives_to_do_it() {
     let desk = desk();
     let dying = spawn_child(|| {
         field!(desk.once)
@@ -542,34 +551,19 @@ fn a_writer_that_is_killed_while_it_waits_for_readers_tears_nothing() {
         drop(table.write_with(patiently()).unwrap().clean().expect("said to be torn"));
     }
     // One that has begun, and stored nothing yet that anyone could see, may have.
-    let writer = spawn_child(|| {
-        let table = field!(desk.table);
-        let _guard = table.write().unwrap().clean().unwrap();
-        field!(desk.held).set();
-        std::thread::sleep(LONG * 4);
-    })
-    .0;
-    assert!(field!(desk.held).take_with(patiently()).unwrap());
-    kill(writer, libc::SIGKILL);
-    wait(writer);
+    dies_after(&desk, || {
+        std::mem::forget(field!(desk.table).write().unwrap().clean().unwrap());
+    });
     assert!(table.write_with(patiently()).unwrap().is_torn());
     // It stays torn through one that takes it, waits for nobody, and is killed.
-    let writer = spawn_child(|| {
-        std::mem::forget(field!(desk.table).place().write().unwrap());
-        field!(desk.held).set();
-        std::thread::sleep(LONG * 4);
-    })
-    .0;
-    assert!(field!(desk.held).take_with(patiently()).unwrap());
-    kill(writer, libc::SIGKILL);
-    wait(writer);
+    dies_after(&desk, || std::mem::forget(field!(desk.table).place().write().unwrap()));
     let ReadLocked::Torn(torn) = table.read_with(patiently()).unwrap() else { panic!("said to be clean") };
     drop(torn.repair(|_| Ok(())).unwrap());
     drop(table.try_write().unwrap().unwrap().clean().unwrap());
 }
 
 #[test]
-fn who_only_tries_waits_for_nobody_who_lives() {
+fn a_try_waits_for_no_living_holder() {
     let desk = desk();
     let table = field!(desk.table);
     let ReadLocked::Clean(reads) = table.try_read().unwrap().unwrap() else { panic!("torn") };
@@ -616,7 +610,7 @@ fn a_condition_that_does_not_come_is_waited_for_as_long_as_was_said() {
     let guard = numbers.lock().unwrap().clean().unwrap();
     let short = Wait::new().timeout(Duration::from_millis(50));
     let start = std::time::Instant::now();
-    // Who notifies without a change does not make it longer.
+    // A notification without a change does not make it longer.
     let busy = spawn_child(|| {
         loop {
             field!(desk.changed).notify_all();
@@ -643,10 +637,10 @@ fn a_condition_that_does_not_come_is_waited_for_as_long_as_was_said() {
 }
 
 #[test]
-fn what_nobody_waits_for_makes_no_system_call() {
-    use crate::steps::{Ended, Step, can_trace, run};
+fn a_notification_without_waiters_makes_no_system_call() {
+    use crate::common::kill_sweep::{Ended, Step, can_trace, run};
     if !can_trace() {
-        return crate::support::skip("this process may not trace its children");
+        return crate::common::skip("this process may not trace its children");
     }
     let desk = desk();
     let calls = |work: &dyn Fn()| match run(Step::Call, u64::MAX, || desk.check().unwrap(), |()| work()) {
@@ -667,7 +661,7 @@ fn what_nobody_waits_for_makes_no_system_call() {
         go.clear();
         drop(numbers.lock().unwrap().clean().unwrap());
         let mut guard = numbers.lock().unwrap().clean().unwrap();
-        // Who only tries does not wait.
+        // A process that only tries does not wait.
         assert!(numbers.try_lock().unwrap().is_none());
         guard.update(|pair| pair[0] += 1).unwrap();
     };
@@ -675,6 +669,6 @@ fn what_nobody_waits_for_makes_no_system_call() {
     wait_once();
     assert!(calls(&|| changed.notify_one()) > none);
     assert!(calls(&|| changed.notify_all()) > none);
-    // All that waited were told.
+    // All waiters were notified.
     assert_eq!(calls(&all), none);
 }

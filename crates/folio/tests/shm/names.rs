@@ -1,8 +1,8 @@
-//! The name of a segment that is removed or replaced under its users: those who came by the name
-//! learn it when they wait, and when they ask.
+//! The name of a segment that is removed or replaced under its users: users of the name learn it
+//! when they wait, and when they ask.
 
+use crate::common::segment_dir::World;
 use crate::executor::{PATIENCE, block_on};
-use crate::world::World;
 use folio::shm::{
     Channel, ChannelOptions, Event, Lifetime, Log, Mutex, Once, RwLock, Segment, SegmentOptions, Start, Wait,
 };
@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-/// What a call says of a name that is gone.
+/// The error of a call on a name that is gone.
 #[track_caller]
 fn says(how: &str, result: Result<(), Error>) {
     let error = result.expect_err("the name is gone");
@@ -21,7 +21,7 @@ fn says(how: &str, result: Result<(), Error>) {
 }
 
 #[test]
-fn check_tells_a_removed_name_from_a_replaced_one() {
+fn check_distinguishes_a_removed_name_from_a_replaced_one() {
     let world = World::new();
     let removed = Segment::<AtomicU64>::create("removed").unwrap();
     let replaced = Segment::<AtomicU64>::create("replaced").unwrap();
@@ -37,7 +37,7 @@ fn check_tells_a_removed_name_from_a_replaced_one() {
 }
 
 #[test]
-fn all_who_came_by_a_name_follow_it_whatever_made_the_segment() {
+fn all_users_by_a_name_follow_it_whatever_made_the_segment() {
     let world = World::new();
     let file = world.path().join("a-file");
     let opened = Segment::<u64>::open_or_create("opened").unwrap();
@@ -56,7 +56,7 @@ fn all_who_came_by_a_name_follow_it_whatever_made_the_segment() {
 }
 
 #[test]
-fn who_came_by_no_name_or_says_so_goes_on_without_one() {
+fn a_user_without_a_name_or_that_says_so_goes_on_without_one() {
     let world = World::new();
     let options = SegmentOptions::new().outlive_name();
     let named = options.create::<Mutex<u64>>("named").unwrap();

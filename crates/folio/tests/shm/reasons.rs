@@ -1,25 +1,12 @@
 //! The reasons that shared memory's errors state are those of the call and of the object.
 
-use crate::support::{child_succeeds, is_root, skip};
-use crate::world::World;
+use crate::common::segment_dir::World;
+use crate::common::{child_succeeds, is_root, says, skip};
+use folio::Errno;
 use folio::shm::{Channel, Log, Mutex, Segment, SegmentOptions, Start, Wait};
-use folio::{Errno, Error};
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
-
-#[track_caller]
-fn says<T>(result: folio::Result<T>, errno: Errno, fragments: &[&str], wrong: &[&str]) {
-    let error: Error = result.map(drop).unwrap_err();
-    let text = error.to_string();
-    assert_eq!(error.errno(), errno, "{text}");
-    for fragment in fragments {
-        assert!(text.contains(fragment), "{fragment:?} is missing in: {text}");
-    }
-    for fragment in wrong {
-        assert!(!text.contains(fragment), "{fragment:?} is in: {text}");
-    }
-}
 
 #[test]
 fn a_descriptor_that_is_no_segment_is_not_to_be_removed() {
@@ -42,7 +29,7 @@ fn only_names_of_the_directory_are_removed_by_the_command() {
 }
 
 #[test]
-fn a_name_that_no_segment_has_is_told_from_one_in_use() {
+fn a_name_of_no_segment_and_a_name_in_use_give_different_errors() {
     let world = World::new();
     std::fs::create_dir(world.file("dir")).unwrap();
     says(Segment::<u64>::create("dir"), Errno::EXIST, &["no regular file"], &["in use", "shm rm"]);
@@ -51,7 +38,7 @@ fn a_name_that_no_segment_has_is_told_from_one_in_use() {
 }
 
 #[test]
-fn a_leftover_of_a_user_who_is_not_trusted_is_said_to_be_one() {
+fn a_leftover_of_an_untrusted_user_is_reported_as_one() {
     const STRANGER: u32 = 60_005;
     const OTHER: u32 = 60_006;
     if !is_root() {
@@ -61,7 +48,7 @@ fn a_leftover_of_a_user_who_is_not_trusted_is_said_to_be_one() {
     std::fs::set_permissions(world.path(), PermissionsExt::from_mode(0o1777)).unwrap();
     let as_user = |user: u32, work: &dyn Fn()| {
         child_succeeds(|| {
-            // SAFETY: changes who this process is, no memory.
+            // SAFETY: changes the user of this process, and no memory.
             unsafe {
                 assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
                 assert_eq!(libc::setresgid(user, user, user), 0);
@@ -79,7 +66,7 @@ fn a_leftover_of_a_user_who_is_not_trusted_is_said_to_be_one() {
 }
 
 #[test]
-fn a_wait_that_is_over_speaks_of_what_it_waited_for() {
+fn a_wait_that_is_over_names_its_object() {
     let short = Wait::new().timeout(Duration::from_millis(1));
     let channel = Channel::anonymous(1 << 16).unwrap();
     let mut receiver = channel.receiver().unwrap();

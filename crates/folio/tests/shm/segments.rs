@@ -1,7 +1,7 @@
 //! Segments: made, opened, passed, grown, refused.
 
-use crate::support::{End, child_succeeds, in_child, lower_limit};
-use crate::world::World;
+use crate::common::segment_dir::World;
+use crate::common::{End, child_succeeds, in_child, lower_limit};
 use folio::shm::{self, Lifetime, Locked, Mutex, ReadLocked, RwLock, Segment, SegmentOptions, Share, field};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -209,7 +209,7 @@ fn many_processes_that_start_at_once_make_one_segment() {
         let gate = Segment::<AtomicU64>::anonymous().unwrap();
         let children: Vec<_> = (0..4)
             .map(|_| {
-                crate::support::spawn_child(|| {
+                crate::common::spawn_child(|| {
                     while gate.load(Ordering::SeqCst) == 0 {
                         std::hint::spin_loop();
                     }
@@ -231,7 +231,7 @@ fn many_processes_that_start_at_once_make_one_segment() {
             .collect();
         gate.store(1, Ordering::SeqCst);
         for child in children {
-            assert_eq!(crate::support::wait(child), End::Exited(0));
+            assert_eq!(crate::common::wait(child), End::Exited(0));
         }
         assert_eq!(world.files(), [""; 0]);
     }
@@ -312,7 +312,7 @@ mod generic {
 }
 
 #[test]
-fn types_with_parameters_are_shared_as_what_they_are_made_of() {
+fn types_with_parameters_are_shared_as_their_fields_allow() {
     let locked = Segment::<generic::Locked<u32, 2>>::anonymous().unwrap();
     field!(locked.lock).lock().unwrap().clean().unwrap().set([1, 2]).unwrap();
     assert_eq!(field!(locked.count).fetch_add(1, Ordering::SeqCst), 0);
@@ -349,14 +349,14 @@ fn types_with_parameters_are_shared_as_what_they_are_made_of() {
 }
 
 #[test]
-fn who_is_a_party_has_the_name_however_others_come_leave_and_collect() {
+fn a_user_keeps_the_name_however_others_come_leave_and_collect() {
     use std::os::unix::fs::MetadataExt;
     const ROUNDS: usize = 2000;
     let world = World::new();
     let path = world.file("busy");
     let children: Vec<_> = (0..3)
         .map(|_| {
-            crate::support::spawn_child(|| {
+            crate::common::spawn_child(|| {
                 for _ in 0..ROUNDS {
                     let segment = Segment::<[u64; 2]>::open_or_create("busy").unwrap();
                     // The file behind the name is this one, from the first moment to the last.
@@ -377,7 +377,7 @@ fn who_is_a_party_has_the_name_however_others_come_leave_and_collect() {
         let _ = shm::list().unwrap();
     }
     for child in children {
-        assert_eq!(crate::support::wait(child), End::Exited(0));
+        assert_eq!(crate::common::wait(child), End::Exited(0));
     }
     assert_eq!(world.files(), [""; 0]);
 }
@@ -387,7 +387,7 @@ fn a_segment_can_be_opened_at_any_moment_while_it_grows() {
     const COUNT: usize = 200_000;
     let _world = World::new();
     let numbers = SegmentOptions::new().reserve(COUNT).create::<[u64]>("growing").unwrap();
-    let (child, _messages) = crate::support::spawn_child(|| {
+    let (child, _messages) = crate::common::spawn_child(|| {
         for count in (0..COUNT).step_by(10) {
             numbers.grow(count).unwrap();
         }
@@ -397,7 +397,7 @@ fn a_segment_can_be_opened_at_any_moment_while_it_grows() {
         let again = Segment::<[u64]>::open("growing").unwrap();
         assert!(again.len() <= COUNT);
     }
-    assert_eq!(crate::support::wait(child), End::Exited(0));
+    assert_eq!(crate::common::wait(child), End::Exited(0));
 }
 
 #[test]
@@ -405,7 +405,7 @@ fn a_removal_takes_one_segment_however_fast_the_next_has_its_name() {
     const SEGMENTS: u32 = 1000;
     let world = World::new();
     let kept = || SegmentOptions::new().lifetime(Lifetime::Kept);
-    let (child, _messages) = crate::support::spawn_child(|| {
+    let (child, _messages) = crate::common::spawn_child(|| {
         let mut made = 0;
         while made < SEGMENTS {
             made += u32::from(kept().create::<u64>("again").is_ok());
@@ -416,7 +416,7 @@ fn a_removal_takes_one_segment_however_fast_the_next_has_its_name() {
     while removed < SEGMENTS && start.elapsed().as_secs() < 60 {
         removed += u32::from(shm::remove("again").is_ok());
     }
-    assert_eq!(crate::support::wait(child), End::Exited(0));
+    assert_eq!(crate::common::wait(child), End::Exited(0));
     assert_eq!((removed, world.files()), (SEGMENTS, vec![]));
 }
 
@@ -433,10 +433,10 @@ fn a_type_may_have_a_long_name() {
 }
 
 #[test]
-fn a_child_whose_first_use_comes_after_the_name_has_gone_is_told() {
+fn a_child_whose_first_use_comes_after_the_name_has_gone_gets_an_error() {
     let world = World::new();
     let segment = Segment::<AtomicU64>::create("gone").unwrap();
-    let (child, _messages) = crate::support::spawn_child(|| {
+    let (child, _messages) = crate::common::spawn_child(|| {
         while !world.files().is_empty() {
             std::thread::yield_now();
         }
@@ -446,15 +446,15 @@ fn a_child_whose_first_use_comes_after_the_name_has_gone_is_told() {
         drop(fresh);
     });
     drop(segment);
-    assert_eq!(crate::support::wait(child), End::Exited(0));
+    assert_eq!(crate::common::wait(child), End::Exited(0));
     assert_eq!(world.files(), [""; 0]);
 }
 
 #[test]
-fn who_got_a_descriptor_first_and_opened_the_name_later_takes_it_along() {
+fn a_user_by_descriptor_that_opens_the_name_later_takes_it_along() {
     let world = World::new();
     let (mine, theirs) = UnixStream::pair().unwrap();
-    let (child, _messages) = crate::support::spawn_child(|| {
+    let (child, _messages) = crate::common::spawn_child(|| {
         let segment = Segment::<AtomicU64>::create("passed").unwrap();
         segment.send(&theirs).unwrap();
         while segment.load(Ordering::SeqCst) == 0 {
@@ -466,7 +466,7 @@ fn who_got_a_descriptor_first_and_opened_the_name_later_takes_it_along() {
     let named = Segment::<AtomicU64>::open("passed").unwrap();
     assert_eq!(received.path(), Some(&*world.file("passed")));
     received.store(1, Ordering::SeqCst);
-    assert_eq!(crate::support::wait(child), End::Exited(0));
+    assert_eq!(crate::common::wait(child), End::Exited(0));
     drop(named);
     assert_eq!(world.files(), ["folio.passed"]);
     drop(received);
@@ -543,7 +543,7 @@ fn plain_data_is_viewed_where_it_lies() {
     let one = Segment::<Inner>::create("one").unwrap();
     one.view_mut().unwrap().write(0, &5_u32).unwrap();
     assert_eq!((one.load().unwrap().a, one.view().unwrap().len()), (5, 8));
-    // What is gone is an error, and no signal to who has a view.
+    // Missing bytes are an error, and no signal to the holder of a view.
     let view = numbers.view().unwrap();
     std::fs::OpenOptions::new().write(true).open(numbers.path().unwrap()).unwrap().set_len(8192).unwrap();
     assert_eq!(view.get(32), Some(0));
@@ -579,7 +579,7 @@ fn a_part_of_a_struct_that_is_larger_than_the_stack_is_reached() {
         shared.place().field(|wide| &wide.rows[ROWS - 1]).store(2).unwrap();
         assert_eq!(field!(segment.rows).at(ROWS - 1).unwrap().load().unwrap(), 2);
         assert_eq!(segment.view().unwrap().read::<u64>(0).unwrap(), 1);
-        // The closure may use what it is given, and name parts of other values meanwhile.
+        // The closure may use its argument, and name parts of other values meanwhile.
         let inner = shared.place().field(|wide| {
             assert_eq!(shared.place().field(|other| &other.number).load().unwrap(), 1);
             &wide.number
@@ -634,7 +634,7 @@ fn atomics_under_a_lock_held_for_reading_are_used_in_place() {
 }
 
 #[test]
-fn what_a_closure_stores_into_the_part_that_it_names_reaches_no_value() {
+fn stores_of_a_closure_into_the_part_that_it_names_reach_no_value() {
     let counts = Segment::<[AtomicU64; 1024]>::anonymous().unwrap();
     let named = counts.value().field(|counts| {
         counts[7].store(1, Ordering::SeqCst);

@@ -2,10 +2,10 @@
 //! checked copies and typed reads that return errors, guards for handing bytes to a parser, and an `unsafe` promise for
 //! those who know better.
 
-use super::handle::{handle_calls, typed_reads, typed_writes};
 use super::fd_ownership::{Keep, MapFile};
-use super::mapping::Mapping;
 use super::file_object;
+use super::handle::{handle_calls, typed_reads, typed_writes};
+use super::mapping::Mapping;
 use super::options::MapOptions;
 use super::stable::{Stable, StableMut};
 use crate::access::{NoResult, View, ViewMut, guarded};

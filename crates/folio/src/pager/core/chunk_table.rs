@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_leaves_no_record() {
+    fn an_object_that_is_gone_leaves_no_record() {
         let mut table = Table::default();
         table.set(Run { first: 7, len: 3 }, Some(FrameId(0)));
         table.mark(Mark::Spilled, 8, true);

@@ -1,7 +1,7 @@
 //! What takes more than one step: pins, evictions that were asked for.
 
-use super::extents::{Doom, FrameId, Place};
 use super::chunk_table::CHUNK;
+use super::extents::{Doom, FrameId, Place};
 use super::{Action, Core, Failure, ObjectId, Pin, Reason, Run, Ticket};
 use std::collections::VecDeque;
 

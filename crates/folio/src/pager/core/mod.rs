@@ -19,32 +19,32 @@
 //! Times are microseconds since any fixed moment; memory is counted in pages.
 #![forbid(unsafe_code)]
 
-mod readahead_share;
+mod chunk_table;
 mod dirty_limit;
 mod evict;
 pub(crate) mod extents;
+pub(crate) mod int_hash;
 mod jobs;
+mod page_in;
 mod pins;
 mod prefetch;
 pub(crate) mod readahead;
+mod readahead_share;
 #[cfg(test)]
 mod scans;
 #[cfg(test)]
 mod simulate;
-pub(crate) mod int_hash;
-mod page_in;
-mod chunk_table;
 mod writeback;
 
 pub(crate) use extents::FrameId;
 pub(crate) use readahead::Pattern;
 
+use chunk_table::Table;
 use extents::Frames;
-use readahead::Readahead;
 use int_hash::SpreadMap;
+use readahead::Readahead;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use chunk_table::Table;
 
 /// An object's number in its shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,8 +1,8 @@
 //! Faults, the reads that serve them, and putting pages into maps.
 
+use super::chunk_table::{CHUNK, Mark};
 use super::extents::{Doom, FrameId, Place, Queue, Waiter};
 use super::readahead::Pattern;
-use super::chunk_table::{CHUNK, Mark};
 use super::{Action, Backing, Core, Failure, Mode, ObjectId, Reason, Run};
 
 /// Runs that a recording holds at most.

@@ -4,9 +4,9 @@
 //! ended do not keep the budget, all such pages have a share of it, which the streams that go on divide among them; and
 //! what nobody used while the pager read its budget several times over goes first.
 
+use super::chunk_table::CHUNK;
 use super::extents::{FrameId, Queue};
 use super::readahead::{Plan, Window};
-use super::chunk_table::CHUNK;
 use super::{Core, ObjectId};
 
 /// Pages that are read ahead at most, for all streams: 16 MiB of 4 KiB pages. More makes no source faster, and is read in

@@ -1,8 +1,9 @@
 //! Scans in a simulated world: how much is read of what is there, whatever the budget, the speeds and the number of streams.
 //!
-//! Every schedule follows from a seed. `FOLIO_SCHEDULES` says how many are run, a fiftieth of those of the other simulator.
+//! Every schedule follows from a seed. `FOLIO_EFFORT` says how many are run, from `FOLIO_FIRST` on.
 
 use super::{Action, Core, Event, Limits, ObjectId, Pattern, Pin, Ticket, Traits};
+use crate::effort::{number, scaled};
 use std::collections::{BTreeMap, HashSet};
 
 /// splitmix64 (Steele et al., 2014).
@@ -157,10 +158,8 @@ fn assert_read_once(scan: &mut Scan, story: &str) {
 
 #[test]
 fn a_scan_reads_its_data_once_at_any_budget_and_speed() {
-    let schedules =
-        std::env::var("FOLIO_SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000_u64) / 50;
-    let first = std::env::var("FOLIO_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
-    for seed in first..first + schedules.max(1) {
+    let first = number("FOLIO_FIRST").unwrap_or(1);
+    for seed in first..first + scaled(20) {
         let mut state = seed;
         let mut below = |n: u64| next(&mut state) % n;
         let budget = 2048 << below(5);

@@ -2,14 +2,15 @@
 //! their version and answer in any order, maps that a page enters and leaves, and a crash after which the next process finds what was
 //! durable. Every schedule follows from a seed, and every invariant is checked at every step.
 //!
-//! `FOLIO_SCHEDULES` says how many schedules are run, from `FOLIO_FIRST` on; `FOLIO_SEED` replays one, and `FOLIO_TRACE` tells all of
-//! its events and actions.
+//! `FOLIO_EFFORT` says how many schedules run, from the seed `FOLIO_FIRST` on. `FOLIO_SEED` replays one, and
+//! `FOLIO_TRACE` prints all of its events and actions (docs/testing.md).
 
 use super::extents::{Frame, Place};
 use super::{
     Action, Backing, Bytes, Core, Event, Failure, FrameId, Limits, Mode, ObjectId, Pattern, Pin, Reason, Run,
     Ticket, Traits,
 };
+use crate::effort::{number, scaled};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -125,7 +126,7 @@ struct Simulation {
     /// One in so many operations fails; 0: none.
     errors: u64,
     may_fail: bool,
-    /// `FOLIO_TRACE`: every event and action is told.
+    /// `FOLIO_TRACE`: every event and action is printed.
     traced: bool,
     budget: u64,
     stored: u64,
@@ -915,7 +916,8 @@ impl Simulation {
 #[test]
 fn reads_of_a_map_never_lack_memory_for_anothers_failing_writes() {
     let (mut refused, mut read) = (0, 0);
-    for seed in 0..60 {
+    let schedules = scaled(60);
+    for seed in 0..schedules {
         let mut this = Simulation::new(seed);
         this.core = Core::new(limits(this.budget));
         this.worlds.clear();
@@ -949,15 +951,17 @@ fn reads_of_a_map_never_lack_memory_for_anothers_failing_writes() {
         let world = &this.worlds[&ObjectId(0)];
         assert!(world.traits.private || world.durable == world.expected, "a store was lost (seed {seed})");
     }
-    assert!(refused == 60 && read > 60 * 400, "{refused} schedules refused a store; {read} pages were read");
+    assert!(
+        refused == schedules && read > schedules * 400,
+        "{refused} schedules refused a store; {read} pages were read"
+    );
 }
 
 #[test]
 fn every_schedule_keeps_the_invariants() {
-    let schedules = std::env::var("FOLIO_SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(400);
-    let fixed: Option<u64> = std::env::var("FOLIO_SEED").ok().and_then(|seed| seed.parse().ok());
-    let first = std::env::var("FOLIO_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
-    let seeds = fixed.map_or(first..first + schedules, |seed| seed..seed + 1);
+    let schedules = scaled(400);
+    let first = number("FOLIO_FIRST").unwrap_or(1);
+    let seeds = number("FOLIO_SEED").map_or(first..first + schedules, |seed| seed..seed + 1);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     let next = AtomicU64::new(seeds.start);
     std::thread::scope(|scope| {

@@ -3,8 +3,8 @@
 //! A dirty page is never written from the map: the driver takes it out, or copies it under protection, and only that
 //! buffer is written. A page that is stored to meanwhile is dirty again.
 
-use super::extents::{Doom, Frame, FrameId, Place, Queue};
 use super::chunk_table::Mark;
+use super::extents::{Doom, Frame, FrameId, Place, Queue};
 use super::{Action, Backing, Core, Failure, ObjectId, Reason, Run, Ticket};
 use std::collections::VecDeque;
 use std::sync::Arc;

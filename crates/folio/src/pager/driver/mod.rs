@@ -1,8 +1,7 @@
 //! The driver: one thread that owns a core, its objects and their pages. It reads faults, performs the core's actions, and
 //! tells it how they ended.
 
-use super::source_facts::{Reach, Shows};
-use super::foreign_writes::{Admission, Guard};
+use super::command::{Inbox, Message, Outcome};
 use super::core::int_hash::SpreadMap;
 use super::core::{
     Action, Backing, Bytes, Core, Event, FrameId, Limits, Mode, ObjectId, Pattern, Reason, Run, Ticket,
@@ -10,20 +9,21 @@ use super::core::{
 };
 use super::fault_source::Delivery;
 use super::file_io::{Disk, Operation, WATCHED};
-use super::source_calls::{Batch, Caller};
+use super::foreign_writes::{Admission, Guard};
 use super::hash_file::{HashFile, unnamed_file};
-use super::command::{Inbox, Message, Outcome};
 use super::merge::{Parts, PreImages};
-use super::pressure::Pressure;
 use super::page_hashes::{Records, Secret};
+use super::pressure::Pressure;
+use super::source_calls::{Batch, Caller};
+use super::source_facts::{Reach, Shows};
 use super::stats::Stats;
 use super::store::{self, Memfd, Pool, Private, Slot, Store, Trapped};
-use crate::source::file::stamp::{Settling, Stamp, Verdict};
-use crate::source::request::{FlushRequest, ReadRequest, Sink, WriteRequest};
-use crate::source::{ChangedVersion, LocalFile, Source, Version};
 use crate::pager::sys::discard::Discarder;
 use crate::pager::sys::sigsegv_faults::{CELLS, TrapQueue};
 use crate::pager::sys::uffd::Uffd;
+use crate::source::file::stamp::{Settling, Stamp, Verdict};
+use crate::source::request::{FlushRequest, ReadRequest, Sink, WriteRequest};
+use crate::source::{ChangedVersion, LocalFile, Source, Version};
 use crate::sys::{Errno, process};
 use std::collections::BTreeMap;
 use std::io;

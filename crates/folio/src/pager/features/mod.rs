@@ -12,8 +12,8 @@ pub(crate) use probe::Probe;
 pub use report::{Capability, Report};
 
 use crate::error::{Error, Result, Subject};
-use crate::sys::Errno;
 use crate::pager::sys::uffd::{Way, feature};
+use crate::sys::Errno;
 use std::fmt;
 
 bitflags::bitflags! {
@@ -366,8 +366,8 @@ fn missing(asked: &str, why: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::{Asker, Choice, Delivery, Features, Forced, MASKED, Masks, NAMES, Probe};
-    use crate::sys::check;
     use crate::pager::sys::uffd::Uffd;
+    use crate::sys::check;
 
     /// A machine that has everything.
     fn rich() -> Probe {

@@ -1,8 +1,8 @@
 //! `Paged`: a source as memory, read-only, by folio's own pager.
 
-use crate::pager::handles::pinned::Pinned;
 use crate::error::Result;
 use crate::page::PageSize;
+use crate::pager::handles::pinned::Pinned;
 use crate::pager::object::Lease;
 use std::ops::{Deref, Range, RangeBounds};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! `PagedMut`: a source as memory, for reading and writing by one handle, by folio's own pager.
 
+use crate::error::{Errno, Error, Refused, Result, Subject};
 use crate::pager::handles::paged::{in_pieces, paged_calls};
 use crate::pager::handles::pinned::{Pinned, PinnedMut};
-use crate::error::{Errno, Error, Refused, Result, Subject};
 use crate::pager::object::{Lease, Purpose};
 use crate::region::WriteBack;
 use std::ops::{Deref, DerefMut, RangeBounds};

@@ -1,9 +1,9 @@
 //! `PagedShared`: a source as memory that several handles write, by folio's own pager.
 
-use crate::pager::handles::paged::{in_pieces, paged_calls};
-use crate::pager::handles::pinned::PinnedShared;
 use crate::access::ViewMut;
 use crate::error::Result;
+use crate::pager::handles::paged::{in_pieces, paged_calls};
+use crate::pager::handles::pinned::PinnedShared;
 use crate::pager::object::Lease;
 use crate::region::WriteBack;
 use std::ops::RangeBounds;

@@ -9,15 +9,15 @@
 //!
 //! Only the shard's own thread calls these. A fault on a page that is in the map is answered with [`Store::wake`].
 
-mod memfd;
-mod pool;
 mod anon;
+mod memfd;
 mod mprotect;
+mod pool;
 
-pub(crate) use memfd::Memfd;
-pub(crate) use pool::Pool;
 pub(crate) use anon::Private;
+pub(crate) use memfd::Memfd;
 pub(crate) use mprotect::Trapped;
+pub(crate) use pool::Pool;
 
 use crate::pager::sys::discard::discard;
 use crate::pager::sys::uffd::{Progress, Uffd};

@@ -5,8 +5,8 @@
 
 use super::memfd::Views;
 use super::{Mode, Run, Slot, span};
-use crate::pager::sys::pager_areas::Area;
 use crate::pager::sys::page_prot::PageRight;
+use crate::pager::sys::pager_areas::Area;
 use crate::pager::sys::sigsegv_faults::{TrapQueue, Watched};
 use crate::sys::{Errno, mm};
 use std::ops::Range;

@@ -1,9 +1,11 @@
 //! Every store, against real threads and the real kernel.
 
 use super::{CHUNK, Memfd, Mode, Pool, Private, Run, Store, Trapped};
+use crate::effort::scaled;
 use crate::pager::fault_source::{Delivery, RawFault};
 use crate::pager::sys::sigsegv_faults::TrapQueue;
 use crate::pager::sys::uffd::{Uffd, Way, feature};
+use crate::skip::skip;
 use crate::sys::{Errno, copy, mm, process, signal};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -29,8 +31,16 @@ struct Shard {
     page: usize,
 }
 
-/// What this machine offers; a kernel without a feature is tested without it.
+/// The shard, or a report that the kernel lacks a feature which it takes.
 fn shard(kind: Kind, tracked: bool) -> Option<Shard> {
+    let shard = offered(kind, tracked);
+    if shard.is_none() {
+        skip(&format!("the kernel lacks a feature of {kind:?}"));
+    }
+    shard
+}
+
+fn offered(kind: Kind, tracked: bool) -> Option<Shard> {
     if kind == Kind::Trapped {
         return Some(trapped(1024, tracked, 4));
     }
@@ -144,11 +154,11 @@ fn no_store_is_lost_to_eviction_or_to_a_snapshot() {
                 }
             }
         });
-        let mut round = 0;
+        let (mut round, rounds) = (0, scaled(2000));
         // However little the writer comes to run.
-        while round < 2000 || made.load(Ordering::SeqCst) == 0 {
+        while round < rounds || made.load(Ordering::SeqCst) == 0 {
             round += 1;
-            if round > 2000 {
+            if round > rounds {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
             let taken = if round % 2 == 0 {
@@ -252,7 +262,7 @@ fn gives_huge_pages() -> bool {
 #[test]
 fn every_chunk_of_a_reserved_range_can_be_a_huge_page() {
     if !gives_huge_pages() {
-        return eprintln!("skipped: the machine gives no huge pages");
+        return skip("the machine gives no huge pages");
     }
     let page = rustix::param::page_size();
     let rights = libc::PROT_READ | libc::PROT_WRITE;
@@ -285,7 +295,7 @@ fn a_huge_page_stays_one_on_its_way_into_the_map_and_out_again() {
     unsafe { slot.buffer().write_bytes(6, run.pages * shard.page) };
     let staged = huge_kib(shard.pool.first_area());
     if staged == 0 && !gives_huge_pages() {
-        return eprintln!("skipped: the machine gives no huge pages");
+        return skip("the machine gives no huge pages");
     }
     assert_eq!(staged * 1024, run.pages * shard.page, "the first slot of the pool is a huge page");
     let loader = std::thread::spawn({
@@ -345,7 +355,7 @@ fn touch(at: usize) {
 fn a_lost_page_ends_the_process_with_a_message_that_says_what_was_lost() {
     for kind in KINDS {
         let (end, text) = child(|| {
-            let Some(mut shard) = shard(kind, true) else {
+            let Some(mut shard) = offered(kind, true) else {
                 std::io::stderr().write_all(b"skipped").unwrap();
                 return;
             };
@@ -354,6 +364,7 @@ fn a_lost_page_ends_the_process_with_a_message_that_says_what_was_lost() {
             touch(shard.store.address() + 5 * shard.page + 8);
         });
         if text == "skipped" {
+            skip(&format!("the kernel lacks a feature of {kind:?}"));
             continue;
         }
         assert_eq!(
@@ -380,7 +391,7 @@ fn the_last_reasons_are_kept_and_an_older_page_ends_without_one() {
 }
 
 #[test]
-fn a_child_that_touches_its_parents_memory_is_told_so() {
+fn a_child_that_touches_its_parents_memory_gets_an_error_that_says_so() {
     for kind in KINDS {
         let Some(mut shard) = shard(kind, true) else { continue };
         shard.fill(RUN, 1, Mode::Writable);
@@ -454,7 +465,7 @@ fn a_checked_copy_of_a_missing_page_waits_for_its_bytes() {
 }
 
 #[test]
-fn a_store_to_a_protected_page_is_told_from_a_load_of_a_missing_one() {
+fn a_store_to_a_protected_page_differs_from_a_load_of_a_missing_one() {
     for kind in KINDS {
         let Some(mut shard) = shard(kind, true) else { continue };
         let at = shard.at(RUN);

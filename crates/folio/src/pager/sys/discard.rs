@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_that_is_refused_is_told_and_the_others_are_given_back() {
+    fn a_refused_range_is_reported_and_the_others_are_given_back() {
         let (start, size) = pages(4);
         // SAFETY: the test's own page.
         unsafe { mm::munmap((start + size) as *mut u8, size) }.unwrap();

@@ -6,11 +6,11 @@
 //! ```
 //!
 //! The thread that faulted makes the first two steps and the last, the shard those between. Only the thread frees a cell, so
-//! nobody else's fault comes to lie in it while the thread still looks. `tests/trap_queue_model.rs` checks this under every
+//! nobody else's fault comes to lie in it while the thread still looks. `tests/models/fault_cell.rs` checks this under every
 //! order of steps.
 
-use crate::sys::atomics::{AtomicU32, AtomicUsize, Ordering};
-use crate::sys::futex;
+use super::atomics::{AtomicU32, AtomicUsize, Ordering};
+use super::futex;
 use std::ops::Range;
 
 const FREE: u32 = 0;

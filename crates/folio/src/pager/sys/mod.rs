@@ -19,3 +19,6 @@ pub(crate) mod page_prot;
 pub(crate) mod pager_areas;
 pub(crate) mod sigsegv_faults;
 pub(crate) mod uffd;
+
+// The loom model of `fault_cell` puts others in their place.
+use crate::sys::{atomics, futex};

@@ -4,10 +4,10 @@
 //! Areas are not inherited across fork (they are DONTFORK): a child's access finds nothing mapped, and gets a message of its own.
 
 use crate::pager::sys::fault_access::Attempt;
+use crate::pager::sys::sigsegv_faults::{Step, Watched, Why};
+use crate::sys::handler_table::{Slot, Who};
 use crate::sys::signal::{self, AreaFaults};
 use crate::sys::{identity, into_plain, plain};
-use crate::sys::handler_table::{Slot, Who};
-use crate::pager::sys::sigsegv_faults::{Step, Watched, Why};
 use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -100,8 +100,7 @@ impl Area {
             .iter()
             .position(of_page)
             .unwrap_or_else(|| entry.next_message.fetch_add(1, Ordering::Relaxed) % KEPT);
-        let fresh =
-            Box::into_raw(Box::new(Message { page, reason: into_plain(reason.into()).into_owned() }));
+        let fresh = Box::into_raw(Box::new(Message { page, reason: into_plain(reason.into()).into_owned() }));
         let old = entry.messages[index].swap(fresh, Ordering::AcqRel);
         // Hide first, then count; a reader counts first, then reads: one of the two sees the other.
         fence(Ordering::SeqCst);

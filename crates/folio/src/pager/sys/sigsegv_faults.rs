@@ -7,8 +7,8 @@
 //! Source: sigaction(2), signal-safety(7), eventfd(2).
 
 use crate::pager::sys::fault_access::Attempt;
-use crate::pager::sys::page_prot::{PageRight, PageRights};
 use crate::pager::sys::fault_cell::Cell;
+use crate::pager::sys::page_prot::{PageRight, PageRights};
 use crate::sys::{check, identity};
 use rustix::io::Errno;
 use std::ops::Range;

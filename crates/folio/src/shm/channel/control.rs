@@ -5,8 +5,8 @@
 
 use crate::shm::ring::memory::{Apart, Beside, RING_AT};
 use crate::shm::sync::lock::Lock;
-use crate::shm::wait::notifier::BellCord;
 use crate::shm::wait::eventcount::Doze;
+use crate::shm::wait::notifier::BellCord;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// How many senders a channel of many can have at a time.

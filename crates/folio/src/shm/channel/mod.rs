@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn who_keeps_changing_the_two_sides_keeps_nobody_from_an_answer() {
+    fn constant_changes_of_the_two_sides_keep_nobody_from_an_answer() {
         let channel = Channel::anonymous(256).unwrap();
         let sides = [std::mem::offset_of!(Control, senders), std::mem::offset_of!(Control, receiver)];
         crate::shm::ring::memory::while_scribbled(&channel.link, &sides, || {

@@ -12,7 +12,7 @@
 //! A message lies in one piece. One that does not fit before the ring's end starts again at its beginning, behind a word that
 //! says so.
 //!
-//! Nothing that is read from the ring is trusted. `tests/ring_model.rs` checks the protocol under every order of steps.
+//! Nothing that is read from the ring is trusted. `tests/models/channel_ring.rs` checks the protocol under every order of steps.
 
 use super::atomics::{AtomicU64, Ordering};
 use super::message_header::{self, Corrupt, Kind, WORD, is_before};
@@ -152,7 +152,8 @@ impl Producer {
         // It needs the bytes up to the end as well, once the receiver has passed them.
         self.free_until(ring, next_lap)?;
         self.zero(ring, next_lap);
-        ring.word((self.tail & (self.capacity - 1)) as usize).store(message_header::skip(self.tail), Ordering::Release);
+        ring.word((self.tail & (self.capacity - 1)) as usize)
+            .store(message_header::skip(self.tail), Ordering::Release);
         self.tail = next_lap;
         ring.tail().store(next_lap, Ordering::Relaxed);
         if let Some(batch) = &mut self.batch {

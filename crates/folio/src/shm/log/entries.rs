@@ -7,7 +7,7 @@
 //! so that readers share that line and seldom lose it; a reader copies first, and then looks whether what it copied has been given
 //! up meanwhile.
 //!
-//! Nothing that is read is trusted. `tests/log_model.rs` checks the protocol under every order of steps.
+//! Nothing that is read is trusted. `tests/models/log_entries.rs` checks the protocol under every order of steps.
 
 use super::atomics::{AtomicU64, Ordering, fence};
 use super::message_header::{self, Corrupt, Kind, WORD, is_before};

@@ -2,8 +2,8 @@
 
 use super::entries::{self, Ring};
 use crate::shm::ring::memory::{Apart, Beside, RING_AT, RingMemory};
-use crate::shm::wait::notifier::BellCord;
 use crate::shm::wait::eventcount::Doze;
+use crate::shm::wait::notifier::BellCord;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many readers can have a bell at a time. All others are not known to anyone.

@@ -7,8 +7,8 @@
 //! | [`link`] | what writer and readers have |
 //! | [`writer`], [`reader`] | the two sides |
 
-mod entries;
 mod checksum;
+mod entries;
 mod link;
 mod reader;
 mod writer;
@@ -339,7 +339,7 @@ mod tests {
     use proptest::strategy::Strategy;
 
     #[test]
-    fn who_keeps_changing_the_writer_keeps_nobody_from_an_answer() {
+    fn constant_changes_of_the_writer_keep_nobody_from_an_answer() {
         let log = Log::anonymous(1024).unwrap();
         let writer = [std::mem::offset_of!(Control, writer)];
         crate::shm::ring::memory::while_scribbled(&log.link, &writer, || {

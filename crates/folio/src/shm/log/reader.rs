@@ -1,7 +1,7 @@
 //! The reading sides of a log.
 
-use super::entries::{self, Step};
 use super::checksum::checksum;
+use super::entries::{self, Step};
 use super::link::Link;
 use crate::error::{Errno, Error, Result};
 use crate::shm::ring::message_header::Corrupt;

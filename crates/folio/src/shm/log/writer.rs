@@ -1,7 +1,7 @@
 //! The writing side of a log.
 
-use super::entries::{self, Trust};
 use super::checksum::checksum;
+use super::entries::{self, Trust};
 use super::link::{self, Link};
 use crate::error::{Errno, Error, Result};
 use crate::shm::segment::owner::Owner;

@@ -1096,7 +1096,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_descriptor_to_spare_can_tell_the_directory() {
+    fn a_process_without_a_spare_descriptor_can_name_the_directory() {
         let dir = tempfile::tempdir().unwrap();
         let segment = nameless(&dir.path().join("folio.name"));
         let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

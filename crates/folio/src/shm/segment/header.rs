@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_bytes_are_read() {
         for name in ["u64", "", &"ä".repeat(200)] {
             let facts = Facts { type_name: super::short_name(name).into(), ..facts() };
             let bytes = facts.to_bytes(100);
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_a_leftover_whatever_else_it_says() {
+    fn a_segment_that_is_gone_is_a_leftover_whatever_else_it_says() {
         let mut bytes = Facts { lifetime: Lifetime::Kept, ..facts() }.to_bytes(100);
         bytes[STATE_AT..STATE_AT + 4].copy_from_slice(&GONE.to_ne_bytes());
         // Words that somebody is about to write anew, and a file that was cut short.

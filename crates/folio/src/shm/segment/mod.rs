@@ -20,10 +20,10 @@ pub(super) mod registry;
 use crate::access::{View, ViewMut};
 use crate::error::{Errno, Error, Result, Subject};
 use crate::map::scm_rights;
-use crate::shm::value::shared_ref::{Place, Shared};
 use crate::shm::segment::attachment::{Attachment, Contents, Verdict, is_gone, lifetime, retire};
 use crate::shm::segment::header::{Kind, Lifetime};
 use crate::shm::value::share::{Plain, Share};
+use crate::shm::value::shared_ref::{Place, Shared};
 use crate::sys;
 use std::fmt;
 use std::marker::PhantomData;
@@ -345,7 +345,8 @@ impl SegmentOptions {
     pub fn from_fd<T: Shape + ?Sized>(&self, fd: impl AsFd) -> Result<Segment<T>> {
         let shape = self.shape::<T>("from_fd")?;
         let fd = fd.as_fd();
-        let own = crate::shm::sys::unnamed_file::reopen(fd).map_err(|errno| by_descriptor("open", errno, Subject::file(fd)))?;
+        let own = crate::shm::sys::unnamed_file::reopen(fd)
+            .map_err(|errno| by_descriptor("open", errno, Subject::file(fd)))?;
         let attachment = from_own_fd(own, &shape.contents)?;
         Ok(Segment::new(attachment))
     }

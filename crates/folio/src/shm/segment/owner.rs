@@ -43,7 +43,7 @@ mod tests {
     use super::{Owner, WAITERS};
 
     #[test]
-    fn an_owner_is_what_its_word_says() {
+    fn an_owner_is_as_its_word_says() {
         let owner = Owner::new(255, 3);
         assert_eq!(Owner::in_word(owner.word() | WAITERS), Some(owner));
         assert_eq!((owner.slot(), owner.generation()), (Some(255), 3));

@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_the_name_of_a_bell_and_is_none_is_not_collected() {
+    fn a_file_with_the_name_of_a_bell_that_is_none_is_not_collected() {
         let dir = tempfile::tempdir().unwrap();
         let file = name::bell(1, 2, 4);
         let path = dir.path().join(&file);
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn what_took_the_place_of_a_leftover_is_not_collected() {
+    fn a_segment_in_the_place_of_a_leftover_is_not_collected() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("folio.kept");
         drop(SegmentOptions::new().create_file::<u64>(&path).unwrap());

@@ -1,11 +1,11 @@
 //! Waiting, across processes, for what a mutex guards to change.
 
 use crate::error::Result;
-use crate::shm::value::shared_ref::{Place, Shared};
-use crate::shm::value::share::{Fingerprint, Share};
 use crate::shm::sync::guard::{Guard, Locked};
 use crate::shm::sync::lock::LOOKS;
 use crate::shm::sync::mutex::{Locking, Mutex};
+use crate::shm::value::share::{Fingerprint, Share};
+use crate::shm::value::shared_ref::{Place, Shared};
 use crate::shm::wait::process_notifier::{Sleeper, wake_all_kinds};
 use crate::shm::wait::{Look, Phase, Wait, is_timeout};
 use std::pin::Pin;

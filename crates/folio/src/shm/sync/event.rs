@@ -1,10 +1,10 @@
 //! A flag that threads of all processes wait for.
 
 use crate::error::Result;
-use crate::shm::value::shared_ref::{Place, Shared};
-use crate::shm::value::share::{Fingerprint, Share};
 use crate::shm::sync::listener::Listener;
 use crate::shm::sync::lock::LOOKS;
+use crate::shm::value::share::{Fingerprint, Share};
+use crate::shm::value::shared_ref::{Place, Shared};
 use crate::shm::wait::process_notifier::{Sleeper, wake_all_kinds};
 use crate::shm::wait::{Look, Phase, Wait, is_timeout};
 use std::pin::Pin;

@@ -2,11 +2,11 @@
 
 use crate::access::{View, ViewMut};
 use crate::error::{Error, Result};
-use crate::shm::value::shared_ref::Place;
 use crate::shm::segment::owner::Owner;
-use crate::shm::value::share::{InPlace, Plain, Share};
 use crate::shm::sync::lock::{Lock, torn};
 use crate::shm::sync::mutex::Mutex;
+use crate::shm::value::share::{InPlace, Plain, Share};
+use crate::shm::value::shared_ref::Place;
 use crate::sys::identity;
 use std::cell::Cell;
 use std::fmt;

@@ -4,8 +4,8 @@
 //! future of the process has heard is not lost to another.
 
 use crate::error::{Errno, Error, Result};
-use crate::shm::value::shared_ref::Place;
 use crate::shm::sync::event::Event;
+use crate::shm::value::shared_ref::Place;
 use crate::shm::wait::process_notifier::Sleeper;
 use crate::sys::identity;
 use rustix::event::{EventfdFlags, eventfd};

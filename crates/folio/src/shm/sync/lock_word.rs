@@ -1,5 +1,5 @@
 //! The word of a lock: who holds it, and whether someone waits. All that changes it is here, so that a model can check it
-//! (`tests/lock_word_model.rs`).
+//! (`tests/models/lock_words.rs`).
 //!
 //! Zero is free. Else it is an owner (`owner.rs`), and the bit `WAITERS` says that someone waits for it to change. Each step
 //! is one atomic operation; after any of them its process may be killed.

@@ -1,11 +1,11 @@
 //! A lock across processes that survives the death of its holder, and makes the next one look at what is left.
 
 use crate::error::Result;
-use crate::shm::value::shared_ref::{Place, Shared};
 use crate::shm::segment::owner::Owner;
-use crate::shm::value::share::{Fingerprint, Share};
 use crate::shm::sync::guard::{Guard, Guards, Locked, Torn, sealed};
 use crate::shm::sync::lock::Lock;
+use crate::shm::value::share::{Fingerprint, Share};
+use crate::shm::value::shared_ref::{Place, Shared};
 use crate::shm::wait::Wait;
 use crate::shm::wait::process_notifier::Sleeper;
 use std::cell::UnsafeCell;

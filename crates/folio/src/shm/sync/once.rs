@@ -1,11 +1,11 @@
 //! Something that one of all processes does, once.
 
 use crate::error::Result;
-use crate::shm::value::shared_ref::{Place, Shared};
 use crate::shm::segment::attachment::Attachment;
 use crate::shm::segment::owner::Owner;
-use crate::shm::value::share::{Fingerprint, Share};
 use crate::shm::sync::lock::Lock;
+use crate::shm::value::share::{Fingerprint, Share};
+use crate::shm::value::shared_ref::{Place, Shared};
 use crate::shm::wait::process_notifier::{Sleeper, wake_all_kinds};
 use crate::shm::wait::{Look, Wait};
 use crate::sys::identity;

@@ -1,5 +1,5 @@
 //! The word of a process that reads under an `RwLock`: which claim of its slot, and how many of its threads. All that changes it is
-//! here, so that a model can check it beside the writer's word (`tests/lock_word_model.rs`).
+//! here, so that a model can check it beside the writer's word (`tests/models/lock_words.rs`).
 //!
 //! The upper half is the party's generation, so that what a dead one left counts for nothing. Only its own process changes it, but for
 //! a writer that clears what the dead left.

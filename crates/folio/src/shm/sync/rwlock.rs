@@ -3,18 +3,18 @@
 
 use crate::access::View;
 use crate::error::{Errno, Error, Result};
-use crate::shm::value::shared_ref::{Place, Shared};
-use crate::shm::value::read_ref::ReadPlace;
 use crate::shm::segment::attachment::Attachment;
 use crate::shm::segment::header::SLOTS;
 use crate::shm::segment::owner::Owner;
-use crate::shm::value::share::{Fingerprint, InPlace, Plain, Share};
 use crate::shm::sync::guard::{Guard, Guards, Locked, Torn, sealed};
 use crate::shm::sync::lock::{LOOKS, Lock, Tried};
 use crate::shm::sync::lock_word::Unlocked;
 use crate::shm::sync::reader_word::{Entered, MOST, ReaderWord, look_at_readers};
 use crate::shm::sync::rwlock_futures::{Reading, ToWrite};
 use crate::shm::sync::writing::Writing;
+use crate::shm::value::read_ref::ReadPlace;
+use crate::shm::value::share::{Fingerprint, InPlace, Plain, Share};
+use crate::shm::value::shared_ref::{Place, Shared};
 use crate::shm::wait::process_notifier::wake_all_kinds;
 use crate::shm::wait::{Look, Phase, Wait, low_half};
 use crate::sys::identity;

@@ -1,13 +1,13 @@
 //! The futures of a lock for readers and writers.
 
 use crate::error::Result;
-use crate::shm::value::shared_ref::Place;
 use crate::shm::segment::owner::Owner;
-use crate::shm::value::share::Share;
 use crate::shm::sync::guard::Locked;
 use crate::shm::sync::lock::LOOKS;
 use crate::shm::sync::reader_word::look_at_readers;
 use crate::shm::sync::rwlock::{Came, ReadLocked, RwLock, open_to_all, parts, writing};
+use crate::shm::value::share::Share;
+use crate::shm::value::shared_ref::Place;
 use crate::shm::wait::process_notifier::Sleeper;
 use crate::sys::identity;
 use std::pin::Pin;

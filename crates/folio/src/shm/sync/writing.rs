@@ -1,6 +1,6 @@
 //! Whether the one that has a writer's word has begun to write. A writer takes its word first, and then waits until the readers have gone: one
 //! that is killed while it waits has stored nothing. All that changes this is here, so that a model can check it
-//! (`tests/lock_word_model.rs`).
+//! (`tests/models/lock_words.rs`).
 //!
 //! Whenever the word is free and the value in order, nobody writes. So who takes the word over from the dead learns here what they were at.
 

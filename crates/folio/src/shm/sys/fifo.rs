@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_descriptor_to_spare_takes_its_name_away_all_the_same() {
+    fn a_process_without_a_spare_descriptor_takes_its_name_away_all_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let (path, other) = (dir.path().join("fifo"), dir.path().join("other"));
         let file = std::fs::File::create(dir.path().join("like")).unwrap();

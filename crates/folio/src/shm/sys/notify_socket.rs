@@ -4,8 +4,8 @@
 //!
 //! Source: unix(7), epoll(7), timerfd_create(2), pidfd_open(2).
 
-use crate::sys::check;
 use crate::shm::sys::fifo::Fifo;
+use crate::sys::check;
 use crate::sys::fork_mutex::Gate;
 use rustix::event::{PollFd, PollFlags, epoll};
 use rustix::io::Errno;

@@ -2,8 +2,8 @@
 
 use crate::access::View;
 use crate::error::Result;
-use crate::shm::value::shared_ref::Place;
 use crate::shm::value::share::{InPlace, Plain, Share};
+use crate::shm::value::shared_ref::Place;
 use std::ops::Deref;
 
 /// A value in a segment that may be read and not stored, for as long as the guard is borrowed that

@@ -5,8 +5,8 @@
 
 use crate::access::{View, ViewMut};
 use crate::error::{Error, Result};
-use crate::shm::value::scratch;
 use crate::shm::segment::attachment::Attachment;
+use crate::shm::value::scratch;
 use crate::shm::value::share::{InPlace, Plain, Share};
 use crate::sys;
 use std::fmt;

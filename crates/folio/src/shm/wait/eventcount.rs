@@ -16,7 +16,7 @@
 //! (The barrier for this is membarrier(2) on the sleeper's side. It costs 9 µs where the other processor is busy, and takes
 //! them from it.)
 //!
-//! `tests/ring_model.rs` checks the protocol with the fence in place of the time.
+//! `tests/models/channel_ring.rs` checks the protocol with the fence in place of the time.
 
 use super::atomics::{AtomicU32, Ordering, fence, publisher_fence};
 use std::time::{Duration, Instant};

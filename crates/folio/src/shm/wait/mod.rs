@@ -12,10 +12,10 @@
 // | `hanging` | the bell of a ring's side |
 // | `bell_word`, `party_bell` | what wakes the futures of a process for locks and events |
 
-pub(super) mod notifier;
-pub(super) mod notifier_word;
 pub(super) mod eventcount;
 pub(super) mod future;
+pub(super) mod notifier;
+pub(super) mod notifier_word;
 pub(super) mod poll_handle;
 pub(super) mod process_notifier;
 
@@ -332,7 +332,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn who_is_woken_all_the_time_still_asks_whether_the_one_it_waits_for_lives() {
+    fn a_waiter_that_is_woken_all_the_time_still_asks_whether_the_holder_lives() {
         let segment = Segment::<u64>::anonymous().unwrap();
         let place = segment.place();
         let word = AtomicU32::new(0);

@@ -258,7 +258,9 @@ impl Bell {
             // The number is what the party says itself, and may be another process's here: of another pid namespace. Or the party has
             // outlived its process, in a child that has its lock. Such an end would ring for ever.
             let (ended, process) = match watched {
-                Some(process) if hears_an_end && crate::shm::sys::notify_socket::has_ended(&process) => (Some(process), None),
+                Some(process) if hears_an_end && crate::shm::sys::notify_socket::has_ended(&process) => {
+                    (Some(process), None)
+                }
                 process => (None, process),
             };
             self.watched.push((party, process));

@@ -1,5 +1,5 @@
 //! The word of a bell: its number, and whether it wants to be rung. How it is armed and how that is taken away is here, so that a model can
-//! check it beside a lock's word (`tests/bell_word_model.rs`). (The cords of channels and logs are armed in `bell`: there `doze` comes between,
+//! check it beside a lock's word (`tests/models/notifier.rs`). (The cords of channels and logs are armed in `bell`: there `doze` comes between,
 //! with a time in place of fences.)
 //!
 //! Who waits arms the word first, and then looks at what it waits for, and says there that it waits (`WAITERS` of a lock, `WAITED` of

@@ -3,8 +3,8 @@
 use crate::error::Result;
 use crate::shm::segment::attachment::Attachment;
 use crate::shm::segment::owner::Owner;
-use crate::shm::wait::notifier::{Bell, BellCord};
 use crate::shm::wait::future::{self, Waiting};
+use crate::shm::wait::notifier::{Bell, BellCord};
 use crate::sys;
 use std::os::fd::BorrowedFd;
 use std::task::{Context, Poll};

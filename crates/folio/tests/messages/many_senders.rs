@@ -1,7 +1,11 @@
-//! Channels of many senders: all get their turn, and one that is killed with the turn takes nothing from the others.
+//! Channels of many senders: all get their turn, and one that is killed with the turn takes nothing
+//! from the others.
 
-use crate::killing::{Random, Victim, fails_with, kills, message, receive_all, whole};
-use crate::support::{End, spawn_child, wait};
+use crate::common::effort::scaled;
+use crate::common::kill_sweep::Victim;
+use crate::common::random::Random;
+use crate::common::{End, spawn_child, wait};
+use crate::payload::{fails_with, message, receive_all, whole};
 use folio::Errno;
 use folio::shm::{Channel, ChannelOptions, Wait};
 use std::time::{Duration, Instant};
@@ -17,7 +21,8 @@ fn messages_of_several_processes_and_threads_arrive_each_in_its_order() {
     let channel = channel(1 << 12);
     let mut receiver = channel.receiver().unwrap();
     receiver.set_wait(Wait::new().timeout(PATIENCE));
-    // So that there is one from the first to the last: a child may be through before another has begun.
+    // So that there is one from the first to the last: a child may be through before another has
+    // begun.
     let first = channel.sender().unwrap();
     let children: Vec<_> = (0..3)
         .map(|child| {
@@ -58,7 +63,7 @@ fn a_sender_that_reserves_has_the_turn_until_it_commits_or_drops() {
     other.send(b"now").unwrap();
     drop(one.reserve(10).unwrap());
     other.send(b"and now").unwrap();
-    // What is forgotten keeps the turn until this sender is used again.
+    // A forgotten reservation keeps the turn until this sender is used again.
     std::mem::forget(one.reserve(10).unwrap());
     assert!(!other.try_send(b"not yet").unwrap());
     one.send(b"it is").unwrap();
@@ -134,7 +139,7 @@ fn when_one_is_killed_with_the_turn_the_others_go_on() {
 
 #[test]
 fn senders_killed_at_any_instruction_leave_whole_messages_and_the_rest_goes_on() {
-    let mut random = Random::new();
+    let mut random = Random::announced();
     let channel = channel(1 << 12);
     let mut receiver = channel.receiver().unwrap();
     receiver.set_wait(Wait::new().timeout(PATIENCE));
@@ -159,7 +164,7 @@ fn senders_killed_at_any_instruction_leave_whole_messages_and_the_rest_goes_on()
     // One that lives through it all.
     let (pid, mut messages) = spawn_child(|| send_on(0));
     let (mut bytes, mut survivor) = (Vec::new(), 0);
-    for kill in 1..=kills(150) {
+    for kill in 1..=scaled(150) {
         let victims = [2 * kill, 2 * kill + 1].map(|id| Victim::new(|| send_on(id)));
         let mut next = [0; 2];
         let mut take = |bytes: &[u8], victims_next: &mut [u64; 2]| {
@@ -179,7 +184,7 @@ fn senders_killed_at_any_instruction_leave_whole_messages_and_the_rest_goes_on()
             take(&bytes, &mut next);
             assert!(started.elapsed() < PATIENCE, "a sender never gets its turn: {next:?}");
         }
-        for _ in 0..random.below(100) {
+        for _ in 0..random.below_u64(100) {
             receiver.recv(&mut bytes).unwrap();
             take(&bytes, &mut next);
         }
@@ -209,7 +214,7 @@ fn senders_killed_at_any_instruction_leave_whole_messages_and_the_rest_goes_on()
 }
 
 #[test]
-fn who_waits_for_its_turn_and_then_for_room_waits_once() {
+fn a_sender_that_waits_for_its_turn_and_then_for_room_waits_once() {
     let channel = ChannelOptions::new().bytes(64).many_senders().anonymous().unwrap();
     let (mut one, mut other) = (channel.sender().unwrap(), channel.sender().unwrap());
     let _receiver = channel.receiver().unwrap();

@@ -1,8 +1,12 @@
-//! Channels of one sender: what arrives, what is refused, and what a side's end does to the other.
+//! Channels of one sender: messages that arrive, requests that are refused, and the effect of one
+//! side's end on the other.
 
-use crate::killing::{Random, Victim, fails_with, kills, message, whole};
-use crate::support::{End, child_succeeds, spawn_child, wait};
-use crate::world::World;
+use crate::common::effort::scaled;
+use crate::common::kill_sweep::Victim;
+use crate::common::random::Random;
+use crate::common::segment_dir::World;
+use crate::common::{End, child_succeeds, spawn_child, wait};
+use crate::payload::{fails_with, message, whole};
 use folio::Errno;
 use folio::shm::{Channel, ChannelOptions, Log, Receiver, Start, Wait};
 use std::time::{Duration, Instant};
@@ -45,7 +49,7 @@ fn the_name_is_free_when_both_have_gone() {
 }
 
 #[test]
-fn what_is_no_channel_of_its_kind_is_refused() {
+fn files_that_are_no_channel_of_the_kind_are_refused() {
     let _world = World::new();
     let _channel = Channel::create("kind", 64).unwrap();
     fails_with(ChannelOptions::new().many_senders().open("kind"), Errno::INVAL, "channel of one sender");
@@ -64,7 +68,8 @@ fn messages_of_every_length_up_to_the_limit_go_around_the_ring() {
     let mut bytes = Vec::new();
     for len in (0..=channel.limit()).chain((0..=channel.limit()).rev()) {
         let sent: Vec<u8> = (0..len).map(|i| (i * 7 + len) as u8).collect();
-        // Only an empty ring takes the longest, and only at its beginning: the receiver may have to pass its end.
+        // Only an empty ring takes the longest, and only at its beginning: the receiver may have to
+        // pass its end.
         while !sender.try_send(&sent).unwrap() {
             assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
         }
@@ -98,7 +103,7 @@ fn a_reservation_is_seen_when_it_is_committed() {
     reserved.copy_from(b"never seen", 0).unwrap();
     drop(reserved);
     assert!(receiver.try_peek().unwrap().is_none());
-    // What is forgotten is as good as dropped.
+    // A forgotten reservation is as good as a dropped one.
     std::mem::forget(sender.reserve(100).unwrap());
     let mut reserved = sender.reserve(100).unwrap();
     reserved.copy_from(b"0123456789", 0).unwrap();
@@ -190,7 +195,7 @@ fn a_full_channel_waits_and_an_empty_one_too() {
 }
 
 #[test]
-fn who_has_no_time_does_not_sleep_and_is_not_counted() {
+fn a_waiter_without_time_does_not_sleep_and_is_not_counted() {
     let (channel, log) = (Channel::anonymous(64).unwrap(), Log::anonymous(1 << 10).unwrap());
     let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     let (mut reader, mut bytes) = (log.reader(Start::Newest).unwrap(), Vec::new());
@@ -207,7 +212,8 @@ fn who_has_no_time_does_not_sleep_and_is_not_counted() {
 
 #[test]
 fn sides_that_sleep_are_woken() {
-    // One message at a time has room; of the long ones, each second first has the receiver pass the ring's end.
+    // One message at a time has room; of the long ones, each second first has the receiver pass the
+    // ring's end.
     for (len, spin) in [(8, 0), (40, 0), (40, 50)] {
         let there = Channel::anonymous(64).unwrap();
         let back = Channel::anonymous(64).unwrap();
@@ -232,7 +238,8 @@ fn sides_that_sleep_are_woken() {
             sender.send(&text(number)).unwrap();
             assert_eq!(receive(&mut receiver), text(number));
         }
-        // A wake that is missed costs a slice of 20 ms: here and there one on a machine that is stopped, not each time.
+        // A wake that is missed costs a slice of 20 ms: here and there one on a machine that is
+        // stopped, not each time.
         assert!(started.elapsed() < Duration::from_secs(10), "{len} bytes: {:?}", started.elapsed());
         assert!(spin > 0 || receiver.parks() >= 500, "{} parks", receiver.parks());
         assert_eq!(wait(pid), End::Exited(0));
@@ -240,7 +247,7 @@ fn sides_that_sleep_are_woken() {
 }
 
 #[test]
-fn a_second_sender_or_receiver_is_refused_with_who_holds_it() {
+fn a_second_sender_or_receiver_is_refused_with_the_holders_number() {
     let channel = Channel::anonymous(256).unwrap();
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     let held = format!("process {}", std::process::id());
@@ -358,12 +365,12 @@ fn a_waiting_side_notices_that_the_other_was_killed() {
 
 #[test]
 fn a_sender_killed_at_any_instruction_leaves_whole_messages() {
-    let mut random = Random::new();
+    let mut random = Random::announced();
     let channel = Channel::anonymous(1 << 12).unwrap();
     let mut receiver = channel.receiver().unwrap();
     receiver.set_wait(Wait::new().timeout(PATIENCE));
     let (mut next, mut bytes) = (0, Vec::new());
-    for kill in 0..kills(300) {
+    for kill in 0..scaled(300) {
         let batches = kill % 3 == 2;
         let victim = Victim::new(|| {
             let mut sender = channel.sender().unwrap();
@@ -397,7 +404,7 @@ fn a_sender_killed_at_any_instruction_leaves_whole_messages() {
         if kill % 2 == 0 {
             random.pass(300);
         } else {
-            for _ in 0..random.below(300) {
+            for _ in 0..random.below_u64(300) {
                 receiver.recv(&mut bytes).unwrap();
                 take(&mut bytes);
             }
@@ -415,8 +422,8 @@ fn a_sender_killed_at_any_instruction_leaves_whole_messages() {
 }
 
 #[test]
-fn after_a_receiver_was_killed_a_new_one_goes_on_at_the_first_unreleased_message() {
-    let mut random = Random::new();
+fn a_new_receiver_goes_on_at_the_first_message_a_killed_one_did_not_release() {
+    let mut random = Random::announced();
     let channel = Channel::anonymous(1 << 12).unwrap();
     let mut sender = channel.sender().unwrap();
     let mut sent = 0;
@@ -429,11 +436,11 @@ fn after_a_receiver_was_killed_a_new_one_goes_on_at_the_first_unreleased_message
         }
     };
     fill();
-    // What the victim has received for sure, and what it may have.
+    // Messages that the victim has certainly received, and those that it may have.
     let received = folio::SharedMem::anonymous(4096).unwrap();
     let number = received.atomic::<std::sync::atomic::AtomicU64>(0).unwrap();
     let order = std::sync::atomic::Ordering::SeqCst;
-    for _ in 0..kills(300) {
+    for _ in 0..scaled(300) {
         let before = number.load(order);
         let victim = Victim::new(|| {
             let mut receiver = channel.receiver().unwrap();
@@ -486,7 +493,7 @@ fn in_a_forked_child_the_parents_sides_are_refused_and_harmless() {
 }
 
 #[test]
-fn in_a_forked_child_what_the_parent_has_in_place_is_refused_and_harmless() {
+fn in_a_forked_child_the_parents_places_are_refused_and_harmless() {
     for many in [false, true] {
         let options = ChannelOptions::new().bytes(256);
         let channel = if many { options.many_senders() } else { options }.anonymous().unwrap();
@@ -511,7 +518,7 @@ fn in_a_forked_child_what_the_parent_has_in_place_is_refused_and_harmless() {
             fails_with(message.release(), Errno::PERM, "forked child");
             fails_with(own.view().map(drop), Errno::PERM, "forked child");
             fails_with(own.copy_from(b"child", 0), Errno::PERM, "forked child");
-            // SAFETY: as above.
+            // SAFETY: no slice is made.
             fails_with(unsafe { own.as_mut_slice() }.map(drop), Errno::PERM, "forked child");
             drop(own);
             fails_with(other.commit(), Errno::PERM, "forked child");
@@ -527,7 +534,8 @@ fn in_a_forked_child_what_the_parent_has_in_place_is_refused_and_harmless() {
     }
 }
 
-/// The child's copies of its parent's handles: what is dropped here lives on in the parent.
+/// The child's copies of its parent's handles: a handle that is dropped here lives on in the
+/// parent.
 fn unsafe_copies(sender: &mut folio::shm::Sender, receiver: &mut Receiver) -> (folio::shm::Sender, Receiver) {
     // SAFETY: the child ends without dropping the originals.
     unsafe { (std::ptr::read(sender), std::ptr::read(receiver)) }
@@ -535,11 +543,11 @@ fn unsafe_copies(sender: &mut folio::shm::Sender, receiver: &mut Receiver) -> (f
 
 #[test]
 fn garbage_in_a_channel_is_an_error_and_never_a_panic() {
-    let mut random = Random::new();
+    let mut random = Random::announced();
     let world = World::new();
     let most = 200;
     let (mut wrong, mut right) = (0, 0);
-    for round in 0..400 {
+    for round in 0..scaled(400) {
         let name = format!("garbage-{round}");
         let channel = Channel::create(&name, 1 << 10).unwrap();
         let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
@@ -553,9 +561,9 @@ fn garbage_in_a_channel_is_an_error_and_never_a_panic() {
         let mut bytes = Vec::new();
         for step in 0..30 {
             if step % 3 == 2 {
-                let at = match random.below(3) {
-                    0 => data + 128 * random.below(8),
-                    _ => data + 4096 + random.below(1 << 10),
+                let at = match random.below_u64(3) {
+                    0 => data + 128 * random.below_u64(8),
+                    _ => data + 4096 + random.below_u64(1 << 10),
                 };
                 std::os::unix::fs::FileExt::write_all_at(
                     &file,
@@ -615,7 +623,7 @@ fn a_channel_that_is_truncated_is_an_error_for_both() {
 
 #[test]
 fn a_channel_in_a_file_keeps_its_messages() {
-    let dir = crate::support::disk_dir();
+    let dir = crate::common::disk_dir();
     let path = dir.path().join("channel");
     child_succeeds(|| {
         let channel = ChannelOptions::new().bytes(1 << 12).at_path(&path).unwrap();
@@ -643,7 +651,7 @@ fn a_channel_is_passed_over_a_socket() {
         assert_eq!(receive(&mut receiver), b"from afar");
         assert_eq!(wait(pid), End::Exited(0));
     }
-    // What is passed says what it is.
+    // A passed descriptor carries its type.
     let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
     ChannelOptions::new().many_senders().anonymous().unwrap().pass(&here).unwrap();
     fails_with(Channel::receive(&there), Errno::INVAL, "channel of many senders");

@@ -1,13 +1,8 @@
-//! Files whose file system refuses shared maps, or tells a length that is only an estimate.
+//! Files whose file system refuses shared maps, or reports a length that is only an estimate.
 
-#[path = "common/fuse_server.rs"]
-mod fuse_server;
-#[path = "contract/support.rs"]
-mod support;
-
+use crate::common::skip;
+use crate::fuse_server::{FuseServer, Served};
 use folio::{Errno, FaultCause, FileMap, FileMapMut, FileMapPrivate};
-use fuse_server::{FuseServer, Served};
-use support::skip;
 
 fn serve(bytes: &[u8], direct_io: bool, said_size: u64) -> Option<FuseServer> {
     let served = Served { bytes: bytes.to_vec(), direct_io, said_size: Some(said_size), ..Served::default() };
@@ -32,7 +27,7 @@ fn a_direct_file_refuses_shared_maps_and_says_that_a_private_one_works() {
 }
 
 #[test]
-fn a_verified_read_sees_that_a_direct_file_has_fewer_bytes_than_it_tells() {
+fn a_verified_read_sees_that_a_direct_file_has_fewer_bytes_than_reported() {
     let Some(server) = serve(b"12345", true, 4096) else { return };
     let map = FileMapPrivate::open(server.path()).unwrap();
     assert_eq!(map.len(), 4096);

@@ -1,16 +1,17 @@
-//! How a thread waits in its signal handler for a page, under every order of steps that the memory model allows (loom).
+//! How a thread waits in its signal handler for a page, under every order of steps that the memory
+//! model allows (loom).
 
-#[path = "../src/sys/trap_cell.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod trap_cell;
+#[path = "../../src/pager/sys/fault_cell.rs"]
+mod fault_cell;
 
-/// What the cell is built on, as loom counts it.
+/// Loom's versions of the atomics under the cell.
 mod atomics {
     pub(super) use loom::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 }
 
-/// futex(2): whoever waits looks again as soon as someone else has run. So a wake-up that comes to nobody is not found here; it
-/// cannot be, since a waiter sleeps only while the kernel finds the word as it was.
+/// futex(2): a waiter looks again as soon as another thread has run. So this model does not find a
+/// wake without a waiter. It need not: a waiter sleeps only while the kernel finds the word
+/// unchanged.
 mod futex {
     use super::atomics::{AtomicU32, Ordering};
 
@@ -23,10 +24,10 @@ mod futex {
     pub(super) fn wake(_: &AtomicU32) {}
 }
 
+use fault_cell::{Cell, RawFault};
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
-use trap_cell::{Cell, RawFault};
 
 fn fault(address: usize) -> RawFault {
     RawFault { address, write: address % 2 == 1, protected: false, thread: Some(address as u32) }
@@ -91,7 +92,8 @@ fn two_threads_never_claim_the_same_cell() {
 
 #[test]
 fn a_cell_that_is_used_again_shows_the_new_fault_only() {
-    // All orders of so many steps take minutes: those in which a thread is interrupted twice at most.
+    // All orders of so many steps take minutes: those in which a thread is interrupted twice at
+    // most.
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
     model.check(|| {
@@ -109,7 +111,7 @@ fn a_cell_that_is_used_again_shows_the_new_fault_only() {
         for address in [2, 3] {
             assert_eq!(next(&shared.cell), fault(address));
             assert!(shared.cell.done(&(address..address + 1)));
-            // Late, and for what was there before.
+            // Late, and for the fault that was there before.
             assert!(!shared.cell.done(&(2..3)));
         }
         thread.join().unwrap();
@@ -118,7 +120,7 @@ fn a_cell_that_is_used_again_shows_the_new_fault_only() {
 }
 
 #[test]
-fn a_wake_that_comes_before_the_fault_is_taken_lets_the_thread_go_or_leaves_it_to_be_taken() {
+fn a_wake_before_the_fault_is_taken_frees_the_thread_or_leaves_the_fault() {
     loom::model(|| {
         let shared = shared();
         let thread = thread::spawn({

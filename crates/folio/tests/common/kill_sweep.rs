@@ -1,9 +1,20 @@
-//! Killing a process between any two of its steps: a tracer stops it at each system call, or at each instruction, and ends it with
-//! SIGKILL at the one that was asked for.
+//! Killing a process between any two of its steps: a tracer stops it at each system call, or at
+//! each instruction, and ends it with SIGKILL at the one that was asked for.
 
+use super::effort::scaled;
+use super::random::Random;
+use super::{End, spawn_child, wait};
+use std::fs::File;
+use std::io::Read;
 use std::time::{Duration, Instant};
 
-/// What counts as a step.
+/// Kills that a sweep makes at any effort, where there are so many steps.
+const FEWEST: u64 = 5;
+
+/// A number of kills that is never reached: a thorough run kills at every step.
+pub(crate) const EVERY_STEP: u64 = u64::MAX;
+
+/// The unit in which a child's work is counted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Step {
     /// Entering or leaving a system call.
@@ -26,7 +37,8 @@ pub(crate) fn can_trace() -> bool {
     run(Step::Call, 1, || (), |()| ()).is_some()
 }
 
-/// Forks a child that runs `prepare`, then `work` step by step, and kills it after `steps`. `None` if tracing is forbidden.
+/// Forks a child that runs `prepare`, then `work` step by step, and kills it after `steps`. `None`
+/// if tracing is forbidden.
 pub(crate) fn run<P>(
     step: Step,
     steps: u64,
@@ -39,8 +51,8 @@ pub(crate) fn run<P>(
     })
 }
 
-/// As [`run`], but does something else while the child stands still after `steps`, and lets it go on then.
-#[allow(dead_code, reason = "for some of the test files")]
+/// As [`run`], but does something else while the child stands still after `steps`, and lets it go
+/// on then.
 pub(crate) fn run_around<P>(
     step: Step,
     steps: u64,
@@ -136,13 +148,8 @@ impl Ledger {
     }
 }
 
-/// How many times the kills of a normal test run are asked for: the environment variable `FOLIO_KILLS`.
-pub(crate) fn thoroughness() -> u64 {
-    std::env::var("FOLIO_KILLS").map_or(1, |text| text.parse().expect("FOLIO_KILLS is a number"))
-}
-
-/// Runs `work` to its end to count its steps, then kills it at up to `kills` of them, evenly spread; after each `check` looks at what
-/// is left. `before` makes things ready for each run.
+/// Runs `work` to its end to count its steps, then kills it at up to `kills` of them, evenly
+/// spread; after each kill, `check` looks at the remains. `before` prepares each run.
 pub(crate) fn sweep<W, P>(
     ledger: &mut Ledger,
     step: Step,
@@ -158,7 +165,7 @@ pub(crate) fn sweep<W, P>(
         other => panic!("the child did not get through: {other:?}"),
     };
     check(ledger, world);
-    let kills = (kills * thoroughness()).min(total);
+    let kills = scaled(kills.min(total)).max(FEWEST).min(total);
     for kill in 0..kills {
         let at = kill * total / kills;
         let world = before();
@@ -167,5 +174,96 @@ pub(crate) fn sweep<W, P>(
             ledger.kills += 1;
         }
         check(ledger, world);
+    }
+}
+
+/// A child that is killed when it is dropped, at the latest.
+pub(crate) struct Victim {
+    pid: i32,
+    _messages: File,
+}
+
+impl Victim {
+    pub(crate) fn new(work: impl FnOnce()) -> Self {
+        let (pid, messages) = spawn_child(work);
+        Self { pid, _messages: messages }
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Kills it, and waits until it has ended. Whether it was the kill that ended it.
+    pub(crate) fn kill(mut self) -> bool {
+        self.end() == End::Killed(libc::SIGKILL)
+    }
+
+    /// Sends the signal, and does not wait: a zombie is dead, too.
+    pub(crate) fn shoot(&self) {
+        // SAFETY: sends a signal to a child of this process that was not waited for.
+        unsafe { libc::kill(self.pid, libc::SIGKILL) };
+    }
+
+    fn end(&mut self) -> End {
+        self.shoot();
+        wait(std::mem::take(&mut self.pid))
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        if self.pid != 0 {
+            self.end();
+        }
+    }
+}
+
+/// Has `workers` processes at it and kills one `kills` times, each time for a new one; at last all
+/// of them. `spawn` starts one, as `spawn_child` does, for which it is given a number. After each
+/// kill comes `nudge`, and then `progress` has to grow within `patience`.
+pub(crate) fn compete(
+    ledger: &mut Ledger,
+    workers: usize,
+    kills: u64,
+    patience: Duration,
+    spawn: impl Fn(usize) -> (i32, File),
+    nudge: impl Fn(),
+    progress: impl Fn() -> u64,
+) {
+    let mut running: Vec<_> = (0..workers).map(&spawn).collect();
+    let mut random = Random::announced();
+    for number in 0..kills {
+        let choice = random.next();
+        std::thread::sleep(Duration::from_micros(choice % 3000));
+        ended(ledger, running.remove(choice as usize % workers));
+        running.push(spawn(number as usize));
+        // Someone gets on, whatever the dead one has taken along.
+        nudge();
+        let (start, before) = (Instant::now(), progress());
+        while progress() == before {
+            if start.elapsed() > patience {
+                ledger.hung += 1;
+                eprintln!("nobody gets on");
+                break;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+    for worker in running {
+        ended(ledger, worker);
+    }
+}
+
+fn ended(ledger: &mut Ledger, (pid, mut messages): (i32, File)) {
+    // SAFETY: a child of this test's own.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    match wait(pid) {
+        End::Killed(libc::SIGKILL) => ledger.kills += 1,
+        end => {
+            let mut said = String::new();
+            let _ = messages.read_to_string(&mut said);
+            eprintln!("a worker ended by itself: {end:?} {said}");
+            ledger.corrupted += 1;
+        }
     }
 }

@@ -1,10 +1,9 @@
-//! Bells that processes of other network namespaces ring, by FIFOs, and what is left of those.
+//! Bells that processes of other network namespaces ring, by FIFOs, and the FIFOs that stay behind.
 
 use crate::bell::block_on;
-use crate::killing::Victim;
-use crate::steps::{Ledger, Step, can_trace, sweep};
-use crate::support::{End, child_succeeds, in_child, is_root, lower_limit, skip};
-use crate::world::World;
+use crate::common::kill_sweep::{EVERY_STEP, Ledger, Step, Victim, can_trace, sweep};
+use crate::common::segment_dir::World;
+use crate::common::{End, child_succeeds, in_child, is_root, lower_limit, skip};
 use folio::shm::{
     self, Channel, ChannelOptions, Event, Lifetime, Log, Mutex, Read as Found, Receiver, Role, Segment,
     SegmentOptions, Start, State,
@@ -31,19 +30,21 @@ fn is_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {
 
 /// Goes to a network namespace of this process's own: in children only. Whether it may.
 fn leave_network() -> bool {
-    // SAFETY: changes what this process, which has one thread, sees of the network.
+    // SAFETY: changes the network that this process, which has one thread, sees.
     unsafe {
         libc::unshare(libc::CLONE_NEWNET) == 0 || libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) == 0
     }
 }
 
-/// The same, and with no socket left that a fork brought from the old one, such as rings are sent by.
+/// The same, and with no socket left that a fork brought from the old one, such as rings are sent
+/// by.
 fn leave_network_for_good() {
     assert!(leave_network());
     for entry in std::fs::read_dir("/proc/self/fd").unwrap().map(Result::unwrap) {
         let fd = entry.file_name().to_str().unwrap().parse().unwrap();
         let (mut kind, mut len) = (0, size_of::<i32>() as u32);
-        // SAFETY: `kind` has room for the answer; nothing in this child drops what owns the descriptor.
+        // SAFETY: `kind` has room for the answer; nothing in this child drops the owner of the
+        // descriptor.
         unsafe {
             let asked =
                 libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut len);
@@ -58,7 +59,8 @@ fn can_leave_network() -> bool {
     in_child(|| assert!(leave_network())) == End::Exited(0)
 }
 
-/// Two ends of a line between a process and its child, which sockets across network namespaces keep up.
+/// Two ends of a line between a process and its child, which sockets across network namespaces keep
+/// up.
 struct Line(UnixStream);
 
 impl Line {
@@ -79,7 +81,7 @@ impl Line {
     }
 }
 
-/// Writes into a segment's header what it says once parties of several network namespaces have been there.
+/// Writes into a segment's header the mark of participants from several network namespaces.
 fn mix(path: &Path) {
     OpenOptions::new()
         .write(true)
@@ -93,7 +95,7 @@ fn bells(world: &World) -> Vec<String> {
     world.files().into_iter().filter(|file| file.starts_with(".folio.bell-")).collect()
 }
 
-/// A channel of two networks, by what its header says.
+/// A channel of two networks, according to its header.
 fn mixed(world: &World, name: &str) -> Channel {
     let channel = Channel::create(name, 1 << 12).unwrap();
     mix(&world.file(name));
@@ -276,7 +278,7 @@ fn an_event_and_a_lock_are_heard_of_from_another_network() {
 }
 
 #[test]
-fn who_leaves_its_network_after_it_has_come_is_heard_and_hears() {
+fn a_process_that_leaves_its_network_later_is_heard_and_hears() {
     if !can_leave_network() {
         return skip("this process may make no network namespace");
     }
@@ -330,7 +332,7 @@ fn who_leaves_its_network_after_it_has_come_is_heard_and_hears() {
 }
 
 #[test]
-fn who_leaves_its_network_reaches_the_bells_of_the_new_one() {
+fn a_process_that_leaves_its_network_reaches_the_bells_of_the_new_one() {
     if !can_leave_network() {
         return skip("this process may make no network namespace");
     }
@@ -364,7 +366,7 @@ fn a_segment_of_one_network_has_no_fifo() {
 }
 
 #[test]
-fn who_had_no_descriptor_for_a_fifo_makes_it_when_it_has_one() {
+fn a_process_without_a_descriptor_for_a_fifo_makes_it_when_it_has_one() {
     let world = World::new();
     let channel = Channel::create("meeting", 1 << 12).unwrap();
     child_succeeds(|| {
@@ -383,7 +385,7 @@ fn who_had_no_descriptor_for_a_fifo_makes_it_when_it_has_one() {
 }
 
 #[test]
-fn who_comes_alone_is_of_one_network_again() {
+fn a_process_that_comes_alone_is_of_one_network_again() {
     let world = World::new();
     let options = ChannelOptions::new().segment(SegmentOptions::new().lifetime(Lifetime::Kept));
     drop(options.create("kept").unwrap());
@@ -415,7 +417,7 @@ fn nothing_without_a_directory_has_a_fifo_and_its_timer_rings() {
 }
 
 #[test]
-fn who_has_a_named_segment_by_a_descriptor_finds_its_directory() {
+fn a_user_of_a_named_segment_by_descriptor_finds_its_directory() {
     let world = World::new();
     let (here, there) = Line::new();
     let maker = Victim::new(|| {
@@ -434,7 +436,7 @@ fn who_has_a_named_segment_by_a_descriptor_finds_its_directory() {
 }
 
 #[test]
-fn what_a_killed_receiver_left_is_collected_and_only_that() {
+fn leavings_of_a_killed_receiver_are_collected_and_nothing_else() {
     let world = World::new();
     let _living = listening(&mixed(&world, "living"));
     let mine = bells(&world);
@@ -442,7 +444,7 @@ fn what_a_killed_receiver_left_is_collected_and_only_that() {
     let victim = Victim::new(|| {
         let _receiver = listening(&mixed(&world, "killed"));
         // A child of the one that is killed: from its first instructions on it keeps nothing alive.
-        // SAFETY: the child says who it is, sleeps, and ends.
+        // SAFETY: the child writes its number, sleeps, and ends.
         if unsafe { libc::fork() } == 0 {
             let me = std::process::id().to_ne_bytes();
             let _ = (&there.0).write_all(&me);
@@ -474,7 +476,8 @@ fn what_a_killed_receiver_left_is_collected_and_only_that() {
     let names: Vec<_> = removed.removed.into_iter().map(|entry| entry.name).collect();
     assert_eq!((names, removed.failed.len()), (would, 0));
     assert_eq!(world.files(), [mine[0].as_str(), "folio.living"]);
-    // SAFETY: the child of the child that was killed, which sleeps; it is nobody else's number until it has been waited for.
+    // SAFETY: the child of the child that was killed, which sleeps; it is nobody else's number
+    // until it has been waited for.
     unsafe { libc::kill(orphan, libc::SIGKILL) };
     drop(bystander);
 }
@@ -487,7 +490,8 @@ fn a_forked_child_takes_no_fifo_away() {
     let before = bells(&world);
     let receiver = std::cell::Cell::new(Some(receiver));
     child_succeeds(|| {
-        // Numbers that the parent's descriptors had are those of the child's, by which it is a party of these.
+        // Numbers that the parent's descriptors had are those of the child's, by which it is a
+        // party of these.
         let own = ["one", "two", "three", "four"].map(|name| Channel::create(name, 1 << 12).unwrap());
         drop(receiver.take());
         assert_eq!(bells(&world), before);
@@ -533,7 +537,7 @@ fn the_fifos_of_the_dead_go_with_the_next_bell_and_with_the_name() {
 }
 
 #[test]
-fn who_would_ring_a_dead_bell_takes_its_fifo_away() {
+fn a_ringer_of_a_dead_bell_takes_its_fifo_away() {
     if !can_leave_network() {
         return skip("this process may make no network namespace");
     }
@@ -554,7 +558,8 @@ fn who_would_ring_a_dead_bell_takes_its_fifo_away() {
     assert_eq!(kept.role, Role::Bell { of: Some("living".into()) });
 }
 
-/// The names that the FIFO of a bell could have whose party has this word: the number is somewhere behind it.
+/// The names that the FIFO of a bell could have whose party has this word: the number is somewhere
+/// behind it.
 fn possible_names(path: &Path) -> Vec<String> {
     let bytes = std::fs::read(path).unwrap();
     let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
@@ -564,7 +569,7 @@ fn possible_names(path: &Path) -> Vec<String> {
 }
 
 #[test]
-fn what_is_planted_under_a_fifos_name_is_not_touched_and_the_timer_rings() {
+fn a_file_planted_under_a_fifos_name_is_not_touched_and_the_timer_rings() {
     type Plant = fn(&Path, &Path);
     let plants: [(&str, Plant); 4] = [
         ("a file", |path, _| std::fs::write(path, "planted").unwrap()),
@@ -630,7 +635,7 @@ fn what_is_planted_under_a_fifos_name_is_not_touched_and_the_timer_rings() {
 }
 
 #[test]
-fn who_may_use_the_segment_may_ring_its_bells() {
+fn a_user_of_the_segment_may_ring_its_bells() {
     let world = World::new();
     let group = if is_root() { GROUP } else { rustix::process::getegid().as_raw() };
     for (mode, group) in [(0o600, None), (0o660, Some(group))] {
@@ -664,7 +669,7 @@ fn a_user_of_the_group_hears_and_is_heard() {
     let mut receiver = listening(&channel);
     let (here, there) = Line::new();
     let open = || {
-        // SAFETY: changes who this process is, no memory.
+        // SAFETY: changes the user of this process, and no memory.
         unsafe {
             assert_eq!(libc::setgroups(1, [GROUP].as_ptr()), 0);
             assert_eq!((libc::setresgid(4322, 4322, 4322), libc::setresuid(4322, 4322, 4322)), (0, 0));
@@ -702,7 +707,7 @@ fn killed_at_any_step_of_a_bell_nothing_is_left_and_the_next_one_rings() {
         sweep(
             &mut ledger,
             Step::Call,
-            u64::MAX / 1000,
+            EVERY_STEP,
             || if late { Channel::create("swept", 1 << 12).unwrap() } else { mixed(&world, "swept") },
             |_| {
                 let mut receiver = Channel::open("swept").unwrap().receiver().unwrap();
@@ -741,7 +746,7 @@ fn killed_at_any_step_the_last_party_leaves_nothing() {
         sweep(
             &mut ledger,
             Step::Call,
-            u64::MAX / 1000,
+            EVERY_STEP,
             || (),
             |()| mixed(&world, "swept"),
             |channel| {
@@ -760,7 +765,7 @@ fn killed_at_any_step_the_last_party_leaves_nothing() {
 }
 
 #[test]
-fn who_rings_from_another_network_may_die_at_any_step() {
+fn a_ringer_from_another_network_may_die_at_any_step() {
     if !can_trace() || !can_leave_network() {
         return skip("this process may not trace its children, or make no network namespace");
     }
@@ -771,7 +776,7 @@ fn who_rings_from_another_network_may_die_at_any_step() {
         sweep(
             &mut ledger,
             Step::Call,
-            u64::MAX / 1000,
+            EVERY_STEP,
             || {
                 let channel = mixed(&world, "swept");
                 if dead {
@@ -813,7 +818,7 @@ fn who_rings_from_another_network_may_die_at_any_step() {
 }
 
 #[test]
-fn who_collects_the_bells_of_the_dead_may_die_at_any_step() {
+fn a_collector_of_dead_bells_may_die_at_any_step() {
     if !can_trace() {
         return skip("this process may not trace its children");
     }
@@ -823,7 +828,7 @@ fn who_collects_the_bells_of_the_dead_may_die_at_any_step() {
         sweep(
             &mut ledger,
             Step::Call,
-            u64::MAX / 1000,
+            EVERY_STEP,
             || {
                 let end = in_child(|| std::mem::forget(listening(&mixed(&world, "swept"))));
                 assert_eq!((end, world.files().len()), (End::Exited(0), 2));

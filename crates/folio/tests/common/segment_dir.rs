@@ -1,4 +1,5 @@
-//! A directory of segments of a test's own. The directory is named by the environment, so one test at a time has one.
+//! A directory of segments of a test's own. The directory is named by the environment, so one test
+//! at a time has one.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,7 +24,8 @@ impl World {
     /// A directory that somebody else takes away.
     pub(crate) fn at(path: &Path) -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: tests that read the environment by way of folio hold the lock; others read no variable that is set here.
+        // SAFETY: tests that read the environment by way of folio hold the lock; others read no
+        // variable that is set here.
         unsafe { std::env::set_var("FOLIO_SHM_DIR", path) };
         Self { path: path.to_owned(), _dir: None, _one: one }
     }
@@ -47,44 +49,8 @@ impl World {
     }
 
     /// How many files a collection leaves behind, but for these.
-    #[allow(dead_code, reason = "for some of the test files")]
     pub(crate) fn leaked(&self, but: &[&str]) -> u64 {
         folio::shm::collect(false).unwrap();
         self.files().iter().filter(|file| !but.contains(&file.as_str())).count() as u64
     }
-}
-
-/// Random choices, which their [seed](Self::seed) brings back.
-#[allow(dead_code, reason = "for some of the test files")]
-pub(crate) struct Random {
-    seed: u64,
-    last: u64,
-}
-
-#[allow(dead_code, reason = "for some of the test files")]
-impl Random {
-    pub(crate) fn new() -> Self {
-        let seed = seed();
-        Self { seed, last: seed }
-    }
-
-    pub(crate) fn seed(&self) -> u64 {
-        self.seed
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.last ^= self.last << 13;
-        self.last ^= self.last >> 7;
-        self.last ^= self.last << 17;
-        self.last
-    }
-}
-
-/// Where random choices start: the environment variable `FOLIO_SEED`, or another number each time. Say it when a test fails.
-pub(crate) fn seed() -> u64 {
-    let given = std::env::var("FOLIO_SEED").ok().and_then(|text| text.parse().ok());
-    given.unwrap_or_else(|| {
-        use std::hash::{BuildHasher, RandomState};
-        RandomState::new().hash_one(0)
-    }) | 1
 }

@@ -1,11 +1,11 @@
-//! Senders that wait by a bell, and who rings them, killed at any step: the others go on, nobody waits for ever, and no name is left.
-//! The counts are printed.
+//! Senders that wait by a bell, and the processes that ring it, killed at any step: the others go
+//! on, no process waits for ever, and no name is left. The counts are printed.
 
 use crate::bell::is_readable;
-use crate::killing::{message, whole};
-use crate::steps::{Ledger, Step, can_trace, sweep};
-use crate::support::skip;
-use crate::world::World;
+use crate::common::kill_sweep::{Ledger, Step, can_trace, sweep};
+use crate::common::segment_dir::World;
+use crate::common::skip;
+use crate::payload::{message, whole};
 use folio::shm::{self, Channel, ChannelOptions, Receiver, Sender};
 use std::future::Future;
 use std::pin::pin;
@@ -16,7 +16,7 @@ const MOST: usize = 60;
 /// How many steps of each work are died at in a normal run, evenly spread over it.
 const KILLS: u64 = 20;
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Who fills the channel, who is killed, and who goes on.
+/// The process that fills the channel, the one that is killed, and the one that goes on.
 const BEFORE: u64 = 0;
 const VICTIM: u64 = 1;
 const HEIR: u64 = 2;
@@ -98,7 +98,7 @@ fn go_on(ledger: &mut Ledger, sender: &mut Sender, receiver: &mut Receiver) -> u
     seen.victims
 }
 
-/// What is killed, and where.
+/// Which process is killed, and where.
 #[derive(Clone, Copy)]
 struct Kill {
     what: &'static str,

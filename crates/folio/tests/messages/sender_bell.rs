@@ -1,8 +1,10 @@
-//! Bells and futures of senders: room that was waited for, a turn that was, and a receiver that has gone.
+//! Bells and futures of senders: room that was waited for, a turn that was, and a receiver that has
+//! gone.
 
 use crate::bell::{block_on, is_readable};
-use crate::killing::{Victim, fails_with, message, receive_all};
-use crate::support::{End, child_succeeds, spawn_child, wait};
+use crate::common::kill_sweep::Victim;
+use crate::common::{End, child_succeeds, spawn_child, wait};
+use crate::payload::{fails_with, message, receive_all};
 use folio::Errno;
 use folio::shm::{Channel, ChannelOptions, Receiver, Sender, Wait};
 use std::future::Future;
@@ -91,7 +93,8 @@ fn a_process_that_polls_for_room_is_woken_each_time() {
                 assert!(is_readable(sender.bell().unwrap(), PATIENCE));
             }
         }
-        // One message at a time has room: if the bell were silent, the backstop would take half a second for each.
+        // One message at a time has room: if the bell were silent, the backstop would take half a
+        // second for each.
         assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
         assert_eq!(wait(pid), End::Exited(0));
     }
@@ -126,7 +129,7 @@ fn a_senders_bell_rings_when_the_receiver_is_killed_or_leaves() {
         };
         let how = if killed { "has died" } else { "has left" };
         assert!(error.errno() == Errno::PIPE && error.to_string().contains(how), "{error}");
-        // It stays readable: whoever polls again is not left waiting.
+        // It stays readable: a second poll does not wait.
         assert!(is_readable(sender.bell().unwrap(), NOW));
         fails_with(block_on(sender.send_async(b"a message of 24 bytes...")).0, Errno::PIPE, how);
     }
@@ -159,7 +162,7 @@ fn a_senders_bell_rings_when_its_turn_may_have_come() {
     batch.commit().unwrap();
     assert!(is_readable(other.bell().unwrap(), NOW));
     assert!(other.try_send(b"now").unwrap());
-    // Who waits for its turn hears of the receiver, too.
+    // A sender that waits for its turn hears of the receiver, too.
     let reserved = one.reserve(3).unwrap();
     assert!(!other.try_send(b"not yet").unwrap());
     drop(receiver);
@@ -247,7 +250,7 @@ fn a_future_is_ready_when_its_message_is_sent() {
 }
 
 #[test]
-fn a_future_of_a_sender_that_is_dropped_sends_nothing_and_one_that_is_ready_sends_once() {
+fn a_dropped_future_of_a_sender_sends_nothing_and_a_ready_one_sends_once() {
     let channel = Channel::anonymous(64).unwrap();
     let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     let mut bytes = Vec::new();
@@ -277,7 +280,8 @@ fn futures_of_senders_of_several_processes_all_get_their_messages_through() {
     let channel = of_many(256);
     let mut receiver = channel.receiver().unwrap();
     receiver.set_wait(Wait::new().timeout(PATIENCE));
-    // So that there is one from the first to the last: a child may be through before another has begun.
+    // So that there is one from the first to the last: a child may be through before another has
+    // begun.
     let first = channel.sender().unwrap();
     let children: Vec<_> = (0..3)
         .map(|id| {

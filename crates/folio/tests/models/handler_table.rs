@@ -1,17 +1,18 @@
-//! The protocol of the signal handler's table, under every order of steps that the memory model allows (loom).
+//! The protocol of the signal handler's table, under every order of steps that the memory model
+//! allows (loom).
 
-#[path = "../src/sys/slot.rs"]
-mod slot;
+#[path = "../../src/sys/handler_table.rs"]
+mod handler_table;
 
-/// What the slot is built on, as loom counts it.
+/// Loom's versions of the atomics under the slot.
 mod atomics {
     pub(super) use loom::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
     pub(super) use loom::thread::yield_now;
 }
 
+use handler_table::{Slot, Who};
 use loom::sync::Arc;
 use loom::thread;
-use slot::{Slot, Who};
 
 fn slot() -> Slot<loom::cell::UnsafeCell<u32>> {
     Slot {
@@ -24,7 +25,7 @@ fn slot() -> Slot<loom::cell::UnsafeCell<u32>> {
 
 const WHO: Who = Who { process: 1, thread: 1 };
 
-/// What a map enters: loom fails the run if a look at it and its end can happen together.
+/// A map's entry: loom fails the run if a look at it and its end can happen together.
 type Entry = loom::cell::UnsafeCell<u32>;
 
 fn look(slot: &Slot<Entry>) -> Option<u32> {

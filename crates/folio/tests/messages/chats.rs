@@ -1,12 +1,14 @@
-//! The documents' chats on channels and logs: each example is run with real processes, and says what it should.
+//! The documents' chats on channels and logs: each example runs with real processes, and prints the
+//! expected text.
 
-use crate::killing::Victim;
-use crate::support::{disk_dir, example};
-use crate::world::World;
+use crate::common::kill_sweep::Victim;
+use crate::common::segment_dir::World;
+use crate::common::{disk_dir, example};
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
-/// An example's command. Cargo builds examples with all tests, and not with `--test messages` alone.
+/// An example's command. Cargo builds examples with all tests, and not with `--test messages`
+/// alone.
 fn command(name: &str) -> Command {
     let command = example(name);
     let path = std::path::Path::new(command.get_program());
@@ -14,7 +16,7 @@ fn command(name: &str) -> Command {
     command
 }
 
-/// What an example that must succeed prints.
+/// The output of an example that must succeed.
 #[track_caller]
 fn prints(name: &str, arguments: &[&str]) -> String {
     let Output { status, stdout, stderr } =
@@ -23,7 +25,7 @@ fn prints(name: &str, arguments: &[&str]) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
-/// What an example says that must end with an error and no signal.
+/// The message of an example that must end with an error and no signal.
 #[track_caller]
 fn fails(name: &str, arguments: &[&str]) -> String {
     let output = command(name).args(arguments).stdin(Stdio::null()).output().unwrap();
@@ -175,7 +177,7 @@ fn a_listener_in_a_chat_is_replaced_when_it_is_killed() {
             std::thread::sleep(std::time::Duration::from_secs(60));
         }
     });
-    // Whoever asks is refused once the victim is there.
+    // A request is refused once the victim is there.
     while let Ok(early) = folio::shm::Channel::open("room").unwrap().receiver() {
         drop(early);
     }

@@ -1,30 +1,28 @@
-//! The protocols of a channel's ring and of sleep and wake, under every order of steps that the memory model allows (loom).
+//! The protocols of a channel's ring and of sleep and wake, under every order of steps that the
+//! memory model allows (loom).
 
-#[path = "../src/shm/wait/doze.rs"]
-#[allow(dead_code)]
-mod doze;
-#[path = "../src/shm/sync/lock_word.rs"]
-#[allow(dead_code)]
+#[path = "../../src/shm/wait/eventcount.rs"]
+mod eventcount;
+#[path = "../../src/shm/sync/lock_word.rs"]
 mod lock_word;
-#[path = "../src/shm/channel/ring.rs"]
-#[allow(dead_code)]
+#[path = "../../src/shm/ring/message_header.rs"]
+mod message_header;
+#[path = "../../src/shm/channel/ring.rs"]
 mod ring;
-#[path = "../src/shm/ring/word.rs"]
-#[allow(dead_code)]
-mod word;
 
-/// What the protocols are built on, as loom counts it.
+/// Loom's versions of the atomics under the protocols.
 mod atomics {
     pub(super) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-    /// The fence that the publisher leaves out, since the sleeper waits until it has happened anyway.
+    /// The fence that the publisher leaves out, since the sleeper waits until it has happened
+    /// anyway.
     pub(super) fn publisher_fence() {
         fence(Ordering::SeqCst);
     }
 }
 
 use atomics::{AtomicU32, AtomicU64, Ordering};
-use doze::{ASLEEP, BELL, Doze};
+use eventcount::{ASLEEP, BELL, Doze};
 use lock_word::LockWord;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
@@ -36,15 +34,15 @@ struct Memory {
     tail: AtomicU64,
     receiver: Doze,
     sender: Doze,
-    /// The turn of many senders, and what those want to be told by that found it taken.
+    /// The turn of many senders, and the event count of those that found it taken.
     turn: LockWord,
     turned: Doze,
     /// Whether the bell of a sender wants to be rung.
     armed: AtomicU32,
-    /// Whether it was, and who polls for it.
+    /// Whether it was, and the threads that poll for it.
     rung: Mutex<bool>,
     polls: Condvar,
-    /// The kernel's side of a futex: whoever sleeps on a word looks at it under this lock.
+    /// The kernel's side of a futex: a thread that sleeps on a word looks at it under this lock.
     kernel: Mutex<()>,
     sleepers: Condvar,
 }
@@ -111,7 +109,7 @@ impl Memory {
         }
     }
 
-    /// What a sender does that found no way to send: polls its bell, without a backstop that would go off by itself.
+    /// A sender that could not send: it polls its bell, without a timer that would end the wait.
     fn poll(&self, doze: &Doze, may_be_over: impl Fn() -> bool) {
         *self.rung.lock().unwrap() = false;
         self.armed.store(1, Ordering::Release);
@@ -125,7 +123,7 @@ impl Memory {
         }
     }
 
-    /// Sends a message of two words, or tells up to where the receiver must be.
+    /// Sends a message of two words, or returns the position that the receiver must reach.
     fn try_send(&self, producer: &mut Producer, value: u64) -> Result<(), u64> {
         let place = match producer.find(self, 16) {
             Ok(place) => place,
@@ -237,7 +235,7 @@ fn a_receiver_that_sleeps_is_woken_by_a_message() {
     });
 }
 
-/// A full ring, and a thread that receives both messages and tells of each that there is room.
+/// A full ring, and a thread that receives both messages and announces the room after each.
 fn full(tell: fn(&Memory)) -> (Arc<Memory>, Producer, thread::JoinHandle<()>) {
     let memory = Memory::new(64);
     let mut producer = Producer::resume(&*memory, memory.capacity()).unwrap();
@@ -277,7 +275,9 @@ fn a_sender_that_polls_is_rung_by_room() {
     model(|| {
         let (memory, mut producer, receiving) = full(|memory| memory.pull(&memory.sender));
         while let Err(position) = memory.try_send(&mut producer, 3) {
-            memory.poll(&memory.sender, || !word::is_before(memory.head.load(Ordering::Acquire), position));
+            memory.poll(&memory.sender, || {
+                !message_header::is_before(memory.head.load(Ordering::Acquire), position)
+            });
         }
         receiving.join().unwrap();
     });
@@ -308,7 +308,7 @@ fn a_sender_that_polls_is_rung_when_the_turn_ends() {
 #[test]
 fn one_of_two_that_sleep_is_not_kept_asleep_by_the_other() {
     model(|| {
-        // Two who wait for different values of the same word, as readers of a log do.
+        // Two threads wait for different values of the same word, as readers of a log do.
         let memory = Memory::new(32);
         let publisher = thread::spawn({
             let memory = Arc::clone(&memory);

@@ -1,17 +1,15 @@
-//! The word of a bell beside what futures wait for, under every order of steps that the memory model allows (loom): no ring is
-//! lost. A ring that is lost is a deadlock, which loom reports; the bell's timer, which would end it, is left out.
+//! The word of a bell beside the words that futures wait for, under every order of steps that the
+//! memory model allows (loom): no ring is lost. A ring that is lost is a deadlock, which loom
+//! reports; the bell's timer, which would end it, is left out.
 
-#[path = "../src/shm/wait/bell_word.rs"]
-#[allow(dead_code)]
-mod bell_word;
-#[path = "../src/shm/sync/lock_word.rs"]
-#[allow(dead_code)]
+#[path = "../../src/shm/sync/lock_word.rs"]
 mod lock_word;
-#[path = "../src/shm/sync/reader_word.rs"]
-#[allow(dead_code)]
+#[path = "../../src/shm/wait/notifier_word.rs"]
+mod notifier_word;
+#[path = "../../src/shm/sync/reader_word.rs"]
 mod reader_word;
 
-/// What the words are built on, as loom counts it.
+/// Loom's versions of the atomics under the words.
 mod atomics {
     pub(super) use loom::sync::atomic::{AtomicU64, Ordering, fence};
 }
@@ -32,7 +30,7 @@ const NUMBER: u64 = 0x5ee0;
 /// A party's bell, in shared memory and in its process.
 struct Bell {
     word: AtomicU64,
-    /// How often it rang: whoever waits waits for another number than the one it saw when it came.
+    /// How often it rang: a waiter waits for another number than the one it saw first.
     rings: Mutex<u64>,
     rung: Condvar,
 }
@@ -45,7 +43,7 @@ impl Bell {
     /// `Sleeper::lie_down`: its waker is there before the bell is armed.
     fn lie_down(&self) -> u64 {
         let before = *self.rings.lock().unwrap();
-        bell_word::arm(&self.word, NUMBER);
+        notifier_word::arm(&self.word, NUMBER);
         before
     }
 
@@ -56,10 +54,10 @@ impl Bell {
         }
     }
 
-    /// `ring_all`, for one that has changed what is waited for.
+    /// `ring_all`, for a thread that has changed the awaited word.
     fn pull(&self) {
-        bell_word::look_at_bells();
-        if bell_word::disarm(&self.word).is_some() {
+        notifier_word::look_at_bells();
+        if notifier_word::disarm(&self.word).is_some() {
             *self.rings.lock().unwrap() += 1;
             self.rung.notify_all();
         }
@@ -82,7 +80,8 @@ impl Desk {
     fn lock(&self, me: u64) {
         let mut has_waited = false;
         while !self.lock.try_lock(me, has_waited) {
-            // Free by now, perhaps: one that has looked often enough says all the same that it waits.
+            // Free by now, perhaps: one that has looked often enough says all the same that it
+            // waits.
             let seen = self.lock.load();
             let before = self.bell.lie_down();
             has_waited = true;
@@ -226,10 +225,11 @@ const NOTIFIED: u32 = 2;
 fn a_future_that_waits_for_a_notification_is_woken() {
     for all in [false, true] {
         loom::model(move || {
-            // How often it was notified when the lock was given back, after which comes each notification that counts.
+            // How often it was notified when the lock was given back, after which comes each
+            // notification that counts.
             let before = 6 * NOTIFIED;
             let condition = Arc::new((AtomicU32::new(before | SOMEONE), Bell::new()));
-            // Who notified all last has taken that away.
+            // The last thread that notified all has taken that away.
             condition.0.store(if all { before } else { before | SOMEONE }, Ordering::Relaxed);
             let other = thread::spawn({
                 let condition = Arc::clone(&condition);

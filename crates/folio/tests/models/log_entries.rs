@@ -1,19 +1,17 @@
 //! The protocol of a log's entries, under every order of steps that the memory model allows (loom).
 
-#[path = "../src/shm/log/chain.rs"]
-#[allow(dead_code)]
-mod chain;
-#[path = "../src/shm/ring/word.rs"]
-#[allow(dead_code)]
-mod word;
+#[path = "../../src/shm/log/entries.rs"]
+mod entries;
+#[path = "../../src/shm/ring/message_header.rs"]
+mod message_header;
 
-/// What the protocol is built on, as loom counts it.
+/// Loom's versions of the atomics under the protocol.
 mod atomics {
     pub(super) use loom::sync::atomic::{AtomicU64, Ordering, fence};
 }
 
 use atomics::{AtomicU64, Ordering};
-use chain::{Reader, Ring, Step, Trust, Writer};
+use entries::{Reader, Ring, Step, Trust, Writer};
 use loom::sync::Arc;
 use loom::thread;
 
@@ -54,7 +52,7 @@ fn append(memory: &Memory, writer: &mut Writer) {
     writer.publish(memory, place, 8, !place.seq);
 }
 
-/// Reads on: the next entry's number, or what was missed.
+/// Reads on: the next entry's number, or the number of missed entries.
 fn read(memory: &Memory, reader: &mut Reader) -> Option<Result<u64, (u64, u64)>> {
     let mut value = 0;
     let step = reader.read(
@@ -81,7 +79,7 @@ fn model(work: impl Fn() + Sync + Send + 'static) {
 }
 
 #[test]
-fn a_reader_sees_whole_entries_in_order_and_learns_what_it_missed() {
+fn a_reader_sees_whole_entries_in_order_and_the_count_of_missed_ones() {
     model(|| {
         let memory = memory();
         let mut writer = Writer::resume(&*memory, CAPACITY, Trust::Memory, |_| true).unwrap();

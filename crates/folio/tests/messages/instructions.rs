@@ -1,9 +1,9 @@
-//! Senders, receivers and writers killed between any two instructions of what they do: a message is there whole or not at all, and
-//! the next one goes on. The counts are printed.
+//! Senders, receivers and writers killed between any two instructions of their work: a message is
+//! there whole or not at all, and the next process goes on. The counts are printed.
 
-use crate::killing::{message, whole};
-use crate::steps::{Ledger, Step, can_trace, sweep};
-use crate::support::skip;
+use crate::common::kill_sweep::{Ledger, Step, can_trace, sweep};
+use crate::common::skip;
+use crate::payload::{message, whole};
 use folio::shm::{Channel, ChannelOptions, Log, Read, Receiver, Sender, Start, Wait, Writer};
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ const MOST: usize = 120;
 /// How many instructions of each work are died at in a normal run, evenly spread over it.
 const KILLS: u64 = 30;
 
-/// A channel in which `messages` were sent and received, so that the next goes somewhere else each time; the next one's number.
+/// A channel in which `messages` were sent and received, so that the next goes somewhere else each
+/// time; the next one's number.
 fn used(many: bool, messages: u64) -> (Channel, Receiver, u64) {
     let options = ChannelOptions::new().bytes(256);
     let channel = if many { options.many_senders() } else { options }.anonymous().unwrap();
@@ -23,7 +24,8 @@ fn used(many: bool, messages: u64) -> (Channel, Receiver, u64) {
     (channel, receiver, messages)
 }
 
-/// Kills a sender at the instructions of `work`, which sends `count` messages from a number on, all or none if `together`.
+/// Kills a sender at the instructions of `work`, which sends `count` messages from a number on, all
+/// or none if `together`.
 fn sender_dies(what: &str, many: bool, count: u64, together: bool, work: impl Fn(&mut Sender, u64)) {
     let (mut ledger, mut round) = (Ledger::default(), 0);
     sweep(

@@ -1,9 +1,12 @@
-//! Logs: entries that stay, numbers that go on, and what a reader that is too slow is told.
+//! Logs: entries that stay, numbers that go on, and the report to a reader that is too slow.
 
 use crate::bell::is_readable;
-use crate::killing::{Random, Victim, fails_with, kills, message, whole};
-use crate::support::{End, child_succeeds, disk_dir, in_child, is_in_memory, spawn_child, wait};
-use crate::world::World;
+use crate::common::effort::scaled;
+use crate::common::kill_sweep::Victim;
+use crate::common::random::Random;
+use crate::common::segment_dir::World;
+use crate::common::{End, child_succeeds, disk_dir, in_child, is_in_memory, spawn_child, wait};
+use crate::payload::{fails_with, message, whole};
 use folio::Errno;
 use folio::shm::{Log, LogOptions, Read, Reader, SegmentOptions, Start, Wait};
 use std::future::Future;
@@ -53,7 +56,7 @@ fn every_reader_reads_from_any_point_again_and_again() {
 }
 
 #[test]
-fn a_slow_reader_learns_exactly_what_it_missed() {
+fn a_slow_reader_learns_exactly_how_many_it_missed() {
     let log = Log::anonymous(1 << 10).unwrap();
     let mut writer = log.writer().unwrap();
     let mut reader = log.reader(Start::Oldest).unwrap();
@@ -194,7 +197,7 @@ fn after_the_machine_went_down_the_log_ends_before_the_first_torn_entry() {
         let mut writer = log.writer().unwrap();
         assert_eq!(writer.next_seq(), torn);
         if !is_in_memory(dir.path()) {
-            // Nothing of what was cut off can come back.
+            // No part of the bytes that were cut off can come back.
             let mut rest = vec![1; 4096 - 64 * torn as usize];
             file.read_exact_at(&mut rest, data + 4096 + 64 * torn).unwrap();
             assert!(rest.iter().all(|&byte| byte == 0), "something is left behind entry {torn}");
@@ -230,7 +233,7 @@ fn a_second_writer_is_refused_while_the_first_lives() {
     let started = Instant::now();
     let mut bytes = Vec::new();
     while let Err(error) = reader.next(&mut bytes) {
-        // Its first act is to take the place of the one who left.
+        // Its first act is to take the place of the process that left.
         assert!(error.errno() == Errno::PIPE && started.elapsed() < PATIENCE, "{error}");
     }
     fails_with(log.writer(), Errno::BUSY, &format!("process {}", victim.pid()));
@@ -271,15 +274,15 @@ fn readers_that_sleep_are_woken() {
 }
 
 #[test]
-fn a_writer_killed_at_any_instruction_leaves_whole_entries_and_the_numbers_go_on() {
-    let mut random = Random::new();
+fn a_writer_killed_at_any_instruction_leaves_whole_entries_and_numbers_go_on() {
+    let mut random = Random::announced();
     let dir = disk_dir();
     let path = dir.path().join("log");
     let log = Log::at_path(&path, 1 << 13).unwrap();
     let mut reader = log.reader(Start::Oldest).unwrap();
     reader.set_wait(Wait::new().timeout(PATIENCE));
     let (mut next, mut bytes, mut read) = (0, Vec::new(), 0_u64);
-    for kill in 0..kills(300) {
+    for kill in 0..scaled(300) {
         let victim = Victim::new(|| {
             let mut writer = log.writer().unwrap();
             loop {
@@ -317,7 +320,7 @@ fn a_writer_killed_at_any_instruction_leaves_whole_entries_and_the_numbers_go_on
             }
         };
         assert!(end.errno() == Errno::PIPE && end.to_string().contains("has died"), "{end}");
-        // What is there is whole from its oldest entry on, and the number that comes next is the next one.
+        // All entries from the oldest on are whole, and the next number follows the last one.
         if kill % 10 == 0 {
             let mut again = log.reader(Start::Oldest).unwrap();
             let mut seq = again.next_seq();
@@ -329,7 +332,7 @@ fn a_writer_killed_at_any_instruction_leaves_whole_entries_and_the_numbers_go_on
             assert_eq!(log.writer().unwrap().next_seq(), next);
         }
     }
-    assert!(read > kills(300), "{read} entries were read");
+    assert!(read > scaled(300), "{read} entries were read");
 }
 
 #[test]
@@ -354,10 +357,10 @@ fn in_a_forked_child_the_parents_writer_is_refused_and_a_reader_reads_on() {
 
 #[test]
 fn garbage_in_a_log_is_an_error_and_never_a_panic() {
-    let mut random = Random::new();
+    let mut random = Random::announced();
     let world = World::new();
     let (mut wrong, mut right) = (0, 0);
-    for round in 0..400 {
+    for round in 0..scaled(400) {
         let name = format!("garbage-{round}");
         let log = LogOptions::new().bytes(1 << 10).segment(SegmentOptions::new()).create(&name).unwrap();
         let (mut writer, mut reader) = (log.writer().unwrap(), log.reader(Start::Oldest).unwrap());
@@ -368,9 +371,9 @@ fn garbage_in_a_log_is_an_error_and_never_a_panic() {
         let mut bytes = Vec::new();
         for step in 0..30 {
             if step % 3 == 2 {
-                let at = match random.below(3) {
-                    0 => data + 128 * random.below(6),
-                    _ => data + 4096 + random.below(1 << 10),
+                let at = match random.below_u64(3) {
+                    0 => data + 128 * random.below_u64(6),
+                    _ => data + 4096 + random.below_u64(1 << 10),
                 };
                 file.write_all_at(&random.garbage().to_ne_bytes(), at.min(size - 8)).unwrap();
             }

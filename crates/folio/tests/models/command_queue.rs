@@ -1,10 +1,10 @@
-//! How a shard sleeps while nothing is asked of it, under every order of steps that the memory model allows (loom).
+//! How a shard sleeps while nothing is asked of it, under every order of steps that the memory
+//! model allows (loom).
 
-#[path = "../src/pager/mailbox.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod mailbox;
+#[path = "../../src/pager/wake_queue.rs"]
+mod wake_queue;
 
-/// What the mailbox is built on, as loom counts it.
+/// Loom's versions of the atomics under the mailbox.
 mod atomics {
     pub(super) use loom::sync::Mutex;
     pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +13,7 @@ mod atomics {
 use atomics::{AtomicU64, Ordering};
 use loom::sync::Arc;
 use loom::thread;
-use mailbox::{Bell, Mailbox};
+use wake_queue::{Bell, Mailbox};
 
 /// An eventfd: how often it was rung since it was read.
 struct Count(AtomicU64);
@@ -52,7 +52,8 @@ fn sends(mailbox: &Arc<Inbox>, messages: &'static [u32]) -> thread::JoinHandle<(
     thread::spawn(move || messages.iter().for_each(|&message| mailbox.send(message)))
 }
 
-/// Reads so many messages as the shard does: it takes what is there, and sleeps when that was nothing.
+/// Reads so many messages as the driver thread does: it takes all that are there, and sleeps after
+/// an empty take.
 fn read(mailbox: &Inbox, count: usize) -> Vec<u32> {
     let (mut all, mut new) = (Vec::new(), Vec::new());
     while all.len() < count {
@@ -68,7 +69,7 @@ fn read(mailbox: &Inbox, count: usize) -> Vec<u32> {
 }
 
 #[test]
-fn what_is_sent_wakes_the_reader() {
+fn a_sent_message_wakes_the_reader() {
     loom::model(|| {
         let mailbox = mailbox();
         let sender = sends(&mailbox, &[1, 2]);
@@ -78,8 +79,9 @@ fn what_is_sent_wakes_the_reader() {
 }
 
 #[test]
-fn what_two_threads_send_at_once_comes_and_wakes_the_reader() {
-    // All orders of so many steps take minutes: those in which a thread is interrupted three times at most.
+fn messages_of_two_threads_at_once_come_and_wake_the_reader() {
+    // All orders of so many steps take minutes: those in which a thread is interrupted three times
+    // at most.
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(|| {
@@ -100,7 +102,8 @@ fn a_bell_that_was_rung_late_ends_one_sleep_and_not_all() {
         let sender = sends(&mailbox, &[1]);
         assert_eq!(read(&mailbox, 1), [1]);
         sender.join().unwrap();
-        // Nothing comes any more. The ring may be there still, and is taken when it has ended a sleep.
+        // Nothing comes any more. The ring may be there still, and is taken when it has ended a
+        // sleep.
         assert!(mailbox.may_sleep());
         if mailbox.bell().is_rung() {
             mailbox.awake();

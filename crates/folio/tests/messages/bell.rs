@@ -1,7 +1,8 @@
 //! Bells: a descriptor to poll, and futures without a runtime.
 
-use crate::killing::{Victim, fails_with};
-use crate::support::{End, Heir, child_succeeds, lower_limit, spawn_child, wait};
+use crate::common::kill_sweep::Victim;
+use crate::common::{End, Heir, child_succeeds, lower_limit, spawn_child, wait};
+use crate::payload::fails_with;
 use folio::Errno;
 use folio::shm::{Channel, ChannelOptions, Log, Read, Receiver, Start, Wait};
 use std::future::Future;
@@ -109,7 +110,8 @@ fn a_process_that_polls_is_woken_for_each_message() {
             next += 1;
         }
     }
-    // Each waits for the answer to the last: if the bell were silent, the backstop would take half a second for each.
+    // Each waits for the answer to the last: if the bell were silent, the backstop would take half
+    // a second for each.
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
     assert_eq!(wait(pid), End::Exited(0));
 }
@@ -142,7 +144,7 @@ fn a_bell_rings_when_the_sender_is_killed_or_leaves() {
             assert!(started.elapsed() < PATIENCE);
         };
         assert_eq!((seen, error.errno()), (1, Errno::PIPE), "{error}");
-        // It stays readable: whoever polls again is not left waiting.
+        // It stays readable: a second poll does not wait.
         assert!(is_readable(receiver.bell().unwrap(), PATIENCE));
     }
 }
@@ -213,7 +215,8 @@ fn a_bell_is_quiet_when_a_process_has_ended_and_its_party_has_not() {
     // From here on its end rings.
     assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
     heir.inherits();
-    // Nothing comes, and who has the sender's lock lives. (So it is, too, where the number that a sender says is another process's here.)
+    // Nothing comes, and the holder of the sender's lock lives. (The same holds where the sender's
+    // process number is another process's number here.)
     let is_quiet = |receiver: &mut Receiver| {
         assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
         !is_readable(receiver.bell().unwrap(), Duration::ZERO)
@@ -477,7 +480,8 @@ fn a_waker_that_forks_gives_nothing_of_its_parents_to_the_child() {
             assert!(started.elapsed() < PATIENCE, "the waker is never called");
             std::thread::yield_now();
         }
-        // The child is left with nothing to do. Else it would take what is for its parent, now and then.
+        // The child is left with nothing to do. Else it would now and then take its parent's
+        // messages.
         assert_eq!(wait(forking.0.load(Ordering::SeqCst)), End::Exited(0));
         sender.send(b"wakes").unwrap();
         assert_eq!(block_on(receiver.recv_async(&mut bytes)).0.unwrap(), 5);
@@ -496,7 +500,7 @@ fn a_waker_that_owns_another_receiver_is_dropped_without_a_deadlock() {
     let mut future = pin!(receiver.recv_async(&mut bytes));
     assert!(future.as_mut().poll(&mut Context::from_waker(&owner)).is_pending());
     drop(owner);
-    // The last one that has the other receiver is what this replaces.
+    // This replaces the last owner of the other receiver.
     assert!(future.as_mut().poll(&mut Context::from_waker(&quiet)).is_pending());
     // The thread that wakes futures may hold a copy of the waker for a moment.
     let started = Instant::now();
@@ -515,13 +519,14 @@ fn a_bell_that_one_process_cannot_reach_is_rung_by_others() {
     assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
     let (pid, _messages) = spawn_child(|| {
         let mut sender = channel.sender().unwrap();
-        // It has no socket, and gets none: as in another network namespace, which not everyone may have.
+        // It has no socket, and gets none: as in another network namespace, which not everyone may
+        // have.
         for entry in std::fs::read_dir("/proc/self/fd").unwrap().map(Result::unwrap) {
             let is_socket = std::fs::read_link(entry.path())
                 .is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
             if is_socket {
                 let fd = entry.file_name().to_str().unwrap().parse().unwrap();
-                // SAFETY: nothing in this child drops what owns it.
+                // SAFETY: nothing in this child drops its owner.
                 unsafe { libc::close(fd) };
             }
         }

@@ -1,14 +1,14 @@
-//! The words of locks, under every order of steps that the memory model allows, with holders that die between any two (loom).
+//! The words of locks, under every order of steps that the memory model allows, with holders that
+//! die between any two (loom).
 
-#[path = "../src/shm/sync/lock_word.rs"]
-#[allow(dead_code)]
+#[path = "../../src/shm/sync/lock_word.rs"]
 mod lock_word;
-#[path = "../src/shm/sync/reader_word.rs"]
+#[path = "../../src/shm/sync/reader_word.rs"]
 mod reader_word;
-#[path = "../src/shm/sync/writing.rs"]
+#[path = "../../src/shm/sync/writing.rs"]
 mod writing;
 
-/// What the words are built on, as loom counts it.
+/// Loom's versions of the atomics under the words.
 mod atomics {
     pub(super) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 }
@@ -27,14 +27,15 @@ const ONE: u64 = 1 << 32 | 1;
 const OTHER: u64 = 1 << 32 | 2;
 const THIRD: u64 = 1 << 32 | 3;
 
-/// A segment: the word, what it guards, and what the kernel knows.
+/// A segment: the word, the data that it guards, and the kernel's state.
 struct Model {
     word: LockWord,
     guarded: UnsafeCell<u64>,
-    /// The kernel's queue of those who sleep on the word: how many wakes there were.
+    /// The kernel's queue of threads that sleep on the word: the number of wakes.
     futex: Mutex<u64>,
     woken: Condvar,
-    /// Whether the first owner is dead: the kernel tells who asks, once all that it did is done.
+    /// Whether the first owner is dead: the kernel reports it once all stores of the owner are
+    /// done.
     is_dead: AtomicBool,
 }
 
@@ -65,8 +66,8 @@ impl Model {
         self.woken.notify_one();
     }
 
-    /// As `Lock::lock` does it, without the end of a slice: a wake that is lost is a deadlock, which loom reports. Whether it was
-    /// taken over.
+    /// As `Lock::lock` does it, without the end of a slice: a wake that is lost is a deadlock,
+    /// which loom reports. Whether it was taken over.
     fn lock(&self, me: u64) -> bool {
         let mut has_waited = false;
         loop {
@@ -155,7 +156,7 @@ fn of_three_none_waits_for_ever() {
 }
 
 #[test]
-fn of_those_who_find_a_dead_holder_one_takes_over() {
+fn of_those_that_find_a_dead_holder_one_takes_over() {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
     builder.check(|| {
@@ -182,7 +183,7 @@ fn of_those_who_find_a_dead_holder_one_takes_over() {
 }
 
 #[test]
-fn the_lock_of_one_who_unlocks_and_dies_is_taken_over_or_free_and_never_both() {
+fn the_lock_of_a_holder_dying_in_unlock_is_taken_over_or_free_never_both() {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
     builder.check(|| {
@@ -191,7 +192,8 @@ fn the_lock_of_one_who_unlocks_and_dies_is_taken_over_or_free_and_never_both() {
         let dying = thread::spawn({
             let model = Arc::clone(&model);
             move || {
-                // Killed before or after its last step; who waited for the wake that never comes looks again after a slice.
+                // Killed before or after its last step; a waiter for the wake that never comes
+                // looks again after a time slice.
                 let unlocked = model.word.unlock(ONE);
                 assert!(unlocked != Unlocked::NotMine);
                 model.is_dead.store(true, Ordering::Release);
@@ -206,7 +208,7 @@ fn the_lock_of_one_who_unlocks_and_dies_is_taken_over_or_free_and_never_both() {
     });
 }
 
-/// A writer's word, two readers' words, and what they guard.
+/// A writer's word, two readers' words, and the data that they guard.
 struct Table {
     writer: LockWord,
     readers: [ReaderWord; 2],
@@ -269,7 +271,7 @@ fn nobody_reads_while_one_writes() {
 }
 
 #[test]
-fn threads_of_one_process_count_and_what_another_generation_left_does_not() {
+fn threads_of_one_process_count_and_those_of_another_generation_do_not() {
     loom::model(|| {
         let table = Arc::new(Table::new());
         // A party that died while it read.
@@ -282,7 +284,7 @@ fn threads_of_one_process_count_and_what_another_generation_left_does_not() {
         });
         assert!(table.read(0) && other.join().unwrap());
         assert_eq!(table.readers[0].reader(), None);
-        // It is not cleared twice, nor with what is not there any more.
+        // It is not cleared twice, nor with a value that is not there any more.
         assert!(!table.readers[0].clear(dead.1));
         assert!(table.write(OTHER));
     });
@@ -297,7 +299,7 @@ struct Ledger {
     is_dead: AtomicBool,
 }
 
-/// What a writer does, one step after the other; it may be killed before each.
+/// The steps of a writer; it may be killed before each.
 const STEPS: usize = 7;
 
 impl Ledger {
@@ -325,7 +327,7 @@ impl Ledger {
                 2 => self.writing.begin(),
                 // SAFETY: loom checks that nobody else is at it.
                 3 => self.halves[0].with_mut(|half| unsafe { *half += 1 }),
-                // SAFETY: as above.
+                // SAFETY: loom checks that nobody else is at it.
                 4 => self.halves[1].with_mut(|half| unsafe { *half += 1 }),
                 5 => self.writing.end(),
                 6 => assert!(self.writer.unlock(ONE) != Unlocked::NotMine),
@@ -383,7 +385,8 @@ fn a_writer_that_dies_before_it_writes_tears_nothing_and_one_that_writes_does() 
             }
             fence_of_begin();
             let [one, other] = ledger.halves();
-            // Nothing is torn by one that never came to write, and everything else that is half is said to be.
+            // Nothing is torn by one that never came to write, and everything else that is half is
+            // said to be.
             assert!(torn || one == other, "half written, and said to be whole");
             assert!(!torn || (3..6).contains(&steps), "torn by one that was not at it");
             ledger.writing.begin();
@@ -397,7 +400,7 @@ fn a_writer_that_dies_before_it_writes_tears_nothing_and_one_that_writes_does() 
     }
 }
 
-/// As `Place::begin` has it: what the readers did comes before what is done now.
+/// As `Place::begin` has it: the readers' accesses come before the next one.
 fn fence_of_begin() {
     loom::sync::atomic::fence(Ordering::Acquire);
 }

@@ -1,17 +1,12 @@
 //! A source on a file system that answers slowly, or never: a FUSE server of the tests' own.
 
-#[path = "common/fuse_server.rs"]
-mod fuse_server;
-#[path = "contract/support.rs"]
-mod support;
-
+use crate::common::skip;
+use crate::fuse_server::{FuseServer, Served};
 use folio::source::{Function, LocalFile, Memory};
 use folio::{Advice, FaultCause, Pager, WriteBack};
-use fuse_server::{FuseServer, Served};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
-use support::skip;
 
 fn bytes() -> Vec<u8> {
     (0..100_000_u32).map(|n| (n ^ (n >> 8)) as u8).collect()
@@ -97,15 +92,16 @@ fn others_go_on(pager: &Pager) {
     let pager = pager.clone();
     std::thread::spawn(move || {
         let memory = pager.map(Memory::from(bytes())).unwrap();
-        let dir = support::disk_dir();
-        let file = pager.map(LocalFile::open(support::file_with(dir.path(), &bytes())).unwrap()).unwrap();
+        let dir = crate::common::disk_dir();
+        let file =
+            pager.map(LocalFile::open(crate::common::file_with(dir.path(), &bytes())).unwrap()).unwrap();
         done.send(memory[..] == bytes()[..] && file[..] == bytes()[..])
     });
     assert!(ended.recv_timeout(Duration::from_secs(20)).unwrap_or(false), "they wait for the stuck file");
 }
 
-/// A server with a file for each way to open it; the file is mapped and its requests stick as `stick` says, while a thread
-/// reads a page.
+/// A server with a file for each way to open it; the file is mapped and its requests stick as
+/// `stick` says, while a thread reads a page.
 fn while_a_read_is_stuck(stick: fn(&FuseServer, bool), requests: u64) {
     for direct_io in [false, true] {
         let served = Served { bytes: bytes(), direct_io, ..Served::default() };
@@ -241,11 +237,11 @@ fn a_file_that_cannot_be_opened_to_be_locked_delays_no_fork() {
         let mapping = scope.spawn(|| pager.map_mut(file).map(drop));
         until_stuck(&server, 1);
         let (done, ended) = std::sync::mpsc::channel();
-        std::thread::spawn(move || done.send(support::in_child(|| ())));
+        std::thread::spawn(move || done.send(crate::common::in_child(|| ())));
         let forked = ended.recv_timeout(Duration::from_secs(20));
         server.stick_opens(false);
         mapping.join().unwrap().unwrap();
-        assert_eq!(forked, Ok(support::End::Exited(0)), "fork(2) waits for the file system");
+        assert_eq!(forked, Ok(crate::common::End::Exited(0)), "fork(2) waits for the file system");
     });
 }
 
@@ -262,13 +258,13 @@ fn a_write_that_outlives_its_map_keeps_the_file_from_other_processes() {
     drop(map);
     assert_eq!(server.stuck(), 1, "the write has ended");
     let map_in_child = || {
-        support::in_child(|| {
+        crate::common::in_child(|| {
             let pager = Pager::builder().budget(16 << 20).build().unwrap();
             let made = pager.map_mut(LocalFile::open_writable(server.path()).unwrap());
             assert_eq!(made.unwrap_err().errno(), folio::Errno::BUSY);
         })
     };
-    assert_eq!(map_in_child(), support::End::Exited(0), "the file is free before the write has ended");
+    assert_eq!(map_in_child(), crate::common::End::Exited(0), "the file is free before the write has ended");
     server.stick_writes(false);
     let start = Instant::now();
     while let Err(error) = pager.map_mut(LocalFile::open_writable(server.path()).unwrap()) {
