@@ -4,7 +4,7 @@ use crate::failure::{Failure, Kind, say};
 use crate::name::{insert, shown};
 use crate::stdout::print;
 use clap::Subcommand;
-use folio::shm::{self, Entry, Lifetime, Role, State};
+use folio::shm::{self, Lifetime, Role, SegmentEntry, SegmentState};
 use indicatif::BinaryBytes;
 use serde_json::{Map, Value, json};
 use std::ffi::{OsStr, OsString};
@@ -97,7 +97,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 }
 
 fn refused(error: &folio::Error) -> Failure {
-    match error.refusal() {
+    match error.call_error() {
         Some(refusal) => {
             let object = shown(refusal.subject().object());
             let rule = shown(refusal.rule());
@@ -121,7 +121,7 @@ fn list(json: bool) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn table(entries: &[Entry]) -> String {
+fn table(entries: &[SegmentEntry]) -> String {
     if entries.is_empty() {
         return format!("no segments in {}\n", shown(shm::directory()));
     }
@@ -129,7 +129,9 @@ fn table(entries: &[Entry]) -> String {
     let rows = entries.iter().map(|entry| {
         let users: Vec<_> = entry.users.iter().map(|user| user.pid.to_string()).collect();
         let state = match &entry.state {
-            State::Damaged(why) | State::Closed(why) => format!("{} ({})", entry.state.name(), shown(why)),
+            SegmentState::Damaged(why) | SegmentState::Closed(why) => {
+                format!("{} ({})", entry.state.name(), shown(why))
+            }
             state => state.name().to_owned(),
         };
         let what = match (entry.kind, &entry.type_name) {
@@ -156,21 +158,21 @@ fn table(entries: &[Entry]) -> String {
 }
 
 /// The segment that a bell is of, if that is known.
-fn bell_of(entry: &Entry) -> Option<&OsStr> {
+fn bell_of(entry: &SegmentEntry) -> Option<&OsStr> {
     match &entry.role {
         Role::Bell { of } => of.as_deref(),
         _ => None,
     }
 }
 
-fn to_json(entry: &Entry) -> Value {
+fn to_json(entry: &SegmentEntry) -> Value {
     let role = match entry.role {
         Role::Bell { .. } => "bell",
         Role::Unfinished => "unfinished",
         _ => "segment",
     };
     let why = match &entry.state {
-        State::Damaged(why) | State::Closed(why) => Some(why),
+        SegmentState::Damaged(why) | SegmentState::Closed(why) => Some(why),
         _ => None,
     };
     let lifetime = entry.lifetime.map(|lifetime| match lifetime {
@@ -187,7 +189,7 @@ fn to_json(entry: &Entry) -> Value {
     let rest = json!({
         "role": role,
         "size": entry.size,
-        "kind": entry.kind.map(shm::Kind::name),
+        "kind": entry.kind.map(shm::SegmentKind::name),
         "type": entry.type_name,
         "lifetime": lifetime,
         "state": entry.state.name(),
@@ -234,7 +236,7 @@ fn name_to_json(name: &OsStr) -> Value {
 }
 
 fn collect(dry_run: bool, json: bool) -> Result<ExitCode, Failure> {
-    let collected = shm::collect(dry_run).map_err(|error| refused(&error))?;
+    let collected = shm::remove_stale(dry_run).map_err(|error| refused(&error))?;
     let failures: Vec<_> =
         collected.failed.iter().map(|(entry, error)| (entry.name.as_os_str(), refused(error))).collect();
     let code = failures.first().map_or(ExitCode::SUCCESS, |(_, failure)| failure.exit_code());

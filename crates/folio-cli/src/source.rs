@@ -191,7 +191,7 @@ fn engine(file: &File, metadata: &Metadata, mapper: Mapper) -> io::Result<Engine
         };
     }
     // A file of /proc or /sys tells a size that means nothing, so it must not be believed before something was mapped.
-    match MapOptions::new().length(size.min(1) as usize).map(file) {
+    match MapOptions::new().len(size.min(1) as usize).map(file) {
         Err(error) => {
             let why = words(&io::Error::from(error.errno()));
             let usual = matches!(error.errno(), folio::Errno::NODEV | folio::Errno::IO);
@@ -337,7 +337,7 @@ fn checked(
 fn map_window(file: &Arc<File>, range: &std::ops::Range<u64>) -> folio::Result<FileMap> {
     let mut length = (range.end - range.start).min(WINDOW) as usize;
     loop {
-        let options = MapOptions::new().offset(range.start).length(length).pattern(Pattern::Sequential);
+        let options = MapOptions::new().offset(range.start).len(length).pattern(Pattern::Sequential);
         match options.map(file) {
             Err(error) if error.errno() == folio::Errno::NOMEM && length > CHUNK => length /= 2,
             result => return result,

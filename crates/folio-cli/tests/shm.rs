@@ -99,12 +99,12 @@ fn leavings_of_killed_programs_are_collected() {
 fn bells_are_listed_and_those_of_the_dead_are_collected() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("folio.orders");
-    let channel = ChannelOptions::new().at_path(&path).unwrap();
+    let channel = ChannelOptions::new().open_or_create_file(&path).unwrap();
     // As if there had been a party of another network namespace.
     let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
     file.write_all_at(&u64::MAX.to_ne_bytes(), 528).unwrap();
     let mut receiver = channel.receiver().unwrap();
-    receiver.bell().unwrap();
+    receiver.poll_fd().unwrap();
     let mut id = [0; 8];
     file.read_exact_at(&mut id, 32).unwrap();
     let dead = format!(".folio.bell-{:016x}-00000bad00000001-0000000000000002", u64::from_ne_bytes(id));

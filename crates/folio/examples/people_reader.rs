@@ -30,7 +30,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let path = env::args().nth(1).ok_or("usage: people_reader FILE")?;
     let file = File::open(&path).map_err(|error| format!("{path}: {error}"))?;
     // A length past the end is allowed; bytes up to the end of the file's last page can be read.
-    let map = MapOptions::new().length(10 * size_of::<Person>()).map(&file)?;
+    let map = MapOptions::new().len(10 * size_of::<Person>()).map(&file)?;
     for i in 0..10 {
         let Person { name, age } = map.read(i * size_of::<Person>())?;
         let name = name.split(|&byte| byte == 0).next().unwrap_or_default();

@@ -37,7 +37,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let file = file.map_err(|error| format!("{path}: {error}"))?;
     file.set_len(5 * size_of::<Person>() as u64)?;
 
-    let map = MapOptions::new().length(10 * size_of::<Person>()).map_mut(&file)?;
+    let map = MapOptions::new().len(10 * size_of::<Person>()).map_mut(&file)?;
     for i in 0..10 {
         let person = Person { name: [b'b' + i, 0, 0, 0], age: 20 + i32::from(i) };
         map.write(usize::from(i) * size_of::<Person>(), &person)?;

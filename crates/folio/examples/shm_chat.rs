@@ -47,7 +47,7 @@ fn hear(channel: &Channel) -> Result<(), Box<dyn Error>> {
             Ok(_) => println!("heard: {}", String::from_utf8_lossy(&text)),
             // All was heard, and the other side has left, or was killed.
             Err(error) if error.errno() == Errno::PIPE => {
-                println!("the end: {}", error.refusal().map_or("", folio::Refusal::rule));
+                println!("the end: {}", error.call_error().map_or("", folio::CallError::rule));
                 return Ok(());
             }
             Err(error) => return Err(error.into()),

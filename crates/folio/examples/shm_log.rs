@@ -26,9 +26,9 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [path, "write"] => write(&Log::at_path(path, SIZE)?),
-        [path, "read"] => read(&Log::at_path(path, SIZE)?, Start::Oldest),
-        [path, "read", from] => read(&Log::at_path(path, SIZE)?, Start::At(from.parse()?)),
+        [path, "write"] => write(&Log::open_or_create_file(path, SIZE)?),
+        [path, "read"] => read(&Log::open_or_create_file(path, SIZE)?, Start::Oldest),
+        [path, "read", from] => read(&Log::open_or_create_file(path, SIZE)?, Start::At(from.parse()?)),
         _ => Err("usage: shm_log FILE write|read [FROM]".into()),
     }
 }

@@ -43,7 +43,7 @@ fn run() -> Result<(), Box<dyn Error>> {
 fn write(name: &str, seconds: Option<u64>) -> Result<(), Box<dyn Error>> {
     let people = Segment::<People>::open_or_create(name)?;
     // Whatever another writer left half done is written over.
-    let guard = people.place().write()?.or_repair(|_| Ok(()))?;
+    let guard = people.shared_ref().write()?.or_repair(|_| Ok(()))?;
     for i in 0..10_u8 {
         let person = Person { name: [b'b' + i, 0, 0, 0], age: 20 + i32::from(i) };
         guard.field(|people| &people[usize::from(i)]).store(person)?;
@@ -60,7 +60,7 @@ fn write(name: &str, seconds: Option<u64>) -> Result<(), Box<dyn Error>> {
 
 fn read(name: &str) -> Result<(), Box<dyn Error>> {
     let people = Segment::<People>::open(name)?;
-    let all = match people.place().read()? {
+    let all = match people.shared_ref().read()? {
         ReadLocked::Clean(guard) => guard.get()?,
         ReadLocked::Torn(torn) => return Err(half(&torn)),
     };
@@ -74,6 +74,6 @@ fn read(name: &str) -> Result<(), Box<dyn Error>> {
 /// It is for a writer to write them again; whoever only reads leaves them as they are.
 fn half(torn: &Torn<'_, [Person; 10], People>) -> Box<dyn Error> {
     let written =
-        torn.place().each().filter(|person| person.load().is_ok_and(|person| person.age != 0)).count();
+        torn.shared_ref().iter().filter(|person| person.load().is_ok_and(|person| person.age != 0)).count();
     format!("the writer was killed when it had written {written} of 10").into()
 }

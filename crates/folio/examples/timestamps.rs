@@ -51,7 +51,7 @@ fn table(directory: &str) -> Result<()> {
     map.unmap()?;
     let map = row(&file, "mmap, private", || FileMapPrivate::map(&file))?;
     row(&file, "store to the private map", || map.write(0, &4_u8))?;
-    row(&file, "mmap, reserved, no hole", || MapOptions::new().reserve().map_mut(&file))?;
+    row(&file, "mmap, reserved, no hole", || MapOptions::new().preallocate().map_mut(&file))?;
     row(&file, "read(2)", || file.read_at(&mut [0], 0))?;
     row(&file, "write(2)", || file.write_at(&[5], 0))?;
     println!();

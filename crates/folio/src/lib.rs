@@ -104,7 +104,7 @@ mod sys;
 
 pub use access::{Reader, View, ViewMut, Words};
 pub use advice::{Advice, Discard, Pattern, UncheckedAdvice};
-pub use error::{Errno, Error, Fault, FaultCause, Refusal, Refused, Result, Subject};
+pub use error::{CallError, ConversionError, Errno, Error, Fault, FaultCause, Result, Subject};
 pub use flags::{HugePage, MapFlags};
 pub use map::{
     Anon, Atom, Device, FileAccess, FileMap, FileMapMut, FileMapPrivate, MapFile, MapOptions, MappedFile,

@@ -149,7 +149,7 @@ fn may_know(address: usize, file: Option<BorrowedFd<'_>>) -> bool {
         let own = |owner| owner == rustix::process::geteuid().as_raw() || sys::process::owns_every_file();
         return sys::file::status(fd).is_ok_and(|status| own(status.owner)) || sys::file::may_write(fd);
     }
-    let Some(area) = sys::process::area_at(address) else { return false };
+    let Some(area) = sys::process::vma_at(address) else { return false };
     if area.inode == 0 {
         return true;
     }

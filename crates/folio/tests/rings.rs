@@ -19,8 +19,8 @@ mod atomics {
 
 use atomics::{AtomicU64, Ordering};
 use common::random::{Random, given_seed, seed};
-use entries::{Next, Reader, Trust, Writer};
-use ring::{Blocked, Consumer, Producer};
+use entries::{EntryReader, EntryWriter, Next, Trust};
+use ring::{Consumer, NoPlace, Producer};
 use std::cell::Cell;
 use std::collections::VecDeque;
 
@@ -115,7 +115,7 @@ impl Memory {
     }
 }
 
-impl ring::Ring for Memory {
+impl ring::ChannelRing for Memory {
     fn word(&self, at: usize) -> &AtomicU64 {
         self.word_at(at)
     }
@@ -129,7 +129,7 @@ impl ring::Ring for Memory {
     }
 }
 
-impl entries::Ring for Memory {
+impl entries::LogRing for Memory {
     fn word(&self, at: usize) -> &AtomicU64 {
         self.word_at(at)
     }
@@ -196,14 +196,14 @@ fn a_ring_is_a_queue() {
                     let message = random.bytes(len as usize);
                     match send(&memory, &mut producer, &message) {
                         Ok(()) => queue.push_back(message),
-                        Err(Blocked::Until(_)) if queue.is_empty() => {
+                        Err(NoPlace::Until(_)) if queue.is_empty() => {
                             // It waits for the receiver to pass the end; then an empty ring takes
                             // anything.
                             assert_eq!(receive(&memory, &mut consumer), None);
                             send(&memory, &mut producer, &message).unwrap();
                             queue.push_back(message);
                         }
-                        Err(Blocked::Until(_)) => {}
+                        Err(NoPlace::Until(_)) => {}
                         Err(other) => panic!("{other:?}"),
                     }
                 }
@@ -237,8 +237,8 @@ fn batches_are_seen_together_or_not_at_all() {
                 whole = loop {
                     match send(&memory, &mut producer, &message) {
                         Ok(()) => break true,
-                        Err(Blocked::Never) => break false,
-                        Err(Blocked::Until(_)) => {
+                        Err(NoPlace::Never) => break false,
+                        Err(NoPlace::Until(_)) => {
                             // No message of the batch arrives.
                             let received = receive(&memory, &mut consumer);
                             assert_eq!(received, queue.pop_front());
@@ -384,7 +384,7 @@ fn checksum(seq: u64, bytes: &[u8]) -> u64 {
     })
 }
 
-fn append(memory: &Memory, writer: &mut Writer, bytes: &[u8]) -> u64 {
+fn append(memory: &Memory, writer: &mut EntryWriter, bytes: &[u8]) -> u64 {
     let place = writer.make_room(memory, bytes.len() as u64).unwrap();
     memory.fill(place.at, bytes);
     writer.publish(memory, place, bytes.len() as u64, checksum(place.seq, bytes));
@@ -399,7 +399,7 @@ fn restarted_writer(memory: &Memory) -> (Writer, bool) {
 }
 
 fn open_writer(memory: &Memory, trust: Trust) -> Result<Writer, message_header::Corrupt> {
-    Writer::resume(memory, memory.capacity(), trust, |found| {
+    EntryWriter::resume(memory, memory.capacity(), trust, |found| {
         checksum(found.seq, &memory.bytes(found.at, found.len)) == found.checksum
     })
 }
@@ -410,7 +410,7 @@ enum Step {
     Missed(u64, u64),
 }
 
-fn read(memory: &Memory, reader: &mut Reader) -> Option<Step> {
+fn read(memory: &Memory, reader: &mut EntryReader) -> Option<Step> {
     let mut bytes = Vec::new();
     let step = reader.read(
         memory,
@@ -421,8 +421,8 @@ fn read(memory: &Memory, reader: &mut Reader) -> Option<Step> {
         },
     );
     Some(match step.unwrap()? {
-        entries::Step::Missed(first, count) => Step::Missed(first, count),
-        entries::Step::Entry(found) => {
+        entries::ReadStep::Missed(first, count) => Step::Missed(first, count),
+        entries::ReadStep::Entry(found) => {
             assert_eq!(checksum(found.seq, &bytes), found.checksum);
             Step::Entry(found.seq, bytes)
         }
@@ -449,16 +449,16 @@ fn a_log_keeps_its_newest_entries_for_every_reader() {
                     let newest = all.len() as u64;
                     readers.push(match random.below_u64(3) {
                         0 => {
-                            let reader = Reader::at_oldest(&memory, capacity).unwrap();
+                            let reader = EntryReader::at_oldest(&memory, capacity).unwrap();
                             let seq = reader.seq();
                             // Three of any length are always there.
                             assert!(seq + 3 <= newest.max(3), "{seq} is the oldest of {newest}");
                             (reader, seq)
                         }
-                        1 => (Reader::at_newest(&memory, capacity).unwrap(), newest),
+                        1 => (EntryReader::at_newest(&memory, capacity).unwrap(), newest),
                         _ => {
                             let seq = random.below_u64(newest + 1);
-                            (Reader::at_seq(&memory, capacity, seq).unwrap(), seq)
+                            (EntryReader::at_seq(&memory, capacity, seq).unwrap(), seq)
                         }
                     });
                 }
@@ -492,7 +492,7 @@ fn a_writer_killed_at_any_store_leaves_whole_entries_and_the_numbers_go_on() {
     with_seeds(20, |random| {
         let memory = Memory::new(512);
         let mut all: Vec<Vec<u8>> = Vec::new();
-        let mut reader = Reader::at_oldest(&memory, 512).unwrap();
+        let mut reader = EntryReader::at_oldest(&memory, 512).unwrap();
         let mut next = 0;
         for round in 0..300 {
             memory.revive();
@@ -588,7 +588,7 @@ fn after_a_crash_any_pages_may_be_old_and_the_log_goes_on_with_new_numbers() {
             // A writer that is killed now leaves a log like any other.
             writer = open_writer(&memory, Trust::Memory).unwrap();
             assert_eq!(writer.seq(), next + 1);
-            let mut reader = Reader::at_seq(&memory, CAPACITY, 0).unwrap();
+            let mut reader = EntryReader::at_seq(&memory, CAPACITY, 0).unwrap();
             while let Some(step) = read(&memory, &mut reader) {
                 match step {
                     Step::Missed(first, count) => {
@@ -653,11 +653,11 @@ fn a_log_that_begins_anew_is_empty_until_its_first_entry() {
     }
     let mut writer = open_writer(&memory, Trust::Memory).unwrap();
     let first = writer.seq();
-    for reader in [Reader::at_oldest, Reader::at_newest] {
+    for reader in [EntryReader::at_oldest, EntryReader::at_newest] {
         let mut reader = reader(&memory, 1024).unwrap();
         assert_eq!((reader.seq(), read(&memory, &mut reader)), (first, None));
     }
-    let mut early = Reader::at_seq(&memory, 1024, 3).unwrap();
+    let mut early = EntryReader::at_seq(&memory, 1024, 3).unwrap();
     append(&memory, &mut writer, b"new");
     assert_eq!(read(&memory, &mut early), Some(Step::Missed(3, first - 3)));
     assert_eq!(read(&memory, &mut early), Some(Step::Entry(first, b"new".to_vec())));
@@ -666,7 +666,7 @@ fn a_log_that_begins_anew_is_empty_until_its_first_entry() {
 /// A ring whose oldest and last position some process moves at each look.
 struct Restless(Memory, bool);
 
-impl entries::Ring for Restless {
+impl entries::LogRing for Restless {
     fn word(&self, at: usize) -> &AtomicU64 {
         self.0.word_at(at)
     }
@@ -689,9 +689,9 @@ impl entries::Ring for Restless {
 fn a_peer_that_moves_the_positions_all_the_time_keeps_no_reader() {
     for last_too in [false, true] {
         let memory = Restless(Memory::new(1024), last_too);
-        assert!(Reader::at_oldest(&memory, 1024).is_err());
-        assert!(Reader::at_newest(&memory, 1024).is_err());
-        assert!(Reader::at_seq(&memory, 1024, 7).is_err());
+        assert!(EntryReader::at_oldest(&memory, 1024).is_err());
+        assert!(EntryReader::at_newest(&memory, 1024).is_err());
+        assert!(EntryReader::at_seq(&memory, 1024, 7).is_err());
     }
 }
 
@@ -703,7 +703,7 @@ struct Circling {
     looks: Cell<u32>,
 }
 
-impl entries::Ring for Circling {
+impl entries::LogRing for Circling {
     fn word(&self, at: usize) -> &AtomicU64 {
         self.memory.word_at(at)
     }
@@ -726,7 +726,7 @@ fn a_reader_that_is_led_in_circles_gives_up() {
     let mut writer = open_writer(&memory, Trust::Memory).unwrap();
     append(&memory, &mut writer, b"the oldest");
     append(&memory, &mut writer, b"another");
-    let mut reader = Reader::at_oldest(&memory, 1024).unwrap();
+    let mut reader = EntryReader::at_oldest(&memory, 1024).unwrap();
     let ring = Circling { memory, behind: AtomicU64::new(1 << 20), looks: Cell::new(0) };
     let mut copies = 0;
     let step = reader.read(
@@ -747,7 +747,7 @@ struct Quick {
     appends: Cell<usize>,
 }
 
-impl entries::Ring for Quick {
+impl entries::LogRing for Quick {
     fn word(&self, at: usize) -> &AtomicU64 {
         self.memory.word_at(at)
     }
@@ -774,7 +774,7 @@ fn a_reader_that_is_overtaken_on_its_way_to_an_entry_reads_or_misses_it() {
             append(&memory, &mut writer, b"sixteen bytes are");
         }
         let quick = Quick { memory, writer: writer.into(), appends: Cell::new(appends) };
-        let mut reader = Reader::at_seq(&quick, 1024, seq).unwrap();
+        let mut reader = EntryReader::at_seq(&quick, 1024, seq).unwrap();
         quick.appends.set(0);
         let (mut next, end) = (reader.seq(), quick.writer.borrow().seq());
         assert!(next == seq || seq >= 50, "{appends} appends: at {next}, not at {seq}");
@@ -799,7 +799,7 @@ fn garbage_in_a_log_is_an_error_or_an_entry_but_never_outside() {
     with_seeds(3000, |random| {
         let memory = Memory::new(256);
         let mut writer = open_writer(&memory, Trust::Memory).unwrap();
-        let mut reader = Reader::at_oldest(&memory, 256).unwrap();
+        let mut reader = EntryReader::at_oldest(&memory, 256).unwrap();
         for _ in 0..60 {
             if random.below_u64(8) == 0 {
                 memory.scribble(random, 600);
@@ -829,9 +829,9 @@ fn garbage_in_a_log_is_an_error_or_an_entry_but_never_outside() {
                 }
                 _ => {
                     let fresh = match random.below_u64(3) {
-                        0 => Reader::at_oldest(&memory, 256),
-                        1 => Reader::at_newest(&memory, 256),
-                        _ => Reader::at_seq(&memory, 256, random.below_u64(20)),
+                        0 => EntryReader::at_oldest(&memory, 256),
+                        1 => EntryReader::at_newest(&memory, 256),
+                        _ => EntryReader::at_seq(&memory, 256, random.below_u64(20)),
                     };
                     if let Ok(fresh) = fresh {
                         reader = fresh;

@@ -6,8 +6,8 @@ use super::pair::{Place, wait_for};
 use super::port::{Inlet, Lane, Outlet, Transport, bytes, bytes_mut, room};
 use anyhow::{Result, bail, ensure};
 use folio::shm::{
-    Channel, ChannelOptions, Log, Mutex, Read, Reader, Receiver, Segment, SegmentOptions, Sender, Share,
-    Start, Wait, Writer,
+    Channel, ChannelOptions, Log, Mutex, Read, LogReader, Receiver, Segment, SegmentOptions, Sender, Share,
+    Start, Wait, LogWriter,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,7 +25,7 @@ const fn size<const N: usize>() -> usize {
 }
 
 fn channel<const N: usize>(place: &Place, lane: Lane) -> Result<Channel> {
-    Ok(ChannelOptions::new().bytes(size::<N>()).at_path(memory(place, lane.name()))?)
+    Ok(ChannelOptions::new().bytes(size::<N>()).open_or_create_file(memory(place, lane.name()))?)
 }
 
 /// Looks until something comes, or sleeps at once.
@@ -108,7 +108,7 @@ impl PlainCounter {
 impl lock::Counter for Counter {
     #[inline]
     fn count(&mut self) -> Result<u64> {
-        let guard = self.0.place().lock()?.clean()?;
+        let guard = self.0.shared_ref().lock()?.clean()?;
         let count = guard.load(Ordering::Relaxed) + 1;
         guard.store(count, Ordering::Relaxed);
         Ok(count)
@@ -118,7 +118,7 @@ impl lock::Counter for Counter {
 impl lock::Counter for PlainCounter {
     #[inline]
     fn count(&mut self) -> Result<u64> {
-        let mut guard = self.0.place().lock()?.clean()?;
+        let mut guard = self.0.shared_ref().lock()?.clean()?;
         Ok(guard.update(|count| {
             *count += 1;
             *count
@@ -127,15 +127,15 @@ impl lock::Counter for PlainCounter {
 }
 
 fn log(place: &Place) -> Result<Log> {
-    Ok(Log::at_path(memory(place, "log"), size::<WORDS>())?)
+    Ok(Log::open_or_create_file(memory(place, "log"), size::<WORDS>())?)
 }
 
 /// The writer of a log.
-pub(super) fn writer(place: &Place) -> Result<Writer> {
+pub(super) fn writer(place: &Place) -> Result<LogWriter> {
     Ok(log(place)?.writer()?)
 }
 
-impl Outlet<WORDS> for Writer {
+impl Outlet<WORDS> for LogWriter {
     #[inline]
     fn send(&mut self, message: &[u64; WORDS]) -> Result<()> {
         self.append(bytes(message))?;
@@ -146,7 +146,7 @@ impl Outlet<WORDS> for Writer {
 /// One of its readers.
 #[derive(Debug)]
 pub(super) struct Following {
-    reader: Reader,
+    reader: LogReader,
     entry: Vec<u8>,
 }
 

@@ -64,17 +64,17 @@ pub(crate) fn guarded<R>(
     work: impl FnOnce() -> R,
 ) -> Result<R, NoResult> {
     /// Ends the guard on every way out, a panic included.
-    struct Open<'a> {
+    struct GuardScope<'a> {
         guard: &'a Guarded,
         range: &'a Range<usize>,
     }
-    impl Open<'_> {
+    impl GuardScope<'_> {
         fn close(self) -> Option<Trap> {
             let this = std::mem::ManuallyDrop::new(self);
             this.guard.close(this.range)
         }
     }
-    impl Drop for Open<'_> {
+    impl Drop for GuardScope<'_> {
         fn drop(&mut self) {
             self.guard.close(self.range);
         }
@@ -85,7 +85,7 @@ pub(crate) fn guarded<R>(
     }
     signal::ensure();
     guard.open(pages, shift, by, stores).map_err(NoResult::NotOpened)?;
-    let open = Open { guard, range };
+    let open = GuardScope { guard, range };
     let result = work();
     match open.close() {
         None => Ok(result),

@@ -8,7 +8,7 @@ const BUFFER: usize = 16 << 10;
 
 /// Reads a map from a position to its end. Made by [`MappedFile::reader`](crate::MappedFile::reader).
 pub struct Reader<'a> {
-    read_at: Box<ReadAt<'a>>,
+    read_at: Box<ReadFn<'a>>,
     len: usize,
     /// Where the buffer starts in the map.
     start: usize,
@@ -18,7 +18,7 @@ pub struct Reader<'a> {
 }
 
 /// The checked copy of the map that is read.
-type ReadAt<'a> = dyn Fn(&mut [u8], usize) -> Result<()> + Send + Sync + 'a;
+type ReadFn<'a> = dyn Fn(&mut [u8], usize) -> Result<()> + Send + Sync + 'a;
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(

@@ -19,7 +19,7 @@ use std::fmt;
 pub enum Error {
     /// The kernel refused a call, or folio refused it first because it breaks a rule.
     #[error(transparent)]
-    Refused(Box<Refusal>),
+    Refused(Box<CallError>),
     /// A page could not be supplied: what would have been a SIGBUS or a SIGSEGV.
     #[error(transparent)]
     Fault(Box<Fault>),
@@ -30,7 +30,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A call that was refused: by the kernel, or by folio before the kernel was asked.
 #[derive(Debug, Clone, thiserror::Error)]
-pub struct Refusal {
+pub struct CallError {
     call: &'static str,
     subject: Subject,
     errno: Errno,
@@ -39,7 +39,7 @@ pub struct Refusal {
     remedy: Cow<'static, str>,
 }
 
-impl Refusal {
+impl CallError {
     /// The system call, or folio's own operation, that was refused.
     pub fn call(&self) -> &'static str {
         self.call
@@ -66,7 +66,7 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { call, subject, errno, rule, remedy, .. } = self;
         write!(f, "{call} of {subject}: ")?;
@@ -86,13 +86,13 @@ impl Error {
         }
         let (rule, remedy) = explain::explain(call, errno, &subject);
         let rule = sys::into_plain(rule);
-        Self::Refused(Box::new(Refusal { call, subject, errno, by_kernel: true, rule, remedy }))
+        Self::Refused(Box::new(CallError { call, subject, errno, by_kernel: true, rule, remedy }))
     }
 
     /// A file in memory that is not given the bytes that it lacks, since there is too little memory or space.
     #[cold]
-    pub(crate) fn short(subject: Subject, short: crate::sys::memory_room::Short) -> Self {
-        let crate::sys::memory_room::Short { errno, bytes, free, limit } = short;
+    pub(crate) fn short(subject: Subject, short: crate::sys::memory_room::Shortfall) -> Self {
+        let crate::sys::memory_room::Shortfall { errno, bytes, free, limit } = short;
         Self::rule_as(
             errno,
             "fallocate",
@@ -109,9 +109,9 @@ impl Error {
     pub(crate) fn no_memory(
         call: &'static str,
         subject: Subject,
-        short: crate::sys::memory_room::Short,
+        short: crate::sys::memory_room::Shortfall,
     ) -> Self {
-        let crate::sys::memory_room::Short { errno, bytes, free, limit } = short;
+        let crate::sys::memory_room::Shortfall { errno, bytes, free, limit } = short;
         let rule = format!("{bytes} bytes of memory are needed, and {limit} leaves {free}");
         Self::rule_as(errno, call, subject, rule, "take the range in smaller pieces, or free memory")
     }
@@ -153,7 +153,7 @@ impl Error {
     ) -> Self {
         // Names of a peer's types may be in it.
         let (rule, remedy) = (sys::into_plain(rule.into()), sys::into_plain(remedy.into()));
-        Self::Refused(Box::new(Refusal { call, subject, errno, by_kernel: false, rule, remedy }))
+        Self::Refused(Box::new(CallError { call, subject, errno, by_kernel: false, rule, remedy }))
     }
 
     /// The errno: what the kernel answered, or what best names a rule that folio checked itself. EFAULT for a fault.
@@ -170,7 +170,7 @@ impl Error {
     }
 
     /// The refusal, if this is one.
-    pub fn refusal(&self) -> Option<&Refusal> {
+    pub fn call_error(&self) -> Option<&CallError> {
         match self {
             Self::Refused(refusal) => Some(refusal),
             Self::Fault(_) => None,
@@ -204,40 +204,40 @@ impl From<Error> for std::io::Error {
 }
 
 /// A conversion that was refused, with the map it would have consumed, unchanged.
-pub struct Refused<M> {
+pub struct ConversionError<M> {
     /// The map, as it was.
     pub map: M,
     /// Why.
     pub error: Error,
 }
 
-impl<M> Refused<M> {
+impl<M> ConversionError<M> {
     pub(crate) fn new(map: M, error: Error) -> Self {
         Self { map, error }
     }
 }
 
-impl<M> fmt::Debug for Refused<M> {
+impl<M> fmt::Debug for ConversionError<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Refused").field("error", &self.error).finish_non_exhaustive()
     }
 }
 
-impl<M> fmt::Display for Refused<M> {
+impl<M> fmt::Display for ConversionError<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)
     }
 }
 
-impl<M> std::error::Error for Refused<M> {
+impl<M> std::error::Error for ConversionError<M> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.error)
     }
 }
 
 /// Lets `?` drop the map and keep the error.
-impl<M> From<Refused<M>> for Error {
-    fn from(refused: Refused<M>) -> Self {
+impl<M> From<ConversionError<M>> for Error {
+    fn from(refused: ConversionError<M>) -> Self {
         refused.error
     }
 }

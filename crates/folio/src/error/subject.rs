@@ -46,16 +46,16 @@ impl Subject {
 
     /// The object that is mapped at an address, as `/proc/self/maps` names it.
     pub(crate) fn mapped_at(address: usize) -> Self {
-        let object = Self::object_of(sys::process::area_at(address).as_ref());
+        let object = Self::object_of(sys::process::vma_at(address).as_ref());
         Self { object, address: Some(address), ..Self::default() }
     }
 
     /// The name of the object of an area.
-    pub(crate) fn object_of(area: Option<&sys::process::Area>) -> String {
+    pub(crate) fn object_of(area: Option<&sys::process::Vma>) -> String {
         match area {
             // The kernel's own file behind shared memory without a file, anonymous or of /dev/zero.
             Some(area) if area.is_shared_anonymous() => "shared anonymous memory".to_owned(),
-            Some(sys::process::Area { object: Some(path), .. }) => path.display().to_string(),
+            Some(sys::process::Vma { object: Some(path), .. }) => path.display().to_string(),
             Some(_) => "anonymous memory".to_owned(),
             None => "unmapped memory".to_owned(),
         }

@@ -4,7 +4,7 @@ use super::handle::handle_calls;
 use super::mapping::Mapping;
 use super::options::MapOptions;
 use crate::advice::Discard;
-use crate::error::{Errno, Error, Refused, Result, Subject};
+use crate::error::{ConversionError, Errno, Error, Result, Subject};
 use crate::page::PageSize;
 use crate::prot::Prot;
 use crate::region::{Region, Resize};
@@ -36,12 +36,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 pub struct Anon {
     mapping: Mapping,
     /// How it was made, if it lies in a reservation, or has no bytes yet.
-    made: Option<Box<Made>>,
+    made: Option<Box<AnonBuilt>>,
 }
 
 /// How a map was made, to make more of it.
 #[derive(Debug)]
-pub(super) struct Made {
+pub(super) struct AnonBuilt {
     pub(super) options: MapOptions,
     /// The bytes it can have at most without running over a guard page.
     pub(super) room: usize,
@@ -57,7 +57,7 @@ impl Anon {
         MapOptions::new().anon(length)
     }
 
-    pub(super) fn new_from(mapping: Mapping, made: Option<Box<Made>>) -> Self {
+    pub(super) fn new_from(mapping: Mapping, made: Option<Box<AnonBuilt>>) -> Self {
         Self { mapping, made }
     }
 
@@ -258,20 +258,20 @@ impl Anon {
     /// With the map, unchanged: EACCES where a security policy forbids it, ENOMEM at `vm.max_map_count`. In the rare case that
     /// the kernel changes a part, fails, and then refuses to change it back, the map that comes back has no bytes: theirs are
     /// given up.
-    pub fn protect(self, prot: Prot) -> Result<Region, Refused<Self>> {
+    pub fn protect(self, prot: Prot) -> Result<Region, ConversionError<Self>> {
         let Self { mapping: Mapping { mut region, lead, len, .. }, made } = self;
         let error = match region.protect(.., prot) {
             Ok(()) => return Ok(region.with_steady_pages(true)),
             Err(error) => error,
         };
-        if !region.surely_has(Prot::READ_WRITE) {
+        if !region.surely_has_protection(Prot::READ_WRITE) {
             // Its slices would fault. Nothing refers to the bytes, which go with the region.
             let mut none = Region::empty(region.page_size());
             // The bytes to come are kept from children as these were. A region without bytes refuses no setting.
             let _ = none.set_fork(region.fork());
-            return Err(Refused::new(Self { mapping: Mapping::new(none, 0, 0), made: None }, error));
+            return Err(ConversionError::new(Self { mapping: Mapping::new(none, 0, 0), made: None }, error));
         }
-        Err(Refused::new(Self { mapping: Mapping::new(region, lead, len), made }, error))
+        Err(ConversionError::new(Self { mapping: Mapping::new(region, lead, len), made }, error))
     }
 
     /// Takes a region as plain memory, all of it. In a reservation it cannot [`grow`](Self::grow) beyond its pages: what
@@ -285,7 +285,7 @@ impl Anon {
     ///
     /// The region is private anonymous memory, readable and writable throughout; nothing else refers to it, and no
     /// advice that makes bytes vanish is in force.
-    pub unsafe fn from_region(region: Region) -> Result<Self, Refused<Region>> {
+    pub unsafe fn from_region(region: Region) -> Result<Self, ConversionError<Region>> {
         if region.mapped().ne((!region.is_empty()).then_some(0..region.len())) {
             let error = Error::rule_as(
                 Errno::INVAL,
@@ -294,14 +294,14 @@ impl Anon {
                 "a part of the region was unmapped",
                 "split it at its holes",
             );
-            return Err(Refused::new(region, error));
+            return Err(ConversionError::new(region, error));
         }
         let mut region = region;
-        region.assume_rights(Prot::READ_WRITE);
+        region.assume_protection(Prot::READ_WRITE);
         let len = region.len();
         let made = match region.behind() {
-            Ok(place) => place.map(|_| Box::new(Made { options: MapOptions::new(), room: len })),
-            Err(error) => return Err(Refused::new(region, error)),
+            Ok(place) => place.map(|_| Box::new(AnonBuilt { options: MapOptions::new(), room: len })),
+            Err(error) => return Err(ConversionError::new(region, error)),
         };
         Ok(Self { mapping: Mapping::new(region, 0, len), made })
     }

@@ -43,7 +43,7 @@ impl Device {
     /// Those of opening it, and of [`map`](Self::map).
     pub fn open(path: impl AsRef<Path>, length: usize) -> Result<Self> {
         let file = super::file_object::open(path, true)?;
-        MapOptions::new().length(length).device(&file)
+        MapOptions::new().len(length).device(&file)
     }
 
     /// Maps `length` bytes from `offset` of an open file, block device or `/dev/zero`.
@@ -52,7 +52,7 @@ impl Device {
     ///
     /// Those of [`MapOptions::device`]: EPERM for other devices.
     pub fn map(file: impl MapFile, offset: u64, length: usize) -> Result<Self> {
-        MapOptions::new().offset(offset).length(length).device(file)
+        MapOptions::new().offset(offset).len(length).device(file)
     }
 
     /// Maps `length` bytes from `offset` of any open device. What the offset means is the driver's to say.
@@ -66,7 +66,7 @@ impl Device {
     /// As for [`MapOptions::device_unchecked`]: the caller answers for the effect of every store.
     pub unsafe fn map_unchecked(file: impl MapFile, offset: u64, length: usize) -> Result<Self> {
         // SAFETY: as the caller promised.
-        unsafe { MapOptions::new().offset(offset).length(length).device_unchecked(file) }
+        unsafe { MapOptions::new().offset(offset).len(length).device_unchecked(file) }
     }
 
     pub(super) fn new_from(mapping: Mapping) -> Self {
@@ -160,7 +160,7 @@ impl From<Device> for Region {
 }
 
 mod sealed {
-    pub trait Sealed {
+    pub trait SealedRegister {
         #[doc(hidden)]
         fn from_word(word: u64) -> Self;
         #[doc(hidden)]
@@ -169,11 +169,11 @@ mod sealed {
 }
 
 /// The widths of a single access: u8, u16, u32, u64.
-pub trait Register: sealed::Sealed + Copy {}
+pub trait Register: sealed::SealedRegister + Copy {}
 
 macro_rules! registers {
     ($($type:ident)*) => {$(
-        impl sealed::Sealed for $type {
+        impl sealed::SealedRegister for $type {
             fn from_word(word: u64) -> Self {
                 word as Self
             }

@@ -12,28 +12,28 @@ use std::sync::Arc;
 ///
 /// Borrows: `&File`, `&OwnedFd`, [`BorrowedFd`]. Owned: [`File`], [`OwnedFd`], and [`Arc<File>`](Arc), which many maps can
 /// keep at once.
-pub trait MapFile: sealed::Sealed {}
+pub trait MapFile: sealed::SealedMapFile {}
 
 pub(crate) mod sealed {
     use super::{Arc, BorrowedFd, File, OwnedFd};
 
-    pub trait Sealed {
+    pub trait SealedMapFile {
         fn descriptor(&self) -> BorrowedFd<'_>;
-        fn keep(self) -> Keep;
+        fn keep(self) -> FdOwnership;
     }
 
     /// What a map keeps of the descriptor it was made from.
     #[derive(Debug)]
-    pub enum Keep {
+    pub enum FdOwnership {
         Nothing,
         Owned(OwnedFd),
         Shared(Arc<File>),
     }
 }
 
-pub(crate) use sealed::Keep;
+pub(crate) use sealed::FdOwnership;
 
-impl Keep {
+impl FdOwnership {
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Nothing => None,
@@ -55,12 +55,12 @@ impl Keep {
 macro_rules! map_file {
     ($($type:ty => |$file:ident| $keep:expr;)*) => {$(
         impl MapFile for $type {}
-        impl sealed::Sealed for $type {
+        impl sealed::SealedMapFile for $type {
             fn descriptor(&self) -> BorrowedFd<'_> {
                 self.as_fd()
             }
 
-            fn keep(self) -> Keep {
+            fn keep(self) -> FdOwnership {
                 let $file = self;
                 $keep
             }
@@ -69,11 +69,11 @@ macro_rules! map_file {
 }
 
 map_file! {
-    &File => |_file| Keep::Nothing;
-    &OwnedFd => |_file| Keep::Nothing;
-    BorrowedFd<'_> => |_file| Keep::Nothing;
-    File => |file| Keep::Owned(file.into());
-    OwnedFd => |file| Keep::Owned(file);
-    Arc<File> => |file| Keep::Shared(file);
-    &Arc<File> => |file| Keep::Shared(Arc::clone(file));
+    &File => |_file| FdOwnership::Nothing;
+    &OwnedFd => |_file| FdOwnership::Nothing;
+    BorrowedFd<'_> => |_file| FdOwnership::Nothing;
+    File => |file| FdOwnership::Owned(file.into());
+    OwnedFd => |file| FdOwnership::Owned(file);
+    Arc<File> => |file| FdOwnership::Shared(file);
+    &Arc<File> => |file| FdOwnership::Shared(Arc::clone(file));
 }

@@ -1,11 +1,11 @@
 //! The object behind a map: opened, measured, lengthened, its holes filled; with errors that explain themselves.
 
-use super::fd_ownership::Keep;
+use super::fd_ownership::FdOwnership;
 use crate::error::{Errno, Error, Result, Subject};
 use crate::flags::MapFlags;
 use crate::page::PageSize;
 use crate::prot::Prot;
-use crate::region::{Place, Region, Request};
+use crate::region::{Placement, Region, Request};
 use crate::sys;
 use rustix::fs::{FileType, Mode, OFlags};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -143,7 +143,7 @@ pub(super) fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8], mut offset: u64) -
 
 /// Maps the first page and lets it go again: the kernel's word on whether the object can be mapped so.
 pub(super) fn probe(fd: BorrowedFd<'_>, page: PageSize, prot: Prot, flags: MapFlags) -> Result<()> {
-    let (len, place) = (page.bytes(), Place::Anywhere);
+    let (len, place) = (page.bytes(), Placement::Anywhere);
     Region::create(&Request { len, page, prot, flags, fd: Some(fd), offset: 0, place }).map(drop)
 }
 
@@ -241,7 +241,7 @@ pub(super) fn open_with(path: &std::path::Path, flags: OFlags) -> Result<std::fs
 }
 
 /// Descriptors that a map was made from and keeps, for those that need one.
-pub(super) fn kept<'a>(keep: &'a Keep, call: &'static str, region: &Region) -> Result<BorrowedFd<'a>> {
+pub(super) fn kept<'a>(keep: &'a FdOwnership, call: &'static str, region: &Region) -> Result<BorrowedFd<'a>> {
     keep.descriptor().ok_or_else(|| {
         Error::rule_as(
             Errno::BADF,

@@ -111,10 +111,10 @@ macro_rules! handle_calls {
         /// # Errors
         ///
         /// With the map: ENOSYS before Linux 6.10.
-        pub fn seal(mut self) -> $crate::Result<&'static Self, $crate::Refused<Self>> {
+        pub fn seal(mut self) -> $crate::Result<&'static Self, $crate::ConversionError<Self>> {
             match self.mapping.region.seal_in_place() {
                 Ok(()) => Ok(Box::leak(Box::new(self))),
-                Err(error) => Err($crate::Refused::new(self, error)),
+                Err(error) => Err($crate::ConversionError::new(self, error)),
             }
         }
 

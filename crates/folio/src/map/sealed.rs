@@ -78,16 +78,16 @@ impl Sealed {
     /// # Errors
     ///
     /// What sendmsg(2) answers.
-    pub fn send(&self, socket: &UnixStream) -> Result<()> {
+    pub fn send_to(&self, socket: &UnixStream) -> Result<()> {
         super::scm_rights::send(socket, self.fd.as_fd())
     }
 
-    /// Takes what [`send`](Self::send) passed, and maps it.
+    /// Takes what [`send_to`](Self::send_to) passed, and maps it.
     ///
     /// # Errors
     ///
     /// What recvmsg(2) answers; EINVAL if no descriptor came, or one without the seals.
-    pub fn receive(socket: &UnixStream) -> Result<Self> {
+    pub fn receive_from(socket: &UnixStream) -> Result<Self> {
         Self::from_fd(super::scm_rights::receive(socket)?)
     }
 

@@ -58,7 +58,7 @@ impl SharedMem {
         MapOptions::new().shared_dev_zero(length)
     }
 
-    /// Memory behind a descriptor, sealed against shrinking: [`send`](Self::send) it to any process.
+    /// Memory behind a descriptor, sealed against shrinking: [`send_to`](Self::send_to) it to any process.
     ///
     /// # Errors
     ///
@@ -91,7 +91,7 @@ impl SharedMem {
     /// # Errors
     ///
     /// EINVAL for anonymous memory, which has none; else what sendmsg(2) answers.
-    pub fn send(&self, socket: &UnixStream) -> Result<()> {
+    pub fn send_to(&self, socket: &UnixStream) -> Result<()> {
         match self.file() {
             Some(fd) => super::scm_rights::send(socket, fd),
             None => Err(Error::rule(
@@ -103,12 +103,12 @@ impl SharedMem {
         }
     }
 
-    /// Takes what [`send`](Self::send) passed, and maps it.
+    /// Takes what [`send_to`](Self::send_to) passed, and maps it.
     ///
     /// # Errors
     ///
     /// What recvmsg(2) answers; those of [`from_fd`](Self::from_fd).
-    pub fn receive(socket: &UnixStream) -> Result<Self> {
+    pub fn receive_from(socket: &UnixStream) -> Result<Self> {
         Self::from_fd(super::scm_rights::receive(socket)?)
     }
 
@@ -243,16 +243,16 @@ impl From<SharedMem> for Region {
 }
 
 mod sealed {
-    pub trait Sealed {}
+    pub trait SealedAtom {}
 }
 
 /// An atomic integer: what processes can share safely, word by word.
-pub trait Atom: sealed::Sealed + Sync + 'static {}
+pub trait Atom: sealed::SealedAtom + Sync + 'static {}
 
 macro_rules! atoms {
     ($($width:literal: $($name:ident)*;)*) => {$($(
         #[cfg(target_has_atomic = $width)]
-        impl sealed::Sealed for atomic::$name {}
+        impl sealed::SealedAtom for atomic::$name {}
         #[cfg(target_has_atomic = $width)]
         impl Atom for atomic::$name {}
     )*)*};

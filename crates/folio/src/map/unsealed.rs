@@ -6,7 +6,7 @@ use crate::error::{Errno, Error, Result, Subject};
 use crate::flags::{HugePage, MapFlags};
 use crate::page::PageSize;
 use crate::prot::Prot;
-use crate::region::{Place, Region, Request};
+use crate::region::{Placement, Region, Request};
 use crate::sys;
 use crate::sys::memfd::{Seals, UNCHANGING};
 use std::os::fd::{AsFd, OwnedFd};
@@ -77,7 +77,7 @@ impl Unsealed {
             flags: MapFlags::SHARED,
             fd: Some(self.fd.as_fd()),
             offset: 0,
-            place: Place::Anywhere,
+            place: Placement::Anywhere,
         })
     }
 

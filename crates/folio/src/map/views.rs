@@ -107,7 +107,7 @@ impl Region {
         rights: Prot,
     ) -> Result<Range<usize>> {
         let range = self.resolve(call, range)?;
-        let has = self.steady_rights();
+        let has = self.steady_protection();
         let refuse = |errno, rule: &'static str, remedy: &'static str| {
             Err(Error::rule_as(errno, call, self.subject(range.clone()).with_prot(rights), rule, remedy))
         };

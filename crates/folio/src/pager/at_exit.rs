@@ -6,8 +6,8 @@
 //!
 //! Source: atexit(3), exit(3).
 
-use super::command::{Inbox, Message, Outcome};
-use super::core::{Event, ObjectId};
+use super::command::{Command, CommandQueue, CommandResult};
+use super::core::{CoreEvent, ObjectId};
 use crate::sys::per_process::PerProcess;
 use crate::sys::{self, identity, thread};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,24 +20,24 @@ use std::time::{Duration, Instant};
 const BOUND: Duration = Duration::from_secs(10);
 
 /// A writable object that is mapped, or whose last handle is being dropped.
-struct Written {
+struct WritableObjects {
     number: u64,
-    inbox: Arc<Inbox>,
+    inbox: Arc<CommandQueue>,
     object: ObjectId,
     name: String,
 }
 
-static WRITTEN: PerProcess<Mutex<Vec<Written>>> = PerProcess::new();
+static WRITTEN: PerProcess<Mutex<Vec<WritableObjects>>> = PerProcess::new();
 
 /// An object whose stores are written at the end of the program. It ends when they are written, or lost.
 #[derive(Debug)]
-pub(super) struct Promise {
+pub(super) struct ExitFlush {
     number: u64,
     process: u64,
 }
 
-impl Promise {
-    pub(super) fn new(inbox: &Arc<Inbox>, object: ObjectId, name: &str) -> Self {
+impl ExitFlush {
+    pub(super) fn new(inbox: &Arc<CommandQueue>, object: ObjectId, name: &str) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         // A forked child inherits the function with this.
         static REGISTERED: AtomicBool = AtomicBool::new(false);
@@ -47,13 +47,13 @@ impl Promise {
             let _ = unsafe { libc::atexit(flush_all) };
         }
         let number = LAST.fetch_add(1, Ordering::Relaxed);
-        let written = Written { number, inbox: Arc::clone(inbox), object, name: name.to_owned() };
+        let written = WritableObjects { number, inbox: Arc::clone(inbox), object, name: name.to_owned() };
         WRITTEN.get().lock().unwrap_or_else(PoisonError::into_inner).push(written);
         Self { number, process: identity::token() }
     }
 }
 
-impl Drop for Promise {
+impl Drop for ExitFlush {
     fn drop(&mut self) {
         // A child has a list of its own.
         if self.process == identity::token() {
@@ -81,7 +81,7 @@ fn flush_within_bound() {
             Err(TryLockError::WouldBlock) => return,
         }
     };
-    let asked: Vec<(String, Receiver<Outcome>)> = all.iter().map(Written::sync).collect();
+    let asked: Vec<(String, Receiver<CommandResult>)> = all.iter().map(WritableObjects::sync).collect();
     drop(all);
     for (name, outcome) in asked {
         match outcome.recv_timeout(end.saturating_duration_since(Instant::now())) {
@@ -96,13 +96,13 @@ fn flush_within_bound() {
     }
 }
 
-impl Written {
+impl WritableObjects {
     /// Starts to make all that was stored durable.
-    fn sync(&self) -> (String, Receiver<Outcome>) {
+    fn sync(&self) -> (String, Receiver<CommandResult>) {
         let object = self.object;
-        let make = move |ticket| Event::Sync { object, first: 0, end: u64::MAX, flush: true, ticket };
+        let make = move |ticket| CoreEvent::Sync { object, first: 0, end: u64::MAX, flush: true, ticket };
         let (reply, outcome) = sync_channel(1);
-        self.inbox.send(Message::Ask(Box::new(make), reply));
+        self.inbox.send(Command::Ask(Box::new(make), reply));
         (self.name.clone(), outcome)
     }
 }

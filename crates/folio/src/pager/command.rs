@@ -1,10 +1,10 @@
 //! What reaches a shard from other threads: commands of handles, and the ends of requests.
 
-use super::core::{Event, Failure, ObjectId, Ticket};
+use super::core::{CoreEvent, Failure, ObjectId, Ticket};
 use super::driver::NewObject;
 use super::page_hashes::FILE_BYTES;
 use super::stats::Stats;
-use super::wake_queue::{Bell, Mailbox};
+use super::wake_queue::{WakeQueue, WakeSignal};
 use crate::source::request::Sink;
 use crate::source::{LocalFile, Version};
 use rustix::event::{EventfdFlags, eventfd};
@@ -14,24 +14,24 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// How an operation ended.
-pub(crate) type Outcome = Result<(), Failure>;
+pub(crate) type CommandResult = Result<(), Failure>;
 
 /// What a shard is asked.
-pub(crate) enum Message {
+pub(crate) enum Command {
     Attach(Box<NewObject>, SyncSender<Result<(ObjectId, usize), Errno>>),
     /// An event that nobody waits for.
-    Tell(Event),
+    Tell(CoreEvent),
     /// The last handle is gone. `held` is dropped when nothing is under way any more.
     Detach {
         object: ObjectId,
         held: Option<Box<dyn Send>>,
     },
     /// An event that is answered.
-    Ask(Box<dyn FnOnce(Ticket) -> Event + Send>, SyncSender<Outcome>),
+    Ask(Box<dyn FnOnce(Ticket) -> CoreEvent + Send>, SyncSender<CommandResult>),
     Resized {
         object: ObjectId,
         len: u64,
-        done: SyncSender<Outcome>,
+        done: SyncSender<CommandResult>,
     },
     /// The source's length is about to be changed, or was not changed after all.
     Resizing {
@@ -77,13 +77,13 @@ pub(crate) enum Message {
 /// A descriptor to poll: readable once it was rung.
 struct EventFd(OwnedFd);
 
-impl Bell for EventFd {
-    fn ring(&self) {
+impl WakeSignal for EventFd {
+    fn raise(&self) {
         // Full (2^64 - 1 rings) is as good as rung.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 
-    fn quiet(&self) -> u64 {
+    fn clear(&self) -> u64 {
         let mut count = [0; 8];
         match rustix::io::read(&self.0, &mut count) {
             Ok(8) => u64::from_ne_bytes(count),
@@ -93,27 +93,27 @@ impl Bell for EventFd {
 }
 
 /// A queue with a descriptor to poll.
-pub(crate) struct Inbox(Mailbox<Message, EventFd>);
+pub(crate) struct CommandQueue(WakeQueue<Command, EventFd>);
 
-impl Inbox {
+impl CommandQueue {
     pub(crate) fn new() -> Result<Self, Errno> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self(Mailbox::new(EventFd(bell))))
+        Ok(Self(WakeQueue::new(EventFd(bell))))
     }
 
-    pub(crate) fn send(&self, message: Message) {
+    pub(crate) fn send(&self, message: Command) {
         self.0.send(message);
     }
 
     /// Asks, and waits for the answer; `None` if the shard has ended.
-    pub(crate) fn ask<T>(&self, message: impl FnOnce(SyncSender<T>) -> Message) -> Option<T> {
+    pub(crate) fn ask<T>(&self, message: impl FnOnce(SyncSender<T>) -> Command) -> Option<T> {
         let (sender, receiver): (_, Receiver<T>) = sync_channel(1);
         self.send(message(sender));
         receiver.recv().ok()
     }
 
     /// Takes what has come.
-    pub(super) fn take(&self, into: &mut Vec<Message>) {
+    pub(super) fn take(&self, into: &mut Vec<Command>) {
         self.0.take(into);
     }
 
@@ -127,13 +127,13 @@ impl Inbox {
         self.0.awake();
     }
 
-    pub(super) fn bell(&self) -> BorrowedFd<'_> {
-        self.0.bell().0.as_fd()
+    pub(super) fn signal(&self) -> BorrowedFd<'_> {
+        self.0.signal().0.as_fd()
     }
 }
 
-impl Sink for Inbox {
+impl Sink for CommandQueue {
     fn ended(&self, id: u64, result: io::Result<usize>) {
-        self.send(Message::Ended { id, result });
+        self.send(Command::Ended { id, result });
     }
 }

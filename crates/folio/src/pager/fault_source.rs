@@ -1,6 +1,6 @@
 //! How a shard learns of faults: by userfaultfd, or as signals where that is not allowed.
 
-use crate::pager::sys::sigsegv_faults::TrapQueue;
+use crate::pager::sys::sigsegv_faults::SigsegvFaults;
 use crate::pager::sys::uffd::Uffd;
 use crate::sys::Errno;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,13 +10,13 @@ pub(crate) use crate::pager::sys::sigsegv_faults::RawFault;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) enum Delivery {
+pub(crate) enum FaultSource {
     Uffd(Arc<Uffd>),
     /// The shard's own thread asks it for faults.
-    Signal(TrapQueue),
+    Signal(SigsegvFaults),
 }
 
-impl Delivery {
+impl FaultSource {
     /// Faults of one call at most.
     pub(crate) const MOST: usize = 1024;
 

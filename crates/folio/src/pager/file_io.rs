@@ -1,7 +1,7 @@
 //! Reads and writes of local files for a shard: by io_uring where it is allowed, else by a pool of threads with pread and
 //! pwrite.
 
-use super::command::Inbox;
+use super::command::CommandQueue;
 use crate::pager::sys::io_uring::Ring;
 use crate::source::request::Sink;
 use crate::source::workers::Workers;
@@ -16,9 +16,9 @@ const ENTRIES: u32 = 256;
 /// Threads without a ring: what a disk's queue can use.
 const THREADS: usize = 16;
 
-pub(super) enum Disk {
-    Ring(Box<Ring>, Watch),
-    Threads(Workers, Arc<Inbox>),
+pub(super) enum FileIo {
+    Ring(Box<Ring>, PollWatch),
+    Threads(Workers, Arc<CommandQueue>),
 }
 
 /// Descriptors that are waited for at most.
@@ -28,7 +28,7 @@ const POLLS: u64 = u64::MAX - 16;
 
 /// What the ring polls beside its operations.
 #[derive(Default)]
-pub(super) struct Watch {
+pub(super) struct PollWatch {
     /// By place: the descriptor whose poll goes on.
     armed: [Option<RawFd>; WATCHED],
     fired: [bool; WATCHED],
@@ -38,19 +38,19 @@ pub(super) struct Watch {
 
 /// One operation on memory that stays the operation's until it ends.
 #[derive(Clone, Copy)]
-pub(super) enum Operation {
+pub(super) enum FileOperation {
     Read { fd: RawFd, to: *mut u8, len: usize, offset: u64 },
     Write { fd: RawFd, from: *const u8, len: usize, offset: u64 },
     Sync { fd: RawFd },
 }
 
 // SAFETY: the memory is the operation's alone until it ends, whichever thread performs it.
-unsafe impl Send for Operation {}
+unsafe impl Send for FileOperation {}
 
-impl Operation {
+impl FileOperation {
     fn perform(self) -> io::Result<usize> {
         loop {
-            // SAFETY: `Disk::start`'s caller promised the memory and the descriptor.
+            // SAFETY: `FileIo::start`'s caller promised the memory and the descriptor.
             let done = unsafe {
                 match self {
                     Self::Read { fd, to, len, offset } => {
@@ -71,10 +71,10 @@ impl Operation {
     }
 }
 
-impl Disk {
-    pub(super) fn new(ring: bool, inbox: &Arc<Inbox>) -> Self {
+impl FileIo {
+    pub(super) fn new(ring: bool, inbox: &Arc<CommandQueue>) -> Self {
         match ring.then(|| Ring::new(ENTRIES)) {
-            Some(Ok(ring)) => Self::Ring(Box::new(ring), Watch::default()),
+            Some(Ok(ring)) => Self::Ring(Box::new(ring), PollWatch::default()),
             _ => Self::Threads(Workers::new(THREADS), Arc::clone(inbox)),
         }
     }
@@ -84,18 +84,18 @@ impl Disk {
     /// # Safety
     ///
     /// Until it ends, the memory is mapped and the operation's alone, and the descriptor stays open.
-    pub(super) unsafe fn start(&mut self, operation: Operation, id: u64) -> io::Result<()> {
+    pub(super) unsafe fn start(&mut self, operation: FileOperation, id: u64) -> io::Result<()> {
         match self {
             Self::Ring(ring, _) => match operation {
                 // SAFETY: the caller's promise. The kernel takes at most a 32-bit length; a run is 2 MiB.
-                Operation::Read { fd, to, len, offset } => unsafe {
+                FileOperation::Read { fd, to, len, offset } => unsafe {
                     ring.push_read(fd, to, len as u32, offset, id)
                 },
                 // SAFETY: as above.
-                Operation::Write { fd, from, len, offset } => unsafe {
+                FileOperation::Write { fd, from, len, offset } => unsafe {
                     ring.push_write(fd, from, len as u32, offset, id)
                 },
-                Operation::Sync { fd } => ring.push_fdatasync(fd, id),
+                FileOperation::Sync { fd } => ring.push_fdatasync(fd, id),
             },
             Self::Threads(workers, inbox) => {
                 let inbox = Arc::clone(inbox);
@@ -110,7 +110,12 @@ impl Disk {
     /// # Safety
     ///
     /// As for [`start`](Self::start).
-    pub(super) unsafe fn start_on(threads: &Workers, operation: Operation, id: u64, inbox: &Arc<Inbox>) {
+    pub(super) unsafe fn start_on(
+        threads: &Workers,
+        operation: FileOperation,
+        id: u64,
+        inbox: &Arc<CommandQueue>,
+    ) {
         let inbox = Arc::clone(inbox);
         threads.post(move |thread| inbox.ended(id, thread.and_then(|()| operation.perform())));
     }
@@ -186,21 +191,21 @@ impl Disk {
 
 #[cfg(test)]
 mod tests {
-    use super::{Disk, WATCHED};
-    use crate::pager::command::Inbox;
+    use super::{FileIo, WATCHED};
+    use crate::pager::command::CommandQueue;
     use rustix::event::{EventfdFlags, eventfd};
     use std::os::fd::AsRawFd;
     use std::sync::Arc;
     use std::time::Duration;
 
-    fn told(disk: &mut Disk) -> [bool; WATCHED] {
+    fn told(disk: &mut FileIo) -> [bool; WATCHED] {
         assert!(disk.completed().is_none(), "no operation was started");
         disk.fired().unwrap()
     }
 
     #[test]
     fn a_wait_ends_with_whichever_descriptor_has_something_each_time() {
-        let mut disk = Disk::new(true, &Arc::new(Inbox::new().unwrap()));
+        let mut disk = FileIo::new(true, &Arc::new(CommandQueue::new().unwrap()));
         let bells = [0; 2].map(|_| eventfd(0, EventfdFlags::NONBLOCK).unwrap());
         let none = (-1, libc::POLLIN);
         let watched =
@@ -225,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_wait_ends_when_its_time_is_over() {
-        let mut disk = Disk::new(true, &Arc::new(Inbox::new().unwrap()));
+        let mut disk = FileIo::new(true, &Arc::new(CommandQueue::new().unwrap()));
         if disk.wait([(-1, 0); WATCHED], Duration::from_millis(1)) {
             assert_eq!(told(&mut disk), [false; WATCHED]);
         }

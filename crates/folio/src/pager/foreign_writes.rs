@@ -5,13 +5,13 @@
 //! granularity of the version. Once another version is seen no write is made any more: whole pages would overwrite the other
 //! writer's bytes.
 
-use super::core::Reason;
+use super::core::FailureReason;
 use crate::source::Version;
 
 /// What is known of an object's version, and the writes that wait to know more.
 #[derive(Debug)]
-pub(super) struct Guard<W> {
-    state: State,
+pub(super) struct ForeignWrites<W> {
+    state: CheckState,
     /// The version after this pager's last write; `None` where that is not known, and the next look learns it.
     known: Option<Version>,
     /// Writes under way.
@@ -24,7 +24,7 @@ pub(super) struct Guard<W> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum CheckState {
     /// No write is under way, and the version is known.
     Idle,
     /// The version is being looked at, for the writes that wait.
@@ -47,10 +47,10 @@ pub(super) enum Admission<W> {
     Never,
 }
 
-impl<W> Guard<W> {
+impl<W> ForeignWrites<W> {
     pub(super) fn new(version: Version) -> Self {
         Self {
-            state: State::Idle,
+            state: CheckState::Idle,
             known: Some(version),
             writing: 0,
             waiting: Vec::new(),
@@ -62,16 +62,16 @@ impl<W> Guard<W> {
     /// A write is to be made.
     pub(super) fn admit(&mut self, write: W) -> Admission<W> {
         match self.state {
-            State::Foreign => Admission::Never,
-            State::Writing => {
+            CheckState::Foreign => Admission::Never,
+            CheckState::Writing => {
                 self.writing += 1;
                 Admission::Now(write)
             }
-            State::Idle | State::Looking | State::Learning => {
+            CheckState::Idle | CheckState::Looking | CheckState::Learning => {
                 self.waiting.push(write);
-                let look = self.state == State::Idle;
+                let look = self.state == CheckState::Idle;
                 if look {
-                    self.state = State::Looking;
+                    self.state = CheckState::Looking;
                 }
                 Admission::Later { look }
             }
@@ -81,16 +81,19 @@ impl<W> Guard<W> {
     /// A write has ended. Whether the version is to be looked at.
     pub(super) fn ended(&mut self) -> bool {
         self.writing = self.writing.saturating_sub(1);
-        let last = self.writing == 0 && self.state == State::Writing;
+        let last = self.writing == 0 && self.state == CheckState::Writing;
         if last {
-            self.state = State::Learning;
+            self.state = CheckState::Learning;
         }
         last
     }
 
     /// The version was looked at. Returns the writes that can be made now, or those that must not be made, and why.
-    pub(super) fn looked(&mut self, version: Result<Version, Reason>) -> Result<Vec<W>, (Vec<W>, Reason)> {
-        let looking = self.state == State::Looking;
+    pub(super) fn looked(
+        &mut self,
+        version: Result<Version, FailureReason>,
+    ) -> Result<Vec<W>, (Vec<W>, FailureReason)> {
+        let looking = self.state == CheckState::Looking;
         let outdated = std::mem::take(&mut self.outdated);
         let waiting = std::mem::take(&mut self.waiting);
         let version = match version {
@@ -100,17 +103,17 @@ impl<W> Guard<W> {
                 if !looking {
                     self.known = None;
                 }
-                self.state = State::Idle;
+                self.state = CheckState::Idle;
                 return Err((waiting, reason));
             }
         };
         if looking && !self.resizing && self.known.is_some_and(|known| known != version) {
-            self.state = State::Foreign;
-            return Err((waiting, Reason::Changed));
+            self.state = CheckState::Foreign;
+            return Err((waiting, FailureReason::Changed));
         }
         self.known = (!self.resizing && !outdated).then_some(version);
         self.writing = waiting.len();
-        self.state = if waiting.is_empty() { State::Idle } else { State::Writing };
+        self.state = if waiting.is_empty() { CheckState::Idle } else { CheckState::Writing };
         Ok(waiting)
     }
 
@@ -120,24 +123,24 @@ impl<W> Guard<W> {
         self.resizing = on;
         self.known = None;
         // The answer to come may be the version before the change.
-        self.outdated = matches!(self.state, State::Looking | State::Learning);
+        self.outdated = matches!(self.state, CheckState::Looking | CheckState::Learning);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Admission, Guard};
-    use crate::pager::core::Reason;
+    use super::{Admission, ForeignWrites};
+    use crate::pager::core::FailureReason;
     use crate::source::Version;
 
-    fn waits(guard: &mut Guard<u32>, write: u32, looks: bool) {
+    fn waits(guard: &mut ForeignWrites<u32>, write: u32, looks: bool) {
         let admission = guard.admit(write);
         assert!(matches!(admission, Admission::Later { look } if look == looks), "{admission:?}");
     }
 
     #[test]
     fn a_group_of_writes_is_checked_once_and_its_own_change_is_learnt() {
-        let mut guard = Guard::new(Version(1, 0));
+        let mut guard = ForeignWrites::new(Version(1, 0));
         waits(&mut guard, 10, true);
         waits(&mut guard, 11, false);
         assert_eq!(guard.looked(Ok(Version(1, 0))), Ok(vec![10, 11]));
@@ -153,24 +156,24 @@ mod tests {
 
     #[test]
     fn another_version_ends_all_writes_for_good() {
-        let mut guard = Guard::new(Version(1, 0));
+        let mut guard = ForeignWrites::new(Version(1, 0));
         waits(&mut guard, 10, true);
-        assert_eq!(guard.looked(Ok(Version(9, 0))), Err((vec![10], Reason::Changed)));
+        assert_eq!(guard.looked(Ok(Version(9, 0))), Err((vec![10], FailureReason::Changed)));
         assert!(matches!(guard.admit(11), Admission::Never));
     }
 
     #[test]
     fn a_version_that_cannot_be_read_fails_the_writes_and_is_asked_for_again() {
-        let mut guard = Guard::new(Version(1, 0));
+        let mut guard = ForeignWrites::new(Version(1, 0));
         waits(&mut guard, 10, true);
-        assert_eq!(guard.looked(Err(Reason::Short)), Err((vec![10], Reason::Short)));
+        assert_eq!(guard.looked(Err(FailureReason::Short)), Err((vec![10], FailureReason::Short)));
         waits(&mut guard, 11, true);
-        assert_eq!(guard.looked(Ok(Version(9, 0))), Err((vec![11], Reason::Changed)));
+        assert_eq!(guard.looked(Ok(Version(9, 0))), Err((vec![11], FailureReason::Changed)));
     }
 
     #[test]
     fn a_change_of_length_by_this_process_is_not_someone_elses() {
-        let mut guard = Guard::new(Version(1, 0));
+        let mut guard = ForeignWrites::new(Version(1, 0));
         guard.resizing(true);
         waits(&mut guard, 10, true);
         assert_eq!(guard.looked(Ok(Version(2, 0))), Ok(vec![10]));
@@ -183,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_version_asked_for_before_a_change_of_length_is_not_learnt_after_it() {
-        let mut guard = Guard::new(Version(1, 0));
+        let mut guard = ForeignWrites::new(Version(1, 0));
         waits(&mut guard, 10, true);
         assert_eq!(guard.looked(Ok(Version(1, 0))), Ok(vec![10]));
         assert!(guard.ended());

@@ -1,7 +1,7 @@
 //! The file for the hashes of pages that memory has no room for. A thread opens, reads, writes and
 //! closes it, in the order of the calls: the spill directory may be slow, or stuck.
 
-use super::command::{Inbox, Message};
+use super::command::{Command, CommandQueue};
 use super::core::ObjectId;
 use super::page_hashes::{FILE_BYTES, LeafWrite};
 use crate::source::workers::Workers;
@@ -14,14 +14,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// See the module. The file is made at the first write: most objects need none.
 pub(super) struct HashFile {
     object: ObjectId,
-    inbox: Arc<Inbox>,
+    inbox: Arc<CommandQueue>,
     /// One at a time, so that a call finds the work of all earlier ones done.
     threads: Workers,
     file: Arc<Mutex<Option<File>>>,
 }
 
 impl HashFile {
-    pub(super) fn new(object: ObjectId, inbox: &Arc<Inbox>) -> Self {
+    pub(super) fn new(object: ObjectId, inbox: &Arc<CommandQueue>) -> Self {
         Self { object, inbox: Arc::clone(inbox), threads: Workers::new(1), file: Arc::default() }
     }
 
@@ -29,7 +29,7 @@ impl HashFile {
     fn post<R>(
         &self,
         work: impl FnOnce(&mut Option<File>) -> io::Result<R> + Send + 'static,
-        done: impl FnOnce(io::Result<R>) -> Message + Send + 'static,
+        done: impl FnOnce(io::Result<R>) -> Command + Send + 'static,
     ) {
         let (inbox, file) = (Arc::clone(&self.inbox), Arc::clone(&self.file));
         self.threads.post(move |thread| {
@@ -38,7 +38,7 @@ impl HashFile {
         });
     }
 
-    /// Writes leaves into a file in `dir`. The end is a [`Message::LeavesWritten`].
+    /// Writes leaves into a file in `dir`. The end is a [`Command::LeavesWritten`].
     pub(super) fn write(&self, dir: &Path, writes: Vec<LeafWrite>) {
         let (object, dir) = (self.object, dir.to_owned());
         let leaves = writes.iter().map(|write| (write.leaf, write.number)).collect();
@@ -51,10 +51,10 @@ impl HashFile {
             let mut pieces = writes.iter().flat_map(LeafWrite::pieces);
             pieces.try_for_each(|(offset, bytes)| file.write_all_at(&bytes, offset))
         };
-        self.post(work, move |result| Message::LeavesWritten { object, leaves, result });
+        self.post(work, move |result| Command::LeavesWritten { object, leaves, result });
     }
 
-    /// Reads a leaf that was written. The end is a [`Message::LeafLoaded`].
+    /// Reads a leaf that was written. The end is a [`Command::LeafLoaded`].
     pub(super) fn load(&self, leaf: u64) {
         let object = self.object;
         let work = move |slot: &mut Option<File>| {
@@ -63,7 +63,7 @@ impl HashFile {
             file.read_exact_at(&mut bytes[..], leaf * FILE_BYTES as u64)?;
             Ok(bytes)
         };
-        self.post(work, move |bytes| Message::LeafLoaded { object, leaf, bytes });
+        self.post(work, move |bytes| Command::LeafLoaded { object, leaf, bytes });
     }
 }
 

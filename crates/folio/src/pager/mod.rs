@@ -62,9 +62,9 @@ use crate::error::{Errno, Error, Result, Subject};
 use crate::pager::sys::uffd::Uffd;
 use crate::source::Source;
 use crate::sys::identity;
-use command::{Inbox, Message};
+use command::{Command, CommandQueue};
 use features::{Asker, Choice, Features, Masks, Probe};
-use object::{Lease, Purpose};
+use object::{MappedObject, Purpose};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -103,7 +103,7 @@ pub struct Pager {
 
 /// What all clones of a pager, and all its maps, hold.
 pub(crate) struct Inner {
-    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) inbox: Arc<CommandQueue>,
     budget: AtomicUsize,
     /// Writable maps of files that could not be locked, and the last refusal.
     locks_refused: AtomicU64,
@@ -129,15 +129,15 @@ impl Inner {
     }
 
     /// Whether this is the process that made the pager: a forked child has no thread that serves it.
-    pub(crate) fn is_at_home(&self) -> bool {
+    pub(crate) fn is_owner_process(&self) -> bool {
         self.process == identity::token()
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if self.is_at_home() {
-            self.inbox.send(Message::Close);
+        if self.is_owner_process() {
+            self.inbox.send(Command::Close);
         }
     }
 }
@@ -245,7 +245,7 @@ impl Builder {
             }
             None => None,
         };
-        let inbox = Arc::new(Inbox::new().map_err(refused)?);
+        let inbox = Arc::new(CommandQueue::new().map_err(refused)?);
         let config = driver::Config {
             budget,
             dirty_age: self.dirty_age,
@@ -261,7 +261,7 @@ impl Builder {
             source_threads: self.source_threads,
             merges: self.merges,
         };
-        let shard = driver::Shard::new(config, Arc::clone(&inbox));
+        let shard = driver::Driver::new(config, Arc::clone(&inbox));
         if crate::sys::thread::start(&self.name, move || serve(shard)).is_err() {
             return Err(Error::kernel("clone", Errno::AGAIN, Subject::named("a pager's thread")));
         }
@@ -277,7 +277,7 @@ impl Builder {
 }
 
 /// Runs a shard. It must not end early: the kernel would show zeros for missing pages once the userfaultfd is closed.
-fn serve(shard: driver::Shard) {
+fn serve(shard: driver::Driver) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shard.run())).is_err() {
         crate::sys::say(format_args!("the pager's thread has panicked: its maps cannot be served any more"));
         std::process::abort();
@@ -343,7 +343,7 @@ impl Pager {
     /// writable by any pager of this process (a map whose last handle is being dropped is waited for; a thread that calls a source
     /// does not wait); ENOMEM for addresses. A panic of the source in an answer is an error, too.
     pub fn map(&self, source: impl Source) -> Result<Paged> {
-        Lease::open(&self.inner, Arc::new(source), Purpose::Read, Pattern::Normal).map(Paged::new)
+        MappedObject::open(&self.inner, Arc::new(source), Purpose::Read, Pattern::Normal).map(Paged::new)
     }
 
     /// Maps a source for reading and writing, for one handle alone. What is stored reaches the source some time later
@@ -365,7 +365,7 @@ impl Pager {
     /// process ([`FileMapMut`](crate::FileMapMut) shares a file among processes), or while a write of its last map has not ended;
     /// EMFILE without a descriptor for the lock; EACCES if it cannot be written.
     pub fn map_mut(&self, source: impl Source) -> Result<PagedMut> {
-        Lease::open(&self.inner, Arc::new(source), Purpose::Write, Pattern::Normal).map(PagedMut::new)
+        MappedObject::open(&self.inner, Arc::new(source), Purpose::Write, Pattern::Normal).map(PagedMut::new)
     }
 
     /// Maps a source copy-on-write: what is stored never reaches the source. Stored pages that do not fit into the budget go
@@ -377,7 +377,8 @@ impl Pager {
     ///
     /// As for [`map`](Self::map), but it may be mapped otherwise too.
     pub fn map_private(&self, source: impl Source) -> Result<PagedMut> {
-        Lease::open(&self.inner, Arc::new(source), Purpose::Private, Pattern::Normal).map(PagedMut::new)
+        MappedObject::open(&self.inner, Arc::new(source), Purpose::Private, Pattern::Normal)
+            .map(PagedMut::new)
     }
 
     /// Maps a source for many writable handles: they see each other's stores at once, through volatile views.
@@ -386,7 +387,8 @@ impl Pager {
     ///
     /// As for [`map_mut`](Self::map_mut), but it may be mapped shared already.
     pub fn map_shared(&self, source: impl Source) -> Result<PagedShared> {
-        Lease::open(&self.inner, Arc::new(source), Purpose::Shared, Pattern::Normal).map(PagedShared::new)
+        MappedObject::open(&self.inner, Arc::new(source), Purpose::Shared, Pattern::Normal)
+            .map(PagedShared::new)
     }
 
     /// What the pager did so far, and what is in memory now.
@@ -395,8 +397,8 @@ impl Pager {
     ///
     /// ECHILD in a forked child, which has no pager.
     pub fn stats(&self) -> Result<Stats> {
-        self.inner.at_home("stats")?;
-        let mut stats = self.inner.inbox.ask(Message::Stats).ok_or_else(ended)?;
+        self.inner.check_owner_process("stats")?;
+        let mut stats = self.inner.inbox.ask(Command::Stats).ok_or_else(ended)?;
         stats.locks_refused = self.inner.locks_refused.load(Ordering::Relaxed);
         let errno = self.inner.lock_errno.load(Ordering::Relaxed);
         stats.lock_refusal = (errno != 0).then_some(errno);
@@ -414,19 +416,19 @@ impl Pager {
     ///
     /// EINVAL below 4 MiB; ECHILD in a forked child.
     pub fn set_budget(&self, bytes: usize) -> Result<()> {
-        self.inner.at_home("set_budget")?;
+        self.inner.check_owner_process("set_budget")?;
         check_budget(bytes)?;
         let bytes = affordable(bytes);
         self.inner.budget.store(bytes, Ordering::Relaxed);
-        self.inner.inbox.send(Message::SetBudget(bytes));
+        self.inner.inbox.send(Command::SetBudget(bytes));
         Ok(())
     }
 }
 
 impl Inner {
     /// An error in a forked child.
-    pub(crate) fn at_home(&self, call: &'static str) -> Result<()> {
-        if self.is_at_home() {
+    pub(crate) fn check_owner_process(&self, call: &'static str) -> Result<()> {
+        if self.is_owner_process() {
             return Ok(());
         }
         Err(Error::rule_as(

@@ -1,12 +1,12 @@
 //! Who has an object mapped, and as what: many readers, or one writer, or many shared writers. What all handles do is here.
 
-use super::at_exit::Promise;
-use super::command::Message;
-use super::core::{Event, Failure, ObjectId, Pattern as Reading, Pin, Reason};
+use super::at_exit::ExitFlush;
+use super::command::Command;
+use super::core::{AccessPattern as Reading, CoreEvent, Failure, FailureReason, ObjectId, PinnedRange};
 use super::driver::NewObject;
-use super::registry::{Conflict, Entry, Place};
-use super::source_facts::Answers;
-use super::writer_lock::{Attempt, FileLock};
+use super::registry::{MapConflict, ObjectEntry, RegistryEntry};
+use super::source_facts::SourceFacts;
+use super::writer_lock::{LockAttempt, WriterLock};
 use super::{Inner, ended, store};
 use crate::advice::{Advice, Pattern};
 use crate::error::{Errno, Error, Fault, FaultCause, Result, Subject};
@@ -29,7 +29,7 @@ pub(crate) enum Purpose {
 }
 
 /// An object and its memory, for as long as a handle has it.
-pub(crate) struct Lease {
+pub(crate) struct MappedObject {
     pager: Arc<Inner>,
     object: ObjectId,
     source: Arc<dyn Source>,
@@ -40,17 +40,17 @@ pub(crate) struct Lease {
     len: usize,
     name: String,
     /// What is held until all is written.
-    held: Held,
+    held: ObjectClaim,
 }
 
 /// What keeps others from an object, and what writes it at the end of the program.
-struct Held {
-    promise: Option<Promise>,
-    lock: Option<FileLock>,
-    place: Option<Place>,
+struct ObjectClaim {
+    promise: Option<ExitFlush>,
+    lock: Option<WriterLock>,
+    place: Option<RegistryEntry>,
 }
 
-impl std::fmt::Debug for Lease {
+impl std::fmt::Debug for MappedObject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lease")
             .field("name", &self.name)
@@ -60,47 +60,49 @@ impl std::fmt::Debug for Lease {
 }
 
 /// What a page's failure is to whoever asked.
-fn cause_of(reason: &Reason) -> (FaultCause, Option<String>) {
+fn cause_of(reason: &FailureReason) -> (FaultCause, Option<String>) {
     match reason {
-        Reason::Source { message, .. } => (FaultCause::SourceFailed, Some(message.to_string())),
-        Reason::Short => (FaultCause::SourceFailed, Some("it gave fewer bytes than its length".to_owned())),
-        Reason::Changed => (FaultCause::Changed, None),
-        Reason::Deadline => (FaultCause::Deadline, None),
-        Reason::NoMemory => (FaultCause::NoMemory, None),
-        Reason::Unwritten { message, .. } => {
+        FailureReason::Source { message, .. } => (FaultCause::SourceFailed, Some(message.to_string())),
+        FailureReason::Short => {
+            (FaultCause::SourceFailed, Some("it gave fewer bytes than its length".to_owned()))
+        }
+        FailureReason::Changed => (FaultCause::Changed, None),
+        FailureReason::Deadline => (FaultCause::Deadline, None),
+        FailureReason::NoMemory => (FaultCause::NoMemory, None),
+        FailureReason::Unwritten { message, .. } => {
             (FaultCause::NoMemory, Some(format!("the write-back of dirty pages failed: {message}")))
         }
-        Reason::PastEnd => (FaultCause::PastEnd, None),
-        Reason::Refused { errno } => {
+        FailureReason::PastEnd => (FaultCause::PastEnd, None),
+        FailureReason::Refused { errno } => {
             (FaultCause::NoBacking, Some(io::Error::from_raw_os_error(*errno).to_string()))
         }
-        Reason::Busy => (FaultCause::NoBacking, Some("direct I/O holds the page".to_owned())),
+        FailureReason::Busy => (FaultCause::NoBacking, Some("direct I/O holds the page".to_owned())),
     }
 }
 
-impl Lease {
+impl MappedObject {
     pub(crate) fn open(
         pager: &Arc<Inner>,
         source: Arc<dyn Source>,
         purpose: Purpose,
         pattern: Pattern,
     ) -> Result<(Arc<Self>, usize)> {
-        pager.at_home("map")?;
+        pager.check_owner_process("map")?;
         let (answers, place) = loop {
-            let answers = Answers::ask(&*source, purpose)?;
+            let answers = SourceFacts::ask(&*source, purpose)?;
             let Some(identity) = answers.identity else { break (answers, None) };
-            match Place::enter(identity, pager.number(), purpose, (answers.version, answers.shows)) {
-                Ok(Entry::New(place)) => break (answers, Some(place)),
-                Ok(Entry::Shared(lease)) => {
+            match RegistryEntry::enter(identity, pager.number(), purpose, (answers.version, answers.shows)) {
+                Ok(ObjectEntry::New(place)) => break (answers, Some(place)),
+                Ok(ObjectEntry::Shared(lease)) => {
                     let len = lease.len;
                     return Ok((lease, len));
                 }
                 // That map's stores may have changed the source since it was asked.
-                Ok(Entry::Waited) => {}
+                Ok(ObjectEntry::Waited) => {}
                 Err(conflict) => return Err(in_use(Subject::named(answers.name), &conflict)),
             }
         };
-        let Answers { name, mut len, shows, block, deadline, reach, .. } = answers;
+        let SourceFacts { name, mut len, shows, block, deadline, reach, .. } = answers;
         let subject = || Subject::named(name.clone());
         let failed = |error: io::Error| {
             let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
@@ -144,7 +146,7 @@ impl Lease {
                 shared: purpose == Purpose::Shared,
                 pattern: reading(pattern),
             };
-            pager.inbox.ask(|reply| Message::Attach(Box::new(new), reply)).ok_or_else(ended)
+            pager.inbox.ask(|reply| Command::Attach(Box::new(new), reply)).ok_or_else(ended)
         };
         // Addresses for growth are worth less than the map.
         let wished = if written { (2 * len).max(len + (1 << 30)) } else { len };
@@ -156,7 +158,7 @@ impl Lease {
             let asked = store::address_bytes(reserve, purpose == Purpose::Shared);
             Error::kernel("mmap", errno, subject().with_length(asked))
         })?;
-        let promise = written.then(|| Promise::new(&pager.inbox, object, &name));
+        let promise = written.then(|| ExitFlush::new(&pager.inbox, object, &name));
         let lease = Arc::new(Self {
             pager: Arc::clone(pager),
             object,
@@ -166,7 +168,7 @@ impl Lease {
             reserve,
             len: len as usize,
             name,
-            held: Held { promise, lock, place },
+            held: ObjectClaim { promise, lock, place },
         });
         if let Some(place) = &lease.held.place {
             place.opened(&lease);
@@ -227,9 +229,9 @@ impl Lease {
         ((range.start / Self::page()) as u64, range.end.div_ceil(Self::page()) as u64)
     }
 
-    fn tell(&self, call: &'static str, event: Event) -> Result<()> {
-        self.pager.at_home(call)?;
-        self.pager.inbox.send(Message::Tell(event));
+    fn post(&self, call: &'static str, event: CoreEvent) -> Result<()> {
+        self.pager.check_owner_process(call)?;
+        self.pager.inbox.send(Command::Tell(event));
         Ok(())
     }
 
@@ -237,10 +239,10 @@ impl Lease {
         &self,
         call: &'static str,
         range: &Range<usize>,
-        make: impl FnOnce(super::core::Ticket) -> Event + Send + 'static,
+        make: impl FnOnce(super::core::Ticket) -> CoreEvent + Send + 'static,
     ) -> Result<()> {
-        self.pager.at_home(call)?;
-        let outcome = self.pager.inbox.ask(|reply| Message::Ask(Box::new(make), reply)).ok_or_else(ended)?;
+        self.pager.check_owner_process(call)?;
+        let outcome = self.pager.inbox.ask(|reply| Command::Ask(Box::new(make), reply)).ok_or_else(ended)?;
         outcome.map_err(|failure| self.fault(call, range, &failure))
     }
 
@@ -269,22 +271,22 @@ impl Lease {
         for range in ranges {
             runs.push(Self::pages(&self.bytes("prefetch", range.clone(), len)?));
         }
-        self.tell("prefetch", Event::Prefetch { object: self.object, runs })
+        self.post("prefetch", CoreEvent::Prefetch { object: self.object, runs })
     }
 
     /// Keeps a range in the map; with `stores` it can be stored to without a fault, and stays dirty.
     pub(crate) fn pin(&self, call: &'static str, range: &Range<usize>, stores: bool) -> Result<()> {
         let object = self.object;
         let (first, end) = Self::pages(range);
-        let pin = Pin { first, end, stores };
-        self.ask(call, range, move |ticket| Event::Pin { object, pin, ticket })
+        let pin = PinnedRange { first, end, stores };
+        self.ask(call, range, move |ticket| CoreEvent::Pin { object, pin, ticket })
     }
 
     pub(crate) fn unpin(&self, range: &Range<usize>, stores: bool) {
         let (first, end) = Self::pages(range);
-        let pin = Pin { first, end, stores };
+        let pin = PinnedRange { first, end, stores };
         // In a child nothing is pinned.
-        let _ = self.tell("unpin", Event::Unpin { object: self.object, pin });
+        let _ = self.post("unpin", CoreEvent::Unpin { object: self.object, pin });
     }
 
     pub(crate) fn advise(&self, range: Range<usize>, advice: Advice) -> Result<()> {
@@ -295,7 +297,7 @@ impl Lease {
             Advice::Sequential => Reading::Sequential,
             Advice::WillNeed => {
                 let runs = vec![Self::pages(&range)];
-                return self.tell("advise", Event::Prefetch { object, runs });
+                return self.post("advise", CoreEvent::Prefetch { object, runs });
             }
             Advice::Cold | Advice::PageOut => return self.evict(&range, false),
             Advice::PopulateRead => {
@@ -310,31 +312,31 @@ impl Lease {
                 return Err(Error::rule("advise", subject, rule, remedy));
             }
         };
-        self.tell("advise", Event::Advise { object, pattern })
+        self.post("advise", CoreEvent::Advise { object, pattern })
     }
 
     pub(crate) fn evict(&self, range: &Range<usize>, discard: bool) -> Result<()> {
         let object = self.object;
         let (first, end) = Self::pages(range);
-        self.ask("advise", range, move |ticket| Event::Evict { object, first, end, discard, ticket })
+        self.ask("advise", range, move |ticket| CoreEvent::Evict { object, first, end, discard, ticket })
     }
 
     pub(crate) fn sync(&self, range: &Range<usize>, wait: bool) -> Result<()> {
         let object = self.object;
         let (first, end) = Self::pages(range);
-        let make = move |ticket| Event::Sync { object, first, end, flush: true, ticket };
+        let make = move |ticket| CoreEvent::Sync { object, first, end, flush: true, ticket };
         if wait {
             return self.ask("sync", range, make);
         }
-        self.pager.at_home("sync")?;
+        self.pager.check_owner_process("sync")?;
         let (unheard, _) = std::sync::mpsc::sync_channel(1);
-        self.pager.inbox.send(Message::Ask(Box::new(make), unheard));
+        self.pager.inbox.send(Command::Ask(Box::new(make), unheard));
         Ok(())
     }
 
     /// Sets the source's length, and the map's.
     pub(crate) fn resize(&self, old: usize, new: usize) -> Result<()> {
-        self.pager.at_home("resize")?;
+        self.pager.check_owner_process("resize")?;
         if new as u64 > self.reserve {
             let subject = Subject::named(self.name.clone()).with_length(old).with_new_length(new);
             let rule = format!("the map has addresses for {} bytes", self.reserve);
@@ -362,21 +364,21 @@ impl Lease {
         if self.purpose != Purpose::Private {
             let object = self.object;
             // The version changes by this, and not by someone else.
-            self.pager.inbox.send(Message::Resizing { object, on: true });
+            self.pager.inbox.send(Command::Resizing { object, on: true });
             if let Err(error) = caught(|| self.source.resize(new as u64)) {
-                self.pager.inbox.send(Message::Resizing { object, on: false });
+                self.pager.inbox.send(Command::Resizing { object, on: false });
                 return Err(self.refused("resize", &error));
             }
         }
         let object = self.object;
-        let done = self.pager.inbox.ask(|done| Message::Resized { object, len: new as u64, done });
+        let done = self.pager.inbox.ask(|done| Command::Resized { object, len: new as u64, done });
         done.ok_or_else(ended)?.map_err(|failure| self.fault("resize", &(0..new), &failure))
     }
 
     /// The ranges of bytes that are in the map now.
     pub(crate) fn resident(&self, len: usize) -> Result<Vec<Range<usize>>> {
-        self.pager.at_home("resident")?;
-        let runs = self.pager.inbox.ask(|reply| Message::Resident(self.object, reply)).ok_or_else(ended)?;
+        self.pager.check_owner_process("resident")?;
+        let runs = self.pager.inbox.ask(|reply| Command::Resident(self.object, reply)).ok_or_else(ended)?;
         let page = Self::page();
         Ok(runs
             .into_iter()
@@ -385,14 +387,14 @@ impl Lease {
     }
 
     pub(crate) fn record(&self, on: bool) -> Result<()> {
-        self.tell("record", Event::Record { object: self.object, on })?;
+        self.post("record", CoreEvent::Record { object: self.object, on })?;
         // Answered after the event was taken: the next fault is recorded.
         self.recorded(0).map(drop)
     }
 
     pub(crate) fn recorded(&self, len: usize) -> Result<Vec<Range<usize>>> {
-        self.pager.at_home("recorded")?;
-        let runs = self.pager.inbox.ask(|reply| Message::Recording(self.object, reply)).ok_or_else(ended)?;
+        self.pager.check_owner_process("recorded")?;
+        let runs = self.pager.inbox.ask(|reply| Command::Recording(self.object, reply)).ok_or_else(ended)?;
         Ok(Self::byte_ranges(runs, len))
     }
 
@@ -403,8 +405,8 @@ impl Lease {
         runs.into_iter().map(bytes).collect()
     }
 
-    pub(crate) fn at_home(&self, call: &'static str) -> Result<()> {
-        self.pager.at_home(call)
+    pub(crate) fn check_owner_process(&self, call: &'static str) -> Result<()> {
+        self.pager.check_owner_process(call)
     }
 }
 
@@ -416,10 +418,10 @@ fn reading(pattern: Pattern) -> Reading {
     }
 }
 
-impl Drop for Lease {
+impl Drop for MappedObject {
     fn drop(&mut self) {
         // A child has neither the memory nor the thread; what was stored is the parent's to write.
-        if !self.pager.is_at_home() {
+        if !self.pager.is_owner_process() {
             return;
         }
         // The object is held until all is written: the next map of the source reads the stored bytes.
@@ -428,13 +430,13 @@ impl Drop for Lease {
         } else {
             Ok(())
         };
-        let nothing = Held { promise: None, lock: None, place: None };
-        let Held { promise, lock, place } = std::mem::replace(&mut self.held, nothing);
+        let nothing = ObjectClaim { promise: None, lock: None, place: None };
+        let ObjectClaim { promise, lock, place } = std::mem::replace(&mut self.held, nothing);
         let object = self.object;
         // Last: whoever waits for the place takes the lock.
         let held = (promise, lock, place);
         let Err(error) = written else {
-            self.pager.inbox.send(Message::Detach { object, held: None });
+            self.pager.inbox.send(Command::Detach { object, held: None });
             return drop(held);
         };
         // As the standard library does where a drop cannot fail; `close` returns the error.
@@ -445,28 +447,28 @@ impl Drop for Lease {
         if let Some(place) = &place {
             place.late();
         }
-        self.pager.inbox.send(Message::Detach { object, held: Some(Box::new((lock, place))) });
+        self.pager.inbox.send(Command::Detach { object, held: Some(Box::new((lock, place))) });
     }
 }
 
 /// Keeps pagers of other processes from a file. Where the file system has no locks, the refusal is counted and the map is made.
-fn lock(pager: &Inner, file: &LocalFile, subject: impl Fn() -> Subject) -> Result<Option<FileLock>> {
-    let (rule, remedy) = match FileLock::take(file) {
-        Attempt::Held(lock) => return Ok(Some(lock)),
+fn lock(pager: &Inner, file: &LocalFile, subject: impl Fn() -> Subject) -> Result<Option<WriterLock>> {
+    let (rule, remedy) = match WriterLock::take(file) {
+        LockAttempt::Held(lock) => return Ok(Some(lock)),
         // The file system may have locks.
-        Attempt::Refused(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => {
+        LockAttempt::Refused(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => {
             return Err(Error::kernel("open", errno, subject()));
         }
-        Attempt::Refused(errno) => {
+        LockAttempt::Refused(errno) => {
             pager.locks_refused.fetch_add(1, Ordering::Relaxed);
             pager.lock_errno.store(errno.raw_os_error(), Ordering::Relaxed);
             return Ok(None);
         }
-        Attempt::Taken => (
+        LockAttempt::Taken => (
             "a pager of another process has the file mapped writable, and pagers write whole pages back",
             "map it with FileMapMut in every process: the kernel shows each the stores of the others",
         ),
-        Attempt::Covered => (
+        LockAttempt::Covered => (
             "a lock (fcntl(2)) of another process covers byte 2^61, by which pagers keep each other out",
             "lock the bytes of the records only, or map the file with FileMapMut",
         ),
@@ -475,7 +477,7 @@ fn lock(pager: &Inner, file: &LocalFile, subject: impl Fn() -> Subject) -> Resul
 }
 
 /// The error about an object that is mapped already.
-fn in_use(subject: Subject, conflict: &Conflict) -> Error {
+fn in_use(subject: Subject, conflict: &MapConflict) -> Error {
     if conflict.late {
         let rule = "its last map was dropped, and a write of that map has not ended yet";
         return Error::rule_as(

@@ -8,7 +8,7 @@
 //! another thread reads and writes: nothing here waits. Zero is no page's hash. In a leaf in memory
 //! it says "never seen", or, for a leaf that is in the file as well, "see the file".
 
-use super::core::Run;
+use super::core::PageRun;
 use highway::{HighwayHash, HighwayHasher, Key};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
@@ -46,7 +46,7 @@ impl Secret {
 }
 
 /// The hashes of one object's pages.
-pub(crate) struct Records {
+pub(crate) struct PageHashes {
     secret: Secret,
     leaves: HashMap<u64, Box<Leaf>>,
     /// Leaves in memory, the oldest first; entries may be stale.
@@ -83,7 +83,7 @@ pub(crate) struct LeafWrite {
 
 /// Whether pages are as they were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Agreement {
+pub(crate) enum Verification {
     /// As far as they were seen before.
     Same,
     Other,
@@ -103,7 +103,7 @@ fn place(page: u64) -> (u64, usize) {
     (page / LEAF as u64, (page % LEAF as u64) as usize)
 }
 
-impl Records {
+impl PageHashes {
     pub(crate) fn new(secret: Secret, page: usize) -> Self {
         Self {
             secret,
@@ -118,7 +118,7 @@ impl Records {
     }
 
     /// Remembers the pages of a run.
-    pub(crate) fn keep(&mut self, run: Run, bytes: &[u8]) {
+    pub(crate) fn insert(&mut self, run: PageRun, bytes: &[u8]) {
         for (page, bytes) in (run.first..).zip(bytes.chunks_exact(self.page)) {
             let (leaf, at) = place(page);
             if !self.lost.contains(&leaf) {
@@ -136,14 +136,14 @@ impl Records {
     }
 
     /// Whether the pages of a run are as they were. A run lies in one leaf.
-    pub(crate) fn agree(&self, run: Run, bytes: &[u8]) -> Agreement {
+    pub(crate) fn verify(&self, run: PageRun, bytes: &[u8]) -> Verification {
         if self.leaves.is_empty() && self.shed.is_empty() && self.writing.is_empty() && self.lost.is_empty() {
-            return Agreement::Same;
+            return Verification::Same;
         }
         for (page, bytes) in (run.first..).zip(bytes.chunks_exact(self.page)) {
             let (leaf, at) = place(page);
             if self.lost.contains(&leaf) {
-                return Agreement::Lost;
+                return Verification::Lost;
             }
             let in_memory = self.leaves.get(&leaf).map_or(0, |hashes| hashes[at]);
             let known = match (in_memory, self.writing.get(&leaf)) {
@@ -151,18 +151,18 @@ impl Records {
                 (known, _) => known,
             };
             if known == 0 && self.shed.get(&leaf).is_some_and(|&good| at < good) {
-                return Agreement::Unloaded(leaf);
+                return Verification::Unloaded(leaf);
             }
             if known != 0 && known != self.secret.hash(bytes).max(1) {
-                return Agreement::Other;
+                return Verification::Other;
             }
         }
-        Agreement::Same
+        Verification::Same
     }
 
     /// Takes the oldest leaves out of memory, up to `bytes` of them, to be written. They are known, and
     /// count, until [`written`](Self::written); before that there are none to take.
-    pub(crate) fn shed(&mut self, bytes: usize) -> Vec<LeafWrite> {
+    pub(crate) fn spill(&mut self, bytes: usize) -> Vec<LeafWrite> {
         let mut writes = Vec::new();
         if !self.writing.is_empty() {
             return writes;
@@ -277,16 +277,16 @@ impl LeafWrite {
 
 #[cfg(test)]
 mod tests {
-    use super::{Agreement, FILE_BYTES, LeafWrite, Records, Secret};
-    use crate::pager::core::Run;
+    use super::{FILE_BYTES, LeafWrite, PageHashes, Secret, Verification};
+    use crate::pager::core::PageRun;
 
     const PAGE: usize = 4096;
 
     /// A file as long as it has to be.
     #[derive(Default)]
-    struct Stored(Vec<u8>);
+    struct HashFileModel(Vec<u8>);
 
-    impl Stored {
+    impl HashFileModel {
         fn write(&mut self, write: &LeafWrite) {
             for (offset, bytes) in write.pieces() {
                 let (start, end) = (offset as usize, offset as usize + bytes.len());
@@ -295,54 +295,54 @@ mod tests {
             }
         }
 
-        fn load(&self, records: &mut Records, leaf: u64) {
+        fn load(&self, records: &mut PageHashes, leaf: u64) {
             let start = leaf as usize * FILE_BYTES;
             records.loaded(leaf, self.0[start..start + FILE_BYTES].try_into().unwrap());
         }
 
-        fn shed_all(&mut self, records: &mut Records) {
-            for write in records.shed(usize::MAX) {
+        fn shed_all(&mut self, records: &mut PageHashes) {
+            for write in records.spill(usize::MAX) {
                 self.write(&write);
                 records.written(write.leaf, write.number, true);
             }
         }
 
-        fn agree(&self, records: &mut Records, page: u64, byte: u8) -> bool {
+        fn agree(&self, records: &mut PageHashes, page: u64, byte: u8) -> bool {
             let bytes = [byte; PAGE];
-            match records.agree(Run::one(page), &bytes) {
-                Agreement::Unloaded(leaf) => {
+            match records.verify(PageRun::one(page), &bytes) {
+                Verification::Unloaded(leaf) => {
                     self.load(records, leaf);
-                    records.agree(Run::one(page), &bytes) == Agreement::Same
+                    records.verify(PageRun::one(page), &bytes) == Verification::Same
                 }
-                agreement => agreement == Agreement::Same,
+                agreement => agreement == Verification::Same,
             }
         }
     }
 
-    fn records() -> Records {
-        Records::new(Secret::draw(), PAGE)
+    fn records() -> PageHashes {
+        PageHashes::new(Secret::draw(), PAGE)
     }
 
     #[test]
     fn other_bytes_do_not_agree_and_the_same_do() {
         let mut records = records();
-        let run = Run { first: 700, len: 2 };
+        let run = PageRun { first: 700, len: 2 };
         let mut bytes = vec![7; 8192];
-        assert_eq!(records.agree(run, &bytes), Agreement::Same, "nothing is known yet");
-        records.keep(run, &bytes);
-        assert_eq!(records.agree(run, &bytes), Agreement::Same);
+        assert_eq!(records.verify(run, &bytes), Verification::Same, "nothing is known yet");
+        records.insert(run, &bytes);
+        assert_eq!(records.verify(run, &bytes), Verification::Same);
         bytes[8191] ^= 1;
-        assert_eq!(records.agree(run, &bytes), Agreement::Other);
-        assert_eq!(records.agree(Run::one(700), &bytes[..PAGE]), Agreement::Same);
+        assert_eq!(records.verify(run, &bytes), Verification::Other);
+        assert_eq!(records.verify(PageRun::one(700), &bytes[..PAGE]), Verification::Same);
         records.forget_from(701);
-        assert_eq!(records.agree(run, &bytes), Agreement::Same);
+        assert_eq!(records.verify(run, &bytes), Verification::Same);
     }
 
     #[test]
     fn hashes_in_the_file_are_known_still() {
-        let (mut records, mut file) = (records(), Stored::default());
+        let (mut records, mut file) = (records(), HashFileModel::default());
         for page in (0..100_000).step_by(100) {
-            records.keep(Run::one(page), &[page as u8; PAGE]);
+            records.insert(PageRun::one(page), &[page as u8; PAGE]);
         }
         let before = records.bytes();
         file.shed_all(&mut records);
@@ -356,39 +356,39 @@ mod tests {
     #[test]
     fn a_leaf_is_known_while_it_is_written_and_after_a_write_that_failed() {
         let mut records = records();
-        records.keep(Run::one(3), &[3; PAGE]);
-        let write = records.shed(usize::MAX).remove(0);
+        records.insert(PageRun::one(3), &[3; PAGE]);
+        let write = records.spill(usize::MAX).remove(0);
         assert_eq!(records.writing.len(), 1);
-        assert_eq!(records.agree(Run::one(3), &[4; PAGE]), Agreement::Other);
+        assert_eq!(records.verify(PageRun::one(3), &[4; PAGE]), Verification::Other);
         // A newer hash is the one that counts, whichever way the write ends.
-        records.keep(Run::one(3), &[5; PAGE]);
+        records.insert(PageRun::one(3), &[5; PAGE]);
         records.written(write.leaf, write.number, false);
-        assert_eq!(records.agree(Run::one(3), &[5; PAGE]), Agreement::Same);
-        assert_eq!(records.agree(Run::one(3), &[3; PAGE]), Agreement::Other);
+        assert_eq!(records.verify(PageRun::one(3), &[5; PAGE]), Verification::Same);
+        assert_eq!(records.verify(PageRun::one(3), &[3; PAGE]), Verification::Other);
     }
 
     #[test]
     fn new_hashes_of_a_leaf_in_the_file_need_no_load() {
-        let (mut records, mut file) = (records(), Stored::default());
-        records.keep(Run { first: 0, len: 2 }, &[1; 2 * PAGE]);
+        let (mut records, mut file) = (records(), HashFileModel::default());
+        records.insert(PageRun { first: 0, len: 2 }, &[1; 2 * PAGE]);
         file.shed_all(&mut records);
-        records.keep(Run::one(1), &[9; PAGE]);
-        assert_eq!(records.agree(Run::one(1), &[9; PAGE]), Agreement::Same);
-        assert_eq!(records.agree(Run::one(0), &[1; PAGE]), Agreement::Unloaded(0));
+        records.insert(PageRun::one(1), &[9; PAGE]);
+        assert_eq!(records.verify(PageRun::one(1), &[9; PAGE]), Verification::Same);
+        assert_eq!(records.verify(PageRun::one(0), &[1; PAGE]), Verification::Unloaded(0));
         file.shed_all(&mut records);
         assert!(file.agree(&mut records, 0, 1) && file.agree(&mut records, 1, 9));
     }
 
     #[test]
     fn forgotten_hashes_come_back_by_no_load_and_no_write() {
-        let (mut records, mut file) = (records(), Stored::default());
-        records.keep(Run { first: 0, len: 8 }, &vec![1; 8 * PAGE]);
+        let (mut records, mut file) = (records(), HashFileModel::default());
+        records.insert(PageRun { first: 0, len: 8 }, &vec![1; 8 * PAGE]);
         file.shed_all(&mut records);
         // While the leaf is in the file.
         records.forget_from(6);
         assert!(file.agree(&mut records, 6, 2) && !file.agree(&mut records, 5, 2));
         // While it is written.
-        let write = records.shed(usize::MAX).remove(0);
+        let write = records.spill(usize::MAX).remove(0);
         records.forget_from(4);
         file.write(&write);
         records.written(write.leaf, write.number, true);
@@ -396,14 +396,14 @@ mod tests {
         // While a new hash is beside those in the file.
         file.shed_all(&mut records);
         records.forget_from(2);
-        records.keep(Run::one(5), &[7; PAGE]);
+        records.insert(PageRun::one(5), &[7; PAGE]);
         file.shed_all(&mut records);
         assert!(file.agree(&mut records, 2, 2) && file.agree(&mut records, 3, 2));
         assert!(file.agree(&mut records, 5, 7) && file.agree(&mut records, 1, 1));
         // All of it.
         file.shed_all(&mut records);
         records.forget_from(0);
-        records.keep(Run::one(7), &[8; PAGE]);
+        records.insert(PageRun::one(7), &[8; PAGE]);
         file.shed_all(&mut records);
         assert!((0..7).all(|page| file.agree(&mut records, page, 3)) && !file.agree(&mut records, 7, 3));
     }
@@ -411,20 +411,20 @@ mod tests {
     #[test]
     fn the_newer_hash_counts_when_its_leaf_is_written_during_a_load() {
         for succeeds in [true, false] {
-            let (mut records, mut file) = (records(), Stored::default());
-            records.keep(Run { first: 0, len: 2 }, &[1; 2 * PAGE]);
+            let (mut records, mut file) = (records(), HashFileModel::default());
+            records.insert(PageRun { first: 0, len: 2 }, &[1; 2 * PAGE]);
             file.shed_all(&mut records);
-            records.keep(Run::one(0), &[2; PAGE]);
-            assert_eq!(records.agree(Run::one(1), &[1; PAGE]), Agreement::Unloaded(0));
+            records.insert(PageRun::one(0), &[2; PAGE]);
+            assert_eq!(records.verify(PageRun::one(1), &[1; PAGE]), Verification::Unloaded(0));
             // The thread reads the leaf before it writes it.
-            let write = records.shed(usize::MAX).remove(0);
+            let write = records.spill(usize::MAX).remove(0);
             file.load(&mut records, 0);
-            assert_eq!(records.agree(Run::one(0), &[2; PAGE]), Agreement::Same, "during the write");
+            assert_eq!(records.verify(PageRun::one(0), &[2; PAGE]), Verification::Same, "during the write");
             if succeeds {
                 file.write(&write);
             }
             records.written(write.leaf, write.number, succeeds);
-            assert_eq!(records.agree(Run::one(0), &[2; PAGE]), Agreement::Same, "after the write");
+            assert_eq!(records.verify(PageRun::one(0), &[2; PAGE]), Verification::Same, "after the write");
             file.shed_all(&mut records);
             assert!(file.agree(&mut records, 0, 2) && file.agree(&mut records, 1, 1));
             assert!(!file.agree(&mut records, 0, 1));
@@ -434,11 +434,11 @@ mod tests {
     #[test]
     fn hashes_that_were_given_up_are_said_to_be() {
         let mut records = records();
-        records.keep(Run::one(600), &[1; PAGE]);
+        records.insert(PageRun::one(600), &[1; PAGE]);
         assert!(records.lose() && !records.lose());
-        assert_eq!(records.agree(Run::one(600), &[1; PAGE]), Agreement::Lost);
-        assert_eq!(records.agree(Run::one(0), &[1; PAGE]), Agreement::Same);
+        assert_eq!(records.verify(PageRun::one(600), &[1; PAGE]), Verification::Lost);
+        assert_eq!(records.verify(PageRun::one(0), &[1; PAGE]), Verification::Same);
         records.forget_from(512);
-        assert_eq!(records.agree(Run::one(600), &[1; PAGE]), Agreement::Same);
+        assert_eq!(records.verify(PageRun::one(600), &[1; PAGE]), Verification::Same);
     }
 }

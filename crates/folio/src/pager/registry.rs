@@ -5,8 +5,8 @@
 //! The registry's lock is held for a look only. Nothing is written, attached or asked of a source under it: an object whose
 //! map comes or goes is marked, and a thread that wants the same object waits for the mark to go.
 
-use super::object::{Lease, Purpose};
-use super::source_facts::Shows;
+use super::object::{MappedObject, Purpose};
+use super::source_facts::VersionRule;
 use crate::source::{Identity, Version};
 use crate::sys::per_process::PerProcess;
 use crate::sys::{identity as process, thread};
@@ -34,9 +34,9 @@ struct Holder {
     pager: u64,
     purpose: Purpose,
     /// The version when it was mapped, and which bytes it shows.
-    shown: (Option<Version>, Shows),
+    shown: (Option<Version>, VersionRule),
     /// `None` while the map is being made.
-    lease: Option<Weak<Lease>>,
+    lease: Option<Weak<MappedObject>>,
     /// Its last handle was dropped, and a write of it has not ended in time.
     late: bool,
 }
@@ -54,17 +54,17 @@ impl Registry {
 }
 
 /// What a map of an object finds.
-pub(super) enum Entry {
+pub(super) enum ObjectEntry {
     /// A map that it can share.
-    Shared(Arc<Lease>),
+    Shared(Arc<MappedObject>),
     /// Nothing that is in its way: the object is marked as its own.
-    New(Place),
+    New(RegistryEntry),
     /// A map that came or went was waited for: the source may have other answers now.
     Waited,
 }
 
 /// Why an object cannot be mapped.
-pub(super) struct Conflict {
+pub(super) struct MapConflict {
     /// What it is mapped for.
     pub(super) purpose: Purpose,
     /// By another pager of this process.
@@ -78,14 +78,14 @@ pub(super) struct Conflict {
 /// What one holder means for a map that is to be made.
 enum Finding {
     Nothing,
-    Share(Arc<Lease>),
+    Share(Arc<MappedObject>),
     /// It comes or goes.
     Wait,
     Conflict,
 }
 
 impl Holder {
-    fn finding(&self, pager: u64, purpose: Purpose, shown: (Option<Version>, Shows)) -> Finding {
+    fn finding(&self, pager: u64, purpose: Purpose, shown: (Option<Version>, VersionRule)) -> Finding {
         if self.late {
             return Finding::Wait;
         }
@@ -111,22 +111,22 @@ impl Holder {
 }
 
 /// An object's place in the registry, which ends with it.
-pub(super) struct Place {
+pub(super) struct RegistryEntry {
     registry: &'static Registry,
     process: u64,
     identity: Identity,
     number: u64,
 }
 
-impl Place {
+impl RegistryEntry {
     /// Finds a map of the object to share, or marks the object for a new one. `shown` is the source's version, and which of its
     /// bytes the map will show. A map of the object that comes or goes is waited for; a thread of folio's own, which may be the one that writes for it, does not wait.
     pub(super) fn enter(
         identity: Identity,
         pager: u64,
         purpose: Purpose,
-        shown: (Option<Version>, Shows),
-    ) -> Result<Entry, Conflict> {
+        shown: (Option<Version>, VersionRule),
+    ) -> Result<ObjectEntry, MapConflict> {
         let registry = REGISTRY.get();
         let mut holders = registry.lock();
         let mut waited = false;
@@ -136,7 +136,7 @@ impl Place {
             for holder in holders.by_identity.get(&identity).into_iter().flatten() {
                 match holder.finding(pager, purpose, shown) {
                     Finding::Nothing => {}
-                    Finding::Share(lease) => return Ok(Entry::Shared(lease)),
+                    Finding::Share(lease) => return Ok(ObjectEntry::Shared(lease)),
                     Finding::Conflict => return Err(holder.conflict(pager, false)),
                     Finding::Wait => waits = Some(holder),
                 }
@@ -156,7 +156,7 @@ impl Place {
                     holders = registry.changed.wait(holders).unwrap_or_else(PoisonError::into_inner);
                     waited = true;
                 }
-                None if waited => return Ok(Entry::Waited),
+                None if waited => return Ok(ObjectEntry::Waited),
                 None => break,
             }
         }
@@ -164,11 +164,11 @@ impl Place {
         let number = holders.last;
         let holder = Holder { number, pager, purpose, shown, lease: None, late: false };
         holders.by_identity.entry(identity).or_default().push(holder);
-        Ok(Entry::New(Self { registry, process: process::token(), identity, number }))
+        Ok(ObjectEntry::New(Self { registry, process: process::token(), identity, number }))
     }
 
     /// The map is made.
-    pub(super) fn opened(&self, lease: &Arc<Lease>) {
+    pub(super) fn opened(&self, lease: &Arc<MappedObject>) {
         self.change(|holder| holder.lease = Some(Arc::downgrade(lease)));
     }
 
@@ -189,12 +189,12 @@ impl Place {
 }
 
 impl Holder {
-    fn conflict(&self, pager: u64, closing: bool) -> Conflict {
-        Conflict { purpose: self.purpose, other_pager: self.pager != pager, closing, late: self.late }
+    fn conflict(&self, pager: u64, closing: bool) -> MapConflict {
+        MapConflict { purpose: self.purpose, other_pager: self.pager != pager, closing, late: self.late }
     }
 }
 
-impl Drop for Place {
+impl Drop for RegistryEntry {
     fn drop(&mut self) {
         // In a forked child the lock may be held by a thread that it does not have.
         if self.process != process::token() {

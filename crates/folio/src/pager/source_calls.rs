@@ -1,9 +1,9 @@
 //! How requests reach a source that is not read by the shard itself: on threads of a pool that no stuck source of
 //! another map exhausts, with a look at its version before and after each read.
 
-use super::command::{Inbox, Message};
+use super::command::{Command, CommandQueue};
 use super::core::ObjectId;
-use super::source_facts::{Reach, Shows};
+use super::source_facts::{SourceAccess, VersionRule};
 use crate::source::file::stamp::Stamp;
 use crate::source::function::caught;
 use crate::source::request::{FlushRequest, ReadRequest, Sink, WriteRequest};
@@ -15,48 +15,48 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Requests to one source that are handed over together.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(super) struct SourceBatch {
     pub(super) reads: Vec<ReadRequest>,
     pub(super) writes: Vec<WriteRequest>,
     pub(super) flush: Option<FlushRequest>,
 }
 
 /// One object's source, and the threads that call it.
-pub(super) struct Caller {
+pub(super) struct SourceCaller {
     source: Arc<dyn Source>,
     threads: Arc<Workers>,
-    shows: Shows,
+    shows: VersionRule,
     /// The source, if it is a file whose reads are made again when it changes meanwhile.
     settled: Option<Arc<LocalFile>>,
     /// Where reads end.
     reads: Arc<dyn Sink>,
-    inbox: Arc<Inbox>,
+    inbox: Arc<CommandQueue>,
 }
 
-impl Caller {
+impl SourceCaller {
     /// At most so many threads call the source at once.
     pub(super) fn new(
         source: Arc<dyn Source>,
-        reach: &Reach,
-        shows: Shows,
+        reach: &SourceAccess,
+        shows: VersionRule,
         most: usize,
-        inbox: &Arc<Inbox>,
+        inbox: &Arc<CommandQueue>,
     ) -> Self {
         let threads = Arc::new(Workers::new(most));
-        let shows = if matches!(reach, Reach::Constant) { Shows::Any } else { shows };
+        let shows = if matches!(reach, SourceAccess::Constant) { VersionRule::Any } else { shows };
         let settled = match reach {
-            Reach::SlowFile(file) if shows == Shows::Pages => Some(Arc::clone(file)),
+            SourceAccess::SlowFile(file) if shows == VersionRule::Pages => Some(Arc::clone(file)),
             _ => None,
         };
         let reads: Arc<dyn Sink> = match shows {
-            Shows::Version(version) => Arc::new(Checked(Arc::new(Check {
+            VersionRule::Version(version) => Arc::new(CheckedRead(Arc::new(VersionCheck {
                 source: Arc::clone(&source),
                 version,
                 threads: Arc::clone(&threads),
                 inbox: Arc::clone(inbox),
                 ended: Mutex::default(),
             }))),
-            Shows::Pages | Shows::Any => Arc::clone(inbox) as Arc<dyn Sink>,
+            VersionRule::Pages | VersionRule::Any => Arc::clone(inbox) as Arc<dyn Sink>,
         };
         Self { source, threads, shows, settled, reads, inbox: Arc::clone(inbox) }
     }
@@ -72,10 +72,10 @@ impl Caller {
     }
 
     /// Gives requests to the source.
-    pub(super) fn give(&self, batch: Batch) {
+    pub(super) fn give(&self, batch: SourceBatch) {
         let (source, shows, settled) = (Arc::clone(&self.source), self.shows, self.settled.clone());
         self.threads.post(move |thread| {
-            let Batch { reads, writes, flush } = batch;
+            let SourceBatch { reads, writes, flush } = batch;
             if let Err(error) = thread {
                 refuse(reads, &error);
                 for request in writes {
@@ -88,12 +88,12 @@ impl Caller {
             }
             if !reads.is_empty() {
                 match (shows, settled) {
-                    (Shows::Version(version), _) => match is_version(&*source, version) {
+                    (VersionRule::Version(version), _) => match is_version(&*source, version) {
                         Ok(()) => source.read(reads),
                         Err(error) => refuse(reads, &error),
                     },
-                    (Shows::Pages, Some(file)) => file.read_settled(reads),
-                    (Shows::Pages | Shows::Any, _) => source.read(reads),
+                    (VersionRule::Pages, Some(file)) => file.read_settled(reads),
+                    (VersionRule::Pages | VersionRule::Any, _) => source.read(reads),
                 }
             }
             if !writes.is_empty() {
@@ -114,7 +114,7 @@ impl Caller {
         let inbox = Arc::clone(&self.inbox);
         self.threads.post(move |thread| {
             let file = thread.and_then(|()| make());
-            inbox.send(Message::SpillMade { object, file });
+            inbox.send(Command::SpillMade { object, file });
         });
     }
 
@@ -126,7 +126,7 @@ impl Caller {
                 Some(file) => file.stamp().map(Stamp::content),
                 None => caught(|| source.version()),
             });
-            inbox.send(Message::Looked { object, version });
+            inbox.send(Command::Looked { object, version });
         });
     }
 
@@ -170,24 +170,24 @@ fn refuse(reads: Vec<ReadRequest>, error: &io::Error) {
 }
 
 /// Is told of the end of reads, and tells the shard when the version has been asked for after them.
-struct Checked(Arc<Check>);
+struct CheckedRead(Arc<VersionCheck>);
 
-struct Check {
+struct VersionCheck {
     source: Arc<dyn Source>,
     version: Version,
     threads: Arc<Workers>,
-    inbox: Arc<Inbox>,
-    ended: Mutex<Ended>,
+    inbox: Arc<CommandQueue>,
+    ended: Mutex<CallEnded>,
 }
 
 #[derive(Default)]
-struct Ended {
+struct CallEnded {
     reads: Vec<(u64, usize)>,
     /// A job is queued that will take them.
     posted: bool,
 }
 
-impl Sink for Checked {
+impl Sink for CheckedRead {
     /// The version is not asked for here: the source may hold a lock that it needs to answer.
     fn ended(&self, id: u64, result: io::Result<usize>) {
         let count = match result {
@@ -209,8 +209,8 @@ impl Sink for Checked {
     }
 }
 
-impl Check {
-    fn ended(&self) -> MutexGuard<'_, Ended> {
+impl VersionCheck {
+    fn ended(&self) -> MutexGuard<'_, CallEnded> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

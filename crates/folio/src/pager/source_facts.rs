@@ -4,14 +4,14 @@
 use super::object::Purpose;
 use crate::error::{Errno, Error, Result, Subject};
 use crate::source::function::caught;
-use crate::source::{Hand, Identity, LocalFile, Source, Version};
+use crate::source::{FastPathKind, Identity, LocalFile, Source, Version};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Which of its source's bytes a map may show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shows {
+pub(crate) enum VersionRule {
     /// Those of this version.
     Version(Version),
     /// Each page as the file is when that page is read first.
@@ -22,7 +22,7 @@ pub(crate) enum Shows {
 
 /// How the bytes of a source are reached.
 #[derive(Debug, Clone)]
-pub(crate) enum Reach {
+pub(crate) enum SourceAccess {
     /// By requests.
     Requests,
     /// By requests; the source never has another version.
@@ -36,15 +36,15 @@ pub(crate) enum Reach {
     SlowFile(Arc<LocalFile>),
 }
 
-impl Reach {
+impl SourceAccess {
     fn of(source: &dyn Source) -> Self {
-        match source.at_hand().0 {
-            Hand::No => Self::Requests,
-            Hand::Constant => Self::Constant,
-            Hand::Zeros => Self::Zeros,
-            Hand::Bytes(bytes) => Self::Bytes(bytes.as_ptr() as usize, bytes.len()),
-            Hand::File(file) if file.is_local() => Self::File(Arc::clone(file)),
-            Hand::File(file) => Self::SlowFile(Arc::clone(file)),
+        match source.fast_path().0 {
+            FastPathKind::No => Self::Requests,
+            FastPathKind::Constant => Self::Constant,
+            FastPathKind::Zeros => Self::Zeros,
+            FastPathKind::Bytes(bytes) => Self::Bytes(bytes.as_ptr() as usize, bytes.len()),
+            FastPathKind::File(file) if file.is_local() => Self::File(Arc::clone(file)),
+            FastPathKind::File(file) => Self::SlowFile(Arc::clone(file)),
         }
     }
 
@@ -57,19 +57,19 @@ impl Reach {
     }
 }
 
-pub(crate) struct Answers {
+pub(crate) struct SourceFacts {
     pub(crate) name: String,
     pub(crate) len: u64,
     pub(crate) identity: Option<Identity>,
     /// When it was asked, of a source that is mapped to be read.
     pub(crate) version: Option<Version>,
-    pub(crate) shows: Shows,
+    pub(crate) shows: VersionRule,
     pub(crate) block: usize,
     pub(crate) deadline: Duration,
-    pub(crate) reach: Reach,
+    pub(crate) reach: SourceAccess,
 }
 
-impl Answers {
+impl SourceFacts {
     pub(crate) fn ask(source: &dyn Source, purpose: Purpose) -> Result<Self> {
         let nameless = |error: io::Error| failed(Subject::named("a source"), &error);
         let name = caught(|| Ok(source.name())).map_err(nameless)?;
@@ -88,16 +88,16 @@ impl Answers {
         let identity = caught(|| Ok(source.identity())).map_err(failed)?;
         let identity = identity.filter(|_| purpose != Purpose::Private);
         let len = caught(|| source.len()).map_err(failed)?;
-        let reach = caught(|| Ok(Reach::of(source))).map_err(failed)?;
+        let reach = caught(|| Ok(SourceAccess::of(source))).map_err(failed)?;
         let shows = match version {
-            None => Shows::Any,
-            Some(_) if reach.file().is_some_and(|file| !file.has_one_version()) => Shows::Pages,
+            None => VersionRule::Any,
+            Some(_) if reach.file().is_some_and(|file| !file.has_one_version()) => VersionRule::Pages,
             Some(version) => {
                 if ask_version()? != version {
                     let rule = "the source's version changed while the map was made";
                     return Err(Error::rule_as(Errno::AGAIN, "map", subject(), rule, "map it again"));
                 }
-                Shows::Version(version)
+                VersionRule::Version(version)
             }
         };
         Ok(Self { name, len, identity, version, shows, block, deadline, reach })

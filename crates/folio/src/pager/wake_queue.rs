@@ -6,15 +6,15 @@ use super::atomics::{AtomicBool, AtomicU64, Mutex, Ordering};
 use std::sync::PoisonError;
 
 /// What wakes the reader. A ring that comes before the sleep ends the sleep at once.
-pub(crate) trait Bell {
-    fn ring(&self);
+pub(crate) trait WakeSignal {
+    fn raise(&self);
 
     /// Takes what was rung, and says how often.
-    fn quiet(&self) -> u64;
+    fn clear(&self) -> u64;
 }
 
 /// See the module.
-pub(crate) struct Mailbox<T, B> {
+pub(crate) struct WakeQueue<T, B> {
     queue: Mutex<Vec<T>>,
     /// Whether the reader sleeps, or is about to: else it looks by itself.
     asleep: AtomicBool,
@@ -23,20 +23,20 @@ pub(crate) struct Mailbox<T, B> {
     bell: B,
 }
 
-impl<T, B: Bell> Mailbox<T, B> {
+impl<T, B: WakeSignal> WakeQueue<T, B> {
     pub(crate) fn new(bell: B) -> Self {
         let (asleep, owed) = (AtomicBool::new(false), AtomicU64::new(0));
         Self { queue: Mutex::new(Vec::new()), asleep, owed, bell }
     }
 
-    pub(crate) fn bell(&self) -> &B {
+    pub(crate) fn signal(&self) -> &B {
         &self.bell
     }
 
     pub(crate) fn send(&self, message: T) {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).push(message);
         if self.asleep.swap(false, Ordering::SeqCst) {
-            self.bell.ring();
+            self.bell.raise();
         }
     }
 
@@ -62,7 +62,7 @@ impl<T, B: Bell> Mailbox<T, B> {
         // A ring that is left would end every later sleep at once.
         let mut owed = self.owed.load(Ordering::Relaxed) + rung;
         if owed > 0 {
-            owed = owed.saturating_sub(self.bell.quiet());
+            owed = owed.saturating_sub(self.bell.clear());
         }
         self.owed.store(owed, Ordering::Relaxed);
     }

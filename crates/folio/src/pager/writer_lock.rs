@@ -19,15 +19,15 @@ const BYTE: Range<u64> = 1 << 61..(1 << 61) + 1;
 
 /// The lock, held until this is dropped or the process ends. A forked child does not keep it.
 #[derive(Debug)]
-pub(super) struct FileLock {
+pub(super) struct WriterLock {
     fd: Option<OwnFd>,
     process: u64,
 }
 
 /// What became of an attempt to take the lock.
 #[derive(Debug)]
-pub(super) enum Attempt {
-    Held(FileLock),
+pub(super) enum LockAttempt {
+    Held(WriterLock),
     /// A pager of another process has it.
     Taken,
     /// A lock on a longer range covers the byte: some program's own.
@@ -37,33 +37,33 @@ pub(super) enum Attempt {
     Refused(Errno),
 }
 
-impl FileLock {
+impl WriterLock {
     /// Takes the lock of a file; nothing is waited for.
-    pub(super) fn take(file: &LocalFile) -> Attempt {
+    pub(super) fn take(file: &LocalFile) -> LockAttempt {
         // Children close the descriptor, and the lock ends with this process. The file system may keep each of these calls
         // waiting: no thread that forks waits for them.
         let fd = match fork::open_own(|| reopen(file.as_fd(), OFlags::RDWR | OFlags::NONBLOCK)) {
             Ok(fd) => fd,
-            Err(errno) => return Attempt::Refused(errno),
+            Err(errno) => return LockAttempt::Refused(errno),
         };
         let locked = ofd_lock::try_lock(fd.as_fd(), &BYTE);
         let attempt = match locked {
             Ok(true) => None,
-            Ok(false) => Some(match ofd_lock::held_by_another(fd.as_fd(), &BYTE) {
+            Ok(false) => Some(match ofd_lock::is_held_elsewhere(fd.as_fd(), &BYTE) {
                 // The program keeps others out itself.
-                _ if ofd_lock::is_own_record_lock(fd.as_fd(), &BYTE) => Attempt::Refused(Errno::AGAIN),
-                Ok(Some(range)) if range != BYTE => Attempt::Covered,
-                _ => Attempt::Taken,
+                _ if ofd_lock::is_own_record_lock(fd.as_fd(), &BYTE) => LockAttempt::Refused(Errno::AGAIN),
+                Ok(Some(range)) if range != BYTE => LockAttempt::Covered,
+                _ => LockAttempt::Taken,
             }),
-            Err(errno) => Some(Attempt::Refused(errno)),
+            Err(errno) => Some(LockAttempt::Refused(errno)),
         };
         // Dropped, and the descriptor closed, where the lock is not held.
         let lock = Self { fd: Some(fd), process: identity::token() };
-        attempt.unwrap_or(Attempt::Held(lock))
+        attempt.unwrap_or(LockAttempt::Held(lock))
     }
 }
 
-impl Drop for FileLock {
+impl Drop for WriterLock {
     fn drop(&mut self) {
         // A child has closed its copy, and the number may be another file's.
         if let Some(fd) = self.fd.take_if(|_| self.process == identity::token()) {

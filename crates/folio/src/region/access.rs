@@ -79,10 +79,10 @@ impl Region {
         let page = self.page_size().floor(at);
         let end = page.saturating_add(self.page_size().bytes()).min(asked.end);
         let range = page.max(asked.start).min(end)..end;
-        let area = sys::process::area_at(trap.address);
+        let area = sys::process::vma_at(trap.address);
         // Anonymous memory has an inode of zero, and no offset that means anything.
         let file = area.as_ref().filter(|area| area.inode != 0);
-        let in_area = |area: &sys::process::Area| {
+        let in_area = |area: &sys::process::Vma| {
             // Of the first byte in the error and not of the trap, which may lie before it: a machine check names the
             // page's start.
             let start = self.at(range.start) as usize;

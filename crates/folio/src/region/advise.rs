@@ -48,7 +48,9 @@ impl Region {
             WriteBack::Start => libc::MS_ASYNC,
             WriteBack::Invalidate => libc::MS_SYNC | libc::MS_INVALIDATE,
         };
-        self.upkeep("msync", range, format_args!("{how:?}"), None, |at, len| sys::mm::msync(at, len, flags))
+        self.advise_range("msync", range, format_args!("{how:?}"), None, |at, len| {
+            sys::mm::msync(at, len, flags)
+        })
     }
 
     /// Gives advice on all pages that hold a byte of the range.
@@ -58,7 +60,7 @@ impl Region {
     /// EINVAL where the kernel does not know the advice or does not take it for this memory, EFAULT (populating) for a page
     /// that cannot be supplied; see each [`Advice`].
     pub fn advise(&self, range: impl RangeBounds<usize>, advice: Advice) -> Result<()> {
-        self.upkeep("madvise", range, format_args!("{advice:?}"), Some(advice.raw()), |at, len| {
+        self.advise_range("madvise", range, format_args!("{advice:?}"), Some(advice.raw()), |at, len| {
             // SAFETY: none of `Advice` changes a byte.
             unsafe { sys::mm::madvise(at, len, advice.raw()) }
         })
@@ -124,7 +126,9 @@ impl Region {
     ///
     /// Source: mlock(2).
     pub fn lock(&self, range: impl RangeBounds<usize>) -> Result<()> {
-        self.upkeep("mlock", range, format_args!("lock"), None, |at, len| sys::mm::mlock(at, len, false))
+        self.advise_range("mlock", range, format_args!("lock"), None, |at, len| {
+            sys::mm::mlock(at, len, false)
+        })
     }
 
     /// Keeps in memory the pages of the range that are there, and others from their first touch on (mlock2(2),
@@ -134,7 +138,7 @@ impl Region {
     ///
     /// As [`lock`](Self::lock).
     pub fn lock_on_fault(&self, range: impl RangeBounds<usize>) -> Result<()> {
-        self.upkeep("mlock", range, format_args!("lock on fault"), None, |at, len| {
+        self.advise_range("mlock", range, format_args!("lock on fault"), None, |at, len| {
             sys::mm::mlock(at, len, true)
         })
     }
@@ -145,10 +149,10 @@ impl Region {
     ///
     /// ENOMEM if a part is not mapped.
     pub fn unlock(&self, range: impl RangeBounds<usize>) -> Result<()> {
-        self.upkeep("munlock", range, format_args!("unlock"), None, sys::mm::munlock)
+        self.advise_range("munlock", range, format_args!("unlock"), None, sys::mm::munlock)
     }
 
-    fn upkeep(
+    fn advise_range(
         &self,
         call: &'static str,
         range: impl RangeBounds<usize>,

@@ -20,7 +20,7 @@ pub use advise::{Populate, WriteBack};
 pub use remap::Resize;
 pub use reservation::Reservation;
 
-use crate::error::{Errno, Error, Refused, Result, Subject};
+use crate::error::{ConversionError, Errno, Error, Result, Subject};
 use crate::flags::MapFlags;
 use crate::page::{self, PageSize};
 use crate::prot::Prot;
@@ -70,11 +70,11 @@ pub struct Region {
     /// The protection of its pages, if it is known.
     rights: Option<Prot>,
     /// What few regions have.
-    rare: Option<Box<Rare>>,
+    rare: Option<Box<RareState>>,
 }
 
 #[derive(Debug, Default)]
-struct Rare {
+struct RareState {
     /// Parts that were unmapped, ordered, apart from each other, in bytes from the base. Another map may lie there.
     holes: Vec<Range<usize>>,
     /// The reservation that the region lies in, and that gets its addresses back.
@@ -108,7 +108,7 @@ unsafe impl Sync for Region {}
 
 /// Where a new region is to lie.
 #[derive(Debug, Clone, Default)]
-pub(crate) enum Place {
+pub(crate) enum Placement {
     #[default]
     Anywhere,
     /// Near this address, if that is free.
@@ -128,7 +128,7 @@ pub(crate) struct Request<'a> {
     pub(crate) flags: MapFlags,
     pub(crate) fd: Option<BorrowedFd<'a>>,
     pub(crate) offset: u64,
-    pub(crate) place: Place,
+    pub(crate) place: Placement,
 }
 
 impl Request<'_> {
@@ -215,7 +215,7 @@ impl Region {
 
     pub(crate) fn create(request: &Request<'_>) -> Result<Self> {
         let refused = |errno, address| Err(Error::kernel("mmap", errno, request.subject(address)));
-        if matches!(request.place, Place::At(0)) {
+        if matches!(request.place, Placement::At(0)) {
             // The kernel gives it to the privileged; but nothing in Rust lies at null, nor can a region.
             return Err(Error::rule_as(
                 Errno::PERM,
@@ -226,14 +226,14 @@ impl Region {
             ));
         }
         let base = match &request.place {
-            Place::Anywhere | Place::Hint(_) => {
-                let hint = if let Place::Hint(address) = request.place { address } else { 0 };
+            Placement::Anywhere | Placement::Hint(_) => {
+                let hint = if let Placement::Hint(address) = request.place { address } else { 0 };
                 // SAFETY: no FIXED, so nothing is replaced.
                 let anywhere = |hint| unsafe { request.call(hint, MapFlags::empty()) };
                 let mut base = anywhere(hint);
                 if hint != 0
                     && let Ok(near) = base
-                    && sys::stack::is_in_the_way(&request.range(near)).is_some()
+                    && sys::stack::conflicts_with_stack(&request.range(near)).is_some()
                 {
                     drop(Self::made(near, request));
                     base = anywhere(0);
@@ -243,7 +243,7 @@ impl Region {
                     Err(errno) => return refused(errno, None),
                 }
             }
-            &Place::At(address) => {
+            &Placement::At(address) => {
                 let refused = |errno| {
                     let flags = request.flags | MapFlags::FIXED_NOREPLACE;
                     Err(Error::kernel("mmap", errno, request.subject(Some(address)).with_flags(flags)))
@@ -262,13 +262,13 @@ impl Region {
                     return refused(if request.page.divides(address) { Errno::EXIST } else { Errno::INVAL });
                 }
                 // Only now, since the stack may grow as long as nothing lies below it.
-                if let Some(stack) = sys::stack::is_chosen_in_the_way(&request.range(base)) {
+                if let Some(stack) = sys::stack::chosen_conflicts_with_stack(&request.range(base)) {
                     drop(Self::made(base, request));
-                    return Err(in_the_way("mmap", request.subject(Some(address)), &stack));
+                    return Err(stack_conflict("mmap", request.subject(Some(address)), &stack));
                 }
                 base
             }
-            Place::Within(space, offset) => {
+            Placement::Within(space, offset) => {
                 let address = space.claim(*offset, request.len)?;
                 match request.place_within(space, address) {
                     Ok(base) => base,
@@ -277,7 +277,7 @@ impl Region {
             }
         };
         let mut region = Self::made(base, request);
-        if let Place::Within(space, _) = &request.place {
+        if let Placement::Within(space, _) = &request.place {
             region.rare().home = Some(Arc::clone(space));
         }
         Ok(region)
@@ -314,9 +314,9 @@ impl Region {
     ///
     /// EINVAL, with the region, if parts of it were unmapped or it lies in a [`Reservation`]: then it is no single range
     /// of its own.
-    pub fn into_raw_parts(mut self) -> Result<(*mut u8, usize), Refused<Self>> {
+    pub fn into_raw_parts(mut self) -> Result<(*mut u8, usize), ConversionError<Self>> {
         self.adopt_lost_pages();
-        if let Some(Rare { holes, home, .. }) = self.rare.as_deref()
+        if let Some(RareState { holes, home, .. }) = self.rare.as_deref()
             && (!holes.is_empty() || home.is_some())
         {
             let error = Error::rule(
@@ -325,7 +325,7 @@ impl Region {
                 "the region has holes, or lies in a reservation that will unmap it",
                 "split it at its holes; map it outside a reservation",
             );
-            return Err(Refused::new(self, error));
+            return Err(ConversionError::new(self, error));
         }
         let mut this = std::mem::ManuallyDrop::new(self);
         drop(this.rare.take());
@@ -374,8 +374,8 @@ impl Region {
     /// What children get of it. A region without bytes answers what it was last set to.
     pub(crate) fn fork(&self) -> Fork {
         match self.rare.as_deref() {
-            Some(Rare { process: Some(_), .. }) => Fork::Absent,
-            Some(Rare { wiped: true, .. }) => Fork::Wiped,
+            Some(RareState { process: Some(_), .. }) => Fork::Absent,
+            Some(RareState { wiped: true, .. }) => Fork::Wiped,
             _ => Fork::Inherit,
         }
     }
@@ -396,14 +396,14 @@ impl Region {
     }
 
     /// The protection that all pages are known to have, if nobody can take them away.
-    pub(crate) fn steady_rights(&self) -> Option<Prot> {
+    pub(crate) fn steady_protection(&self) -> Option<Prot> {
         self.rare.as_deref()?.steady?;
-        let rights = self.rights_of(&(0..self.len));
+        let rights = self.protection_of(&(0..self.len));
         let known = rights.into_iter().map(|(_, rights)| rights.unwrap_or(Prot::NONE));
         Some(known.fold(Prot::all(), |all, rights| all & rights))
     }
 
-    fn rare(&mut self) -> &mut Rare {
+    fn rare(&mut self) -> &mut RareState {
         self.rare.get_or_insert_default()
     }
 
@@ -481,7 +481,7 @@ impl Region {
     }
 
     #[cold]
-    fn check_rare(&self, rare: &Rare, call: &'static str, range: &Range<usize>) -> Result<()> {
+    fn check_rare(&self, rare: &RareState, call: &'static str, range: &Range<usize>) -> Result<()> {
         // No bytes lie in no hole.
         let touches =
             |hole: &&Range<usize>| !range.is_empty() && hole.start < range.end && range.start < hole.end;
@@ -559,7 +559,7 @@ impl Region {
 
 /// The error for a map that would lie where a stack grows.
 #[cold]
-fn in_the_way(call: &'static str, subject: Subject, stack: &sys::stack::InTheWay) -> Error {
+fn stack_conflict(call: &'static str, subject: Subject, stack: &sys::stack::StackConflict) -> Error {
     let Range { start, end } = stack.range;
     Error::rule_as(
         Errno::NOMEM,

@@ -1,7 +1,7 @@
 //! The protection of a region's pages. The kernel changes it area by area, and can fail after the first; then the region
 //! restores it, so it has to know how it was.
 
-use super::{Error, Prot, Region, Result, in_the_way};
+use super::{Error, Prot, Region, Result, stack_conflict};
 use crate::sys;
 use std::ops::{Range, RangeBounds};
 
@@ -22,54 +22,55 @@ impl Region {
         if range.is_empty() {
             return Ok(());
         }
-        let before = self.rights_of(&range);
+        let before = self.protection_of(&range);
         // The kernel keeps no gap between a stack and pages without access.
         let opens = |(_, rights): &(Range<usize>, Option<Prot>)| rights.is_none_or(|old| old.is_empty());
         if !prot.is_empty()
             && before.iter().any(opens)
-            && let Some(stack) =
-                sys::stack::is_in_the_way(&(self.at(range.start) as usize..self.at(range.end) as usize))
+            && let Some(stack) = sys::stack::conflicts_with_stack(
+                &(self.at(range.start) as usize..self.at(range.end) as usize),
+            )
         {
-            return Err(in_the_way("mprotect", self.subject(range).with_prot(prot), &stack));
+            return Err(stack_conflict("mprotect", self.subject(range).with_prot(prot), &stack));
         }
-        let failed = match self.set_rights(&range, prot) {
+        let failed = match self.set_protection(&range, prot) {
             Ok(()) => {
-                self.note_rights(range, Some(prot));
+                self.note_protection(range, Some(prot));
                 return Ok(());
             }
             Err(errno) => Error::kernel("mprotect", errno, self.subject(range).with_prot(prot)),
         };
         for (part, old) in before {
-            if old.is_none_or(|old| self.set_rights(&part, old).is_err()) {
-                self.note_rights(part, None);
+            if old.is_none_or(|old| self.set_protection(&part, old).is_err()) {
+                self.note_protection(part, None);
             }
         }
         Err(failed)
     }
 
-    fn set_rights(&self, range: &Range<usize>, prot: Prot) -> Result<(), super::Errno> {
+    fn set_protection(&self, range: &Range<usize>, prot: Prot) -> Result<(), super::Errno> {
         // SAFETY: a region gives out no references, and its caller has it mutably: nothing else uses it now. Accesses
         // through it are checked.
         unsafe { sys::mm::mprotect(self.at(range.start), range.len(), prot.bits()) }
     }
 
     /// Whether all pages are known to have at least this protection.
-    pub(crate) fn surely_has(&self, prot: Prot) -> bool {
+    pub(crate) fn surely_has_protection(&self, prot: Prot) -> bool {
         let known = |(_, rights): &(_, Option<Prot>)| rights.is_some_and(|rights| rights.contains(prot));
-        self.rights_of(&(0..self.len)).iter().all(known)
+        self.protection_of(&(0..self.len)).iter().all(known)
     }
 
     /// Takes the caller's word for the protection of pages of which nothing is known.
-    pub(crate) fn assume_rights(&mut self, prot: Prot) {
-        for (part, rights) in self.rights_of(&(0..self.len)) {
+    pub(crate) fn assume_protection(&mut self, prot: Prot) {
+        for (part, rights) in self.protection_of(&(0..self.len)) {
             if rights.is_none() {
-                self.note_rights(part, Some(prot));
+                self.note_protection(part, Some(prot));
             }
         }
     }
 
     /// The protection of each part of `range`, in order.
-    pub(super) fn rights_of(&self, range: &Range<usize>) -> Vec<(Range<usize>, Option<Prot>)> {
+    pub(super) fn protection_of(&self, range: &Range<usize>) -> Vec<(Range<usize>, Option<Prot>)> {
         let parts = self.rare.as_deref().map_or(&[][..], |rare| &rare.parts);
         let mut all = Vec::with_capacity(1);
         let mut next = range.start;
@@ -90,7 +91,7 @@ impl Region {
     }
 
     /// Notes the protection of a part.
-    pub(super) fn note_rights(&mut self, range: Range<usize>, rights: Option<Prot>) {
+    pub(super) fn note_protection(&mut self, range: Range<usize>, rights: Option<Prot>) {
         if range == (0..self.len) {
             self.rights = rights;
             if let Some(rare) = self.rare.as_deref_mut() {
@@ -126,7 +127,7 @@ impl Region {
     }
 
     /// Forgets the protection of all bytes from `len` on.
-    pub(super) fn cut_rights(&mut self, len: usize) {
+    pub(super) fn cut_protection(&mut self, len: usize) {
         if let Some(rare) = self.rare.as_deref_mut() {
             rare.parts.retain_mut(|(part, _)| {
                 part.end = part.end.min(len);

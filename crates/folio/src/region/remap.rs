@@ -2,7 +2,8 @@
 //! borrow of its bytes can be in the way.
 
 use super::{
-    Errno, Error, Fork, MapFlags, Place, Prot, Refused, Region, Reservation, Result, Steady, in_the_way,
+    ConversionError, Errno, Error, Fork, MapFlags, Placement, Prot, Region, Reservation, Result, Steady,
+    stack_conflict,
 };
 use crate::sys;
 use std::ops::{Range, RangeBounds};
@@ -27,12 +28,12 @@ impl Region {
     /// ENOMEM at `vm.max_map_count`, EPERM for sealed memory.
     ///
     /// Source: munmap(2).
-    pub fn unmap(mut self) -> Result<(), Refused<Self>> {
+    pub fn unmap(mut self) -> Result<(), ConversionError<Self>> {
         match self.release_all() {
             Ok(()) => Ok(()),
             Err(errno) => {
                 let error = Error::kernel("munmap", errno, self.subject(0..self.len));
-                Err(Refused::new(self, error))
+                Err(ConversionError::new(self, error))
             }
         }
     }
@@ -123,10 +124,10 @@ impl Region {
             rights: self.rights,
             rare: None,
         };
-        for (part, rights) in self.rights_of(&(offset..self.len)) {
-            rest.note_rights(part.start - offset..part.end - offset, rights);
+        for (part, rights) in self.protection_of(&(offset..self.len)) {
+            rest.note_protection(part.start - offset..part.end - offset, rights);
         }
-        self.cut_rights(offset);
+        self.cut_protection(offset);
         if let Some(rare) = self.rare.as_deref_mut() {
             let cut = |hole: &Range<usize>, from: usize, to: usize| hole.start.max(from)..hole.end.min(to);
             let (all, whole) = (std::mem::take(&mut rare.holes), self.len);
@@ -151,7 +152,7 @@ impl Region {
     ///
     /// EINVAL, with `next`, if it is not adjacent, has another page size, or does not share this region's
     /// reservation, process and seal.
-    pub fn merge(&mut self, mut next: Self) -> Result<(), Refused<Self>> {
+    pub fn merge(&mut self, mut next: Self) -> Result<(), ConversionError<Self>> {
         self.adopt_lost_pages();
         next.adopt_lost_pages();
         let owner = |region: &Self| {
@@ -170,7 +171,7 @@ impl Region {
                 ),
                 "split and merge in order, and keep reservation, page size and fork option the same",
             );
-            return Err(Refused::new(next, error));
+            return Err(ConversionError::new(next, error));
         }
         let steady = |region: &Self| region.rare.as_deref().and_then(|rare| rare.steady);
         let joined = steady(self)
@@ -180,11 +181,11 @@ impl Region {
             self.rare().steady = joined;
         }
         let offset = self.len;
-        let rights = next.rights_of(&(0..next.len));
+        let rights = next.protection_of(&(0..next.len));
         self.len += next.len;
         next.len = 0;
         for (part, rights) in rights {
-            self.note_rights(part.start + offset..part.end + offset, rights);
+            self.note_protection(part.start + offset..part.end + offset, rights);
         }
         if let Some(rare) = next.rare.take() {
             if rare.half_sealed {
@@ -226,14 +227,14 @@ impl Region {
         };
         let start = self.as_ptr() as usize;
         let stack = (new > self.len)
-            .then(|| sys::stack::is_in_the_way(&(start + self.len..start.saturating_add(new))))
+            .then(|| sys::stack::conflicts_with_stack(&(start + self.len..start.saturating_add(new))))
             .flatten();
         let base = match (stack, how) {
             (None, _) => {
                 // SAFETY: the range is this region's, and `&mut self` says that nothing uses it now.
                 unsafe { sys::mm::mremap(self.as_ptr(), self.len, new, flags, std::ptr::null_mut()) }
             }
-            (Some(stack), Resize::InPlace) => return Err(in_the_way("mremap", subject(), &stack)),
+            (Some(stack), Resize::InPlace) => return Err(stack_conflict("mremap", subject(), &stack)),
             (Some(_), Resize::MayMove) => self.move_away(new),
         };
         let base = base.map_err(|errno| Error::kernel("mremap", errno, subject()))?;
@@ -247,10 +248,10 @@ impl Region {
         let old = std::mem::replace(&mut self.len, new);
         if new > old {
             // It grew as one area.
-            let rights = self.rights_of(&(old - 1..old)).pop().and_then(|(_, rights)| rights);
-            self.note_rights(old..new, rights);
+            let rights = self.protection_of(&(old - 1..old)).pop().and_then(|(_, rights)| rights);
+            self.note_protection(old..new, rights);
         } else {
-            self.cut_rights(new);
+            self.cut_protection(new);
         }
         Ok(())
     }
@@ -270,7 +271,7 @@ impl Region {
     /// The length in whole pages that the region is to get, if it can be resized at all.
     fn resizable(&self, length: usize) -> Result<usize> {
         let (empty, inside) =
-            ((Vec::new(), None), |rare: &super::Rare| (rare.holes.clone(), rare.home.clone()));
+            ((Vec::new(), None), |rare: &super::RareState| (rare.holes.clone(), rare.home.clone()));
         let (holes, home) = self.rare.as_deref().map_or(empty, inside);
         let refuse = |errno, rule: &'static str, remedy: &'static str| {
             let subject = self.subject(0..self.len).with_detail(format!("to length {length}"));
@@ -307,10 +308,10 @@ impl Region {
     }
 
     /// The place behind the region, if it lies in a reservation and this process has it.
-    pub(crate) fn behind(&self) -> Result<Option<Place>> {
+    pub(crate) fn behind(&self) -> Result<Option<Placement>> {
         self.check_present("grow", &(0..0))?;
         let home = self.rare.as_deref().and_then(|rare| rare.home.as_ref());
-        Ok(home.map(|home| Place::Within(Arc::clone(home), self.addresses().end - home.start())))
+        Ok(home.map(|home| Placement::Within(Arc::clone(home), self.addresses().end - home.start())))
     }
 
     /// Takes over what was mapped [behind](Self::behind) the region. Children get of it what they get of the region.
@@ -338,7 +339,11 @@ impl Region {
     /// object, so that they are several areas to the kernel), EPERM for sealed memory.
     ///
     /// Source: mremap(2).
-    pub fn relocate(mut self, reservation: &Reservation, offset: usize) -> Result<Self, Refused<Self>> {
+    pub fn relocate(
+        mut self,
+        reservation: &Reservation,
+        offset: usize,
+    ) -> Result<Self, ConversionError<Self>> {
         self.adopt_lost_pages();
         let place = || {
             let whole =
@@ -351,7 +356,7 @@ impl Region {
                     "split it at its holes, and round the offset",
                 ));
             }
-            if !sys::process::is_one_area(&self.addresses()) {
+            if !sys::process::is_one_vma(&self.addresses()) {
                 // Since 6.17 the kernel moves several areas one by one, and can fail after the first.
                 return Err(Error::rule_as(
                     Errno::FAULT,
@@ -386,7 +391,7 @@ impl Region {
             }
         };
         match place() {
-            Err(error) => Err(Refused::new(self, error)),
+            Err(error) => Err(ConversionError::new(self, error)),
             Ok((base, space)) => {
                 if let Some(old) = self.rare().home.replace(space) {
                     old.restore(self.base.as_ptr() as usize, self.len);
@@ -490,11 +495,11 @@ impl Region {
     ///
     /// With the region: ENOSYS before 6.10, ENOMEM if it has holes or the process has `vm.max_map_count` areas. A part of it
     /// may be sealed then.
-    pub fn seal(self) -> Result<&'static Self, Refused<Self>> {
+    pub fn seal(self) -> Result<&'static Self, ConversionError<Self>> {
         let mut this = self;
         match this.seal_in_place() {
             Ok(()) => Ok(Box::leak(Box::new(this))),
-            Err(error) => Err(Refused::new(this, error)),
+            Err(error) => Err(ConversionError::new(this, error)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Address space without memory: a range that nothing else will take, in which regions are placed and memory is
 //! committed, so that what points into it stays valid while it grows.
 
-use super::{Errno, Error, Place, Region, Request, Result, Subject, in_the_way};
+use super::{Errno, Error, Placement, Region, Request, Result, Subject, stack_conflict};
 use crate::flags::MapFlags;
 use crate::page::PageSize;
 use crate::prot::Prot;
@@ -83,7 +83,7 @@ impl Reservation {
             flags,
             fd: None,
             offset: 0,
-            place: Place::Anywhere,
+            place: Placement::Anywhere,
         };
         let region = Region::create(&request)?;
         let start = region.as_ptr() as usize;
@@ -230,8 +230,8 @@ impl Space {
             ));
         }
         // The kernel keeps no gap between a stack and a reservation, which has no access.
-        if let Some(stack) = sys::stack::is_in_the_way(&(start..end)) {
-            return Err(in_the_way("place", subject(), &stack));
+        if let Some(stack) = sys::stack::conflicts_with_stack(&(start..end)) {
+            return Err(stack_conflict("place", subject(), &stack));
         }
         taken.insert(start, end);
         Ok(start)

@@ -19,7 +19,7 @@
 //! # Ok::<(), folio::Error>(())
 //! ```
 //!
-//! A value is reached by handles: [`Segment`], [`Shared`], [`Place`], and the guards of locks. Plain data ([`Plain`]) is copied in and
+//! A value is reached by handles: [`Segment`], [`Shared`], [`SharedRef`], and the guards of locks. Plain data ([`Plain`]) is copied in and
 //! out; what is made of atomics ([`InPlace`]) is used in place; everything else is reached field by field ([`field!`]). No
 //! reference to bytes exists that another process could change without an atomic, so nothing that one does makes this one unsound.
 
@@ -45,13 +45,17 @@ mod wait;
 
 #[doc(inline)]
 pub use crate::__shm_field as field;
-pub use channel::{Batch, Channel, ChannelOptions, Message, Receiver, Recv, Reserved, Sender, Sending};
+pub use channel::{
+    Batch, Channel, ChannelOptions, Message, Receiver, RecvFuture, Reserved, SendFuture, Sender,
+};
 #[cfg(feature = "derive")]
 pub use folio_derive::Share;
-pub use log::{Log, LogOptions, NextEntry, Read, Reader, Start, Writer};
-pub use segment::header::{Kind, Lifetime};
+pub use log::{Log, LogOptions, LogReader, LogWriter, NextFuture, Read, Start};
+pub use segment::header::{Lifetime, SegmentKind};
 pub use segment::name::directory;
-pub use segment::registry::{Collected, Entry, Role, State, User, collect, list, remove};
+pub use segment::registry::{
+    RemovedStale, Role, SegmentEntry, SegmentState, User, list, remove, remove_stale,
+};
 pub use segment::{Segment, SegmentOptions, Shape};
 pub use sync::condvar::Condvar;
 pub use sync::event::Event;
@@ -60,9 +64,9 @@ pub use sync::listener::Listener;
 pub use sync::mutex::Mutex;
 pub use sync::once::Once;
 pub use sync::rwlock::{ReadGuard, ReadLocked, RwLock};
-pub use value::read_ref::ReadPlace;
+pub use value::read_ref::ReadRef;
 pub use value::share::{Fingerprint, InPlace, Plain, Share};
-pub use value::shared_ref::{Place, Shared};
+pub use value::shared_ref::{Shared, SharedRef};
 pub use wait::Wait;
 
 /// What the code that `derive(Share)` writes is made of. It reaches the standard library by these

@@ -1,6 +1,6 @@
 //! A shared source is a source: maps of clones of one `Arc` are maps of one object.
 
-use super::{AtHand, FlushRequest, Identity, ReadRequest, Source, Version, WriteRequest};
+use super::{FastPath, FlushRequest, Identity, ReadRequest, Source, Version, WriteRequest};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +55,7 @@ impl<S: Source + ?Sized> Source for Arc<S> {
         (**self).resize(len)
     }
 
-    fn at_hand(&self) -> AtHand<'_> {
-        (**self).at_hand()
+    fn fast_path(&self) -> FastPath<'_> {
+        (**self).fast_path()
     }
 }

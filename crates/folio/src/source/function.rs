@@ -2,7 +2,7 @@
 
 use super::workers::Workers;
 use super::zeros::within;
-use super::{AtHand, Hand, ReadRequest, Source};
+use super::{FastPath, FastPathKind, ReadRequest, Source};
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -102,8 +102,8 @@ impl Source for Function {
         }
     }
 
-    fn at_hand(&self) -> AtHand<'_> {
-        AtHand(Hand::Constant)
+    fn fast_path(&self) -> FastPath<'_> {
+        FastPath(FastPathKind::Constant)
     }
 }
 

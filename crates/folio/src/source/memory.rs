@@ -1,6 +1,6 @@
 //! Bytes in memory: fixed ones, and ones that can be written.
 
-use super::{AtHand, Hand, ReadRequest, Source, Version, WriteRequest};
+use super::{FastPath, FastPathKind, ReadRequest, Source, Version, WriteRequest};
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,10 +11,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 /// Made from owned bytes only, on purpose: a borrowed slice could be memory that the pager itself manages, and the pager
 /// would wait for itself.
 pub struct Memory {
-    bytes: Bytes,
+    bytes: MemoryBytes,
 }
 
-enum Bytes {
+enum MemoryBytes {
     Owned(Box<[u8]>),
     Shared(Arc<[u8]>),
 }
@@ -22,8 +22,8 @@ enum Bytes {
 impl Memory {
     fn bytes(&self) -> &[u8] {
         match &self.bytes {
-            Bytes::Owned(bytes) => bytes,
-            Bytes::Shared(bytes) => bytes,
+            MemoryBytes::Owned(bytes) => bytes,
+            MemoryBytes::Shared(bytes) => bytes,
         }
     }
 }
@@ -36,13 +36,13 @@ impl From<Vec<u8>> for Memory {
 
 impl From<Box<[u8]>> for Memory {
     fn from(bytes: Box<[u8]>) -> Self {
-        Self { bytes: Bytes::Owned(bytes) }
+        Self { bytes: MemoryBytes::Owned(bytes) }
     }
 }
 
 impl From<Arc<[u8]>> for Memory {
     fn from(bytes: Arc<[u8]>) -> Self {
-        Self { bytes: Bytes::Shared(bytes) }
+        Self { bytes: MemoryBytes::Shared(bytes) }
     }
 }
 
@@ -61,8 +61,8 @@ impl Source for Memory {
         }
     }
 
-    fn at_hand(&self) -> AtHand<'_> {
-        AtHand(Hand::Bytes(self.bytes()))
+    fn fast_path(&self) -> FastPath<'_> {
+        FastPath(FastPathKind::Bytes(self.bytes()))
     }
 }
 

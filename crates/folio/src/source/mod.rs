@@ -103,8 +103,8 @@ pub trait Source: Send + Sync + 'static {
 
     /// How the pager reaches the bytes without asking: for folio's own sources.
     #[doc(hidden)]
-    fn at_hand(&self) -> AtHand<'_> {
-        AtHand(Hand::No)
+    fn fast_path(&self) -> FastPath<'_> {
+        FastPath(FastPathKind::No)
     }
 }
 
@@ -124,10 +124,10 @@ pub struct Identity(pub u64, pub u64);
 /// How folio's own sources let the pager at their bytes; nobody else can make one that says more than "ask".
 #[doc(hidden)]
 #[derive(Clone, Copy)]
-pub struct AtHand<'a>(pub(crate) Hand<'a>);
+pub struct FastPath<'a>(pub(crate) FastPathKind<'a>);
 
 #[derive(Clone, Copy)]
-pub(crate) enum Hand<'a> {
+pub(crate) enum FastPathKind<'a> {
     /// Ask, by requests.
     No,
     /// Ask, by requests; the version is the same for ever.
@@ -140,14 +140,14 @@ pub(crate) enum Hand<'a> {
     File(&'a std::sync::Arc<file::LocalFile>),
 }
 
-impl fmt::Debug for AtHand<'_> {
+impl fmt::Debug for FastPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Hand::No => "AtHand(no)",
-            Hand::Constant => "AtHand(no, constant)",
-            Hand::Zeros => "AtHand(zeros)",
-            Hand::Bytes(_) => "AtHand(bytes)",
-            Hand::File(_) => "AtHand(file)",
+            FastPathKind::No => "AtHand(no)",
+            FastPathKind::Constant => "AtHand(no, constant)",
+            FastPathKind::Zeros => "AtHand(zeros)",
+            FastPathKind::Bytes(_) => "AtHand(bytes)",
+            FastPathKind::File(_) => "AtHand(file)",
         })
     }
 }

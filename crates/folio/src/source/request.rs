@@ -11,19 +11,19 @@ pub(crate) trait Sink: Send + Sync {
 }
 
 /// Who waits for a request.
-enum Waiter {
+enum RequestWaiter {
     Sink { sink: Arc<dyn Sink>, id: u64 },
     Call(Box<dyn FnOnce(io::Result<usize>) + Send>),
 }
 
 /// The waiter, until it is told.
-struct End(Option<Waiter>);
+struct End(Option<RequestWaiter>);
 
 impl End {
     fn end(&mut self, result: io::Result<usize>) {
         match self.0.take() {
-            Some(Waiter::Sink { sink, id }) => sink.ended(id, result),
-            Some(Waiter::Call(call)) => call(result),
+            Some(RequestWaiter::Sink { sink, id }) => sink.ended(id, result),
+            Some(RequestWaiter::Call(call)) => call(result),
             None => {}
         }
     }
@@ -62,7 +62,7 @@ impl ReadRequest {
     /// `len` bytes from `start` are initialised, and nobody else uses them before `sink` is told of the end; `sink` keeps
     /// them mapped.
     pub(crate) unsafe fn new(offset: u64, start: *mut u8, len: usize, sink: Arc<dyn Sink>, id: u64) -> Self {
-        Self { buffer: Buffer { start, len }, offset, end: End(Some(Waiter::Sink { sink, id })) }
+        Self { buffer: Buffer { start, len }, offset, end: End(Some(RequestWaiter::Sink { sink, id })) }
     }
 
     /// A read into a buffer of the caller's, for a source that is built on another one. `done` gets the buffer back, and how
@@ -73,10 +73,10 @@ impl ReadRequest {
         done: impl FnOnce(Box<[u8]>, io::Result<usize>) + Send + 'static,
     ) -> Self {
         let len = buffer.len();
-        let owned = Owned(Box::into_raw(buffer));
+        let owned = OwnedBuffer(Box::into_raw(buffer));
         let start = owned.0.cast::<u8>();
         let call = Box::new(move |result| done(owned.take(), result));
-        Self { buffer: Buffer { start, len }, offset, end: End(Some(Waiter::Call(call))) }
+        Self { buffer: Buffer { start, len }, offset, end: End(Some(RequestWaiter::Call(call))) }
     }
 
     /// Where the bytes start in the source.
@@ -107,12 +107,12 @@ impl ReadRequest {
 }
 
 /// A boxed buffer whose bytes are reached through the request meanwhile.
-struct Owned(*mut [u8]);
+struct OwnedBuffer(*mut [u8]);
 
 // SAFETY: owns the box.
-unsafe impl Send for Owned {}
+unsafe impl Send for OwnedBuffer {}
 
-impl Owned {
+impl OwnedBuffer {
     fn take(self) -> Box<[u8]> {
         // SAFETY: made by `Box::into_raw`, and given back once: `self` is forgotten.
         let owned = unsafe { Box::from_raw(self.0) };
@@ -121,7 +121,7 @@ impl Owned {
     }
 }
 
-impl Drop for Owned {
+impl Drop for OwnedBuffer {
     fn drop(&mut self) {
         // SAFETY: made by `Box::into_raw`; `take` forgets `self`.
         drop(unsafe { Box::from_raw(self.0) });
@@ -156,7 +156,7 @@ impl WriteRequest {
         Self {
             buffer: Buffer { start: start.cast_mut(), len },
             offset,
-            end: End(Some(Waiter::Sink { sink, id })),
+            end: End(Some(RequestWaiter::Sink { sink, id })),
         }
     }
 
@@ -167,10 +167,10 @@ impl WriteRequest {
         done: impl FnOnce(Box<[u8]>, io::Result<usize>) + Send + 'static,
     ) -> Self {
         let len = buffer.len();
-        let owned = Owned(Box::into_raw(buffer));
+        let owned = OwnedBuffer(Box::into_raw(buffer));
         let start = owned.0.cast::<u8>();
         let call = Box::new(move |result| done(owned.take(), result));
-        Self { buffer: Buffer { start, len }, offset, end: End(Some(Waiter::Call(call))) }
+        Self { buffer: Buffer { start, len }, offset, end: End(Some(RequestWaiter::Call(call))) }
     }
 
     /// Where the bytes go in the source.
@@ -204,12 +204,12 @@ pub struct FlushRequest {
 
 impl FlushRequest {
     pub(crate) fn new(sink: Arc<dyn Sink>, id: u64) -> Self {
-        Self { end: End(Some(Waiter::Sink { sink, id })) }
+        Self { end: End(Some(RequestWaiter::Sink { sink, id })) }
     }
 
     /// A flush of the caller's, for a source that is built on another one.
     pub fn then(done: impl FnOnce(io::Result<()>) + Send + 'static) -> Self {
-        Self { end: End(Some(Waiter::Call(Box::new(move |result| done(result.map(drop)))))) }
+        Self { end: End(Some(RequestWaiter::Call(Box::new(move |result| done(result.map(drop)))))) }
     }
 
     /// The flush has ended.

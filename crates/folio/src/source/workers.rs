@@ -23,42 +23,42 @@ const IDLE: Duration = Duration::from_secs(5);
 /// Dropping it waits for nothing: jobs that are queued are still done. A thread that is stuck keeps only the queue alive, and
 /// what its job owns.
 pub(crate) struct Workers {
-    queue: Arc<Queue>,
+    queue: Arc<JobQueue>,
     most: usize,
     /// The process that has the threads: a forked child has none of them.
     process: u64,
 }
 
 #[derive(Default)]
-struct Queue {
-    state: Mutex<State>,
+struct JobQueue {
+    state: Mutex<WorkersState>,
 }
 
 /// Where there are jobs, there is a thread that does them or is on its way.
 #[derive(Default)]
-struct State {
+struct WorkersState {
     jobs: VecDeque<Job>,
     threads: usize,
 }
 
 /// The threads of all pools of a process.
 #[derive(Default)]
-struct Threads {
-    state: Mutex<Shared>,
+struct WorkerThreads {
+    state: Mutex<WorkersShared>,
     wake: Condvar,
 }
 
 #[derive(Default)]
-struct Shared {
+struct WorkersShared {
     /// Threads without a queue.
     idle: usize,
     /// Threads that have one.
     busy: usize,
     /// Queues that each want one more thread.
-    wanted: VecDeque<Arc<Queue>>,
+    wanted: VecDeque<Arc<JobQueue>>,
 }
 
-static THREADS: PerProcess<Threads> = PerProcess::new();
+static THREADS: PerProcess<WorkerThreads> = PerProcess::new();
 
 /// What happens where no thread can be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl Workers {
         }
         state.threads += 1;
         drop(state);
-        Threads::give(Arc::clone(&self.queue), at_limit).or_else(|error| {
+        WorkerThreads::give(Arc::clone(&self.queue), at_limit).or_else(|error| {
             let mut state = self.queue.lock();
             state.threads -= 1;
             // With a thread left the job is only later; with none nobody else would do it.
@@ -114,14 +114,14 @@ impl Workers {
     }
 }
 
-impl Threads {
+impl WorkerThreads {
     /// No job runs under the lock, so what it protects is whole even if a thread panicked.
-    fn lock(&self) -> MutexGuard<'_, Shared> {
+    fn lock(&self) -> MutexGuard<'_, WorkersShared> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has a thread work on a queue.
-    fn give(queue: Arc<Queue>, at_limit: AtLimit) -> io::Result<()> {
+    fn give(queue: Arc<JobQueue>, at_limit: AtLimit) -> io::Result<()> {
         let threads = THREADS.get();
         let mut shared = threads.lock();
         if shared.idle > shared.wanted.len() {
@@ -147,7 +147,7 @@ impl Threads {
     }
 
     /// What a thread does for its whole life.
-    fn work(&self, mut queue: Arc<Queue>) {
+    fn work(&self, mut queue: Arc<JobQueue>) {
         loop {
             queue.work();
             drop(queue);
@@ -199,9 +199,9 @@ impl fmt::Debug for Workers {
     }
 }
 
-impl Queue {
+impl JobQueue {
     /// No job runs under the lock, so what it protects is whole even if a thread panicked.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, WorkersState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,6 +1,6 @@
 //! No bytes at all: so many zeros.
 
-use super::{AtHand, Hand, ReadRequest, Source};
+use super::{FastPath, FastPathKind, ReadRequest, Source};
 use std::io;
 
 /// So many zero bytes.
@@ -33,8 +33,8 @@ impl Source for Zeros {
         }
     }
 
-    fn at_hand(&self) -> AtHand<'_> {
-        AtHand(Hand::Zeros)
+    fn fast_path(&self) -> FastPath<'_> {
+        FastPath(FastPathKind::Zeros)
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// The version of a hierarchy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
+enum CgroupVersion {
     One,
     Two,
 }
@@ -16,7 +16,7 @@ enum Version {
 /// One hierarchy that this process can see: its mount, and its own group in it.
 #[derive(Debug, PartialEq, Eq)]
 struct Membership {
-    version: Version,
+    version: CgroupVersion,
     mount: PathBuf,
     group: PathBuf,
 }
@@ -58,7 +58,7 @@ impl Groups {
 
     /// The file that tells of the memory pressure of the process's own group, in version 2.
     pub(crate) fn pressure_file(&self) -> Option<PathBuf> {
-        let own = |member: &&Membership| member.version == Version::Two && member.group != member.mount;
+        let own = |member: &&Membership| member.version == CgroupVersion::Two && member.group != member.mount;
         self.0.iter().find(own).map(|member| member.group.join("memory.pressure"))
     }
 }
@@ -73,9 +73,9 @@ impl Membership {
         // Version 2 says `max` for no limit, version 1 the largest number of bytes in whole pages.
         let limited = |&bytes: &u64| bytes < 1 << 62;
         let files: &[&str] = match self.version {
-            Version::One => &["memory.limit_in_bytes"],
+            CgroupVersion::One => &["memory.limit_in_bytes"],
             // Above `high` the kernel stops the process for ever longer times.
-            Version::Two => &["memory.max", "memory.high"],
+            CgroupVersion::Two => &["memory.max", "memory.high"],
         };
         let seen = self.up().flat_map(|group| files.iter().filter_map(move |file| number(group, file)));
         // Version 1 tells of groups above the mount as well.
@@ -85,8 +85,8 @@ impl Membership {
 
     fn room(&self, swap: u64) -> Option<u64> {
         let of = match self.version {
-            Version::One => room_in_version_1,
-            Version::Two => room_in_version_2,
+            CgroupVersion::One => room_in_version_1,
+            CgroupVersion::Two => room_in_version_2,
         };
         self.up().filter_map(|group| of(group, swap)).min()
     }
@@ -135,26 +135,26 @@ fn statistics(group: &Path, fields: &[&str]) -> Option<u64> {
 }
 
 /// The version, the root and the place of a mount of cgroups that may concern memory, from a line of `/proc/self/mountinfo`.
-fn mount(line: &str) -> Option<(Version, PathBuf, PathBuf)> {
+fn mount(line: &str) -> Option<(CgroupVersion, PathBuf, PathBuf)> {
     let (place, kind) = line.split_once(" - ")?;
     let mut place = place.split(' ').skip(3);
     let (root, at) = (place.next()?, place.next()?);
     let mut kind = kind.split(' ');
     let version = match kind.next()? {
-        "cgroup2" => Version::Two,
-        "cgroup" if kind.nth(1)?.split(',').any(|option| option == "memory") => Version::One,
+        "cgroup2" => CgroupVersion::Two,
+        "cgroup" if kind.nth(1)?.split(',').any(|option| option == "memory") => CgroupVersion::One,
         _ => return None,
     };
     Some((version, unescaped(root).into(), unescaped(at).into()))
 }
 
 /// The group's path from a line of `/proc/self/cgroup` about the hierarchy of memory.
-fn path_in(version: Version, line: &str) -> Option<&str> {
+fn path_in(version: CgroupVersion, line: &str) -> Option<&str> {
     let mut parts = line.splitn(3, ':');
     let (number, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
     let right = match version {
-        Version::One => controllers.split(',').any(|controller| controller == "memory"),
-        Version::Two => number == "0" && controllers.is_empty(),
+        CgroupVersion::One => controllers.split(',').any(|controller| controller == "memory"),
+        CgroupVersion::Two => number == "0" && controllers.is_empty(),
     };
     right.then_some(path)
 }

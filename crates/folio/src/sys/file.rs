@@ -109,7 +109,7 @@ pub(crate) fn present_length(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
 /// `struct fiemap_extent` of linux/fiemap.h: bytes of a file that have space.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-struct Extent {
+struct FileExtent {
     start: u64,
     physical: u64,
     length: u64,
@@ -121,7 +121,7 @@ struct Extent {
 /// `struct fiemap`, which room for extents follows.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-struct Extents {
+struct FileExtents {
     start: u64,
     length: u64,
     flags: u32,
@@ -138,11 +138,12 @@ pub(crate) fn next_hole(
     end: u64,
 ) -> Result<Option<std::ops::Range<u64>>, Errno> {
     const ROOM: usize = 64;
-    const FIEMAP: ioctl::Opcode = ioctl::opcode::read_write::<Extents>(b'f', 11);
+    const FIEMAP: ioctl::Opcode = ioctl::opcode::read_write::<FileExtents>(b'f', 11);
     let mut next = from;
     while next < end {
-        let head = Extents { start: next, length: end - next, room: ROOM as u32, ..Extents::default() };
-        let mut answer = (head, [Extent::default(); ROOM]);
+        let head =
+            FileExtents { start: next, length: end - next, room: ROOM as u32, ..FileExtents::default() };
+        let mut answer = (head, [FileExtent::default(); ROOM]);
         // SAFETY: the kernel reads and writes one `struct fiemap` and as many extents behind it as it says there is room
         // for; both structs are whole multiples of eight bytes, and aligned to eight.
         unsafe { ioctl::ioctl(fd, ioctl::Updater::<FIEMAP, _>::new(&mut answer)) }?;

@@ -4,7 +4,7 @@
 //! killed parent as long as one of them lives. So a child closes its copies before anything else runs in it
 //! (pthread_atfork(3)). A child made by clone(2) without the C library keeps them until it ends or calls exec.
 
-use super::fork_mutex::Gate;
+use super::fork_mutex::ForkMutex;
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -19,7 +19,7 @@ struct Forks {
 }
 
 /// Held by a thread that forks, and by whoever changes what a child finds.
-static FORKING: Gate<Forks> = Gate::with(Forks { handled: false, begun: 0, own: Vec::new() });
+static FORKING: ForkMutex<Forks> = ForkMutex::with(Forks { handled: false, begun: 0, own: Vec::new() });
 
 /// Runs `work` while no thread of this process forks, and no other thread is in here. Short, and never from within itself.
 pub(crate) fn held_off<R>(work: impl FnOnce(&mut NotForked) -> R) -> R {

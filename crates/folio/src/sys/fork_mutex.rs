@@ -9,16 +9,16 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Debug, Default)]
-pub(crate) struct Gate<T> {
+pub(crate) struct ForkMutex<T> {
     /// Zero, or the number of the process in which a thread holds the lock.
     holder: AtomicU64,
     value: UnsafeCell<T>,
 }
 
 // SAFETY: the value is reached through the lock only, by one thread of the process at a time.
-unsafe impl<T: Send> Sync for Gate<T> {}
+unsafe impl<T: Send> Sync for ForkMutex<T> {}
 
-impl<T> Gate<T> {
+impl<T> ForkMutex<T> {
     pub(crate) const fn with(value: T) -> Self {
         Self { holder: AtomicU64::new(0), value: UnsafeCell::new(value) }
     }
@@ -32,7 +32,7 @@ impl<T> Gate<T> {
         self.holder.store(0, Ordering::Release);
     }
 
-    pub(crate) fn lock(&self) -> Held<'_, T> {
+    pub(crate) fn lock(&self) -> ForkMutexGuard<'_, T> {
         let me = identity::token();
         let mut holder = 0;
         // What is done under the lock is short, or system calls that all threads would wait for anyway.
@@ -43,14 +43,14 @@ impl<T> Gate<T> {
                 std::thread::yield_now();
             }
         }
-        Held(self)
+        ForkMutexGuard(self)
     }
 }
 
 /// The lock, held.
-pub(crate) struct Held<'a, T>(&'a Gate<T>);
+pub(crate) struct ForkMutexGuard<'a, T>(&'a ForkMutex<T>);
 
-impl<T> Deref for Held<'_, T> {
+impl<T> Deref for ForkMutexGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -59,14 +59,14 @@ impl<T> Deref for Held<'_, T> {
     }
 }
 
-impl<T> DerefMut for Held<'_, T> {
+impl<T> DerefMut for ForkMutexGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: the lock is held, by this alone.
         unsafe { &mut *self.0.value.get() }
     }
 }
 
-impl<T> Drop for Held<'_, T> {
+impl<T> Drop for ForkMutexGuard<'_, T> {
     fn drop(&mut self) {
         self.0.holder.store(0, Ordering::Release);
     }
@@ -74,12 +74,12 @@ impl<T> Drop for Held<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::Gate;
+    use super::ForkMutex;
     use std::sync::atomic::Ordering;
 
     #[test]
     fn one_thread_at_a_time_holds_it() {
-        let gate = Gate::<u64>::default();
+        let gate = ForkMutex::<u64>::default();
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| (0..10_000).for_each(|_| *gate.lock() += 1));
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_holder_of_another_process_does_not_count() {
-        let gate = Gate::<u64>::default();
+        let gate = ForkMutex::<u64>::default();
         gate.holder.store(u64::MAX, Ordering::Relaxed);
         *gate.lock() = 7;
         assert_eq!((gate.holder.load(Ordering::Relaxed), *gate.lock()), (0, 7));

@@ -5,12 +5,12 @@
 //! no lock. Two threads that fault on one page race for a bit; the loser returns, and faults again until the winner is done.
 
 use super::copy::Trap;
-use super::fork_mutex::{Gate, Held};
-use super::handler_table::{Slot, Who};
+use super::fork_mutex::{ForkMutex, ForkMutexGuard};
+use super::handler_table::{HandlerSlot, ThreadKey};
 use super::identity;
 use super::lost_pages;
 use super::mm;
-use super::shadow::{CloneBy, Replaced};
+use super::shadow::{CloneBy, Shadow};
 use super::spare::{Spare, Stores};
 use super::vma_reserve;
 use rustix::io::Errno;
@@ -28,7 +28,7 @@ pub(crate) struct Guarded {
     /// a copy that finds the same even number before and after saw no zero page.
     epoch: AtomicU64,
     /// The pages that are replaced, or null.
-    replaced: AtomicPtr<Replaced>,
+    replaced: AtomicPtr<Shadow>,
     /// The process had no areas or addresses left to replace single pages, or to put them back: the map as a whole was given
     /// up, and shows zeros to open guards, and no access afterwards.
     lost: AtomicBool,
@@ -49,7 +49,7 @@ pub(crate) struct Guarded {
     shift: AtomicU32,
     by: AtomicU8,
     /// How many guards are open, and the slot they share. The handler never takes this lock.
-    gate: Gate<Open>,
+    gate: ForkMutex<OpenGuard>,
 }
 
 const COVERED: u64 = 1;
@@ -59,14 +59,14 @@ const COVERING: u64 = 3;
 /// The text for a map that was given up for an errno, judged by the process's limits as they are now.
 #[cold]
 pub(crate) fn explain_loss(errno: Errno) -> String {
-    use super::process::{area_count, limit, passes_address_limit, private_writable, sysctl};
+    use super::process::{limit, passes_address_limit, private_writable, sysctl, vma_count};
     let data = limit(rustix::process::Resource::Data);
     let areas = sysctl("vm/max_map_count").unwrap_or(u64::MAX);
     let reason = if passes_address_limit(0) {
         "the process's addresses pass RLIMIT_AS"
     } else if data.is_some_and(|limit| private_writable().unwrap_or(0) > limit) {
         "the process's private memory passes RLIMIT_DATA"
-    } else if area_count() as u64 + 64 > areas {
+    } else if vma_count() as u64 + 64 > areas {
         "the process has as many VMAs as vm.max_map_count allows"
     } else {
         "the kernel refused memory, addresses or VMAs"
@@ -89,9 +89,9 @@ pub(crate) enum NotOpened {
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct OpenGuard {
     guards: usize,
-    slot: Option<&'static Slot<Guarded>>,
+    slot: Option<&'static HandlerSlot<Guarded>>,
 }
 
 /// Replaces the page at `address`. For the signal handler. Whether the access is worth trying again.
@@ -140,7 +140,7 @@ impl Guarded {
         stores: Stores,
     ) -> Result<(), NotOpened> {
         let mut open = self.gate.lock();
-        let who = who();
+        let who = this_thread_key();
         if self.lost.load(Ordering::SeqCst) {
             return Err(NotOpened::GivenUp(self.first_missing(range)));
         }
@@ -148,10 +148,10 @@ impl Guarded {
         if let Some(slot) = open.slot.filter(|slot| !slot.is_of(who)) {
             // This is a child. Of the threads that opened those guards it has the one that forked, at most: its guards go on,
             // and those of the others will not be closed. Entered anew before the old entry goes: a fault finds one of them.
-            let goes_on = slot.concerns(who);
+            let goes_on = slot.is_visible_to(who);
             open.slot = goes_on.then(|| register(self, who));
             open.guards = if goes_on { open.guards } else { 0 };
-            slot.silence(who);
+            slot.retire(who);
             slot.release();
         }
         if open.guards == 0 {
@@ -177,25 +177,25 @@ impl Guarded {
         if open.guards == 0
             && let Some(slot) = open.slot.take()
         {
-            slot.silence(who());
+            slot.retire(this_thread_key());
             let record = self.replaced.load(Ordering::Acquire);
             // SAFETY: no handler uses the record any more; copies do so under the lock, which is held.
             let replaced = unsafe { record.as_ref() };
             if !self.lost.load(Ordering::SeqCst)
-                && let Some(Err(errno)) = replaced.map(Replaced::undo)
+                && let Some(Err(errno)) = replaced.map(Shadow::undo)
             {
                 self.note_loss(errno);
             }
             if self.lost.load(Ordering::SeqCst) {
                 // The epoch stays odd, and every access an error: no zero page is ever taken for the file's.
-                self.take_rights_away();
+                self.revoke_access();
             } else if replaced.is_some() {
                 self.epoch.fetch_add(1, Ordering::SeqCst);
             }
             self.replaced.store(ptr::null_mut(), Ordering::Release);
             if replaced.is_some() {
                 // SAFETY: nobody finds it any more.
-                unsafe { Replaced::free(record) };
+                unsafe { Shadow::free(record) };
             }
             slot.release();
         }
@@ -204,18 +204,18 @@ impl Guarded {
 
     /// The record, made if need be. For the signal handler.
     #[inline(never)]
-    fn record_or_make(&self) -> Result<&Replaced, Errno> {
+    fn record_or_make(&self) -> Result<&Shadow, Errno> {
         let mut record = self.replaced.load(Ordering::Acquire);
         if record.is_null() {
             let range = self.lo.load(Ordering::Relaxed)..self.hi.load(Ordering::Relaxed);
             let by = CloneBy::from_number(self.by.load(Ordering::Relaxed));
-            let fresh = Replaced::make(range, self.shift.load(Ordering::Relaxed), by)?.as_ptr();
+            let fresh = Shadow::make(range, self.shift.load(Ordering::Relaxed), by)?.as_ptr();
             let null = ptr::null_mut();
             record = match self.replaced.compare_exchange(null, fresh, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => fresh,
                 Err(other) => {
                     // SAFETY: nobody else has seen it.
-                    unsafe { Replaced::free(fresh) };
+                    unsafe { Shadow::free(fresh) };
                     other
                 }
             };
@@ -273,13 +273,13 @@ impl Guarded {
             yield_to_winner();
             return true;
         }
-        let covered = self.put_spare_over();
+        let covered = self.install_spare();
         self.cover.store(if covered { COVERED } else { BARE }, Ordering::Release);
         covered
     }
 
     #[inline(never)]
-    fn put_spare_over(&self) -> bool {
+    fn install_spare(&self) -> bool {
         let (lo, hi) = (self.lo.load(Ordering::Relaxed), self.hi.load(Ordering::Relaxed));
         // SAFETY: the range is the guarded map's own, whose owner asked for this by opening a guard.
         if let Some(result) = unsafe { self.spare.put_over(lo) } {
@@ -301,7 +301,7 @@ impl Guarded {
     }
 
     /// Ends all access to a map that was given up, but for pages that were lost: they may be another's.
-    fn take_rights_away(&self) {
+    fn revoke_access(&self) {
         let mut rest = self.lo.load(Ordering::Relaxed)..self.hi.load(Ordering::Relaxed);
         while !rest.is_empty() {
             let lost = if lost_pages::any() { lost_pages::first_in(&rest) } else { None };
@@ -319,12 +319,12 @@ impl Guarded {
     }
 
     /// The record, for whoever holds the lock: it is freed under the lock only.
-    fn record<'a>(&'a self, _open: &'a Held<'_, Open>) -> Option<&'a Replaced> {
+    fn record<'a>(&'a self, _open: &'a ForkMutexGuard<'_, OpenGuard>) -> Option<&'a Shadow> {
         // SAFETY: see above; and it is published with its contents.
         unsafe { self.replaced.load(Ordering::Acquire).as_ref() }
     }
 
-    fn first_replaced(&self, open: &Held<'_, Open>, range: &Range<usize>) -> Option<Trap> {
+    fn first_replaced(&self, open: &ForkMutexGuard<'_, OpenGuard>, range: &Range<usize>) -> Option<Trap> {
         if range.is_empty() {
             return None;
         }
@@ -390,7 +390,7 @@ impl Guarded {
     /// Accesses the bytes from `next` that lie together: in the map, or in the shadow. Returns where they end.
     fn access_piece(
         &self,
-        open: &Held<'_, Open>,
+        open: &ForkMutexGuard<'_, OpenGuard>,
         next: usize,
         range: &Range<usize>,
         whole: &Range<usize>,
@@ -439,8 +439,8 @@ pub(crate) struct Piece {
 }
 
 /// This process and this thread, as the table knows them. The address of a thread's own variable names it, also in a child.
-fn who() -> Who {
-    Who { process: identity::token(), thread: this_thread() }
+fn this_thread_key() -> ThreadKey {
+    ThreadKey { process: identity::token(), thread: this_thread() }
 }
 
 fn this_thread() -> usize {
@@ -452,19 +452,19 @@ fn this_thread() -> usize {
 
 /// The table of guarded maps: a list of blocks that only grows.
 #[derive(Debug)]
-struct Block {
-    slots: [Slot<Guarded>; Block::SLOTS],
-    next: AtomicPtr<Block>,
+struct GuardBlock {
+    slots: [HandlerSlot<Guarded>; GuardBlock::SLOTS],
+    next: AtomicPtr<GuardBlock>,
 }
 
-static TABLE: Block = Block::new();
+static TABLE: GuardBlock = GuardBlock::new();
 
-impl Block {
+impl GuardBlock {
     const SLOTS: usize = 32;
 
     const fn new() -> Self {
         let slots = [const {
-            Slot {
+            HandlerSlot {
                 entry: AtomicPtr::new(ptr::null_mut()),
                 users: AtomicU64::new(0),
                 process: AtomicU64::new(0),
@@ -497,10 +497,10 @@ impl Block {
     }
 }
 
-fn register(guarded: &Guarded, who: Who) -> &'static Slot<Guarded> {
+fn register(guarded: &Guarded, who: ThreadKey) -> &'static HandlerSlot<Guarded> {
     let mut block = &TABLE;
     loop {
-        if let Some(slot) = block.slots.iter().find(|slot| slot.take(guarded, who)) {
+        if let Some(slot) = block.slots.iter().find(|slot| slot.insert(guarded, who)) {
             return slot;
         }
         block = block.next_or_grow();
@@ -528,12 +528,12 @@ pub(super) fn supply(address: usize, pc: usize, signal: i32, code: i32) -> bool 
     let Some(process) = identity::known_token().filter(|_| !runs_it && is_missing_page(signal, code)) else {
         return false;
     };
-    let who = Who { process, thread: this_thread() };
+    let who = ThreadKey { process, thread: this_thread() };
     let mut block = Some(&TABLE);
-    while let Some(Block { slots, next }) = block {
+    while let Some(GuardBlock { slots, next }) = block {
         for slot in slots {
             // SAFETY: `close` silences the slot before the map that is entered can move or go away.
-            let found = unsafe { slot.look(who, |guarded| supply_in(guarded, address, signal, code)) };
+            let found = unsafe { slot.with_entry(who, |guarded| supply_in(guarded, address, signal, code)) };
             if let Some(supplied) = found {
                 return supplied;
             }
@@ -575,8 +575,8 @@ mod tests {
         unsafe { (at as *const u8).read_volatile() }
     }
 
-    fn rights_at(address: usize) -> String {
-        crate::sys::process::area_at(address).unwrap().rights
+    fn protection_at(address: usize) -> String {
+        crate::sys::process::vma_at(address).unwrap().rights
     }
 
     #[test]
@@ -652,7 +652,7 @@ mod tests {
         }
         assert!(guarded.close(&range).is_some());
         file.set_len(8 * PAGE as u64).unwrap();
-        assert_eq!(rights_at(range.start + 5 * PAGE), "---p");
+        assert_eq!(protection_at(range.start + 5 * PAGE), "---p");
         assert_eq!((load(range.start), load(range.start + 6 * PAGE)), (7, 0));
     }
 

@@ -10,17 +10,17 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 static ANY: AtomicBool = AtomicBool::new(false);
-static FIRST: Entry = Entry::new();
+static FIRST: LostRange = LostRange::new();
 
 /// A range; its `end` is zero while the entry is free, and one while it is written.
 #[derive(Debug)]
-struct Entry {
+struct LostRange {
     start: AtomicUsize,
     end: AtomicUsize,
     next: AtomicPtr<Self>,
 }
 
-impl Entry {
+impl LostRange {
     const fn new() -> Self {
         let (start, end) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Self { start, end, next: AtomicPtr::new(ptr::null_mut()) }
@@ -47,7 +47,7 @@ impl Entry {
     }
 }
 
-fn entries() -> impl Iterator<Item = &'static Entry> {
+fn entries() -> impl Iterator<Item = &'static LostRange> {
     std::iter::successors(Some(&FIRST), |entry| entry.next())
 }
 
@@ -63,9 +63,9 @@ pub(crate) fn record(range: &Range<usize>) {
     if entries().any(|entry| entry.enter(range)) {
         return;
     }
-    let fresh = Entry::new();
+    let fresh = LostRange::new();
     fresh.enter(range);
-    let fresh: *mut Entry = Box::leak(Box::new(fresh));
+    let fresh: *mut LostRange = Box::leak(Box::new(fresh));
     let mut last = &FIRST;
     loop {
         match last.next.compare_exchange(ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire) {
@@ -80,7 +80,7 @@ pub(crate) fn record(range: &Range<usize>) {
 #[cold]
 pub(crate) fn first_in(range: &Range<usize>) -> Option<Range<usize>> {
     let touches = |lost: &Range<usize>| lost.start < range.end && range.start < lost.end;
-    entries().filter_map(Entry::range).filter(touches).min_by_key(|lost| lost.start)
+    entries().filter_map(LostRange::range).filter(touches).min_by_key(|lost| lost.start)
 }
 
 /// Removes the lost ranges that lie in `range`, for the region that owns it.

@@ -11,7 +11,7 @@ use std::os::fd::BorrowedFd;
 
 /// Why a file in memory does not get the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Short {
+pub(crate) struct Shortfall {
     /// ENOSPC if the file system is too small, ENOMEM if the machine or the cgroup is.
     pub(crate) errno: Errno,
     /// The bytes that it lacks.
@@ -27,7 +27,7 @@ const SMALL: u64 = 1 << 20;
 
 /// How many bytes of the range of a file in memory have no page yet, if the file may get them. Of a file on any other file
 /// system the answer is 0: that one says no itself.
-pub(crate) fn check(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<u64, Short> {
+pub(crate) fn check(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<u64, Shortfall> {
     // First of all: to count the pages of a large file takes long.
     let Some(stat) = file::tmpfs(fd) else { return Ok(0) };
     let bytes = file::missing(fd, range);
@@ -38,25 +38,25 @@ pub(crate) fn check(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<u64, Short
     let sized = Some(stat).filter(|stat| stat.f_blocks > 0);
     let space = sized.map(|stat| stat.f_bavail.saturating_mul(stat.f_bsize.unsigned_abs()));
     if let Some(free) = space.filter(|&free| bytes > free) {
-        return Err(Short { errno: Errno::NOSPC, bytes, free, limit: "the size of the file system" });
+        return Err(Shortfall { errno: Errno::NOSPC, bytes, free, limit: "the size of the file system" });
     }
     let (free, limit) = memory();
     // The page tables that a map of these bytes needs take a page for each 512.
     if bytes.saturating_add(bytes / 512) > free {
-        return Err(Short { errno: Errno::NOMEM, bytes, free, limit });
+        return Err(Shortfall { errno: Errno::NOMEM, bytes, free, limit });
     }
     Ok(bytes)
 }
 
 /// As [`check`], for `bytes` of the process's own memory that are about to be written.
-pub(crate) fn check_own(bytes: u64) -> Result<(), Short> {
+pub(crate) fn check_own(bytes: u64) -> Result<(), Shortfall> {
     /// Below this size the limits would take a noticeable part of the time that the bytes themselves take.
     const JUDGED: u64 = 8 << 20;
     if bytes < JUDGED {
         return Ok(());
     }
     let (free, limit) = memory();
-    if bytes > free { Err(Short { errno: Errno::NOMEM, bytes, free, limit }) } else { Ok(()) }
+    if bytes > free { Err(Shortfall { errno: Errno::NOMEM, bytes, free, limit }) } else { Ok(()) }
 }
 
 /// The bytes of memory that this process can get before something of it is killed, and the limit that says so.

@@ -43,7 +43,7 @@ pub(crate) fn unlock(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<(), Errno
 }
 
 /// The bytes of the first lock that another description holds in the range, if there is one.
-pub(crate) fn held_by_another(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<Option<Range<u64>>, Errno> {
+pub(crate) fn is_held_elsewhere(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<Option<Range<u64>>, Errno> {
     let mut lock = request(libc::F_WRLCK, range);
     // SAFETY: the kernel reads and writes one `struct flock`.
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) })?;
@@ -67,7 +67,7 @@ pub(crate) fn is_own_record_lock(fd: BorrowedFd<'_>, range: &Range<u64>) -> bool
 
 #[cfg(test)]
 mod tests {
-    use super::{held_by_another, try_lock, unlock};
+    use super::{is_held_elsewhere, try_lock, unlock};
     use std::os::fd::AsFd;
 
     #[test]
@@ -77,13 +77,13 @@ mod tests {
         let (mine, theirs) = (file.as_file().as_fd(), other.as_fd());
         let far = 1 << 62;
         assert_eq!(try_lock(mine, &(far + 5..far + 6)), Ok(true));
-        assert_eq!(held_by_another(mine, &(far..far + 9)), Ok(None));
-        assert_eq!(held_by_another(theirs, &(far..far + 9)), Ok(Some(far + 5..far + 6)));
+        assert_eq!(is_held_elsewhere(mine, &(far..far + 9)), Ok(None));
+        assert_eq!(is_held_elsewhere(theirs, &(far..far + 9)), Ok(Some(far + 5..far + 6)));
         assert_eq!(try_lock(theirs, &(far..far + 9)), Ok(false));
         assert_eq!(try_lock(theirs, &(far + 6..far + 7)), Ok(true));
         unlock(mine, &(far + 5..far + 6)).unwrap();
         assert_eq!(try_lock(theirs, &(far..far + 9)), Ok(true));
         drop(other);
-        assert_eq!(held_by_another(mine, &(far..far + 9)), Ok(None));
+        assert_eq!(is_held_elsewhere(mine, &(far..far + 9)), Ok(None));
     }
 }

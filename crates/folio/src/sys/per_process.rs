@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// See the module. The values live as long as their process.
 #[derive(Debug)]
-pub(crate) struct PerProcess<T>(AtomicPtr<Owned<T>>);
+pub(crate) struct PerProcess<T>(AtomicPtr<PerProcessValue<T>>);
 
 #[derive(Debug)]
-struct Owned<T> {
+struct PerProcessValue<T> {
     process: u64,
     value: T,
 }
@@ -31,7 +31,7 @@ impl<T: Default + Send + Sync + 'static> PerProcess<T> {
             {
                 return &owned.value;
             }
-            let fresh = Box::into_raw(Box::new(Owned { process, value: T::default() }));
+            let fresh = Box::into_raw(Box::new(PerProcessValue { process, value: T::default() }));
             if self.0.compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire).is_err() {
                 // SAFETY: made just now, and seen by nobody.
                 drop(unsafe { Box::from_raw(fresh) });

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 /// One line of `/proc/self/maps`.
 #[derive(Debug, Clone)]
-pub(crate) struct Area {
+pub(crate) struct Vma {
     pub(crate) range: Range<usize>,
     /// As the kernel writes it: `rw-p`.
     pub(crate) rights: String,
@@ -21,7 +21,7 @@ pub(crate) struct Area {
     pub(crate) flags: String,
 }
 
-impl Area {
+impl Vma {
     /// Whether the pages are this process's own, and no file's.
     pub(crate) fn is_private_anonymous(&self) -> bool {
         self.rights.ends_with('p') && self.inode == 0
@@ -34,7 +34,7 @@ impl Area {
     }
 }
 
-fn parse_area(line: &str) -> Option<Area> {
+fn parse_vma(line: &str) -> Option<Vma> {
     let mut words = line.splitn(6, ' ');
     let (start, end) = words.next()?.split_once('-')?;
     let rights = words.next()?.to_owned();
@@ -44,7 +44,7 @@ fn parse_area(line: &str) -> Option<Area> {
     let inode = words.next()?.parse().ok()?;
     let object = words.next().map(str::trim).filter(|name| !name.is_empty()).map(PathBuf::from);
     let range = usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?;
-    Some(Area { range, rights, offset, device, inode, object, flags: String::new() })
+    Some(Vma { range, rights, offset, device, inode, object, flags: String::new() })
 }
 
 /// A file of `/proc/self` line by line: a process at the limit of areas has megabytes of them, and no room to map a
@@ -59,18 +59,18 @@ fn lines(path: &str) -> impl Iterator<Item = String> {
     })
 }
 
-fn areas() -> impl Iterator<Item = Area> {
-    lines("/proc/self/maps").filter_map(|line| parse_area(&line))
+fn vmas() -> impl Iterator<Item = Vma> {
+    lines("/proc/self/maps").filter_map(|line| parse_vma(&line))
 }
 
 /// The area that holds `addr`.
-pub(crate) fn area_at(addr: usize) -> Option<Area> {
-    areas().find(|area| area.range.contains(&addr))
+pub(crate) fn vma_at(addr: usize) -> Option<Vma> {
+    vmas().find(|area| area.range.contains(&addr))
 }
 
 /// The areas that have an address of `range`, in order; `None` where `/proc` does not tell.
-pub(crate) fn areas_in(range: &Range<usize>) -> Option<Vec<Area>> {
-    let mut all = areas().peekable();
+pub(crate) fn vmas_in(range: &Range<usize>) -> Option<Vec<Vma>> {
+    let mut all = vmas().peekable();
     all.peek()?;
     let before = all.skip_while(|area| area.range.end <= range.start);
     Some(before.take_while(|area| area.range.start < range.end).collect())
@@ -82,14 +82,14 @@ pub(crate) fn grows_down(range: &Range<usize>) -> bool {
 }
 
 /// Whether one area covers the whole of `range`.
-pub(crate) fn is_one_area(range: &Range<usize>) -> bool {
-    area_at(range.start).is_some_and(|area| range.end <= area.range.end)
+pub(crate) fn is_one_vma(range: &Range<usize>) -> bool {
+    vma_at(range.start).is_some_and(|area| range.end <= area.range.end)
 }
 
 /// The first address of `range` at which nothing is mapped.
 pub(crate) fn first_gap(range: Range<usize>) -> Option<usize> {
     let mut next = range.start;
-    for area in areas() {
+    for area in vmas() {
         if next >= range.end || area.range.start > next {
             break;
         }
@@ -105,7 +105,7 @@ pub(crate) fn is_kept_from_children(addr: usize) -> bool {
 }
 
 /// How many areas the process has.
-pub(crate) fn area_count() -> usize {
+pub(crate) fn vma_count() -> usize {
     lines("/proc/self/maps").count()
 }
 
@@ -120,15 +120,15 @@ pub(crate) fn is_locked(range: &Range<usize>) -> bool {
 }
 
 /// The areas that have a byte of `range`, with their flags, in order.
-pub(crate) fn areas_with_flags(range: &Range<usize>) -> Vec<Area> {
-    let mut found: Vec<Area> = Vec::new();
+pub(crate) fn vmas_with_flags(range: &Range<usize>) -> Vec<Vma> {
+    let mut found: Vec<Vma> = Vec::new();
     let mut inside = false;
     for line in lines("/proc/self/smaps") {
         if let Some(flags) = line.strip_prefix("VmFlags:") {
             if let Some(area) = found.last_mut().filter(|_| inside) {
                 flags.trim().clone_into(&mut area.flags);
             }
-        } else if let Some(area) = parse_area(&line) {
+        } else if let Some(area) = parse_vma(&line) {
             inside = area.range.start < range.end && range.start < area.range.end;
             if inside {
                 found.push(area);
@@ -159,7 +159,7 @@ fn has_flag(range: &Range<usize>, wanted: &str) -> bool {
             if inside && flags.split_whitespace().any(|flag| flag == wanted) {
                 return true;
             }
-        } else if let Some(area) = parse_area(&line) {
+        } else if let Some(area) = parse_vma(&line) {
             inside = area.range.start < range.end && range.start < area.range.end;
         }
     }

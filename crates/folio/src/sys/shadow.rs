@@ -63,7 +63,7 @@ fn moves_files() -> bool {
 
 /// The record: a header, then five bits a page, in memory of its own.
 #[derive(Debug)]
-pub(super) struct Replaced {
+pub(super) struct Shadow {
     /// Bytes of the record.
     record: usize,
     /// The guarded range, and log2 of its page size.
@@ -84,7 +84,7 @@ const LONGEST_RUN: u32 = 12;
 
 const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
-impl Replaced {
+impl Shadow {
     /// How many arrays of bits follow the header.
     const ARRAYS: usize = 5;
 
@@ -99,7 +99,7 @@ impl Replaced {
 
     /// Without the addresses for a shadow, pages are replaced one by one, and end without access.
     pub(super) fn make(range: Range<usize>, shift: u32, by: CloneBy) -> Result<NonNull<Self>, Errno> {
-        has_room_for_areas()?;
+        has_room_for_vmas()?;
         let Range { start: lo, end: hi } = range;
         let record = size_of::<Self>() + Self::ARRAYS * 8 * Self::words(lo, hi, shift);
         let rights = libc::PROT_READ | libc::PROT_WRITE;
@@ -174,38 +174,38 @@ impl Replaced {
         (self.hi - self.lo) >> self.shift
     }
 
-    fn bits(&self, which: usize) -> Bits<'_> {
+    fn bits(&self, which: usize) -> PageBits<'_> {
         let words = Self::words(self.lo, self.hi, self.shift);
         // SAFETY: the record holds five arrays of `words` zero-initialised u64 behind its header, which is a multiple
         // of eight long.
-        Bits(unsafe {
+        PageBits(unsafe {
             let first = ptr::from_ref(self).add(1).cast::<AtomicU64>();
             std::slice::from_raw_parts(first.add(which * words), words)
         })
     }
 
     /// Pages that are replaced, or about to be.
-    pub(super) fn claimed(&self) -> Bits<'_> {
+    pub(super) fn claimed(&self) -> PageBits<'_> {
         self.bits(0)
     }
 
     /// Pages whose area lies in the shadow.
-    pub(super) fn cloned(&self) -> Bits<'_> {
+    pub(super) fn cloned(&self) -> PageBits<'_> {
         self.bits(1)
     }
 
     /// Pages that an access found missing; the other claimed ones were taken along.
-    pub(super) fn faulted(&self) -> Bits<'_> {
+    pub(super) fn faulted(&self) -> PageBits<'_> {
         self.bits(2)
     }
 
     /// Pages whose replacement has ended.
-    pub(super) fn done(&self) -> Bits<'_> {
+    pub(super) fn done(&self) -> PageBits<'_> {
         self.bits(3)
     }
 
     /// Pages whose place in the shadow may be another map's.
-    fn gone(&self) -> Bits<'_> {
+    fn gone(&self) -> PageBits<'_> {
         self.bits(4)
     }
 
@@ -276,7 +276,7 @@ impl Replaced {
     pub(super) fn undo(&self) -> Result<(), Errno> {
         // The kernel refuses to move anything near the limit of areas. Each clone that has come back
         // leaves fewer of them.
-        if has_room_for_areas().is_err() {
+        if has_room_for_vmas().is_err() {
             vma_reserve::give_up();
         }
         let mut result = Ok(());
@@ -324,7 +324,7 @@ impl Replaced {
 /// Whether the process can have some more areas. Near the limit mremap(2) refuses to move anything, and behind it mmap(2)
 /// refuses everything: a record that could not be used must not be what passes it.
 #[inline(never)]
-fn has_room_for_areas() -> Result<(), Errno> {
+fn has_room_for_vmas() -> Result<(), Errno> {
     let page = rustix::param::page_size();
     let len = 8 * page;
     // SAFETY: a new anonymous map.
@@ -343,9 +343,9 @@ fn has_room_for_areas() -> Result<(), Errno> {
 
 /// One bit a page, set and looked at by any thread.
 #[derive(Clone, Copy)]
-pub(super) struct Bits<'a>(&'a [AtomicU64]);
+pub(super) struct PageBits<'a>(&'a [AtomicU64]);
 
-impl Bits<'_> {
+impl PageBits<'_> {
     /// Sets a bit. Whether it was clear.
     fn set(self, page: usize) -> bool {
         let bit = 1 << (page % 64);

@@ -21,18 +21,18 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 /// How many handlers of the program, each installed over folio's, folio keeps apart.
 const LEVELS: usize = 4;
 
-type Entry = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
+type HandlerEntry = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
 
 /// The functions that the kernel calls, one a level. A handler that was installed over one of them, and calls it or puts
 /// it back, says so where the signal has to go next.
-static ENTRIES: [Entry; LEVELS] = [enter::<0>, enter::<1>, enter::<2>, enter::<3>];
+static ENTRIES: [HandlerEntry; LEVELS] = [enter::<0>, enter::<1>, enter::<2>, enter::<3>];
 
 extern "C" fn enter<const LEVEL: usize>(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     on_fault(LEVEL, signal, info, context);
 }
 
 /// The dispositions behind folio's handler, for one signal.
-struct Chain {
+struct HandlerChain {
     signal: i32,
     /// Where a level's entry sends a signal that is not folio's. Those above `top` are left over from before.
     levels: [AtomicPtr<Disposition>; LEVELS],
@@ -40,7 +40,7 @@ struct Chain {
     top: AtomicUsize,
 }
 
-static CHAINS: [Chain; 2] = [Chain::of(libc::SIGBUS), Chain::of(libc::SIGSEGV)];
+static CHAINS: [HandlerChain; 2] = [HandlerChain::of(libc::SIGBUS), HandlerChain::of(libc::SIGSEGV)];
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 
 /// What the handler asks of the pager's areas. A program without a pager has none.
@@ -79,16 +79,17 @@ struct Disposition {
 }
 
 /// Room for the dispositions of a program, so that the handler needs no memory to remember one.
-struct Room {
+struct DispositionSlot {
     place: UnsafeCell<MaybeUninit<Disposition>>,
     is_set: AtomicBool,
 }
 
 // SAFETY: one thread claims a room by `ROOMS_TAKEN` and writes it once, before `is_set` says so; from then on it is only read.
-unsafe impl Sync for Room {}
+unsafe impl Sync for DispositionSlot {}
 
-static ROOMS: [Room; 64] =
-    [const { Room { place: UnsafeCell::new(MaybeUninit::uninit()), is_set: AtomicBool::new(false) } }; 64];
+static ROOMS: [DispositionSlot; 64] = [const {
+    DispositionSlot { place: UnsafeCell::new(MaybeUninit::uninit()), is_set: AtomicBool::new(false) }
+}; 64];
 static ROOMS_TAKEN: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
@@ -195,7 +196,7 @@ impl Disposition {
     }
 }
 
-impl Chain {
+impl HandlerChain {
     const fn of(signal: i32) -> Self {
         let levels = [const { AtomicPtr::new(ptr::null_mut()) }; LEVELS];
         Self { signal, levels, top: AtomicUsize::new(0) }

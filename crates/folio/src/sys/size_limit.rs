@@ -15,7 +15,7 @@ pub(crate) fn within<R>(call: impl FnMut() -> Result<R, Errno>) -> Result<R, Err
     if super::thread::is_own() {
         return rustix::io::retry_on_intr(call);
     }
-    let blocked = Blocked::new();
+    let blocked = BlockedSigxfsz::new();
     let result = rustix::io::retry_on_intr(call);
     if matches!(result, Err(Errno::FBIG)) {
         blocked.take_back();
@@ -29,13 +29,13 @@ pub(crate) fn set_length(fd: impl AsFd, length: u64) -> Result<(), Errno> {
 }
 
 /// SIGXFSZ does not reach this thread while this lives.
-struct Blocked {
+struct BlockedSigxfsz {
     before: libc::sigset_t,
     /// One waits already, because the program has blocked the signal itself.
     waits: bool,
 }
 
-impl Blocked {
+impl BlockedSigxfsz {
     fn new() -> Self {
         let mut before = MaybeUninit::zeroed();
         let mut pending = MaybeUninit::<libc::sigset_t>::zeroed();
@@ -70,7 +70,7 @@ impl Blocked {
     }
 }
 
-impl Drop for Blocked {
+impl Drop for BlockedSigxfsz {
     fn drop(&mut self) {
         // SAFETY: the mask that this thread had.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut()) };

@@ -16,7 +16,7 @@ const KERNELS_ROOM: usize = 128 << 20;
 
 /// A place that stacks may need.
 #[derive(Debug, Clone)]
-pub(crate) struct InTheWay {
+pub(crate) struct StackConflict {
     /// The addresses that must stay free, the stack included.
     pub(crate) range: Range<usize>,
 }
@@ -73,35 +73,35 @@ pub(crate) fn expect_others() {
 /// Whether memory at `range`, by which something grows or gets access, is in the way of the main thread's stack, or of an
 /// [expected](expect_others) one. Costs one system call where the stack is far. Areas that other code makes grow down are not
 /// looked for: it would cost a list of all areas at each call.
-pub(crate) fn is_in_the_way(range: &Range<usize>) -> Option<InTheWay> {
+pub(crate) fn conflicts_with_stack(range: &Range<usize>) -> Option<StackConflict> {
     let allowed = allowed();
     if overlap(&allowed, range) {
-        return Some(InTheWay { range: allowed });
+        return Some(StackConflict { range: allowed });
     }
     let near = allowed.start.min(allowed.end.saturating_sub(KERNELS_ROOM));
     if OTHERS.load(Ordering::Relaxed) || overlap(&(near..allowed.end), range) { look(range) } else { None }
 }
 
 /// The same for an address that the caller chose: every area that grows down counts.
-pub(crate) fn is_chosen_in_the_way(range: &Range<usize>) -> Option<InTheWay> {
+pub(crate) fn chosen_conflicts_with_stack(range: &Range<usize>) -> Option<StackConflict> {
     let allowed = allowed();
-    if overlap(&allowed, range) { Some(InTheWay { range: allowed }) } else { look(range) }
+    if overlap(&allowed, range) { Some(StackConflict { range: allowed }) } else { look(range) }
 }
 
 /// Looks for an area that grows down and ends its growth, by the gap, above the end of `range` or in it.
-fn look(range: &Range<usize>) -> Option<InTheWay> {
+fn look(range: &Range<usize>) -> Option<StackConflict> {
     let near = range.start..range.end.saturating_add(gap());
-    let Some(above) = process::areas_in(&near) else {
+    let Some(above) = process::vmas_in(&near) else {
         // Without /proc: as if the stack were as large as the kernel lets it be at least.
         let stack = top().saturating_sub(KERNELS_ROOM)..top();
-        return overlap(&stack, &near).then_some(InTheWay { range: stack });
+        return overlap(&stack, &near).then_some(StackConflict { range: stack });
     };
-    let grows = |area: &process::Area| {
+    let grows = |area: &process::Vma| {
         let stack = area.object.as_deref().is_some_and(|name| name.as_os_str() == "[stack]");
         // Only private memory without a file grows, and only such areas are looked up in the long list.
         let may = area.inode == 0 && area.rights.ends_with('p') && area.rights.starts_with("rw");
         stack || (may && process::grows_down(&area.range))
     };
     let area = above.into_iter().filter(|area| area.range.start >= range.end).find(grows)?;
-    Some(InTheWay { range: area.range.start.saturating_sub(gap())..area.range.end })
+    Some(StackConflict { range: area.range.start.saturating_sub(gap())..area.range.end })
 }

@@ -12,7 +12,7 @@ thread_local! {
 /// Starts a thread of this name, in which no zero byte is.
 pub(crate) fn start(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     // The thread inherits the mask, so that there is no moment at which a signal of the program's could reach it.
-    let _blocked = Blocked::new();
+    let _blocked = BlockedSignals::new();
     let work = move || {
         OWN.set(true);
         work();
@@ -26,11 +26,11 @@ pub(crate) fn is_own() -> bool {
 }
 
 /// No signal reaches this thread while this lives, but for those of its own faults.
-struct Blocked {
+struct BlockedSignals {
     before: libc::sigset_t,
 }
 
-impl Blocked {
+impl BlockedSignals {
     fn new() -> Self {
         // SAFETY: a signal set is plain data, which `sigfillset` fills; the calls get sets that live here.
         unsafe {
@@ -46,7 +46,7 @@ impl Blocked {
     }
 }
 
-impl Drop for Blocked {
+impl Drop for BlockedSignals {
     fn drop(&mut self) {
         // SAFETY: the mask that this thread had.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut()) };

@@ -82,7 +82,7 @@ mod tests {
         let count = || {
             let base = BASE.load(Ordering::Relaxed);
             let range = base..base + PAGES * rustix::param::page_size();
-            crate::sys::process::areas_in(&range).unwrap().len()
+            crate::sys::process::vmas_in(&range).unwrap().len()
         };
         hold().unwrap();
         assert!(count() >= PAGES - 1);

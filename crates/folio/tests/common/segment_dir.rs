@@ -50,7 +50,7 @@ impl World {
 
     /// How many files a collection leaves behind, but for these.
     pub(crate) fn leaked(&self, but: &[&str]) -> u64 {
-        folio::shm::collect(false).unwrap();
+        folio::shm::remove_stale(false).unwrap();
         self.files().iter().filter(|file| !but.contains(&file.as_str())).count() as u64
     }
 }

@@ -154,8 +154,8 @@ fn no_way_to_open_waits_for_the_other_end_of_a_fifo() {
         }
         let segment = folio::shm::SegmentOptions::new().open_file::<u64>(&path);
         assert!(segment.is_err());
-        assert!(folio::shm::Log::at_path(&path, 1 << 16).is_err());
-        assert!(folio::shm::Channel::at_path(&path, 1 << 16).is_err());
+        assert!(folio::shm::Log::open_or_create_file(&path, 1 << 16).is_err());
+        assert!(folio::shm::Channel::open_or_create_file(&path, 1 << 16).is_err());
     });
 }
 

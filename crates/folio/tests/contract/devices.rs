@@ -429,7 +429,7 @@ fn a_file_of_huge_pages_is_mapped_in_whole_huge_pages() {
     let huge = 2 << 20;
     file.set_len(2 * huge as u64).unwrap();
     // The pool may be empty: nothing is touched here.
-    let options = MapOptions::new().length(page()).flags(folio::MapFlags::NORESERVE);
+    let options = MapOptions::new().len(page()).flags(folio::MapFlags::NORESERVE);
     let device = options.device(&file).unwrap();
     assert_eq!((device.len(), device.page_size().bytes()), (page(), huge));
     // With another length the kernel refuses to unmap it.

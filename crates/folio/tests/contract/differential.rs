@@ -169,7 +169,7 @@ impl Pair {
             std::fs::write(dir.join(name), &bytes).unwrap();
             File::options().read(true).write(true).open(dir.join(name)).unwrap()
         });
-        let options = MapOptions::new().length(len);
+        let options = MapOptions::new().len(len);
         let (region, plain) = match kind {
             Kind::Anonymous => unreachable!("done above"),
             Kind::Shared => (options.map_mut(&files[0]).unwrap().into_region(), Some(&files[1])),
@@ -216,7 +216,7 @@ impl Pair {
     #[track_caller]
     fn refused<T: std::fmt::Debug>(&self, ours: &folio::Result<T>, errno: Errno) {
         let good = ours.as_ref().is_err_and(|error| {
-            error.errno() == errno && error.refusal().is_some_and(|refusal| !refusal.by_kernel())
+            error.errno() == errno && error.call_error().is_some_and(|refusal| !refusal.by_kernel())
         });
         self.check(good, format_args!("folio says {ours:?}, and should refuse with {errno:?}"));
     }

@@ -98,7 +98,7 @@ fn a_pipe_a_socket_a_directory_and_a_proc_file_give_enodev() {
     let all: [OwnedFd; 4] = [pipe.into(), socket.into(), directory.into(), proc.into()];
     for fd in all {
         assert_eq!(errno(FileMap::map(&fd)), Errno::NODEV, "{fd:?}");
-        assert_eq!(errno(MapOptions::new().length(100).map_private(&fd)), Errno::NODEV, "{fd:?}");
+        assert_eq!(errno(MapOptions::new().len(100).map_private(&fd)), Errno::NODEV, "{fd:?}");
     }
 }
 
@@ -230,7 +230,7 @@ fn an_open_dev_zero_is_memory_of_the_process_own() {
     let null = File::open("/dev/null").unwrap();
     assert_eq!(Anon::from_dev_zero(&null, 1).unwrap_err().errno(), Errno::INVAL);
     let zero = File::open("/dev/zero").unwrap();
-    let error = MapOptions::new().length(4).map_private(&zero).unwrap_err().to_string();
+    let error = MapOptions::new().len(4).map_private(&zero).unwrap_err().to_string();
     assert!(error.contains("Anon::from_dev_zero"), "{error}");
 }
 
@@ -241,7 +241,7 @@ fn a_length_past_the_end_is_allowed_and_faults_beyond_the_last_page() {
     let page = page();
     for dir in [Some(common::disk_dir()), common::memory_dir()].into_iter().flatten() {
         let file = new_file(dir.path(), &vec![7; page + 100]);
-        let map = MapOptions::new().length(4 * page).map(&file).unwrap();
+        let map = MapOptions::new().len(4 * page).map(&file).unwrap();
         assert_eq!(map.read::<[u8; 2]>(page + 99).unwrap(), [7, 0]);
         assert_eq!(map.read::<u8>(2 * page - 1).unwrap(), 0);
         assert_eq!(cause(map.read::<u8>(2 * page)), FaultCause::PastEnd);
@@ -259,7 +259,7 @@ fn a_length_past_the_end_is_allowed_and_faults_beyond_the_last_page() {
 fn an_empty_file_has_no_page_that_could_be_supplied() {
     let dir = common::disk_dir();
     let file = new_file(dir.path(), b"");
-    let map = MapOptions::new().length(1).map(&file).unwrap();
+    let map = MapOptions::new().len(1).map(&file).unwrap();
     assert_eq!(cause(map.read::<u8>(0)), FaultCause::PastEnd);
     // A length of zero is EINVAL to the kernel, and an empty map to folio.
     let none = std::ptr::null_mut();
@@ -286,7 +286,7 @@ fn sigbus_is_a_page_without_backing_and_memory_of_nobody_is_sigsegv() {
             }
         })
     };
-    let map = MapOptions::new().length(2 * page()).map(&file).unwrap();
+    let map = MapOptions::new().len(2 * page()).map(&file).unwrap();
     assert_eq!(touch(map.as_ptr()), End::Exited(0));
     assert_eq!(touch(map.as_ptr().wrapping_add(page())), End::Killed(libc::SIGBUS));
     assert_eq!(cause(map.read::<u8>(page())), FaultCause::PastEnd);
@@ -339,7 +339,7 @@ fn on_tmpfs_the_tail_of_the_last_page_reaches_the_file_when_it_grows() {
 /// grow over it, and returns the file's bytes there.
 fn tail_after_growth(dir: &Path) -> [u8; 4] {
     let file = new_file(dir, &[7; 100]);
-    let map = MapOptions::new().length(page()).map_mut(&file).unwrap();
+    let map = MapOptions::new().len(page()).map_mut(&file).unwrap();
     assert!(map.read_vec(100..).unwrap().iter().all(|&byte| byte == 0));
     map.write_at(b"tail", 200).unwrap();
     assert_eq!(map.read::<[u8; 4]>(200).unwrap(), *b"tail");
@@ -406,13 +406,13 @@ fn anonymous_shared_memory_reaches_unrelated_processes_by_its_descriptor() {
     // Forked before the memory exists, the child inherits nothing of it: all it gets is the
     // descriptor.
     let (child, mut failure) = common::spawn_child(|| {
-        let memory = SharedMem::receive(&theirs).unwrap();
+        let memory = SharedMem::receive_from(&theirs).unwrap();
         assert_eq!(memory.read::<u32>(8).unwrap(), 7);
         memory.atomic::<AtomicU32>(0).unwrap().store(42, Ordering::Release);
     });
     let memory = SharedMem::memfd("passed", page()).unwrap();
     memory.write(8, &7_u32).unwrap();
-    memory.send(&ours).unwrap();
+    memory.send_to(&ours).unwrap();
     let end = common::wait(child);
     let mut message = String::new();
     failure.read_to_string(&mut message).unwrap();
@@ -425,7 +425,7 @@ fn anonymous_shared_memory_reaches_unrelated_processes_by_its_descriptor() {
     assert!(cat.stdout == memory.read_vec(..).unwrap(), "cat printed {} bytes", cat.stdout.len());
 
     // Without a descriptor there is nothing to pass.
-    assert_eq!(errno(SharedMem::anonymous(page()).unwrap().send(&ours)), Errno::INVAL);
+    assert_eq!(errno(SharedMem::anonymous(page()).unwrap().send_to(&ours)), Errno::INVAL);
 }
 
 // Times.
@@ -562,7 +562,7 @@ fn on_tmpfs_only_a_store_that_is_the_first_touch_moves_mtime_and_ctime() {
 fn reserve_moves_no_time_where_there_is_no_hole() {
     for dir in [Some(common::disk_dir()), common::memory_dir()].into_iter().flatten() {
         let file = new_file(dir.path(), &pattern(2));
-        let reserve = || drop(MapOptions::new().reserve().map_mut(&file).unwrap());
+        let reserve = || drop(MapOptions::new().preallocate().map_mut(&file).unwrap());
         let [_, mtime, ctime] = moved(&file, reserve).0;
         assert_eq!((mtime, ctime), (false, false), "in {dir:?}");
         // Why it looks for holes first: fallocate(2) moves them in any case.
@@ -582,6 +582,6 @@ fn a_map_leaves_the_descriptors_position_alone() {
     file.set_len(8 * page() as u64).unwrap();
     file.seek(SeekFrom::Start(5)).unwrap();
     // Looking for holes must not be lseek(2)'s.
-    MapOptions::new().reserve().map_mut(&file).unwrap();
+    MapOptions::new().preallocate().map_mut(&file).unwrap();
     assert_eq!(file.stream_position().unwrap(), 5);
 }

@@ -32,7 +32,7 @@ fn fails<T>(result: folio::Result<T>) -> Error {
 fn says(error: &Error, by_kernel: bool, errno: Errno, fragments: &[&str]) {
     let text = error.to_string();
     assert_eq!(error.errno(), errno, "{text}");
-    let refusal = error.refusal().unwrap();
+    let refusal = error.call_error().unwrap();
     assert_eq!(refusal.by_kernel(), by_kernel, "{text}");
     assert!(!refusal.rule().is_empty() && !refusal.remedy().is_empty(), "{text}");
     // The text of the catch-all for unknown errors.
@@ -241,7 +241,7 @@ fn an_offset_that_is_no_page_multiple_is_einval_through_the_raw_door() {
         &["EINVAL", path.to_str().unwrap(), "multiple of the page size", &nearest],
     );
     // The handles round, and show the asked range.
-    let map = MapOptions::new().offset(page() as u64 + 1).length(5).map(&file).unwrap();
+    let map = MapOptions::new().offset(page() as u64 + 1).len(5).map(&file).unwrap();
     assert_eq!(map.read_vec(..).unwrap(), pattern(3)[page() + 1..page() + 6]);
 }
 
@@ -398,10 +398,10 @@ fn a_file_of_the_machine_in_proc_is_eio_and_says_the_same() {
 #[test]
 fn a_character_device_that_cannot_be_mapped_is_enodev() {
     let file = File::open("/dev/null").unwrap();
-    let error = fails(MapOptions::new().length(page()).device(&file));
+    let error = fails(MapOptions::new().len(page()).device(&file));
     assert_eq!(error.errno(), Errno::ACCESS, "a device is mapped shared and writable: {error}");
     let file = OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
-    let error = fails(MapOptions::new().length(page()).device(&file));
+    let error = fails(MapOptions::new().len(page()).device(&file));
     kernel_says(&error, Errno::NODEV, &["ENODEV", "/dev/null", "cannot be mapped"]);
 }
 
@@ -650,10 +650,10 @@ fn an_offset_that_ends_past_the_longest_file_is_eoverflow() {
         Errno::OVERFLOW,
         &["EOVERFLOW", path.to_str().unwrap(), &offset, "2^63 - 1", "nearer to the start"],
     );
-    let error = fails(MapOptions::new().offset(last as u64).length(page()).map(&file));
+    let error = fails(MapOptions::new().offset(last as u64).len(page()).map(&file));
     folio_says(&error, Errno::OVERFLOW, &["what can be counted", "ask for less"]);
     // One page before, it is a map past the end of this file, which is allowed.
-    MapOptions::new().offset((last - page() as i64) as u64).length(page()).map(&file).unwrap();
+    MapOptions::new().offset((last - page() as i64) as u64).len(page()).map(&file).unwrap();
 }
 
 #[test]
@@ -795,7 +795,7 @@ fn msync_of_a_range_with_a_hole_is_enomem() {
 #[test]
 fn a_device_that_fails_to_store_a_page_is_eio() {
     let Some(disk) = FailingDisk::new(16) else { return skip("no loop device is to be had") };
-    let map = MapOptions::new().length(page()).map_mut(disk.file()).unwrap();
+    let map = MapOptions::new().len(page()).map_mut(disk.file()).unwrap();
     map.write_at(b"lost", 0).unwrap();
     let error = fails(map.sync(.., WriteBack::Wait));
     kernel_says(
@@ -1082,7 +1082,7 @@ fn locking_a_range_with_a_hole_is_enomem() {
 #[test]
 fn locking_pages_past_the_end_of_the_file_is_enomem() {
     let (_dir, path, file) = disk_file(1);
-    let map = MapOptions::new().length(2 * page()).map(&file).unwrap();
+    let map = MapOptions::new().len(2 * page()).map(&file).unwrap();
     let error = fails(map.lock(..));
     kernel_says(
         &error,
@@ -1254,7 +1254,7 @@ fn will_need_of_anonymous_memory_is_no_ebadf_today() {
 #[test]
 fn a_device_that_fails_to_free_pages_is_eio() {
     let Some(disk) = FailingDisk::new(16) else { return skip("no loop device is to be had") };
-    let mut region = MapOptions::new().length(page()).map_mut(disk.file()).unwrap().into_region();
+    let mut region = MapOptions::new().len(page()).map_mut(disk.file()).unwrap().into_region();
     let error = fails(region.discard(.., Discard::Remove));
     kernel_says(&error, Errno::IO, &["madvise", "EIO", disk.path(), "failed to free", "check the device"]);
 }
@@ -1262,7 +1262,7 @@ fn a_device_that_fails_to_free_pages_is_eio() {
 #[test]
 fn populating_pages_past_the_end_of_the_file_is_efault() {
     let (_dir, path, file) = disk_file(1);
-    let map = MapOptions::new().length(2 * page()).map_mut(&file).unwrap();
+    let map = MapOptions::new().len(2 * page()).map_mut(&file).unwrap();
     for advice in [Advice::PopulateRead, Advice::PopulateWrite] {
         let error = fails(map.advise(.., advice));
         if error.errno() == Errno::INVAL {
@@ -1533,7 +1533,7 @@ fn a_refusal_gives_its_parts() {
     let (_dir, path, _) = disk_file(1);
     let file = File::open(&path).unwrap();
     let error = fails(FileMapMut::map(&file));
-    let refusal = error.refusal().unwrap();
+    let refusal = error.call_error().unwrap();
     assert_eq!(refusal.call(), "mmap");
     assert_eq!(refusal.subject().object(), path.to_str().unwrap());
     assert_eq!((refusal.subject().offset(), refusal.subject().length()), (Some(0), Some(page())));

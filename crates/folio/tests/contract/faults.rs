@@ -665,7 +665,7 @@ fn on_a_full_file_system_reserve_is_an_error_at_creation() {
     let path = full.path().join("sparse");
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
     file.set_len(1 << 20).unwrap();
-    let error = MapOptions::new().reserve().map_mut(&file).unwrap_err();
+    let error = MapOptions::new().preallocate().map_mut(&file).unwrap_err();
     assert_eq!(error.errno(), Errno::NOSPC, "{error}");
     assert!(error.to_string().contains("no room for the 1048576 bytes"), "{error}");
     assert_eq!(file.metadata().unwrap().len(), 1 << 20, "size and bytes stay");

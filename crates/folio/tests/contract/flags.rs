@@ -300,7 +300,7 @@ fn populate_faults_every_page_in() {
 #[test]
 fn populate_as_a_flag_does_not_report_a_failure_and_the_option_does() {
     let (_dir, file) = file();
-    let options = MapOptions::new().length(4 * page());
+    let options = MapOptions::new().len(4 * page());
     let map = options.clone().flags(MapFlags::POPULATE).map(&file).unwrap();
     faulted(map.read_at(&mut [0], 2 * page()), 2 * page()..2 * page() + 1, FaultCause::PastEnd);
     let error = options.populate().map(&file).unwrap_err();
@@ -328,7 +328,7 @@ fn nonblock_alone_is_refused_for_every_kind_of_map() {
     refused_by_rule(options.shared_dev_zero(1), Errno::INVAL, words);
     refused_by_rule(options.shared_memfd(1), Errno::INVAL, words);
     refused_by_rule(options.sealed(1, |_| ()), Errno::INVAL, words);
-    refused_by_rule(options.clone().length(1).device(&file), Errno::INVAL, words);
+    refused_by_rule(options.clone().len(1).device(&file), Errno::INVAL, words);
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn locked_does_not_report_a_page_that_cannot_be_supplied_and_lock_does() {
         return skip("needs root, for RLIMIT_MEMLOCK may be zero");
     }
     let (_dir, file) = file();
-    let options = MapOptions::new().length(4 * page());
+    let options = MapOptions::new().len(4 * page());
     options.clone().flags(MapFlags::LOCKED).map(&file).unwrap();
     refused_by_kernel(options.lock().map(&file), Errno::NOMEM);
 }
@@ -796,7 +796,7 @@ fn flags_that_have_an_option_of_their_own_are_refused_and_the_rule_names_it() {
         refused_by_rule(with(flag).shared_anonymous(1), Errno::INVAL, words);
         refused_by_rule(with(flag).shared_memfd(1), Errno::INVAL, words);
         refused_by_rule(with(flag).sealed(1, |_| ()), Errno::INVAL, words);
-        refused_by_rule(with(flag).clone().length(1).device(&file), Errno::INVAL, words);
+        refused_by_rule(with(flag).clone().len(1).device(&file), Errno::INVAL, words);
     }
     // Beside SHARED_VALIDATE too.
     for (flag, words) in refusals.into_iter().filter(|(flag, _)| !MapFlags::SHARED_VALIDATE.contains(*flag)) {
@@ -814,7 +814,7 @@ fn the_error_of_a_refused_flag_shows_the_flags() {
 #[test]
 fn reserve_and_noreserve_exclude_each_other() {
     let (_dir, file) = file();
-    let options = with(MapFlags::NORESERVE).reserve();
+    let options = with(MapFlags::NORESERVE).preallocate();
     let words = "exclude each other";
     refused_by_rule(options.map_mut(&file), Errno::INVAL, words);
     refused_by_rule(options.shared_anonymous(1), Errno::INVAL, words);
@@ -826,12 +826,16 @@ fn reserve_and_noreserve_exclude_each_other() {
 fn reserve_is_for_files_and_shared_memory() {
     let (_dir, file) = file();
     let words = "reserve is for files and shared memory";
-    for options in [MapOptions::new().reserve(), MapOptions::new().no_reserve()] {
+    for options in [MapOptions::new().preallocate(), MapOptions::new().no_reserve()] {
         refused_by_rule(options.anon(1), Errno::INVAL, words);
         refused_by_rule(options.region(1, Prot::READ), Errno::INVAL, words);
         refused_by_rule(options.droppable(1), Errno::INVAL, words);
     }
-    refused_by_rule(MapOptions::new().reserve().map_private(&file), Errno::INVAL, "copied pages are memory");
+    refused_by_rule(
+        MapOptions::new().preallocate().map_private(&file),
+        Errno::INVAL,
+        "copied pages are memory",
+    );
 }
 
 #[test]
@@ -840,7 +844,7 @@ fn huge_pages_are_refused_for_files_with_a_page_size_of_their_own() {
     refused_by_rule(huge().map(&file), Errno::INVAL, "the file system's");
     refused_by_rule(huge().map_mut(&file), Errno::INVAL, "the file system's");
     refused_by_rule(huge().map_private(&file), Errno::INVAL, "the file system's");
-    refused_by_rule(huge().length(1).device(&file), Errno::INVAL, "the driver's");
+    refused_by_rule(huge().len(1).device(&file), Errno::INVAL, "the driver's");
     refused_by_rule(huge().shared_dev_zero(1), Errno::INVAL, "punch a hole");
     refused_by_rule(huge().droppable(1), Errno::INVAL, "cannot be dropped");
     let memfd = MapOptions::new().shared_memfd(1).unwrap();
@@ -851,7 +855,7 @@ fn huge_pages_are_refused_for_files_with_a_page_size_of_their_own() {
 #[test]
 fn offsets_and_lengths_are_options_of_files_only() {
     let offset = MapOptions::new().offset(page() as u64);
-    let length = MapOptions::new().length(page());
+    let length = MapOptions::new().len(page());
     for (options, words) in
         [(offset, "an offset is for files and devices"), (length, "the length is the method's argument")]
     {
@@ -898,16 +902,16 @@ fn numbers_that_cannot_be_counted_are_refused() {
     let (_dir, file) = file();
     let words = "what can be counted";
     refused_by_rule(MapOptions::new().anon(usize::MAX), Errno::OVERFLOW, words);
-    refused_by_rule(MapOptions::new().length(usize::MAX).map(&file), Errno::OVERFLOW, words);
-    refused_by_rule(MapOptions::new().offset(u64::MAX - 5).length(1).map(&file), Errno::OVERFLOW, words);
+    refused_by_rule(MapOptions::new().len(usize::MAX).map(&file), Errno::OVERFLOW, words);
+    refused_by_rule(MapOptions::new().offset(u64::MAX - 5).len(1).map(&file), Errno::OVERFLOW, words);
 }
 
 #[test]
 fn refused_requests_leave_the_file_as_it_was() {
     let (_dir, file) = file();
     let before = file.metadata().unwrap().len();
-    let _ = with(MapFlags::GROWSDOWN).reserve().length(64 * page()).map_mut(&file);
-    let _ = huge().reserve().length(64 * page()).map_mut(&file);
+    let _ = with(MapFlags::GROWSDOWN).preallocate().len(64 * page()).map_mut(&file);
+    let _ = huge().preallocate().len(64 * page()).map_mut(&file);
     assert_eq!(file.metadata().unwrap().len(), before);
     assert_eq!(FileMapMut::map(&file).unwrap().read_vec(..).unwrap(), pattern(2));
 }

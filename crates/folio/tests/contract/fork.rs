@@ -149,7 +149,7 @@ handle!(
     Device,
     |_dir, options| {
         let zero = std::fs::File::options().read(true).write(true).open("/dev/zero").unwrap();
-        let device = options.length(2 * page()).device(&zero)?;
+        let device = options.len(2 * page()).device(&zero)?;
         device.store(0, 1_u8)?;
         Ok(device)
     },
@@ -606,8 +606,8 @@ fn a_childs_drop_of_sealed_memory_closes_only_the_childs_descriptor() {
     });
     let sealed = sealed.unwrap();
     let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
-    sealed.send(&here).unwrap();
-    assert_eq!(Sealed::receive(&there).unwrap(), sealed);
+    sealed.send_to(&here).unwrap();
+    assert_eq!(Sealed::receive_from(&there).unwrap(), sealed);
 }
 
 #[test]

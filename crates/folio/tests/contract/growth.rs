@@ -114,7 +114,7 @@ fn a_map_of_a_borrowed_file_says_that_it_has_no_descriptor_to_grow_by() {
 fn a_file_map_in_a_reservation_grows_in_place() {
     let (_dir, file) = open(3);
     let reservation = Reservation::new(16 * page()).unwrap();
-    let options = MapOptions::new().within(&reservation, page()).length(10);
+    let options = MapOptions::new().within(&reservation, page()).len(10);
     let mut map = options.map(file.try_clone().unwrap()).unwrap();
     let start = map.as_ptr();
     assert_eq!(map.resize_to_file().unwrap(), 3 * page());
@@ -153,13 +153,13 @@ fn a_file_map_in_a_reservation_grows_with_its_file_and_keeps_its_fork_setting() 
 fn a_file_map_does_not_grow_over_its_neighbour_in_the_reservation() {
     let (_dir, file) = open(3);
     let reservation = Reservation::new(8 * page()).unwrap();
-    let near = MapOptions::new().within(&reservation, 0).length(page());
+    let near = MapOptions::new().within(&reservation, 0).len(page());
     let mut map = near.map(file.try_clone().unwrap()).unwrap();
     let neighbour = MapOptions::new().within(&reservation, 2 * page()).anon(page()).unwrap();
     assert_eq!(map.resize_to_file().unwrap_err().errno(), Errno::EXIST);
     assert_eq!((map.len(), neighbour[0]), (page(), 0));
     map.resize(2 * page()).unwrap();
-    let borrowed = MapOptions::new().within(&reservation, 4 * page()).length(page());
+    let borrowed = MapOptions::new().within(&reservation, 4 * page()).len(page());
     let mut borrowed: FileMap = borrowed.map(&file).unwrap();
     assert_eq!(borrowed.resize(2 * page()).unwrap_err().errno(), Errno::BADF);
 }

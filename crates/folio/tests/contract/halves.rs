@@ -41,7 +41,7 @@ fn file_halves(reservation: &Reservation) -> (FileMapMut, FileMapMut) {
     let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
     let part = |first: usize| {
         let options = MapOptions::new().within(reservation, first * page());
-        options.offset((first * page()) as u64).length(4 * page()).map_mut(&file).unwrap()
+        options.offset((first * page()) as u64).len(4 * page()).map_mut(&file).unwrap()
     };
     let (map, neighbour) = (part(0), part(4));
     map.advise(..2 * page(), Advice::Random).unwrap();

@@ -356,7 +356,7 @@ fn dropping_a_map_gives_its_addresses_back() {
         drop(maps);
         assert!(!starts.into_iter().any(is_mapped));
         // The second page of a map whose first bytes are not shown goes too.
-        let map = options.length(page()).map_mut(open(&path)).unwrap();
+        let map = options.len(page()).map_mut(open(&path)).unwrap();
         let last = map.as_ptr() as usize + map.len() - 1;
         assert!(is_mapped(last));
         map.unmap().unwrap();
@@ -452,13 +452,13 @@ fn a_child_gets_sealed_memory_through_a_socket_and_outlives_the_makers_handle() 
     let bytes = pattern(3);
     // Forked first: it inherits no map of the memory.
     let (pid, _) = spawn_child(|| {
-        let sealed = Sealed::receive(&there).unwrap();
+        let sealed = Sealed::receive_from(&there).unwrap();
         (&there).read_exact(&mut [0]).unwrap();
         assert_eq!(sealed[..], pattern(3)[7..]);
         assert_eq!(errno(FileMapMut::map(OwnedFd::from(sealed))), Errno::PERM);
     });
     let sealed = Sealed::copy_of(&bytes[7..]).unwrap();
-    sealed.send(&here).unwrap();
+    sealed.send_to(&here).unwrap();
     drop(sealed);
     (&here).write_all(&[0]).unwrap();
     assert_eq!(wait(pid), End::Exited(0));
@@ -467,28 +467,28 @@ fn a_child_gets_sealed_memory_through_a_socket_and_outlives_the_makers_handle() 
 #[test]
 fn sealed_memory_of_a_child_outlives_the_child() {
     let (here, there) = UnixStream::pair().unwrap();
-    child_succeeds(|| Sealed::copy_of(b"an inheritance").unwrap().send(&there).unwrap());
-    assert_eq!(&Sealed::receive(&here).unwrap()[..], b"an inheritance");
+    child_succeeds(|| Sealed::copy_of(b"an inheritance").unwrap().send_to(&there).unwrap());
+    assert_eq!(&Sealed::receive_from(&here).unwrap()[..], b"an inheritance");
 }
 
 #[test]
 fn a_child_that_sends_memory_without_seals_is_not_believed() {
     let (here, there) = UnixStream::pair().unwrap();
-    child_succeeds(|| SharedMem::memfd("open", 100).unwrap().send(&there).unwrap());
-    assert_eq!(errno(Sealed::receive(&here)), Errno::INVAL);
+    child_succeeds(|| SharedMem::memfd("open", 100).unwrap().send_to(&there).unwrap());
+    assert_eq!(errno(Sealed::receive_from(&here)), Errno::INVAL);
 }
 
 #[test]
 fn a_socket_without_a_descriptor_is_an_error_that_says_which() {
     let (here, mut there) = UnixStream::pair().unwrap();
     there.write_all(b"x").unwrap();
-    let text = message(Sealed::receive(&here));
+    let text = message(Sealed::receive_from(&here));
     assert!(text.contains("no descriptor"), "{text}");
     drop(there);
-    let text = message(Sealed::receive(&here));
+    let text = message(Sealed::receive_from(&here));
     assert!(text.contains("closed the socket"), "{text}");
     // And no signal for a sender without a receiver.
-    assert_eq!(errno(Sealed::copy_of(b"x").unwrap().send(&here)), Errno::PIPE);
+    assert_eq!(errno(Sealed::copy_of(b"x").unwrap().send_to(&here)), Errno::PIPE);
 }
 
 #[test]
@@ -496,8 +496,8 @@ fn sealed_memory_of_no_bytes_can_be_passed_too() {
     let (here, there) = UnixStream::pair().unwrap();
     let sealed = Sealed::copy_of(b"").unwrap();
     assert_eq!(&sealed[..], b"");
-    sealed.send(&here).unwrap();
-    assert!(Sealed::receive(&there).unwrap().is_empty());
+    sealed.send_to(&here).unwrap();
+    assert!(Sealed::receive_from(&there).unwrap().is_empty());
 }
 
 #[test]
@@ -546,7 +546,7 @@ fn a_file_is_shown_from_any_byte_to_any_byte() {
     for (offset, length) in
         [(0, end), (1, 1), (p - 1, 2), (p, p), (p + 7, 2 * p - 7), (3 * p + 5, p - 18), (end - 1, 1)]
     {
-        let options = MapOptions::new().offset(offset as u64).length(length);
+        let options = MapOptions::new().offset(offset as u64).len(length);
         let expected = &bytes[offset..offset + length];
         let map = options.map(&file).unwrap();
         assert_eq!((map.offset(), map.len()), (offset as u64, length));
@@ -564,7 +564,7 @@ fn stores_land_where_the_offset_says() {
     let dir = disk_dir();
     let mut bytes = pattern(3);
     let path = file_with(dir.path(), &bytes);
-    let map = MapOptions::new().offset(page() as u64 + 100).length(50).map_mut(open(&path)).unwrap();
+    let map = MapOptions::new().offset(page() as u64 + 100).len(50).map_mut(open(&path)).unwrap();
     map.write_at(b"here", 46).unwrap();
     assert_eq!(errno(map.write_at(b"here", 47)), Errno::INVAL, "past the map, though inside the file");
     bytes[page() + 146..page() + 150].copy_from_slice(b"here");
@@ -584,7 +584,7 @@ fn an_offset_past_the_end_is_refused_and_says_how_long_the_file_is() {
 fn past_the_end_are_zeros_to_the_pages_end_then_faults_until_the_file_grows() {
     let dir = disk_dir();
     let file = open(&file_with(dir.path(), &[1; 100]));
-    let map = MapOptions::new().length(2 * page()).map(&file).unwrap();
+    let map = MapOptions::new().len(2 * page()).map(&file).unwrap();
     assert_eq!(map.read_vec(..101).unwrap()[99..], [1, 0]);
     let error = map.read_at(&mut [0; 2], page() - 1).unwrap_err();
     let fault = error.fault().unwrap();
@@ -640,7 +640,7 @@ fn files_that_cannot_be_mapped_give_an_error_that_says_to_read_them() {
         ("a socket", socket.into()),
     ];
     for (name, fd) in &unmappable {
-        for options in [MapOptions::new(), MapOptions::new().length(100)] {
+        for options in [MapOptions::new(), MapOptions::new().len(100)] {
             let error = options.map(fd).unwrap_err();
             assert_eq!(error.errno(), Errno::NODEV, "{name}");
             assert!(error.to_string().contains("Anon::read_from"), "{name}: {error}");
@@ -838,7 +838,7 @@ fn a_file_map_is_resized_from_its_offset_and_the_file_stays() {
     let dir = disk_dir();
     let bytes = pattern(8);
     let path = file_with(dir.path(), &bytes);
-    let mut map = MapOptions::new().offset(100).length(50).map(open(&path)).unwrap();
+    let mut map = MapOptions::new().offset(100).len(50).map(open(&path)).unwrap();
     for length in [51, page(), 3 * page() + 1, 8 * page() - 100, 10, 0, 2 * page()] {
         map.resize(length).unwrap();
         assert_eq!((map.offset(), map.len()), (100, length));
@@ -945,7 +945,7 @@ fn punching_never_reaches_bytes_that_the_map_does_not_show() {
     let Some(dir) = memory_dir() else { return skip("no tmpfs at /dev/shm") };
     let bytes = pattern(5);
     let file = open(&file_with(dir.path(), &bytes));
-    let options = MapOptions::new().offset(100).length(3 * page());
+    let options = MapOptions::new().offset(100).len(3 * page());
     let mut map = options.map_mut(&file).unwrap();
     map.punch(..).unwrap();
     let mut expected = bytes.clone();
@@ -953,7 +953,7 @@ fn punching_never_reaches_bytes_that_the_map_does_not_show() {
     assert!(FileMap::map(&file).unwrap().read_vec(..).unwrap() == expected);
     // A map of less than a page, and parts that are no pages.
     file.write_all_at(&bytes, 0).unwrap();
-    let mut small = MapOptions::new().offset(10).length(20).map_mut(&file).unwrap();
+    let mut small = MapOptions::new().offset(10).len(20).map_mut(&file).unwrap();
     small.punch(..).unwrap();
     assert_eq!(errno(small.punch(1..)), Errno::INVAL);
     assert_eq!(errno(small.punch(..1)), Errno::INVAL);
@@ -968,7 +968,7 @@ fn reverted_pages_show_the_file_again() {
     let dir = disk_dir();
     let bytes = pattern(4);
     let path = file_with(dir.path(), &bytes);
-    let mut map = MapOptions::new().offset(100).length(3 * page()).map_private(open(&path)).unwrap();
+    let mut map = MapOptions::new().offset(100).len(3 * page()).map_private(open(&path)).unwrap();
     map.write_at(&vec![0; map.len()], 0).unwrap();
     let second = page() - 100;
     map.revert(second..second + page()).unwrap();
@@ -1062,7 +1062,7 @@ fn reserving_fills_the_holes_of_the_mapped_part_and_no_others() {
         return skip("the file system has no holes");
     }
     let map =
-        MapOptions::new().offset(chunk).length(2 * chunk as usize).reserve().map_mut(open(&path)).unwrap();
+        MapOptions::new().offset(chunk).len(2 * chunk as usize).preallocate().map_mut(open(&path)).unwrap();
     let after = file.metadata().unwrap();
     assert_eq!(after.len(), before.len());
     let room = after.blocks() * 512;
@@ -1083,10 +1083,10 @@ fn reserving_a_file_without_holes_moves_none_of_its_times() {
     let before = times(&file);
     // Longer than a clock's tick, so that a time that moved would differ.
     std::thread::sleep(std::time::Duration::from_millis(20));
-    let map = MapOptions::new().reserve().map_mut(&file).unwrap();
+    let map = MapOptions::new().preallocate().map_mut(&file).unwrap();
     assert_eq!(times(&file), before);
     // A length past the end reserves nothing there.
-    drop(MapOptions::new().reserve().length(100 * page()).map_mut(&file).unwrap());
+    drop(MapOptions::new().preallocate().len(100 * page()).map_mut(&file).unwrap());
     assert_eq!(times(&file), before);
     drop(map);
 }
@@ -1104,7 +1104,7 @@ fn reserving_never_moves_the_position_of_another_reader() {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !ended.load(Ordering::Relaxed) {
-                    drop(MapOptions::new().length(64 * page()).reserve().map_mut(&file).unwrap());
+                    drop(MapOptions::new().len(64 * page()).preallocate().map_mut(&file).unwrap());
                 }
             });
             let moved = (0..200_000).find(|_| (&file).stream_position().unwrap() != 0);
@@ -1130,7 +1130,7 @@ fn reserving_fills_every_hole_of_many() {
             skip("the file system has no holes this small");
             continue;
         }
-        let map = MapOptions::new().reserve().map_mut(&file).unwrap();
+        let map = MapOptions::new().preallocate().map_mut(&file).unwrap();
         let room = file.metadata().unwrap().blocks() * 512;
         assert!(room >= pages * page() as u64, "{room} bytes of {}, in {dir:?}", map.len());
         for number in 0..pages as usize {
@@ -1144,7 +1144,7 @@ fn reserving_fills_every_hole_of_many() {
 fn reserve_is_refused_where_it_means_nothing() {
     let dir = disk_dir();
     let file = open(&file_with(dir.path(), b"bytes"));
-    let reserve = MapOptions::new().reserve();
+    let reserve = MapOptions::new().preallocate();
     assert_eq!(errno(reserve.map_private(&file)), Errno::INVAL);
     assert_eq!(errno(reserve.anon(10)), Errno::INVAL);
     assert_eq!(errno(reserve.clone().flags(folio::MapFlags::NORESERVE).map_mut(&file)), Errno::INVAL);
@@ -1261,7 +1261,7 @@ fn shared_memory_is_taken_from_a_memfd_that_cannot_shrink_only() {
     assert_eq!(errno(SharedMem::from_fd(memfd(&[1; 10], sealed))), Errno::PERM, "sealed against writing");
     let shared = SharedMem::from_fd(memfd(&[1; 10], libc::F_SEAL_SHRINK)).unwrap();
     assert_eq!(shared.read_vec(..).unwrap(), [1; 10]);
-    let long = MapOptions::new().length(11).shared_from_fd(memfd(&[1; 10], libc::F_SEAL_SHRINK));
+    let long = MapOptions::new().len(11).shared_from_fd(memfd(&[1; 10], libc::F_SEAL_SHRINK));
     assert_eq!(errno(long), Errno::INVAL, "past the end, where another process decides what is there");
 }
 
@@ -1270,7 +1270,7 @@ fn an_unrelated_process_reaches_shared_memory_through_a_socket() {
     let (here, there) = UnixStream::pair().unwrap();
     // Forked before the memory is made.
     let (pid, _) = spawn_child(|| {
-        let shared = SharedMem::receive(&there).unwrap();
+        let shared = SharedMem::receive_from(&there).unwrap();
         let turn = shared.atomic::<AtomicU32>(0).unwrap();
         assert_eq!(turn.load(Ordering::Acquire), 1);
         shared.write_at(b"from the child", 4).unwrap();
@@ -1279,7 +1279,7 @@ fn an_unrelated_process_reaches_shared_memory_through_a_socket() {
     let shared = SharedMem::memfd("passed", 100).unwrap();
     let turn = shared.atomic::<AtomicU32>(0).unwrap();
     turn.store(1, Ordering::Release);
-    shared.send(&here).unwrap();
+    shared.send_to(&here).unwrap();
     assert_eq!(wait(pid), End::Exited(0));
     assert_eq!(turn.load(Ordering::Acquire), 2);
     assert_eq!(shared.read_vec(4..18).unwrap(), b"from the child");
@@ -1288,7 +1288,7 @@ fn an_unrelated_process_reaches_shared_memory_through_a_socket() {
 #[test]
 fn anonymous_shared_memory_cannot_be_sent_and_names_kinds_that_can() {
     let (here, _there) = UnixStream::pair().unwrap();
-    let text = message(SharedMem::anonymous(10).unwrap().send(&here));
+    let text = message(SharedMem::anonymous(10).unwrap().send_to(&here));
     assert!(text.contains("SharedMem::memfd"), "{text}");
 }
 
@@ -1336,7 +1336,7 @@ fn every_handle_becomes_the_region_that_it_stands_on() {
     anon.copy_from_slice(shown);
     let device = Device::open("/dev/zero", shown.len()).unwrap();
     device.write_at(shown, 0).unwrap();
-    let options = MapOptions::new().length(shown.len());
+    let options = MapOptions::new().len(shown.len());
     let regions: [(&str, Region); 9] = [
         ("Anon", anon.into()),
         ("Sealed", Sealed::copy_of(shown).unwrap().into()),
@@ -1381,19 +1381,19 @@ fn an_option_that_a_kind_of_map_cannot_have_is_refused_and_never_ignored() {
             options.shared_from_fd(shrinkable()).err(),
             options.sealed(10, |_| ()).err(),
             options.sealed_from_fd(memfd(&[1; 10], all)).err(),
-            options.clone().length(page()).device(&device).err(),
+            options.clone().len(page()).device(&device).err(),
         ];
         for (index, error) in refused.into_iter().enumerate() {
             let error = error.unwrap_or_else(|| panic!("{options:?}: kind {index} took it"));
             assert_eq!(error.errno(), Errno::INVAL);
-            assert!(!error.refusal().unwrap().by_kernel());
+            assert!(!error.call_error().unwrap().by_kernel());
         }
     }
     let refused: [(&str, Option<Error>); 11] = [
         ("shared memory does not grow", shapes[0].shared_anonymous(10).err()),
         ("memory has no offset", new().offset(1).anon(10).err()),
         ("shared memory has no offset", new().offset(1).shared_memfd(10).err()),
-        ("a length beside the argument", new().length(10).sealed(10, |_| ()).err()),
+        ("a length beside the argument", new().len(10).sealed(10, |_| ()).err()),
         ("sealed slices must not fault", new().no_reserve().sealed(10, |_| ()).err()),
         ("a file's pages are the file system's", new().huge_pages(HugePage::Default).map(&file).err()),
         (
@@ -1402,8 +1402,8 @@ fn an_option_that_a_kind_of_map_cannot_have_is_refused_and_never_ignored() {
         ),
         ("a file has a name", new().name("mine").map(&file).err()),
         ("a memfd has a name", new().name("mine").shared_from_fd(shrinkable()).err()),
-        ("a device has a name", new().name("mine").length(page()).device(&device).err()),
-        ("a device has no space to reserve", new().reserve().length(page()).device(&device).err()),
+        ("a device has a name", new().name("mine").len(page()).device(&device).err()),
+        ("a device has no space to reserve", new().preallocate().len(page()).device(&device).err()),
     ];
     for (rule, error) in refused {
         assert_eq!(error.unwrap_or_else(|| panic!("{rule}: it was taken")).errno(), Errno::INVAL, "{rule}");

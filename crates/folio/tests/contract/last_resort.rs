@@ -158,7 +158,7 @@ fn a_guard_in_the_middle_of_a_merged_area_is_an_error_at_the_limit_of_areas() {
         drop(place);
         let part = |first: usize| {
             let options = MapOptions::new().at(start + first * page());
-            options.offset((first * page()) as u64).length(8 * page()).map(&file).unwrap()
+            options.offset((first * page()) as u64).len(8 * page()).map(&file).unwrap()
         };
         let (_before, map, _behind) = (part(0), part(8), part(16));
         file.set_len(9 * page() as u64).unwrap();

@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 
 #[track_caller]
 fn not_asked(error: &Error) {
-    assert!(!error.refusal().unwrap().by_kernel(), "{error}");
+    assert!(!error.call_error().unwrap().by_kernel(), "{error}");
 }
 
 fn pages(count: usize, prot: Prot) -> Region {
@@ -245,12 +245,12 @@ fn a_map_of_a_file_that_finds_no_memory_does_not_blame_overcommit() {
     let dir = disk_dir();
     let file = File::open(file_with(dir.path(), &pattern(1))).unwrap();
     // Too many bytes for the free addresses of most machines, and no private memory.
-    let map = MapOptions::new().length((1 << 46) - page()).map(&file);
+    let map = MapOptions::new().len((1 << 46) - page()).map(&file);
     let Ok(first) = map else {
         says(map, Errno::NOMEM, &[], &["overcommit", "NORESERVE"]);
         return;
     };
-    let more = (0..4).map(|_| MapOptions::new().length((1 << 46) - page()).map(&file));
+    let more = (0..4).map(|_| MapOptions::new().len((1 << 46) - page()).map(&file));
     let error = more.map_while(|map| map.err().map(Err::<(), _>)).last();
     drop(first);
     match error {

@@ -77,7 +77,7 @@ pub(crate) fn kernel_since(major: u32, minor: u32) -> bool {
 #[track_caller]
 pub(crate) fn refused_by_rule<T>(result: folio::Result<T>, errno: Errno, words: &str) -> Error {
     let error = result.err().expect("the call should have been refused");
-    let refusal = error.refusal().unwrap_or_else(|| panic!("a refusal, not {error}"));
+    let refusal = error.call_error().unwrap_or_else(|| panic!("a refusal, not {error}"));
     assert!(!refusal.by_kernel(), "the kernel was asked: {error}");
     assert!(refusal.rule().contains(words), "the rule does not say `{words}`: {error}");
     assert_eq!(error.errno(), errno, "{error}");
@@ -88,7 +88,7 @@ pub(crate) fn refused_by_rule<T>(result: folio::Result<T>, errno: Errno, words: 
 #[track_caller]
 pub(crate) fn refused_by_kernel<T>(result: folio::Result<T>, errno: Errno) -> Error {
     let error = result.err().expect("the kernel should have refused the call");
-    let refusal = error.refusal().unwrap_or_else(|| panic!("a refusal, not {error}"));
+    let refusal = error.call_error().unwrap_or_else(|| panic!("a refusal, not {error}"));
     assert!(refusal.by_kernel(), "folio refused it first: {error}");
     assert_eq!(error.errno(), errno, "{error}");
     error
@@ -647,7 +647,7 @@ fn a_grown_file_map_shows_more_of_the_file() {
     let dir = disk_dir();
     let all = pattern(4);
     let path = file_with(dir.path(), &all);
-    let mut region = plain().length(page()).map(std::fs::File::open(&path).unwrap()).unwrap().into_region();
+    let mut region = plain().len(page()).map(std::fs::File::open(&path).unwrap()).unwrap().into_region();
     region.resize(4 * page(), Resize::MayMove).unwrap();
     assert_eq!(bytes(&region), all);
 }
@@ -773,7 +773,7 @@ fn relocate_of_several_areas_is_refused_and_moves_none_of_them() {
         let mut crowded = Vec::new();
         let (mut region, ring) = loop {
             // SAFETY: nothing is stored to the ring.
-            let ring = unsafe { plain().length(page()).device_unchecked(&fd) }.unwrap().into_region();
+            let ring = unsafe { plain().len(page()).device_unchecked(&fd) }.unwrap().into_region();
             match plain().at(ring.as_ptr() as usize - page()).region(page(), Prot::READ_WRITE) {
                 Ok(region) => break (region, ring),
                 Err(_) => crowded.push(ring),
@@ -1118,7 +1118,7 @@ fn populating_advice_past_the_end_of_a_file_is_an_error_without_a_signal() {
     }
     let dir = disk_dir();
     let path = file_with(dir.path(), &pattern(1));
-    let map = plain().length(3 * page()).map(std::fs::File::open(path).unwrap()).unwrap();
+    let map = plain().len(3 * page()).map(std::fs::File::open(path).unwrap()).unwrap();
     refused_by_kernel(map.advise(.., Advice::PopulateRead), Errno::FAULT);
     map.advise(..page(), Advice::PopulateRead).unwrap();
 }
@@ -1386,7 +1386,7 @@ fn lock_rounds_to_the_pages_that_hold_a_byte() {
 fn locking_past_the_end_of_a_file_is_an_error() {
     let dir = disk_dir();
     let path = file_with(dir.path(), &pattern(1));
-    let map = plain().length(3 * page()).map(std::fs::File::open(path).unwrap()).unwrap();
+    let map = plain().len(3 * page()).map(std::fs::File::open(path).unwrap()).unwrap();
     refused_by_kernel(map.lock(..), Errno::NOMEM);
 }
 
@@ -1533,7 +1533,7 @@ fn populate_ends_early_on_request() {
 fn populate_reports_the_page_past_the_end_of_the_file() {
     let dir = disk_dir();
     let path = file_with(dir.path(), &pattern(2));
-    let map = plain().length(4 * page()).map(std::fs::File::open(path).unwrap()).unwrap();
+    let map = plain().len(4 * page()).map(std::fs::File::open(path).unwrap()).unwrap();
     for (step, told) in [(page(), vec![page(), 2 * page()]), (4 * page(), vec![])] {
         let mut seen = Vec::new();
         let result = map.populate(.., Populate::Read, step, |done, _| {
@@ -1765,7 +1765,7 @@ fn cachestat_of_a_map_is_of_the_part_it_shows() {
     file.set_len(64 * page() as u64).unwrap();
     file.write_all_at(&[1], 0).unwrap();
     let start = 48 * page() as u64 + 10;
-    let map = plain().offset(start).length(page()).map(file).unwrap();
+    let map = plain().offset(start).len(page()).map(file).unwrap();
     let cached = |range: Range<usize>| map.cache_stat(range).map(|stat| stat.cached);
     match cached(0..page()) {
         Ok(cached) => assert_eq!(cached, 0, "the cached page is not in the map"),

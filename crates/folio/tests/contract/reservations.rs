@@ -734,7 +734,7 @@ fn a_file_map_placed_in_a_reservation_with_an_offset_shows_the_asked_bytes() {
     let all = pattern(3);
     let path = file_with(dir.path(), &all);
     let reservation = Reservation::new(4 * page()).unwrap();
-    let options = MapOptions::new().within(&reservation, page()).offset(page() as u64 + 5).length(page());
+    let options = MapOptions::new().within(&reservation, page()).offset(page() as u64 + 5).len(page());
     let map: FileMap = options.map(std::fs::File::open(path).unwrap()).unwrap();
     // The page below the offset lies at the place.
     assert_eq!(map.as_ptr(), reservation.as_ptr().wrapping_add(page() + 5).cast_const());

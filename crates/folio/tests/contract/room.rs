@@ -113,7 +113,7 @@ fn the_length_of_a_received_memfd_costs_nothing() {
         assert_eq!((shared.len(), blocks()), (1 << 40, 0));
         shared.write_at(&[7], 1 << 39).unwrap();
         let (fd, blocks) = sparse(SealFlags::SHRINK);
-        no_memory(&MapOptions::new().reserve().shared_from_fd(fd).unwrap_err());
+        no_memory(&MapOptions::new().preallocate().shared_from_fd(fd).unwrap_err());
         assert_eq!(blocks(), 0);
         let (fd, blocks) = sparse(SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE);
         no_memory(&Sealed::from_fd(fd).unwrap_err());

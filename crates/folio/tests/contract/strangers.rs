@@ -17,7 +17,7 @@ fn descriptor(returned: libc::c_long) -> std::io::Result<OwnedFd> {
 /// Every way to make a file map of it is refused, and so is the safe way to make a device.
 #[track_caller]
 fn is_no_file(fd: &OwnedFd, offset: u64) {
-    let options = MapOptions::new().offset(offset).length(page());
+    let options = MapOptions::new().offset(offset).len(page());
     let errors = [
         options.map(fd).map(drop).unwrap_err(),
         options.map_mut(fd).map(drop).unwrap_err(),
@@ -224,7 +224,7 @@ fn few_holes_of_received_shared_memory_are_filled() {
     assert_eq!(file.metadata().unwrap().blocks() * 512, 16 * page() as u64);
     assert_eq!(shared.view().unwrap().get(3 * page()), Some(0));
     // A memfd that is mostly hole stays one, unless its space is asked for.
-    for (options, blocks) in [(MapOptions::new(), 0), (MapOptions::new().reserve(), 16)] {
+    for (options, blocks) in [(MapOptions::new(), 0), (MapOptions::new().preallocate(), 16)] {
         let file = File::from(sealable_memfd("folio-empty", 16));
         rustix::fs::fcntl_add_seals(&file, rustix::fs::SealFlags::SHRINK).unwrap();
         let shared = options.shared_from_fd(file.as_fd().try_clone_to_owned().unwrap()).unwrap();

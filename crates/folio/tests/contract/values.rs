@@ -2,7 +2,7 @@
 //! kept.
 
 use folio::{
-    Anon, Device, Error, Fault, FileMap, FileMapMut, FileMapPrivate, MapOptions, Refusal, Region,
+    Anon, CallError, Device, Error, Fault, FileMap, FileMapMut, FileMapPrivate, MapOptions, Region,
     Reservation, Sealed, SharedMem, Stable, StableMut,
 };
 use std::panic::{RefUnwindSafe, UnwindSafe, catch_unwind};
@@ -25,7 +25,7 @@ fn a_map_can_be_used_across_a_caught_panic() {
     crosses_panics::<MapOptions>();
     crosses_panics::<Error>();
     crosses_panics::<Fault>();
-    crosses_panics::<Refusal>();
+    crosses_panics::<CallError>();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
     std::fs::write(&path, b"bytes").unwrap();

@@ -54,18 +54,18 @@ fn a_bell_is_readable_when_there_is_a_message() {
     let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     let mut bytes = Vec::new();
     sender.send(b"before the bell").unwrap();
-    assert!(is_readable(receiver.bell().unwrap(), PATIENCE));
+    assert!(is_readable(receiver.poll_fd().unwrap(), PATIENCE));
     for round in 0..100 {
         while receiver.try_recv(&mut bytes).unwrap().is_some() {}
-        let quiet = is_readable(receiver.bell().unwrap(), Duration::ZERO);
+        let quiet = is_readable(receiver.poll_fd().unwrap(), Duration::ZERO);
         // The backstop may have gone off just now, but not each time.
         assert!(!quiet || round % 10 != 0 || receiver.try_recv(&mut bytes).unwrap().is_none());
         sender.send(b"one").unwrap();
         sender.send(b"two").unwrap();
-        assert!(is_readable(receiver.bell().unwrap(), Duration::from_millis(100)), "round {round}");
+        assert!(is_readable(receiver.poll_fd().unwrap(), Duration::from_millis(100)), "round {round}");
         assert_eq!(receiver.try_recv(&mut bytes).unwrap(), Some(3));
         // One of two was received: it is still readable.
-        assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO), "round {round}");
+        assert!(is_readable(receiver.poll_fd().unwrap(), Duration::ZERO), "round {round}");
     }
 }
 
@@ -74,12 +74,12 @@ fn a_bell_is_quiet_while_there_is_nothing() {
     let channel = Channel::anonymous(1 << 12).unwrap();
     let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     let mut bytes = Vec::new();
-    receiver.bell().unwrap();
+    receiver.poll_fd().unwrap();
     let mut quiet = 0;
     for _ in 0..50 {
         sender.send(b"a message").unwrap();
         while receiver.try_recv(&mut bytes).unwrap().is_some() {}
-        quiet += u32::from(!is_readable(receiver.bell().unwrap(), Duration::ZERO));
+        quiet += u32::from(!is_readable(receiver.poll_fd().unwrap(), Duration::ZERO));
     }
     assert!(quiet > 25, "quiet {quiet} times of 50");
 }
@@ -103,7 +103,7 @@ fn a_process_that_polls_is_woken_for_each_message() {
     let (mut bytes, mut next) = (Vec::new(), 0_u64);
     let started = Instant::now();
     while next < 500 {
-        assert!(is_readable(receiver.bell().unwrap(), PATIENCE));
+        assert!(is_readable(receiver.poll_fd().unwrap(), PATIENCE));
         while receiver.try_recv(&mut bytes).unwrap_or(None).is_some() {
             assert_eq!(bytes, next.to_ne_bytes());
             answers.send(&bytes).unwrap();
@@ -130,7 +130,7 @@ fn a_bell_rings_when_the_sender_is_killed_or_leaves() {
         let mut seen = 0;
         let started = Instant::now();
         let error = loop {
-            assert!(is_readable(receiver.bell().unwrap(), PATIENCE), "it never rings");
+            assert!(is_readable(receiver.poll_fd().unwrap(), PATIENCE), "it never rings");
             match receiver.try_recv(&mut bytes) {
                 Ok(Some(_)) => {
                     seen += 1;
@@ -145,7 +145,7 @@ fn a_bell_rings_when_the_sender_is_killed_or_leaves() {
         };
         assert_eq!((seen, error.errno()), (1, Errno::PIPE), "{error}");
         // It stays readable: a second poll does not wait.
-        assert!(is_readable(receiver.bell().unwrap(), PATIENCE));
+        assert!(is_readable(receiver.poll_fd().unwrap(), PATIENCE));
     }
 }
 
@@ -166,16 +166,16 @@ fn the_end_of_a_process_has_rung_when_it_is_known() {
         out.read_exact(&mut [0]).unwrap();
         let (mut receiver, mut sender) = (channel.receiver().unwrap(), back.sender().unwrap());
         let mut reader = log.reader(Start::Newest).unwrap();
-        receiver.bell().unwrap();
-        sender.bell().unwrap();
-        reader.bell().unwrap();
+        receiver.poll_fd().unwrap();
+        sender.poll_fd().unwrap();
+        reader.poll_fd().unwrap();
         assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
         while sender.try_send(b"a message of 24 bytes...").unwrap() {}
         assert_eq!(reader.try_next(&mut bytes).unwrap(), None);
         assert!(victim.kill());
-        assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO));
-        assert!(is_readable(sender.bell().unwrap(), Duration::ZERO));
-        assert!(is_readable(reader.bell().unwrap(), Duration::ZERO));
+        assert!(is_readable(receiver.poll_fd().unwrap(), Duration::ZERO));
+        assert!(is_readable(sender.poll_fd().unwrap(), Duration::ZERO));
+        assert!(is_readable(reader.poll_fd().unwrap(), Duration::ZERO));
     }
 }
 
@@ -187,7 +187,7 @@ fn a_bell_that_had_no_descriptor_for_a_process_watches_it_when_it_has_one() {
         child_succeeds(|| {
             let mut receiver = channel.receiver().unwrap();
             let mut bytes = Vec::new();
-            receiver.bell().unwrap();
+            receiver.poll_fd().unwrap();
             let (mut out, mut told) = std::io::pipe().unwrap();
             let victim = Victim::new(|| {
                 let _sender = channel.sender().unwrap();
@@ -200,7 +200,7 @@ fn a_bell_that_had_no_descriptor_for_a_process_watches_it_when_it_has_one() {
             lower_limit(libc::RLIMIT_NOFILE, 500);
             assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
             assert!(victim.kill());
-            assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO));
+            assert!(is_readable(receiver.poll_fd().unwrap(), Duration::ZERO));
         });
     }
 }
@@ -209,7 +209,7 @@ fn a_bell_that_had_no_descriptor_for_a_process_watches_it_when_it_has_one() {
 fn a_bell_is_quiet_when_a_process_has_ended_and_its_party_has_not() {
     let channel = Channel::anonymous(1 << 12).unwrap();
     let mut receiver = channel.receiver().unwrap();
-    receiver.bell().unwrap();
+    receiver.poll_fd().unwrap();
     let mut bytes = Vec::new();
     let mut heir = Heir::of(|| channel.sender().unwrap());
     // From here on its end rings.
@@ -219,7 +219,7 @@ fn a_bell_is_quiet_when_a_process_has_ended_and_its_party_has_not() {
     // process number is another process's number here.)
     let is_quiet = |receiver: &mut Receiver| {
         assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
-        !is_readable(receiver.bell().unwrap(), Duration::ZERO)
+        !is_readable(receiver.poll_fd().unwrap(), Duration::ZERO)
     };
     assert!((0..100).any(|_| is_quiet(&mut receiver)), "it is readable for ever");
     drop(heir);
@@ -242,7 +242,7 @@ fn the_senders_of_one_process_cost_a_bell_one_descriptor() {
         let mut receiver = channel.receiver().unwrap();
         let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
         let before = count();
-        receiver.bell().unwrap();
+        receiver.poll_fd().unwrap();
         assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
         // An epoll, a socket, a timer and the process.
         assert!(count() - before <= 4, "{} descriptors", count() - before);
@@ -346,7 +346,7 @@ fn readers_of_a_log_have_bells_and_futures_too() {
     let mut readers: Vec<_> = (0..3).map(|_| log.reader(Start::Newest).unwrap()).collect();
     let mut bytes = Vec::new();
     for reader in &mut readers {
-        reader.bell().unwrap();
+        reader.poll_fd().unwrap();
         assert_eq!(reader.try_next(&mut bytes).unwrap(), None);
     }
     let (pid, _messages) = spawn_child(|| {
@@ -358,7 +358,7 @@ fn readers_of_a_log_have_bells_and_futures_too() {
     });
     let mut next = 0;
     while next < 50 {
-        assert!(is_readable(readers[0].bell().unwrap(), PATIENCE));
+        assert!(is_readable(readers[0].poll_fd().unwrap(), PATIENCE));
         while let Some(read) = readers[0].try_next(&mut bytes).unwrap() {
             assert_eq!(read, Read::Entry(next));
             next += 1;
@@ -370,7 +370,7 @@ fn readers_of_a_log_have_bells_and_futures_too() {
     }
     let (end, _) = block_on(readers[1].next_async(&mut bytes));
     fails_with(end, Errno::PIPE, "the writer has left");
-    assert!(is_readable(readers[2].bell().unwrap(), PATIENCE));
+    assert!(is_readable(readers[2].poll_fd().unwrap(), PATIENCE));
     assert_eq!(wait(pid), End::Exited(0));
 }
 
@@ -515,7 +515,7 @@ fn a_bell_that_one_process_cannot_reach_is_rung_by_others() {
     let channel = Channel::anonymous(1 << 12).unwrap();
     let mut receiver = channel.receiver().unwrap();
     let mut bytes = Vec::new();
-    receiver.bell().unwrap();
+    receiver.poll_fd().unwrap();
     assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
     let (pid, _messages) = spawn_child(|| {
         let mut sender = channel.sender().unwrap();
@@ -540,7 +540,7 @@ fn a_bell_that_one_process_cannot_reach_is_rung_by_others() {
         assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
         sender.send(b"from here").unwrap();
         // It has rung before the call returned.
-        assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO));
+        assert!(is_readable(receiver.poll_fd().unwrap(), Duration::ZERO));
         assert_eq!(receiver.try_recv(&mut bytes).unwrap(), Some(9));
     }
 }
@@ -552,18 +552,18 @@ fn a_bell_that_nobody_hears_keeps_no_other_silent() {
     let mut deaf: Vec<_> =
         logs.iter().flat_map(|log| (0..90).map(|_| log.reader(Start::Newest).unwrap())).collect();
     for reader in &mut deaf {
-        reader.bell().unwrap();
+        reader.poll_fd().unwrap();
     }
     for log in &logs {
         log.writer().unwrap().append(b"rings").unwrap();
     }
     let channel = Channel::anonymous(1 << 12).unwrap();
     let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
-    receiver.bell().unwrap();
+    receiver.poll_fd().unwrap();
     for _ in 0..20 {
         assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
         sender.send(b"heard").unwrap();
-        assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO));
+        assert!(is_readable(receiver.poll_fd().unwrap(), Duration::ZERO));
         assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), Some(5));
     }
 }

@@ -64,9 +64,9 @@ fn files_that_are_no_channel_of_the_kind_are_refused() {
 fn messages_of_every_length_up_to_the_limit_go_around_the_ring() {
     let channel = Channel::anonymous(1 << 10).unwrap();
     let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
-    assert_eq!(channel.limit(), (1 << 10) - 16);
+    assert_eq!(channel.max_message_len(), (1 << 10) - 16);
     let mut bytes = Vec::new();
-    for len in (0..=channel.limit()).chain((0..=channel.limit()).rev()) {
+    for len in (0..=channel.max_message_len()).chain((0..=channel.max_message_len()).rev()) {
         let sent: Vec<u8> = (0..len).map(|i| (i * 7 + len) as u8).collect();
         // Only an empty ring takes the longest, and only at its beginning: the receiver may have to
         // pass its end.
@@ -77,7 +77,7 @@ fn messages_of_every_length_up_to_the_limit_go_around_the_ring() {
         assert!(bytes == sent, "{len} bytes");
     }
     assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
-    let long = vec![0; channel.limit() + 1];
+    let long = vec![0; channel.max_message_len() + 1];
     fails_with(sender.send(&long), Errno::MSGSIZE, "at most 1008 bytes");
     fails_with(sender.reserve(usize::MAX), Errno::MSGSIZE, "at most 1008 bytes");
 }
@@ -482,7 +482,7 @@ fn in_a_forked_child_the_parents_sides_are_refused_and_harmless() {
         let (mut sender, mut receiver) = unsafe_copies(&mut sender, &mut receiver);
         fails_with(sender.send(b"no"), Errno::PERM, "forked child");
         fails_with(receiver.recv(&mut Vec::new()), Errno::PERM, "forked child");
-        fails_with(receiver.bell().map(drop), Errno::PERM, "forked child");
+        fails_with(receiver.poll_fd().map(drop), Errno::PERM, "forked child");
         drop((sender, receiver));
         fails_with(channel.sender(), Errno::BUSY, "");
     });
@@ -626,10 +626,10 @@ fn a_channel_in_a_file_keeps_its_messages() {
     let dir = crate::common::disk_dir();
     let path = dir.path().join("channel");
     child_succeeds(|| {
-        let channel = ChannelOptions::new().bytes(1 << 12).at_path(&path).unwrap();
+        let channel = ChannelOptions::new().bytes(1 << 12).open_or_create_file(&path).unwrap();
         channel.sender().unwrap().send(b"for later").unwrap();
     });
-    let channel = Channel::at_path(&path, 1 << 12).unwrap();
+    let channel = Channel::open_or_create_file(&path, 1 << 12).unwrap();
     let mut receiver = channel.receiver().unwrap();
     assert_eq!(receive(&mut receiver), b"for later");
     fails_with(receiver.try_recv(&mut Vec::new()), Errno::PIPE, "has left");
@@ -642,17 +642,17 @@ fn a_channel_is_passed_over_a_socket() {
         let options = if many { options.many_senders() } else { options };
         let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
         let (pid, _messages) = spawn_child(|| {
-            let channel = if many { options.receive(&there) } else { Channel::receive(&there) };
+            let channel = if many { options.receive_from(&there) } else { Channel::receive_from(&there) };
             channel.unwrap().sender().unwrap().send(b"from afar").unwrap();
         });
         let channel = options.anonymous().unwrap();
         let mut receiver = channel.receiver().unwrap();
-        channel.pass(&here).unwrap();
+        channel.send_to(&here).unwrap();
         assert_eq!(receive(&mut receiver), b"from afar");
         assert_eq!(wait(pid), End::Exited(0));
     }
     // A passed descriptor carries its type.
     let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
-    ChannelOptions::new().many_senders().anonymous().unwrap().pass(&here).unwrap();
-    fails_with(Channel::receive(&there), Errno::INVAL, "channel of many senders");
+    ChannelOptions::new().many_senders().anonymous().unwrap().send_to(&here).unwrap();
+    fails_with(Channel::receive_from(&there), Errno::INVAL, "channel of many senders");
 }

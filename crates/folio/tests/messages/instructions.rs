@@ -4,7 +4,7 @@
 use crate::common::kill_sweep::{Ledger, Step, can_trace, sweep};
 use crate::common::skip;
 use crate::payload::{message, whole};
-use folio::shm::{Channel, ChannelOptions, Log, Read, Receiver, Sender, Start, Wait, Writer};
+use folio::shm::{Channel, ChannelOptions, Log, LogWriter, Read, Receiver, Sender, Start, Wait};
 use std::time::Duration;
 
 const MOST: usize = 120;
@@ -138,7 +138,7 @@ fn a_writer_may_die_at_every_instruction() {
     }
     for (what, most) in [("append", 3), ("append over old entries", 40)] {
         let (mut ledger, mut round) = (Ledger::default(), 0);
-        let append = |writer: &mut Writer| {
+        let append = |writer: &mut LogWriter| {
             let number = writer.next_seq();
             assert_eq!(writer.append(&message(0, number, MOST)).unwrap(), number);
         };

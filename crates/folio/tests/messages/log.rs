@@ -8,7 +8,7 @@ use crate::common::segment_dir::World;
 use crate::common::{End, child_succeeds, disk_dir, in_child, is_in_memory, spawn_child, wait};
 use crate::payload::{fails_with, message, whole};
 use folio::Errno;
-use folio::shm::{Log, LogOptions, Read, Reader, SegmentOptions, Start, Wait};
+use folio::shm::{Log, LogOptions, LogReader, Read, SegmentOptions, Start, Wait};
 use std::future::Future;
 use std::io::{Read as _, Write};
 use std::os::unix::fs::FileExt;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn entry(reader: &mut Reader) -> (u64, Vec<u8>) {
+fn entry(reader: &mut LogReader) -> (u64, Vec<u8>) {
     let mut bytes = Vec::new();
     match reader.next(&mut bytes).unwrap() {
         Read::Entry(seq) => (seq, bytes),
@@ -116,7 +116,7 @@ fn entries_have_a_limit_and_no_bytes_are_an_entry() {
     let log = Log::anonymous(1 << 10).unwrap();
     let mut writer = log.writer().unwrap();
     let mut reader = log.reader(Start::Oldest).unwrap();
-    assert_eq!((log.limit(), writer.limit()), (224, 224));
+    assert_eq!((log.max_entry_len(), writer.max_entry_len()), (224, 224));
     for len in (0..=224).chain((0..=224).rev()) {
         let seq = writer.append(&vec![len as u8; len]).unwrap();
         assert_eq!(entry(&mut reader), (seq, vec![len as u8; len]));
@@ -131,14 +131,14 @@ fn after_a_restart_the_history_is_there_and_the_numbers_go_on() {
     let path = dir.path().join("log");
     for run in 0..3_u64 {
         child_succeeds(|| {
-            let mut writer = Log::at_path(&path, 1 << 14).unwrap().writer().unwrap();
+            let mut writer = Log::open_or_create_file(&path, 1 << 14).unwrap().writer().unwrap();
             assert_eq!(writer.next_seq(), 10 * run);
             for number in 0..10 {
                 assert_eq!(writer.append(&message(0, 10 * run + number, 100)).unwrap(), 10 * run + number);
             }
             writer.sync().unwrap();
         });
-        let mut reader = Log::at_path(&path, 1 << 14).unwrap().reader(Start::Oldest).unwrap();
+        let mut reader = Log::open_or_create_file(&path, 1 << 14).unwrap().reader(Start::Oldest).unwrap();
         for number in 0..10 * (run + 1) {
             let (seq, bytes) = entry(&mut reader);
             assert_eq!((seq, whole(&bytes, 100)), (number, (0, number)));
@@ -167,7 +167,7 @@ fn after_the_machine_went_down_the_log_ends_before_the_first_torn_entry() {
     let dir = disk_dir();
     for torn in 0..8 {
         let path = dir.path().join(format!("log-{torn}"));
-        let log = Log::at_path(&path, 1 << 12).unwrap();
+        let log = Log::open_or_create_file(&path, 1 << 12).unwrap();
         let mut writer = log.writer().unwrap();
         for number in 0..8_u64 {
             writer.append(&[number as u8 + 1; 40]).unwrap();
@@ -178,7 +178,7 @@ fn after_the_machine_went_down_the_log_ends_before_the_first_torn_entry() {
         // The page of entry `torn` was not written, and the machine is another one since.
         file.write_all_at(&[0xEE], data + 4096 + torn * 64 + 30).unwrap();
         file.write_all_at(&[0; 8], data + 3 * 128 + 8).unwrap();
-        let log = Log::at_path(&path, 1 << 12).unwrap();
+        let log = Log::open_or_create_file(&path, 1 << 12).unwrap();
         let mut reader = log.reader(Start::At(torn)).unwrap();
         fails_with(reader.next(&mut Vec::new()), Errno::BADMSG, "checksum");
         if torn == 0 {
@@ -278,7 +278,7 @@ fn a_writer_killed_at_any_instruction_leaves_whole_entries_and_numbers_go_on() {
     let mut random = Random::announced();
     let dir = disk_dir();
     let path = dir.path().join("log");
-    let log = Log::at_path(&path, 1 << 13).unwrap();
+    let log = Log::open_or_create_file(&path, 1 << 13).unwrap();
     let mut reader = log.reader(Start::Oldest).unwrap();
     reader.set_wait(Wait::new().timeout(PATIENCE));
     let (mut next, mut bytes, mut read) = (0, Vec::new(), 0_u64);
@@ -408,7 +408,7 @@ fn garbage_in_a_log_is_an_error_and_never_a_panic() {
 fn a_log_that_is_truncated_is_an_error_for_both() {
     let dir = disk_dir();
     let path = dir.path().join("log");
-    let log = Log::at_path(&path, 1 << 14).unwrap();
+    let log = Log::open_or_create_file(&path, 1 << 14).unwrap();
     let (mut writer, mut reader) = (log.writer().unwrap(), log.reader(Start::Oldest).unwrap());
     writer.append(&[1; 4000]).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
@@ -425,18 +425,18 @@ fn a_log_that_is_truncated_is_an_error_for_both() {
 fn a_log_is_passed_over_a_socket() {
     let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
     let (pid, _messages) = spawn_child(|| {
-        let mut writer = Log::receive(&there).unwrap().writer().unwrap();
+        let mut writer = Log::receive_from(&there).unwrap().writer().unwrap();
         assert_eq!(writer.append(b"from afar").unwrap(), 1);
     });
     let log = Log::anonymous(1 << 12).unwrap();
     log.writer().unwrap().append(b"from here").unwrap();
-    log.pass(&here).unwrap();
+    log.send_to(&here).unwrap();
     assert_eq!(wait(pid), End::Exited(0));
     let mut reader = log.reader(Start::Oldest).unwrap();
     assert_eq!(entry(&mut reader), (0, b"from here".to_vec()));
     assert_eq!(entry(&mut reader), (1, b"from afar".to_vec()));
-    folio::shm::Channel::anonymous(256).unwrap().pass(&here).unwrap();
-    fails_with(Log::receive(&there), Errno::INVAL, "channel");
+    folio::shm::Channel::anonymous(256).unwrap().send_to(&here).unwrap();
+    fails_with(Log::receive_from(&there), Errno::INVAL, "channel");
 }
 
 #[test]
@@ -445,10 +445,10 @@ fn the_bell_of_a_reader_that_goes_elsewhere_is_readable() {
     log.writer().unwrap().append(b"an old entry").unwrap();
     let (mut reader, mut bytes) = (log.reader(Start::Newest).unwrap(), Vec::new());
     for _ in 0..10 {
-        reader.bell().unwrap();
+        reader.poll_fd().unwrap();
         assert_eq!(reader.try_next(&mut bytes).unwrap(), None);
         reader.seek(Start::Oldest).unwrap();
-        assert!(is_readable(reader.bell().unwrap(), Duration::ZERO));
+        assert!(is_readable(reader.poll_fd().unwrap(), Duration::ZERO));
         assert_eq!(reader.try_next(&mut bytes).unwrap(), Some(Read::Entry(0)));
     }
 }

@@ -6,7 +6,7 @@ use crate::common::segment_dir::World;
 use crate::common::{End, child_succeeds, in_child, is_root, lower_limit, skip};
 use folio::shm::{
     self, Channel, ChannelOptions, Event, Lifetime, Log, Mutex, Read as Found, Receiver, Role, Segment,
-    SegmentOptions, Start, State,
+    SegmentOptions, SegmentState, Start,
 };
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -105,7 +105,7 @@ fn mixed(world: &World, name: &str) -> Channel {
 /// A receiver whose bell will ring for the next message.
 fn listening(channel: &Channel) -> Receiver {
     let mut receiver = channel.receiver().unwrap();
-    receiver.bell().unwrap();
+    receiver.poll_fd().unwrap();
     assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
     receiver
 }
@@ -143,14 +143,14 @@ fn a_bell_has_rung_before_a_send_from_another_network_returns() {
         assert_eq!(bells(&world).len(), 1);
         here.say(byte);
         assert_eq!(here.hear(), byte);
-        assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO), "message {byte}");
+        assert!(is_readable(receiver.poll_fd().unwrap(), Duration::ZERO), "message {byte}");
         assert_eq!((receiver.try_recv(&mut bytes).unwrap(), &bytes), (Some(1), &vec![byte]));
     }
     // It is quiet again, but for the timer.
     let mut quiet = 0;
     for _ in 0..20 {
         assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
-        quiet += u32::from(!is_readable(receiver.bell().unwrap(), Duration::ZERO));
+        quiet += u32::from(!is_readable(receiver.poll_fd().unwrap(), Duration::ZERO));
     }
     assert!(quiet > 10, "quiet {quiet} times of 20");
     drop(receiver);
@@ -166,7 +166,7 @@ fn the_bells_of_a_logs_readers_are_heard_from_another_network() {
     let log = Log::create("afar", 1 << 12).unwrap();
     let mut readers = [0; 3].map(|_| log.reader(Start::Newest).unwrap());
     for reader in &mut readers {
-        reader.bell().unwrap();
+        reader.poll_fd().unwrap();
         assert_eq!(reader.try_next(&mut Vec::new()).unwrap(), None);
     }
     let (here, there) = Line::new();
@@ -184,7 +184,7 @@ fn the_bells_of_a_logs_readers_are_heard_from_another_network() {
         here.say(byte);
         assert_eq!(here.hear(), byte);
         for reader in &mut readers {
-            assert!(is_readable(reader.bell().unwrap(), Duration::ZERO), "entry {byte}");
+            assert!(is_readable(reader.poll_fd().unwrap(), Duration::ZERO), "entry {byte}");
             assert_eq!(reader.try_next(&mut bytes).unwrap(), Some(Found::Entry(byte.into())));
         }
     }
@@ -201,7 +201,7 @@ fn a_sender_that_waits_for_room_is_rung_from_another_network() {
     let channel = Channel::create("afar", 64).unwrap();
     let mut sender = channel.sender().unwrap();
     // While all are of one network: it has no FIFO yet.
-    sender.bell().unwrap();
+    sender.poll_fd().unwrap();
     let (here, there) = Line::new();
     let open = || Channel::open("afar").unwrap().receiver().unwrap();
     let _receiver = elsewhere(&there, open, |receiver, _| {
@@ -213,7 +213,7 @@ fn a_sender_that_waits_for_room_is_rung_from_another_network() {
         assert_eq!(bells(&world).len(), 1);
         here.say(round);
         assert_eq!(here.hear(), round);
-        assert!(is_readable(sender.bell().unwrap(), Duration::ZERO), "round {round}");
+        assert!(is_readable(sender.poll_fd().unwrap(), Duration::ZERO), "round {round}");
         assert!(sender.try_send(&[round; 24]).unwrap());
     }
     drop(sender);
@@ -231,15 +231,15 @@ fn an_event_and_a_lock_are_heard_of_from_another_network() {
     let (event, lock) =
         (Segment::<Event>::create("event").unwrap(), Segment::<Mutex<u64>>::create("lock").unwrap());
     // While all are of one network: a bell that has no FIFO yet.
-    let mut listener = event.place().listen().unwrap();
+    let mut listener = event.shared_ref().listen().unwrap();
     while listener.try_take().unwrap() {}
     let (here, there) = Line::new();
     let open = || (Segment::<Event>::open("event").unwrap(), Segment::<Mutex<u64>>::open("lock").unwrap());
     let _other = elsewhere(&there, open, |(event, lock), byte| {
         if byte == 0 {
-            return event.place().set();
+            return event.shared_ref().set();
         }
-        let mut guard = lock.place().lock().unwrap().clean().unwrap();
+        let mut guard = lock.shared_ref().lock().unwrap().clean().unwrap();
         guard.update(|count| *count += 1).unwrap();
         there.say(byte);
         // Until the other side waits for it.
@@ -258,7 +258,7 @@ fn an_event_and_a_lock_are_heard_of_from_another_network() {
     for round in 1..=20 {
         here.say(1);
         assert_eq!(here.hear(), 1);
-        let place = lock.place();
+        let place = lock.shared_ref();
         let mut future = place.lock_async();
         assert!(Pin::new(&mut future).poll(&mut Context::from_waker(Waker::noop())).is_pending());
         let start = Instant::now();
@@ -294,13 +294,13 @@ fn a_process_that_leaves_its_network_later_is_heard_and_hears() {
         line.hear();
         back.send(b"from the first network").unwrap();
         assert!(leave_network());
-        receiver.bell().unwrap();
+        receiver.poll_fd().unwrap();
         assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
         line.say(0);
         for _ in 0..20 {
             let byte = line.hear();
             // It has rung before the other side said so.
-            assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO), "message {byte}");
+            assert!(is_readable(receiver.poll_fd().unwrap(), Duration::ZERO), "message {byte}");
             let mut bytes = Vec::new();
             assert_eq!(receiver.try_recv(&mut bytes).unwrap(), Some(1));
             assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
@@ -320,14 +320,14 @@ fn a_process_that_leaves_its_network_later_is_heard_and_hears() {
         sender.send(&[byte]).unwrap();
         here.say(byte);
         assert_eq!(here.hear(), byte);
-        assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO), "message {byte}");
+        assert!(is_readable(receiver.poll_fd().unwrap(), Duration::ZERO), "message {byte}");
         assert_eq!(receiver.try_recv(&mut bytes).unwrap(), Some(1));
         assert_eq!(receiver.try_recv(&mut bytes).unwrap(), None);
     }
     drop(child);
     drop((there, back, sender, receiver));
     // The child was killed.
-    shm::collect(false).unwrap();
+    shm::remove_stale(false).unwrap();
     assert_eq!(world.files(), Vec::<String>::new());
 }
 
@@ -345,11 +345,11 @@ fn a_process_that_leaves_its_network_reaches_the_bells_of_the_new_one() {
         assert!(leave_network());
         receiver = channel.receiver().unwrap();
         // As it says of itself that it is to be looked at.
-        assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO));
+        assert!(is_readable(receiver.poll_fd().unwrap(), Duration::ZERO));
         for _ in 0..20 {
             while receiver.try_recv(&mut Vec::new()).unwrap().is_some() {}
             sender.send(b"within the second").unwrap();
-            assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO));
+            assert!(is_readable(receiver.poll_fd().unwrap(), Duration::ZERO));
         }
     });
 }
@@ -360,7 +360,7 @@ fn a_segment_of_one_network_has_no_fifo() {
     let channel = Channel::create("near", 1 << 12).unwrap();
     let mut receiver = listening(&channel);
     child_succeeds(|| Channel::open("near").unwrap().sender().unwrap().send(b"from here").unwrap());
-    assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO));
+    assert!(is_readable(receiver.poll_fd().unwrap(), Duration::ZERO));
     assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), Some(9));
     assert_eq!(world.files(), ["folio.near"]);
 }
@@ -410,7 +410,7 @@ fn nothing_without_a_directory_has_a_fifo_and_its_timer_rings() {
     for byte in 0..3 {
         here.say(byte);
         here.hear();
-        assert!(is_readable(receiver.bell().unwrap(), PATIENCE));
+        assert!(is_readable(receiver.poll_fd().unwrap(), PATIENCE));
         while receiver.try_recv(&mut Vec::new()).unwrap().is_some() {}
     }
     assert_eq!(world.files(), Vec::<String>::new());
@@ -465,14 +465,15 @@ fn leavings_of_a_killed_receiver_are_collected_and_nothing_else() {
         (of.unwrap(), entry.state, entry.users.iter().map(|user| user.pid).collect::<Vec<_>>())
     };
     let theirs = bells(&world).into_iter().find(|file| !mine.contains(file)).unwrap();
-    assert_eq!(state_of(&theirs), ("killed".into(), State::InUse, vec![victim.pid() as u32]));
-    assert!(shm::collect(false).unwrap().removed.is_empty());
+    assert_eq!(state_of(&theirs), ("killed".into(), SegmentState::InUse, vec![victim.pid() as u32]));
+    assert!(shm::remove_stale(false).unwrap().removed.is_empty());
     assert!(victim.kill());
-    assert_eq!(state_of(&theirs), ("killed".into(), State::Leftover, vec![]));
-    assert_eq!(state_of(&mine[0]), ("living".into(), State::InUse, vec![std::process::id()]));
-    let would: Vec<_> = shm::collect(true).unwrap().removed.into_iter().map(|entry| entry.name).collect();
+    assert_eq!(state_of(&theirs), ("killed".into(), SegmentState::Leftover, vec![]));
+    assert_eq!(state_of(&mine[0]), ("living".into(), SegmentState::InUse, vec![std::process::id()]));
+    let would: Vec<_> =
+        shm::remove_stale(true).unwrap().removed.into_iter().map(|entry| entry.name).collect();
     assert_eq!(would, [theirs.as_str(), "killed"]);
-    let removed = shm::collect(false).unwrap();
+    let removed = shm::remove_stale(false).unwrap();
     let names: Vec<_> = removed.removed.into_iter().map(|entry| entry.name).collect();
     assert_eq!((names, removed.failed.len()), (would, 0));
     assert_eq!(world.files(), [mine[0].as_str(), "folio.living"]);
@@ -612,14 +613,14 @@ fn a_file_planted_under_a_fifos_name_is_not_touched_and_the_timer_rings() {
             assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
             here.say(byte);
             here.hear();
-            assert!(is_readable(receiver.bell().unwrap(), PATIENCE), "{what}");
+            assert!(is_readable(receiver.poll_fd().unwrap(), PATIENCE), "{what}");
             while receiver.try_recv(&mut Vec::new()).unwrap().is_none() {
-                assert!(is_readable(receiver.bell().unwrap(), PATIENCE), "{what}");
+                assert!(is_readable(receiver.poll_fd().unwrap(), PATIENCE), "{what}");
             }
         }
         assert_eq!(bells(&world).len(), planted.len(), "{what}");
         drop(sender);
-        shm::collect(false).unwrap();
+        shm::remove_stale(false).unwrap();
         drop(receiver);
         assert_eq!(planted.iter().map(look).collect::<Vec<_>>(), before, "{what}");
         assert_eq!(std::fs::read(&target).unwrap(), b"target");
@@ -682,16 +683,16 @@ fn a_user_of_the_group_hears_and_is_heard() {
         assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
         here.say(byte);
         here.hear();
-        assert!(is_readable(receiver.bell().unwrap(), Duration::ZERO), "message {byte}");
+        assert!(is_readable(receiver.poll_fd().unwrap(), Duration::ZERO), "message {byte}");
         assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), Some(1));
     }
 }
 
 /// A whole life of a bell: it is made, armed, and dropped.
 fn live(mut receiver: Receiver) {
-    receiver.bell().unwrap();
+    receiver.poll_fd().unwrap();
     assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
-    receiver.bell().unwrap();
+    receiver.poll_fd().unwrap();
     drop(receiver);
 }
 
@@ -712,7 +713,7 @@ fn killed_at_any_step_of_a_bell_nothing_is_left_and_the_next_one_rings() {
             |_| {
                 let mut receiver = Channel::open("swept").unwrap().receiver().unwrap();
                 if late {
-                    receiver.bell().unwrap();
+                    receiver.poll_fd().unwrap();
                     mix(&world.file("swept"));
                 }
                 receiver
@@ -724,7 +725,7 @@ fn killed_at_any_step_of_a_bell_nothing_is_left_and_the_next_one_rings() {
                 let mut receiver = listening(&channel);
                 ledger.corrupted += u64::from(bells(&world).len() != 1);
                 channel.sender().unwrap().send(b"rings").unwrap();
-                ledger.corrupted += u64::from(!is_readable(receiver.bell().unwrap(), Duration::ZERO));
+                ledger.corrupted += u64::from(!is_readable(receiver.poll_fd().unwrap(), Duration::ZERO));
                 ledger.hung += u64::from(start.elapsed() > PATIENCE);
                 drop((receiver, channel));
                 ledger.leaked += world.leaked(&[]);
@@ -797,7 +798,7 @@ fn a_ringer_from_another_network_may_die_at_any_step() {
                 // One that was left over is none that the next bell keeps.
                 let mut receiver = receiver.unwrap_or_else(|| {
                     let mut receiver = channel.receiver().unwrap();
-                    receiver.bell().unwrap();
+                    receiver.poll_fd().unwrap();
                     receiver
                 });
                 ledger.corrupted += u64::from(bells(&world).len() != 1);
@@ -806,7 +807,7 @@ fn a_ringer_from_another_network_may_die_at_any_step() {
                     ledger.corrupted += u64::from(bytes != b"from afar");
                 }
                 channel.sender().unwrap().send(b"from here").unwrap();
-                ledger.hung += u64::from(!is_readable(receiver.bell().unwrap(), PATIENCE));
+                ledger.hung += u64::from(!is_readable(receiver.poll_fd().unwrap(), PATIENCE));
                 ledger.corrupted += u64::from(receiver.try_recv(&mut bytes).unwrap() != Some(9));
                 ledger.hung += u64::from(start.elapsed() > PATIENCE);
                 drop((receiver, channel));
@@ -838,7 +839,7 @@ fn a_collector_of_dead_bells_may_die_at_any_step() {
                 if by_name {
                     shm::remove("swept").unwrap();
                 } else {
-                    shm::collect(false).unwrap();
+                    shm::remove_stale(false).unwrap();
                 }
             },
             |ledger, ()| ledger.leaked += world.leaked(&[]),

@@ -38,9 +38,9 @@ impl Scene {
         assert!(sender.try_send(&text).unwrap());
         while full && sender.try_send(&text).unwrap() {}
         let waiting = (many || !victim_sends).then(|| {
-            sender.bell().unwrap();
+            sender.poll_fd().unwrap();
             // There is no room for so much in any case.
-            assert!(sender.try_reserve(channel.limit()).unwrap().is_none());
+            assert!(sender.try_reserve(channel.max_message_len()).unwrap().is_none());
             sender
         });
         Self { channel, waiting }
@@ -48,10 +48,10 @@ impl Scene {
 
     fn end(mut self, ledger: &mut Ledger, world: &World) {
         if let Some(waiting) = &mut self.waiting {
-            ledger.hung += u64::from(!is_readable(waiting.bell().unwrap(), PATIENCE));
+            ledger.hung += u64::from(!is_readable(waiting.poll_fd().unwrap(), PATIENCE));
         }
         drop(self);
-        shm::collect(false).unwrap();
+        shm::remove_stale(false).unwrap();
         ledger.leaked += world.files().len() as u64;
     }
 }
@@ -85,7 +85,7 @@ fn go_on(ledger: &mut Ledger, sender: &mut Sender, receiver: &mut Receiver) -> u
             if receiver.try_recv(&mut bytes).unwrap().is_some() {
                 seen.take(ledger, &bytes);
             }
-            if !is_readable(sender.bell().unwrap(), PATIENCE) {
+            if !is_readable(sender.poll_fd().unwrap(), PATIENCE) {
                 ledger.hung += 1;
                 return seen.victims;
             }
@@ -142,7 +142,7 @@ fn each<P>(
 /// One poll of a future of a sender, beside its bell.
 fn poll_once(mut sender: Sender) -> Sender {
     let text = message(VICTIM, 0, MOST);
-    sender.bell().unwrap();
+    sender.poll_fd().unwrap();
     let _ = pin!(sender.send_async(&text)).poll(&mut Context::from_waker(Waker::noop()));
     sender
 }
@@ -174,7 +174,7 @@ fn a_sender_that_waits_by_its_bell_may_die_at_every_step() {
         kill("a sender whose future sends", &[Step::Call, Step::Instruction], false),
         |scene| {
             let mut sender = scene.channel.sender().unwrap();
-            sender.bell().unwrap();
+            sender.poll_fd().unwrap();
             sender
         },
         |sender| drop(poll_once(sender)),
@@ -197,7 +197,7 @@ fn a_receiver_that_makes_room_for_a_bell_may_die_at_every_step() {
         |ledger, scene| {
             let waiting = scene.waiting.as_mut().unwrap();
             // It has taken a message, or died.
-            ledger.hung += u64::from(!is_readable(waiting.bell().unwrap(), PATIENCE));
+            ledger.hung += u64::from(!is_readable(waiting.poll_fd().unwrap(), PATIENCE));
             let mut receiver = scene.channel.receiver().unwrap();
             ledger.corrupted += go_on(ledger, waiting, &mut receiver);
         },
@@ -216,7 +216,7 @@ fn a_sender_that_gives_back_the_turn_may_die_at_every_step() {
         },
         |scene| {
             let (holder, mut other) = (scene.channel.sender().unwrap(), scene.channel.sender().unwrap());
-            other.bell().unwrap();
+            other.poll_fd().unwrap();
             (holder, other)
         },
         |(mut holder, mut other)| {

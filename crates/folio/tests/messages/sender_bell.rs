@@ -39,16 +39,16 @@ fn take(receiver: &mut Receiver) {
 fn a_senders_bell_is_readable_when_there_is_room() {
     for channel in [Channel::anonymous(256).unwrap(), of_many(256)] {
         let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
-        assert!(is_readable(sender.bell().unwrap(), NOW), "the first try is the caller's");
+        assert!(is_readable(sender.poll_fd().unwrap(), NOW), "the first try is the caller's");
         fill(&mut sender);
         for _ in 0..100 {
             take(&mut receiver);
             // It has rung before the call returned.
-            assert!(is_readable(sender.bell().unwrap(), NOW));
+            assert!(is_readable(sender.poll_fd().unwrap(), NOW));
             // A message may have the receiver pass the ring's end first.
             if fill(&mut sender) == 0 {
                 assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), Some(24));
-                assert!(is_readable(sender.bell().unwrap(), NOW));
+                assert!(is_readable(sender.poll_fd().unwrap(), NOW));
                 fill(&mut sender);
             }
         }
@@ -59,11 +59,11 @@ fn a_senders_bell_is_readable_when_there_is_room() {
 fn a_senders_bell_is_quiet_while_there_is_no_room() {
     for channel in [Channel::anonymous(256).unwrap(), of_many(256)] {
         let (mut sender, _receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
-        sender.bell().unwrap();
+        sender.poll_fd().unwrap();
         let mut quiet = 0;
         for _ in 0..50 {
             fill(&mut sender);
-            quiet += u32::from(!is_readable(sender.bell().unwrap(), NOW));
+            quiet += u32::from(!is_readable(sender.poll_fd().unwrap(), NOW));
         }
         // The backstop may go off now and then.
         assert!(quiet > 25, "quiet {quiet} times of 50");
@@ -90,7 +90,7 @@ fn a_process_that_polls_for_room_is_woken_each_time() {
         for number in 0..300_u64 {
             let bytes = number.to_ne_bytes().repeat(5);
             while !sender.try_send(&bytes).unwrap() {
-                assert!(is_readable(sender.bell().unwrap(), PATIENCE));
+                assert!(is_readable(sender.poll_fd().unwrap(), PATIENCE));
             }
         }
         // One message at a time has room: if the bell were silent, the backstop would take half a
@@ -113,14 +113,14 @@ fn a_senders_bell_rings_when_the_receiver_is_killed_or_leaves() {
         });
         out.read_exact(&mut [0]).unwrap();
         let mut sender = channel.sender().unwrap();
-        sender.bell().unwrap();
+        sender.poll_fd().unwrap();
         fill(&mut sender);
         if killed {
             victim.shoot();
         }
         let started = Instant::now();
         let error = loop {
-            assert!(is_readable(sender.bell().unwrap(), PATIENCE), "it never rings");
+            assert!(is_readable(sender.poll_fd().unwrap(), PATIENCE), "it never rings");
             match sender.try_send(b"a message of 24 bytes...") {
                 Ok(sent) => assert!(!sent, "there is room that nobody made"),
                 Err(error) => break error,
@@ -130,7 +130,7 @@ fn a_senders_bell_rings_when_the_receiver_is_killed_or_leaves() {
         let how = if killed { "has died" } else { "has left" };
         assert!(error.errno() == Errno::PIPE && error.to_string().contains(how), "{error}");
         // It stays readable: a second poll does not wait.
-        assert!(is_readable(sender.bell().unwrap(), NOW));
+        assert!(is_readable(sender.poll_fd().unwrap(), NOW));
         fails_with(block_on(sender.send_async(b"a message of 24 bytes...")).0, Errno::PIPE, how);
     }
 }
@@ -140,19 +140,19 @@ fn a_senders_bell_rings_when_its_turn_may_have_come() {
     let channel = of_many(1 << 10);
     let (mut one, mut other) = (channel.sender().unwrap(), channel.sender().unwrap());
     let receiver = channel.receiver().unwrap();
-    other.bell().unwrap();
+    other.poll_fd().unwrap();
     let mut quiet = 0;
     for round in 0..20 {
         let mut reserved = one.reserve(3).unwrap();
         assert!(!other.try_send(b"not yet").unwrap());
-        quiet += u32::from(!is_readable(other.bell().unwrap(), NOW));
+        quiet += u32::from(!is_readable(other.poll_fd().unwrap(), NOW));
         if round % 2 == 0 {
             reserved.copy_from(b"one", 0).unwrap();
             reserved.commit().unwrap();
         } else {
             drop(reserved);
         }
-        assert!(is_readable(other.bell().unwrap(), NOW));
+        assert!(is_readable(other.poll_fd().unwrap(), NOW));
         assert!(other.try_send(b"now").unwrap());
     }
     assert!(quiet > 10, "quiet {quiet} times of 20");
@@ -160,13 +160,13 @@ fn a_senders_bell_rings_when_its_turn_may_have_come() {
     batch.push(b"one").unwrap();
     assert!(!other.try_send(b"not yet").unwrap());
     batch.commit().unwrap();
-    assert!(is_readable(other.bell().unwrap(), NOW));
+    assert!(is_readable(other.poll_fd().unwrap(), NOW));
     assert!(other.try_send(b"now").unwrap());
     // A sender that waits for its turn hears of the receiver, too.
     let reserved = one.reserve(3).unwrap();
     assert!(!other.try_send(b"not yet").unwrap());
     drop(receiver);
-    assert!(is_readable(other.bell().unwrap(), NOW));
+    assert!(is_readable(other.poll_fd().unwrap(), NOW));
     fails_with(other.try_send(b"nobody"), Errno::PIPE, "has left");
     drop(reserved);
 }
@@ -186,12 +186,12 @@ fn a_senders_bell_rings_when_the_one_that_has_the_turn_is_killed() {
         });
         out.read_exact(&mut [0]).unwrap();
         let mut sender = channel.sender().unwrap();
-        sender.bell().unwrap();
+        sender.poll_fd().unwrap();
         assert!(!sender.try_send(b"from the heir").unwrap());
         victim.shoot();
         let started = Instant::now();
         loop {
-            assert!(is_readable(sender.bell().unwrap(), PATIENCE), "it never rings");
+            assert!(is_readable(sender.poll_fd().unwrap(), PATIENCE), "it never rings");
             if sender.try_send(b"from the heir").unwrap() {
                 break;
             }
@@ -210,7 +210,7 @@ fn senders_that_wait_for_room_do_not_ring_each_other() {
     let mut receiver = channel.receiver().unwrap();
     let mut senders: Vec<_> = (0..3).map(|_| channel.sender().unwrap()).collect();
     for sender in &mut senders {
-        sender.bell().unwrap();
+        sender.poll_fd().unwrap();
         fill(sender);
     }
     let mut quiet = 0;
@@ -221,14 +221,14 @@ fn senders_that_wait_for_room_do_not_ring_each_other() {
         }
         quiet += senders
             .iter_mut()
-            .map(|sender| u32::from(!is_readable(sender.bell().unwrap(), NOW)))
+            .map(|sender| u32::from(!is_readable(sender.poll_fd().unwrap(), NOW)))
             .sum::<u32>();
     }
     assert!(quiet > 75, "quiet {quiet} times of 150");
     // Of room all of them hear.
     take(&mut receiver);
     for sender in &mut senders {
-        assert!(is_readable(sender.bell().unwrap(), NOW));
+        assert!(is_readable(sender.poll_fd().unwrap(), NOW));
     }
 }
 
@@ -306,23 +306,23 @@ fn futures_of_senders_of_several_processes_all_get_their_messages_through() {
 fn in_a_forked_child_the_parents_bell_is_refused_and_goes_on_ringing() {
     for channel in [Channel::anonymous(256).unwrap(), of_many(256)] {
         let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
-        sender.bell().unwrap();
+        sender.poll_fd().unwrap();
         fill(&mut sender);
         child_succeeds(|| {
             // SAFETY: the child ends without dropping the original.
             let mut sender = unsafe { std::ptr::read(&raw const sender) };
-            fails_with(sender.bell().map(drop), Errno::PERM, "forked child");
+            fails_with(sender.poll_fd().map(drop), Errno::PERM, "forked child");
             fails_with(block_on(sender.send_async(b"no")).0, Errno::PERM, "forked child");
             drop(sender);
         });
         assert!(!sender.try_send(b"a message of 24 bytes...").unwrap());
         take(&mut receiver);
-        assert!(is_readable(sender.bell().unwrap(), NOW));
+        assert!(is_readable(sender.poll_fd().unwrap(), NOW));
         // A child's own sender has a bell of its own.
         drop(sender);
         child_succeeds(|| {
             let mut sender = channel.sender().unwrap();
-            sender.bell().unwrap();
+            sender.poll_fd().unwrap();
             fill(&mut sender);
             block_on(async {
                 fails_with(sender.send_async(&[0; 1000]).await, Errno::MSGSIZE, "at most");

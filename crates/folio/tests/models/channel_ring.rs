@@ -22,21 +22,21 @@ mod atomics {
 }
 
 use atomics::{AtomicU32, AtomicU64, Ordering};
-use eventcount::{ASLEEP, BELL, Doze};
+use eventcount::{ASLEEP, BELL, EventCount};
 use lock_word::LockWord;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
-use ring::{Blocked, Consumer, Producer, Ring};
+use ring::{ChannelRing, Consumer, NoPlace, Producer};
 
 struct Memory {
     words: Vec<AtomicU64>,
     head: AtomicU64,
     tail: AtomicU64,
-    receiver: Doze,
-    sender: Doze,
+    receiver: EventCount,
+    sender: EventCount,
     /// The turn of many senders, and the event count of those that found it taken.
     turn: LockWord,
-    turned: Doze,
+    turned: EventCount,
     /// Whether the bell of a sender wants to be rung.
     armed: AtomicU32,
     /// Whether it was, and the threads that poll for it.
@@ -47,7 +47,7 @@ struct Memory {
     sleepers: Condvar,
 }
 
-impl Ring for Memory {
+impl ChannelRing for Memory {
     fn word(&self, at: usize) -> &AtomicU64 {
         &self.words[at / 8]
     }
@@ -67,10 +67,10 @@ impl Memory {
             words: (0..capacity / 8).map(|_| AtomicU64::new(0)).collect(),
             head: AtomicU64::new(0),
             tail: AtomicU64::new(0),
-            receiver: Doze(AtomicU32::new(0)),
-            sender: Doze(AtomicU32::new(0)),
+            receiver: EventCount(AtomicU32::new(0)),
+            sender: EventCount(AtomicU32::new(0)),
             turn: LockWord(AtomicU64::new(0)),
-            turned: Doze(AtomicU32::new(0)),
+            turned: EventCount(AtomicU32::new(0)),
             armed: AtomicU32::new(0),
             rung: Mutex::new(false),
             polls: Condvar::new(),
@@ -84,23 +84,23 @@ impl Memory {
     }
 
     /// futex(2), FUTEX_WAIT: without a slice that would end by itself.
-    fn sleep(&self, doze: &Doze, seen: u32) {
+    fn sleep(&self, doze: &EventCount, seen: u32) {
         let held = self.kernel.lock().unwrap();
         if doze.0.load(Ordering::Relaxed) == seen {
             drop(self.sleepers.wait(held).unwrap());
         }
     }
 
-    fn wake(&self, doze: &Doze) {
-        if doze.rouse() & ASLEEP != 0 {
+    fn wake(&self, doze: &EventCount) {
+        if doze.notify() & ASLEEP != 0 {
             let _held = self.kernel.lock().unwrap();
             self.sleepers.notify_all();
         }
     }
 
     /// Rings the bell, if it was announced and is armed.
-    fn pull(&self, doze: &Doze) {
-        if doze.rouse() & BELL != 0
+    fn pull(&self, doze: &EventCount) {
+        if doze.notify() & BELL != 0
             && self.armed.load(Ordering::Relaxed) == 1
             && self.armed.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         {
@@ -110,10 +110,10 @@ impl Memory {
     }
 
     /// A sender that could not send: it polls its bell, without a timer that would end the wait.
-    fn poll(&self, doze: &Doze, may_be_over: impl Fn() -> bool) {
+    fn poll(&self, doze: &EventCount, may_be_over: impl Fn() -> bool) {
         *self.rung.lock().unwrap() = false;
         self.armed.store(1, Ordering::Release);
-        doze.announce(BELL);
+        doze.prepare_wait(BELL);
         if may_be_over() {
             return;
         }
@@ -127,7 +127,7 @@ impl Memory {
     fn try_send(&self, producer: &mut Producer, value: u64) -> Result<(), u64> {
         let place = match producer.find(self, 16) {
             Ok(place) => place,
-            Err(Blocked::Until(position)) => return Err(position),
+            Err(NoPlace::Until(position)) => return Err(position),
             Err(other) => panic!("{other:?}"),
         };
         let at = producer.bytes_at(place);
@@ -224,9 +224,9 @@ fn a_receiver_that_sleeps_is_woken_by_a_message() {
         let mut consumer = receiver(&memory);
         // A missed wake would be a deadlock, which loom reports.
         while memory.try_receive(&mut consumer).is_none() {
-            let seen = memory.receiver.announce(ASLEEP);
+            let seen = memory.receiver.prepare_wait(ASLEEP);
             if consumer.is_ready(&*memory) {
-                memory.receiver.retract(ASLEEP);
+                memory.receiver.cancel_wait(ASLEEP);
             } else {
                 memory.sleep(&memory.receiver, seen);
             }
@@ -260,7 +260,7 @@ fn a_sender_that_sleeps_is_woken_by_room() {
     model(|| {
         let (memory, mut producer, receiving) = full(|memory| memory.wake(&memory.sender));
         while memory.try_send(&mut producer, 3).is_err() {
-            let seen = memory.sender.announce(ASLEEP);
+            let seen = memory.sender.prepare_wait(ASLEEP);
             if memory.try_send(&mut producer, 3).is_ok() {
                 break;
             }
@@ -321,7 +321,7 @@ fn one_of_two_that_sleep_is_not_kept_asleep_by_the_other() {
         });
         let wait_for = |memory: &Memory, value: u64| {
             loop {
-                let seen = memory.receiver.announce(ASLEEP);
+                let seen = memory.receiver.prepare_wait(ASLEEP);
                 if memory.head.load(Ordering::Acquire) >= value {
                     break;
                 }

@@ -13,17 +13,17 @@ mod atomics {
 use atomics::{AtomicU64, Ordering};
 use loom::sync::Arc;
 use loom::thread;
-use wake_queue::{Bell, Mailbox};
+use wake_queue::{WakeQueue, WakeSignal};
 
 /// An eventfd: how often it was rung since it was read.
 struct Count(AtomicU64);
 
-impl Bell for Count {
-    fn ring(&self) {
+impl WakeSignal for Count {
+    fn raise(&self) {
         self.0.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn quiet(&self) -> u64 {
+    fn clear(&self) -> u64 {
         self.0.swap(0, Ordering::AcqRel)
     }
 }
@@ -41,10 +41,10 @@ impl Count {
     }
 }
 
-type Inbox = Mailbox<u32, Count>;
+type Inbox = WakeQueue<u32, Count>;
 
 fn mailbox() -> Arc<Inbox> {
-    Arc::new(Mailbox::new(Count(AtomicU64::new(0))))
+    Arc::new(WakeQueue::new(Count(AtomicU64::new(0))))
 }
 
 fn sends(mailbox: &Arc<Inbox>, messages: &'static [u32]) -> thread::JoinHandle<()> {
@@ -61,7 +61,7 @@ fn read(mailbox: &Inbox, count: usize) -> Vec<u32> {
         if !new.is_empty() {
             all.append(&mut new);
         } else if mailbox.may_sleep() {
-            mailbox.bell().poll();
+            mailbox.signal().poll();
             mailbox.awake();
         }
     }
@@ -105,10 +105,10 @@ fn a_bell_that_was_rung_late_ends_one_sleep_and_not_all() {
         // Nothing comes any more. The ring may be there still, and is taken when it has ended a
         // sleep.
         assert!(mailbox.may_sleep());
-        if mailbox.bell().is_rung() {
+        if mailbox.signal().is_rung() {
             mailbox.awake();
             assert!(mailbox.may_sleep());
         }
-        assert!(!mailbox.bell().is_rung(), "the reader would never sleep again");
+        assert!(!mailbox.signal().is_rung(), "the reader would never sleep again");
     });
 }

@@ -24,7 +24,7 @@ mod futex {
     pub(super) fn wake(_: &AtomicU32) {}
 }
 
-use fault_cell::{Cell, RawFault};
+use fault_cell::{FaultCell, RawFault};
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
@@ -34,17 +34,17 @@ fn fault(address: usize) -> RawFault {
 }
 
 struct Shared {
-    cell: Cell,
+    cell: FaultCell,
     /// The page: loom fails the run if it is read while it is supplied.
     page: UnsafeCell<u32>,
 }
 
 fn shared() -> Arc<Shared> {
-    Arc::new(Shared { cell: Cell::new(), page: UnsafeCell::new(0) })
+    Arc::new(Shared { cell: FaultCell::new(), page: UnsafeCell::new(0) })
 }
 
 /// Takes the next fault, as the shard does.
-fn next(cell: &Cell) -> RawFault {
+fn next(cell: &FaultCell) -> RawFault {
     loop {
         if let Some(fault) = cell.take() {
             return fault;

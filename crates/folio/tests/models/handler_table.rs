@@ -10,12 +10,12 @@ mod atomics {
     pub(super) use loom::thread::yield_now;
 }
 
-use handler_table::{Slot, Who};
+use handler_table::{HandlerSlot, ThreadKey};
 use loom::sync::Arc;
 use loom::thread;
 
-fn slot() -> Slot<loom::cell::UnsafeCell<u32>> {
-    Slot {
+fn slot() -> HandlerSlot<loom::cell::UnsafeCell<u32>> {
+    HandlerSlot {
         entry: atomics::AtomicPtr::new(std::ptr::null_mut()),
         users: atomics::AtomicU64::new(0),
         process: atomics::AtomicU64::new(0),
@@ -23,15 +23,15 @@ fn slot() -> Slot<loom::cell::UnsafeCell<u32>> {
     }
 }
 
-const WHO: Who = Who { process: 1, thread: 1 };
+const WHO: ThreadKey = ThreadKey { process: 1, thread: 1 };
 
 /// A map's entry: loom fails the run if a look at it and its end can happen together.
 type Entry = loom::cell::UnsafeCell<u32>;
 
-fn look(slot: &Slot<Entry>) -> Option<u32> {
+fn look(slot: &HandlerSlot<Entry>) -> Option<u32> {
     // SAFETY: the entries below stay in place until they are silenced.
     unsafe {
-        slot.look(WHO, |entry| {
+        slot.with_entry(WHO, |entry| {
             // SAFETY: loom checks that nobody changes it meanwhile.
             Some(entry.with(|value| *value))
         })
@@ -48,12 +48,12 @@ fn end(entry: &Entry) {
 fn a_handler_never_looks_at_a_map_that_has_ended() {
     loom::model(|| {
         let shared = Arc::new((slot(), Entry::new(7)));
-        assert!(shared.0.take(&shared.1, WHO));
+        assert!(shared.0.insert(&shared.1, WHO));
         let handler = thread::spawn({
             let shared = Arc::clone(&shared);
             move || assert!(matches!(look(&shared.0), None | Some(7)))
         });
-        shared.0.silence(WHO);
+        shared.0.retire(WHO);
         end(&shared.1);
         shared.0.release();
         handler.join().unwrap();
@@ -65,15 +65,15 @@ fn a_handler_never_looks_at_a_map_that_has_ended() {
 fn a_slot_that_is_used_again_shows_the_new_map_only() {
     loom::model(|| {
         let shared = Arc::new((slot(), Entry::new(1), Entry::new(2)));
-        assert!(shared.0.take(&shared.1, WHO));
+        assert!(shared.0.insert(&shared.1, WHO));
         let handler = thread::spawn({
             let shared = Arc::clone(&shared);
             move || assert!(matches!(look(&shared.0), None | Some(1 | 2)))
         });
-        shared.0.silence(WHO);
+        shared.0.retire(WHO);
         end(&shared.1);
         shared.0.release();
-        assert!(shared.0.take(&shared.2, WHO));
+        assert!(shared.0.insert(&shared.2, WHO));
         handler.join().unwrap();
         assert_eq!(look(&shared.0), Some(2));
     });
@@ -85,9 +85,9 @@ fn two_maps_never_take_the_same_slot() {
         let shared = Arc::new((slot(), Entry::new(1), Entry::new(2)));
         let other = thread::spawn({
             let shared = Arc::clone(&shared);
-            move || shared.0.take(&shared.1, WHO)
+            move || shared.0.insert(&shared.1, WHO)
         });
-        let mine = shared.0.take(&shared.2, WHO);
+        let mine = shared.0.insert(&shared.2, WHO);
         let theirs = other.join().unwrap();
         assert!(mine != theirs);
         assert_eq!(look(&shared.0), Some(if mine { 2 } else { 1 }));
@@ -98,15 +98,15 @@ fn two_maps_never_take_the_same_slot() {
 fn a_child_sees_what_its_own_thread_entered_before_the_fork_and_no_more() {
     loom::model(|| {
         let (slot, entry) = (slot(), Entry::new(7));
-        assert!(slot.take(&entry, WHO));
+        assert!(slot.insert(&entry, WHO));
         // SAFETY: the entry stays in place.
-        let look = |who| unsafe { slot.look(who, |_| Some(())) };
-        assert_eq!(look(Who { process: 2, thread: 1 }), Some(()));
-        assert_eq!(look(Who { process: 2, thread: 9 }), None);
-        assert_eq!(look(Who { process: 1, thread: 9 }), Some(()));
+        let look = |who| unsafe { slot.with_entry(who, |_| Some(())) };
+        assert_eq!(look(ThreadKey { process: 2, thread: 1 }), Some(()));
+        assert_eq!(look(ThreadKey { process: 2, thread: 9 }), None);
+        assert_eq!(look(ThreadKey { process: 1, thread: 9 }), Some(()));
         // A handler of a thread that the child does not have was looking when it was forked.
         slot.users.store(1 << 32 | 1, atomics::Ordering::Relaxed);
-        slot.silence(Who { process: 2, thread: 1 });
+        slot.retire(ThreadKey { process: 2, thread: 1 });
     });
 }
 
@@ -114,16 +114,16 @@ fn a_child_sees_what_its_own_thread_entered_before_the_fork_and_no_more() {
 fn a_child_takes_a_slot_that_a_handler_of_its_parents_had_not_left() {
     loom::model(|| {
         let shared = Arc::new((slot(), Entry::new(7)));
-        let child = Who { process: 2, thread: 1 };
+        let child = ThreadKey { process: 2, thread: 1 };
         // Free, but for a handler that came late: it never leaves the child's copy.
         shared.0.users.store(1 << 32 | 1, atomics::Ordering::Relaxed);
-        assert!(shared.0.take(&shared.1, child));
+        assert!(shared.0.insert(&shared.1, child));
         let handler = thread::spawn({
             let shared = Arc::clone(&shared);
             move || {
                 // SAFETY: the entry stays in place until it is silenced.
                 let seen = unsafe {
-                    shared.0.look(child, |entry| {
+                    shared.0.with_entry(child, |entry| {
                         // SAFETY: loom checks that nobody changes it meanwhile.
                         Some(entry.with(|value| *value))
                     })
@@ -131,7 +131,7 @@ fn a_child_takes_a_slot_that_a_handler_of_its_parents_had_not_left() {
                 assert!(matches!(seen, None | Some(7)));
             }
         });
-        shared.0.silence(child);
+        shared.0.retire(child);
         end(&shared.1);
         shared.0.release();
         handler.join().unwrap();

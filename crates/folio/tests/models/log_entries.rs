@@ -11,7 +11,7 @@ mod atomics {
 }
 
 use atomics::{AtomicU64, Ordering};
-use entries::{Reader, Ring, Step, Trust, Writer};
+use entries::{EntryReader, EntryWriter, LogRing, ReadStep, Trust};
 use loom::sync::Arc;
 use loom::thread;
 
@@ -21,7 +21,7 @@ struct Memory {
     last: AtomicU64,
 }
 
-impl Ring for Memory {
+impl LogRing for Memory {
     fn word(&self, at: usize) -> &AtomicU64 {
         &self.words[at / 8]
     }
@@ -46,14 +46,14 @@ fn memory() -> Arc<Memory> {
     })
 }
 
-fn append(memory: &Memory, writer: &mut Writer) {
+fn append(memory: &Memory, writer: &mut EntryWriter) {
     let place = writer.make_room(memory, 8).unwrap();
     memory.word(place.at).store(100 + place.seq, Ordering::Relaxed);
     writer.publish(memory, place, 8, !place.seq);
 }
 
 /// Reads on: the next entry's number, or the number of missed entries.
-fn read(memory: &Memory, reader: &mut Reader) -> Option<Result<u64, (u64, u64)>> {
+fn read(memory: &Memory, reader: &mut EntryReader) -> Option<Result<u64, (u64, u64)>> {
     let mut value = 0;
     let step = reader.read(
         memory,
@@ -64,8 +64,8 @@ fn read(memory: &Memory, reader: &mut Reader) -> Option<Result<u64, (u64, u64)>>
         },
     );
     Some(match step.unwrap()? {
-        Step::Missed(first, count) => Err((first, count)),
-        Step::Entry(found) => {
+        ReadStep::Missed(first, count) => Err((first, count)),
+        ReadStep::Entry(found) => {
             assert_eq!((value, found.checksum), (100 + found.seq, !found.seq), "half an entry");
             Ok(found.seq)
         }
@@ -82,11 +82,11 @@ fn model(work: impl Fn() + Sync + Send + 'static) {
 fn a_reader_sees_whole_entries_in_order_and_the_count_of_missed_ones() {
     model(|| {
         let memory = memory();
-        let mut writer = Writer::resume(&*memory, CAPACITY, Trust::Memory, |_| true).unwrap();
+        let mut writer = EntryWriter::resume(&*memory, CAPACITY, Trust::Memory, |_| true).unwrap();
         for _ in 0..3 {
             append(&memory, &mut writer);
         }
-        let mut reader = Reader::at_oldest(&*memory, CAPACITY).unwrap();
+        let mut reader = EntryReader::at_oldest(&*memory, CAPACITY).unwrap();
         let appender = thread::spawn({
             let memory = Arc::clone(&memory);
             move || {
@@ -130,7 +130,7 @@ fn a_reader_sees_whole_entries_in_order_and_the_count_of_missed_ones() {
 fn a_reader_that_begins_anywhere_finds_its_entry() {
     model(|| {
         let memory = memory();
-        let mut writer = Writer::resume(&*memory, CAPACITY, Trust::Memory, |_| true).unwrap();
+        let mut writer = EntryWriter::resume(&*memory, CAPACITY, Trust::Memory, |_| true).unwrap();
         for _ in 0..3 {
             append(&memory, &mut writer);
         }
@@ -138,13 +138,13 @@ fn a_reader_that_begins_anywhere_finds_its_entry() {
             let memory = Arc::clone(&memory);
             move || append(&memory, &mut writer)
         });
-        let mut reader = Reader::at_seq(&*memory, CAPACITY, 1).unwrap();
+        let mut reader = EntryReader::at_seq(&*memory, CAPACITY, 1).unwrap();
         match read(&memory, &mut reader) {
             Some(Ok(seq)) => assert_eq!(seq, 1),
             Some(Err((first, count))) => assert_eq!((first, first + count), (1, reader.seq())),
             None => panic!("the entry was there before the reader"),
         }
-        let newest = Reader::at_newest(&*memory, CAPACITY).unwrap();
+        let newest = EntryReader::at_newest(&*memory, CAPACITY).unwrap();
         assert!((3..=4).contains(&newest.seq()));
         appender.join().unwrap();
     });

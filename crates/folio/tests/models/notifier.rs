@@ -56,7 +56,7 @@ impl Bell {
 
     /// `ring_all`, for a thread that has changed the awaited word.
     fn pull(&self) {
-        notifier_word::look_at_bells();
+        notifier_word::check_notifiers();
         if notifier_word::disarm(&self.word).is_some() {
             *self.rings.lock().unwrap() += 1;
             self.rung.notify_all();

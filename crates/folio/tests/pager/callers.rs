@@ -3,7 +3,7 @@
 
 use crate::common::{End, become_nobody, in_child, lower_limit};
 use crate::given::{MIB, pager, pattern};
-use folio::source::{AtHand, Identity, Memory, ReadRequest, Source, Version};
+use folio::source::{FastPath, Identity, Memory, ReadRequest, Source, Version};
 use folio::{Paged, Pager};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -304,9 +304,9 @@ impl Source for Panicking {
         }
     }
 
-    fn at_hand(&self) -> AtHand<'_> {
+    fn fast_path(&self) -> FastPath<'_> {
         self.asked("at_hand");
-        Memory::at_hand(EMPTY.get_or_init(|| Memory::from(vec![0; MIB])))
+        Memory::fast_path(EMPTY.get_or_init(|| Memory::from(vec![0; MIB])))
     }
 }
 

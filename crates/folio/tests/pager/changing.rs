@@ -3,7 +3,7 @@
 use crate::common::{disk_dir, file_with, memory_dir};
 use crate::engines::{Access, Map, every_engine};
 use crate::given::{MIB, pager, pattern};
-use folio::source::{AtHand, LocalFile, Memory, ReadRequest, Source, Version};
+use folio::source::{FastPath, LocalFile, Memory, ReadRequest, Source, Version};
 use folio::{Advice, Error, FaultCause, Pager};
 use std::fs::{File, Permissions};
 use std::io;
@@ -171,9 +171,9 @@ impl Source for Turning {
 
     fn read(&self, _: Vec<ReadRequest>) {}
 
-    fn at_hand(&self) -> AtHand<'_> {
+    fn fast_path(&self) -> FastPath<'_> {
         let side = self.other.fetch_add(1, Ordering::SeqCst) + 1;
-        self.sides[(side % 2) as usize].at_hand()
+        self.sides[(side % 2) as usize].fast_path()
     }
 }
 

@@ -5,7 +5,7 @@ use crate::common::random::Random;
 use crate::common::{End, in_child};
 use crate::faulty::{Answer, Faulty};
 use crate::given::{MIB, is_all, pager, pattern};
-use folio::source::{AtHand, Memory, ReadRequest, Source, WritableMemory};
+use folio::source::{FastPath, Memory, ReadRequest, Source, WritableMemory};
 use folio::{Advice, Error, FaultCause, WriteBack};
 use std::io;
 use std::sync::Arc;
@@ -412,8 +412,8 @@ impl Source for Flip {
         self.side().read(requests);
     }
 
-    fn at_hand(&self) -> AtHand<'_> {
-        self.side().at_hand()
+    fn fast_path(&self) -> FastPath<'_> {
+        self.side().fast_path()
     }
 }
 

@@ -320,7 +320,7 @@ fn a_future_that_waits_for_a_killed_holder_gets_the_torn_value() {
         drop(block_on(later).unwrap().clean().unwrap());
 
         // And a reader that is killed leaves nothing.
-        let pid = stays(&desk, || std::mem::forget(field!(desk.table).place().read().unwrap()));
+        let pid = stays(&desk, || std::mem::forget(field!(desk.table).shared_ref().read().unwrap()));
         drop(after_the_end_of(pid, table.write_async()).unwrap().clean().unwrap());
     }
     assert!(started.elapsed() < SOON, "only the timer wakes: {:?}", started.elapsed());
@@ -330,7 +330,7 @@ fn a_future_that_waits_for_a_killed_holder_gets_the_torn_value() {
 fn one_that_has_died_wakes_futures_once_and_not_without_end() {
     let desk = desk();
     let number = field!(desk.number);
-    let pid = stays(&desk, || std::mem::forget(field!(desk.number).place().lock().unwrap()));
+    let pid = stays(&desk, || std::mem::forget(field!(desk.number).shared_ref().lock().unwrap()));
     // A forked child has copies of all descriptors, and keeps them.
     let mut future = number.lock_async();
     waits(&mut future);
@@ -359,7 +359,7 @@ fn polls_of_what_does_not_change<F: Future + Unpin>(future: &mut F) -> u32 {
 #[test]
 fn the_end_of_another_process_with_the_holders_number_wakes_futures_once() {
     let desk = desk();
-    let pid = stays(&desk, || std::mem::forget(field!(desk.number).place().lock().unwrap()));
+    let pid = stays(&desk, || std::mem::forget(field!(desk.number).shared_ref().lock().unwrap()));
     let (other, _messages) = spawn_child(|| std::thread::sleep(PATIENCE * 2));
     // As a holder in another PID namespace writes it: its number there is another process's number
     // here.
@@ -381,7 +381,7 @@ fn the_end_of_another_process_with_the_holders_number_wakes_futures_once() {
 #[test]
 fn a_process_that_its_party_outlives_wakes_futures_once_and_not_without_end() {
     let desk = desk();
-    let mut heir = Heir::of(|| std::mem::forget(field!(desk.number).place().lock().unwrap()));
+    let mut heir = Heir::of(|| std::mem::forget(field!(desk.number).shared_ref().lock().unwrap()));
     let number = field!(desk.number);
     let mut future = number.lock_async();
     waits(&mut future);
@@ -424,7 +424,7 @@ fn a_hundred_futures_and_another_process_at_one_lock_all_get_it() {
 fn a_process_short_of_descriptors_gets_an_error_or_waits_and_wakes_as_ever() {
     for room in 0..9 {
         let desk = desk();
-        let holder = stays(&desk, || std::mem::forget(field!(desk.number).place().lock().unwrap()));
+        let holder = stays(&desk, || std::mem::forget(field!(desk.number).shared_ref().lock().unwrap()));
         let (pid, _messages) = spawn_child(|| {
             desk.check().unwrap();
             let (number, table, go) = (field!(desk.number), field!(desk.table), field!(desk.go));
@@ -726,8 +726,8 @@ async fn yield_once() {
 fn a_future_that_is_dropped_holds_nothing_takes_nothing_and_leaves_no_waker() {
     let desk = desk();
     let pid = stays(&desk, || {
-        std::mem::forget(field!(desk.number).place().lock().unwrap());
-        std::mem::forget(field!(desk.table).place().read().unwrap());
+        std::mem::forget(field!(desk.number).shared_ref().lock().unwrap());
+        std::mem::forget(field!(desk.table).shared_ref().read().unwrap());
     });
     let (number, table, go, once) =
         (field!(desk.number), field!(desk.table), field!(desk.go), field!(desk.once));
@@ -861,12 +861,12 @@ fn futures_of_a_forked_child_are_its_own_and_its_parents_stay_its_parents() {
     assert!(!number.lock().unwrap().is_torn());
     // One that lets go of the segment takes its parent's bell from nobody either.
     let event = Segment::<Event>::anonymous().unwrap();
-    assert!(poll_once(&mut event.place().wait_async()).is_pending());
+    assert!(poll_once(&mut event.shared_ref().wait_async()).is_pending());
     child_succeeds(|| {
         // SAFETY: a bitwise copy, the only handle that this child uses, and dropped once, here.
         drop(unsafe { std::ptr::read(&raw const event) });
     });
-    let place = event.place();
+    let place = event.shared_ref();
     let mut looks = place.wait_async();
     let told = waits(&mut looks);
     place.set();
@@ -1043,7 +1043,7 @@ fn listeners_and_futures_take_no_ring_from_each_other() {
         assert_eq!(listeners[0].try_wait().unwrap_err().errno(), Errno::PERM);
         // SAFETY: a bitwise copy, as a child has one; it is dropped once, here.
         drop(unsafe { std::ptr::read(&raw const listeners[0]) });
-        assert!(!field!(desk.go).place().listen().unwrap().try_take().unwrap());
+        assert!(!field!(desk.go).shared_ref().listen().unwrap().try_take().unwrap());
     });
     assert_eq!(end, End::Exited(0));
     go.set();

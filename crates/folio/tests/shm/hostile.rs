@@ -7,7 +7,7 @@ use crate::common::{
     End, Mounted, become_nobody, child_succeeds, in_child, is_root, lower_limit, skip, spawn_child, wait,
 };
 use folio::Errno;
-use folio::shm::{self, Lifetime, Mutex, RwLock, Segment, SegmentOptions, Share, State, Wait, field};
+use folio::shm::{self, Lifetime, Mutex, RwLock, Segment, SegmentOptions, SegmentState, Share, Wait, field};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,15 +53,15 @@ fn plain_loads_and_locks_of_truncated_memory_are_errors() {
     let plain = SegmentOptions::new().count(4096).create::<[u64]>("plain").unwrap();
     writable(&world, "cut").set_len(8192).unwrap();
     writable(&world, "plain").set_len(8192).unwrap();
-    let error = plain.at(4000).unwrap().load().unwrap_err();
+    let error = plain.get(4000).unwrap().load().unwrap_err();
     assert!(matches!(error.errno(), Errno::IO | Errno::FAULT), "{error}");
-    assert!(plain.at(4000).unwrap().store(1).is_err() && plain.view().is_err());
+    assert!(plain.get(4000).unwrap().store(1).is_err() && plain.view().is_err());
     // The lock itself finds zeros, which say that it is free, and looks again.
-    assert_eq!(pages.at(1).unwrap().lock().unwrap_err().errno(), Errno::IO);
+    assert_eq!(pages.get(1).unwrap().lock().unwrap_err().errno(), Errno::IO);
     for (name, write) in [("readers", false), ("writers", true)] {
         let locks = SegmentOptions::new().count(4).create::<[RwLock<[u8; 4096]>]>(name).unwrap();
         writable(&world, name).set_len(8192).unwrap();
-        let place = locks.at(3).unwrap();
+        let place = locks.get(3).unwrap();
         let error = if write { place.write().map(drop).err() } else { place.read().map(drop).err() };
         assert_eq!(error.unwrap().errno(), Errno::IO, "{name}");
     }
@@ -111,13 +111,13 @@ fn bytes_that_go_away_during_a_copy_are_an_error_and_no_zeros() {
 #[test]
 fn a_truncated_segment_does_not_grow_together_again() {
     let world = World::new();
-    let numbers = SegmentOptions::new().count(10_000).reserve(100_000).create::<[u64]>("cut").unwrap();
-    numbers.at(9_999).unwrap().store(7).unwrap();
+    let numbers = SegmentOptions::new().count(10_000).capacity(100_000).create::<[u64]>("cut").unwrap();
+    numbers.get(9_999).unwrap().store(7).unwrap();
     writable(&world, "cut").set_len(8192 + 4096).unwrap();
     // Nobody has met a page that is gone.
     let error = numbers.grow(20_000).unwrap_err();
     assert_eq!((error.errno(), numbers.len()), (Errno::IO, 10_000), "{error}");
-    assert_eq!(numbers.at(9_999).unwrap().load().unwrap_err().errno(), Errno::IO);
+    assert_eq!(numbers.get(9_999).unwrap().load().unwrap_err().errno(), Errno::IO);
 }
 
 #[test]
@@ -129,13 +129,13 @@ fn the_holder_of_a_lock_learns_that_its_value_was_truncated() {
         |guard| guard.update(|number| *number += 1),
     ] {
         let locks = SegmentOptions::new().count(1000).create::<[Mutex<u64>]>("cut").unwrap();
-        let place = locks.at(999).unwrap();
+        let place = locks.get(999).unwrap();
         let mut guard = place.lock().unwrap().clean().unwrap();
         work(&mut guard).unwrap();
         writable(&world, "cut").set_len(8192).unwrap();
         assert_eq!(work(&mut guard).unwrap_err().errno(), Errno::IO);
         drop(guard);
-        assert!(locks.at(0).unwrap().lock().is_err());
+        assert!(locks.get(0).unwrap().lock().is_err());
         drop(locks);
         let _ = std::fs::remove_file(world.file("cut"));
     }
@@ -145,9 +145,9 @@ fn the_holder_of_a_lock_learns_that_its_value_was_truncated() {
 fn a_thread_that_waits_in_a_truncated_segment_gets_the_error() {
     let world = World::new();
     let lock = Segment::<Mutex<u64>>::create("cut").unwrap();
-    let guard = lock.place().lock().unwrap();
+    let guard = lock.shared_ref().lock().unwrap();
     let waited = std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| lock.place().lock_with(Wait::new().timeout(LONG)).map(drop));
+        let waiter = scope.spawn(|| lock.shared_ref().lock_with(Wait::new().timeout(LONG)).map(drop));
         std::thread::sleep(Duration::from_millis(30));
         writable(&world, "cut").set_len(0).unwrap();
         waiter.join().unwrap()
@@ -196,13 +196,13 @@ fn random_garbage_is_no_segment_and_harms_nobody() {
         std::fs::write(world.file("garbage"), &bytes).unwrap();
         assert!(Segment::<u64>::open("garbage").is_err(), "seed {seed}, round {round}");
         let entry = shm::list().unwrap().remove(0);
-        assert!(matches!(entry.state, State::Damaged(_)), "seed {seed}, round {round}: {entry:?}");
+        assert!(matches!(entry.state, SegmentState::Damaged(_)), "seed {seed}, round {round}: {entry:?}");
         // Nobody knows whose it is: it is not collected, but may be removed by name.
-        assert!(shm::collect(false).unwrap().removed.is_empty());
+        assert!(shm::remove_stale(false).unwrap().removed.is_empty());
         shm::remove("garbage").unwrap();
     }
     // Slots and changing fields, overwritten while a process has the segment open.
-    let numbers = SegmentOptions::new().count(10).reserve(1000).create::<[u64]>("open").unwrap();
+    let numbers = SegmentOptions::new().count(10).capacity(1000).create::<[u64]>("open").unwrap();
     let file = writable(&world, "open");
     for round in 0..200 {
         let bytes: Vec<u8> = (0..512 + 4096).map(|_| next() as u8).collect();
@@ -211,7 +211,7 @@ fn random_garbage_is_no_segment_and_harms_nobody() {
         file.write_all_at(&bytes[..8], 520).unwrap();
         assert!(numbers.len() <= 1000, "seed {seed}, round {round}");
         if let Some(last) = numbers.len().checked_sub(1) {
-            let _ = numbers.at(last).unwrap().load();
+            let _ = numbers.get(last).unwrap().load();
         }
         if numbers.check().is_err() {
             // It took the length at its word, and found no page there: an error, as it should be.
@@ -266,7 +266,7 @@ fn another_type_or_layout_is_refused_and_both_sides_are_shown() {
     file.write_all_at(&3_u32.to_ne_bytes(), 8).unwrap();
     let error = Segment::<Version1>::open("versions").unwrap_err();
     assert!(error.to_string().contains("layout version is 3, and must be 2"), "{error}");
-    assert!(shm::collect(false).unwrap().removed.is_empty());
+    assert!(shm::remove_stale(false).unwrap().removed.is_empty());
 }
 
 #[test]
@@ -276,17 +276,17 @@ fn a_full_file_system_is_an_error_that_says_how_much_was_free() {
     }
     let Some(small) = Mounted::tmpfs("size=256k") else { return skip("mounting is not allowed") };
     let world = World::at(small.path());
-    let options = SegmentOptions::new().count(100_000).reserve(1 << 20);
+    let options = SegmentOptions::new().count(100_000).capacity(1 << 20);
     let error = options.create::<[u64]>("large").unwrap_err();
     assert_eq!(error.errno(), Errno::NOSPC);
     assert!(error.to_string().contains("262144 bytes free"), "{error}");
     assert_eq!(world.files(), [""; 0]);
-    let fits = SegmentOptions::new().count(1000).reserve(1 << 20).create::<[u64]>("fits").unwrap();
+    let fits = SegmentOptions::new().count(1000).capacity(1 << 20).create::<[u64]>("fits").unwrap();
     let error = fits.grow(100_000).unwrap_err();
     assert!(error.errno() == Errno::NOSPC && error.to_string().contains("bytes free"), "{error}");
     // The old bytes are as good as before.
-    fits.at(999).unwrap().store(3).unwrap();
-    assert_eq!((fits.len(), fits.at(999).unwrap().load().unwrap()), (1000, 3));
+    fits.get(999).unwrap().store(3).unwrap();
+    assert_eq!((fits.len(), fits.get(999).unwrap().load().unwrap()), (1000, 3));
 }
 
 #[test]
@@ -309,7 +309,7 @@ fn other_users_are_kept_out_unless_they_are_let_in() {
         assert_eq!(Segment::<AtomicU64>::open("all").unwrap_err().errno(), Errno::PERM);
         SegmentOptions::new().mode(0o666).open::<AtomicU64>("all").unwrap().fetch_add(1, Ordering::SeqCst);
         let names = shm::list().unwrap();
-        assert!(matches!(names.last().unwrap().state, State::Closed(_)), "{names:?}");
+        assert!(matches!(names.last().unwrap().state, SegmentState::Closed(_)), "{names:?}");
         // A trap for root.
         drop(kept().create::<u64>("trap").unwrap());
         std::mem::forget(SegmentOptions::new().create::<u64>("squat").unwrap());
@@ -436,7 +436,7 @@ fn the_dead_leave_a_name_that_can_be_used_at_once() {
     for round in 0..4 {
         children.push(start());
         let entry = shm::list().unwrap().remove(0);
-        assert_eq!((&entry.state, entry.users.len()), (&State::Leftover, 0));
+        assert_eq!((&entry.state, entry.users.len()), (&SegmentState::Leftover, 0));
         match round {
             0 => drop(Segment::<u64>::create("name").unwrap()),
             1 => {
@@ -445,9 +445,9 @@ fn the_dead_leave_a_name_that_can_be_used_at_once() {
             }
             2 => assert_eq!(Segment::<AtomicU64>::open("name").unwrap_err().errno(), Errno::NOENT),
             _ => {
-                assert_eq!(shm::collect(true).unwrap().removed.len(), 1);
+                assert_eq!(shm::remove_stale(true).unwrap().removed.len(), 1);
                 assert_eq!(world.files(), ["folio.name"]);
-                assert_eq!(shm::collect(false).unwrap().removed.len(), 1);
+                assert_eq!(shm::remove_stale(false).unwrap().removed.len(), 1);
             }
         }
         assert_eq!(world.files(), [""; 0], "round {round}");
@@ -466,21 +466,21 @@ fn nothing_is_deleted_while_a_party_lives() {
         let error = shm::remove("used").unwrap_err();
         let parent = rustix::process::getppid().unwrap().as_raw_nonzero().to_string();
         assert!(error.errno() == Errno::BUSY && error.to_string().contains(&parent), "{error}");
-        assert!(shm::collect(false).unwrap().removed.is_empty());
+        assert!(shm::remove_stale(false).unwrap().removed.is_empty());
     });
-    assert_eq!(shm::list().unwrap()[0].state, State::InUse);
+    assert_eq!(shm::list().unwrap()[0].state, SegmentState::InUse);
     drop(used);
-    assert_eq!(shm::list().unwrap()[0].state, State::Idle);
-    assert!(shm::collect(false).unwrap().removed.is_empty());
+    assert_eq!(shm::list().unwrap()[0].state, SegmentState::Idle);
+    assert!(shm::remove_stale(false).unwrap().removed.is_empty());
     shm::remove("used").unwrap();
     assert_eq!(shm::remove("used").unwrap_err().errno(), Errno::NOENT);
     // Files on their way: those that nobody is at any more.
     let temporary = world.path().join(".folio.name.new-0123456789abcdef");
     std::fs::write(&temporary, [0; 100]).unwrap();
-    assert!(shm::collect(false).unwrap().removed.is_empty());
+    assert!(shm::remove_stale(false).unwrap().removed.is_empty());
     let old = std::time::SystemTime::now() - Duration::from_secs(60);
     File::options().write(true).open(&temporary).unwrap().set_modified(old).unwrap();
-    assert_eq!(shm::collect(false).unwrap().removed.len(), 1);
+    assert_eq!(shm::remove_stale(false).unwrap().removed.len(), 1);
     assert_eq!(world.files(), [""; 0]);
 }
 
@@ -549,8 +549,8 @@ fn a_truncated_segment_is_a_leftover_once_nobody_has_it() {
         });
     };
     lose(8192);
-    assert_eq!(shm::list().unwrap()[0].state, State::Leftover);
-    assert_eq!(shm::collect(false).unwrap().removed.len(), 1);
+    assert_eq!(shm::list().unwrap()[0].state, SegmentState::Leftover);
+    assert_eq!(shm::remove_stale(false).unwrap().removed.len(), 1);
     assert_eq!(world.files(), [""; 0]);
     lose(12_288);
     drop(Segment::<u64>::create("cut").unwrap());
@@ -577,7 +577,7 @@ fn a_leaving_user_takes_no_other_segment_along_than_its_own() {
 fn a_limit_on_the_size_of_files_is_an_error_and_no_signal() {
     let world = World::new();
     child_succeeds(|| {
-        let options = SegmentOptions::new().count(1000).reserve(1 << 20);
+        let options = SegmentOptions::new().count(1000).capacity(1 << 20);
         let before = options.create::<[u64]>("before").unwrap();
         lower_limit(libc::RLIMIT_FSIZE, 1 << 16);
         let says = |error: folio::Error| {
@@ -592,12 +592,12 @@ fn a_limit_on_the_size_of_files_is_an_error_and_no_signal() {
         assert_eq!(world.files(), ["folio.before"]);
         // The bytes that fit are as good as ever.
         before.grow(2000).unwrap();
-        before.at(1999).unwrap().store(3).unwrap();
+        before.get(1999).unwrap().store(3).unwrap();
         drop(Segment::<u64>::create("small").unwrap());
         // Not even a header fits; the existing segment can be used, and left.
         lower_limit(libc::RLIMIT_FSIZE, 0);
         assert_eq!(Segment::<u64>::create("small").unwrap_err().errno(), Errno::FBIG);
-        assert_eq!(options.open::<[u64]>("before").unwrap().at(1999).unwrap().load().unwrap(), 3);
+        assert_eq!(options.open::<[u64]>("before").unwrap().get(1999).unwrap().load().unwrap(), 3);
     });
     assert_eq!(world.files(), [""; 0]);
 }

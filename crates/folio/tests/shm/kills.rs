@@ -6,8 +6,8 @@ use crate::common::segment_dir::World;
 use crate::common::{skip, spawn_child};
 use crate::torn_pair::{PATIENCE, Pair, change, patiently, repair, settle};
 use folio::shm::{
-    self, Condvar, Lifetime, Mutex, Once, Place, ReadLocked, RwLock, Segment, SegmentOptions, Share, Shared,
-    Wait, field,
+    self, Condvar, Lifetime, Mutex, Once, ReadLocked, RwLock, Segment, SegmentOptions, Share, Shared,
+    SharedRef, Wait, field,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -42,8 +42,8 @@ fn made(lifetime: Lifetime) -> SegmentOptions {
 }
 
 fn init(segment: &Segment<[u64]>) -> folio::Result<()> {
-    segment.at(0).unwrap().store(WRITTEN)?;
-    segment.at(1).unwrap().store(WRITTEN)
+    segment.get(0).unwrap().store(WRITTEN)?;
+    segment.get(1).unwrap().store(WRITTEN)
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn create_is_all_or_nothing_at_every_step() {
                 let start = Instant::now();
                 // The name can be used at once; the segment there is whole.
                 let again = options.open_or_create_with::<[u64]>("made", init).unwrap();
-                let halves = [0, 1].map(|at| again.at(at).unwrap().load().unwrap());
+                let halves = [0, 1].map(|at| again.get(at).unwrap().load().unwrap());
                 ledger.corrupted += u64::from(halves != [WRITTEN; 2] || again.len() != 100);
                 ledger.hung += u64::from(start.elapsed() > PATIENCE);
                 drop(again);
@@ -104,10 +104,10 @@ fn open_and_leave_disturb_nobody_at_any_step() {
                     let users = entry.map(|entry| entry.users).unwrap_or_default();
                     let me = std::process::id();
                     ledger.corrupted += u64::from(users.iter().map(|user| user.pid).ne([me]));
-                    ledger.corrupted += u64::from(mine.at(0).unwrap().load().unwrap() != WRITTEN);
+                    ledger.corrupted += u64::from(mine.get(0).unwrap().load().unwrap() != WRITTEN);
                 } else {
                     let again = made(Lifetime::WhileUsed).count(4).open_or_create_with("used", init).unwrap();
-                    ledger.corrupted += u64::from(again.at(1).unwrap().load().unwrap() != WRITTEN);
+                    ledger.corrupted += u64::from(again.get(1).unwrap().load().unwrap() != WRITTEN);
                 }
                 ledger.hung += u64::from(start.elapsed() > PATIENCE);
                 drop(mine);
@@ -125,7 +125,7 @@ fn growth_is_whole_at_every_step() {
     }
     let world = World::new();
     let mut ledger = Ledger::default();
-    let options = SegmentOptions::new().count(4).reserve(1 << 20);
+    let options = SegmentOptions::new().count(4).capacity(1 << 20);
     for step in [Step::Call, Step::Instruction] {
         sweep(
             &mut ledger,
@@ -138,18 +138,18 @@ fn growth_is_whole_at_every_step() {
             },
             |theirs| {
                 theirs.grow(100_000).unwrap();
-                theirs.at(99_999).unwrap().store(7).unwrap();
+                theirs.get(99_999).unwrap().store(7).unwrap();
             },
             |ledger, mine| {
                 let start = Instant::now();
                 let size = std::fs::metadata(world.file("grown")).unwrap().len();
                 ledger.corrupted += u64::from(![4, 100_000].contains(&mine.len()));
                 ledger.corrupted += u64::from(size < mine.bytes() as u64 + 8192);
-                let last = mine.at(99_999).map_or(0, |last| last.load().unwrap());
+                let last = mine.get(99_999).map_or(0, |last| last.load().unwrap());
                 ledger.corrupted += u64::from(![0, 7].contains(&last));
                 mine.grow(200_000).unwrap();
-                mine.at(199_999).unwrap().store(1).unwrap();
-                ledger.corrupted += u64::from(mine.at(0).unwrap().load().unwrap() != WRITTEN);
+                mine.get(199_999).unwrap().store(1).unwrap();
+                ledger.corrupted += u64::from(mine.get(0).unwrap().load().unwrap() != WRITTEN);
                 ledger.hung += u64::from(start.elapsed() > PATIENCE);
                 drop(mine);
                 ledger.leaked += world.leaked(&[]);
@@ -223,7 +223,8 @@ fn a_waiter_of_a_condition_may_die_at_every_instruction() {
                 let waiter = scope.spawn(|| {
                     let lock = field!(desk.pair);
                     let guard = lock.lock().unwrap().or_repair(repair).unwrap();
-                    let none = |_: Place<'_, Pair>| Ok(field!(desk.ready).word.load(Ordering::SeqCst) == 0);
+                    let none =
+                        |_: SharedRef<'_, Pair>| Ok(field!(desk.ready).word.load(Ordering::SeqCst) == 0);
                     drop(field!(desk.changed).wait_while(guard, none).unwrap());
                 });
                 std::thread::yield_now();

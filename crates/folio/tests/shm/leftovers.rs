@@ -5,7 +5,7 @@ use crate::common::kill_sweep::{Ended, Ledger, Step, can_trace, compete, run_aro
 use crate::common::segment_dir::World;
 use crate::common::{End, child_succeeds, in_child, is_root, lower_limit, skip, spawn_child, wait};
 use folio::Errno;
-use folio::shm::{self, ChannelOptions, Lifetime, LogOptions, Segment, SegmentOptions, Start, State};
+use folio::shm::{self, ChannelOptions, Lifetime, LogOptions, Segment, SegmentOptions, SegmentState, Start};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -46,11 +46,11 @@ fn ours() -> SegmentOptions {
 }
 
 fn fill(segment: &Segment<[u64]>, value: u64) -> folio::Result<()> {
-    (0..segment.len()).try_for_each(|index| segment.at(index).unwrap().store(value))
+    (0..segment.len()).try_for_each(|index| segment.get(index).unwrap().store(value))
 }
 
 fn is_full_of(segment: &Segment<[u64]>, value: u64) -> bool {
-    (0..segment.len()).all(|index| segment.at(index).unwrap().load().unwrap() == value)
+    (0..segment.len()).all(|index| segment.get(index).unwrap().load().unwrap() == value)
 }
 
 /// Anna makes a segment, Bert has it open last: he leaves in good order, or has no time to.
@@ -58,7 +58,7 @@ fn leave_behind(name: &str, count: usize, killed: bool) {
     let gate = Segment::<AtomicU64>::anonymous().unwrap();
     let (anna, _messages) = spawn_child(|| {
         become_user(ANNA);
-        let options = ours().count(count).reserve(count * 2);
+        let options = ours().count(count).capacity(count * 2);
         let segment = options.create_with::<[u64]>(name, |segment| fill(segment, OLD)).unwrap();
         gate.store(1, Ordering::SeqCst);
         while gate.load(Ordering::SeqCst) == 1 {
@@ -118,7 +118,7 @@ fn a_leftover_that_its_last_user_may_not_remove_counts_as_absent() {
     for killed in [false, true] {
         leave_behind("left", 100, killed);
         let entry = shm::list().unwrap().remove(0);
-        assert_eq!((&entry.state, entry.owner, entry.users.len()), (&State::Leftover, ANNA, 0));
+        assert_eq!((&entry.state, entry.owner, entry.users.len()), (&SegmentState::Leftover, ANNA, 0));
         as_user(CARL, || {
             for _ in 0..2 {
                 assert_eq!(ours().open::<[u64]>("left").unwrap_err().errno(), Errno::NOENT);
@@ -129,7 +129,7 @@ fn a_leftover_that_its_last_user_may_not_remove_counts_as_absent() {
             let file = std::fs::File::open(world.file("left")).unwrap();
             assert_eq!(ours().from_fd::<[u64]>(&file).unwrap_err().errno(), Errno::NOENT);
             // It is Anna's, and root's, to take away.
-            let collected = shm::collect(false).unwrap();
+            let collected = shm::remove_stale(false).unwrap();
             assert_eq!((collected.removed.len(), collected.failed.len()), (0, 1));
             for error in [&collected.failed[0].1, &shm::remove("left").unwrap_err()] {
                 assert!(
@@ -142,9 +142,9 @@ fn a_leftover_that_its_last_user_may_not_remove_counts_as_absent() {
             let error = private.create::<[u64]>("left").unwrap_err();
             assert!(error.errno() == Errno::PERM && error.to_string().contains("mode 660"), "{error}");
         });
-        assert_eq!(shm::list().unwrap()[0].state, State::Leftover);
+        assert_eq!(shm::list().unwrap()[0].state, SegmentState::Leftover);
         assert_eq!(world.files(), ["folio.left"]);
-        as_user(ANNA, || assert_eq!(shm::collect(false).unwrap().removed.len(), 1));
+        as_user(ANNA, || assert_eq!(shm::remove_stale(false).unwrap().removed.len(), 1));
         assert_eq!(world.files(), [""; 0]);
     }
 }
@@ -157,7 +157,7 @@ fn the_next_of_the_group_makes_it_anew_and_finds_zeros() {
         leave_behind("left", before, killed);
         let inode = std::fs::metadata(world.file("left")).unwrap().ino();
         as_user(CARL, || {
-            let options = ours().count(count).reserve(8000);
+            let options = ours().count(count).capacity(8000);
             let segment = if killed {
                 options.create::<[u64]>("left").unwrap()
             } else {
@@ -176,8 +176,8 @@ fn the_next_of_the_group_makes_it_anew_and_finds_zeros() {
             });
         });
         assert_eq!(std::fs::metadata(world.file("left")).unwrap().ino(), inode);
-        assert_eq!(shm::list().unwrap()[0].state, State::Leftover);
-        assert_eq!(shm::collect(false).unwrap().removed.len(), 1);
+        assert_eq!(shm::list().unwrap()[0].state, SegmentState::Leftover);
+        assert_eq!(shm::remove_stale(false).unwrap().removed.len(), 1);
     }
     // Of another type, and to be kept.
     leave_behind("left", 1000, true);
@@ -190,13 +190,13 @@ fn the_next_of_the_group_makes_it_anew_and_finds_zeros() {
                 let error = ours().open::<AtomicU64>("left").unwrap_err();
                 assert_eq!(error.errno(), Errno::NOENT, "{error}");
             });
-            assert_eq!(shm::list().unwrap()[0].state, State::InUse);
+            assert_eq!(shm::list().unwrap()[0].state, SegmentState::InUse);
             segment.check()
         });
         drop(made.unwrap());
     });
     as_user(BERT, || assert_eq!(ours().open::<AtomicU64>("left").unwrap().load(Ordering::SeqCst), NEW));
-    assert_eq!(shm::list().unwrap()[0].state, State::Idle);
+    assert_eq!(shm::list().unwrap()[0].state, SegmentState::Idle);
     shm::remove("left").unwrap();
 }
 
@@ -234,7 +234,7 @@ fn a_child_that_never_used_the_old_one_cannot_join_the_new_one_by_it() {
             // The file has the name, and holds another segment.
             let error = segment.check().unwrap_err();
             assert!(error.errno() == Errno::NOENT && error.to_string().contains("forked child"), "{error}");
-            assert_eq!(segment.at(0).unwrap().store(OLD).unwrap_err().errno(), Errno::NOENT);
+            assert_eq!(segment.get(0).unwrap().store(OLD).unwrap_err().errno(), Errno::NOENT);
             let fresh = ours().open::<[u64]>("left").unwrap();
             assert!(fresh.id() != segment.id() && is_full_of(&fresh, NEW));
             // One does not disturb the other.
@@ -242,7 +242,7 @@ fn a_child_that_never_used_the_old_one_cannot_join_the_new_one_by_it() {
             drop(segment.clone());
             let again = ours().open::<[u64]>("left").unwrap();
             assert!(
-                again.id() == fresh.id() && again.at(0).unwrap().as_ptr() == fresh.at(0).unwrap().as_ptr()
+                again.id() == fresh.id() && again.get(0).unwrap().as_ptr() == fresh.get(0).unwrap().as_ptr()
             );
             gate.store(3, Ordering::SeqCst);
         });
@@ -322,7 +322,7 @@ fn many_that_make_it_anew_at_once_make_one_segment() {
                         (open(), other.join().unwrap())
                     });
                     assert!(segment.len() == 50 && is_full_of(&segment, NEW), "round {round}");
-                    assert_eq!(segment.at(0).unwrap().as_ptr(), other.at(0).unwrap().as_ptr());
+                    assert_eq!(segment.get(0).unwrap().as_ptr(), other.get(0).unwrap().as_ptr());
                     drop(other);
                     gate.fetch_add(0x1_0000, Ordering::SeqCst);
                     // Nobody leaves before all have come.
@@ -349,7 +349,7 @@ fn many_that_make_it_anew_at_once_make_one_segment() {
         }
         let made = gate.load(Ordering::SeqCst) >> 8 & 0xff;
         assert_eq!(made, 1, "round {round}");
-        assert_eq!(shm::collect(false).unwrap().removed.len(), 1);
+        assert_eq!(shm::remove_stale(false).unwrap().removed.len(), 1);
     }
 }
 
@@ -431,7 +431,7 @@ fn whatever_others_make_of_it_between_two_steps_it_is_made_of_zeros() {
                     assert!(is_full_of(segment, 0));
                     fill(segment, NEW)
                 };
-                let segment = ours().reserve(8000).open_or_create_with::<[u64]>("left", made).unwrap();
+                let segment = ours().capacity(8000).open_or_create_with::<[u64]>("left", made).unwrap();
                 assert!(is_full_of(&segment, NEW));
             },
             || {
@@ -514,7 +514,7 @@ fn channels_and_logs_are_made_anew_too() {
         assert!(log.reader(Start::Oldest).unwrap().try_next(&mut Vec::new()).unwrap().is_none());
         assert_eq!(log.writer().unwrap().append(b"new").unwrap(), 0);
     });
-    assert_eq!(shm::collect(false).unwrap().removed.len(), 2);
+    assert_eq!(shm::remove_stale(false).unwrap().removed.len(), 2);
 }
 
 #[test]
@@ -531,6 +531,6 @@ fn a_user_that_may_make_no_file_leaves_one_behind_without_a_signal() {
         lower_limit(libc::RLIMIT_FSIZE, 100);
         drop(segment);
     });
-    assert_eq!(shm::list().unwrap()[0].state, State::Leftover);
+    assert_eq!(shm::list().unwrap()[0].state, SegmentState::Leftover);
     shm::remove("left").unwrap();
 }

@@ -98,7 +98,7 @@ fn a_dead_owner_is_reported_to_the_next_locker() {
     let Locked::Torn(torn) = numbers.lock_with(patiently()).unwrap() else {
         panic!("it is said to be clean")
     };
-    assert_eq!(torn.place().load().unwrap(), [1, 0]);
+    assert_eq!(torn.shared_ref().load().unwrap(), [1, 0]);
     // A holder that does not repair it leaves it torn.
     drop(torn);
     assert_eq!(numbers.lock().unwrap().clean().unwrap_err().errno(), Errno::OWNERDEAD);
@@ -122,9 +122,9 @@ fn poison_is_an_error_for_all_until_it_is_cleared_and_then_the_data_is_torn() {
     assert_eq!(numbers.lock().unwrap_err().errno(), Errno::NOTRECOVERABLE);
     child_succeeds(|| {
         let numbers = field!(desk.numbers);
-        assert!(numbers.place().is_poisoned());
+        assert!(numbers.shared_ref().is_poisoned());
         assert_eq!(numbers.try_lock().unwrap_err().errno(), Errno::NOTRECOVERABLE);
-        assert!(numbers.place().clear_poison() && !numbers.place().clear_poison());
+        assert!(numbers.shared_ref().clear_poison() && !numbers.shared_ref().clear_poison());
     });
     assert!(numbers.lock().unwrap().is_torn());
 }
@@ -225,22 +225,25 @@ fn garbage_in_a_lock_is_a_dead_owners() {
         // As a peer writes them that ignores all rules: the data lies behind the header's two
         // pages.
         rustix::io::pwrite(numbers.file(), &garbage.to_ne_bytes(), 8192).unwrap();
-        let locked = numbers.place().lock_with(patiently()).unwrap();
+        let locked = numbers.shared_ref().lock_with(patiently()).unwrap();
         assert!(locked.is_torn(), "{garbage:#x}");
         drop(locked.or_repair(|_| Ok(())).unwrap());
-        drop(numbers.place().lock().unwrap().clean().unwrap());
+        drop(numbers.shared_ref().lock().unwrap().clean().unwrap());
     }
     // Nor is data in order whose state is invalid: neither for writers nor for readers.
     for garbage in [3, 77, u32::MAX] {
         let numbers = Segment::<RwLock<u64>>::anonymous().unwrap();
         rustix::io::pwrite(numbers.file(), &garbage.to_ne_bytes(), 8192 + 8).unwrap();
-        assert!(matches!(numbers.place().try_read().unwrap().unwrap(), ReadLocked::Torn(_)), "{garbage:#x}");
-        assert!(matches!(numbers.place().read().unwrap(), ReadLocked::Torn(_)), "{garbage:#x}");
-        assert!(numbers.place().write().unwrap().is_torn(), "{garbage:#x}");
-        let read = crate::executor::block_on(numbers.place().read_async()).unwrap();
+        assert!(
+            matches!(numbers.shared_ref().try_read().unwrap().unwrap(), ReadLocked::Torn(_)),
+            "{garbage:#x}"
+        );
+        assert!(matches!(numbers.shared_ref().read().unwrap(), ReadLocked::Torn(_)), "{garbage:#x}");
+        assert!(numbers.shared_ref().write().unwrap().is_torn(), "{garbage:#x}");
+        let read = crate::executor::block_on(numbers.shared_ref().read_async()).unwrap();
         let ReadLocked::Torn(torn) = read else { panic!("{garbage:#x} is taken for order") };
         drop(torn.repair(|_| Ok(())).unwrap());
-        assert!(matches!(numbers.place().read().unwrap(), ReadLocked::Clean(_)));
+        assert!(matches!(numbers.shared_ref().read().unwrap(), ReadLocked::Clean(_)));
     }
 }
 
@@ -272,7 +275,7 @@ fn a_condition_wakes_a_waiter_in_another_process() {
         let numbers = field!(desk.numbers);
         let guard = numbers.lock().unwrap().clean().unwrap();
         field!(desk.held).set();
-        let none = |pair: folio::shm::Place<'_, [u64; 2]>| Ok(pair.load()?[0] == 0);
+        let none = |pair: folio::shm::SharedRef<'_, [u64; 2]>| Ok(pair.load()?[0] == 0);
         let guard = field!(desk.changed).wait_while(guard, none).unwrap().clean().unwrap();
         assert_eq!(guard.get().unwrap(), [5, 0]);
     })
@@ -367,7 +370,7 @@ fn a_dead_reader_holds_nobody_up_and_a_dead_writer_is_reported_to_readers() {
         std::mem::forget(guard);
     });
     let ReadLocked::Torn(torn) = table.read_with(patiently()).unwrap() else { panic!("said to be clean") };
-    assert_eq!(torn.place().load().unwrap(), [9, 0]);
+    assert_eq!(torn.shared_ref().load().unwrap(), [9, 0]);
     // It is this thread's alone.
     child_succeeds(|| assert_eq!(field!(desk.table).read_with(short).unwrap_err().errno(), Errno::TIMEDOUT));
     drop(torn.repair(|table| table.store([9, 9])).unwrap());
@@ -456,7 +459,7 @@ fn a_lock_in_a_file_is_torn_after_a_restart() {
     let ledger = SegmentOptions::new().open_file::<Mutex<u64>>(&path).unwrap();
     let place = ledger.value();
     let Locked::Torn(torn) = place.lock().unwrap() else { panic!("said to be clean") };
-    assert_eq!(torn.place().load().unwrap(), 7);
+    assert_eq!(torn.shared_ref().load().unwrap(), 7);
     assert!(torn.repair(|_| Ok(())).is_ok());
 }
 
@@ -465,7 +468,7 @@ fn a_writer_behind_a_dead_reader_gets_on_however_busy_others_keep_it() {
     let desk = Segment::<RwLock<u64>>::anonymous().unwrap();
     let ready = Segment::<AtomicU64>::anonymous().unwrap();
     let (reader, _messages) = spawn_child(|| {
-        let ReadLocked::Clean(guard) = desk.place().read().unwrap() else { panic!("nobody wrote") };
+        let ReadLocked::Clean(guard) = desk.shared_ref().read().unwrap() else { panic!("nobody wrote") };
         ready.store(1, Ordering::SeqCst);
         std::thread::sleep(LONG * 4);
         drop(guard);
@@ -474,11 +477,11 @@ fn a_writer_behind_a_dead_reader_gets_on_however_busy_others_keep_it() {
         std::thread::yield_now();
     }
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| desk.place().write_with(patiently()).map(|locked| locked.is_torn()));
+        let writer = scope.spawn(|| desk.shared_ref().write_with(patiently()).map(|locked| locked.is_torn()));
         // Each reader that finds the writer waiting leaves again, which ends the writer's park.
         let busy = scope.spawn(|| {
             while ready.load(Ordering::SeqCst) != 2 {
-                let _ = desk.place().read_with(Wait::new().spin(0).timeout(Duration::ZERO));
+                let _ = desk.shared_ref().read_with(Wait::new().spin(0).timeout(Duration::ZERO));
             }
         });
         std::thread::sleep(Duration::from_millis(100));
@@ -500,7 +503,7 @@ fn the_dead_stay_dead_when_a_file_forgets_that_they_ever_came() {
     let before = std::fs::read(&path).unwrap();
     let (holder, _messages) = spawn_child(|| {
         let segment = open();
-        let _guard = segment.place().lock().unwrap();
+        let _guard = segment.shared_ref().lock().unwrap();
         kill(std::process::id().cast_signed(), libc::SIGKILL);
     });
     assert_eq!(wait(holder), End::Killed(libc::SIGKILL));
@@ -508,7 +511,7 @@ fn the_dead_stay_dead_when_a_file_forgets_that_they_ever_came() {
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &before[4096..8192], 4096).unwrap();
     let segment = open();
-    assert!(segment.place().lock_with(patiently()).unwrap().is_torn());
+    assert!(segment.shared_ref().lock_with(patiently()).unwrap().is_torn());
 }
 
 /// Waits until a writer has the table, or waits for its readers.
@@ -556,7 +559,7 @@ fn a_writer_that_is_killed_while_it_waits_for_readers_tears_nothing() {
     });
     assert!(table.write_with(patiently()).unwrap().is_torn());
     // It stays torn through one that takes it, waits for nobody, and is killed.
-    dies_after(&desk, || std::mem::forget(field!(desk.table).place().write().unwrap()));
+    dies_after(&desk, || std::mem::forget(field!(desk.table).shared_ref().write().unwrap()));
     let ReadLocked::Torn(torn) = table.read_with(patiently()).unwrap() else { panic!("said to be clean") };
     drop(torn.repair(|_| Ok(())).unwrap());
     drop(table.try_write().unwrap().unwrap().clean().unwrap());
@@ -582,7 +585,7 @@ fn a_try_waits_for_no_living_holder() {
     drop(writes);
     let writer = spawn_child(|| {
         let table = field!(desk.table);
-        std::mem::forget(table.place().write().unwrap());
+        std::mem::forget(table.shared_ref().write().unwrap());
         field!(desk.held).set();
         std::thread::sleep(LONG * 4);
     })
@@ -606,7 +609,7 @@ fn a_try_waits_for_no_living_holder() {
 fn a_condition_that_does_not_come_is_waited_for_as_long_as_was_said() {
     let desk = desk();
     let (numbers, changed) = (field!(desk.numbers), field!(desk.changed));
-    let none = |pair: folio::shm::Place<'_, [u64; 2]>| Ok(pair.load()?[0] == 0);
+    let none = |pair: folio::shm::SharedRef<'_, [u64; 2]>| Ok(pair.load()?[0] == 0);
     let guard = numbers.lock().unwrap().clean().unwrap();
     let short = Wait::new().timeout(Duration::from_millis(50));
     let start = std::time::Instant::now();

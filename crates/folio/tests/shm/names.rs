@@ -69,9 +69,9 @@ fn a_user_without_a_name_or_that_says_so_goes_on_without_one() {
     std::fs::remove_file(&path).unwrap();
     for segment in [&named, &anonymous, &by_descriptor] {
         segment.check().unwrap();
-        let guard = segment.place().lock().unwrap();
+        let guard = segment.shared_ref().lock().unwrap();
         let wait = Wait::new().timeout(Duration::from_millis(300));
-        assert_eq!(segment.place().lock_with(wait).unwrap_err().errno(), Errno::TIMEDOUT);
+        assert_eq!(segment.shared_ref().lock_with(wait).unwrap_err().errno(), Errno::TIMEDOUT);
         drop(guard);
     }
 }
@@ -86,17 +86,18 @@ fn each_wait_ends_when_the_name_is_removed() {
     let channel = Channel::create("channel", 4096).unwrap();
     let full = Channel::create("full", 4096).unwrap();
     let log = Log::create("log", 4096).unwrap();
-    let (_held, _read) = (lock.place().lock().unwrap(), table.place().read().unwrap());
+    let (_held, _read) = (lock.shared_ref().lock().unwrap(), table.shared_ref().read().unwrap());
     let (mut sender, _receiver) = (full.sender().unwrap(), full.receiver().unwrap());
     while sender.try_send(&[0; 512]).unwrap() {}
     let wait = Wait::new().timeout(PATIENCE);
     std::thread::scope(|scope| {
         let waits = [
-            scope.spawn(|| lock.place().lock().map(drop)),
-            scope.spawn(|| lock.place().lock_with(Wait::new().timeout(PATIENCE).always_spin()).map(drop)),
-            scope.spawn(|| table.place().write_with(wait).map(drop)),
-            scope.spawn(|| event.place().wait_with(wait).map(drop)),
-            scope.spawn(|| once.place().wait(wait)),
+            scope.spawn(|| lock.shared_ref().lock().map(drop)),
+            scope
+                .spawn(|| lock.shared_ref().lock_with(Wait::new().timeout(PATIENCE).always_spin()).map(drop)),
+            scope.spawn(|| table.shared_ref().write_with(wait).map(drop)),
+            scope.spawn(|| event.shared_ref().wait_with(wait).map(drop)),
+            scope.spawn(|| once.shared_ref().wait(wait)),
             scope.spawn(|| channel.receiver().unwrap().recv(&mut Vec::new()).map(drop)),
             scope.spawn(|| sender.send(&[0; 512])),
             scope.spawn(|| log.reader(Start::Oldest).unwrap().next(&mut Vec::new()).map(drop)),
@@ -178,11 +179,11 @@ fn futures_end_when_the_name_is_removed() {
     let lock = Segment::<Mutex<u64>>::create("lock").unwrap();
     let event = Segment::<Event>::create("event").unwrap();
     let channel = Channel::create("channel", 4096).unwrap();
-    let _held = lock.place().lock().unwrap();
+    let _held = lock.shared_ref().lock().unwrap();
     std::thread::scope(|scope| {
         let waits = [
-            scope.spawn(|| block_on(lock.place().lock_async()).map(drop)),
-            scope.spawn(|| block_on(event.place().wait_async())),
+            scope.spawn(|| block_on(lock.shared_ref().lock_async()).map(drop)),
+            scope.spawn(|| block_on(event.shared_ref().wait_async())),
             scope.spawn(|| block_on(channel.receiver().unwrap().recv_async(&mut Vec::new())).map(drop)),
         ];
         std::thread::sleep(Duration::from_millis(50));
@@ -207,13 +208,13 @@ fn descriptors_to_poll_become_readable_and_the_next_try_says_why() {
     let world = World::new();
     let event = Segment::<Event>::create("event").unwrap();
     let mut receiver = ChannelOptions::new().create("channel").unwrap().receiver().unwrap();
-    let mut listener = event.place().listen().unwrap();
-    receiver.bell().unwrap();
+    let mut listener = event.shared_ref().listen().unwrap();
+    receiver.poll_fd().unwrap();
     assert_eq!(receiver.try_recv(&mut Vec::new()).unwrap(), None);
     assert!(!listener.try_take().unwrap());
     std::fs::remove_file(world.file("event")).unwrap();
     std::fs::remove_file(world.file("channel")).unwrap();
-    wait_for(receiver.bell().unwrap());
+    wait_for(receiver.poll_fd().unwrap());
     says("was removed", receiver.try_recv(&mut Vec::new()).map(drop));
     wait_for(listener.as_fd());
     says("was removed", listener.try_take().map(drop));

@@ -84,9 +84,9 @@ fn a_wait_that_is_over_names_its_object() {
     says(reader.next(&mut Vec::new()), Errno::TIMEDOUT, &["the writer appends"], &["lock"]);
     let world = World::new();
     let mutex = Segment::<Mutex<u64>>::create("locked").unwrap();
-    let _guard = mutex.place().lock().unwrap();
+    let _guard = mutex.shared_ref().lock().unwrap();
     let late = std::thread::scope(|scope| {
-        scope.spawn(|| mutex.place().lock_with(short).map(drop).unwrap_err()).join().unwrap()
+        scope.spawn(|| mutex.shared_ref().lock_with(short).map(drop).unwrap_err()).join().unwrap()
     });
     says(Err::<(), _>(late), Errno::TIMEDOUT, &["holds the lock", "folio shm ls"], &[]);
     drop(world);

@@ -42,17 +42,17 @@ fn two_processes_that_know_a_name_share_a_value() {
 #[test]
 fn growth_is_seen_by_all_and_moves_nothing() {
     let _world = World::new();
-    let numbers = SegmentOptions::new().count(10).reserve(1 << 20).create::<[u64]>("numbers").unwrap();
-    let first = numbers.at(0).unwrap().as_ptr();
+    let numbers = SegmentOptions::new().count(10).capacity(1 << 20).create::<[u64]>("numbers").unwrap();
+    let first = numbers.get(0).unwrap().as_ptr();
     let end = in_child(|| {
         numbers.grow(100_000).unwrap();
-        numbers.at(99_999).unwrap().store(5).unwrap();
+        numbers.get(99_999).unwrap().store(5).unwrap();
     });
     assert_eq!(end, End::Exited(0));
     assert_eq!((numbers.len(), numbers.generation()), (100_000, 1));
-    assert_eq!(numbers.at(99_999).unwrap().load().unwrap(), 5);
-    assert_eq!(numbers.at(0).unwrap().as_ptr(), first);
-    assert!(numbers.at(100_000).is_none());
+    assert_eq!(numbers.get(99_999).unwrap().load().unwrap(), 5);
+    assert_eq!(numbers.get(0).unwrap().as_ptr(), first);
+    assert!(numbers.get(100_000).is_none());
     assert!(numbers.grow((1 << 20) + 1).is_err());
 }
 
@@ -171,16 +171,16 @@ fn a_forked_child_is_a_party_of_its_own_from_its_first_use_on() {
 fn a_segment_without_a_name_goes_to_children_and_over_sockets() {
     let segment = Segment::<AtomicU64>::anonymous().unwrap();
     let (mine, theirs) = UnixStream::pair().unwrap();
-    segment.send(&mine).unwrap();
+    segment.send_to(&mine).unwrap();
     let end = in_child(|| {
-        let received = Segment::<AtomicU64>::receive(&theirs).unwrap();
+        let received = Segment::<AtomicU64>::receive_from(&theirs).unwrap();
         received.fetch_add(2, Ordering::SeqCst);
         let fresh = Segment::<AtomicU64>::anonymous().unwrap();
         fresh.store(40, Ordering::SeqCst);
-        fresh.send(&theirs).unwrap();
+        fresh.send_to(&theirs).unwrap();
     });
     assert_eq!(end, End::Exited(0));
-    let theirs = Segment::<AtomicU64>::receive(&mine).unwrap();
+    let theirs = Segment::<AtomicU64>::receive_from(&mine).unwrap();
     assert_eq!((segment.load(Ordering::SeqCst), theirs.load(Ordering::SeqCst)), (2, 40));
 }
 
@@ -191,12 +191,12 @@ fn a_segment_that_is_a_file_survives_its_processes() {
     let end = in_child(|| {
         let options = SegmentOptions::new().count(4);
         let segment = options.open_or_create_file::<[u64]>(&path).unwrap();
-        segment.at(3).unwrap().store(8).unwrap();
+        segment.get(3).unwrap().store(8).unwrap();
         segment.sync().unwrap();
     });
     assert_eq!(end, End::Exited(0));
     let again = SegmentOptions::new().open_file::<[u64]>(&path).unwrap();
-    assert_eq!((again.len(), again.at(3).unwrap().load().unwrap()), (4, 8));
+    assert_eq!((again.len(), again.get(3).unwrap().load().unwrap()), (4, 8));
     assert_eq!(again.path(), Some(&*path));
     assert!(SegmentOptions::new().create_file::<[u64]>(&path).is_err());
 }
@@ -240,14 +240,14 @@ fn many_processes_that_start_at_once_make_one_segment() {
 #[test]
 fn a_field_is_a_part_of_its_value() {
     let board = Segment::<Board>::anonymous().unwrap();
-    let base = board.place().as_ptr() as usize;
-    assert_eq!(field!(board.title).place().as_ptr() as usize - base, std::mem::offset_of!(Board, title));
+    let base = board.shared_ref().as_ptr() as usize;
+    assert_eq!(field!(board.title).shared_ref().as_ptr() as usize - base, std::mem::offset_of!(Board, title));
     let large = SegmentOptions::new().anonymous::<[[u64; 1000]; 10]>().unwrap();
-    let one = large.place().field(|rows| &rows[3][7]);
-    assert_eq!(one.as_ptr() as usize - large.place().as_ptr() as usize, 3007 * 8);
-    assert_eq!(large.place().at(3).unwrap().at(7).unwrap().as_ptr(), one.as_ptr());
-    assert!(large.place().at(10).is_none());
-    let elsewhere = std::panic::catch_unwind(|| large.place().field(|_| &7_u64));
+    let one = large.shared_ref().field(|rows| &rows[3][7]);
+    assert_eq!(one.as_ptr() as usize - large.shared_ref().as_ptr() as usize, 3007 * 8);
+    assert_eq!(large.shared_ref().get(3).unwrap().get(7).unwrap().as_ptr(), one.as_ptr());
+    assert!(large.shared_ref().get(10).is_none());
+    let elsewhere = std::panic::catch_unwind(|| large.shared_ref().field(|_| &7_u64));
     assert!(elsewhere.is_err());
 }
 
@@ -372,7 +372,7 @@ fn a_user_keeps_the_name_however_others_come_leave_and_collect() {
         })
         .collect();
     for _ in 0..ROUNDS {
-        let _ = shm::collect(false).unwrap();
+        let _ = shm::remove_stale(false).unwrap();
         let _ = shm::remove("busy");
         let _ = shm::list().unwrap();
     }
@@ -386,7 +386,7 @@ fn a_user_keeps_the_name_however_others_come_leave_and_collect() {
 fn a_segment_can_be_opened_at_any_moment_while_it_grows() {
     const COUNT: usize = 200_000;
     let _world = World::new();
-    let numbers = SegmentOptions::new().reserve(COUNT).create::<[u64]>("growing").unwrap();
+    let numbers = SegmentOptions::new().capacity(COUNT).create::<[u64]>("growing").unwrap();
     let (child, _messages) = crate::common::spawn_child(|| {
         for count in (0..COUNT).step_by(10) {
             numbers.grow(count).unwrap();
@@ -428,7 +428,7 @@ fn a_type_may_have_a_long_name() {
     assert!(std::any::type_name::<Long>().len() > 256);
     let one = Segment::<Long>::create("long").unwrap();
     let other = Segment::<Long>::open("long").unwrap();
-    assert_eq!(one.place().as_ptr(), other.place().as_ptr());
+    assert_eq!(one.shared_ref().as_ptr(), other.shared_ref().as_ptr());
     assert_eq!(Segment::<[Long; 1]>::open("long").unwrap_err().errno(), folio::Errno::INVAL);
 }
 
@@ -456,12 +456,12 @@ fn a_user_by_descriptor_that_opens_the_name_later_takes_it_along() {
     let (mine, theirs) = UnixStream::pair().unwrap();
     let (child, _messages) = crate::common::spawn_child(|| {
         let segment = Segment::<AtomicU64>::create("passed").unwrap();
-        segment.send(&theirs).unwrap();
+        segment.send_to(&theirs).unwrap();
         while segment.load(Ordering::SeqCst) == 0 {
             std::thread::yield_now();
         }
     });
-    let received = Segment::<AtomicU64>::receive(&mine).unwrap();
+    let received = Segment::<AtomicU64>::receive_from(&mine).unwrap();
     assert_eq!(received.path(), None);
     let named = Segment::<AtomicU64>::open("passed").unwrap();
     assert_eq!(received.path(), Some(&*world.file("passed")));
@@ -500,16 +500,16 @@ fn a_file_gets_its_first_values_before_anyone_sees_it() {
     assert!(!path.exists());
     let init = |segment: &Segment<[u64]>| {
         assert!(!path.exists());
-        segment.at(2).unwrap().store(8)
+        segment.get(2).unwrap().store(8)
     };
     drop(options.create_file_with(&path, init).unwrap());
     // It is there: nothing is stored again.
     let again = options.open_or_create_file_with(&path, failing).unwrap();
-    assert_eq!(again.at(2).unwrap().load().unwrap(), 8);
+    assert_eq!(again.get(2).unwrap().load().unwrap(), 8);
     drop(again);
     std::fs::remove_file(&path).unwrap();
     let fresh = options.open_or_create_file_with(&path, init).unwrap();
-    assert_eq!(fresh.at(2).unwrap().load().unwrap(), 8);
+    assert_eq!(fresh.get(2).unwrap().load().unwrap(), 8);
     let _world = World::new();
     let named = Segment::<u64>::create_with("short", |segment| segment.store(1)).unwrap();
     let other = Segment::<u64>::open_or_create_with("short", |segment| segment.store(2)).unwrap();
@@ -535,10 +535,10 @@ fn plain_data_is_viewed_where_it_lies() {
     });
     assert_eq!(title.load().unwrap()[0], b'x');
     assert_eq!(field!(board.nested).load().unwrap(), Inner { a: 0, b: [1, 2] });
-    assert_eq!(field!(board.nested).place().view().unwrap().read::<u16>(6).unwrap(), 2);
+    assert_eq!(field!(board.nested).shared_ref().view().unwrap().read::<u16>(6).unwrap(), 2);
     let numbers = SegmentOptions::new().count(5).create::<[u64]>("numbers").unwrap();
     numbers.view_mut().unwrap().write(32, &9_u64).unwrap();
-    assert_eq!(numbers.at(4).unwrap().view().unwrap().read::<u64>(0).unwrap(), 9);
+    assert_eq!(numbers.get(4).unwrap().view().unwrap().read::<u64>(0).unwrap(), 9);
     assert_eq!((numbers.view().unwrap().len(), numbers.view_range(32..).unwrap().len()), (40, 8));
     let one = Segment::<Inner>::create("one").unwrap();
     one.view_mut().unwrap().write(0, &5_u32).unwrap();
@@ -548,7 +548,7 @@ fn plain_data_is_viewed_where_it_lies() {
     std::fs::OpenOptions::new().write(true).open(numbers.path().unwrap()).unwrap().set_len(8192).unwrap();
     assert_eq!(view.get(32), Some(0));
     assert_eq!(numbers.view().unwrap_err().errno(), folio::Errno::IO);
-    assert!(numbers.at(0).unwrap().view_mut().is_err());
+    assert!(numbers.get(0).unwrap().view_mut().is_err());
 }
 
 /// Larger than the stacks below.
@@ -576,12 +576,12 @@ fn a_part_of_a_struct_that_is_larger_than_the_stack_is_reached() {
         let shared = segment.value();
         field!(segment.number).store(1).unwrap();
         assert_eq!(field!(shared.number).load().unwrap(), 1);
-        shared.place().field(|wide| &wide.rows[ROWS - 1]).store(2).unwrap();
-        assert_eq!(field!(segment.rows).at(ROWS - 1).unwrap().load().unwrap(), 2);
+        shared.shared_ref().field(|wide| &wide.rows[ROWS - 1]).store(2).unwrap();
+        assert_eq!(field!(segment.rows).get(ROWS - 1).unwrap().load().unwrap(), 2);
         assert_eq!(segment.view().unwrap().read::<u64>(0).unwrap(), 1);
         // The closure may use its argument, and name parts of other values meanwhile.
-        let inner = shared.place().field(|wide| {
-            assert_eq!(shared.place().field(|other| &other.number).load().unwrap(), 1);
+        let inner = shared.shared_ref().field(|wide| {
+            assert_eq!(shared.shared_ref().field(|other| &other.number).load().unwrap(), 1);
             &wide.number
         });
         assert_eq!(inner.load().unwrap(), 1);
@@ -593,43 +593,43 @@ fn guards_of_a_struct_that_is_larger_than_the_stack_reach_its_parts() {
     let lock = Segment::<Mutex<Wide>>::anonymous().unwrap();
     let table = Segment::<RwLock<Wide>>::anonymous().unwrap();
     on_a_small_stack(|| {
-        let mut guard = lock.place().lock().unwrap().clean().unwrap();
+        let mut guard = lock.shared_ref().lock().unwrap().clean().unwrap();
         field!(guard.number).store(1).unwrap();
         guard.view_mut().unwrap().copy_from(&[7; 4], 8).unwrap();
         assert_eq!(guard.view().unwrap().read::<u32>(8).unwrap(), 0x0707_0707);
-        let mut guard = table.place().write().unwrap().clean().unwrap();
+        let mut guard = table.shared_ref().write().unwrap().clean().unwrap();
         guard.view_mut().unwrap().copy_from(&[9; 4], 8).unwrap();
         field!(guard.number).store(2).unwrap();
         drop(guard);
-        let ReadLocked::Clean(guard) = table.place().read().unwrap() else { panic!("nobody died") };
+        let ReadLocked::Clean(guard) = table.shared_ref().read().unwrap() else { panic!("nobody died") };
         assert_eq!(field!(guard.number).load().unwrap(), 2);
         assert_eq!(guard.get_field(|wide| &wide.number).unwrap(), 2);
-        assert_eq!(field!(guard.rows).at(3).unwrap().load().unwrap(), 9);
+        assert_eq!(field!(guard.rows).get(3).unwrap().load().unwrap(), 9);
         assert_eq!(guard.view().unwrap().read::<u32>(8).unwrap(), 0x0909_0909);
         assert_eq!(field!(guard.rows).view().unwrap().read::<u32>(0).unwrap(), 0x0909_0909);
-        assert_eq!(field!(guard.rows).each().len(), ROWS);
+        assert_eq!(field!(guard.rows).iter().len(), ROWS);
     });
     // A thread that panics leaves a value that may be torn.
     let panicked = std::thread::scope(|scope| {
         let held = scope.spawn(|| {
-            let _guard = lock.place().lock().unwrap();
+            let _guard = lock.shared_ref().lock().unwrap();
             panic!("on purpose");
         });
         held.join().is_err()
     });
     assert!(panicked);
     on_a_small_stack(|| {
-        let Locked::Torn(torn) = lock.place().lock().unwrap() else { panic!("it is torn") };
+        let Locked::Torn(torn) = lock.shared_ref().lock().unwrap() else { panic!("it is torn") };
         assert_eq!(field!(torn.number).load().unwrap(), 1);
-        assert_eq!(torn.place().view().unwrap().read::<u64>(0).unwrap(), 1);
+        assert_eq!(torn.shared_ref().view().unwrap().read::<u64>(0).unwrap(), 1);
     });
 }
 
 #[test]
 fn atomics_under_a_lock_held_for_reading_are_used_in_place() {
     let counts = Segment::<RwLock<[AtomicU64; 2]>>::anonymous().unwrap();
-    let ReadLocked::Clean(guard) = counts.place().read().unwrap() else { panic!("nobody died") };
-    guard.place().at(1).unwrap().fetch_add(5, Ordering::SeqCst);
+    let ReadLocked::Clean(guard) = counts.shared_ref().read().unwrap() else { panic!("nobody died") };
+    guard.read_ref().get(1).unwrap().fetch_add(5, Ordering::SeqCst);
     assert_eq!(guard.field(|counts| &counts[1]).load(Ordering::SeqCst), 5);
 }
 

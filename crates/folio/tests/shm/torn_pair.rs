@@ -2,7 +2,7 @@
 //! holder died with is reported as torn.
 
 use crate::common::kill_sweep::Ledger;
-use folio::shm::{Guard, Guards, Locked, Place, Share, Wait, field};
+use folio::shm::{Guard, Guards, Locked, Share, SharedRef, Wait, field};
 use std::time::{Duration, Instant};
 
 /// Far longer than anything here takes, and shorter than a patient person.
@@ -23,7 +23,7 @@ pub(crate) fn change<L: Guards<Pair>>(guard: &Guard<'_, Pair, L>) {
     field!(guard.other).store(next).unwrap();
 }
 
-pub(crate) fn repair(pair: Place<'_, Pair>) -> folio::Result<()> {
+pub(crate) fn repair(pair: SharedRef<'_, Pair>) -> folio::Result<()> {
     field!(pair.other).store(field!(pair.one).load()?)
 }
 
@@ -45,7 +45,7 @@ pub(crate) fn settle<L: Guards<Pair>>(
             change(&guard);
         }
         Ok(Locked::Torn(torn)) => {
-            let Pair { one, other } = torn.place().load().unwrap();
+            let Pair { one, other } = torn.shared_ref().load().unwrap();
             // Half a change, and no more.
             ledger.corrupted += u64::from(one != other && one != other + 1);
             change(&torn.repair(repair).unwrap());

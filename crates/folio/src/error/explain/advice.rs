@@ -85,7 +85,7 @@ fn invalid(subject: &Subject) -> (Text, Text) {
         );
     }
     let range = addresses(subject);
-    let areas = process::areas_with_flags(&range);
+    let areas = process::vmas_with_flags(&range);
     let any = |test: &dyn Fn(&str) -> bool| areas.iter().any(|area| test(&area.rights));
     let drops = matches!(
         advice,
@@ -105,13 +105,13 @@ fn invalid(subject: &Subject) -> (Text, Text) {
             "the pages are populated for writing, and the protection of some of them forbids writing",
             "populate them for reading, or make them writable first (protect)",
         ),
-        libc::MADV_FREE | libc::MADV_WIPEONFORK if !areas.iter().all(process::Area::is_private_anonymous) => {
+        libc::MADV_FREE | libc::MADV_WIPEONFORK if !areas.iter().all(process::Vma::is_private_anonymous) => {
             fixed(
                 "the advice (FREE, WIPEONFORK) is for private anonymous memory, and some of the range is not this kind of memory",
                 "leave it out here",
             )
         }
-        libc::MADV_REMOVE if areas.iter().any(process::Area::is_private_anonymous) => fixed(
+        libc::MADV_REMOVE if areas.iter().any(process::Vma::is_private_anonymous) => fixed(
             "REMOVE gives back pages of shared files and of shared memory, and the range has no file",
             "use DontNeed",
         ),

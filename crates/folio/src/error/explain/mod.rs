@@ -227,7 +227,7 @@ struct Need {
 
 /// The limit of areas, if the process is near it: a call can need a few at once.
 fn areas() -> Option<(Text, Text)> {
-    let areas = process::area_count() as u64;
+    let areas = process::vma_count() as u64;
     let limit = process::sysctl("vm/max_map_count").filter(|&limit| areas + 8 >= limit)?;
     Some((
         format!(
@@ -383,7 +383,7 @@ fn not_mapped(subject: &Subject) -> Option<(Text, Text)> {
 
 /// Whether the pages at the subject's address count against RLIMIT_DATA: private and writable.
 fn counts_as_data(subject: &Subject) -> bool {
-    let area = subject.address.and_then(process::area_at);
+    let area = subject.address.and_then(process::vma_at);
     area.is_some_and(|area| area.rights.starts_with("rw") && area.rights.ends_with('p'))
 }
 
@@ -435,7 +435,7 @@ fn mprotect(errno: Errno, subject: &Subject) -> (Text, Text) {
         }),
         Errno::NOMEM => not_mapped(subject).unwrap_or_else(|| {
             let writable = subject.prot.is_some_and(|prot| prot.contains(Prot::WRITE));
-            let area = subject.address.and_then(process::area_at);
+            let area = subject.address.and_then(process::vma_at);
             let own = area.is_some_and(|area| area.rights.ends_with('p'));
             let private = if writable && own { subject.length.unwrap_or(0) as u64 } else { 0 };
             no_memory(&Need { space: 0, private, accounted: private > 0 })
@@ -478,11 +478,11 @@ fn mremap(errno: Errno, subject: &Subject) -> (Text, Text) {
 /// EFAULT of mremap(2): the parts of the range are not one area to the kernel. The remedy names the difference.
 fn several_areas(subject: &Subject) -> (Text, Text) {
     const RULE: &str = "the range consists of several areas, and the call takes one";
-    let areas = process::areas_with_flags(&addresses(subject));
-    let differ = |test: &dyn Fn(&process::Area, &process::Area) -> bool| {
+    let areas = process::vmas_with_flags(&addresses(subject));
+    let differ = |test: &dyn Fn(&process::Vma, &process::Vma) -> bool| {
         areas.windows(2).any(|pair| test(&pair[0], &pair[1]))
     };
-    let has = |area: &process::Area, flag: &str| area.flags.split_whitespace().any(|known| known == flag);
+    let has = |area: &process::Vma, flag: &str| area.flags.split_whitespace().any(|known| known == flag);
     let (part, remedy) = if differ(&|one, other| one.rights != other.rights) {
         (
             "its parts have different protections",

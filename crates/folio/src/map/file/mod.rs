@@ -2,7 +2,7 @@
 //! checked copies and typed reads that return errors, guards for handing bytes to a parser, and an `unsafe` promise for
 //! those who know better.
 
-use super::fd_ownership::{Keep, MapFile};
+use super::fd_ownership::{FdOwnership, MapFile};
 use super::file_object;
 use super::handle::{handle_calls, typed_reads, typed_writes};
 use super::mapping::Mapping;
@@ -10,11 +10,11 @@ use super::options::MapOptions;
 use super::stable::{Stable, StableMut};
 use crate::access::{NoResult, View, ViewMut, guarded};
 use crate::advice::Discard;
-use crate::error::{Errno, Error, Fault, FaultCause, Refused, Result, Subject};
+use crate::error::{ConversionError, Errno, Error, Fault, FaultCause, Result, Subject};
 
 use crate::page::PageSize;
 use crate::prot::Prot;
-use crate::region::{Origin, Place, Region, Resize, WriteBack};
+use crate::region::{Origin, Placement, Region, Resize, WriteBack};
 use crate::residency::{CacheStat, Residency};
 use crate::sys;
 use crate::sys::copy::Trap;
@@ -40,7 +40,7 @@ pub type FileMapMut = MappedFile<ReadWrite>;
 pub type FileMapPrivate = MappedFile<Private>;
 
 /// What a file map may do: [`ReadOnly`], [`ReadWrite`] or [`Private`].
-pub trait FileAccess: sealed::Sealed + Send + Sync + 'static {}
+pub trait FileAccess: sealed::SealedFileAccess + Send + Sync + 'static {}
 
 /// A file map that can be stored to.
 pub trait WriteAccess: FileAccess {}
@@ -48,7 +48,7 @@ pub trait WriteAccess: FileAccess {}
 mod sealed {
     use super::Prot;
 
-    pub trait Sealed {
+    pub trait SealedFileAccess {
         const PROT: Prot;
         const SHARED: bool;
     }
@@ -60,7 +60,7 @@ macro_rules! file_access {
         #[derive(Debug, Clone, Copy)]
         pub enum $name {}
 
-        impl sealed::Sealed for $name {
+        impl sealed::SealedFileAccess for $name {
             const PROT: Prot = $prot;
             const SHARED: bool = $shared;
         }
@@ -122,7 +122,7 @@ impl WriteAccess for Private {}
 pub struct MappedFile<A> {
     mapping: Mapping,
     guarded: Guarded,
-    keep: Keep,
+    keep: FdOwnership,
     /// Where the region starts in the file.
     start: u64,
     /// How it was asked for, if it was made without bytes, in a reservation, or with reserved space: to give it more.
@@ -182,7 +182,7 @@ impl FileMapMut {
             return MapOptions::new().map_mut(file);
         }
         file_object::set_length(file.as_fd(), length)?;
-        MapOptions::new().reserve().map_mut(file)
+        MapOptions::new().preallocate().map_mut(file)
     }
 
     /// Takes the right to write away from the map, for good: its pages are protected, and its type has no stores.
@@ -190,13 +190,13 @@ impl FileMapMut {
     /// # Errors
     ///
     /// With the map, unchanged: ENOMEM at `vm.max_map_count`.
-    pub fn into_read_only(mut self) -> Result<FileMap, Refused<Self>> {
+    pub fn into_read_only(mut self) -> Result<FileMap, ConversionError<Self>> {
         match self.protect(.., Prot::READ) {
             Ok(()) => {
                 let Self { mapping, guarded, keep, start, made, .. } = self;
                 Ok(MappedFile { mapping, guarded, keep, start, made, promised: false, access: PhantomData })
             }
-            Err(error) => Err(Refused::new(self, error)),
+            Err(error) => Err(ConversionError::new(self, error)),
         }
     }
 
@@ -210,7 +210,7 @@ impl FileMapMut {
     }
 
     /// Makes the *file* longer, and shows it: `length` bytes from the map's offset. First the file gets its new length (or keeps
-    /// its own, if that is greater), then its space, if the map was made with [`MapOptions::reserve`], as
+    /// its own, if that is greater), then its space, if the map was made with [`MapOptions::preallocate`], as
     /// [`create`](Self::create) makes it; last the map grows, as by [`resize`](Self::resize). New bytes of the file are zeros.
     ///
     /// Bytes that another process appends meanwhile stay. Only a file system without fallocate(2) has no such call: there they are
@@ -314,7 +314,12 @@ impl FileMapPrivate {
 }
 
 impl<A: FileAccess> MappedFile<A> {
-    pub(super) fn new_from(mapping: Mapping, start: u64, keep: Keep, made: Option<Box<MapOptions>>) -> Self {
+    pub(super) fn new_from(
+        mapping: Mapping,
+        start: u64,
+        keep: FdOwnership,
+        made: Option<Box<MapOptions>>,
+    ) -> Self {
         // Here, so that no access has to ask for it: every map of a file comes from this call.
         sys::signal::install();
         Self {
@@ -486,7 +491,7 @@ impl<A: FileAccess> MappedFile<A> {
     /// The name of the file as the kernel has it for the parts of the map that still show it. Where the page
     /// in question was replaced, its own area is anonymous memory.
     fn mapped_object(&self) -> Option<String> {
-        let areas = sys::process::areas_in(&self.mapping.region.addresses())?;
+        let areas = sys::process::vmas_in(&self.mapping.region.addresses())?;
         let area = areas.iter().find(|area| area.inode != 0 && !area.is_shared_anonymous());
         let lost = || self.guarded.why_given_up().map(|_| "the mapped file".to_owned());
         area.map(|area| Subject::object_of(Some(area))).or_else(lost)
@@ -643,7 +648,7 @@ impl<A: FileAccess> MappedFile<A> {
             }
             let fd = file_object::kept(&self.keep, "resize", &self.mapping.region)?;
             let options = self.made.as_deref().cloned().unwrap_or_default();
-            let mut fresh: Self = options.offset(self.start).length(length).map_file(fd)?;
+            let mut fresh: Self = options.offset(self.start).len(length).map_file(fd)?;
             self.mapping.hand_settings_to(&mut fresh.mapping.region)?;
             fresh.mapping.settle();
             (self.mapping, self.start, self.made) = (fresh.mapping, fresh.start, fresh.made);
@@ -677,7 +682,7 @@ impl<A: FileAccess> MappedFile<A> {
 
     /// Makes the region of a map in a reservation `whole` bytes long, rounded up to pages: the kernel would not let it grow
     /// over the addresses that are reserved for it.
-    fn resize_in_place(&mut self, whole: usize, place: Place) -> Result<()> {
+    fn resize_in_place(&mut self, whole: usize, place: Placement) -> Result<()> {
         let region = &mut self.mapping.region;
         let Some(new) = region.page_size().ceil(whole) else {
             return region.resize(whole, Resize::InPlace);
@@ -685,7 +690,7 @@ impl<A: FileAccess> MappedFile<A> {
         if new < region.len() {
             return match region.split_off(new)?.unmap() {
                 Ok(()) => Ok(()),
-                Err(Refused { map: rest, error }) => {
+                Err(ConversionError { map: rest, error }) => {
                     region.merge(rest)?;
                     Err(error)
                 }

@@ -1,11 +1,11 @@
 //! How each kind of map is made from its options.
 
 use super::rules::{FREE_FLAGS, NO_HUGE_SHARED, too_long};
-use super::{Lock, MapOptions};
+use super::{LockOption, MapOptions};
 use crate::advice::Advice;
 use crate::error::{Errno, Error, Result, Subject};
 use crate::flags::MapFlags;
-use crate::map::anon::{Anon, Made};
+use crate::map::anon::{Anon, AnonBuilt};
 use crate::map::device::Device;
 use crate::map::fd_ownership::MapFile;
 use crate::map::file::{FileAccess, MappedFile, Private, ReadOnly, ReadWrite};
@@ -16,7 +16,7 @@ use crate::map::shared::SharedMem;
 use crate::map::unsealed::Unsealed;
 use crate::page::PageSize;
 use crate::prot::Prot;
-use crate::region::{Fork, Place, Populate, Region, Request, Reservation};
+use crate::region::{Fork, Placement, Populate, Region, Request, Reservation};
 use crate::sys;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -38,7 +38,7 @@ impl MapOptions {
     /// # Errors
     ///
     /// As [`map`](Self::map); EACCES if the descriptor is not open for reading and writing, ETXTBSY for a file in use as
-    /// swap space, ENOSPC with [`reserve`](Self::reserve).
+    /// swap space, ENOSPC with [`preallocate`](Self::preallocate).
     pub fn map_mut(&self, file: impl MapFile) -> Result<MappedFile<ReadWrite>> {
         self.map_file(file)
     }
@@ -70,13 +70,13 @@ impl MapOptions {
         let made = (region.behind()?.is_some() || region.is_empty()).then(|| {
             // A map without bytes takes its place later; for one that has it, a second hold on the reservation would be one
             // too many.
-            let place = if region.is_empty() { self.place.clone() } else { Place::Anywhere };
+            let place = if region.is_empty() { self.place.clone() } else { Placement::Anywhere };
             let room = match self.capacity {
                 Some(capacity) => capacity.max(region.len()),
                 None if self.guard_pages => region.len(),
                 None => usize::MAX,
             };
-            Box::new(Made {
+            Box::new(AnonBuilt {
                 options: Self { place, ..self.clone() },
                 room: region.page_size().ceil(room).unwrap_or(usize::MAX),
             })
@@ -104,7 +104,7 @@ impl MapOptions {
     }
 
     /// What an [`Anon`] made with these options grows by. What children get of it is the region's to say.
-    pub(in crate::map) fn more_anon(&self, length: usize, place: Place) -> Result<Region> {
+    pub(in crate::map) fn more_anon(&self, length: usize, place: Placement) -> Result<Region> {
         let more = Self { place, capacity: None, guard_pages: false, fork: Fork::Inherit, ..self.clone() };
         more.anonymous_region(length, Prot::READ_WRITE, MapFlags::PRIVATE)
     }
@@ -141,7 +141,7 @@ impl MapOptions {
         self.check("droppable memory", FREE_FLAGS.difference(MapFlags::SYNC | MapFlags::SHARED_VALIDATE))?;
         self.forbid(self.reserve.is_some(), "droppable memory", "reserve is for files and shared memory")?;
         self.forbid(self.huge.is_some(), "droppable memory", "huge pages cannot be dropped")?;
-        self.forbid(self.lock != Lock::Unlocked, "droppable memory", "locked pages cannot be dropped")?;
+        self.forbid(self.lock != LockOption::Unlocked, "droppable memory", "locked pages cannot be dropped")?;
         self.forbid(self.capacity.is_some(), "droppable memory", "capacity is for Anon")?;
         self.forbid(length == 0, "droppable memory", "the length must not be zero")?;
         self.forbid_file_range("droppable memory")?;
@@ -209,7 +209,7 @@ impl MapOptions {
     ///
     /// The memfd's length is a claim of its maker and costs it nothing. So memory is taken at once for no more than as
     /// many bytes as the memfd has already: a few holes are filled, and a memfd that is mostly hole stays as it is.
-    /// [`reserve`](Self::reserve) fills every hole, [`no_reserve`](Self::no_reserve) none. A hole takes memory when it is
+    /// [`preallocate`](Self::preallocate) fills every hole, [`no_reserve`](Self::no_reserve) none. A hole takes memory when it is
     /// first touched.
     ///
     /// # Errors
@@ -469,10 +469,10 @@ impl MapOptions {
         // An empty map has no page to lie in: it starts where it was asked to, and gets its options when it gets bytes.
         let (lead, start) = if length == 0 { (0, self.offset) } else { (cover.lead, cover.file_offset) };
         // To give an empty map bytes, to map more of the file in a reservation, or to back more of it with space.
-        let needed = length == 0 || reserve || matches!(self.place, Place::Within(..));
+        let needed = length == 0 || reserve || matches!(self.place, Placement::Within(..));
         let made = needed.then(|| {
             // For a map that has its place, a second hold on the reservation would be one too many.
-            let place = if length == 0 { self.place.clone() } else { Place::Anywhere };
+            let place = if length == 0 { self.place.clone() } else { Placement::Anywhere };
             Box::new(Self { place, ..self.clone() })
         });
         Ok(MappedFile::new_from(Mapping::new(region, lead, length), start, file.keep(), made))
@@ -484,7 +484,7 @@ impl MapOptions {
         fd: BorrowedFd<'_>,
         file_range: std::ops::Range<u64>,
         page: PageSize,
-        place: Place,
+        place: Placement,
     ) -> Result<Region> {
         let more = Self { fork: Fork::Inherit, ..self.clone() };
         let region = Region::create(&Request {
@@ -518,8 +518,8 @@ impl MapOptions {
 
     /// Where the map is to lie, if its pages can lie there. The kernel rounds a huge map to whole pages of its own, and would
     /// replace what lies behind the place that was claimed.
-    fn placed(&self, page: PageSize) -> Result<Place> {
-        if let Place::Within(space, offset) = &self.place
+    fn placed(&self, page: PageSize) -> Result<Placement> {
+        if let Placement::Within(space, offset) = &self.place
             && page > PageSize::system()
             && !page.divides(space.start().wrapping_add(*offset))
         {
@@ -565,7 +565,7 @@ impl MapOptions {
         let room =
             self.capacity.map(|bytes| page.ceil(bytes.max(length)).ok_or_else(too_long)).transpose()?;
         self.forbid(
-            (room.is_some() || self.guard_pages) && !matches!(self.place, Place::Anywhere),
+            (room.is_some() || self.guard_pages) && !matches!(self.place, Placement::Anywhere),
             "anonymous memory",
             "capacity and guard pages make a reservation of their own; the map cannot lie elsewhere",
         )?;
@@ -578,7 +578,7 @@ impl MapOptions {
             let margin = if self.guard_pages { page.bytes() } else { 0 };
             let whole = room.unwrap_or(len).checked_add(2 * margin).ok_or_else(too_long)?;
             let reservation = Reservation::aligned(whole, page)?;
-            Place::Within(Arc::clone(reservation.space()), margin)
+            Placement::Within(Arc::clone(reservation.space()), margin)
         } else {
             self.placed(page)?
         };
@@ -646,9 +646,9 @@ impl MapOptions {
             region.populate(.., how, usize::MAX, |_, _| ControlFlow::Continue(()))?;
         }
         match self.lock {
-            Lock::Unlocked => {}
-            Lock::Now => region.lock(..)?,
-            Lock::OnFault => region.lock_on_fault(..)?,
+            LockOption::Unlocked => {}
+            LockOption::Now => region.lock(..)?,
+            LockOption::OnFault => region.lock_on_fault(..)?,
         }
         Ok(region)
     }

@@ -11,7 +11,7 @@ mod rules;
 
 use crate::advice::Pattern;
 use crate::flags::{HugePage, MapFlags};
-use crate::region::{Fork, Place, Reservation};
+use crate::region::{Fork, Placement, Reservation};
 use std::sync::Arc;
 
 /// Options for a map, and the methods that make one.
@@ -24,7 +24,7 @@ use std::sync::Arc;
 /// use folio::{MapOptions, Pattern};
 ///
 /// let file = std::fs::File::open(&path)?;
-/// let map = MapOptions::new().offset(3).length(4).pattern(Pattern::Random).map(&file)?;
+/// let map = MapOptions::new().offset(3).len(4).pattern(Pattern::Random).map(&file)?;
 /// assert_eq!(map.read_vec(..)?, b"3456");
 /// # Ok(())
 /// # }
@@ -37,13 +37,13 @@ use std::sync::Arc;
 pub struct MapOptions {
     offset: u64,
     length: Option<usize>,
-    place: Place,
+    place: Placement,
     flags: MapFlags,
     exec: bool,
     pattern: Option<Pattern>,
     huge: Option<HugePage>,
     transparent: Option<bool>,
-    lock: Lock,
+    lock: LockOption,
     populate: bool,
     reserve: Option<bool>,
     guard_pages: bool,
@@ -53,7 +53,7 @@ pub struct MapOptions {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Lock {
+enum LockOption {
     #[default]
     Unlocked,
     Now,
@@ -78,7 +78,7 @@ impl MapOptions {
     /// of the file's last page read as zero, or as what someone stored there through a map; pages beyond it are a
     /// [`Fault`](crate::Fault) until the file grows.
     #[must_use]
-    pub fn length(mut self, bytes: usize) -> Self {
+    pub fn len(mut self, bytes: usize) -> Self {
         self.length = Some(bytes);
         self
     }
@@ -86,7 +86,7 @@ impl MapOptions {
     /// Lie near this address if that is free, else anywhere. Where the main thread's stack may grow counts as not free.
     #[must_use]
     pub fn hint(mut self, address: usize) -> Self {
-        self.place = Place::Hint(address);
+        self.place = Placement::Hint(address);
         self
     }
 
@@ -97,14 +97,14 @@ impl MapOptions {
     /// and in that gap below any area that grows down. Its frames would lie in the map's bytes.
     #[must_use]
     pub fn at(mut self, address: usize) -> Self {
-        self.place = Place::At(address);
+        self.place = Placement::At(address);
         self
     }
 
     /// Lie `offset` bytes from the start of a reservation, where nothing else lies yet.
     #[must_use]
     pub fn within(mut self, reservation: &Reservation, offset: usize) -> Self {
-        self.place = Place::Within(Arc::clone(reservation.space()), offset);
+        self.place = Placement::Within(Arc::clone(reservation.space()), offset);
         self
     }
 
@@ -154,14 +154,14 @@ impl MapOptions {
     /// Fault all pages in and keep them in memory (mlock(2)); a failure is an error, unlike with the flag LOCKED.
     #[must_use]
     pub fn lock(mut self) -> Self {
-        self.lock = Lock::Now;
+        self.lock = LockOption::Now;
         self
     }
 
     /// Keep pages in memory from their first touch on (MLOCK_ONFAULT).
     #[must_use]
     pub fn lock_on_fault(mut self) -> Self {
-        self.lock = Lock::OnFault;
+        self.lock = LockOption::OnFault;
         self
     }
 
@@ -185,7 +185,7 @@ impl MapOptions {
     /// It is the default for [`SharedMem`](crate::SharedMem); on file systems that copy on write (Btrfs, or reflinked files on XFS) space can
     /// still run out when a shared extent is overwritten.
     #[must_use]
-    pub fn reserve(mut self) -> Self {
+    pub fn preallocate(mut self) -> Self {
         self.reserve = Some(true);
         self
     }

@@ -4,7 +4,7 @@
 use super::MapOptions;
 use crate::error::{Errno, Error, Result, Subject};
 use crate::flags::MapFlags;
-use crate::region::{Fork, Place};
+use crate::region::{Fork, Placement};
 
 /// The flags that no other option names and that break no promise of a handle.
 pub(super) const FREE_FLAGS: MapFlags = MapFlags::NORESERVE
@@ -21,7 +21,7 @@ pub(super) const FREE_FLAGS: MapFlags = MapFlags::NORESERVE
     .union(MapFlags::SHARED_VALIDATE);
 
 /// What an option was given for, to name it in an error.
-pub(super) type Kind = &'static str;
+pub(super) type MapKind = &'static str;
 
 /// Sealed memory can have huge pages, since nobody can punch holes into it; and the raw door has no such rule.
 pub(super) const NO_HUGE_SHARED: &str = "shared memory has no huge pages: who shares it could punch a hole, and an empty \
@@ -29,7 +29,7 @@ pub(super) const NO_HUGE_SHARED: &str = "shared memory has no huge pages: who sh
 
 impl MapOptions {
     /// The rules that hold for every kind of map.
-    pub(super) fn check(&self, kind: Kind, allowed: MapFlags) -> Result<()> {
+    pub(super) fn check(&self, kind: MapKind, allowed: MapFlags) -> Result<()> {
         let refused = self.flags.difference(allowed);
         let other_name = [
             (
@@ -80,7 +80,7 @@ impl MapOptions {
         )?;
         let bits_32 = self.flags.contains(MapFlags::BITS_32) && !MapFlags::BITS_32.is_empty();
         self.forbid(
-            bits_32 && !matches!(self.place, Place::Anywhere | Place::Hint(_)),
+            bits_32 && !matches!(self.place, Placement::Anywhere | Placement::Hint(_)),
             kind,
             "BITS_32 is ignored by the kernel where the place is given",
         )?;
@@ -91,7 +91,7 @@ impl MapOptions {
         )
     }
 
-    pub(super) fn forbid_reserve_without_commit(&self, kind: Kind) -> Result<()> {
+    pub(super) fn forbid_reserve_without_commit(&self, kind: MapKind) -> Result<()> {
         let both = self.reserve == Some(true) && self.flags.contains(MapFlags::NORESERVE);
         self.forbid(both, kind, "reserve and NORESERVE exclude each other")
     }
@@ -100,12 +100,12 @@ impl MapOptions {
         self.forbid(self.huge.is_some(), "shared memory", NO_HUGE_SHARED)
     }
 
-    pub(super) fn forbid_file_range(&self, kind: Kind) -> Result<()> {
+    pub(super) fn forbid_file_range(&self, kind: MapKind) -> Result<()> {
         self.forbid(self.offset != 0, kind, "an offset is for files and devices")?;
         self.forbid(self.length.is_some(), kind, "the length is the method's argument")
     }
 
-    pub(super) fn forbid_anonymous_shape(&self, kind: Kind) -> Result<()> {
+    pub(super) fn forbid_anonymous_shape(&self, kind: MapKind) -> Result<()> {
         self.forbid(self.capacity.is_some(), kind, "capacity is for anonymous memory")?;
         self.forbid(
             self.guard_pages,
@@ -124,7 +124,7 @@ impl MapOptions {
         self.forbid_anonymous_shape(kind)
     }
 
-    pub(super) fn forbid(&self, broken: bool, kind: Kind, rule: &'static str) -> Result<()> {
+    pub(super) fn forbid(&self, broken: bool, kind: MapKind, rule: &'static str) -> Result<()> {
         if !broken {
             return Ok(());
         }
@@ -134,7 +134,7 @@ impl MapOptions {
     }
 }
 
-pub(super) fn too_long(kind: Kind, length: usize) -> Error {
+pub(super) fn too_long(kind: MapKind, length: usize) -> Error {
     let subject = Subject::named(kind).with_length(length);
     Error::rule_as(
         Errno::OVERFLOW,

@@ -1,9 +1,9 @@
 //! An object's pages: which frame each is in, which were spilled, and which could not be supplied. Nothing is kept of pages that
 //! were never touched.
 
-use super::Run;
-use super::extents::FrameId;
-use super::int_hash::SpreadMap;
+use super::PageRun;
+use super::extents::ExtentId;
+use super::int_hash::IntMap;
 
 /// log2 of the pages of a chunk.
 const SHIFT: u32 = 9;
@@ -11,18 +11,18 @@ const SHIFT: u32 = 9;
 pub(crate) const CHUNK: u64 = 1 << SHIFT;
 const NONE: u32 = u32::MAX;
 
-type Bits = [u64; (CHUNK / 64) as usize];
+type ChunkBits = [u64; (CHUNK / 64) as usize];
 
 #[derive(Debug)]
-struct Chunk {
+struct TableChunk {
     frames: Box<[u32; CHUNK as usize]>,
     used: u32,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Table {
-    chunks: SpreadMap<u64, Chunk>,
-    marks: [SpreadMap<u64, Box<Bits>>; 2],
+pub(crate) struct ChunkTable {
+    chunks: IntMap<u64, TableChunk>,
+    marks: [IntMap<u64, Box<ChunkBits>>; 2],
 }
 
 /// What is remembered of a page that is not in memory.
@@ -34,21 +34,21 @@ pub(crate) enum Mark {
     Poisoned,
 }
 
-impl Table {
-    pub(crate) fn frame(&self, page: u64) -> Option<FrameId> {
+impl ChunkTable {
+    pub(crate) fn extent_at(&self, page: u64) -> Option<ExtentId> {
         let frame = self.chunks.get(&(page >> SHIFT))?.frames[(page % CHUNK) as usize];
-        (frame != NONE).then_some(FrameId(frame))
+        (frame != NONE).then_some(ExtentId(frame))
     }
 
-    /// `run` is in `frame`, or in none.
-    pub(crate) fn set(&mut self, run: Run, frame: Option<FrameId>) {
+    /// `run` is in `extent_at`, or in none.
+    pub(crate) fn set(&mut self, run: PageRun, frame: Option<ExtentId>) {
         let key = run.first >> SHIFT;
         let at = (run.first % CHUNK) as usize;
         let value = frame.map_or(NONE, |frame| frame.0);
         let chunk = self
             .chunks
             .entry(key)
-            .or_insert_with(|| Chunk { frames: Box::new([NONE; CHUNK as usize]), used: 0 });
+            .or_insert_with(|| TableChunk { frames: Box::new([NONE; CHUNK as usize]), used: 0 });
         for entry in &mut chunk.frames[at..at + run.len as usize] {
             chunk.used = chunk.used + u32::from(value != NONE) - u32::from(*entry != NONE);
             *entry = value;
@@ -106,7 +106,7 @@ impl Table {
     }
 
     /// The frames that hold pages of `run` (which may be as long as the object), in order, each once.
-    pub(crate) fn frames_in(&self, first: u64, end: u64) -> Vec<FrameId> {
+    pub(crate) fn extents_in(&self, first: u64, end: u64) -> Vec<ExtentId> {
         if first >= end {
             return Vec::new();
         }
@@ -123,8 +123,8 @@ impl Table {
             let from = first.saturating_sub(start).min(CHUNK) as usize;
             let to = (end - start).min(CHUNK) as usize;
             for &frame in &self.chunks[&key].frames[from..to] {
-                if frame != NONE && found.last() != Some(&FrameId(frame)) {
-                    found.push(FrameId(frame));
+                if frame != NONE && found.last() != Some(&ExtentId(frame)) {
+                    found.push(ExtentId(frame));
                 }
             }
         }
@@ -146,33 +146,33 @@ impl Table {
 
     /// Bytes that the records themselves take.
     pub(crate) fn bytes(&self) -> usize {
-        let marks: usize = self.marks.iter().map(SpreadMap::len).sum();
-        self.chunks.len() * (size_of::<[u32; CHUNK as usize]>() + 48) + marks * (size_of::<Bits>() + 32)
+        let marks: usize = self.marks.iter().map(IntMap::len).sum();
+        self.chunks.len() * (size_of::<[u32; CHUNK as usize]>() + 48) + marks * (size_of::<ChunkBits>() + 32)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Mark, Table};
-    use crate::pager::core::{Run, extents::FrameId};
+    use super::{ChunkTable, Mark};
+    use crate::pager::core::{PageRun, extents::ExtentId};
 
     #[test]
     fn frames_are_found_in_order_and_once() {
-        let mut table = Table::default();
-        table.set(Run { first: 500, len: 12 }, Some(FrameId(1)));
-        table.set(Run { first: 512, len: 512 }, Some(FrameId(2)));
-        table.set(Run { first: 9_999, len: 1 }, Some(FrameId(3)));
-        assert_eq!(table.frames_in(0, u64::MAX), [FrameId(1), FrameId(2), FrameId(3)]);
-        assert_eq!(table.frames_in(505, 513), [FrameId(1), FrameId(2)]);
-        assert_eq!(table.frames_in(1_024, 9_999), []);
+        let mut table = ChunkTable::default();
+        table.set(PageRun { first: 500, len: 12 }, Some(ExtentId(1)));
+        table.set(PageRun { first: 512, len: 512 }, Some(ExtentId(2)));
+        table.set(PageRun { first: 9_999, len: 1 }, Some(ExtentId(3)));
+        assert_eq!(table.extents_in(0, u64::MAX), [ExtentId(1), ExtentId(2), ExtentId(3)]);
+        assert_eq!(table.extents_in(505, 513), [ExtentId(1), ExtentId(2)]);
+        assert_eq!(table.extents_in(1_024, 9_999), []);
     }
 
     #[test]
     fn an_object_that_is_gone_leaves_no_record() {
-        let mut table = Table::default();
-        table.set(Run { first: 7, len: 3 }, Some(FrameId(0)));
+        let mut table = ChunkTable::default();
+        table.set(PageRun { first: 7, len: 3 }, Some(ExtentId(0)));
         table.mark(Mark::Spilled, 8, true);
-        table.set(Run { first: 7, len: 3 }, None);
+        table.set(PageRun { first: 7, len: 3 }, None);
         table.mark(Mark::Spilled, 8, false);
         assert_eq!(table.bytes(), 0);
         assert!(table.is_empty() && !table.has_marks(Mark::Spilled));

@@ -4,10 +4,10 @@
 //! deadline, the store fails for the reason of the failed write-back. Pages that are pinned for stores
 //! do not count, since the pins have a limit of their own.
 
-use super::extents::{Doom, Frame, FrameId, Place};
+use super::extents::{Disposal, Extent, ExtentId, ExtentState};
 use super::page_in::Stalled;
 use super::writeback::{WINDOW, dirty_since, may_retry};
-use super::{Core, ObjectId, Pin, Reason, Ticket};
+use super::{Core, FailureReason, ObjectId, PinnedRange, Ticket};
 
 /// Write-back for waiting stores is started so often, in microseconds.
 const PACE: u64 = 1_000;
@@ -16,9 +16,9 @@ const IDLE_PACE: u64 = 20_000;
 
 /// A pin for stores that waits for write-back.
 #[derive(Debug)]
-pub(crate) struct HeldBack {
+pub(crate) struct WaitingPin {
     pub(super) object: ObjectId,
-    pub(super) pin: Pin,
+    pub(super) pin: PinnedRange,
     pub(super) ticket: Ticket,
     since: u64,
 }
@@ -27,9 +27,9 @@ pub(crate) struct HeldBack {
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
     pub(super) stores: std::collections::VecDeque<Stalled>,
-    pub(super) pins: std::collections::VecDeque<HeldBack>,
+    pub(super) pins: std::collections::VecDeque<WaitingPin>,
     /// Stores that failed, and why: their pages leave the map first.
-    pub(super) refused: Vec<(ObjectId, u64, Reason)>,
+    pub(super) refused: Vec<(ObjectId, u64, FailureReason)>,
     /// When write-back may be started for them again.
     next: u64,
 }
@@ -59,12 +59,12 @@ impl Core {
     }
 
     /// Whether a pin for stores has to wait for write-back. With nothing to write, it has not.
-    pub(super) fn pin_waits(&self, object: ObjectId, pin: Pin) -> bool {
+    pub(super) fn pin_waits(&self, object: ObjectId, pin: PinnedRange) -> bool {
         let Some(this) = self.objects.get(&object).filter(|this| this.traits.tracked && pin.stores) else {
             return false;
         };
-        let dirty = this.table.frames_in(pin.first, pin.end).into_iter().map(|id| {
-            let Frame { run, dirty, writing, .. } = &self.frames[id];
+        let dirty = this.table.extents_in(pin.first, pin.end).into_iter().map(|id| {
+            let Extent { run, dirty, writing, .. } = &self.frames[id];
             let pages = run.end().min(pin.end) - run.first.max(pin.first);
             if *dirty || *writing { pages } else { 0 }
         });
@@ -79,8 +79,8 @@ impl Core {
         }
     }
 
-    pub(super) fn hold_back(&mut self, object: ObjectId, pin: Pin, ticket: Ticket) {
-        self.throttle.pins.push_back(HeldBack { object, pin, ticket, since: self.now });
+    pub(super) fn hold_back(&mut self, object: ObjectId, pin: PinnedRange, ticket: Ticket) {
+        self.throttle.pins.push_back(WaitingPin { object, pin, ticket, since: self.now });
     }
 
     /// Waiting stores go on, as far as there is room for dirty pages.
@@ -90,11 +90,11 @@ impl Core {
             let Some(this) = self.objects.get(&fault.object).filter(|object| !object.leaving) else {
                 continue;
             };
-            let frame = this.table.frame(fault.page);
+            let frame = this.table.extent_at(fault.page);
             let dirty = frame.is_some_and(|id| self.frames[id].dirty);
             match frame {
                 _ if !dirty && self.may_dirty(fault.object) == 0 => self.throttle.stores.push_back(fault),
-                Some(id) => self.fault_in_frame(id, fault.page, true, fault.since),
+                Some(id) => self.fault_in_extent(id, fault.page, true, fault.since),
                 None => self.missing(fault),
             }
         }
@@ -117,7 +117,7 @@ impl Core {
     }
 
     /// A private page became dirty. Entries whose frames are clean again go away in time.
-    pub(super) fn dirtied_private(&mut self, id: FrameId) {
+    pub(super) fn dirtied_private(&mut self, id: ExtentId) {
         if self.private_order.len() as u64 > 64 + 2 * self.dirty {
             let frames = &self.frames;
             self.private_order.retain(|&(id, at)| frames.get(id).is_some_and(|frame| dirty_since(frame, at)));
@@ -136,7 +136,7 @@ impl Core {
             let Some(frame) = self.frames.get(id).filter(|frame| dirty_since(frame, at)) else { continue };
             self.private_order.push_back((id, at));
             let due = may_retry(frame, self.now);
-            let idle = frame.place == Place::Installed && !frame.writing && frame.waiters.is_empty();
+            let idle = frame.place == ExtentState::Installed && !frame.writing && frame.waiters.is_empty();
             let free = idle && self.may_write(frame.object) && !self.is_pinned(frame.object, frame.run);
             if due && free {
                 self.take_out(id);
@@ -170,10 +170,10 @@ impl Core {
     }
 
     /// Why no page of an object may become dirty.
-    pub(super) fn still_dirty(&self, object: ObjectId) -> Reason {
+    pub(super) fn still_dirty(&self, object: ObjectId) -> FailureReason {
         let own = self.objects.get(&object).and_then(|object| object.unwritten.as_ref());
         match own.map_or_else(|| self.no_memory(), Self::unwritten) {
-            Reason::NoMemory => Reason::Deadline,
+            FailureReason::NoMemory => FailureReason::Deadline,
             reason => reason,
         }
     }
@@ -182,7 +182,7 @@ impl Core {
     fn pump_refused(&mut self) {
         for (object, page, reason) in std::mem::take(&mut self.throttle.refused) {
             let Some(this) = self.objects.get(&object).filter(|object| !object.leaving) else { continue };
-            let Some(id) = this.table.frame(page) else {
+            let Some(id) = this.table.extent_at(page) else {
                 self.fail(object, page, true, &reason);
                 continue;
             };
@@ -191,26 +191,26 @@ impl Core {
             let pinned = self.is_pinned(object, frame.run);
             match frame.place {
                 // Another store made it dirty meanwhile.
-                Place::Installed if !frame.protected => {
-                    self.fault_in_frame(id, page, true, self.now);
+                ExtentState::Installed if !frame.protected => {
+                    self.fault_in_extent(id, page, true, self.now);
                     continue;
                 }
-                Place::Out if frame.dirty => {
-                    self.fault_in_frame(id, page, true, self.now);
+                ExtentState::Buffered if frame.dirty => {
+                    self.fault_in_extent(id, page, true, self.now);
                     continue;
                 }
                 // The page cannot leave. As a dirty page it takes no more memory.
-                Place::Installed if pinned && idle => {
+                ExtentState::Installed if pinned && idle => {
                     self.make_writable(id, page);
                     continue;
                 }
-                Place::Installed if idle => {
-                    self.frames[id].doom = Doom::WhenClean;
+                ExtentState::Installed if idle => {
+                    self.frames[id].doom = Disposal::WhenClean;
                     self.take_out(id);
                 }
-                Place::Out if idle => {
+                ExtentState::Buffered if idle => {
                     self.no_longer_ahead(id);
-                    self.drop_frame(id);
+                    self.drop_extent(id);
                     self.fail(object, page, true, &reason);
                     continue;
                 }

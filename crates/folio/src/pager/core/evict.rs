@@ -4,9 +4,9 @@
 //! place of its access bit, which user space does not see: what is taken out of the map stays in memory for a while
 //! (the inactive queue), and if it is wanted again it goes to the main queue, at the cost of a fault without a read.
 
-use super::extents::{Doom, FrameId, Place, Queue};
-use super::int_hash::SpreadSet;
-use super::{Action, Bytes, Core, ObjectId, Reason, Run};
+use super::extents::{Disposal, EvictionQueue, ExtentId, ExtentState};
+use super::int_hash::IntSet;
+use super::{Core, CoreAction, FailureReason, ObjectId, PageRun, Stability};
 use std::collections::VecDeque;
 
 /// Runs longer than this leave no ghost: they were a scan's.
@@ -20,7 +20,7 @@ const LOOKS: usize = 512;
 #[derive(Debug, Default)]
 pub(crate) struct Ghosts {
     order: VecDeque<(ObjectId, u64)>,
-    set: SpreadSet<(ObjectId, u64)>,
+    set: IntSet<(ObjectId, u64)>,
 }
 
 impl Ghosts {
@@ -49,7 +49,7 @@ impl Core {
     /// Pages that may be in use, beside the records and what a copy needs for a moment.
     pub(super) fn limit(&self) -> u64 {
         let records = (self.record_bytes() / self.limits.page) as u64;
-        let reserve = u64::from(self.widest());
+        let reserve = u64::from(self.max_run());
         self.limits.budget.saturating_sub(records + reserve).max(4)
     }
 
@@ -64,14 +64,14 @@ impl Core {
         let mut limit = self.limit();
         while self.used + pages > limit {
             let Some(frame) = self.unused_for_long().or_else(|| self.droppable()) else { return false };
-            self.drop_frame(frame);
+            self.drop_extent(frame);
             limit = self.limit();
         }
         true
     }
 
-    fn droppable(&self) -> Option<FrameId> {
-        let mut next = self.frames.front(Queue::Inactive);
+    fn droppable(&self) -> Option<ExtentId> {
+        let mut next = self.frames.front(EvictionQueue::Inactive);
         for _ in 0..LOOKS {
             let frame = next?;
             if self.may_drop(frame) {
@@ -82,17 +82,17 @@ impl Core {
         None
     }
 
-    pub(super) fn may_drop(&self, frame: FrameId) -> bool {
+    pub(super) fn may_drop(&self, frame: ExtentId) -> bool {
         let this = &self.frames[frame];
-        this.place == Place::Out
+        this.place == ExtentState::Buffered
             && !this.writing
             && this.waiters.is_empty()
             && !this.eager
-            && (!this.dirty || this.doom == Doom::Now)
+            && (!this.dirty || this.doom == Disposal::Now)
     }
 
     /// A frame that is outside the map goes away with its bytes.
-    pub(super) fn drop_frame(&mut self, id: FrameId) {
+    pub(super) fn drop_extent(&mut self, id: ExtentId) {
         let frame = self.frames.remove(id);
         let Some(object) = self.objects.get_mut(&frame.object) else { return };
         object.table.set(frame.run, None);
@@ -115,10 +115,10 @@ impl Core {
         }
         let shown = frame.seen && !frame.dirty && !object.leaving;
         let (object, run) = (frame.object, frame.run);
-        self.actions.push_back(Action::Discard { frame: id, object, run, last: true, shown });
+        self.actions.push_back(CoreAction::Discard { frame: id, object, run, last: true, shown });
     }
 
-    pub(super) fn is_pinned(&self, object: ObjectId, run: Run) -> bool {
+    pub(super) fn is_pinned(&self, object: ObjectId, run: PageRun) -> bool {
         let Some(object) = self.objects.get(&object) else { return false };
         object.pins.overlap(run)
     }
@@ -129,33 +129,36 @@ impl Core {
         let ready = |core: &Self| {
             // A source that takes no writes never gives back the pages that it is to write.
             let writing = core.writing.min(target / 2);
-            limit.saturating_sub(core.used) + core.frames.pages(Queue::Inactive) + core.leaving + writing
+            limit.saturating_sub(core.used)
+                + core.frames.pages(EvictionQueue::Inactive)
+                + core.leaving
+                + writing
         };
         let (mut looks, mut refused) = (0, 0);
         let asked = self.stalled.len() as u64
-            + if self.hopes() || self.throttle.waits() { u64::from(self.widest()) } else { 0 };
+            + if self.hopes() || self.throttle.waits() { u64::from(self.max_run()) } else { 0 };
         // Batches: nothing is taken out before a quarter of the share is used up.
         if ready(self) >= target.max(asked) - target / 4 {
             return;
         }
         while ready(self) < target.max(asked)
-            && self.leaving < LEAVING.max(2 * u64::from(self.widest()))
+            && self.leaving < LEAVING.max(2 * u64::from(self.max_run()))
             && looks < LOOKS
         {
             looks += 1;
-            let small = self.frames.pages(Queue::Small);
-            let main = self.frames.pages(Queue::Main);
+            let small = self.frames.pages(EvictionQueue::Small);
+            let main = self.frames.pages(EvictionQueue::Main);
             // Of a map whose writes never end all frames in the main queue may have to stay.
             let barren = small > 0 && refused >= main.min(LOOKS as u64 / 2);
             let from_small = small > limit / 10 || main == 0 || barren;
-            let queue = if from_small { Queue::Small } else { Queue::Main };
+            let queue = if from_small { EvictionQueue::Small } else { EvictionQueue::Main };
             let Some(victim) = self.frames.front(queue) else { break };
             let frame = &self.frames[victim];
             let (object, run) = (frame.object, frame.run);
-            let may = frame.place == Place::Installed && !frame.writing && frame.waiters.is_empty();
+            let may = frame.place == ExtentState::Installed && !frame.writing && frame.waiters.is_empty();
             if !may || self.is_pinned(object, run) {
                 refused += u64::from(!from_small);
-                self.frames.enqueue(victim, Queue::Main);
+                self.frames.enqueue(victim, EvictionQueue::Main);
                 continue;
             }
             looks = 0;
@@ -166,13 +169,13 @@ impl Core {
     /// Takes the oldest frames out of their maps.
     pub(super) fn relieve(&mut self, frames: u32) {
         let mut left = frames;
-        for queue in [Queue::Small, Queue::Main] {
+        for queue in [EvictionQueue::Small, EvictionQueue::Main] {
             let mut next = self.frames.front(queue);
             while let Some(id) = next.filter(|_| left > 0) {
                 next = self.frames.after(id);
                 let frame = &self.frames[id];
                 let (object, run) = (frame.object, frame.run);
-                let may = frame.place == Place::Installed && !frame.writing && frame.waiters.is_empty();
+                let may = frame.place == ExtentState::Installed && !frame.writing && frame.waiters.is_empty();
                 if may && !self.is_pinned(object, run) {
                     self.take_out(id);
                     left -= 1;
@@ -181,50 +184,52 @@ impl Core {
         }
     }
 
-    pub(super) fn take_out(&mut self, id: FrameId) {
+    pub(super) fn take_out(&mut self, id: ExtentId) {
         let frame = &mut self.frames[id];
-        frame.place = Place::Leaving;
+        frame.place = ExtentState::Leaving;
         self.leaving += u64::from(frame.run.len);
         let (object, run) = (frame.object, frame.run);
         let tracked = self.objects.get(&object).is_some_and(|object| object.traits.tracked);
         let bytes = match (frame.doom, frame.dirty) {
-            (Doom::Now, _) => Bytes::Unwanted,
-            (_, false) if frame.protected || !tracked => Bytes::Still,
-            _ => Bytes::Stored,
+            (Disposal::Now, _) => Stability::Unneeded,
+            (_, false) if frame.protected || !tracked => Stability::Unchanging,
+            _ => Stability::MayChange,
         };
-        self.frames.enqueue(id, Queue::None);
-        self.actions.push_back(Action::TakeOut { frame: id, object, run, bytes });
+        self.frames.enqueue(id, EvictionQueue::None);
+        self.actions.push_back(CoreAction::TakeOut { frame: id, object, run, bytes });
     }
 
-    pub(super) fn taken_out(&mut self, id: FrameId, result: &Result<(), Reason>) {
-        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == Place::Leaving) else { return };
+    pub(super) fn taken_out(&mut self, id: ExtentId, result: &Result<(), FailureReason>) {
+        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == ExtentState::Leaving) else {
+            return;
+        };
         let (len, tracked) = (u64::from(frame.run.len), self.objects[&frame.object].traits.tracked);
         self.leaving -= len;
         let frame = &mut self.frames[id];
         if result.is_err() {
             // Held by direct I/O: it stays, and counts as written to. Who only advised that it leave is not waited for; what
             // must go is tried again by a tick.
-            frame.place = Place::Installed;
+            frame.place = ExtentState::Installed;
             frame.failed = self.now.max(1);
-            if frame.doom == Doom::WhenClean {
-                frame.doom = Doom::None;
+            if frame.doom == Disposal::WhenClean {
+                frame.doom = Disposal::None;
             }
-            self.frames.enqueue(id, Queue::Main);
+            self.frames.enqueue(id, EvictionQueue::Main);
             if tracked {
                 self.frames[id].protected = false;
                 self.set_dirty(id);
             }
             return self.settle(id);
         }
-        (frame.place, frame.buffer, frame.protected) = (Place::Out, true, false);
+        (frame.place, frame.buffer, frame.protected) = (ExtentState::Buffered, true, false);
         let wanted = !frame.waiters.is_empty() || frame.eager;
         match (frame.doom, frame.dirty) {
-            (Doom::Now, _) | (Doom::WhenClean, false) if !wanted || frame.doom == Doom::Now => {
-                self.drop_frame(id);
+            (Disposal::Now, _) | (Disposal::WhenClean, false) if !wanted || frame.doom == Disposal::Now => {
+                self.drop_extent(id);
             }
             _ if wanted => self.install(id),
             (_, true) => self.queue_write(id),
-            _ => self.frames.enqueue(id, Queue::Inactive),
+            _ => self.frames.enqueue(id, EvictionQueue::Inactive),
         }
     }
 }

@@ -1,18 +1,18 @@
 //! Frames: runs of pages in memory, what state each is in, and the queues that order their eviction.
 
-use super::{ObjectId, Run};
+use super::{ObjectId, PageRun};
 
 /// A frame's number. It is used again when the frame is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct FrameId(pub(crate) u32);
+pub(crate) struct ExtentId(pub(crate) u32);
 
 /// Where the bytes of a frame are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum ExtentState {
     /// On their way from the source into the buffer.
     Reading,
     /// In the buffer, outside the map.
-    Out,
+    Buffered,
     /// On their way from the buffer into the map.
     Installing,
     /// In the map.
@@ -25,7 +25,7 @@ pub(crate) enum Place {
 
 /// A queue of eviction; the oldest is its front.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Queue {
+pub(crate) enum EvictionQueue {
     None,
     /// Read for the first time.
     Small,
@@ -39,7 +39,7 @@ pub(crate) enum Queue {
 
 const QUEUES: usize = 4;
 
-impl Queue {
+impl EvictionQueue {
     fn index(self) -> Option<usize> {
         match self {
             Self::None => None,
@@ -53,7 +53,7 @@ impl Queue {
 
 /// A thread that waits for a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Waiter {
+pub(crate) struct FaultWaiter {
     pub(crate) page: u64,
     pub(crate) write: bool,
     pub(crate) since: u64,
@@ -61,7 +61,7 @@ pub(crate) struct Waiter {
 
 /// What becomes of a frame as soon as it can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Doom {
+pub(crate) enum Disposal {
     None,
     /// Written back if it is dirty, then dropped.
     WhenClean,
@@ -72,11 +72,11 @@ pub(crate) enum Doom {
 /// A run of pages in memory. Booleans here are independent facts, not options.
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "independent facts about a frame")]
-pub(crate) struct Frame {
+pub(crate) struct Extent {
     pub(crate) object: ObjectId,
-    pub(crate) run: Run,
-    pub(crate) place: Place,
-    pub(crate) doom: Doom,
+    pub(crate) run: PageRun,
+    pub(crate) place: ExtentState,
+    pub(crate) doom: Disposal,
     /// Installed so that a store faults.
     pub(crate) protected: bool,
     /// Changed since it was last written to the source.
@@ -101,8 +101,8 @@ pub(crate) struct Frame {
     pub(crate) dirtied: u64,
     /// The last write failed then; it is tried again later.
     pub(crate) failed: u64,
-    pub(crate) waiters: Vec<Waiter>,
-    queue: Queue,
+    pub(crate) waiters: Vec<FaultWaiter>,
+    queue: EvictionQueue,
     before: u32,
     after: u32,
 }
@@ -110,7 +110,7 @@ pub(crate) struct Frame {
 const NIL: u32 = u32::MAX;
 
 #[derive(Debug, Clone, Copy)]
-struct Ends {
+struct QueueEnds {
     front: u32,
     back: u32,
     pages: u64,
@@ -121,30 +121,30 @@ const BLOCK: usize = 256;
 
 /// All frames, and their queues.
 #[derive(Debug)]
-pub(crate) struct Frames {
-    blocks: Vec<Box<[Option<Frame>]>>,
+pub(crate) struct Extents {
+    blocks: Vec<Box<[Option<Extent>]>>,
     /// Numbers that were given out, one after the other.
     given: u32,
     free: Vec<u32>,
-    queues: [Ends; QUEUES],
+    queues: [QueueEnds; QUEUES],
 }
 
-impl Frames {
+impl Extents {
     pub(crate) fn new() -> Self {
         Self {
             blocks: Vec::new(),
             given: 0,
             free: Vec::new(),
-            queues: [Ends { front: NIL, back: NIL, pages: 0 }; QUEUES],
+            queues: [QueueEnds { front: NIL, back: NIL, pages: 0 }; QUEUES],
         }
     }
 
-    pub(crate) fn add(&mut self, object: ObjectId, run: Run, place: Place) -> FrameId {
-        let frame = Frame {
+    pub(crate) fn add(&mut self, object: ObjectId, run: PageRun, place: ExtentState) -> ExtentId {
+        let frame = Extent {
             object,
             run,
             place,
-            doom: Doom::None,
+            doom: Disposal::None,
             protected: false,
             dirty: false,
             writing: false,
@@ -158,7 +158,7 @@ impl Frames {
             dirtied: 0,
             failed: 0,
             waiters: Vec::new(),
-            queue: Queue::None,
+            queue: EvictionQueue::None,
             before: NIL,
             after: NIL,
         };
@@ -169,79 +169,79 @@ impl Frames {
             self.given += 1;
             self.given - 1
         });
-        *self.slot(FrameId(id)) = Some(frame);
-        FrameId(id)
+        *self.slot(ExtentId(id)) = Some(frame);
+        ExtentId(id)
     }
 
-    fn slot(&mut self, id: FrameId) -> &mut Option<Frame> {
+    fn slot(&mut self, id: ExtentId) -> &mut Option<Extent> {
         &mut self.blocks[id.0 as usize / BLOCK][id.0 as usize % BLOCK]
     }
 
-    pub(crate) fn remove(&mut self, id: FrameId) -> Frame {
-        self.enqueue(id, Queue::None);
+    pub(crate) fn remove(&mut self, id: ExtentId) -> Extent {
+        self.enqueue(id, EvictionQueue::None);
         self.free.push(id.0);
         self.slot(id).take().expect("a frame is removed once")
     }
 
-    pub(crate) fn get(&self, id: FrameId) -> Option<&Frame> {
+    pub(crate) fn get(&self, id: ExtentId) -> Option<&Extent> {
         self.blocks.get(id.0 as usize / BLOCK)?[id.0 as usize % BLOCK].as_ref()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (FrameId, &Frame)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ExtentId, &Extent)> {
         let slots = self.blocks.iter().flat_map(|block| block.iter()).enumerate();
-        slots.filter_map(|(n, slot)| Some((FrameId(n as u32), slot.as_ref()?)))
+        slots.filter_map(|(n, slot)| Some((ExtentId(n as u32), slot.as_ref()?)))
     }
 
     /// Bytes that the records themselves take.
     pub(crate) fn bytes(&self) -> usize {
-        self.blocks.len() * BLOCK * size_of::<Option<Frame>>() + self.free.capacity() * 4
+        self.blocks.len() * BLOCK * size_of::<Option<Extent>>() + self.free.capacity() * 4
     }
 
     /// Pages in a queue.
-    pub(crate) fn pages(&self, queue: Queue) -> u64 {
+    pub(crate) fn pages(&self, queue: EvictionQueue) -> u64 {
         queue.index().map_or(0, |queue| self.queues[queue].pages)
     }
 
-    pub(crate) fn queue(&self, id: FrameId) -> Queue {
+    pub(crate) fn queue(&self, id: ExtentId) -> EvictionQueue {
         self[id].queue
     }
 
     /// The oldest frame of a queue.
-    pub(crate) fn front(&self, queue: Queue) -> Option<FrameId> {
+    pub(crate) fn front(&self, queue: EvictionQueue) -> Option<ExtentId> {
         let front = self.queues[queue.index()?].front;
-        (front != NIL).then_some(FrameId(front))
+        (front != NIL).then_some(ExtentId(front))
     }
 
     /// The frame after `id` in its queue.
-    pub(crate) fn after(&self, id: FrameId) -> Option<FrameId> {
+    pub(crate) fn after(&self, id: ExtentId) -> Option<ExtentId> {
         let after = self[id].after;
-        (after != NIL).then_some(FrameId(after))
+        (after != NIL).then_some(ExtentId(after))
     }
 
-    fn detach(&mut self, id: FrameId) {
-        let Frame { queue, before, after, run, .. } = self[id];
+    fn detach(&mut self, id: ExtentId) {
+        let Extent { queue, before, after, run, .. } = self[id];
         let Some(queue) = queue.index() else { return };
         match before {
             NIL => self.queues[queue].front = after,
-            before => self[FrameId(before)].after = after,
+            before => self[ExtentId(before)].after = after,
         }
         match after {
             NIL => self.queues[queue].back = before,
-            after => self[FrameId(after)].before = before,
+            after => self[ExtentId(after)].before = before,
         }
         self.queues[queue].pages -= u64::from(run.len);
         let frame = &mut self[id];
-        (frame.queue, frame.before, frame.after) = (Queue::None, NIL, NIL);
+        (frame.queue, frame.before, frame.after) = (EvictionQueue::None, NIL, NIL);
     }
 
     /// Puts a frame at the back of a queue, out of the one it was in.
-    pub(crate) fn enqueue(&mut self, id: FrameId, queue: Queue) {
+    pub(crate) fn enqueue(&mut self, id: ExtentId, queue: EvictionQueue) {
         self.detach(id);
         let Some(index) = queue.index() else { return };
         let back = std::mem::replace(&mut self.queues[index].back, id.0);
         match back {
             NIL => self.queues[index].front = id.0,
-            back => self[FrameId(back)].after = id.0,
+            back => self[ExtentId(back)].after = id.0,
         }
         let frame = &mut self[id];
         (frame.queue, frame.before) = (queue, back);
@@ -249,13 +249,13 @@ impl Frames {
     }
 
     /// Puts a frame at the front of a queue: the next to go.
-    pub(crate) fn enqueue_first(&mut self, id: FrameId, queue: Queue) {
+    pub(crate) fn enqueue_first(&mut self, id: ExtentId, queue: EvictionQueue) {
         self.detach(id);
         let Some(index) = queue.index() else { return };
         let front = std::mem::replace(&mut self.queues[index].front, id.0);
         match front {
             NIL => self.queues[index].back = id.0,
-            front => self[FrameId(front)].before = id.0,
+            front => self[ExtentId(front)].before = id.0,
         }
         let frame = &mut self[id];
         (frame.queue, frame.after) = (queue, front);
@@ -263,7 +263,7 @@ impl Frames {
     }
 
     /// Changes which pages a frame is of, keeping the count of its queue.
-    pub(crate) fn reshape(&mut self, id: FrameId, run: Run) {
+    pub(crate) fn reshape(&mut self, id: ExtentId, run: PageRun) {
         let old = std::mem::replace(&mut self[id].run, run);
         if let Some(queue) = self[id].queue.index() {
             let pages = &mut self.queues[queue].pages;
@@ -272,16 +272,16 @@ impl Frames {
     }
 }
 
-impl std::ops::Index<FrameId> for Frames {
-    type Output = Frame;
+impl std::ops::Index<ExtentId> for Extents {
+    type Output = Extent;
 
-    fn index(&self, id: FrameId) -> &Frame {
+    fn index(&self, id: ExtentId) -> &Extent {
         self.get(id).expect("a frame's number is used while it lives")
     }
 }
 
-impl std::ops::IndexMut<FrameId> for Frames {
-    fn index_mut(&mut self, id: FrameId) -> &mut Frame {
+impl std::ops::IndexMut<ExtentId> for Extents {
+    fn index_mut(&mut self, id: ExtentId) -> &mut Extent {
         self.slot(id).as_mut().expect("a frame's number is used while it lives")
     }
 }

@@ -1,8 +1,8 @@
 //! What takes more than one step: pins, evictions that were asked for.
 
 use super::chunk_table::CHUNK;
-use super::extents::{Doom, FrameId, Place};
-use super::{Action, Core, Failure, ObjectId, Pin, Reason, Run, Ticket};
+use super::extents::{Disposal, ExtentId, ExtentState};
+use super::{Core, CoreAction, Failure, FailureReason, ObjectId, PageRun, PinnedRange, Ticket};
 use std::collections::VecDeque;
 
 /// Pages that are read at once for the pins of an object.
@@ -10,7 +10,7 @@ const PIN_READS: u64 = 256;
 
 /// Pages that are wanted in the map without a fault.
 #[derive(Debug)]
-pub(crate) struct Want {
+pub(crate) struct WantedPages {
     pub(super) next: u64,
     pub(super) end: u64,
 }
@@ -20,18 +20,18 @@ pub(crate) struct Want {
 pub(crate) struct PinJob {
     pub(crate) object: ObjectId,
     pub(crate) ticket: Ticket,
-    pin: Pin,
+    pin: PinnedRange,
     missing: u64,
     progress: u64,
 }
 
 impl PinJob {
     /// How many pages of `run` it waits for.
-    fn overlap(&self, run: Run) -> u64 {
+    fn overlap(&self, run: PageRun) -> u64 {
         run.end().min(self.pin.end).saturating_sub(run.first.max(self.pin.first))
     }
 
-    pub(crate) fn missing_in(&self, run: Run) -> bool {
+    pub(crate) fn missing_in(&self, run: PageRun) -> bool {
         self.missing > 0 && self.overlap(run) > 0
     }
 }
@@ -52,19 +52,19 @@ impl Core {
         self.budget() / 4 * 3
     }
 
-    pub(super) fn pin(&mut self, object: ObjectId, pin: Pin, ticket: Ticket) {
-        let Pin { first, end, .. } = pin;
+    pub(super) fn pin(&mut self, object: ObjectId, pin: PinnedRange, ticket: Ticket) {
+        let PinnedRange { first, end, .. } = pin;
         let pages = end.saturating_sub(first);
         let (now, pinnable, pinned) = (self.now, self.pinnable(), self.pinned);
         let Some(this) =
             self.objects.get_mut(&object).filter(|object| end <= object.pages && !object.leaving)
         else {
-            return self.reply(ticket, Err(Self::failure(first, &Reason::PastEnd)));
+            return self.reply(ticket, Err(Self::failure(first, &FailureReason::PastEnd)));
         };
         // What is pinned already costs nothing more.
         let more = this.pins.unpinned_in(first, end);
         if pinned + more > pinnable {
-            return self.reply(ticket, Err(Self::failure(first, &Reason::NoMemory)));
+            return self.reply(ticket, Err(Self::failure(first, &FailureReason::NoMemory)));
         }
         if self.pin_waits(object, pin) {
             return self.hold_back(object, pin, ticket);
@@ -73,16 +73,16 @@ impl Core {
         let held = this.pins.held();
         this.pins.add(pin);
         self.held += this.pins.held() - held;
-        let frames = this.table.frames_in(first, end);
+        let frames = this.table.extents_in(first, end);
         for &id in &frames {
             let frame = &mut self.frames[id];
-            if frame.doom == Doom::WhenClean {
-                frame.doom = Doom::None;
+            if frame.doom == Disposal::WhenClean {
+                frame.doom = Disposal::None;
             }
         }
         let present: u64 = frames
             .into_iter()
-            .filter(|&id| matches!(self.frames[id].place, Place::Installed | Place::Copying))
+            .filter(|&id| matches!(self.frames[id].place, ExtentState::Installed | ExtentState::Copying))
             .filter(|&id| !pin.stores || !self.awaits_write(id))
             .map(|id| {
                 let run = self.frames[id].run;
@@ -95,10 +95,10 @@ impl Core {
             return self.reply(ticket, Ok(()));
         }
         self.pin_jobs.push(PinJob { object, ticket, pin, missing: pages - present, progress: now });
-        self.wants.entry(object).or_default().push_back(Want { next: first, end });
+        self.wants.entry(object).or_default().push_back(WantedPages { next: first, end });
     }
 
-    pub(super) fn unpin(&mut self, object: ObjectId, pin: Pin) {
+    pub(super) fn unpin(&mut self, object: ObjectId, pin: PinnedRange) {
         let Some(this) = self.objects.get_mut(&object) else { return };
         let (pages, held) = (this.pins.pages(), this.pins.held());
         this.pins.remove(pin);
@@ -110,10 +110,10 @@ impl Core {
     pub(super) fn hold(&mut self, object: ObjectId, first: u64, end: u64) {
         let Some(this) = self.objects.get(&object).filter(|this| this.traits.tracked) else { return };
         for (first, end) in this.pins.held_in(first, end) {
-            for id in self.objects[&object].table.frames_in(first, end) {
+            for id in self.objects[&object].table.extents_in(first, end) {
                 let frame = &self.frames[id];
                 let held = frame.dirty && !frame.protected;
-                if frame.place == Place::Installed && !held && !self.awaits_write(id) {
+                if frame.place == ExtentState::Installed && !held && !self.awaits_write(id) {
                     self.let_store(id, first, end);
                 }
             }
@@ -121,16 +121,16 @@ impl Core {
     }
 
     /// Whether a frame is being written from the map's own memory, which must not change before that has ended.
-    pub(super) fn awaits_write(&self, id: FrameId) -> bool {
+    pub(super) fn awaits_write(&self, id: ExtentId) -> bool {
         let frame = &self.frames[id];
-        let tracked = |object: &super::Object| object.traits.tracked && object.traits.shares_buffer;
+        let tracked = |object: &super::CoreObject| object.traits.tracked && object.traits.shares_buffer;
         self.objects.get(&frame.object).is_some_and(tracked)
-            && (frame.writing || frame.place == Place::Copying)
+            && (frame.writing || frame.place == ExtentState::Copying)
             && !frame.copied
     }
 
     /// A write has ended; if it was from the map's own memory (`waited`), the pins for stores that waited for it go on.
-    pub(super) fn hold_after_write(&mut self, object: ObjectId, run: Run, waited: bool) {
+    pub(super) fn hold_after_write(&mut self, object: ObjectId, run: PageRun, waited: bool) {
         self.hold(object, run.first, run.end());
         if waited {
             self.pin_progress(object, run, |pin| pin.stores);
@@ -138,13 +138,18 @@ impl Core {
     }
 
     /// Whether pages of a run are pinned for stores.
-    pub(super) fn is_held(&self, object: ObjectId, run: Run) -> bool {
+    pub(super) fn is_held(&self, object: ObjectId, run: PageRun) -> bool {
         let Some(object) = self.objects.get(&object) else { return false };
         object.pins.hold(run)
     }
 
     /// `run` has come into the map, or can be stored to at last: progress for the pins that `counts` tells.
-    pub(super) fn pin_progress(&mut self, object: ObjectId, run: Run, counts: impl Fn(&Pin) -> bool) {
+    pub(super) fn pin_progress(
+        &mut self,
+        object: ObjectId,
+        run: PageRun,
+        counts: impl Fn(&PinnedRange) -> bool,
+    ) {
         let mut ended = Vec::new();
         for pin in self.pin_jobs.iter_mut().filter(|job| job.object == object && counts(&job.pin)) {
             let came = pin.overlap(run);
@@ -165,8 +170,8 @@ impl Core {
     }
 
     /// A page cannot be supplied: pins that wait for it are refused.
-    pub(super) fn pin_failed(&mut self, object: ObjectId, page: u64, reason: &Reason) {
-        let fails = |job: &PinJob| job.object == object && job.pin.overlaps(Run::one(page));
+    pub(super) fn pin_failed(&mut self, object: ObjectId, page: u64, reason: &FailureReason) {
+        let fails = |job: &PinJob| job.object == object && job.pin.overlaps(PageRun::one(page));
         if self.pin_jobs.iter().any(fails) {
             let (failed, others) = std::mem::take(&mut self.pin_jobs).into_iter().partition(fails);
             self.pin_jobs = others;
@@ -174,7 +179,7 @@ impl Core {
         }
     }
 
-    fn refuse(&mut self, pins: Vec<PinJob>, page: u64, reason: &Reason) {
+    fn refuse(&mut self, pins: Vec<PinJob>, page: u64, reason: &FailureReason) {
         for PinJob { object, pin, ticket, .. } in pins {
             self.unpin(object, pin);
             let page = page.max(pin.first);
@@ -191,7 +196,7 @@ impl Core {
             let pins = std::mem::take(&mut self.pin_jobs);
             let (failed, others): (Vec<_>, Vec<_>) = pins.into_iter().partition(late);
             self.pin_jobs = others;
-            let reason = if self.make_room(1) { Reason::Deadline } else { self.no_memory() };
+            let reason = if self.make_room(1) { FailureReason::Deadline } else { self.no_memory() };
             self.refuse(failed, 0, &reason);
         }
     }
@@ -213,14 +218,14 @@ impl Core {
     }
 
     /// Whether all of a want was asked for. An object has at most `most` pages under way for it, or a quarter of the budget.
-    fn advance_want(&mut self, object: ObjectId, want: &mut Want, most: u64) -> bool {
+    fn advance_want(&mut self, object: ObjectId, want: &mut WantedPages, most: u64) -> bool {
         loop {
             let Some(this) =
                 self.objects.get(&object).filter(|this| want.next < want.end && want.next < this.pages)
             else {
                 return true;
             };
-            want.next = if let Some(id) = this.table.frame(want.next) {
+            want.next = if let Some(id) = this.table.extent_at(want.next) {
                 self.bring(id)
             } else {
                 let reading = this.reading;
@@ -241,23 +246,23 @@ impl Core {
     }
 
     /// What is read at once of a want's next pages, which are in no frame.
-    pub(super) fn next_part(&self, object: ObjectId, want: &Want) -> Run {
-        let widest = u64::from(self.widest());
+    pub(super) fn next_part(&self, object: ObjectId, want: &WantedPages) -> PageRun {
+        let widest = u64::from(self.max_run());
         let unit_end = (want.next / widest + 1) * widest;
         let len = (unit_end.min(want.end) - want.next).min(CHUNK) as u32;
         self.absent_run(object, want.next, len)
     }
 
     /// Puts a frame into the map as soon as that can be; returns the page behind it.
-    pub(super) fn bring(&mut self, id: FrameId) -> u64 {
+    pub(super) fn bring(&mut self, id: ExtentId) -> u64 {
         let frame = &mut self.frames[id];
         let end = frame.run.end();
         match frame.place {
-            Place::Out => {
+            ExtentState::Buffered => {
                 frame.eager = true;
                 self.install(id);
             }
-            Place::Reading | Place::Leaving => frame.eager = true,
+            ExtentState::Reading | ExtentState::Leaving => frame.eager = true,
             _ => {}
         }
         end
@@ -288,7 +293,7 @@ impl Core {
             self.wants.get_mut(&object).into_iter().flatten().for_each(|want| want.end = want.end.min(last));
             self.cut_prefetch(object, last);
         }
-        let ids = self.objects[&object].table.frames_in(first, end);
+        let ids = self.objects[&object].table.extents_in(first, end);
         let mut pending = VecDeque::new();
         for id in ids {
             let run = self.frames[id].run;
@@ -296,36 +301,40 @@ impl Core {
                 continue;
             }
             pending.push_back(run.first);
-            self.frames[id].doom = if discard { Doom::Now } else { Doom::WhenClean };
+            self.frames[id].doom = if discard { Disposal::Now } else { Disposal::WhenClean };
             self.hasten(id);
         }
         self.evictions.push(EvictJob { object, ticket, pending, since: self.now });
     }
 
     /// Lets a doomed frame go, if nothing is under way with it.
-    fn hasten(&mut self, id: FrameId) {
+    fn hasten(&mut self, id: ExtentId) {
         let frame = &self.frames[id];
         match frame.place {
-            Place::Installed if !frame.writing => self.take_out(id),
-            Place::Out if !frame.writing && (!frame.dirty || frame.doom == Doom::Now) => self.drop_frame(id),
-            Place::Out if !frame.writing => self.queue_write(id),
+            ExtentState::Installed if !frame.writing => self.take_out(id),
+            ExtentState::Buffered if !frame.writing && (!frame.dirty || frame.doom == Disposal::Now) => {
+                self.drop_extent(id)
+            }
+            ExtentState::Buffered if !frame.writing => self.queue_write(id),
             _ => {}
         }
     }
 
     /// Tries again to take out what was busy.
     pub(super) fn retry_evictions(&mut self) {
-        let due: Vec<FrameId> = (self.evictions.iter())
-            .filter_map(|job| self.objects.get(&job.object)?.table.frame(*job.pending.front()?))
+        let due: Vec<ExtentId> = (self.evictions.iter())
+            .filter_map(|job| self.objects.get(&job.object)?.table.extent_at(*job.pending.front()?))
             .filter(|&id| {
                 let frame = &self.frames[id];
                 let busy = frame.failed != 0 && frame.failed + super::writeback::BUSY <= self.now;
-                busy && frame.doom != Doom::None && frame.place == Place::Installed && !frame.writing
+                busy && frame.doom != Disposal::None
+                    && frame.place == ExtentState::Installed
+                    && !frame.writing
             })
             .collect();
         for id in due {
             // Two evictions may want the same.
-            if self.frames[id].place == Place::Installed {
+            if self.frames[id].place == ExtentState::Installed {
                 self.take_out(id);
             }
         }
@@ -342,8 +351,8 @@ impl Core {
     fn advance_eviction(&mut self, job: &mut EvictJob) -> bool {
         let Some(object) = self.objects.get(&job.object) else { return true };
         while let Some(&page) = job.pending.front() {
-            let frame = object.table.frame(page).and_then(|id| self.frames.get(id));
-            if frame.is_some_and(|frame| frame.doom != Doom::None) {
+            let frame = object.table.extent_at(page).and_then(|id| self.frames.get(id));
+            if frame.is_some_and(|frame| frame.doom != Disposal::None) {
                 break;
             }
             job.pending.pop_front();
@@ -354,14 +363,14 @@ impl Core {
                 return true;
             }
             if job.since + object.traits.deadline <= self.now {
-                self.reply(ticket, Err(Self::failure(job.pending[0], &Reason::Deadline)));
+                self.reply(ticket, Err(Self::failure(job.pending[0], &FailureReason::Deadline)));
                 return true;
             }
             return false;
         }
         if job.pending.is_empty() && object.table.is_empty() && object.writes.is_empty() && !object.flushing {
             self.objects.remove(&job.object);
-            self.actions.push_back(Action::Detached { object: job.object });
+            self.actions.push_back(CoreAction::Detached { object: job.object });
             return true;
         }
         false

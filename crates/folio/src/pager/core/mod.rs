@@ -3,7 +3,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | [`frames`] | runs of pages in memory, their states, the queues of eviction |
+//! | [`extents`] | runs of pages in memory, their states, the queues of eviction |
 //! | [`table`] | which frame a page is in; what is remembered of pages that are not in memory |
 //! | [`readahead`] | what to read beside the page that is wanted |
 //! | [`ahead`] | how much is read ahead, and when such pages are dropped unused |
@@ -36,12 +36,12 @@ mod scans;
 mod simulate;
 mod writeback;
 
-pub(crate) use extents::FrameId;
-pub(crate) use readahead::Pattern;
+pub(crate) use extents::ExtentId;
+pub(crate) use readahead::AccessPattern;
 
-use chunk_table::Table;
-use extents::Frames;
-use int_hash::SpreadMap;
+use chunk_table::ChunkTable;
+use extents::Extents;
+use int_hash::IntMap;
 use readahead::Readahead;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -56,12 +56,12 @@ pub(crate) struct Ticket(pub(crate) u64);
 
 /// Neighbouring pages of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-pub(crate) struct Run {
+pub(crate) struct PageRun {
     pub(crate) first: u64,
     pub(crate) len: u32,
 }
 
-impl Run {
+impl PageRun {
     pub(crate) fn one(page: u64) -> Self {
         Self { first: page, len: 1 }
     }
@@ -78,7 +78,7 @@ impl Run {
 
 /// Why a page could not be supplied or written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Reason {
+pub(crate) enum FailureReason {
     /// The source's own error, and its errno if it has one.
     Source { message: Arc<str>, errno: Option<i32> },
     /// The source gave fewer bytes than its length promises.
@@ -99,7 +99,7 @@ pub(crate) enum Reason {
     Busy,
 }
 
-impl std::fmt::Display for Reason {
+impl std::fmt::Display for FailureReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Source { message, .. } => write!(f, "the source failed: {message}"),
@@ -123,13 +123,13 @@ impl std::fmt::Display for Reason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) page: u64,
-    pub(crate) reason: Reason,
+    pub(crate) reason: FailureReason,
 }
 
 /// What is true of an object for as long as it lives.
 #[derive(Debug, Clone, Copy)]
 #[allow(clippy::struct_excessive_bools, reason = "independent facts about an object")]
-pub(crate) struct Traits {
+pub(crate) struct ObjectTraits {
     /// The program may store to it.
     pub(crate) tracked: bool,
     /// Stores never reach the source: dirty pages go to the spill file.
@@ -153,7 +153,7 @@ pub(crate) enum Backing {
 
 /// How a run is put into the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub(crate) enum StoreAccess {
     /// The program never stores to it.
     ReadOnly,
     /// A store faults.
@@ -164,36 +164,36 @@ pub(crate) enum Mode {
 
 /// Pages that stay in the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Pin {
+pub(crate) struct PinnedRange {
     pub(crate) first: u64,
     pub(crate) end: u64,
     /// They can be stored to at any time without a fault, by system calls and devices too, and so stay dirty.
     pub(crate) stores: bool,
 }
 
-impl Pin {
-    pub(crate) fn overlaps(&self, run: Run) -> bool {
+impl PinnedRange {
+    pub(crate) fn overlaps(&self, run: PageRun) -> bool {
         self.first < run.end() && run.first < self.end
     }
 }
 
 /// What is known of the bytes of a run that leaves the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Bytes {
+pub(crate) enum Stability {
     /// They may be stored to until they are gone.
-    Stored,
+    MayChange,
     /// Nobody stores to them: a copy is as good.
-    Still,
+    Unchanging,
     /// Nobody wants them.
-    Unwanted,
+    Unneeded,
 }
 
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum CoreEvent {
     Attach {
         object: ObjectId,
         pages: u64,
-        traits: Traits,
+        traits: ObjectTraits,
     },
     Fault {
         object: ObjectId,
@@ -201,28 +201,28 @@ pub(crate) enum Event {
         write: bool,
     },
     ReadDone {
-        frame: FrameId,
-        result: Result<(), Reason>,
+        frame: ExtentId,
+        result: Result<(), FailureReason>,
     },
     WriteDone {
-        frame: FrameId,
-        result: Result<(), Reason>,
+        frame: ExtentId,
+        result: Result<(), FailureReason>,
     },
     Installed {
-        frame: FrameId,
-        result: Result<(), Reason>,
+        frame: ExtentId,
+        result: Result<(), FailureReason>,
     },
     TakenOut {
-        frame: FrameId,
-        result: Result<(), Reason>,
+        frame: ExtentId,
+        result: Result<(), FailureReason>,
     },
     Copied {
-        frame: FrameId,
-        result: Result<(), Reason>,
+        frame: ExtentId,
+        result: Result<(), FailureReason>,
     },
     Flushed {
         object: ObjectId,
-        result: Result<(), Reason>,
+        result: Result<(), FailureReason>,
     },
     Prefetch {
         object: ObjectId,
@@ -230,16 +230,16 @@ pub(crate) enum Event {
     },
     Advise {
         object: ObjectId,
-        pattern: Pattern,
+        pattern: AccessPattern,
     },
     Pin {
         object: ObjectId,
-        pin: Pin,
+        pin: PinnedRange,
         ticket: Ticket,
     },
     Unpin {
         object: ObjectId,
-        pin: Pin,
+        pin: PinnedRange,
     },
     /// Dirty pages are written; `flush` makes them durable too.
     Sync {
@@ -277,7 +277,7 @@ pub(crate) enum Event {
     GoOn,
     /// So many frames leave their maps: each takes something that is scarce.
     Relieve {
-        frames: u32,
+        extents: u32,
     },
     Tick {
         now: u64,
@@ -285,51 +285,51 @@ pub(crate) enum Event {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Action {
+pub(crate) enum CoreAction {
     Read {
-        frame: FrameId,
+        frame: ExtentId,
         object: ObjectId,
-        run: Run,
+        run: PageRun,
         from: Backing,
     },
     /// Put the buffer's bytes into the map and wake who waits; with `keep` the buffer stays.
     Install {
-        frame: FrameId,
+        frame: ExtentId,
         object: ObjectId,
-        run: Run,
-        mode: Mode,
+        run: PageRun,
+        mode: StoreAccess,
         keep: bool,
     },
     TakeOut {
-        frame: FrameId,
+        frame: ExtentId,
         object: ObjectId,
-        run: Run,
-        bytes: Bytes,
+        run: PageRun,
+        bytes: Stability,
     },
     /// Protect the run, and put a copy of it into the buffer; without `protect` it may be stored to meanwhile.
     Copy {
-        frame: FrameId,
+        frame: ExtentId,
         object: ObjectId,
-        run: Run,
+        run: PageRun,
         protect: bool,
     },
     /// Stores go unnoticed from now on; wake who waits.
     Unprotect {
         object: ObjectId,
-        run: Run,
+        run: PageRun,
     },
     Write {
-        frame: FrameId,
+        frame: ExtentId,
         object: ObjectId,
-        run: Run,
+        run: PageRun,
         to: Backing,
     },
     /// Give the buffer back. `last` says that the bytes leave memory with it, `shown` that the program has seen them and may see
     /// them again.
     Discard {
-        frame: FrameId,
+        frame: ExtentId,
         object: ObjectId,
-        run: Run,
+        run: PageRun,
         last: bool,
         shown: bool,
     },
@@ -339,7 +339,7 @@ pub(crate) enum Action {
     Poison {
         object: ObjectId,
         page: u64,
-        reason: Reason,
+        reason: FailureReason,
     },
     Unpoison {
         object: ObjectId,
@@ -347,7 +347,7 @@ pub(crate) enum Action {
     },
     Wake {
         object: ObjectId,
-        run: Run,
+        run: PageRun,
     },
     Reply {
         ticket: Ticket,
@@ -394,10 +394,10 @@ pub(crate) struct Counts {
 
 /// An object as the core sees it.
 #[derive(Debug)]
-pub(crate) struct Object {
+pub(crate) struct CoreObject {
     pages: u64,
-    traits: Traits,
-    table: Table,
+    traits: ObjectTraits,
+    table: ChunkTable,
     readahead: Readahead,
     pins: pins::Pins,
     /// Pages that are being read.
@@ -409,13 +409,13 @@ pub(crate) struct Object {
     /// Write operations under way, by number.
     writes: BTreeSet<u64>,
     /// The stores that came last, to find streams of them.
-    last_store: Run,
+    last_store: PageRun,
     flushing: bool,
     /// Why its last write failed, if it did.
-    unwritten: Option<Reason>,
+    unwritten: Option<FailureReason>,
     leaving: bool,
     /// Runs in the order in which they came into the map, while that is recorded.
-    recording: Option<Vec<Run>>,
+    recording: Option<Vec<PageRun>>,
 }
 
 /// What a store's or a fault's latency was, for the histogram.
@@ -425,8 +425,8 @@ pub(crate) const BUCKETS: usize = 32;
 pub(crate) struct Core {
     limits: Limits,
     now: u64,
-    frames: Frames,
-    objects: SpreadMap<ObjectId, Object>,
+    frames: Extents,
+    objects: IntMap<ObjectId, CoreObject>,
     /// Pages of memory in use: in maps and in buffers.
     used: u64,
     /// Pages that are pinned.
@@ -436,18 +436,18 @@ pub(crate) struct Core {
     /// Pages that are dirty.
     dirty: u64,
     /// Dirty frames in the order in which they became so; entries may be stale.
-    dirty_order: VecDeque<(FrameId, u64)>,
+    dirty_order: VecDeque<(ExtentId, u64)>,
     /// The same for private maps.
-    private_order: VecDeque<(FrameId, u64)>,
+    private_order: VecDeque<(ExtentId, u64)>,
     /// Stores that wait for write-back.
     throttle: dirty_limit::Throttle,
     /// Faults that found no memory.
     stalled: VecDeque<page_in::Stalled>,
     /// Frames that somebody waits for, with the last moment; entries may be stale.
-    waiting: VecDeque<(u64, FrameId)>,
+    waiting: VecDeque<(u64, ExtentId)>,
     ghosts: evict::Ghosts,
     /// Pages of pins that are not there yet.
-    wants: BTreeMap<ObjectId, VecDeque<jobs::Want>>,
+    wants: BTreeMap<ObjectId, VecDeque<jobs::WantedPages>>,
     /// Pins wait for memory.
     pins_lack: bool,
     prefetches: BTreeMap<ObjectId, prefetch::Prefetch>,
@@ -457,17 +457,17 @@ pub(crate) struct Core {
     syncs: Vec<writeback::SyncJob>,
     evictions: Vec<jobs::EvictJob>,
     /// Frames outside the map that are to be written.
-    to_write: SpreadMap<ObjectId, VecDeque<FrameId>>,
+    to_write: IntMap<ObjectId, VecDeque<ExtentId>>,
     writing: u64,
     write_number: u64,
-    write_numbers: SpreadMap<FrameId, u64>,
+    write_numbers: IntMap<ExtentId, u64>,
     reading: u64,
     /// Pages that were read ahead, or are being read ahead, and are not used yet.
     ahead: u64,
     /// The streams that went on lately.
     streams: readahead_share::Streams,
     leaving: u64,
-    actions: VecDeque<Action>,
+    actions: VecDeque<CoreAction>,
     other_records: usize,
     /// Some write failed, and is to be tried again.
     retries: bool,
@@ -480,8 +480,8 @@ impl Core {
         Self {
             limits,
             now: 0,
-            frames: Frames::new(),
-            objects: SpreadMap::default(),
+            frames: Extents::new(),
+            objects: IntMap::default(),
             used: 0,
             pinned: 0,
             held: 0,
@@ -499,10 +499,10 @@ impl Core {
             pin_jobs: Vec::new(),
             syncs: Vec::new(),
             evictions: Vec::new(),
-            to_write: SpreadMap::default(),
+            to_write: IntMap::default(),
             writing: 0,
             write_number: 0,
-            write_numbers: SpreadMap::default(),
+            write_numbers: IntMap::default(),
             reading: 0,
             ahead: 0,
             streams: readahead_share::Streams::default(),
@@ -522,7 +522,7 @@ impl Core {
     }
 
     /// What is to be done next. Each action that has an outcome is answered by an event.
-    pub(crate) fn next_action(&mut self) -> Option<Action> {
+    pub(crate) fn next_action(&mut self) -> Option<CoreAction> {
         self.actions.pop_front()
     }
 
@@ -560,15 +560,15 @@ impl Core {
     }
 
     /// The runs of an object that are in the map now, in order.
-    pub(crate) fn resident(&self, object: ObjectId) -> Vec<Run> {
+    pub(crate) fn resident(&self, object: ObjectId) -> Vec<PageRun> {
         let Some(this) = self.objects.get(&object) else { return Vec::new() };
-        let installed = |frame: &FrameId| self.frames[*frame].place == extents::Place::Installed;
-        let frames = this.table.frames_in(0, this.pages);
+        let installed = |frame: &ExtentId| self.frames[*frame].place == extents::ExtentState::Installed;
+        let frames = this.table.extents_in(0, this.pages);
         frames.into_iter().filter(installed).map(|frame| self.frames[frame].run).collect()
     }
 
-    /// What was recorded since [`Event::Record`], which starts anew.
-    pub(crate) fn take_recording(&mut self, object: ObjectId) -> Vec<Run> {
+    /// What was recorded since [`CoreEvent::Record`], which starts anew.
+    pub(crate) fn take_recording(&mut self, object: ObjectId) -> Vec<PageRun> {
         let recording = self.objects.get_mut(&object).and_then(|object| object.recording.as_mut());
         recording.map(std::mem::take).unwrap_or_default()
     }
@@ -589,67 +589,69 @@ impl Core {
     }
 
     /// Takes an event. Objects and frames that are gone are no error: what is under way outlives them.
-    pub(crate) fn handle(&mut self, event: Event) {
+    pub(crate) fn handle(&mut self, event: CoreEvent) {
         match event {
-            Event::Attach { object, pages, traits } => self.attach(object, pages, traits),
-            Event::Fault { object, page, write } => self.fault(object, page, write),
-            Event::ReadDone { frame, result } => self.read_done(frame, result),
-            Event::WriteDone { frame, result } => self.write_done(frame, result),
-            Event::Installed { frame, result } => self.installed(frame, result),
-            Event::TakenOut { frame, result } => self.taken_out(frame, &result),
-            Event::Copied { frame, result } => self.copied(frame, result),
-            Event::Flushed { object, result } => self.flushed(object, &result),
-            Event::Prefetch { object, runs } => self.prefetch(object, runs),
-            Event::Advise { object, pattern } => {
+            CoreEvent::Attach { object, pages, traits } => self.attach(object, pages, traits),
+            CoreEvent::Fault { object, page, write } => self.fault(object, page, write),
+            CoreEvent::ReadDone { frame, result } => self.read_done(frame, result),
+            CoreEvent::WriteDone { frame, result } => self.write_done(frame, result),
+            CoreEvent::Installed { frame, result } => self.installed(frame, result),
+            CoreEvent::TakenOut { frame, result } => self.taken_out(frame, &result),
+            CoreEvent::Copied { frame, result } => self.copied(frame, result),
+            CoreEvent::Flushed { object, result } => self.flushed(object, &result),
+            CoreEvent::Prefetch { object, runs } => self.prefetch(object, runs),
+            CoreEvent::Advise { object, pattern } => {
                 if let Some(object) = self.objects.get_mut(&object) {
                     object.readahead.set_pattern(pattern);
                 }
             }
-            Event::Pin { object, pin, ticket } => self.pin(object, pin, ticket),
-            Event::Unpin { object, pin } => self.unpin(object, pin),
-            Event::Sync { object, first, end, flush, ticket } => self.sync(object, first, end, flush, ticket),
-            Event::Evict { object, first, end, discard, ticket } => {
+            CoreEvent::Pin { object, pin, ticket } => self.pin(object, pin, ticket),
+            CoreEvent::Unpin { object, pin } => self.unpin(object, pin),
+            CoreEvent::Sync { object, first, end, flush, ticket } => {
+                self.sync(object, first, end, flush, ticket)
+            }
+            CoreEvent::Evict { object, first, end, discard, ticket } => {
                 self.evict(object, first, end, discard, Some(ticket));
             }
-            Event::Resized { object, pages } => {
+            CoreEvent::Resized { object, pages } => {
                 if let Some(this) = self.objects.get_mut(&object) {
                     let old = std::mem::replace(&mut this.pages, pages);
                     self.unpoison(object, old, pages);
                 }
             }
-            Event::Record { object, on } => {
+            CoreEvent::Record { object, on } => {
                 if let Some(object) = self.objects.get_mut(&object) {
                     object.recording = on.then(Vec::new);
                 }
             }
-            Event::Detach { object } => self.detach(object),
-            Event::Budget { pages } => {
+            CoreEvent::Detach { object } => self.detach(object),
+            CoreEvent::Budget { pages } => {
                 self.limits.budget = pages;
-                let widest = self.widest();
+                let widest = self.max_run();
                 for object in self.objects.values_mut() {
-                    object.readahead.set_widest(widest);
+                    object.readahead.set_max_run(widest);
                 }
             }
-            Event::GoOn => {}
-            Event::Relieve { frames } => self.relieve(frames),
-            Event::Tick { now } => self.tick(now),
+            CoreEvent::GoOn => {}
+            CoreEvent::Relieve { extents: frames } => self.relieve(frames),
+            CoreEvent::Tick { now } => self.tick(now),
         }
         self.pump();
     }
 
-    fn attach(&mut self, object: ObjectId, pages: u64, traits: Traits) {
-        let readahead = Readahead::new(traits.block, self.widest());
-        let new = Object {
+    fn attach(&mut self, object: ObjectId, pages: u64, traits: ObjectTraits) {
+        let readahead = Readahead::new(traits.block, self.max_run());
+        let new = CoreObject {
             pages,
             traits,
-            table: Table::default(),
+            table: ChunkTable::default(),
             readahead,
             pins: pins::Pins::default(),
             reading: 0,
             dirty: 0,
             writing: 0,
             writes: BTreeSet::new(),
-            last_store: Run::default(),
+            last_store: PageRun::default(),
             flushing: false,
             unwritten: None,
             leaving: false,
@@ -670,7 +672,7 @@ impl Core {
         self.stalled.retain(|stalled| stalled.object != object);
         self.throttle.stores.retain(|stalled| stalled.object != object);
         self.throttle.refused.retain(|refused| refused.0 != object);
-        let failure = Failure { page: 0, reason: Reason::PastEnd };
+        let failure = Failure { page: 0, reason: FailureReason::PastEnd };
         for held in std::mem::take(&mut self.throttle.pins) {
             if held.object == object {
                 self.reply(held.ticket, Err(failure.clone()));
@@ -710,11 +712,11 @@ impl Core {
     }
 
     fn reply(&mut self, ticket: Ticket, result: Result<(), Failure>) {
-        self.actions.push_back(Action::Reply { ticket, result });
+        self.actions.push_back(CoreAction::Reply { ticket, result });
     }
 
     /// The widest run that is read at once: small budgets are not spent on one.
-    pub(crate) fn widest(&self) -> u32 {
+    pub(crate) fn max_run(&self) -> u32 {
         let share = (self.limits.budget / 32).clamp(1, u64::from(readahead::WIDEST)) as u32;
         1 << share.ilog2()
     }

@@ -1,9 +1,9 @@
 //! Faults, the reads that serve them, and putting pages into maps.
 
 use super::chunk_table::{CHUNK, Mark};
-use super::extents::{Doom, FrameId, Place, Queue, Waiter};
-use super::readahead::Pattern;
-use super::{Action, Backing, Core, Failure, Mode, ObjectId, Reason, Run};
+use super::extents::{Disposal, EvictionQueue, ExtentId, ExtentState, FaultWaiter};
+use super::readahead::AccessPattern;
+use super::{Backing, Core, CoreAction, Failure, FailureReason, ObjectId, PageRun, StoreAccess};
 
 /// Runs that a recording holds at most.
 const RECORDED: usize = 1 << 20;
@@ -26,12 +26,12 @@ impl Core {
         if page >= this.pages {
             return self.past_end(object, page);
         }
-        match this.table.frame(page) {
+        match this.table.extent_at(page) {
             None => {
                 self.counts.faults_missing += 1;
                 self.missing(Stalled { object, page, write, since: self.now });
             }
-            Some(frame) => self.fault_in_frame(frame, page, write, self.now),
+            Some(frame) => self.fault_in_extent(frame, page, write, self.now),
         }
     }
 
@@ -39,7 +39,7 @@ impl Core {
         if let Some(object) = self.objects.get_mut(&object) {
             object.table.mark(Mark::Poisoned, page, true);
         }
-        self.actions.push_back(Action::Poison { object, page, reason: Reason::PastEnd });
+        self.actions.push_back(CoreAction::Poison { object, page, reason: FailureReason::PastEnd });
     }
 
     /// Pages from `first` to before `end` that were poisoned are simply missing from now on.
@@ -47,31 +47,31 @@ impl Core {
         let Some(this) = self.objects.get_mut(&object).filter(|this| !this.leaving) else { return };
         for page in this.table.marked(Mark::Poisoned, first, end) {
             this.table.mark(Mark::Poisoned, page, false);
-            self.actions.push_back(Action::Unpoison { object, page });
+            self.actions.push_back(CoreAction::Unpoison { object, page });
         }
     }
 
-    pub(super) fn fault_in_frame(&mut self, id: FrameId, page: u64, write: bool, since: u64) {
-        let waiter = Waiter { page, write, since };
+    pub(super) fn fault_in_extent(&mut self, id: ExtentId, page: u64, write: bool, since: u64) {
+        let waiter = FaultWaiter { page, write, since };
         match self.frames[id].place {
-            Place::Installed if write && (self.frames[id].protected || self.frames[id].dirty) => {
+            ExtentState::Installed if write && (self.frames[id].protected || self.frames[id].dirty) => {
                 self.counts.faults_write += 1;
                 self.wait(id, waiter);
                 self.settle(id);
             }
-            Place::Installed => {
+            ExtentState::Installed => {
                 // It came while the page was being put there.
                 self.counts.faults_spurious += 1;
                 let object = self.frames[id].object;
-                self.actions.push_back(Action::Wake { object, run: Run::one(page) });
+                self.actions.push_back(CoreAction::Wake { object, run: PageRun::one(page) });
             }
-            Place::Out => {
+            ExtentState::Buffered => {
                 self.counts.faults_soft += 1;
                 self.wait(id, waiter);
                 self.first_use(id, page);
                 self.install(id);
             }
-            Place::Reading => {
+            ExtentState::Reading => {
                 self.counts.faults_missing += 1;
                 self.wait(id, waiter);
                 self.first_use(id, page);
@@ -83,10 +83,10 @@ impl Core {
         }
     }
 
-    fn wait(&mut self, id: FrameId, waiter: Waiter) {
+    fn wait(&mut self, id: ExtentId, waiter: FaultWaiter) {
         let frame = &mut self.frames[id];
-        if frame.doom == Doom::WhenClean {
-            frame.doom = Doom::None;
+        if frame.doom == Disposal::WhenClean {
+            frame.doom = Disposal::None;
         }
         frame.waiters.push(waiter);
         if let Some(object) = self.objects.get(&frame.object) {
@@ -103,15 +103,15 @@ impl Core {
             return self.past_end(object, page);
         }
         let plan = this.readahead.access(page, true, window);
-        let run = plan.wanted.map_or(Run::one(page), |run| self.absent(object, page, run));
-        let run = if self.make_room(u64::from(run.len)) { run } else { Run::one(page) };
+        let run = plan.wanted.map_or(PageRun::one(page), |run| self.absent(object, page, run));
+        let run = if self.make_room(u64::from(run.len)) { run } else { PageRun::one(page) };
         if !self.make_room(1) {
             self.stalled.push_back(fault);
             return;
         }
         let id = self.read(object, run);
-        self.wait(id, Waiter { page, write, since });
-        let sequential = self.objects[&object].readahead.pattern() == Pattern::Sequential;
+        self.wait(id, FaultWaiter { page, write, since });
+        let sequential = self.objects[&object].readahead.pattern() == AccessPattern::Sequential;
         if sequential {
             self.drop_behind(object, page);
         }
@@ -125,12 +125,12 @@ impl Core {
     /// Reads the rest of the page's surroundings, up to 2 MiB, if a part of them was wanted already, in whatever order, and
     /// there is memory that nobody uses: nothing leaves for it.
     fn fill(&mut self, object: ObjectId, page: u64) {
-        let window = u64::from(self.widest());
+        let window = u64::from(self.max_run());
         let this = &self.objects[&object];
         let block = u64::from(this.readahead.block());
         let (first, end) = (page - page % window, (page - page % window + window).min(this.pages));
         let dense = block * (window / FILL_SHARE).max(2);
-        if this.readahead.pattern() != Pattern::Normal || window < 4 * dense {
+        if this.readahead.pattern() != AccessPattern::Normal || window < 4 * dense {
             return;
         }
         let spare = self.limit() - self.inactive_target();
@@ -142,8 +142,8 @@ impl Core {
         }
         let mut page = first;
         while page < end {
-            if self.objects[&object].table.frame(page).is_none() {
-                let run = self.absent(object, page, Run { first: page, len: (end - page) as u32 });
+            if self.objects[&object].table.extent_at(page).is_none() {
+                let run = self.absent(object, page, PageRun { first: page, len: (end - page) as u32 });
                 let id = self.read(object, run);
                 self.frames[id].eager = true;
                 page = run.end();
@@ -154,25 +154,25 @@ impl Core {
     }
 
     /// The part of `run` around `page` that is inside the object and the page's chunk, in no frame, and on the same backing.
-    fn absent(&self, object: ObjectId, page: u64, run: Run) -> Run {
+    fn absent(&self, object: ObjectId, page: u64, run: PageRun) -> PageRun {
         let object = &self.objects[&object];
         let chunk = page - page % CHUNK;
         let low = run.first.max(chunk);
         let high = run.end().min(chunk + CHUNK).min(object.pages);
         let spilled = object.table.is_marked(Mark::Spilled, page);
         let same = |&page: &u64| {
-            object.table.frame(page).is_none()
+            object.table.extent_at(page).is_none()
                 && object.table.is_marked(Mark::Spilled, page) == spilled
                 && !object.table.is_marked(Mark::Poisoned, page)
         };
         let first = (low..page).rev().take_while(same).last().unwrap_or(page);
         let end = (page + 1..high).take_while(same).last().map_or(page + 1, |last| last + 1);
-        Run { first, len: (end - first) as u32 }
+        PageRun { first, len: (end - first) as u32 }
     }
 
     /// Starts to read a run, all of whose pages are in no frame. There is room.
-    pub(super) fn read(&mut self, object: ObjectId, run: Run) -> FrameId {
-        let id = self.frames.add(object, run, Place::Reading);
+    pub(super) fn read(&mut self, object: ObjectId, run: PageRun) -> ExtentId {
+        let id = self.frames.add(object, run, ExtentState::Reading);
         let this = self.objects.get_mut(&object).expect("only objects that are attached are read");
         this.table.set(run, Some(id));
         let from =
@@ -183,24 +183,26 @@ impl Core {
         self.reading += u64::from(run.len);
         self.counts.reads += 1;
         self.counts.pages_read += u64::from(run.len);
-        self.actions.push_back(Action::Read { frame: id, object, run, from });
+        self.actions.push_back(CoreAction::Read { frame: id, object, run, from });
         id
     }
 
     /// What lies well behind a sequential access is the next to go.
     fn drop_behind(&mut self, object: ObjectId, page: u64) {
-        let Some(behind) = page.checked_sub(2 * u64::from(self.widest())) else { return };
-        let Some(id) = self.objects[&object].table.frame(behind) else { return };
+        let Some(behind) = page.checked_sub(2 * u64::from(self.max_run())) else { return };
+        let Some(id) = self.objects[&object].table.extent_at(behind) else { return };
         let frame = &self.frames[id];
-        if frame.place == Place::Installed {
-            self.frames.enqueue_first(id, Queue::Small);
-        } else if frame.place == Place::Out && self.frames.queue(id) == Queue::Inactive {
-            self.frames.enqueue_first(id, Queue::Inactive);
+        if frame.place == ExtentState::Installed {
+            self.frames.enqueue_first(id, EvictionQueue::Small);
+        } else if frame.place == ExtentState::Buffered && self.frames.queue(id) == EvictionQueue::Inactive {
+            self.frames.enqueue_first(id, EvictionQueue::Inactive);
         }
     }
 
-    pub(super) fn read_done(&mut self, id: FrameId, result: Result<(), Reason>) {
-        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == Place::Reading) else { return };
+    pub(super) fn read_done(&mut self, id: ExtentId, result: Result<(), FailureReason>) {
+        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == ExtentState::Reading) else {
+            return;
+        };
         let len = u64::from(frame.run.len);
         let object = frame.object;
         self.reading -= len;
@@ -211,28 +213,28 @@ impl Core {
             return self.read_failed(id, &reason);
         }
         let frame = &mut self.frames[id];
-        frame.place = Place::Out;
-        if frame.doom == Doom::Now || (frame.doom == Doom::WhenClean && frame.waiters.is_empty()) {
-            return self.drop_frame(id);
+        frame.place = ExtentState::Buffered;
+        if frame.doom == Disposal::Now || (frame.doom == Disposal::WhenClean && frame.waiters.is_empty()) {
+            return self.drop_extent(id);
         }
         if frame.waiters.is_empty() && !frame.eager {
-            let queue = if frame.ahead { Queue::Ahead } else { Queue::Inactive };
+            let queue = if frame.ahead { EvictionQueue::Ahead } else { EvictionQueue::Inactive };
             return self.frames.enqueue(id, queue);
         }
         self.install(id);
     }
 
     /// A wide read failed: the pages that are wanted are read alone, so that one bad page spoils no other.
-    fn read_failed(&mut self, id: FrameId, reason: &Reason) {
+    fn read_failed(&mut self, id: ExtentId, reason: &FailureReason) {
         self.counts.read_errors += 1;
         let frame = &mut self.frames[id];
-        frame.place = Place::Out;
+        frame.place = ExtentState::Buffered;
         let (object, run) = (frame.object, frame.run);
-        let eager = frame.eager && frame.doom != Doom::Now;
+        let eager = frame.eager && frame.doom != Disposal::Now;
         let waiters = std::mem::take(&mut frame.waiters);
         frame.eager = false;
         self.no_longer_ahead(id);
-        self.drop_frame(id);
+        self.drop_extent(id);
         if self.objects.get(&object).is_none_or(|object| object.leaving) {
             return;
         }
@@ -252,24 +254,26 @@ impl Core {
                 let part = self.absent(
                     object,
                     page,
-                    Run { first: page, len: (block as u32).min((run.end() - page) as u32) },
+                    PageRun { first: page, len: (block as u32).min((run.end() - page) as u32) },
                 );
-                if self.objects[&object].table.frame(page).is_none() && self.make_room(u64::from(part.len)) {
+                if self.objects[&object].table.extent_at(page).is_none()
+                    && self.make_room(u64::from(part.len))
+                {
                     let id = self.read(object, part);
                     self.frames[id].eager = true;
                 }
                 page = part.end().max(page + 1);
             }
         }
-        for Waiter { page, write, since } in waiters {
-            if let Some(frame) = self.objects[&object].table.frame(page) {
-                self.wait(frame, Waiter { page, write, since });
+        for FaultWaiter { page, write, since } in waiters {
+            if let Some(frame) = self.objects[&object].table.extent_at(page) {
+                self.wait(frame, FaultWaiter { page, write, since });
                 continue;
             }
-            let run = self.absent(object, page, Run { first: page - page % block, len: block as u32 });
+            let run = self.absent(object, page, PageRun { first: page - page % block, len: block as u32 });
             if self.make_room(u64::from(run.len)) {
                 let id = self.read(object, run);
-                self.wait(id, Waiter { page, write, since });
+                self.wait(id, FaultWaiter { page, write, since });
             } else {
                 self.stalled.push_back(Stalled { object, page, write, since });
             }
@@ -277,20 +281,20 @@ impl Core {
     }
 
     /// A page cannot be supplied: whoever waits for it gets the reason.
-    pub(super) fn fail(&mut self, object: ObjectId, page: u64, faulted: bool, reason: &Reason) {
+    pub(super) fn fail(&mut self, object: ObjectId, page: u64, faulted: bool, reason: &FailureReason) {
         if faulted {
             self.counts.poisoned += 1;
             if let Some(object) = self.objects.get_mut(&object) {
                 object.table.mark(Mark::Poisoned, page, true);
             }
-            self.actions.push_back(Action::Poison { object, page, reason: reason.clone() });
+            self.actions.push_back(CoreAction::Poison { object, page, reason: reason.clone() });
         }
         self.pin_failed(object, page, reason);
     }
 
     /// Puts a frame that is outside the map into it.
-    pub(super) fn install(&mut self, id: FrameId) {
-        if self.frames[id].place != Place::Out {
+    pub(super) fn install(&mut self, id: ExtentId) {
+        if self.frames[id].place != ExtentState::Buffered {
             return;
         }
         if self.no_longer_ahead(id) {
@@ -311,20 +315,20 @@ impl Core {
             for page in run.first..run.end() {
                 if this.table.is_marked(Mark::Poisoned, page) {
                     this.table.mark(Mark::Poisoned, page, false);
-                    self.actions.push_back(Action::Unpoison { object, page });
+                    self.actions.push_back(CoreAction::Unpoison { object, page });
                 }
             }
         }
         let frame = &self.frames[id];
         let stored = run.len == 1 && frame.waiters.iter().any(|waiter| waiter.write);
         let mode = match (traits.tracked, frame.writing) {
-            (false, _) => Mode::ReadOnly,
-            (true, false) if frame.dirty || (stored && self.may_dirty(object) > 0) => Mode::Writable,
-            (true, _) => Mode::Protected,
+            (false, _) => StoreAccess::ReadOnly,
+            (true, false) if frame.dirty || (stored && self.may_dirty(object) > 0) => StoreAccess::Writable,
+            (true, _) => StoreAccess::Protected,
         };
         let frame = &mut self.frames[id];
-        frame.place = Place::Installing;
-        frame.protected = mode == Mode::Protected;
+        frame.place = ExtentState::Installing;
+        frame.protected = mode == StoreAccess::Protected;
         (frame.kept, frame.copied) = (keep, keep && !traits.shares_buffer);
         let again = frame.seen;
         if keep && !traits.shares_buffer {
@@ -332,16 +336,16 @@ impl Core {
         }
         let ghost = run.len <= 16 && self.ghosts.take((object, run.first));
         let main = ghost || (again && !self.frames[id].eager);
-        self.frames.enqueue(id, if main { Queue::Main } else { Queue::Small });
-        if mode == Mode::Writable {
+        self.frames.enqueue(id, if main { EvictionQueue::Main } else { EvictionQueue::Small });
+        if mode == StoreAccess::Writable {
             // From here on a store goes unnoticed.
             self.set_dirty(id);
         }
-        self.actions.push_back(Action::Install { frame: id, object, run, mode, keep });
+        self.actions.push_back(CoreAction::Install { frame: id, object, run, mode, keep });
     }
 
-    pub(super) fn installed(&mut self, id: FrameId, result: Result<(), Reason>) {
-        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == Place::Installing) else {
+    pub(super) fn installed(&mut self, id: ExtentId, result: Result<(), FailureReason>) {
+        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == ExtentState::Installing) else {
             return;
         };
         let (object, run) = (frame.object, frame.run);
@@ -350,7 +354,7 @@ impl Core {
             return self.install_failed(id, &reason);
         }
         let frame = &mut self.frames[id];
-        (frame.place, frame.seen) = (Place::Installed, true);
+        (frame.place, frame.seen) = (ExtentState::Installed, true);
         frame.buffer = frame.kept || shares;
         if std::mem::take(&mut frame.eager) {
             self.counts.pages_prefetched += u64::from(run.len);
@@ -371,10 +375,10 @@ impl Core {
         self.settle(id);
     }
 
-    fn install_failed(&mut self, id: FrameId, reason: &Reason) {
+    fn install_failed(&mut self, id: ExtentId, reason: &FailureReason) {
         let frame = &mut self.frames[id];
         let (object, writing, len) = (frame.object, frame.writing, u64::from(frame.run.len));
-        frame.place = Place::Out;
+        frame.place = ExtentState::Buffered;
         frame.eager = false;
         let waiters = std::mem::take(&mut frame.waiters);
         let (dirty, run) = (frame.dirty, frame.run);
@@ -385,18 +389,18 @@ impl Core {
             let mine = waiters.iter().any(|waiter| waiter.page == page);
             self.fail(object, page, mine, reason);
         }
-        self.frames.enqueue(id, Queue::None);
+        self.frames.enqueue(id, EvictionQueue::None);
         match (dirty, writing) {
             (true, false) => self.queue_write(id),
             (_, true) => {}
-            (false, false) => self.frames.enqueue(id, Queue::Inactive),
+            (false, false) => self.frames.enqueue(id, EvictionQueue::Inactive),
         }
     }
 
     /// Serves who waits for a frame that is in the map.
-    pub(super) fn settle(&mut self, id: FrameId) {
+    pub(super) fn settle(&mut self, id: ExtentId) {
         let frame = &mut self.frames[id];
-        if frame.place != Place::Installed {
+        if frame.place != ExtentState::Installed {
             return;
         }
         let object = frame.object;
@@ -404,7 +408,7 @@ impl Core {
         let mut id = id;
         for waiter in waiters {
             // A frame may have been cut by the store before.
-            let Some(this) = self.objects[&object].table.frame(waiter.page) else { continue };
+            let Some(this) = self.objects[&object].table.extent_at(waiter.page) else { continue };
             id = this;
             if !waiter.write {
                 continue;
@@ -418,23 +422,23 @@ impl Core {
             } else if frame.protected {
                 self.make_writable(id, waiter.page);
             } else {
-                self.actions.push_back(Action::Unprotect { object, run: Run::one(waiter.page) });
+                self.actions.push_back(CoreAction::Unprotect { object, run: PageRun::one(waiter.page) });
             }
         }
         let frame = &self.frames[id];
         let tried = frame.failed != 0 && frame.failed + super::writeback::BUSY > self.now;
-        if frame.doom != Doom::None && frame.waiters.is_empty() && !frame.writing && !tried {
+        if frame.doom != Disposal::None && frame.waiters.is_empty() && !frame.writing && !tried {
             self.take_out(id);
         }
     }
 
-    pub(super) fn failure(page: u64, reason: &Reason) -> Failure {
+    pub(super) fn failure(page: u64, reason: &FailureReason) -> Failure {
         Failure { page, reason: reason.clone() }
     }
 
     /// As [`absent`](Self::absent), for what is asked for from `page` on.
-    pub(super) fn absent_run(&self, object: ObjectId, page: u64, len: u32) -> Run {
-        self.absent(object, page, Run { first: page, len })
+    pub(super) fn absent_run(&self, object: ObjectId, page: u64, len: u32) -> PageRun {
+        self.absent(object, page, PageRun { first: page, len })
     }
 
     /// Faults that found no memory, again.
@@ -444,8 +448,8 @@ impl Core {
             let Some(object) = self.objects.get(&fault.object).filter(|object| !object.leaving) else {
                 continue;
             };
-            match object.table.frame(fault.page) {
-                Some(frame) => self.fault_in_frame(frame, fault.page, fault.write, fault.since),
+            match object.table.extent_at(fault.page) {
+                Some(frame) => self.fault_in_extent(frame, fault.page, fault.write, fault.since),
                 None if self.make_room(1) => self.missing(fault),
                 None => {
                     self.stalled.push_front(fault);
@@ -473,20 +477,20 @@ impl Core {
             let (object_id, deadline) = (frame.object, object.traits.deadline);
             let place = self.frames[id].place;
             let reason = match place {
-                Place::Reading => Reason::Deadline,
+                ExtentState::Reading => FailureReason::Deadline,
                 // The bytes are there: the driver has only to finish the page's way into the map.
-                Place::Installing | Place::Leaving => {
+                ExtentState::Installing | ExtentState::Leaving => {
                     self.waiting.push_back((now + super::writeback::BUSY, id));
                     continue;
                 }
-                Place::Installed | Place::Copying => self.still_dirty(object_id),
-                Place::Out => self.no_memory(),
+                ExtentState::Installed | ExtentState::Copying => self.still_dirty(object_id),
+                ExtentState::Buffered => self.no_memory(),
             };
-            let (old, young): (Vec<Waiter>, Vec<Waiter>) =
+            let (old, young): (Vec<FaultWaiter>, Vec<FaultWaiter>) =
                 self.frames[id].waiters.iter().partition(|waiter| waiter.since + deadline <= now);
             self.frames[id].waiters = young;
             // Only a missing page can be poisoned.
-            let inside = matches!(place, Place::Installed | Place::Copying);
+            let inside = matches!(place, ExtentState::Installed | ExtentState::Copying);
             for waiter in old {
                 if inside {
                     self.throttle.refused.push((object_id, waiter.page, reason.clone()));

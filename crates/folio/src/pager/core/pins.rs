@@ -1,7 +1,7 @@
 //! The pins of one object: disjoint ranges, each with how many pins it has, so that one pin among many costs as little as the first.
 
-use super::int_hash::SpreadMap;
-use super::{Pin, Run};
+use super::int_hash::IntMap;
+use super::{PageRun, PinnedRange};
 use std::collections::BTreeMap;
 
 /// Pages that the same pins hold.
@@ -18,7 +18,7 @@ pub(super) struct Pins {
     /// By first page.
     parts: BTreeMap<u64, Part>,
     /// How often each pin was given.
-    given: SpreadMap<(u64, u64, bool), u32>,
+    given: IntMap<(u64, u64, bool), u32>,
     /// Pages that are pinned once or more.
     pages: u64,
     /// Of these, pages that are pinned for stores.
@@ -75,8 +75,8 @@ impl Pins {
         }
     }
 
-    pub(super) fn add(&mut self, pin: Pin) {
-        let Pin { first, end, stores } = pin;
+    pub(super) fn add(&mut self, pin: PinnedRange) {
+        let PinnedRange { first, end, stores } = pin;
         *self.given.entry((first, end, stores)).or_default() += 1;
         if first >= end {
             return;
@@ -107,8 +107,8 @@ impl Pins {
     }
 
     /// Takes a pin away, if it was given. Whether it was.
-    pub(super) fn remove(&mut self, pin: Pin) -> bool {
-        let Pin { first, end, stores } = pin;
+    pub(super) fn remove(&mut self, pin: PinnedRange) -> bool {
+        let PinnedRange { first, end, stores } = pin;
         let Some(given) = self.given.get_mut(&(first, end, stores)) else { return false };
         *given -= 1;
         if *given == 0 {
@@ -138,12 +138,12 @@ impl Pins {
     }
 
     /// Whether pages of a run are pinned.
-    pub(super) fn overlap(&self, run: Run) -> bool {
+    pub(super) fn overlap(&self, run: PageRun) -> bool {
         self.parts_in(run.first, run.end()).next().is_some()
     }
 
     /// Whether pages of a run are pinned for stores.
-    pub(super) fn hold(&self, run: Run) -> bool {
+    pub(super) fn hold(&self, run: PageRun) -> bool {
         self.parts_in(run.first, run.end()).any(|(_, part)| part.stores > 0)
     }
 
@@ -157,23 +157,26 @@ impl Pins {
 #[cfg(test)]
 mod tests {
     use super::Pins;
-    use crate::pager::core::{Pin, Run};
+    use crate::pager::core::{PageRun, PinnedRange};
     use std::time::{Duration, Instant};
 
     #[test]
     fn pins_that_overlap_count_each_page_once() {
         let mut pins = Pins::default();
-        let (a, b) = (Pin { first: 0, end: 10, stores: false }, Pin { first: 5, end: 20, stores: true });
+        let (a, b) = (
+            PinnedRange { first: 0, end: 10, stores: false },
+            PinnedRange { first: 5, end: 20, stores: true },
+        );
         pins.add(a);
         assert_eq!(pins.unpinned_in(5, 20), 10);
         pins.add(b);
         pins.add(b);
         assert_eq!(pins.pages(), 20);
-        assert!(!pins.hold(Run { first: 0, len: 5 }) && pins.hold(Run { first: 0, len: 6 }));
+        assert!(!pins.hold(PageRun { first: 0, len: 5 }) && pins.hold(PageRun { first: 0, len: 6 }));
         assert_eq!(pins.held_in(0, 100), [(5, 10), (10, 20)]);
-        assert!(pins.remove(b) && pins.overlap(Run::one(19)));
+        assert!(pins.remove(b) && pins.overlap(PageRun::one(19)));
         assert!(pins.remove(b) && !pins.remove(b));
-        assert!(!pins.overlap(Run::one(10)) && pins.overlap(Run::one(9)));
+        assert!(!pins.overlap(PageRun::one(10)) && pins.overlap(PageRun::one(9)));
         assert!(pins.remove(a) && pins.parts.is_empty() && pins.given.is_empty());
         assert_eq!(pins.pages(), 0);
     }
@@ -191,15 +194,15 @@ mod tests {
                 assert!(pins.remove(pin));
             } else {
                 let first = below(100);
-                let pin = Pin { first, end: first + below(20), stores: below(2) == 0 };
+                let pin = PinnedRange { first, end: first + below(20), stores: below(2) == 0 };
                 pins.add(pin);
                 given.push(pin);
             }
-            let on = |page: u64| given.iter().filter(move |pin| pin.overlaps(Run::one(page)));
+            let on = |page: u64| given.iter().filter(move |pin| pin.overlaps(PageRun::one(page)));
             assert_eq!(pins.pages(), (0..120).filter(|&page| on(page).count() > 0).count() as u64);
             for page in 0..120 {
-                assert_eq!(pins.overlap(Run::one(page)), on(page).count() > 0, "{page}");
-                assert_eq!(pins.hold(Run::one(page)), on(page).any(|pin| pin.stores), "{page}");
+                assert_eq!(pins.overlap(PageRun::one(page)), on(page).count() > 0, "{page}");
+                assert_eq!(pins.hold(PageRun::one(page)), on(page).any(|pin| pin.stores), "{page}");
             }
             let held = (0..120).filter(|&page| on(page).any(|pin| pin.stores)).count() as u64;
             assert_eq!(pins.held(), held);
@@ -210,9 +213,11 @@ mod tests {
     #[test]
     fn a_hundred_thousand_pins_cost_no_more_each_than_a_few() {
         let (mut pins, began) = (Pins::default(), Instant::now());
-        let pin = |n: u64| Pin { first: 3 * n, end: 3 * n + 2, stores: n.is_multiple_of(2) };
+        let pin = |n: u64| PinnedRange { first: 3 * n, end: 3 * n + 2, stores: n.is_multiple_of(2) };
         (0..100_000).for_each(|n| pins.add(pin(n)));
-        assert!((0..100_000).all(|n| pins.overlap(Run::one(3 * n)) && !pins.overlap(Run::one(3 * n + 2))));
+        assert!(
+            (0..100_000).all(|n| pins.overlap(PageRun::one(3 * n)) && !pins.overlap(PageRun::one(3 * n + 2)))
+        );
         assert!((0..100_000).rev().all(|n| pins.remove(pin(n))));
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     }

@@ -3,7 +3,7 @@
 //! All that is asked for of an object is at most as much as may be pinned: more would push itself out again. Few pages are under
 //! way at once, so that a fault or a pin never waits behind many, and none is read while a fault or a pin lacks memory.
 
-use super::jobs::Want;
+use super::jobs::WantedPages;
 use super::{Core, ObjectId};
 use std::collections::VecDeque;
 
@@ -15,7 +15,7 @@ pub(super) const TURN: u64 = 1024;
 /// What is still to be prefetched of an object.
 #[derive(Debug, Default)]
 pub(super) struct Prefetch {
-    wants: VecDeque<Want>,
+    wants: VecDeque<WantedPages>,
     pages: u64,
 }
 
@@ -27,7 +27,7 @@ impl Core {
         for (first, end) in runs {
             let len = end.min(pages).saturating_sub(first).min(most.saturating_sub(prefetch.pages));
             if len > 0 {
-                prefetch.wants.push_back(Want { next: first, end: first + len });
+                prefetch.wants.push_back(WantedPages { next: first, end: first + len });
                 prefetch.pages += len;
             }
         }
@@ -48,7 +48,7 @@ impl Core {
         !self.wants.is_empty() || !self.prefetches.is_empty()
     }
 
-    /// Whether prefetches only wait for [`Event::GoOn`](super::Event::GoOn).
+    /// Whether prefetches only wait for [`CoreEvent::GoOn`](super::CoreEvent::GoOn).
     pub(crate) fn paused(&self) -> bool {
         self.turn == 0 && !self.prefetches.is_empty()
     }
@@ -63,7 +63,7 @@ impl Core {
                 let Some(this) = self.objects.get(&object).filter(|this| want.next < this.pages) else {
                     return false;
                 };
-                let next = if let Some(id) = this.table.frame(want.next) {
+                let next = if let Some(id) = this.table.extent_at(want.next) {
                     self.bring(id).min(want.end)
                 } else {
                     let reading = this.reading;

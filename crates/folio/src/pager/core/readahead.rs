@@ -3,7 +3,7 @@
 //! The pager sees an access only when it faults. A page that was read ahead waits outside the map, so that its first use is a
 //! (cheap) fault that says the stream goes on. A miss that belongs to no stream reads the source's block and no more.
 
-use super::Run;
+use super::PageRun;
 
 /// Streams that are followed at once.
 const STREAMS: usize = 16;
@@ -16,7 +16,7 @@ const STRIDES: u32 = 16;
 
 /// How the program says that it will use a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Pattern {
+pub(crate) enum AccessPattern {
     #[default]
     Normal,
     /// In order: the widest units at once, and what was used is evicted first.
@@ -26,7 +26,7 @@ pub(crate) enum Pattern {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum StreamDirection {
     /// One access so far.
     Unknown,
     Forwards,
@@ -37,9 +37,9 @@ enum Way {
 
 #[derive(Debug, Clone)]
 struct Stream {
-    way: Way,
+    way: StreamDirection,
     /// The run that was wanted last.
-    last: Run,
+    last: PageRun,
     /// The edge of what was read or asked for, on the side to which the stream goes.
     edge: u64,
     /// Pages a read.
@@ -81,11 +81,11 @@ impl Window {
 
 /// What to read for an access.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Plan {
+pub(crate) struct ReadaheadPlan {
     /// The run that holds the page; `None` if it is there already.
-    pub(crate) wanted: Option<Run>,
+    pub(crate) wanted: Option<PageRun>,
     /// Runs that are likely to be wanted next.
-    pub(crate) ahead: Vec<Run>,
+    pub(crate) ahead: Vec<PageRun>,
     /// The number of the stream that goes on.
     pub(crate) stream: Option<u64>,
 }
@@ -95,7 +95,7 @@ pub(crate) struct Plan {
 pub(crate) struct Readahead {
     streams: Vec<Stream>,
     history: [u64; HISTORY],
-    pattern: Pattern,
+    pattern: AccessPattern,
     block: u32,
     widest: u32,
     clock: u64,
@@ -108,24 +108,24 @@ impl Readahead {
         Self {
             streams: Vec::new(),
             history: [u64::MAX; HISTORY],
-            pattern: Pattern::Normal,
+            pattern: AccessPattern::Normal,
             block: block.clamp(1, widest),
             widest,
             clock: 0,
         }
     }
 
-    pub(crate) fn set_pattern(&mut self, pattern: Pattern) {
+    pub(crate) fn set_pattern(&mut self, pattern: AccessPattern) {
         self.pattern = pattern;
         self.streams.clear();
     }
 
-    pub(crate) fn pattern(&self) -> Pattern {
+    pub(crate) fn pattern(&self) -> AccessPattern {
         self.pattern
     }
 
     /// The widest read, which follows the budget.
-    pub(crate) fn set_widest(&mut self, widest: u32) {
+    pub(crate) fn set_max_run(&mut self, widest: u32) {
         self.widest = widest.clamp(1, WIDEST);
         self.block = self.block.min(self.widest);
     }
@@ -143,28 +143,31 @@ impl Readahead {
     }
 
     /// The block that holds `page`.
-    fn block_of(&self, page: u64) -> Run {
+    fn block_of(&self, page: u64) -> PageRun {
         let block = u64::from(self.block);
-        Run { first: page - page % block, len: self.block }
+        PageRun { first: page - page % block, len: self.block }
     }
 
     /// There was no memory for `run`, which stream `number` wants ahead, from `page` on: it asks again as it goes on.
-    pub(crate) fn refused(&mut self, number: u64, run: Run, page: u64) {
+    pub(crate) fn refused(&mut self, number: u64, run: PageRun, page: u64) {
         let Some(stream) = self.streams.iter_mut().find(|stream| stream.number == number) else { return };
         stream.edge = match stream.way {
-            Way::Unknown => stream.edge,
-            Way::Forwards => stream.edge.min(page).max(stream.last.end()),
-            Way::Backwards => stream.edge.max(run.end()).min(stream.last.first),
-            Way::Strided(_) => stream.last.first,
+            StreamDirection::Unknown => stream.edge,
+            StreamDirection::Forwards => stream.edge.min(page).max(stream.last.end()),
+            StreamDirection::Backwards => stream.edge.max(run.end()).min(stream.last.first),
+            StreamDirection::Strided(_) => stream.last.first,
         };
     }
 
     /// `page` is wanted and is not in memory, or (`missing` false) was read ahead and is used now for the first time. The
     /// stream may have a `window` of pages ahead of it.
-    pub(crate) fn access(&mut self, page: u64, missing: bool, window: Window) -> Plan {
+    pub(crate) fn access(&mut self, page: u64, missing: bool, window: Window) -> ReadaheadPlan {
         self.clock += 1;
-        if self.pattern == Pattern::Random {
-            return Plan { wanted: missing.then(|| self.block_of(page)), ..Plan::default() };
+        if self.pattern == AccessPattern::Random {
+            return ReadaheadPlan {
+                wanted: missing.then(|| self.block_of(page)),
+                ..ReadaheadPlan::default()
+            };
         }
         let (clock, block) = (self.clock, self.block);
         if let Some(stream) = self.streams.iter_mut().find(|stream| stream.goes_on_at(page, block)) {
@@ -172,7 +175,7 @@ impl Readahead {
             return stream.go_on(page, missing, block, self.widest, window);
         }
         if !missing {
-            return Plan::default();
+            return ReadaheadPlan::default();
         }
         let window = window.of(0);
         let widest = Window::unit(window, block, self.widest);
@@ -180,11 +183,11 @@ impl Readahead {
         self.history.rotate_right(1);
         self.history[0] = page;
         let wanted = match self.pattern {
-            Pattern::Sequential => unit_from(page, widest),
+            AccessPattern::Sequential => unit_from(page, widest),
             _ => self.block_of(page),
         };
-        let way = strided.map_or(Way::Unknown, Way::Strided);
-        let unit = if self.pattern == Pattern::Sequential { widest } else { block };
+        let way = strided.map_or(StreamDirection::Unknown, StreamDirection::Strided);
+        let unit = if self.pattern == AccessPattern::Sequential { widest } else { block };
         let mut stream = Stream {
             way,
             last: wanted,
@@ -197,23 +200,23 @@ impl Readahead {
         };
         let mut ahead = Vec::new();
         match way {
-            Way::Strided(step) => {
+            StreamDirection::Strided(step) => {
                 stream.edge = page;
                 stream.strides_ahead(page, step, block, window, &mut ahead);
             }
-            _ if self.pattern == Pattern::Sequential => {
-                stream.way = Way::Forwards;
+            _ if self.pattern == AccessPattern::Sequential => {
+                stream.way = StreamDirection::Forwards;
                 stream.forwards_ahead(window, &mut ahead);
             }
             _ => {}
         }
-        let goes_on = (stream.way != Way::Unknown).then_some(stream.number);
+        let goes_on = (stream.way != StreamDirection::Unknown).then_some(stream.number);
         if self.streams.len() < STREAMS {
             self.streams.push(stream);
         } else if let Some(oldest) = self.streams.iter_mut().min_by_key(|stream| stream.used) {
             *oldest = stream;
         }
-        Plan { wanted: Some(wanted), ahead, stream: goes_on }
+        ReadaheadPlan { wanted: Some(wanted), ahead, stream: goes_on }
     }
 
     /// The step that leads to `page` by way of two earlier misses of the same distance, in up to four interleaved rows.
@@ -230,15 +233,15 @@ impl Readahead {
 }
 
 /// The run from `page` to the end of its unit, so that later units are aligned.
-fn unit_from(page: u64, unit: u32) -> Run {
+fn unit_from(page: u64, unit: u32) -> PageRun {
     let end = (page / u64::from(unit) + 1) * u64::from(unit);
-    Run { first: page, len: (end - page) as u32 }
+    PageRun { first: page, len: (end - page) as u32 }
 }
 
 /// The run from the start of the unit to `page`.
-fn unit_until(page: u64, unit: u32) -> Run {
+fn unit_until(page: u64, unit: u32) -> PageRun {
     let first = page - page % u64::from(unit);
-    Run { first, len: (page - first + 1) as u32 }
+    PageRun { first, len: (page - first + 1) as u32 }
 }
 
 /// Units that are asked for ahead of the one in use: few while they are small, since a stream may end.
@@ -254,52 +257,53 @@ impl Stream {
 
     fn goes_on_at(&self, page: u64, block: u32) -> bool {
         match self.way {
-            Way::Unknown => page == self.last.end() || page + 1 == self.last.first,
+            StreamDirection::Unknown => page == self.last.end() || page + 1 == self.last.first,
             // A little past the edge too: the program skipped something.
-            Way::Forwards => {
+            StreamDirection::Forwards => {
                 let slack = if self.unit > block { u64::from(self.unit) } else { 0 };
                 page >= self.last.end() && page <= self.edge + slack
             }
-            Way::Backwards => page < self.last.first && page + 1 >= self.edge,
-            Way::Strided(step) => {
+            StreamDirection::Backwards => page < self.last.first && page + 1 >= self.edge,
+            StreamDirection::Strided(step) => {
                 let from = page.cast_signed() - self.last.first.cast_signed();
                 from != 0 && from % step == 0 && (1..=i64::from(STRIDES) + 1).contains(&(from / step))
             }
         }
     }
 
-    fn go_on(&mut self, page: u64, missing: bool, block: u32, widest: u32, window: Window) -> Plan {
+    fn go_on(&mut self, page: u64, missing: bool, block: u32, widest: u32, window: Window) -> ReadaheadPlan {
         let stream = Some(self.number);
         let window = window.of(page.abs_diff(self.start));
         let widest = Window::unit(window, block, widest);
-        if self.way == Way::Unknown {
-            self.way = if page >= self.last.end() { Way::Forwards } else { Way::Backwards };
-            self.edge = if self.way == Way::Forwards { self.last.end() } else { self.last.first };
+        if self.way == StreamDirection::Unknown {
+            self.way =
+                if page >= self.last.end() { StreamDirection::Forwards } else { StreamDirection::Backwards };
+            self.edge = if self.way == StreamDirection::Forwards { self.last.end() } else { self.last.first };
         }
         let mut ahead = Vec::new();
-        if let Way::Strided(step) = self.way {
-            let wanted = Run { first: page - page % u64::from(block), len: block };
-            self.last = Run { first: page, len: 1 };
+        if let StreamDirection::Strided(step) = self.way {
+            let wanted = PageRun { first: page - page % u64::from(block), len: block };
+            self.last = PageRun { first: page, len: 1 };
             self.depth = (self.depth * 2).min(STRIDES);
             self.strides_ahead(page, step, block, window, &mut ahead);
-            return Plan { wanted: missing.then_some(wanted), ahead, stream };
+            return ReadaheadPlan { wanted: missing.then_some(wanted), ahead, stream };
         }
         self.unit = (self.unit * 4).min(widest);
-        let forwards = self.way == Way::Forwards;
+        let forwards = self.way == StreamDirection::Forwards;
         let run = if forwards { unit_from(page, self.unit) } else { unit_until(page, self.unit) };
         if missing {
             self.last = run;
             self.edge = if forwards { run.end().max(self.edge) } else { run.first.min(self.edge) };
         } else {
             // It was read ahead: only the place in the stream is new.
-            self.last = Run { first: page, len: 1 };
+            self.last = PageRun { first: page, len: 1 };
         }
         if forwards {
             self.forwards_ahead(window, &mut ahead);
         } else {
             self.backwards_ahead(window, &mut ahead);
         }
-        Plan { wanted: missing.then_some(run), ahead, stream }
+        ReadaheadPlan { wanted: missing.then_some(run), ahead, stream }
     }
 
     /// How far ahead of the run in use is asked for: the last unit that begins there is within the window.
@@ -308,7 +312,7 @@ impl Stream {
         (units_ahead(self.unit) * unit).min(window.saturating_sub(unit - 1)).max(1)
     }
 
-    fn forwards_ahead(&mut self, window: u64, ahead: &mut Vec<Run>) {
+    fn forwards_ahead(&mut self, window: u64, ahead: &mut Vec<PageRun>) {
         let until = self.last.end() + self.reach(window);
         while self.edge < until {
             let run = unit_from(self.edge, self.unit);
@@ -317,7 +321,7 @@ impl Stream {
         }
     }
 
-    fn backwards_ahead(&mut self, window: u64, ahead: &mut Vec<Run>) {
+    fn backwards_ahead(&mut self, window: u64, ahead: &mut Vec<PageRun>) {
         let until = self.last.first.saturating_sub(self.reach(window));
         while self.edge > until {
             let run = unit_until(self.edge - 1, self.unit);
@@ -327,13 +331,13 @@ impl Stream {
     }
 
     /// Asks for the strides up to `depth` after `page` that were not asked for yet.
-    fn strides_ahead(&mut self, page: u64, step: i64, block: u32, window: u64, ahead: &mut Vec<Run>) {
+    fn strides_ahead(&mut self, page: u64, step: i64, block: u32, window: u64, ahead: &mut Vec<PageRun>) {
         let most = i64::try_from(window / u64::from(block)).unwrap_or(i64::MAX).max(1);
         for count in 1..=i64::from(self.depth).min(most) {
             let Some(next) = page.checked_add_signed(step * count) else { break };
             let asked = if step > 0 { next <= self.edge } else { next >= self.edge };
             if !asked {
-                ahead.push(Run { first: next - next % u64::from(block), len: block });
+                ahead.push(PageRun { first: next - next % u64::from(block), len: block });
                 self.edge = next;
             }
         }
@@ -342,7 +346,7 @@ impl Stream {
 
 #[cfg(test)]
 mod tests {
-    use super::{Pattern, Readahead, Window};
+    use super::{AccessPattern, Readahead, Window};
     use std::collections::BTreeSet;
 
     const ALONE: Window = Window { pages: u64::MAX, shared: false };
@@ -406,7 +410,7 @@ mod tests {
     #[test]
     fn advice_sequential_reads_wide_at_once() {
         let mut readahead = Readahead::new(1, 512);
-        readahead.set_pattern(Pattern::Sequential);
+        readahead.set_pattern(AccessPattern::Sequential);
         let plan = readahead.access(0, true, ALONE);
         assert_eq!(plan.wanted.unwrap().len, 512);
         assert!(!plan.ahead.is_empty());
@@ -415,7 +419,7 @@ mod tests {
     #[test]
     fn advice_random_never_reads_ahead() {
         let mut readahead = Readahead::new(4, 512);
-        readahead.set_pattern(Pattern::Random);
+        readahead.set_pattern(AccessPattern::Random);
         let (misses, read) = misses(&mut readahead, 0..1_000);
         assert_eq!((misses, read), (250, 1_000));
     }

@@ -5,8 +5,8 @@
 //! what nobody used while the pager read its budget several times over goes first.
 
 use super::chunk_table::CHUNK;
-use super::extents::{FrameId, Queue};
-use super::readahead::{Plan, Window};
+use super::extents::{EvictionQueue, ExtentId};
+use super::readahead::{ReadaheadPlan, Window};
 use super::{Core, ObjectId};
 
 /// Pages that are read ahead at most, for all streams: 16 MiB of 4 KiB pages. More makes no source faster, and is read in
@@ -53,7 +53,7 @@ impl Core {
     }
 
     /// The frame has been used, or will never be.
-    pub(super) fn no_longer_ahead(&mut self, id: FrameId) -> bool {
+    pub(super) fn no_longer_ahead(&mut self, id: ExtentId) -> bool {
         let frame = &mut self.frames[id];
         let was = std::mem::take(&mut frame.ahead);
         if was {
@@ -63,7 +63,7 @@ impl Core {
     }
 
     /// A page that was read ahead is used: the stream goes on.
-    pub(super) fn first_use(&mut self, id: FrameId, page: u64) {
+    pub(super) fn first_use(&mut self, id: ExtentId, page: u64) {
         if !self.no_longer_ahead(id) {
             return;
         }
@@ -76,7 +76,7 @@ impl Core {
     }
 
     /// Reads what is likely to be wanted, as far as there is memory that nobody uses.
-    pub(super) fn read_ahead(&mut self, object: ObjectId, plan: &Plan) {
+    pub(super) fn read_ahead(&mut self, object: ObjectId, plan: &ReadaheadPlan) {
         let Some(stream) = plan.stream else { return };
         let read = self.counts.pages_read;
         self.streams.went_on((object, stream), read, read.saturating_sub(self.budget()));
@@ -84,7 +84,7 @@ impl Core {
             let pages = self.objects[&object].pages;
             let mut page = run.first;
             while page < run.end().min(pages) {
-                if self.objects[&object].table.frame(page).is_some() {
+                if self.objects[&object].table.extent_at(page).is_some() {
                     page += 1;
                     continue;
                 }
@@ -111,26 +111,26 @@ impl Core {
         let share = self.ahead_share();
         while self.ahead + pages > share.max(pages) {
             let Some(oldest) = self.unused_since(self.budget()) else { return false };
-            self.drop_frame(oldest);
+            self.drop_extent(oldest);
         }
         self.make_room(pages)
     }
 
     /// The page that was read ahead first, if so many pages were read since.
-    fn unused_since(&self, pages: u64) -> Option<FrameId> {
-        let oldest = self.frames.front(Queue::Ahead).filter(|&id| self.may_drop(id))?;
+    fn unused_since(&self, pages: u64) -> Option<ExtentId> {
+        let oldest = self.frames.front(EvictionQueue::Ahead).filter(|&id| self.may_drop(id))?;
         (self.frames[oldest].ahead_at + pages < self.counts.pages_read).then_some(oldest)
     }
 
     /// The page that was read ahead first, if nobody will use it any more.
-    pub(super) fn unused_for_long(&self) -> Option<FrameId> {
+    pub(super) fn unused_for_long(&self) -> Option<ExtentId> {
         self.unused_since(STALE * self.budget())
     }
 
     /// Keeps what was read ahead within its share, and gives it up where nothing else can leave memory.
     pub(super) fn spare_ahead(&mut self) {
-        let most = self.ahead_share().max(u64::from(self.widest()));
-        while self.frames.pages(Queue::Ahead) > most && self.drop_ahead() {}
+        let most = self.ahead_share().max(u64::from(self.max_run()));
+        while self.frames.pages(EvictionQueue::Ahead) > most && self.drop_ahead() {}
         while self.leaving == 0 && self.lacks_memory() && self.drop_ahead() {
             self.pump_stalled();
         }
@@ -138,22 +138,22 @@ impl Core {
 
     /// Whether somebody waits for memory that is not there.
     fn lacks_memory(&mut self) -> bool {
-        let pins = if self.pins_lack { u64::from(self.widest()) } else { 0 };
+        let pins = if self.pins_lack { u64::from(self.max_run()) } else { 0 };
         let wanted = pins.max(u64::from(!self.stalled.is_empty()));
         !self.make_room(wanted)
     }
 
     fn drop_ahead(&mut self) -> bool {
-        let Some(oldest) = self.frames.front(Queue::Ahead).filter(|&id| self.may_drop(id)) else {
+        let Some(oldest) = self.frames.front(EvictionQueue::Ahead).filter(|&id| self.may_drop(id)) else {
             return false;
         };
-        self.drop_frame(oldest);
+        self.drop_extent(oldest);
         true
     }
 }
 
 /// The pages that were read ahead and are not used yet, by counting.
 #[cfg(test)]
-pub(super) fn counted(frames: &super::extents::Frames) -> u64 {
+pub(super) fn counted(frames: &super::extents::Extents) -> u64 {
     frames.iter().filter(|(_, frame)| frame.ahead).map(|(_, frame)| u64::from(frame.run.len)).sum()
 }

@@ -2,7 +2,9 @@
 //!
 //! Every schedule follows from a seed. `FOLIO_EFFORT` says how many are run, from `FOLIO_FIRST` on.
 
-use super::{Action, Core, Event, Limits, ObjectId, Pattern, Pin, Ticket, Traits};
+use super::{
+    AccessPattern, Core, CoreAction, CoreEvent, Limits, ObjectId, ObjectTraits, PinnedRange, Ticket,
+};
 use crate::effort::{number, scaled};
 use std::collections::{BTreeMap, HashSet};
 
@@ -17,7 +19,7 @@ fn next(state: &mut u64) -> u64 {
 
 /// A program's thread that reads pages in order.
 #[derive(Debug, Clone)]
-struct Reader {
+struct ScanReader {
     object: ObjectId,
     at: u64,
     left: u64,
@@ -28,7 +30,7 @@ struct Reader {
     blocked: bool,
 }
 
-impl Reader {
+impl ScanReader {
     fn new(object: ObjectId, (first, end): (u64, u64), backwards: bool, work: u64) -> Self {
         let at = if backwards { end - 1 } else { first };
         Self { object, at, left: end - first, backwards, work, ready: 0, blocked: false }
@@ -39,9 +41,9 @@ impl Reader {
 struct Scan {
     core: Core,
     map: HashSet<(ObjectId, u64)>,
-    readers: Vec<Reader>,
+    readers: Vec<ScanReader>,
     /// Ends of reads, by time and number.
-    reads: BTreeMap<(u64, u64), super::FrameId>,
+    reads: BTreeMap<(u64, u64), super::ExtentId>,
     number: u64,
     now: u64,
     latency: u64,
@@ -50,10 +52,10 @@ struct Scan {
 }
 
 impl Scan {
-    fn new(budget: u64, objects: &[u64], pattern: Pattern, (latency, each): (u64, u64)) -> Self {
+    fn new(budget: u64, objects: &[u64], pattern: AccessPattern, (latency, each): (u64, u64)) -> Self {
         let mut core = Core::new(Limits { budget, dirty_age: 5_000_000, page: 4096 });
         for (n, &pages) in (0..).zip(objects) {
-            let traits = Traits {
+            let traits = ObjectTraits {
                 tracked: false,
                 private: false,
                 shares_buffer: false,
@@ -61,8 +63,8 @@ impl Scan {
                 cut: 1,
                 deadline: u64::MAX / 4,
             };
-            core.handle(Event::Attach { object: ObjectId(n), pages, traits });
-            core.handle(Event::Advise { object: ObjectId(n), pattern });
+            core.handle(CoreEvent::Attach { object: ObjectId(n), pages, traits });
+            core.handle(CoreEvent::Advise { object: ObjectId(n), pattern });
         }
         Self {
             core,
@@ -77,37 +79,37 @@ impl Scan {
         }
     }
 
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, event: CoreEvent) {
         self.core.set_now(self.now);
         self.core.handle(event);
         while let Some(action) = self.core.next_action() {
             match action {
-                Action::Read { frame, run, .. } => {
+                CoreAction::Read { frame, run, .. } => {
                     self.number += 1;
                     self.free = self.free.max(self.now) + self.each * u64::from(run.len);
                     self.reads.insert((self.free + self.latency, self.number), frame);
                 }
-                Action::Install { frame, object, run, .. } => {
+                CoreAction::Install { frame, object, run, .. } => {
                     self.map.extend((run.first..run.end()).map(|page| (object, page)));
                     for reader in self.readers.iter_mut().filter(|reader| reader.object == object) {
                         if reader.blocked && run.holds(reader.at) {
                             (reader.blocked, reader.ready) = (false, self.now);
                         }
                     }
-                    self.core.handle(Event::Installed { frame, result: Ok(()) });
+                    self.core.handle(CoreEvent::Installed { frame, result: Ok(()) });
                 }
-                Action::TakeOut { frame, object, run, .. } => {
+                CoreAction::TakeOut { frame, object, run, .. } => {
                     (run.first..run.end()).for_each(|page| _ = self.map.remove(&(object, page)));
-                    self.core.handle(Event::TakenOut { frame, result: Ok(()) });
+                    self.core.handle(CoreEvent::TakenOut { frame, result: Ok(()) });
                 }
-                Action::Wake { object, run } => {
+                CoreAction::Wake { object, run } => {
                     for reader in self.readers.iter_mut().filter(|reader| reader.object == object) {
                         if reader.blocked && run.holds(reader.at) {
                             (reader.blocked, reader.ready) = (false, self.now);
                         }
                     }
                 }
-                Action::Discard { .. } => {}
+                CoreAction::Discard { .. } => {}
                 other => panic!("a scan needs no {other:?}"),
             }
         }
@@ -133,13 +135,13 @@ impl Scan {
                         reader.ready = self.now + reader.work;
                     } else {
                         reader.blocked = true;
-                        self.event(Event::Fault { object, page, write: false });
+                        self.event(CoreEvent::Fault { object, page, write: false });
                     }
                 }
                 (_, Some(_)) => {
                     let ((at, _), frame) = self.reads.pop_first().unwrap();
                     self.now = self.now.max(at);
-                    self.event(Event::ReadDone { frame, result: Ok(()) });
+                    self.event(CoreEvent::ReadDone { frame, result: Ok(()) });
                 }
                 (_, None) => panic!("nothing goes on: {:?}", self.readers),
             }
@@ -164,7 +166,7 @@ fn a_scan_reads_its_data_once_at_any_budget_and_speed() {
         let mut below = |n: u64| next(&mut state) % n;
         let budget = 2048 << below(5);
         let threads = 1 + below(8);
-        let pattern = if below(4) == 0 { Pattern::Sequential } else { Pattern::Normal };
+        let pattern = if below(4) == 0 { AccessPattern::Sequential } else { AccessPattern::Normal };
         let speeds = (below(3) * below(500), below(3) * below(10));
         let apart = below(2) == 0;
         let backwards = below(3) == 0;
@@ -181,7 +183,7 @@ fn a_scan_reads_its_data_once_at_any_budget_and_speed() {
                 let range = if apart { (0, part) } else { (n * part, (n + 1) * part) };
                 // No thread is just as fast as the others.
                 let work = work + u64::from(work > 0) * below(1 + work / 4);
-                Reader::new(ObjectId(if apart { n as u32 } else { 0 }), range, backwards, work)
+                ScanReader::new(ObjectId(if apart { n as u32 } else { 0 }), range, backwards, work)
             })
             .collect();
         assert_read_once(&mut scan, &story);
@@ -192,8 +194,8 @@ fn a_scan_reads_its_data_once_at_any_budget_and_speed() {
 fn threads_that_scan_the_same_read_it_once() {
     for threads in [2, 4, 8] {
         for work in [0, 1, 20] {
-            let mut scan = Scan::new(2048, &[DATA], Pattern::Normal, (100, 2));
-            scan.readers = vec![Reader::new(ObjectId(0), (0, DATA), false, work); threads];
+            let mut scan = Scan::new(2048, &[DATA], AccessPattern::Normal, (100, 2));
+            scan.readers = vec![ScanReader::new(ObjectId(0), (0, DATA), false, work); threads];
             assert_read_once(&mut scan, &format!("{threads} threads, work {work}"));
         }
     }
@@ -202,13 +204,13 @@ fn threads_that_scan_the_same_read_it_once() {
 #[test]
 fn a_hint_far_above_the_budget_reads_no_more_than_the_budget_holds() {
     let pages = 64 << 28;
-    let mut scan = Scan::new(2048, &[pages, DATA], Pattern::Normal, (100, 1));
-    let hint = |object| Event::Prefetch { object: ObjectId(object), runs: vec![(0, pages)] };
+    let mut scan = Scan::new(2048, &[pages, DATA], AccessPattern::Normal, (100, 1));
+    let hint = |object| CoreEvent::Prefetch { object: ObjectId(object), runs: vec![(0, pages)] };
     for _ in 0..1_000 {
         scan.event(hint(0));
     }
     // The source of the one is slow; the other's pages come at once, and so do its hints.
-    scan.readers = vec![Reader::new(ObjectId(1), (0, DATA / 8), false, 1)];
+    scan.readers = vec![ScanReader::new(ObjectId(1), (0, DATA / 8), false, 1)];
     scan.run();
     let read = scan.core.counts().pages_prefetched;
     assert!((1..=2048).contains(&read), "{read} pages prefetched");
@@ -218,7 +220,7 @@ fn a_hint_far_above_the_budget_reads_no_more_than_the_budget_holds() {
 #[test]
 fn a_prefetch_from_a_stuck_source_delays_no_pin_of_another_map() {
     let mut core = Core::new(Limits { budget: 2048, dirty_age: 5_000_000, page: 4096 });
-    let traits = Traits {
+    let traits = ObjectTraits {
         tracked: false,
         private: false,
         shares_buffer: false,
@@ -227,18 +229,18 @@ fn a_prefetch_from_a_stuck_source_delays_no_pin_of_another_map() {
         deadline: 30_000_000,
     };
     for object in [ObjectId(0), ObjectId(1)] {
-        core.handle(Event::Attach { object, pages: 1 << 24, traits });
+        core.handle(CoreEvent::Attach { object, pages: 1 << 24, traits });
     }
-    core.handle(Event::Prefetch { object: ObjectId(0), runs: vec![(0, 1 << 24)] });
-    let pin = Pin { first: 0, end: 1_000, stores: false };
-    core.handle(Event::Pin { object: ObjectId(1), pin, ticket: Ticket(1) });
+    core.handle(CoreEvent::Prefetch { object: ObjectId(0), runs: vec![(0, 1 << 24)] });
+    let pin = PinnedRange { first: 0, end: 1_000, stores: false };
+    core.handle(CoreEvent::Pin { object: ObjectId(1), pin, ticket: Ticket(1) });
     let mut replied = false;
     while let Some(action) = core.next_action() {
         match action {
-            Action::Read { object: ObjectId(0), .. } => {}
-            Action::Read { frame, .. } => core.handle(Event::ReadDone { frame, result: Ok(()) }),
-            Action::Install { frame, .. } => core.handle(Event::Installed { frame, result: Ok(()) }),
-            Action::Reply { result, .. } => replied = result.is_ok(),
+            CoreAction::Read { object: ObjectId(0), .. } => {}
+            CoreAction::Read { frame, .. } => core.handle(CoreEvent::ReadDone { frame, result: Ok(()) }),
+            CoreAction::Install { frame, .. } => core.handle(CoreEvent::Installed { frame, result: Ok(()) }),
+            CoreAction::Reply { result, .. } => replied = result.is_ok(),
             other => panic!("{other:?}"),
         }
     }
@@ -247,14 +249,14 @@ fn a_prefetch_from_a_stuck_source_delays_no_pin_of_another_map() {
 
 #[test]
 fn streams_that_ended_leave_the_budget_to_others() {
-    let mut scan = Scan::new(2048, &[DATA, DATA], Pattern::Normal, (100, 1));
+    let mut scan = Scan::new(2048, &[DATA, DATA], AccessPattern::Normal, (100, 1));
     // Many streams stop in their middle.
     for n in 0..40 {
-        scan.readers = vec![Reader::new(ObjectId(0), (n * 1_600, n * 1_600 + 400), false, 5)];
+        scan.readers = vec![ScanReader::new(ObjectId(0), (n * 1_600, n * 1_600 + 400), false, 5)];
         scan.run();
     }
     assert!(scan.core.ahead > 0, "something was read ahead in vain");
-    scan.readers = vec![Reader::new(ObjectId(1), (0, DATA), false, 5)];
+    scan.readers = vec![ScanReader::new(ObjectId(1), (0, DATA), false, 5)];
     assert_read_once(&mut scan, "after streams that stopped");
     let left = scan.core.frames.iter().filter(|(_, frame)| frame.object == ObjectId(0)).count();
     assert_eq!(left, 0, "nothing of the streams that ended is in memory");
@@ -262,21 +264,22 @@ fn streams_that_ended_leave_the_budget_to_others() {
 
 #[test]
 fn the_streams_of_a_map_that_is_gone_leave_their_window_to_others() {
-    let mut scan = Scan::new(2048, &[DATA, DATA], Pattern::Normal, (100, 1));
-    scan.readers =
-        (0..2).map(|object| Reader::new(ObjectId(object), (0, 400), false, u64::from(object) + 1)).collect();
+    let mut scan = Scan::new(2048, &[DATA, DATA], AccessPattern::Normal, (100, 1));
+    scan.readers = (0..2)
+        .map(|object| ScanReader::new(ObjectId(object), (0, 400), false, u64::from(object) + 1))
+        .collect();
     scan.run();
     assert!(scan.core.ahead_window().shared, "both maps have streams");
-    scan.core.handle(Event::Detach { object: ObjectId(0) });
+    scan.core.handle(CoreEvent::Detach { object: ObjectId(0) });
     assert!(!scan.core.ahead_window().shared);
 }
 
 #[test]
 fn more_streams_than_are_followed_keep_the_budget() {
     let part = DATA / 64;
-    let mut scan = Scan::new(2048, &[DATA], Pattern::Sequential, (100, 1));
+    let mut scan = Scan::new(2048, &[DATA], AccessPattern::Sequential, (100, 1));
     scan.readers =
-        (0..64).map(|n| Reader::new(ObjectId(0), (n * part, (n + 1) * part), n % 2 == 1, 5)).collect();
+        (0..64).map(|n| ScanReader::new(ObjectId(0), (n * part, (n + 1) * part), n % 2 == 1, 5)).collect();
     scan.run();
-    assert!(scan.core.ahead <= scan.core.ahead_share() + u64::from(scan.core.widest()));
+    assert!(scan.core.ahead <= scan.core.ahead_share() + u64::from(scan.core.max_run()));
 }

@@ -5,10 +5,10 @@
 //! `FOLIO_EFFORT` says how many schedules run, from the seed `FOLIO_FIRST` on. `FOLIO_SEED` replays one, and
 //! `FOLIO_TRACE` prints all of its events and actions (docs/testing.md).
 
-use super::extents::{Frame, Place};
+use super::extents::{Extent, ExtentState};
 use super::{
-    Action, Backing, Bytes, Core, Event, Failure, FrameId, Limits, Mode, ObjectId, Pattern, Pin, Reason, Run,
-    Ticket, Traits,
+    AccessPattern, Backing, Core, CoreAction, CoreEvent, ExtentId, Failure, FailureReason, Limits, ObjectId,
+    ObjectTraits, PageRun, PinnedRange, Stability, StoreAccess, Ticket,
 };
 use crate::effort::{number, scaled};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -51,34 +51,34 @@ struct Thread {
 }
 
 #[derive(Debug, Clone)]
-enum Outcome {
-    Read(FrameId, Run, Backing),
-    Write(FrameId, Run, Backing),
+enum PlayedOutcome {
+    Read(ExtentId, PageRun, Backing),
+    Write(ExtentId, PageRun, Backing),
     /// What the source has when it begins: a write that ends later may not be durable after it.
     Flush(BTreeMap<u64, u64>),
     /// A thread's fault is read.
     Fault(usize),
     /// What an immediate action answers, a moment later.
-    Event(fn(FrameId, Result<(), Reason>) -> Event, FrameId, Result<(), Reason>),
+    Event(fn(ExtentId, Result<(), FailureReason>) -> CoreEvent, ExtentId, Result<(), FailureReason>),
 }
 
 #[derive(Debug)]
 struct Pending {
     object: ObjectId,
     at: u64,
-    outcome: Outcome,
+    outcome: PlayedOutcome,
 }
 
 #[derive(Debug)]
 struct World {
-    traits: Traits,
+    traits: ObjectTraits,
     pages: u64,
     map: HashMap<u64, Mapped>,
-    poisoned: HashMap<u64, Reason>,
-    buffers: HashMap<FrameId, (Run, Vec<u64>)>,
+    poisoned: HashMap<u64, FailureReason>,
+    buffers: HashMap<ExtentId, (PageRun, Vec<u64>)>,
     /// Of these, buffers that are not the map's own memory though others of the object are.
-    beside: BTreeSet<FrameId>,
-    writing: Vec<Run>,
+    beside: BTreeSet<ExtentId>,
+    writing: Vec<PageRun>,
     source: BTreeMap<u64, u64>,
     durable: BTreeMap<u64, u64>,
     spill: BTreeMap<u64, u64>,
@@ -93,7 +93,7 @@ struct World {
 
 impl World {
     /// Nothing of it is in memory.
-    fn new(pages: u64, traits: Traits, source: BTreeMap<u64, u64>) -> Self {
+    fn new(pages: u64, traits: ObjectTraits, source: BTreeMap<u64, u64>) -> Self {
         Self {
             traits,
             pages,
@@ -122,7 +122,7 @@ struct Simulation {
     now: u64,
     tickets: BTreeMap<Ticket, (ObjectId, Asked)>,
     next_ticket: u64,
-    pins: Vec<(ObjectId, Pin)>,
+    pins: Vec<(ObjectId, PinnedRange)>,
     /// One in so many operations fails; 0: none.
     errors: u64,
     may_fail: bool,
@@ -130,7 +130,7 @@ struct Simulation {
     traced: bool,
     budget: u64,
     stored: u64,
-    resize: Option<Resize>,
+    resize: Option<PendingResize>,
     /// How a step of it ended.
     resized: Option<Result<(), Failure>>,
     /// A resize failed half-way: the program ends there.
@@ -141,7 +141,7 @@ struct Simulation {
 
 #[derive(Debug)]
 enum Asked {
-    Pin(Pin),
+    Pin(PinnedRange),
     Sync(u64, u64, BTreeMap<u64, u64>),
     Evict,
     Resize,
@@ -149,7 +149,7 @@ enum Asked {
 
 /// A map that gets another length, by the steps that its handle takes, and by no other program meanwhile.
 #[derive(Debug, Clone, Copy)]
-struct Resize {
+struct PendingResize {
     object: ObjectId,
     pages: u64,
     step: u64,
@@ -170,7 +170,7 @@ impl Simulation {
         let mut worlds = BTreeMap::new();
         for n in 0..=random.below(3) {
             let tracked = random.one_in(2);
-            let traits = Traits {
+            let traits = ObjectTraits {
                 tracked,
                 private: tracked && random.one_in(3),
                 shares_buffer: random.one_in(2),
@@ -181,7 +181,7 @@ impl Simulation {
             let pages = 1 + random.below(1_200);
             let source: BTreeMap<u64, u64> = (0..pages).map(|page| (page, page + 1)).collect();
             let id = ObjectId(n as u32);
-            core.handle(Event::Attach { object: id, pages, traits });
+            core.handle(CoreEvent::Attach { object: id, pages, traits });
             let world = World::new(pages, traits, source);
             worlds.insert(id, world);
         }
@@ -212,7 +212,7 @@ impl Simulation {
         }
     }
 
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, event: CoreEvent) {
         if self.traced {
             eprintln!("{:>8} {event:?}", self.now);
         }
@@ -221,7 +221,7 @@ impl Simulation {
         self.act();
     }
 
-    fn later(&mut self, object: ObjectId, most: u64, outcome: Outcome) {
+    fn later(&mut self, object: ObjectId, most: u64, outcome: PlayedOutcome) {
         let at = self.now + 1 + self.random.below(most);
         self.pending.push(Pending { object, at, outcome });
     }
@@ -229,12 +229,12 @@ impl Simulation {
     fn answer(
         &mut self,
         object: ObjectId,
-        event: fn(FrameId, Result<(), Reason>) -> Event,
-        frame: FrameId,
-        result: Result<(), Reason>,
+        event: fn(ExtentId, Result<(), FailureReason>) -> CoreEvent,
+        frame: ExtentId,
+        result: Result<(), FailureReason>,
     ) {
         let most = if self.random.one_in(4) { 200 } else { 1 };
-        self.later(object, most, Outcome::Event(event, frame, result));
+        self.later(object, most, PlayedOutcome::Event(event, frame, result));
     }
 
     /// The core's count is that of its frames.
@@ -242,7 +242,10 @@ impl Simulation {
         let used: u64 = (self.core.frames.iter())
             .map(|(_, frame)| {
                 let len = u64::from(frame.run.len);
-                let inside = matches!(frame.place, Place::Installed | Place::Installing | Place::Copying);
+                let inside = matches!(
+                    frame.place,
+                    ExtentState::Installed | ExtentState::Installing | ExtentState::Copying
+                );
                 assert!(inside || !frame.copied, "a copy beside nothing: {frame:?}");
                 len * (1 + u64::from(frame.copied))
             })
@@ -275,27 +278,28 @@ impl Simulation {
     }
 
     #[allow(clippy::too_many_lines, reason = "one arm an action")]
-    fn perform(&mut self, action: Action) {
+    fn perform(&mut self, action: CoreAction) {
         match action {
-            Action::Read { frame, object, run, from } => {
+            CoreAction::Read { frame, object, run, from } => {
                 let world = self.worlds.get_mut(&object).unwrap();
                 assert!(run.end() <= world.pages, "a read past the end: {run:?}");
                 assert_eq!(run.first >> 9, (run.end() - 1) >> 9, "{run:?} crosses a chunk");
                 let old = world.buffers.insert(frame, (run, vec![0; run.len as usize]));
                 assert!(old.is_none(), "{frame:?} has a buffer already");
                 let most = if self.random.one_in(300) { 3 * DEADLINE } else { 500 };
-                self.later(object, most, Outcome::Read(frame, run, from));
+                self.later(object, most, PlayedOutcome::Read(frame, run, from));
             }
-            Action::Install { frame, object, run, mode, keep } => {
+            CoreAction::Install { frame, object, run, mode, keep } => {
                 let refused = self.errors > 0 && self.random.one_in(400);
                 let world = self.worlds.get_mut(&object).unwrap();
                 if !refused {
                     let (held, bytes) = world.buffers[&frame].clone();
                     assert_eq!(held, run, "the buffer is of other pages");
-                    assert_eq!(world.traits.tracked, mode != Mode::ReadOnly);
+                    assert_eq!(world.traits.tracked, mode != StoreAccess::ReadOnly);
                     for (page, value) in (run.first..).zip(bytes) {
                         assert!(!world.poisoned.contains_key(&page), "{page} is poisoned");
-                        let old = world.map.insert(page, Mapped { value, writable: mode == Mode::Writable });
+                        let old =
+                            world.map.insert(page, Mapped { value, writable: mode == StoreAccess::Writable });
                         assert!(old.is_none(), "{page} is in the map already");
                     }
                     let being_written =
@@ -306,14 +310,17 @@ impl Simulation {
                     }
                     self.wake(object, run);
                 }
-                let result = if refused { Err(Reason::Refused { errno: 12 }) } else { Ok(()) };
-                self.answer(object, |frame, result| Event::Installed { frame, result }, frame, result);
+                let result = if refused { Err(FailureReason::Refused { errno: 12 }) } else { Ok(()) };
+                self.answer(object, |frame, result| CoreEvent::Installed { frame, result }, frame, result);
             }
-            Action::TakeOut { frame, object, run, bytes } => {
+            CoreAction::TakeOut { frame, object, run, bytes } => {
                 let busy = self.errors > 0 && self.random.one_in(30);
                 let world = self.worlds.get_mut(&object).unwrap();
                 let still = (run.first..run.end()).all(|page| !world.map[&page].writable);
-                assert!(bytes != Bytes::Still || still, "{run:?} may be stored to while it is copied");
+                assert!(
+                    bytes != Stability::Unchanging || still,
+                    "{run:?} may be stored to while it is copied"
+                );
                 if !busy {
                     let bytes =
                         (run.first..run.end()).map(|page| world.map.remove(&page).unwrap().value).collect();
@@ -323,10 +330,10 @@ impl Simulation {
                     // Put back, without the protection.
                     (run.first..run.end()).for_each(|page| world.map.get_mut(&page).unwrap().writable = true);
                 }
-                let result = if busy { Err(Reason::Busy) } else { Ok(()) };
-                self.answer(object, |frame, result| Event::TakenOut { frame, result }, frame, result);
+                let result = if busy { Err(FailureReason::Busy) } else { Ok(()) };
+                self.answer(object, |frame, result| CoreEvent::TakenOut { frame, result }, frame, result);
             }
-            Action::Copy { frame, object, run, protect } => {
+            CoreAction::Copy { frame, object, run, protect } => {
                 let busy = self.errors > 0 && self.random.one_in(30);
                 let world = self.worlds.get_mut(&object).unwrap();
                 let mut bytes = Vec::new();
@@ -342,10 +349,10 @@ impl Simulation {
                         world.beside.insert(frame);
                     }
                 }
-                let result = if busy { Err(Reason::Busy) } else { Ok(()) };
-                self.answer(object, |frame, result| Event::Copied { frame, result }, frame, result);
+                let result = if busy { Err(FailureReason::Busy) } else { Ok(()) };
+                self.answer(object, |frame, result| CoreEvent::Copied { frame, result }, frame, result);
             }
-            Action::Unprotect { object, run } => {
+            CoreAction::Unprotect { object, run } => {
                 let world = self.worlds.get_mut(&object).unwrap();
                 for page in run.first..run.end() {
                     let mapped = world.map.get_mut(&page).expect("only pages in the map are unprotected");
@@ -353,7 +360,7 @@ impl Simulation {
                 }
                 self.wake(object, run);
             }
-            Action::Write { frame, object, run, to } => {
+            CoreAction::Write { frame, object, run, to } => {
                 let world = self.worlds.get_mut(&object).unwrap();
                 assert!(world.traits.tracked && (to == Backing::Spill) == world.traits.private);
                 assert!(run.end() <= world.pages);
@@ -364,26 +371,26 @@ impl Simulation {
                 );
                 world.writing.push(run);
                 let most = if self.random.one_in(300) { 2 * DEADLINE } else { 1_000 };
-                self.later(object, most, Outcome::Write(frame, run, to));
+                self.later(object, most, PlayedOutcome::Write(frame, run, to));
             }
-            Action::Discard { frame, object, run, last, .. } => {
+            CoreAction::Discard { frame, object, run, last, .. } => {
                 let world = self.worlds.get_mut(&object).unwrap();
                 assert!(!world.writing.contains(&run), "a buffer goes while it is being written");
                 assert!(!last || (run.first..run.end()).all(|page| !world.map.contains_key(&page)));
                 world.buffers.remove(&frame).expect("a buffer is discarded once");
                 world.beside.remove(&frame);
             }
-            Action::Flush { object } => {
+            CoreAction::Flush { object } => {
                 let source = self.worlds[&object].source.clone();
-                self.later(object, 500, Outcome::Flush(source));
+                self.later(object, 500, PlayedOutcome::Flush(source));
             }
-            Action::Poison { object, page, reason } => {
+            CoreAction::Poison { object, page, reason } => {
                 self.worlds.get_mut(&object).unwrap().poisoned.insert(page, reason.clone());
                 assert!(
-                    self.may_fail || reason == Reason::Deadline || reason == Reason::NoMemory,
+                    self.may_fail || reason == FailureReason::Deadline || reason == FailureReason::NoMemory,
                     "{reason:?} without cause"
                 );
-                let lacks = matches!(reason, Reason::NoMemory | Reason::Unwritten { .. });
+                let lacks = matches!(reason, FailureReason::NoMemory | FailureReason::Unwritten { .. });
                 assert!(
                     self.unwritable.is_none_or(|unwritable| unwritable == object) || !lacks,
                     "page {page} of {object:?} is not read for another's writes: {reason:?}\n{}",
@@ -397,12 +404,12 @@ impl Simulation {
                     }
                 }
             }
-            Action::Unpoison { object, page } => {
+            CoreAction::Unpoison { object, page } => {
                 self.worlds.get_mut(&object).unwrap().poisoned.remove(&page).expect("only what is poisoned");
             }
-            Action::Wake { object, run } => self.wake(object, run),
-            Action::Reply { ticket, result } => self.replied(ticket, result),
-            Action::Detached { object } => {
+            CoreAction::Wake { object, run } => self.wake(object, run),
+            CoreAction::Reply { ticket, result } => self.replied(ticket, result),
+            CoreAction::Detached { object } => {
                 let world = self.worlds.get_mut(&object).unwrap();
                 assert!(world.map.is_empty() && world.buffers.is_empty() && world.writing.is_empty());
                 world.detached = true;
@@ -411,7 +418,7 @@ impl Simulation {
     }
 
     /// Threads that wait for these pages try again, as the kernel lets them.
-    fn wake(&mut self, object: ObjectId, run: Run) {
+    fn wake(&mut self, object: ObjectId, run: PageRun) {
         for n in 0..self.threads.len() {
             let thread = &self.threads[n];
             if thread.object == object
@@ -439,7 +446,7 @@ impl Simulation {
                     mapped.value = self.stored;
                     world.expected.insert(page, self.stored);
                     if world.traits.shares_buffer && world.writing.iter().any(|w| w.holds(page)) {
-                        let frame = self.core.objects[&object].table.frame(page).unwrap();
+                        let frame = self.core.objects[&object].table.extent_at(page).unwrap();
                         assert!(world.beside.contains(&frame), "page {page} changed while it was written");
                     }
                 }
@@ -448,7 +455,7 @@ impl Simulation {
             _ => {
                 self.threads[n].blocked = Some((page, write));
                 let at = self.now + 1;
-                self.pending.push(Pending { object, at, outcome: Outcome::Fault(n) });
+                self.pending.push(Pending { object, at, outcome: PlayedOutcome::Fault(n) });
             }
         }
     }
@@ -472,7 +479,10 @@ impl Simulation {
             }
             (Asked::Resize, result) => self.resized = Some(result),
             (Asked::Sync(..) | Asked::Pin(_), Err(failure)) => {
-                let allowed = matches!(failure.reason, Reason::Deadline | Reason::NoMemory | Reason::PastEnd);
+                let allowed = matches!(
+                    failure.reason,
+                    FailureReason::Deadline | FailureReason::NoMemory | FailureReason::PastEnd
+                );
                 assert!(self.may_fail || allowed, "{failure:?} without cause");
             }
             _ => {}
@@ -487,10 +497,10 @@ impl Simulation {
             used += world.map.len() as u64
                 + if world.traits.shares_buffer {
                     // A buffer is the map's own page, where it is in the map.
-                    let outside = |run: &Run| {
+                    let outside = |run: &PageRun| {
                         (run.first..run.end()).filter(|page| !world.map.contains_key(page)).count() as u64
                     };
-                    let pages = |(frame, (run, _)): (&FrameId, &(Run, Vec<u64>))| {
+                    let pages = |(frame, (run, _)): (&ExtentId, &(PageRun, Vec<u64>))| {
                         if world.beside.contains(frame) { u64::from(run.len) } else { outside(run) }
                     };
                     world.buffers.iter().map(pages).sum()
@@ -580,14 +590,14 @@ impl Simulation {
             );
             let (pages, traits) = (world.pages, world.traits);
             *world = World::new(pages, traits, written);
-            self.core.handle(Event::Attach { object, pages, traits });
+            self.core.handle(CoreEvent::Attach { object, pages, traits });
         }
     }
 
     /// The next step of a resize: the last page that stays is written, with all that came in one run with it, what lies behind is
     /// dropped, and the source is cut or grows.
-    fn resize(&mut self, resize: Resize) {
-        let Resize { object, pages, step } = resize;
+    fn resize(&mut self, resize: PendingResize) {
+        let PendingResize { object, pages, step } = resize;
         let old = self.worlds[&object].pages;
         let last = pages.min(old) - 1;
         if step == 4 || (step == 2 && pages >= old) {
@@ -599,13 +609,13 @@ impl Simulation {
             }
             world.promised.retain(|&page, _| page < pages);
             world.pages = pages;
-            return self.event(Event::Resized { object, pages });
+            return self.event(CoreEvent::Resized { object, pages });
         }
-        self.resize = Some(Resize { step: step + 1, ..resize });
+        self.resize = Some(PendingResize { step: step + 1, ..resize });
         let ticket = self.ticket(object, Asked::Resize);
-        let evict = |first, end, discard| Event::Evict { object, first, end, discard, ticket };
+        let evict = |first, end, discard| CoreEvent::Evict { object, first, end, discard, ticket };
         self.event(match step {
-            0 => Event::Sync { object, first: last, end: last + 1, flush: true, ticket },
+            0 => CoreEvent::Sync { object, first: last, end: last + 1, flush: true, ticket },
             2 => evict(pages, old, true),
             _ => evict(last, last + 1, false),
         });
@@ -635,7 +645,7 @@ impl Simulation {
         self.now += 1 + self.random.below(40);
         if self.random.one_in(10) {
             let now = self.now;
-            return self.event(Event::Tick { now });
+            return self.event(CoreEvent::Tick { now });
         }
         let n = self.random.below(self.threads.len() as u64) as usize;
         let object = self.threads[n].object;
@@ -661,25 +671,25 @@ impl Simulation {
         }
         match self.random.below(40) {
             0 => {
-                let pin = Pin { first: page, end, stores: self.random.one_in(2) };
+                let pin = PinnedRange { first: page, end, stores: self.random.one_in(2) };
                 let ticket = self.ticket(object, Asked::Pin(pin));
-                self.event(Event::Pin { object, pin, ticket });
+                self.event(CoreEvent::Pin { object, pin, ticket });
             }
             1 | 2 => {
                 if let Some(at) = self.pins.iter().position(|pin| pin.0 == object) {
                     let (object, pin) = self.pins.swap_remove(at);
-                    self.event(Event::Unpin { object, pin });
+                    self.event(CoreEvent::Unpin { object, pin });
                 }
             }
             3 => {
                 let runs = vec![(page, end), (0, 1 + self.random.below(pages))];
-                self.event(Event::Prefetch { object, runs });
+                self.event(CoreEvent::Prefetch { object, runs });
             }
             4 => {
                 let expected = self.worlds[&object].expected.clone();
                 let (first, end) = if self.random.one_in(2) { (0, pages) } else { (page, end) };
                 let ticket = self.ticket(object, Asked::Sync(first, end, expected));
-                self.event(Event::Sync { object, first, end, flush: true, ticket });
+                self.event(CoreEvent::Sync { object, first, end, flush: true, ticket });
             }
             9 | 10 => self.device(object),
             12 if tracked && !self.worlds[&object].traits.private => {
@@ -690,7 +700,7 @@ impl Simulation {
                     && self.tickets.values().all(|(other, _)| *other != object);
                 if alone {
                     let pages = 1 + self.random.below(1_200);
-                    self.resize(Resize { object, pages, step: 0 });
+                    self.resize(PendingResize { object, pages, step: 0 });
                 }
             }
             11 if self.errors > 0 && self.random.one_in(20) => {
@@ -699,20 +709,20 @@ impl Simulation {
             7 => {
                 // Raised and lowered again: the budget that the checks hold it to is the highest.
                 let pages = self.budget - self.random.below(self.budget / 4);
-                self.event(Event::Budget { pages });
+                self.event(CoreEvent::Budget { pages });
             }
             8 => {
                 let frames = self.random.below(10) as u32;
-                self.event(Event::Relieve { frames });
+                self.event(CoreEvent::Relieve { extents: frames });
             }
             5 => {
                 let ticket = self.ticket(object, Asked::Evict);
-                self.event(Event::Evict { object, first: page, end, discard: false, ticket });
+                self.event(CoreEvent::Evict { object, first: page, end, discard: false, ticket });
             }
             6 => {
-                let pattern =
-                    [Pattern::Normal, Pattern::Sequential, Pattern::Random][self.random.below(3) as usize];
-                self.event(Event::Advise { object, pattern });
+                let pattern = [AccessPattern::Normal, AccessPattern::Sequential, AccessPattern::Random]
+                    [self.random.below(3) as usize];
+                self.event(CoreEvent::Advise { object, pattern });
             }
             _ => {
                 let write = tracked && self.random.one_in(2);
@@ -723,13 +733,13 @@ impl Simulation {
 
     /// A device stores to a page that is pinned for stores: without a fault, whatever is under way.
     fn device(&mut self, object: ObjectId) {
-        let held = |pin: &&(ObjectId, Pin)| pin.0 == object && pin.1.stores;
+        let held = |pin: &&(ObjectId, PinnedRange)| pin.0 == object && pin.1.stores;
         let Some(&(_, pin)) = self.pins.iter().find(held) else { return };
         let page = pin.first + self.random.below(pin.end - pin.first);
-        let frame = self.core.objects[&object].table.frame(page).map(|id| &self.core.frames[id]);
+        let frame = self.core.objects[&object].table.extent_at(page).map(|id| &self.core.frames[id]);
         let world = self.worlds.get_mut(&object).unwrap();
         // The driver copies in one step; here the end of it may be still to come.
-        let copying = frame.is_some_and(|frame| frame.place == Place::Copying);
+        let copying = frame.is_some_and(|frame| frame.place == ExtentState::Copying);
         if !world.traits.tracked || copying {
             return;
         }
@@ -742,25 +752,25 @@ impl Simulation {
 
     fn complete(&mut self, pending: Pending) {
         let object = pending.object;
-        let write = matches!(pending.outcome, Outcome::Write(..));
+        let write = matches!(pending.outcome, PlayedOutcome::Write(..));
         let failed = self.random.one_in(self.errors) || (write && self.unwritable == Some(object));
         match pending.outcome {
-            Outcome::Fault(thread) => {
+            PlayedOutcome::Fault(thread) => {
                 if let Some((page, write)) = self.threads[thread].blocked {
-                    self.event(Event::Fault { object, page, write });
+                    self.event(CoreEvent::Fault { object, page, write });
                 }
             }
-            Outcome::Event(make, frame, result) => self.event(make(frame, result)),
-            Outcome::Read(frame, run, from) => {
+            PlayedOutcome::Event(make, frame, result) => self.event(make(frame, result)),
+            PlayedOutcome::Read(frame, run, from) => {
                 let world = &self.worlds[&object];
                 let shows_one_version = !world.traits.tracked || world.traits.private;
                 let result = if world.changed && from == Backing::Source && shows_one_version {
-                    Err(Reason::Changed)
+                    Err(FailureReason::Changed)
                 } else if failed {
                     let reasons = [
-                        Reason::Short,
-                        Reason::Changed,
-                        Reason::Source { message: "broken".into(), errno: Some(5) },
+                        FailureReason::Short,
+                        FailureReason::Changed,
+                        FailureReason::Source { message: "broken".into(), errno: Some(5) },
                     ];
                     Err(reasons[self.random.below(3) as usize].clone())
                 } else {
@@ -770,9 +780,9 @@ impl Simulation {
                     world.buffers.insert(frame, (run, bytes)).expect("the buffer stays until the read ends");
                     Ok(())
                 };
-                self.event(Event::ReadDone { frame, result });
+                self.event(CoreEvent::ReadDone { frame, result });
             }
-            Outcome::Write(frame, run, to) => {
+            PlayedOutcome::Write(frame, run, to) => {
                 let world = self.worlds.get_mut(&object).unwrap();
                 world.writing.retain(|other| *other != run);
                 let bytes = world.buffers[&frame].1.clone();
@@ -786,20 +796,20 @@ impl Simulation {
                     assert!(old <= value, "page {page}: {value} is written over {old}, which is newer");
                 }
                 let result = if failed {
-                    Err(Reason::Source { message: "full".into(), errno: Some(28) })
+                    Err(FailureReason::Source { message: "full".into(), errno: Some(28) })
                 } else {
                     Ok(())
                 };
-                self.event(Event::WriteDone { frame, result });
+                self.event(CoreEvent::WriteDone { frame, result });
             }
-            Outcome::Flush(source) => {
+            PlayedOutcome::Flush(source) => {
                 let result = if failed {
-                    Err(Reason::Source { message: "not durable".into(), errno: Some(5) })
+                    Err(FailureReason::Source { message: "not durable".into(), errno: Some(5) })
                 } else {
                     self.worlds.get_mut(&object).unwrap().durable = source;
                     Ok(())
                 };
-                self.event(Event::Flushed { object, result });
+                self.event(CoreEvent::Flushed { object, result });
             }
         }
     }
@@ -822,7 +832,7 @@ impl Simulation {
                 self.complete(pending);
             } else {
                 let now = self.now;
-                self.event(Event::Tick { now });
+                self.event(CoreEvent::Tick { now });
             }
         }
         assert!(self.tickets.is_empty(), "no answer: {:?}", self.tickets);
@@ -839,7 +849,7 @@ impl Simulation {
         let blocked = self.threads.iter().filter_map(|thread| Some((thread.object, thread.blocked?.0)));
         let told = blocked.map(|(object, page)| {
             let this = &self.core.objects[&object];
-            let frame = this.table.frame(page).map(|frame| &self.core.frames[frame]);
+            let frame = this.table.extent_at(page).map(|frame| &self.core.frames[frame]);
             format!("{object:?} {:?} of {} pages, page {page}: {frame:?}", this.traits, this.pages)
         });
         let core = &self.core;
@@ -854,7 +864,7 @@ impl Simulation {
         );
         let mut kinds = BTreeMap::new();
         for (_, frame) in core.frames.iter() {
-            let Frame { object, place, dirty, writing, .. } = frame;
+            let Extent { object, place, dirty, writing, .. } = frame;
             *kinds.entry(format!("{object:?} {place:?}, dirty {dirty}, writing {writing}")).or_insert(0) +=
                 frame.run.len;
         }
@@ -884,14 +894,14 @@ impl Simulation {
         }
         // Poison is an allowed end; the pages that are left must be right.
         for pin in std::mem::take(&mut self.pins) {
-            self.event(Event::Unpin { object: pin.0, pin: pin.1 });
+            self.event(CoreEvent::Unpin { object: pin.0, pin: pin.1 });
         }
         let objects: Vec<ObjectId> = self.worlds.keys().copied().collect();
         for &object in &objects {
             let (pages, expected) = (self.worlds[&object].pages, self.worlds[&object].expected.clone());
             for _ in 0..3 {
                 let ticket = self.ticket(object, Asked::Sync(0, pages, expected.clone()));
-                self.event(Event::Sync { object, first: 0, end: pages, flush: true, ticket });
+                self.event(CoreEvent::Sync { object, first: 0, end: pages, flush: true, ticket });
                 self.finish();
             }
             let world = &self.worlds[&object];
@@ -904,7 +914,7 @@ impl Simulation {
                     "a private store reached the source"
                 );
             }
-            self.event(Event::Detach { object });
+            self.event(CoreEvent::Detach { object });
             self.finish();
             assert!(self.worlds[&object].detached, "{object:?} is not let go");
         }
@@ -925,9 +935,9 @@ fn reads_of_a_map_never_lack_memory_for_anothers_failing_writes() {
             let (tracked, deadline) = (n == 0, DEADLINE);
             let private = tracked && seed % 2 == 1;
             let shares_buffer = seed % 4 < 2;
-            let traits = Traits { tracked, private, shares_buffer, block: 1, cut: 1, deadline };
+            let traits = ObjectTraits { tracked, private, shares_buffer, block: 1, cut: 1, deadline };
             let source = (0..400).map(|page| (page, page + 1)).collect();
-            this.core.handle(Event::Attach { object: ObjectId(n), pages: 400, traits });
+            this.core.handle(CoreEvent::Attach { object: ObjectId(n), pages: 400, traits });
             this.worlds.insert(ObjectId(n), World::new(400, traits, source));
         }
         let thread = |n| Thread { object: ObjectId(n), blocked: None, since: 0 };
@@ -936,7 +946,8 @@ fn reads_of_a_map_never_lack_memory_for_anothers_failing_writes() {
         for _ in 0..30_000 {
             this.step();
         }
-        let unwritten = |reason: &&Reason| matches!(reason, Reason::Unwritten { errno: Some(28), .. });
+        let unwritten =
+            |reason: &&FailureReason| matches!(reason, FailureReason::Unwritten { errno: Some(28), .. });
         refused += u64::from(this.worlds[&ObjectId(0)].poisoned.values().any(|reason| unwritten(&reason)));
         read += this.core.counts().pages_read;
         // The kept pages are written as soon as writes succeed.
@@ -945,7 +956,7 @@ fn reads_of_a_map_never_lack_memory_for_anothers_failing_writes() {
         let expected = this.worlds[&ObjectId(0)].expected.clone();
         for _ in 0..3 {
             let ticket = this.ticket(ObjectId(0), Asked::Sync(0, 400, expected.clone()));
-            this.event(Event::Sync { object: ObjectId(0), first: 0, end: 400, flush: true, ticket });
+            this.event(CoreEvent::Sync { object: ObjectId(0), first: 0, end: 400, flush: true, ticket });
             this.finish();
         }
         let world = &this.worlds[&ObjectId(0)];

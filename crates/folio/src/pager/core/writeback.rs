@@ -4,8 +4,8 @@
 //! buffer is written. A page that is stored to meanwhile is dirty again.
 
 use super::chunk_table::Mark;
-use super::extents::{Doom, Frame, FrameId, Place, Queue};
-use super::{Action, Backing, Core, Failure, ObjectId, Reason, Run, Ticket};
+use super::extents::{Disposal, EvictionQueue, Extent, ExtentId, ExtentState};
+use super::{Backing, Core, CoreAction, Failure, FailureReason, ObjectId, PageRun, Ticket};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ pub(super) const WINDOW: usize = 128;
 const RETRY: u64 = 1_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum SyncPhase {
     /// Starts the writes.
     Starting,
     /// Waits for those up to this number.
@@ -37,7 +37,7 @@ pub(crate) struct SyncJob {
     flush: bool,
     /// First pages of the frames that were dirty when it began.
     pending: VecDeque<u64>,
-    phase: Phase,
+    phase: SyncPhase,
     failure: Option<Failure>,
     /// When something was last seen to go on.
     progress: u64,
@@ -45,7 +45,7 @@ pub(crate) struct SyncJob {
 
 impl Core {
     /// What was stored to frame `id` is not in the source.
-    pub(super) fn set_dirty(&mut self, id: FrameId) {
+    pub(super) fn set_dirty(&mut self, id: ExtentId) {
         let now = self.now;
         let frame = &mut self.frames[id];
         if frame.dirty {
@@ -65,9 +65,9 @@ impl Core {
     }
 
     /// A store to `page` of a protected frame in the map.
-    pub(super) fn make_writable(&mut self, id: FrameId, page: u64) {
+    pub(super) fn make_writable(&mut self, id: ExtentId, page: u64) {
         let (object, run) = (self.frames[id].object, self.frames[id].run);
-        let widest = u64::from(self.widest()).min(self.may_dirty(object).max(1));
+        let widest = u64::from(self.max_run()).min(self.may_dirty(object).max(1));
         let Some(this) = self.objects.get_mut(&object) else { return };
         // A stream of stores gets ever longer runs, so that it does not fault at each page.
         let unit = if page == this.last_store.end() {
@@ -83,34 +83,34 @@ impl Core {
 
     /// Pages of a frame in the map, from `first` to before `end`, can be stored to and are dirty: they are cut off from the
     /// rest where that is possible. Returns the whole that became so.
-    pub(super) fn let_store(&mut self, id: FrameId, first: u64, end: u64) -> Run {
+    pub(super) fn let_store(&mut self, id: ExtentId, first: u64, end: u64) -> PageRun {
         let frame = &self.frames[id];
         let (object, run) = (frame.object, frame.run);
         let whole = frame.writing || frame.dirty || run.len == 1;
         let cut = self.objects.get(&object).map_or(1, |object| u64::from(object.traits.cut));
         let first = (first - first % cut).max(run.first);
         let end = end.next_multiple_of(cut).min(run.end());
-        let store = if whole { run } else { Run { first, len: (end - first) as u32 } };
+        let store = if whole { run } else { PageRun { first, len: (end - first) as u32 } };
         let id = if store == run { id } else { self.cut(id, store) };
         self.frames[id].protected = false;
         self.set_dirty(id);
-        self.actions.push_back(Action::Unprotect { object, run: store });
+        self.actions.push_back(CoreAction::Unprotect { object, run: store });
         store
     }
 
     /// Makes `part` of a frame without a buffer a frame of its own.
-    fn cut(&mut self, id: FrameId, part: Run) -> FrameId {
+    fn cut(&mut self, id: ExtentId, part: PageRun) -> ExtentId {
         let (object, run) = (self.frames[id].object, self.frames[id].run);
         let (queue, doom, protected) =
             (self.frames.queue(id), self.frames[id].doom, self.frames[id].protected);
         let buffer = self.frames[id].buffer;
-        let left = Run { first: run.first, len: (part.first - run.first) as u32 };
-        let right = Run { first: part.end(), len: (run.end() - part.end()) as u32 };
+        let left = PageRun { first: run.first, len: (part.first - run.first) as u32 };
+        let right = PageRun { first: part.end(), len: (run.end() - part.end()) as u32 };
         let mut made = id;
         let mut kept = false;
         for piece in [left, part, right].into_iter().filter(|piece| piece.len > 0) {
             let this = if std::mem::replace(&mut kept, true) {
-                let this = self.frames.add(object, piece, Place::Installed);
+                let this = self.frames.add(object, piece, ExtentState::Installed);
                 let frame = &mut self.frames[this];
                 (frame.doom, frame.protected, frame.buffer, frame.seen) = (doom, protected, buffer, true);
                 self.frames.enqueue(this, queue);
@@ -130,7 +130,7 @@ impl Core {
     }
 
     /// The number of the write that begins with frame `id`.
-    fn number(&mut self, id: FrameId) {
+    fn number(&mut self, id: ExtentId) {
         if self.write_numbers.contains_key(&id) {
             return;
         }
@@ -142,7 +142,7 @@ impl Core {
         }
     }
 
-    fn numbered_end(&mut self, id: FrameId, object: ObjectId) {
+    fn numbered_end(&mut self, id: ExtentId, object: ObjectId) {
         if let (Some(number), Some(object)) = (self.write_numbers.remove(&id), self.objects.get_mut(&object))
         {
             object.writes.remove(&number);
@@ -150,7 +150,7 @@ impl Core {
     }
 
     /// Takes a copy of a dirty frame in the map, to be written. Whether there was memory for it.
-    fn copy(&mut self, id: FrameId) -> bool {
+    fn copy(&mut self, id: ExtentId) -> bool {
         let (object, run) = (self.frames[id].object, self.frames[id].run);
         let protect = !self.is_held(object, run);
         // What may be stored to while it is written is written from a copy, whatever the store.
@@ -163,14 +163,14 @@ impl Core {
         }
         self.number(id);
         let frame = &mut self.frames[id];
-        (frame.place, frame.protected, frame.copied) = (Place::Copying, protect, copied);
-        self.actions.push_back(Action::Copy { frame: id, object, run, protect });
+        (frame.place, frame.protected, frame.copied) = (ExtentState::Copying, protect, copied);
+        self.actions.push_back(CoreAction::Copy { frame: id, object, run, protect });
         true
     }
 
     /// There is no memory for a copy of a dirty frame: the frame itself leaves the map to be written,
     /// unless a write or an eviction under way makes room soon.
-    fn take_out_to_write(&mut self, id: FrameId) {
+    fn take_out_to_write(&mut self, id: ExtentId) {
         let (object, run) = (self.frames[id].object, self.frames[id].run);
         let writes = self.objects.get(&object).is_some_and(|object| !object.writes.is_empty());
         if !writes && self.leaving == 0 && !self.is_pinned(object, run) {
@@ -178,25 +178,27 @@ impl Core {
         }
     }
 
-    pub(super) fn copied(&mut self, id: FrameId, result: Result<(), Reason>) {
-        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == Place::Copying) else { return };
+    pub(super) fn copied(&mut self, id: ExtentId, result: Result<(), FailureReason>) {
+        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == ExtentState::Copying) else {
+            return;
+        };
         let (object, run) = (frame.object, frame.run);
         let now = self.now;
         let waited = self.awaits_write(id);
         let frame = &mut self.frames[id];
-        frame.place = Place::Installed;
+        frame.place = ExtentState::Installed;
         if let Err(reason) = result {
             (frame.protected, frame.failed) = (false, now.max(1));
             if std::mem::take(&mut frame.copied) {
                 self.used -= u64::from(run.len);
             }
             self.numbered_end(id, object);
-            if reason == Reason::Busy {
+            if reason == FailureReason::Busy {
                 // Direct I/O lets go of a page in a moment: who syncs waits for it.
                 for sync in self.syncs.iter_mut().filter(|sync| sync.object == object) {
-                    if sync.first < run.end() && run.first < sync.end && sync.phase != Phase::Flushing {
+                    if sync.first < run.end() && run.first < sync.end && sync.phase != SyncPhase::Flushing {
                         sync.pending.push_front(run.first);
-                        sync.phase = Phase::Starting;
+                        sync.phase = SyncPhase::Starting;
                     }
                 }
             } else {
@@ -216,7 +218,7 @@ impl Core {
     }
 
     /// Writes a dirty frame from its buffer.
-    fn start_write(&mut self, id: FrameId) {
+    fn start_write(&mut self, id: ExtentId) {
         self.number(id);
         let frame = &mut self.frames[id];
         let (object, run) = (frame.object, frame.run);
@@ -230,10 +232,10 @@ impl Core {
         self.counts.writes += 1;
         let private = self.objects[&object].traits.private;
         let to = if private { Backing::Spill } else { Backing::Source };
-        self.actions.push_back(Action::Write { frame: id, object, run, to });
+        self.actions.push_back(CoreAction::Write { frame: id, object, run, to });
     }
 
-    pub(super) fn write_done(&mut self, id: FrameId, result: Result<(), Reason>) {
+    pub(super) fn write_done(&mut self, id: ExtentId, result: Result<(), FailureReason>) {
         if self.frames.get(id).is_none_or(|frame| !frame.writing) {
             return;
         }
@@ -273,18 +275,18 @@ impl Core {
         }
         let frame = &self.frames[id];
         match frame.place {
-            Place::Installed => {
+            ExtentState::Installed => {
                 self.release_copy(id);
                 self.hold_after_write(object, run, waited);
                 self.settle(id);
             }
-            Place::Out => {
+            ExtentState::Buffered => {
                 let wanted = !frame.waiters.is_empty() || frame.eager;
                 match (frame.doom, frame.dirty) {
-                    (Doom::Now, _) => self.drop_frame(id),
-                    (Doom::WhenClean, false) if !wanted => self.drop_frame(id),
+                    (Disposal::Now, _) => self.drop_extent(id),
+                    (Disposal::WhenClean, false) if !wanted => self.drop_extent(id),
                     _ if wanted => self.install(id),
-                    (_, false) => self.frames.enqueue(id, Queue::Inactive),
+                    (_, false) => self.frames.enqueue(id, EvictionQueue::Inactive),
                     // Tried again by a tick.
                     (_, true) => {}
                 }
@@ -295,37 +297,37 @@ impl Core {
     }
 
     /// The buffer of a frame in the map is not needed any more.
-    pub(super) fn release_copy(&mut self, id: FrameId) {
+    pub(super) fn release_copy(&mut self, id: ExtentId) {
         let frame = &mut self.frames[id];
         let (object, run) = (frame.object, frame.run);
         let shares = self.objects[&object].traits.shares_buffer;
-        if frame.place == Place::Installed && frame.kept && !frame.writing {
+        if frame.place == ExtentState::Installed && frame.kept && !frame.writing {
             frame.kept = false;
             frame.buffer = shares;
             if std::mem::take(&mut frame.copied) {
                 self.used -= u64::from(run.len);
             }
-            self.actions.push_back(Action::Discard { frame: id, object, run, last: false, shown: false });
+            self.actions.push_back(CoreAction::Discard { frame: id, object, run, last: false, shown: false });
         }
     }
 
     /// Why there is no memory: where a write-back failed, that is the cause.
-    pub(super) fn no_memory(&self) -> Reason {
+    pub(super) fn no_memory(&self) -> FailureReason {
         let failed = self.objects.values().find_map(|object| object.unwritten.as_ref());
-        failed.map_or(Reason::NoMemory, Self::unwritten)
+        failed.map_or(FailureReason::NoMemory, Self::unwritten)
     }
 
     /// That pages are still dirty, by the reason for which their write-back failed.
-    pub(super) fn unwritten(failed: &Reason) -> Reason {
+    pub(super) fn unwritten(failed: &FailureReason) -> FailureReason {
         match failed {
-            Reason::Source { message, errno } => {
-                Reason::Unwritten { message: Arc::clone(message), errno: *errno }
+            FailureReason::Source { message, errno } => {
+                FailureReason::Unwritten { message: Arc::clone(message), errno: *errno }
             }
-            reason => Reason::Unwritten { message: reason.to_string().into(), errno: None },
+            reason => FailureReason::Unwritten { message: reason.to_string().into(), errno: None },
         }
     }
 
-    fn write_failed(&mut self, object: ObjectId, run: Run, reason: &Reason) {
+    fn write_failed(&mut self, object: ObjectId, run: PageRun, reason: &FailureReason) {
         if let Some(object) = self.objects.get_mut(&object) {
             object.unwritten = Some(reason.clone());
         }
@@ -337,7 +339,7 @@ impl Core {
     }
 
     /// A dirty frame outside the map is written as soon as its object may write.
-    pub(super) fn queue_write(&mut self, id: FrameId) {
+    pub(super) fn queue_write(&mut self, id: ExtentId) {
         self.to_write.entry(self.frames[id].object).or_default().push_back(id);
     }
 
@@ -357,7 +359,10 @@ impl Core {
                 let Some(id) = frames.pop_front() else { return false };
                 // The frame's number may be another frame's by now.
                 if self.frames.get(id).is_some_and(|frame| {
-                    frame.object == object && frame.place == Place::Out && frame.dirty && !frame.writing
+                    frame.object == object
+                        && frame.place == ExtentState::Buffered
+                        && frame.dirty
+                        && !frame.writing
                 }) {
                     self.start_write(id);
                 }
@@ -384,13 +389,13 @@ impl Core {
             if due && window && (old || many || frame.failed != 0) && !frame.writing {
                 match frame.place {
                     // Copies leave room for reads, should the writes never end.
-                    Place::Installed => {
+                    ExtentState::Installed => {
                         let spare = u64::from(frame.run.len) + self.limit() / 16;
                         if !(self.make_room(spare) && self.copy(id)) && self.throttle.waits() {
                             self.take_out_to_write(id);
                         }
                     }
-                    Place::Out => self.queue_write(id),
+                    ExtentState::Buffered => self.queue_write(id),
                     _ => {}
                 }
             }
@@ -403,9 +408,10 @@ impl Core {
         if !self.retries {
             return;
         }
-        let failed =
-            |frame: &Frame| frame.place == Place::Out && frame.dirty && !frame.writing && frame.failed != 0;
-        let all: Vec<(FrameId, u64)> = self
+        let failed = |frame: &Extent| {
+            frame.place == ExtentState::Buffered && frame.dirty && !frame.writing && frame.failed != 0
+        };
+        let all: Vec<(ExtentId, u64)> = self
             .frames
             .iter()
             .filter(|(_, frame)| failed(frame))
@@ -418,17 +424,17 @@ impl Core {
 
     pub(super) fn sync(&mut self, object: ObjectId, first: u64, end: u64, flush: bool, ticket: Ticket) {
         let Some(this) = self.objects.get(&object) else {
-            return self.reply(ticket, Err(Self::failure(first, &Reason::PastEnd)));
+            return self.reply(ticket, Err(Self::failure(first, &FailureReason::PastEnd)));
         };
         let private = this.traits.private;
         let pending = this
             .table
-            .frames_in(first, end)
+            .extents_in(first, end)
             .into_iter()
             .filter(|&id| {
                 let frame = &self.frames[id];
                 // One that is leaving may come back stored to.
-                !private && (frame.dirty || frame.writing || frame.place == Place::Leaving)
+                !private && (frame.dirty || frame.writing || frame.place == ExtentState::Leaving)
             })
             .map(|id| self.frames[id].run.first)
             .collect();
@@ -439,7 +445,7 @@ impl Core {
             end,
             flush: flush && !private,
             pending,
-            phase: Phase::Starting,
+            phase: SyncPhase::Starting,
             failure: None,
             progress: self.now,
         });
@@ -454,31 +460,33 @@ impl Core {
 
     /// Goes on with a sync; whether it has ended.
     fn advance(&mut self, job: &mut SyncJob) -> bool {
-        if job.phase == Phase::Starting {
+        if job.phase == SyncPhase::Starting {
             while let Some(&page) = job.pending.front() {
                 let Some(object) = self.objects.get(&job.object) else { break };
-                let Some(id) = object.table.frame(page) else {
+                let Some(id) = object.table.extent_at(page) else {
                     job.pending.pop_front();
                     continue;
                 };
                 let frame = &self.frames[id];
                 let window = self.may_write(job.object);
                 let done = match (frame.dirty, frame.writing, frame.place) {
-                    (false, _, Place::Leaving) => false,
+                    (false, _, ExtentState::Leaving) => false,
                     (false, ..) => true,
                     // A copy of what may be stored to meanwhile is not enough.
-                    (true, _, Place::Copying) if frame.protected => true,
-                    (true, false, Place::Installed) if frame.failed > 0 && frame.failed + BUSY > self.now => {
+                    (true, _, ExtentState::Copying) if frame.protected => true,
+                    (true, false, ExtentState::Installed)
+                        if frame.failed > 0 && frame.failed + BUSY > self.now =>
+                    {
                         false
                     }
-                    (true, false, Place::Installed) if window => {
+                    (true, false, ExtentState::Installed) if window => {
                         let copied = self.copy(id);
                         if !copied {
                             self.take_out_to_write(id);
                         }
                         copied
                     }
-                    (true, false, Place::Out) if window => {
+                    (true, false, ExtentState::Buffered) if window => {
                         self.start_write(id);
                         true
                     }
@@ -490,42 +498,42 @@ impl Core {
                 job.pending.pop_front();
             }
             if job.pending.is_empty() {
-                job.phase = Phase::Writing(self.write_number);
+                job.phase = SyncPhase::Writing(self.write_number);
             }
         }
-        if let Phase::Writing(last) = job.phase {
+        if let SyncPhase::Writing(last) = job.phase {
             let Some(object) = self.objects.get(&job.object) else { return true };
             if object.writes.first().is_none_or(|&first| first > last) {
                 if job.failure.is_some() || !job.flush {
                     self.reply(job.ticket, job.failure.take().map_or(Ok(()), Err));
                     return true;
                 }
-                job.phase = Phase::WantsFlush;
+                job.phase = SyncPhase::WantsFlush;
             }
         }
-        if job.phase == Phase::WantsFlush
+        if job.phase == SyncPhase::WantsFlush
             && let Some(object) = self.objects.get_mut(&job.object)
             && !object.flushing
         {
             object.flushing = true;
-            job.phase = Phase::Flushing;
-            self.actions.push_back(Action::Flush { object: job.object });
+            job.phase = SyncPhase::Flushing;
+            self.actions.push_back(CoreAction::Flush { object: job.object });
         }
         let Some(object) = self.objects.get(&job.object) else { return true };
         if job.progress + object.traits.deadline <= self.now {
-            self.reply(job.ticket, Err(Self::failure(job.first, &Reason::Deadline)));
+            self.reply(job.ticket, Err(Self::failure(job.first, &FailureReason::Deadline)));
             return true;
         }
         false
     }
 
-    pub(super) fn flushed(&mut self, object: ObjectId, result: &Result<(), Reason>) {
+    pub(super) fn flushed(&mut self, object: ObjectId, result: &Result<(), FailureReason>) {
         if let Some(object) = self.objects.get_mut(&object) {
             object.flushing = false;
         }
         let jobs = std::mem::take(&mut self.syncs);
         for job in jobs {
-            if job.object == object && job.phase == Phase::Flushing {
+            if job.object == object && job.phase == SyncPhase::Flushing {
                 let result = result.clone().map_err(|reason| Failure { page: job.first, reason });
                 self.reply(job.ticket, result);
             } else {
@@ -536,11 +544,11 @@ impl Core {
 }
 
 /// Whether a frame is dirty since then: else its entry in an order of dirty frames is stale.
-pub(super) fn dirty_since(frame: &Frame, then: u64) -> bool {
+pub(super) fn dirty_since(frame: &Extent, then: u64) -> bool {
     frame.dirty && frame.dirtied == then
 }
 
 /// Whether a frame may be written: its last write has not failed, or long ago.
-pub(super) fn may_retry(frame: &Frame, now: u64) -> bool {
+pub(super) fn may_retry(frame: &Extent, now: u64) -> bool {
     frame.failed == 0 || frame.failed + RETRY <= now
 }

@@ -1,10 +1,10 @@
 //! The hashes of evicted pages: a part of the budget holds them, a file holds the rest, and a page
 //! that is read again must agree with them.
 
-use super::{IDLE, Kind, Object, Op, Shard, reason_of};
-use crate::pager::core::int_hash::SpreadMap;
-use crate::pager::core::{ObjectId, Reason};
-use crate::pager::page_hashes::{Agreement, FILE_BYTES};
+use super::{Driver, DriverObject, IDLE, Operation, OperationKind, reason_of};
+use crate::pager::core::int_hash::IntMap;
+use crate::pager::core::{FailureReason, ObjectId};
+use crate::pager::page_hashes::{FILE_BYTES, Verification};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ const BATCH: usize = 1 << 20;
 /// needs longer than this is too slow.
 const SLOW: Duration = Duration::from_millis(500);
 
-impl Shard {
+impl Driver {
     /// Keeps the hashes within a sixteenth of the budget: the rest goes to a file. Where the file takes
     /// none, or takes them too slowly, they have a quarter of the budget, and the oldest are given up.
-    pub(super) fn shed_hashes(&mut self, id: ObjectId) {
+    pub(super) fn spill_hashes(&mut self, id: ObjectId) {
         let bytes = hashes(&self.objects);
         let most = self.config.budget / 16;
         let retry = self.shed_failed.is_none_or(|failed| failed.elapsed() >= IDLE);
@@ -28,7 +28,7 @@ impl Shard {
             let dir = &self.config.spill_dir;
             for id in victims {
                 let Some(object) = self.objects.get_mut(&id) else { continue };
-                let writes = object.records.shed(excess);
+                let writes = object.records.spill(excess);
                 if !writes.is_empty() {
                     object.hash_file.write(dir, writes);
                     break;
@@ -86,14 +86,14 @@ impl Shard {
                 object.records.written(leaf, number, result.is_ok());
             }
         }
-        self.shed_hashes(id);
+        self.spill_hashes(id);
         self.keep_budget();
     }
 
     /// The bytes of a read are there: the rest of the last page is zeroed, and pages that the program has
     /// seen must not have changed. `None` if a leaf of hashes has to be read first.
-    pub(super) fn finish_read(&mut self, op: Op) -> Option<Result<(), Reason>> {
-        let Some(object) = self.objects.get_mut(&op.object) else { return Some(Err(Reason::PastEnd)) };
+    pub(super) fn finish_read(&mut self, op: Operation) -> Option<Result<(), FailureReason>> {
+        let Some(object) = self.objects.get_mut(&op.object) else { return Some(Err(FailureReason::PastEnd)) };
         let room = op.run.len as usize * self.page;
         // SAFETY: the slot is `room` bytes, and this thread's alone again.
         let bytes = unsafe {
@@ -103,15 +103,15 @@ impl Shard {
         if object.constant || object.leaving {
             return Some(Ok(()));
         }
-        match object.records.agree(op.run, bytes) {
-            Agreement::Same => Some(Ok(())),
-            Agreement::Other => Some(Err(Reason::Changed)),
-            Agreement::Lost => {
+        match object.records.verify(op.run, bytes) {
+            Verification::Same => Some(Ok(())),
+            Verification::Other => Some(Err(FailureReason::Changed)),
+            Verification::Lost => {
                 let rule = "the budget has no room for the hashes of pages, and the spill directory takes none in time: whether \
                             this page is as it was shown cannot be known";
                 Some(Err(reason_of(&io::Error::new(io::ErrorKind::StorageFull, rule))))
             }
-            Agreement::Unloaded(leaf) => {
+            Verification::Unloaded(leaf) => {
                 if object.unjudged.iter().all(|&(other, _)| other != leaf) {
                     object.hash_file.load(leaf);
                 }
@@ -136,10 +136,10 @@ impl Shard {
                 Err(reason) => Some(Err(reason.clone())),
             };
             if let Some(outcome) = outcome {
-                self.tell(frame, id, Kind::Read, outcome);
+                self.report(frame, id, OperationKind::Read, outcome);
             }
         }
-        self.shed_hashes(id);
+        self.spill_hashes(id);
         self.keep_budget();
     }
 
@@ -147,11 +147,11 @@ impl Shard {
     pub(super) fn end_unjudged(&mut self, id: ObjectId) {
         let Some(object) = self.objects.get_mut(&id) else { return };
         for (_, op) in std::mem::take(&mut object.unjudged) {
-            self.tell(op.frame, id, Kind::Read, Err(Reason::PastEnd));
+            self.report(op.frame, id, OperationKind::Read, Err(FailureReason::PastEnd));
         }
     }
 }
 
-fn hashes(objects: &SpreadMap<ObjectId, Object>) -> usize {
+fn hashes(objects: &IntMap<ObjectId, DriverObject>) -> usize {
     objects.values().map(|object| object.records.bytes()).sum()
 }

@@ -1,27 +1,27 @@
 //! The driver: one thread that owns a core, its objects and their pages. It reads faults, performs the core's actions, and
 //! tells it how they ended.
 
-use super::command::{Inbox, Message, Outcome};
-use super::core::int_hash::SpreadMap;
+use super::command::{Command, CommandQueue, CommandResult};
+use super::core::int_hash::IntMap;
 use super::core::{
-    Action, Backing, Bytes, Core, Event, FrameId, Limits, Mode, ObjectId, Pattern, Reason, Run, Ticket,
-    Traits,
+    AccessPattern, Backing, Core, CoreAction, CoreEvent, ExtentId, FailureReason, Limits, ObjectId,
+    ObjectTraits, PageRun, Stability, StoreAccess, Ticket,
 };
-use super::fault_source::Delivery;
-use super::file_io::{Disk, Operation, WATCHED};
-use super::foreign_writes::{Admission, Guard};
+use super::fault_source::FaultSource;
+use super::file_io::{FileIo, FileOperation, WATCHED};
+use super::foreign_writes::{Admission, ForeignWrites};
 use super::hash_file::{HashFile, unnamed_file};
-use super::merge::{Parts, PreImages};
-use super::page_hashes::{Records, Secret};
+use super::merge::{PreImages, WriteParts};
+use super::page_hashes::{PageHashes, Secret};
 use super::pressure::Pressure;
-use super::source_calls::{Batch, Caller};
-use super::source_facts::{Reach, Shows};
+use super::source_calls::{SourceBatch, SourceCaller};
+use super::source_facts::{SourceAccess, VersionRule};
 use super::stats::Stats;
-use super::store::{self, Memfd, Pool, Private, Slot, Store, Trapped};
+use super::store::{self, AnonStore, BufferSlot, MemfdStore, MprotectStore, Pool, Store};
 use crate::pager::sys::discard::Discarder;
-use crate::pager::sys::sigsegv_faults::{CELLS, TrapQueue};
+use crate::pager::sys::sigsegv_faults::{CELLS, SigsegvFaults};
 use crate::pager::sys::uffd::Uffd;
-use crate::source::file::stamp::{Settling, Stamp, Verdict};
+use crate::source::file::stamp::{ReadVerdict, Settling, Stamp};
 use crate::source::request::{FlushRequest, ReadRequest, Sink, WriteRequest};
 use crate::source::{ChangedVersion, LocalFile, Source, Version};
 use crate::sys::{Errno, process};
@@ -73,11 +73,11 @@ pub(crate) struct Config {
 pub(crate) struct NewObject {
     pub(crate) source: Arc<dyn Source>,
     pub(crate) name: String,
-    pub(crate) reach: Reach,
+    pub(crate) reach: SourceAccess,
     pub(crate) len: u64,
     /// Bytes of addresses, for growth.
     pub(crate) reserve: u64,
-    pub(crate) shows: Shows,
+    pub(crate) shows: VersionRule,
     /// The version of a source that is to be written, if it has one.
     pub(crate) stamp: Option<Version>,
     /// As the source says, in bytes.
@@ -87,22 +87,22 @@ pub(crate) struct NewObject {
     pub(crate) private: bool,
     /// Shared by handles: on the memfd store.
     pub(crate) shared: bool,
-    pub(crate) pattern: Pattern,
+    pub(crate) pattern: AccessPattern,
 }
 
-struct Object {
+struct DriverObject {
     store: Store,
-    caller: Caller,
-    reach: Reach,
+    caller: SourceCaller,
+    reach: SourceAccess,
     len: u64,
-    shows: Shows,
-    records: Records,
+    shows: VersionRule,
+    records: PageHashes,
     spill: Option<Arc<LocalFile>>,
     /// Writes that wait for `spill`, which a thread makes.
-    awaiting: Vec<Op>,
+    awaiting: Vec<Operation>,
     hash_file: HashFile,
     /// Reads that wait for a leaf of hashes, by leaf.
-    unjudged: Vec<(u64, Op)>,
+    unjudged: Vec<(u64, Operation)>,
     /// The last handle is gone: the program sees no page any more.
     leaving: bool,
     /// Stores to it are watched.
@@ -110,39 +110,40 @@ struct Object {
     /// A read-only map of bytes that cannot change: nothing has to be remembered of its pages.
     constant: bool,
     /// Set where the source's version tells of writes.
-    guard: Option<Guard<Op>>,
+    guard: Option<ForeignWrites<Operation>>,
     /// The end of the last write, which is told once the version is known.
-    late: Option<(FrameId, Kind, Result<(), Reason>)>,
+    late: Option<(ExtentId, OperationKind, Result<(), FailureReason>)>,
     /// Set where only the stored bytes are written.
     images: Option<PreImages>,
     /// What keeps others from the source, once no handle does.
     held: Option<Box<dyn Send>>,
 }
 
-impl Object {
+impl DriverObject {
     /// The source, if the shard reads and writes it itself.
     fn file(&self) -> Option<&Arc<LocalFile>> {
         match &self.reach {
-            Reach::File(file) => Some(file),
+            SourceAccess::File(file) => Some(file),
             _ => None,
         }
     }
 
     /// A run's bytes where the source has them in memory for good, if it can be put into the map from there.
-    fn in_source(&self, run: Run, page: usize) -> Option<Slot> {
-        let Reach::Bytes(address, len) = self.reach else { return None };
+    fn in_source(&self, run: PageRun, page: usize) -> Option<BufferSlot> {
+        let SourceAccess::Bytes(address, len) = self.reach else { return None };
         let start = run.first as usize * page;
         let inside = start + run.len as usize * page <= len;
-        (inside && self.store.copies(run_of(run))).then(|| Slot::of_source(address + start, run.len as usize))
+        (inside && self.store.copies(run_of(run)))
+            .then(|| BufferSlot::of_source(address + start, run.len as usize))
     }
 }
 
 /// The buffers of frames, by number.
 #[derive(Default)]
-struct Slots(Vec<Option<Slot>>);
+struct OperationTable(Vec<Option<BufferSlot>>);
 
-impl Slots {
-    fn insert(&mut self, frame: FrameId, slot: Slot) {
+impl OperationTable {
+    fn insert(&mut self, frame: ExtentId, slot: BufferSlot) {
         let at = frame.0 as usize;
         if self.0.capacity() <= at {
             // An eighth more at a time: records count against the budget.
@@ -154,38 +155,38 @@ impl Slots {
         self.0[at] = Some(slot);
     }
 
-    fn remove(&mut self, frame: FrameId) -> Option<Slot> {
+    fn remove(&mut self, frame: ExtentId) -> Option<BufferSlot> {
         self.0.get_mut(frame.0 as usize)?.take()
     }
 
-    fn get(&self, frame: FrameId) -> Option<&Slot> {
+    fn get(&self, frame: ExtentId) -> Option<&BufferSlot> {
         self.0.get(frame.0 as usize)?.as_ref()
     }
 
     fn bytes(&self) -> usize {
-        self.0.capacity() * size_of::<Option<Slot>>()
+        self.0.capacity() * size_of::<Option<BufferSlot>>()
     }
 }
 
 /// A run that is to leave its map.
-struct Departure {
-    frame: FrameId,
+struct PendingEviction {
+    frame: ExtentId,
     object: ObjectId,
-    run: Run,
+    run: PageRun,
     wanted: bool,
 }
 
 /// An operation under way.
-struct Op {
-    frame: FrameId,
+struct Operation {
+    frame: ExtentId,
     object: ObjectId,
-    kind: Kind,
+    kind: OperationKind,
     /// Where the buffer is, how much of it is asked for, and how much of that is done.
     buffer: *mut u8,
     offset: u64,
     len: usize,
     done: usize,
-    run: Run,
+    run: PageRun,
     backing: Backing,
     /// Open until the operation has ended, whatever the source does meanwhile.
     file: Option<Arc<LocalFile>>,
@@ -194,22 +195,22 @@ struct Op {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum OperationKind {
     Read,
     Write,
     Flush,
 }
 
-pub(crate) struct Shard {
+pub(crate) struct Driver {
     core: Core,
     config: Config,
     pool: Pool,
-    objects: SpreadMap<ObjectId, Object>,
+    objects: IntMap<ObjectId, DriverObject>,
     /// Objects by address.
     areas: BTreeMap<usize, (usize, ObjectId)>,
     /// Where faults come from: userfaultfd, signals, or both.
-    deliveries: Vec<Delivery>,
-    slots: Slots,
+    deliveries: Vec<FaultSource>,
+    slots: OperationTable,
     /// What the hashes of pages take.
     hash_bytes: usize,
     /// When hashes could not be moved to a file last.
@@ -219,17 +220,17 @@ pub(crate) struct Shard {
     hashes_refused: u64,
     hash_refusal: Option<i32>,
     /// Runs that are to leave their maps together.
-    departing: Vec<Departure>,
+    departing: Vec<PendingEviction>,
     discarder: Discarder,
-    ops: SpreadMap<u64, Op>,
+    ops: IntMap<u64, Operation>,
     /// Operations that the disk has ended, to be dealt with.
     completed: Vec<(u64, io::Result<usize>)>,
     /// The stamps of files that were asked for since those operations ended.
-    stamps: SpreadMap<ObjectId, Stamp>,
-    batches: SpreadMap<ObjectId, Batch>,
-    replies: SpreadMap<Ticket, SyncSender<Outcome>>,
-    inbox: Arc<Inbox>,
-    disk: Disk,
+    stamps: IntMap<ObjectId, Stamp>,
+    batches: IntMap<ObjectId, SourceBatch>,
+    replies: IntMap<Ticket, SyncSender<CommandResult>>,
+    inbox: Arc<CommandQueue>,
+    disk: FileIo,
     secret: Secret,
     page: usize,
     /// Areas that runs may take: half of what a process may have.
@@ -250,10 +251,10 @@ pub(crate) struct Shard {
 }
 
 // SAFETY: the pointers in operations are to buffers of this shard, which moves to its thread before it has any.
-unsafe impl Send for Shard {}
+unsafe impl Send for Driver {}
 
-impl Shard {
-    pub(crate) fn new(config: Config, inbox: Arc<Inbox>) -> Self {
+impl Driver {
+    pub(crate) fn new(config: Config, inbox: Arc<CommandQueue>) -> Self {
         let page = rustix::param::page_size();
         let limits =
             Limits { budget: (config.budget / page) as u64, dirty_age: micros(config.dirty_age), page };
@@ -262,10 +263,10 @@ impl Shard {
         Self {
             core: Core::new(limits),
             pool: Pool::new(2 * config.budget + (64 << 20), mover, config.huge),
-            objects: SpreadMap::default(),
+            objects: IntMap::default(),
             areas: BTreeMap::new(),
-            deliveries: config.uffd.iter().map(|uffd| Delivery::Uffd(Arc::clone(uffd))).collect(),
-            slots: Slots::default(),
+            deliveries: config.uffd.iter().map(|uffd| FaultSource::Uffd(Arc::clone(uffd))).collect(),
+            slots: OperationTable::default(),
             hash_bytes: 0,
             shed_failed: None,
             hashes_over: None,
@@ -273,12 +274,12 @@ impl Shard {
             hash_refusal: None,
             departing: Vec::new(),
             discarder: Discarder::new(),
-            ops: SpreadMap::default(),
+            ops: IntMap::default(),
             completed: Vec::new(),
-            stamps: SpreadMap::default(),
-            batches: SpreadMap::default(),
-            replies: SpreadMap::default(),
-            disk: Disk::new(config.ring, &inbox),
+            stamps: IntMap::default(),
+            batches: IntMap::default(),
+            replies: IntMap::default(),
+            disk: FileIo::new(config.ring, &inbox),
             inbox,
             secret: Secret::draw(),
             page,
@@ -311,7 +312,7 @@ impl Shard {
                 self.completed.push(done);
             }
             match self.disk.fired() {
-                Some(fired) => self.heed(fired),
+                Some(fired) => self.note_ready(fired),
                 // Nobody tells.
                 None => self.due = [true; 2],
             }
@@ -321,7 +322,7 @@ impl Shard {
             self.stamps.clear();
             busy |= !messages.is_empty() || !self.completed.is_empty();
             for message in messages.drain(..) {
-                self.message(message);
+                self.command(message);
             }
             let mut completed = std::mem::take(&mut self.completed);
             for (id, result) in completed.drain(..) {
@@ -331,17 +332,17 @@ impl Shard {
             if self.ticked.elapsed() >= TICK && self.core.wants_ticks() {
                 self.ticked = Instant::now();
                 let now = self.now();
-                self.event(Event::Tick { now });
+                self.event(CoreEvent::Tick { now });
             }
             if self.core.paused() {
                 self.core.set_now(self.now());
-                self.event(Event::GoOn);
+                self.event(CoreEvent::GoOn);
                 busy = true;
             }
-            self.mind_pressure();
-            self.spare_areas();
-            busy |= self.see_off();
-            self.hand_over();
+            self.adapt_to_pressure();
+            self.limit_vma_count();
+            busy |= self.queue_eviction();
+            self.dispatch_requests();
             if busy {
                 // To wait hands over what was started, too: one call less, if there is nothing else to do.
                 if std::mem::replace(&mut self.held_back, true) {
@@ -360,8 +361,8 @@ impl Shard {
         self.held_back = false;
     }
 
-    /// Notes which descriptors have something, by their places in [`watched`](Self::watched).
-    fn heed(&mut self, fired: [bool; WATCHED]) {
+    /// Notes which descriptors have something, by their places in [`watched_fds`](Self::watched_fds).
+    fn note_ready(&mut self, fired: [bool; WATCHED]) {
         for (due, fired) in self.due.iter_mut().zip(fired) {
             *due |= fired;
         }
@@ -373,11 +374,11 @@ impl Shard {
     }
 
     /// What a shard waits for beside its operations, and for which events.
-    fn watched(&self) -> [(RawFd, i16); WATCHED] {
+    fn watched_fds(&self) -> [(RawFd, i16); WATCHED] {
         let delivery =
             |n: usize| self.deliveries.get(n).map_or(-1, |delivery| delivery.poll_fd().as_raw_fd());
         let pressure = self.pressure.as_ref().map_or(-1, Pressure::poll_fd);
-        let bell = self.inbox.bell().as_raw_fd();
+        let bell = self.inbox.signal().as_raw_fd();
         [
             (delivery(0), libc::POLLIN),
             (delivery(1), libc::POLLIN),
@@ -397,7 +398,7 @@ impl Shard {
             (false, true) => Some(IDLE),
             (false, false) => None,
         };
-        let watched = self.watched();
+        let watched = self.watched_fds();
         if self.disk.wait(watched, timeout.unwrap_or(IDLE)) {
             if self.slept.elapsed() >= IDLE {
                 // Should the ring ever not tell of a fault, it waits no longer than this.
@@ -411,7 +412,7 @@ impl Shard {
         self.inbox.awake();
     }
 
-    /// As [`Disk::wait`], by poll(2).
+    /// As [`FileIo::wait`], by poll(2).
     fn poll(&mut self, watched: [(RawFd, i16); WATCHED], timeout: Option<Duration>) {
         let wait_for = |(fd, events)| libc::pollfd { fd, events, revents: 0 };
         let [one, two, three, four] = watched.map(wait_for);
@@ -421,19 +422,19 @@ impl Shard {
         let timeout = timeout.map_or(-1, |timeout| timeout.as_millis() as i32);
         // SAFETY: `fds` are as many as is said. An interrupted wait is a wait that ended.
         unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
-        self.heed(std::array::from_fn(|place| fds[place].revents != 0));
+        self.note_ready(std::array::from_fn(|place| fds[place].revents != 0));
     }
 
     /// Follows the machine's memory: less of the budget under pressure, more when it is over.
-    fn mind_pressure(&mut self) {
+    fn adapt_to_pressure(&mut self) {
         let budget = self.pressure.as_mut().and_then(|pressure| pressure.change(self.config.budget));
         if let Some(budget) = budget {
-            self.event(Event::Budget { pages: (budget / self.page) as u64 });
+            self.event(CoreEvent::Budget { pages: (budget / self.page) as u64 });
             self.pool.trim(usize::MAX);
         }
     }
 
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, event: CoreEvent) {
         self.core.handle(event);
         while let Some(action) = self.core.next_action() {
             if let Some(event) = self.perform(action) {
@@ -442,35 +443,35 @@ impl Shard {
             if std::mem::take(&mut self.imaged) {
                 self.keep_budget();
                 // Pages leave for the pre-images.
-                self.core.handle(Event::Relieve { frames: 0 });
+                self.core.handle(CoreEvent::Relieve { extents: 0 });
             }
         }
     }
 
     /// The faults that come as signals.
-    fn traps(&mut self) -> Result<&TrapQueue, Errno> {
-        let there = self.deliveries.iter().position(|delivery| matches!(delivery, Delivery::Signal(_)));
+    fn sigsegv_cells(&mut self) -> Result<&SigsegvFaults, Errno> {
+        let there = self.deliveries.iter().position(|delivery| matches!(delivery, FaultSource::Signal(_)));
         let at = if let Some(at) = there {
             at
         } else {
-            let mut queue = TrapQueue::new(CELLS)?;
+            let mut queue = SigsegvFaults::new(CELLS)?;
             // Tells it which thread serves: this one must never wait for itself.
             let _ = queue.take(&mut Vec::new());
-            self.deliveries.push(Delivery::Signal(queue));
+            self.deliveries.push(FaultSource::Signal(queue));
             self.deliveries.len() - 1
         };
         match &self.deliveries[at] {
-            Delivery::Signal(queue) => Ok(queue),
-            Delivery::Uffd(_) => Err(Errno::INVAL),
+            FaultSource::Signal(queue) => Ok(queue),
+            FaultSource::Uffd(_) => Err(Errno::INVAL),
         }
     }
 
     /// Areas are scarce where each run is one: the oldest runs leave before there are none.
-    fn spare_areas(&mut self) {
-        let runs: usize = self.objects.values().map(|object| object.store.area_cost()).sum();
+    fn limit_vma_count(&mut self) {
+        let runs: usize = self.objects.values().map(|object| object.store.vma_cost()).sum();
         if runs > self.most_areas {
             let frames = (runs - self.most_areas * 3 / 4) as u32;
-            self.event(Event::Relieve { frames });
+            self.event(CoreEvent::Relieve { extents: frames });
         }
     }
 
@@ -482,7 +483,7 @@ impl Shard {
                 // Nothing to read is an error too; a real one shows again.
                 let _ = delivery.faults(&mut faults);
                 // All that came later is told of anew.
-                *due = faults.len() - before >= Delivery::MOST;
+                *due = faults.len() - before >= FaultSource::MOST;
             }
         }
         for fault in &faults {
@@ -491,32 +492,32 @@ impl Shard {
                 && fault.address - start < len
             {
                 let page = ((fault.address - start) / self.page) as u64;
-                self.event(Event::Fault { object, page, write: fault.write || fault.protected });
+                self.event(CoreEvent::Fault { object, page, write: fault.write || fault.protected });
             }
         }
         !faults.is_empty()
     }
 
-    fn message(&mut self, message: Message) {
+    fn command(&mut self, message: Command) {
         match message {
-            Message::Attach(new, reply) => {
+            Command::Attach(new, reply) => {
                 let _ = reply.send(self.attach(*new));
             }
-            Message::Tell(event) => self.event(event),
-            Message::Detach { object, held } => {
+            Command::Tell(event) => self.event(event),
+            Command::Detach { object, held } => {
                 if let Some(this) = self.objects.get_mut(&object) {
                     (this.held, this.leaving) = (held, true);
                 }
-                self.event(Event::Detach { object });
+                self.event(CoreEvent::Detach { object });
                 self.end_unjudged(object);
             }
-            Message::Ask(make, reply) => {
+            Command::Ask(make, reply) => {
                 self.next += 1;
                 let ticket = Ticket(self.next);
                 self.replies.insert(ticket, reply);
                 self.event(make(ticket));
             }
-            Message::Resized { object, len, done } => {
+            Command::Resized { object, len, done } => {
                 let pages = len.div_ceil(self.page as u64);
                 if let Some(object) = self.objects.get_mut(&object) {
                     object.len = len;
@@ -525,40 +526,40 @@ impl Shard {
                         guard.resizing(false);
                     }
                 }
-                self.event(Event::Resized { object, pages });
+                self.event(CoreEvent::Resized { object, pages });
                 let _ = done.send(Ok(()));
             }
-            Message::Resizing { object, on } => {
+            Command::Resizing { object, on } => {
                 if let Some(guard) = self.objects.get_mut(&object).and_then(|object| object.guard.as_mut()) {
                     guard.resizing(on);
                 }
             }
-            Message::Looked { object, version } => {
-                self.looked(object, version.map_err(|error| reason_of(&error)));
+            Command::Looked { object, version } => {
+                self.version_checked(object, version.map_err(|error| reason_of(&error)));
             }
-            Message::Stats(reply) => {
+            Command::Stats(reply) => {
                 let _ = reply.send(self.stats());
             }
-            Message::SetBudget(bytes) => {
+            Command::SetBudget(bytes) => {
                 self.config.budget = bytes;
-                self.event(Event::Budget { pages: (bytes / self.page) as u64 });
+                self.event(CoreEvent::Budget { pages: (bytes / self.page) as u64 });
                 self.keep_budget();
             }
-            Message::Recording(object, reply) => {
+            Command::Recording(object, reply) => {
                 let runs = self.core.take_recording(object);
                 let _ = reply.send(runs.into_iter().map(|run| (run.first, run.end())).collect());
             }
-            Message::Resident(object, reply) => {
+            Command::Resident(object, reply) => {
                 let runs = self.core.resident(object).into_iter().map(|run| (run.first, run.end())).collect();
                 let _ = reply.send(runs);
             }
-            Message::Ended { id, result } => self.ended(id, result),
-            Message::SpillMade { object, file } => self.spill_made(object, file),
-            Message::LeavesWritten { object, leaves, result } => {
+            Command::Ended { id, result } => self.ended(id, result),
+            Command::SpillMade { object, file } => self.spill_made(object, file),
+            Command::LeavesWritten { object, leaves, result } => {
                 self.leaves_written(object, &leaves, &result);
             }
-            Message::LeafLoaded { object, leaf, bytes } => self.leaf_loaded(object, leaf, bytes),
-            Message::Close => self.closing = true,
+            Command::LeafLoaded { object, leaf, bytes } => self.leaf_loaded(object, leaf, bytes),
+            Command::Close => self.closing = true,
         }
     }
 
@@ -572,12 +573,12 @@ impl Shard {
             (false, tracked) => !tracked || self.config.tracks,
         };
         let store = match self.config.uffd.clone().filter(|_| told) {
-            Some(uffd) if new.shared => Store::Memfd(Memfd::new(&name, pages, uffd, new.tracked)?),
+            Some(uffd) if new.shared => Store::Memfd(MemfdStore::new(&name, pages, uffd, new.tracked)?),
             Some(uffd) => {
                 let Config { moves, huge, .. } = self.config;
-                Store::Private(Private::new(&name, pages, uffd, new.tracked, moves, huge)?)
+                Store::Private(AnonStore::new(&name, pages, uffd, new.tracked, moves, huge)?)
             }
-            None => Store::Trapped(Trapped::new(&name, pages, self.traps()?, new.tracked)?),
+            None => Store::Trapped(MprotectStore::new(&name, pages, self.sigsegv_cells()?, new.tracked)?),
         };
         let trapped = matches!(store, Store::Trapped(_));
         self.next += 1;
@@ -586,7 +587,7 @@ impl Shard {
         // A run is an area of its own there.
         let least = if trapped { TRAPPED_RUN } else { self.page };
         let block = new.block.clamp(least, store::CHUNK * self.page).next_power_of_two();
-        let traits = Traits {
+        let traits = ObjectTraits {
             tracked: new.tracked,
             private: new.private,
             shares_buffer: store.shares_buffer(),
@@ -596,13 +597,13 @@ impl Shard {
         };
         // As far as the store reaches: a fault behind the last page has to end, too.
         self.areas.insert(address, (pages.next_multiple_of(store::CHUNK) * self.page, id));
-        let constant = !new.tracked && matches!(new.reach, Reach::Zeros | Reach::Bytes(..));
-        let records = Records::new(self.secret, self.page);
+        let constant = !new.tracked && matches!(new.reach, SourceAccess::Zeros | SourceAccess::Bytes(..));
+        let records = PageHashes::new(self.secret, self.page);
         let most = self.config.source_threads;
         let merges = self.config.merges && new.tracked && !new.private;
-        let object = Object {
+        let object = DriverObject {
             store,
-            caller: Caller::new(new.source, &new.reach, new.shows, most, &self.inbox),
+            caller: SourceCaller::new(new.source, &new.reach, new.shows, most, &self.inbox),
             reach: new.reach,
             len: new.len,
             shows: new.shows,
@@ -614,14 +615,14 @@ impl Shard {
             leaving: false,
             tracked: new.tracked,
             constant,
-            guard: new.stamp.filter(|_| !merges).map(Guard::new),
+            guard: new.stamp.filter(|_| !merges).map(ForeignWrites::new),
             late: None,
             images: merges.then(|| PreImages::new(self.page)),
             held: None,
         };
         self.objects.insert(id, object);
-        self.event(Event::Attach { object: id, pages: new.len.div_ceil(self.page as u64), traits });
-        self.event(Event::Advise { object: id, pattern: new.pattern });
+        self.event(CoreEvent::Attach { object: id, pages: new.len.div_ceil(self.page as u64), traits });
+        self.event(CoreEvent::Advise { object: id, pattern: new.pattern });
         Ok((id, address))
     }
 
@@ -660,84 +661,86 @@ impl Shard {
     }
 
     /// Does what the core wants; an outcome that is known at once is returned.
-    fn perform(&mut self, action: Action) -> Option<Event> {
+    fn perform(&mut self, action: CoreAction) -> Option<CoreEvent> {
         match action {
-            Action::Read { frame, object, run, from } => {
+            CoreAction::Read { frame, object, run, from } => {
                 let result = self.read(frame, object, run, from);
-                result.transpose().map(|result| Event::ReadDone { frame, result })
+                result.transpose().map(|result| CoreEvent::ReadDone { frame, result })
             }
-            Action::Install { frame, object, run, mode, keep } => {
+            CoreAction::Install { frame, object, run, mode, keep } => {
                 let result = self.install(frame, object, run, mode, keep);
-                Some(Event::Installed { frame, result })
+                Some(CoreEvent::Installed { frame, result })
             }
-            Action::TakeOut { frame, object, run, bytes } => {
+            CoreAction::TakeOut { frame, object, run, bytes } => {
                 let this = self.objects.get_mut(&object)?;
                 let together = match bytes {
-                    Bytes::Stored => false,
-                    Bytes::Still => this.store.copies(run_of(run)),
-                    Bytes::Unwanted => this.store.forgets(),
+                    Stability::MayChange => false,
+                    Stability::Unchanging => this.store.copies(run_of(run)),
+                    Stability::Unneeded => this.store.forgets(),
                 };
                 if together {
-                    let wanted = bytes != Bytes::Unwanted;
-                    self.departing.push(Departure { frame, object, run, wanted });
+                    let wanted = bytes != Stability::Unneeded;
+                    self.departing.push(PendingEviction { frame, object, run, wanted });
                     return None;
                 }
                 let taken = this.store.take_out(&mut self.pool, run_of(run));
                 let result = self.fill(frame, taken);
-                Some(Event::TakenOut { frame, result })
+                Some(CoreEvent::TakenOut { frame, result })
             }
-            Action::Copy { frame, object, run, protect } => {
+            CoreAction::Copy { frame, object, run, protect } => {
                 let this = self.objects.get_mut(&object)?;
                 let copied = this.store.snapshot(&mut self.pool, run_of(run), protect);
                 if let Some(images) = this.images.as_mut().filter(|_| !protect && copied.is_ok()) {
                     images.copied_unprotected(frame);
                 }
                 let result = self.fill(frame, copied);
-                Some(Event::Copied { frame, result })
+                Some(CoreEvent::Copied { frame, result })
             }
-            Action::Unprotect { object, run } => {
+            CoreAction::Unprotect { object, run } => {
                 self.keep_image(object, run);
                 // A page that left the map meanwhile faults again.
                 let _ = self.objects.get_mut(&object)?.store.unprotect(run_of(run));
                 None
             }
-            Action::Write { frame, object, run, to } => {
+            CoreAction::Write { frame, object, run, to } => {
                 let result = self.write(frame, object, run, to);
                 if !matches!(result, Ok(None)) {
                     self.write_ended(object, frame, result.is_ok());
                 }
-                result.transpose().map(|result| Event::WriteDone { frame, result })
+                result.transpose().map(|result| CoreEvent::WriteDone { frame, result })
             }
-            Action::Discard { frame, object, run, last, shown } => {
+            CoreAction::Discard { frame, object, run, last, shown } => {
                 self.discard(frame, object, run, last, shown);
                 None
             }
-            Action::Flush { object } => self.flush(object).map(|result| Event::Flushed { object, result }),
-            Action::Poison { object, page, reason } => {
+            CoreAction::Flush { object } => {
+                self.flush(object).map(|result| CoreEvent::Flushed { object, result })
+            }
+            CoreAction::Poison { object, page, reason } => {
                 let marks = self.config.marks;
                 let _ =
                     self.objects.get_mut(&object)?.store.poison(page as usize, marks, &reason.to_string());
                 None
             }
-            Action::Unpoison { object, page } => {
+            CoreAction::Unpoison { object, page } => {
                 let _ = self.objects.get_mut(&object)?.store.unpoison(page as usize);
                 None
             }
-            Action::Wake { object, run } => {
+            CoreAction::Wake { object, run } => {
                 let _ = self.objects.get_mut(&object)?.store.wake(run_of(run));
                 None
             }
-            Action::Reply { ticket, result } => {
+            CoreAction::Reply { ticket, result } => {
                 if let Some(reply) = self.replies.remove(&ticket) {
                     // Who asked may have gone.
                     let _ = reply.send(result);
                 }
                 None
             }
-            Action::Detached { object } => {
+            CoreAction::Detached { object } => {
                 if let Some(object) = self.objects.remove(&object) {
                     self.areas.remove(&object.store.address());
-                    let Object { caller, reach, records, hash_file, spill, held, .. } = object;
+                    let DriverObject { caller, reach, records, hash_file, spill, held, .. } = object;
                     caller.drop_all(held, (reach, records, hash_file, spill));
                 }
                 None
@@ -747,25 +750,25 @@ impl Shard {
 
     /// Runs that nobody stores to leave their maps: copied where their bytes are wanted, then given back together. Whether
     /// there were any.
-    fn see_off(&mut self) -> bool {
+    fn queue_eviction(&mut self) -> bool {
         let departing = std::mem::take(&mut self.departing);
         // The copies are memory beside the budget's: no more at a time than the core leaves for such.
-        let most = (self.core.widest() as usize).min(128);
+        let most = (self.core.max_run() as usize).min(128);
         let mut left = &departing[..];
         while !left.is_empty() {
             let mut pages = 0;
-            let fits = |departure: &&Departure| {
+            let fits = |departure: &&PendingEviction| {
                 pages += departure.run.len as usize;
                 pages <= most
             };
             let (now, later) = left.split_at(left.iter().take_while(fits).count().max(1));
             left = later;
-            self.depart(now);
+            self.flush_evictions(now);
         }
         !departing.is_empty()
     }
 
-    fn depart(&mut self, departing: &[Departure]) {
+    fn flush_evictions(&mut self, departing: &[PendingEviction]) {
         let mut outcomes = Vec::with_capacity(departing.len());
         for departure in departing {
             let run = run_of(departure.run);
@@ -775,7 +778,7 @@ impl Shard {
                 here.map_or_else(|| object.store.copy_out(&mut self.pool, run), Ok).map(Some)
             }));
         }
-        let leaves = |(departure, outcome): &(&Departure, &Result<Option<Slot>, Errno>)| {
+        let leaves = |(departure, outcome): &(&PendingEviction, &Result<Option<BufferSlot>, Errno>)| {
             outcome.is_ok() && self.objects.contains_key(&departure.object)
         };
         let going: Vec<usize> = departing
@@ -786,14 +789,14 @@ impl Shard {
             .map(|(place, _)| place)
             .collect();
         let ranges = going.iter().map(|&place| {
-            let Departure { object, run, .. } = departing[place];
+            let PendingEviction { object, run, .. } = departing[place];
             self.objects[&object].store.addresses(run_of(run))
         });
         let mut refused = Vec::new();
         // SAFETY: the bytes were copied, or nobody wants them, and nobody stores to these runs of this shard's maps.
         unsafe { self.discarder.discard(ranges, |place, _| refused.push(going[place])) };
         for (place, (departure, outcome)) in departing.iter().zip(outcomes).enumerate() {
-            let &Departure { frame, object: id, run, .. } = departure;
+            let &PendingEviction { frame, object: id, run, .. } = departure;
             let outcome = match (outcome, self.objects.get_mut(&id)) {
                 (Ok(Some(slot)), Some(object)) if refused.contains(&place) => {
                     // A part of it may be gone.
@@ -821,34 +824,34 @@ impl Shard {
                     }
                     Ok(())
                 }
-                Err(_) => Err(Reason::Busy),
+                Err(_) => Err(FailureReason::Busy),
             };
-            self.event(Event::TakenOut { frame, result });
+            self.event(CoreEvent::TakenOut { frame, result });
         }
     }
 
-    fn fill(&mut self, frame: FrameId, slot: Result<Slot, Errno>) -> Result<(), Reason> {
+    fn fill(&mut self, frame: ExtentId, slot: Result<BufferSlot, Errno>) -> Result<(), FailureReason> {
         match slot {
             Ok(slot) => {
                 self.slots.insert(frame, slot);
                 Ok(())
             }
-            Err(_) => Err(Reason::Busy),
+            Err(_) => Err(FailureReason::Busy),
         }
     }
 
     fn install(
         &mut self,
-        frame: FrameId,
+        frame: ExtentId,
         object: ObjectId,
-        run: Run,
-        mode: Mode,
+        run: PageRun,
+        mode: StoreAccess,
         keep: bool,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), FailureReason> {
         let (Some(object), Some(slot)) = (self.objects.get_mut(&object), self.slots.remove(frame)) else {
-            return Err(Reason::PastEnd);
+            return Err(FailureReason::PastEnd);
         };
-        if mode == Mode::Writable
+        if mode == StoreAccess::Writable
             && let Some(images) = object.images.as_mut().filter(|images| images.lacks(run))
         {
             // SAFETY: the slot holds the run's bytes, outside the map, and only this thread has it.
@@ -856,9 +859,9 @@ impl Shard {
             self.imaged = true;
         }
         let mode = match mode {
-            Mode::ReadOnly => store::Mode::ReadOnly,
-            Mode::Protected => store::Mode::Protected,
-            Mode::Writable => store::Mode::Writable,
+            StoreAccess::ReadOnly => store::InstallMode::ReadOnly,
+            StoreAccess::Protected => store::InstallMode::Protected,
+            StoreAccess::Writable => store::InstallMode::Writable,
         };
         match object.store.install(&mut self.pool, run_of(run), slot, mode, keep) {
             Ok(kept) => {
@@ -869,12 +872,12 @@ impl Shard {
             }
             Err((slot, errno)) => {
                 self.slots.insert(frame, slot);
-                Err(Reason::Refused { errno: errno.raw_os_error() })
+                Err(FailureReason::Refused { errno: errno.raw_os_error() })
             }
         }
     }
 
-    fn discard(&mut self, frame: FrameId, id: ObjectId, run: Run, last: bool, shown: bool) {
+    fn discard(&mut self, frame: ExtentId, id: ObjectId, run: PageRun, last: bool, shown: bool) {
         if let Some(images) =
             self.objects.get_mut(&id).and_then(|object| object.images.as_mut()).filter(|_| last)
         {
@@ -885,8 +888,8 @@ impl Shard {
         if shown && !object.constant {
             // SAFETY: the slot holds the run's bytes, outside the map, and only this thread has it.
             let bytes = unsafe { std::slice::from_raw_parts(slot.buffer(), slot.pages() * self.page) };
-            object.records.keep(run, bytes);
-            self.shed_hashes(id);
+            object.records.insert(run, bytes);
+            self.spill_hashes(id);
         }
         let Some(object) = self.objects.get_mut(&id) else { return self.pool.give(slot) };
         if last {
@@ -909,9 +912,15 @@ impl Shard {
     }
 
     /// Starts to read a run; `Some` if it ended at once.
-    fn read(&mut self, frame: FrameId, id: ObjectId, run: Run, from: Backing) -> Result<Option<()>, Reason> {
-        let refused = |errno: Errno| Reason::Refused { errno: errno.raw_os_error() };
-        let object = self.objects.get_mut(&id).ok_or(Reason::PastEnd)?;
+    fn read(
+        &mut self,
+        frame: ExtentId,
+        id: ObjectId,
+        run: PageRun,
+        from: Backing,
+    ) -> Result<Option<()>, FailureReason> {
+        let refused = |errno: Errno| FailureReason::Refused { errno: errno.raw_os_error() };
+        let object = self.objects.get_mut(&id).ok_or(FailureReason::PastEnd)?;
         if from == Backing::Source
             && let Some(slot) = object.in_source(run, self.page)
         {
@@ -924,13 +933,13 @@ impl Shard {
         let room = slot.pages() * self.page;
         self.slots.insert(frame, slot);
         self.keep_budget();
-        let object = self.objects.get_mut(&id).ok_or(Reason::PastEnd)?;
+        let object = self.objects.get_mut(&id).ok_or(FailureReason::PastEnd)?;
         let offset = run.first * self.page as u64;
         let len = (object.len - offset.min(object.len)).min(room as u64) as usize;
-        let op = Op {
+        let op = Operation {
             frame,
             object: id,
-            kind: Kind::Read,
+            kind: OperationKind::Read,
             buffer,
             offset,
             len,
@@ -944,21 +953,21 @@ impl Shard {
             return self.start(op).map(|()| None);
         }
         match object.reach {
-            Reach::File(_) => self.start(op).map(|()| None),
-            Reach::Zeros => {
+            SourceAccess::File(_) => self.start(op).map(|()| None),
+            SourceAccess::Zeros => {
                 // SAFETY: the slot is `room` bytes, and this thread's alone.
                 unsafe { buffer.write_bytes(0, room) };
                 self.finish_read(op).transpose()
             }
-            Reach::Bytes(address, all) => {
+            SourceAccess::Bytes(address, all) => {
                 if offset as usize + len > all {
-                    return Err(Reason::Short);
+                    return Err(FailureReason::Short);
                 }
                 // SAFETY: as above. The source's bytes are there while it lives, which the object sees to, and are not the pool's.
                 unsafe { buffer.copy_from_nonoverlapping((address as *const u8).add(offset as usize), len) };
                 self.finish_read(op).transpose()
             }
-            Reach::Requests | Reach::Constant | Reach::SlowFile(_) => {
+            SourceAccess::Requests | SourceAccess::Constant | SourceAccess::SlowFile(_) => {
                 self.next += 1;
                 let number = self.next;
                 let sink = object.caller.reads();
@@ -973,34 +982,36 @@ impl Shard {
     }
 
     /// Starts what is left of an operation on a file.
-    fn start(&mut self, mut op: Op) -> Result<(), Reason> {
-        let object = self.objects.get(&op.object).ok_or(Reason::PastEnd)?;
+    fn start(&mut self, mut op: Operation) -> Result<(), FailureReason> {
+        let object = self.objects.get(&op.object).ok_or(FailureReason::PastEnd)?;
         let file = match op.backing {
             Backing::Spill => object.spill.as_ref(),
             Backing::Source => object.file(),
         };
-        let file = Arc::clone(file.ok_or(Reason::PastEnd)?);
-        let settles = op.kind == Kind::Read && op.backing == Backing::Source && object.shows == Shows::Pages;
+        let file = Arc::clone(file.ok_or(FailureReason::PastEnd)?);
+        let settles = op.kind == OperationKind::Read
+            && op.backing == Backing::Source
+            && object.shows == VersionRule::Pages;
         if settles && op.settling.is_none() {
             op.settling = Some(Settling::new(self.stamp(op.object)?));
         }
         let at = op.buffer.wrapping_add(op.done);
         let offset = op.offset + op.done as u64;
         let operation = match op.kind {
-            Kind::Read => {
+            OperationKind::Read => {
                 // Room for whole blocks keeps the tail of the file direct.
                 let room = op.run.len as usize * self.page - op.done;
                 let plan = file.plan_read(offset, room, at as usize);
-                Operation::Read { fd: plan.fd, to: at, len: plan.len, offset }
+                FileOperation::Read { fd: plan.fd, to: at, len: plan.len, offset }
             }
-            Kind::Write => {
+            OperationKind::Write => {
                 if op.backing == Backing::Source {
                     file.check_inside(offset, op.len - op.done).map_err(|error| reason_of(&error))?;
                 }
                 let plan = file.plan_write(offset, op.len - op.done, at as usize);
-                Operation::Write { fd: plan.fd, from: at, len: plan.len, offset }
+                FileOperation::Write { fd: plan.fd, from: at, len: plan.len, offset }
             }
-            Kind::Flush => Operation::Sync { fd: file.flush_fd() },
+            OperationKind::Flush => FileOperation::Sync { fd: file.flush_fd() },
         };
         self.next += 1;
         let number = self.next;
@@ -1010,7 +1021,7 @@ impl Shard {
                 self.disk.start(operation, number)
             } else {
                 // A spill file: a source that is not local is called by its own threads.
-                Disk::start_on(file.threads(), operation, number, &self.inbox);
+                FileIo::start_on(file.threads(), operation, number, &self.inbox);
                 Ok(())
             }
         };
@@ -1025,113 +1036,125 @@ impl Shard {
         let Some(mut op) = self.ops.remove(&number) else { return };
         let (frame, object, kind) = (op.frame, op.object, op.kind);
         let op_counts = op.backing == Backing::Source
-            && (kind == Kind::Write || (kind == Kind::Flush && op.file.is_none()));
+            && (kind == OperationKind::Write || (kind == OperationKind::Flush && op.file.is_none()));
         let outcome = match result {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) && gave_up_direct(&op) => None,
             Err(error) => Some(Err(reason_of(&error))),
-            Ok(count) if op.file.is_none() && kind != Kind::Flush && count > op.len - op.done => {
+            Ok(count) if op.file.is_none() && kind != OperationKind::Flush && count > op.len - op.done => {
                 let message = "it claims more bytes than there was room for".into();
-                Some(Err(Reason::Source { message, errno: None }))
+                Some(Err(FailureReason::Source { message, errno: None }))
             }
             Ok(count) => {
                 op.done = (op.done + count).min(op.len.max(op.done));
                 let goes_on = count > 0 && op.file.is_some();
                 match kind {
-                    Kind::Flush => Some(Ok(())),
-                    Kind::Read if op.done >= op.len => match self.judge(&mut op) {
-                        Ok(Verdict::Settled) => {
+                    OperationKind::Flush => Some(Ok(())),
+                    OperationKind::Read if op.done >= op.len => match self.judge(&mut op) {
+                        Ok(ReadVerdict::Settled) => {
                             if let Some(outcome) = self.finish_read(op) {
-                                self.tell(frame, object, kind, outcome);
+                                self.report(frame, object, kind, outcome);
                             }
                             return;
                         }
-                        Ok(Verdict::Again) => {
+                        Ok(ReadVerdict::Again) => {
                             op.done = 0;
                             None
                         }
-                        Ok(Verdict::Torn) => Some(Err(Reason::Changed)),
+                        Ok(ReadVerdict::Torn) => Some(Err(FailureReason::Changed)),
                         Err(reason) => Some(Err(reason)),
                     },
-                    Kind::Write if op.done >= op.len => Some(Ok(())),
+                    OperationKind::Write if op.done >= op.len => Some(Ok(())),
                     _ if goes_on => None,
-                    _ => Some(Err(Reason::Short)),
+                    _ => Some(Err(FailureReason::Short)),
                 }
             }
         };
         if let Some(outcome) = outcome.or_else(|| self.start(op).err().map(Err)) {
             // The disk's flush is not counted.
-            if op_counts && self.left(object) {
+            if op_counts && self.eviction_done(object) {
                 if let Some(this) = self.objects.get_mut(&object) {
                     this.late = Some((frame, kind, outcome));
                 }
                 return;
             }
-            self.tell(frame, object, kind, outcome);
+            self.report(frame, object, kind, outcome);
         }
     }
 
-    fn tell(&mut self, frame: FrameId, object: ObjectId, kind: Kind, result: Result<(), Reason>) {
-        if kind == Kind::Write {
+    fn report(
+        &mut self,
+        frame: ExtentId,
+        object: ObjectId,
+        kind: OperationKind,
+        result: Result<(), FailureReason>,
+    ) {
+        if kind == OperationKind::Write {
             self.write_ended(object, frame, result.is_ok());
         }
         self.event(match kind {
-            Kind::Read => Event::ReadDone { frame, result },
-            Kind::Write => Event::WriteDone { frame, result },
-            Kind::Flush => Event::Flushed { object, result },
+            OperationKind::Read => CoreEvent::ReadDone { frame, result },
+            OperationKind::Write => CoreEvent::WriteDone { frame, result },
+            OperationKind::Flush => CoreEvent::Flushed { object, result },
         });
     }
 
     /// The stamp of an object's file, asked for since the last operation ended. The file is on a local file system, so the
     /// answer comes at once.
-    fn stamp(&mut self, id: ObjectId) -> Result<Stamp, Reason> {
+    fn stamp(&mut self, id: ObjectId) -> Result<Stamp, FailureReason> {
         if let Some(stamp) = self.stamps.get(&id) {
             return Ok(*stamp);
         }
-        let file = self.objects.get(&id).and_then(Object::file).ok_or(Reason::PastEnd)?;
+        let file = self.objects.get(&id).and_then(DriverObject::file).ok_or(FailureReason::PastEnd)?;
         let stamp = file.stamp().map_err(|error| reason_of(&error))?;
         self.stamps.insert(id, stamp);
         Ok(stamp)
     }
 
     /// Whether the bytes that were read are the source's at one moment, and of the version that the map shows.
-    fn judge(&mut self, op: &mut Op) -> Result<Verdict, Reason> {
+    fn judge(&mut self, op: &mut Operation) -> Result<ReadVerdict, FailureReason> {
         if op.backing == Backing::Spill {
-            return Ok(Verdict::Settled);
+            return Ok(ReadVerdict::Settled);
         }
-        let object = self.objects.get(&op.object).ok_or(Reason::PastEnd)?;
+        let object = self.objects.get(&op.object).ok_or(FailureReason::PastEnd)?;
         // The callers of other sources look at their versions.
         if object.file().is_none() {
-            return Ok(Verdict::Settled);
+            return Ok(ReadVerdict::Settled);
         }
         match object.shows {
-            Shows::Version(version) => {
+            VersionRule::Version(version) => {
                 let same = self.stamp(op.object)?.version() == version;
-                if same { Ok(Verdict::Settled) } else { Err(Reason::Changed) }
+                if same { Ok(ReadVerdict::Settled) } else { Err(FailureReason::Changed) }
             }
-            Shows::Pages => {
+            VersionRule::Pages => {
                 let after = self.stamp(op.object)?;
                 // SAFETY: the slot is as long as the run, and this thread's alone again; `len` bytes of it were read.
                 let bytes = unsafe { std::slice::from_raw_parts(op.buffer, op.len) };
-                Ok(op.settling.as_mut().map_or(Verdict::Settled, |settling| settling.judge(after, bytes)))
+                Ok(op.settling.as_mut().map_or(ReadVerdict::Settled, |settling| settling.judge(after, bytes)))
             }
-            Shows::Any => Ok(Verdict::Settled),
+            VersionRule::Any => Ok(ReadVerdict::Settled),
         }
     }
 
     /// Starts to write a run; `Some` if it ended at once.
-    fn write(&mut self, frame: FrameId, id: ObjectId, run: Run, to: Backing) -> Result<Option<()>, Reason> {
+    fn write(
+        &mut self,
+        frame: ExtentId,
+        id: ObjectId,
+        run: PageRun,
+        to: Backing,
+    ) -> Result<Option<()>, FailureReason> {
         let offset = run.first * self.page as u64;
-        let object = self.objects.get_mut(&id).ok_or(Reason::PastEnd)?;
-        let buffer = self.slots.get(frame).ok_or(Reason::PastEnd)?.buffer();
+        let object = self.objects.get_mut(&id).ok_or(FailureReason::PastEnd)?;
+        let buffer = self.slots.get(frame).ok_or(FailureReason::PastEnd)?.buffer();
         let mut len =
             (object.len - offset.min(object.len)).min(u64::from(run.len) * self.page as u64) as usize;
         if to == Backing::Spill {
             len = run.len as usize * self.page;
         }
-        let op = Op {
+        let op = Operation {
             frame,
             object: id,
-            kind: Kind::Write,
+            kind: OperationKind::Write,
             buffer,
             offset,
             len,
@@ -1153,13 +1176,13 @@ impl Shard {
         if to == Backing::Source && object.images.is_some() {
             return self.write_parts(op);
         }
-        self.begin(op).map(|()| None)
+        self.begin_writes(op).map(|()| None)
     }
 
     /// Starts a write, or keeps it until it is known that nobody else has written. A write that waits ends as any other.
-    fn begin(&mut self, op: Op) -> Result<(), Reason> {
+    fn begin_writes(&mut self, op: Operation) -> Result<(), FailureReason> {
         let id = op.object;
-        let Some(object) = self.objects.get_mut(&id) else { return Err(Reason::PastEnd) };
+        let Some(object) = self.objects.get_mut(&id) else { return Err(FailureReason::PastEnd) };
         let file = object.file().cloned();
         let guard = object.guard.as_mut().filter(|_| op.backing == Backing::Source);
         let Some(guard) = guard else { return self.launch(op) };
@@ -1168,28 +1191,28 @@ impl Shard {
             Admission::Later { look: false } => return Ok(()),
             Admission::Later { look: true } => match object_stamp(file.as_deref()) {
                 None => {
-                    self.look(id);
+                    self.check_version(id);
                     return Ok(());
                 }
                 // Only this one waits.
                 Some(version) => match guard.looked(version) {
-                    Ok(mut writes) => writes.pop().ok_or(Reason::PastEnd)?,
+                    Ok(mut writes) => writes.pop().ok_or(FailureReason::PastEnd)?,
                     Err((_, reason)) => return Err(reason),
                 },
             },
-            Admission::Never => return Err(Reason::Changed),
+            Admission::Never => return Err(FailureReason::Changed),
         };
-        self.launch(op).inspect_err(|_| _ = self.left(id))
+        self.launch(op).inspect_err(|_| _ = self.eviction_done(id))
     }
 
     /// Asks for the version of a source that is written: on another thread, since the source may block.
-    fn look(&self, id: ObjectId) {
+    fn check_version(&self, id: ObjectId) {
         if let Some(object) = self.objects.get(&id) {
             object.caller.ask_version(id, object.reach.file().cloned());
         }
     }
 
-    fn looked(&mut self, id: ObjectId, version: Result<Version, Reason>) {
+    fn version_checked(&mut self, id: ObjectId, version: Result<Version, FailureReason>) {
         let Some(object) = self.objects.get_mut(&id) else { return };
         let late = object.late.take();
         let Some(guard) = object.guard.as_mut() else { return };
@@ -1198,46 +1221,46 @@ impl Shard {
                 for op in writes {
                     let (frame, kind) = (op.frame, op.kind);
                     if let Err(reason) = self.launch(op) {
-                        self.left(id);
-                        self.tell(frame, id, kind, Err(reason));
+                        self.eviction_done(id);
+                        self.report(frame, id, kind, Err(reason));
                     }
                 }
             }
             Err((writes, reason)) => {
                 for op in writes {
-                    self.tell(op.frame, id, op.kind, Err(reason.clone()));
+                    self.report(op.frame, id, op.kind, Err(reason.clone()));
                 }
             }
         }
         if let Some((frame, kind, outcome)) = late {
-            self.tell(frame, id, kind, outcome);
+            self.report(frame, id, kind, outcome);
         }
     }
 
-    /// A write that [`begin`](Self::begin) started has ended. Whether the version is being asked for: the write's end is told
+    /// A write that [`begin_writes`](Self::begin_writes) started has ended. Whether the version is being asked for: the write's end is told
     /// after that, so that others' writes after a `sync` are not taken for this one.
-    fn left(&mut self, id: ObjectId) -> bool {
+    fn eviction_done(&mut self, id: ObjectId) -> bool {
         let Some(object) = self.objects.get_mut(&id) else { return false };
-        if !object.guard.as_mut().is_some_and(Guard::ended) {
+        if !object.guard.as_mut().is_some_and(ForeignWrites::ended) {
             return false;
         }
         if let Some(version) = object_stamp(object.file().map(|file| &**file)) {
-            self.looked(id, version);
+            self.version_checked(id, version);
             return false;
         }
-        self.look(id);
+        self.check_version(id);
         true
     }
 
     /// A frame's write has ended, whichever way it was made.
-    fn write_ended(&mut self, id: ObjectId, frame: FrameId, written: bool) {
+    fn write_ended(&mut self, id: ObjectId, frame: ExtentId, written: bool) {
         if let Some(images) = self.objects.get_mut(&id).and_then(|object| object.images.as_mut()) {
             images.ended(frame, written);
         }
     }
 
     /// Keeps the bytes of a run in the map that can be stored to from now on.
-    fn keep_image(&mut self, id: ObjectId, run: Run) {
+    fn keep_image(&mut self, id: ObjectId, run: PageRun) {
         let Some(object) = self.objects.get_mut(&id) else { return };
         let Some(images) = object.images.as_mut().filter(|images| images.lacks(run)) else { return };
         if let Ok(bytes) = object.store.bytes_of(run_of(run)) {
@@ -1247,9 +1270,9 @@ impl Shard {
     }
 
     /// Writes the bytes of a run that were stored; `Some` if there are none.
-    fn write_parts(&mut self, op: Op) -> Result<Option<()>, Reason> {
-        let object = self.objects.get_mut(&op.object).ok_or(Reason::PastEnd)?;
-        let images = object.images.as_mut().ok_or(Reason::PastEnd)?;
+    fn write_parts(&mut self, op: Operation) -> Result<Option<()>, FailureReason> {
+        let object = self.objects.get_mut(&op.object).ok_or(FailureReason::PastEnd)?;
+        let images = object.images.as_mut().ok_or(FailureReason::PastEnd)?;
         let (buffer, len, offset) = (op.buffer, op.len, op.offset);
         // SAFETY: nobody changes a buffer that is being written.
         let bytes = unsafe { std::slice::from_raw_parts(buffer, op.run.len as usize * self.page) };
@@ -1263,7 +1286,7 @@ impl Shard {
         self.ops.insert(number, op);
         let lengths = ranges.iter().map(Range::len).collect();
         let sink = Arc::clone(&self.inbox) as Arc<dyn Sink>;
-        let parts = Arc::new(Parts::new(sink, number, len, lengths)) as Arc<dyn Sink>;
+        let parts = Arc::new(WriteParts::new(sink, number, len, lengths)) as Arc<dyn Sink>;
         let requests = ranges.iter().zip(0..).map(|(range, part)| {
             let (at, sink) = (offset + range.start as u64, Arc::clone(&parts));
             // SAFETY: the range lies in the buffer, which nobody changes before the last of these writes has ended.
@@ -1274,8 +1297,8 @@ impl Shard {
     }
 
     /// Gives an operation to the disk, or a write or a flush to the source.
-    fn launch(&mut self, op: Op) -> Result<(), Reason> {
-        let object = self.objects.get(&op.object).ok_or(Reason::PastEnd)?;
+    fn launch(&mut self, op: Operation) -> Result<(), FailureReason> {
+        let object = self.objects.get(&op.object).ok_or(FailureReason::PastEnd)?;
         if op.backing == Backing::Spill || object.file().is_some() {
             return self.start(op);
         }
@@ -1285,7 +1308,7 @@ impl Shard {
         let sink = object.caller.writes();
         self.ops.insert(number, op);
         let batch = self.batches.entry(id).or_default();
-        if kind == Kind::Flush {
+        if kind == OperationKind::Flush {
             batch.flush = Some(FlushRequest::new(sink, number));
             return Ok(());
         }
@@ -1302,23 +1325,23 @@ impl Shard {
         for op in awaiting {
             let frame = op.frame;
             if let Err(reason) = made.clone().and_then(|()| self.start(op)) {
-                self.tell(frame, id, Kind::Write, Err(reason));
+                self.report(frame, id, OperationKind::Write, Err(reason));
             }
         }
     }
 
     /// Starts to make an object's writes durable; `Some` if that ended at once.
-    fn flush(&mut self, id: ObjectId) -> Option<Result<(), Reason>> {
+    fn flush(&mut self, id: ObjectId) -> Option<Result<(), FailureReason>> {
         let object = self.objects.get(&id)?;
-        let op = Op {
-            frame: FrameId(u32::MAX),
+        let op = Operation {
+            frame: ExtentId(u32::MAX),
             object: id,
-            kind: Kind::Flush,
+            kind: OperationKind::Flush,
             buffer: std::ptr::null_mut(),
             offset: 0,
             len: 0,
             done: 0,
-            run: Run::default(),
+            run: PageRun::default(),
             backing: Backing::Source,
             file: None,
             settling: None,
@@ -1327,11 +1350,11 @@ impl Shard {
             // Changes no time of the file.
             return self.start(op).err().map(Err);
         }
-        self.begin(op).err().map(Err)
+        self.begin_writes(op).err().map(Err)
     }
 
     /// Gives what was started to the sources.
-    fn hand_over(&mut self) {
+    fn dispatch_requests(&mut self) {
         for (id, batch) in std::mem::take(&mut self.batches) {
             if let Some(object) = self.objects.get(&id) {
                 object.caller.give(batch);
@@ -1340,16 +1363,16 @@ impl Shard {
     }
 }
 
-fn reason_of(error: &io::Error) -> Reason {
+fn reason_of(error: &io::Error) -> FailureReason {
     if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<ChangedVersion>) {
-        return Reason::Changed;
+        return FailureReason::Changed;
     }
-    Reason::Source { message: error.to_string().into(), errno: error.raw_os_error() }
+    FailureReason::Source { message: error.to_string().into(), errno: error.raw_os_error() }
 }
 
 /// When a local file was written last. It is asked for at once: only files whose times the kernel itself keeps are looked at, and
 /// that does not block.
-fn object_stamp(file: Option<&LocalFile>) -> Option<Result<Version, Reason>> {
+fn object_stamp(file: Option<&LocalFile>) -> Option<Result<Version, FailureReason>> {
     file.map(|file| file.stamp().map(Stamp::content).map_err(|error| reason_of(&error)))
 }
 
@@ -1358,12 +1381,12 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX).min(u64::MAX / 4)
 }
 
-fn run_of(run: Run) -> store::Run {
-    store::Run { first: run.first as usize, pages: run.len as usize }
+fn run_of(run: PageRun) -> store::SlotRun {
+    store::SlotRun { first: run.first as usize, pages: run.len as usize }
 }
 
 /// Whether an operation that was refused with EINVAL may go by the page cache instead.
-fn gave_up_direct(op: &Op) -> bool {
+fn gave_up_direct(op: &Operation) -> bool {
     op.file.as_ref().is_some_and(|file| file.stop_direct())
 }
 

@@ -12,7 +12,7 @@ pub(crate) use probe::Probe;
 pub use report::{Capability, Report};
 
 use crate::error::{Error, Result, Subject};
-use crate::pager::sys::uffd::{Way, feature};
+use crate::pager::sys::uffd::{UffdOpen, feature};
 use crate::sys::Errno;
 use std::fmt;
 
@@ -138,11 +138,11 @@ impl Delivery {
     }
 
     /// How to open the userfaultfd; `None` for signals.
-    pub(crate) fn way(self) -> Option<Way> {
+    pub(crate) fn way(self) -> Option<UffdOpen> {
         match self {
-            Self::Syscall => Some(Way::Syscall),
-            Self::Device => Some(Way::Device),
-            Self::UserModeOnly => Some(Way::UserModeOnly),
+            Self::Syscall => Some(UffdOpen::Syscall),
+            Self::Device => Some(UffdOpen::Device),
+            Self::UserModeOnly => Some(UffdOpen::UserModeOnly),
             Self::Signal => None,
         }
     }

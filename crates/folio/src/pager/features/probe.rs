@@ -1,7 +1,7 @@
 //! What the machine offers: each capability is tried once, and the reason is kept where it fails.
 
 use super::{Delivery, Features};
-use crate::pager::sys::uffd::{Progress, Uffd, Way, feature, watch};
+use crate::pager::sys::uffd::{Progress, Uffd, UffdOpen, feature, watch};
 use crate::sys::{Errno, check, memfd, mm, process, size_limit};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -64,7 +64,7 @@ impl Probe {
     }
 
     /// The features of userfaultfd itself.
-    fn watched(&mut self, works: Option<(Way, u64)>) {
+    fn watched(&mut self, works: Option<(UffdOpen, u64)>) {
         let Some((way, bits)) = works else {
             for feature in Features::OF_USERFAULTFD {
                 self.note(feature, Err("there is no userfaultfd to ask".to_owned()));
@@ -115,25 +115,25 @@ fn words(errno: Errno) -> String {
 }
 
 /// Why the kernel did not give a userfaultfd.
-fn refused(way: Way, errno: Errno) -> String {
+fn refused(way: UffdOpen, errno: Errno) -> String {
     let said = words(errno);
     let means = match (way, errno) {
-        (Way::Syscall, Errno::PERM)
+        (UffdOpen::Syscall, Errno::PERM)
             if process::sysctl("vm/unprivileged_userfaultfd") == Some(0) && !traces() =>
         {
             "vm.unprivileged_userfaultfd is 0, and the process does not have CAP_SYS_PTRACE"
         }
-        (Way::Syscall | Way::UserModeOnly, Errno::PERM | Errno::ACCESS) => {
+        (UffdOpen::Syscall | UffdOpen::UserModeOnly, Errno::PERM | Errno::ACCESS) => {
             "a seccomp filter, a security module or a user namespace forbids the call"
         }
-        (Way::UserModeOnly, Errno::INVAL) => "UFFD_USER_MODE_ONLY needs Linux 5.11",
-        (Way::Syscall | Way::UserModeOnly, Errno::NOSYS) => {
+        (UffdOpen::UserModeOnly, Errno::INVAL) => "UFFD_USER_MODE_ONLY needs Linux 5.11",
+        (UffdOpen::Syscall | UffdOpen::UserModeOnly, Errno::NOSYS) => {
             "the kernel was built without userfaultfd, or a seccomp filter hides it"
         }
-        (Way::Device, Errno::NOENT) => {
+        (UffdOpen::Device, Errno::NOENT) => {
             "there is no /dev/userfaultfd: it needs Linux 6.1, and a container that shows it"
         }
-        (Way::Device, Errno::PERM | Errno::ACCESS) => {
+        (UffdOpen::Device, Errno::PERM | Errno::ACCESS) => {
             "the rights of /dev/userfaultfd, or the container's rules for devices, forbid to open it"
         }
         _ => "the kernel gave no more than this error",
@@ -190,7 +190,7 @@ impl Drop for Page {
     }
 }
 
-fn open(way: Way, features: u64) -> Result<Uffd, Errno> {
+fn open(way: UffdOpen, features: u64) -> Result<Uffd, Errno> {
     let uffd = Uffd::open(way)?;
     uffd.handshake(features)?;
     Ok(uffd)
@@ -215,7 +215,7 @@ fn said(call: &str, result: Result<(), Errno>) -> Result<(), String> {
         .map_err(|errno| format!("the kernel names it, but {call} on one page failed with {}", words(errno)))
 }
 
-fn protects(way: Way) -> Result<(), String> {
+fn protects(way: UffdOpen) -> Result<(), String> {
     let tried = || {
         let uffd = open(way, feature::PAGEFAULT_FLAG_WP)?;
         let (to, from) = (Page::new(None)?, Page::new(None)?);
@@ -227,7 +227,7 @@ fn protects(way: Way) -> Result<(), String> {
     said("UFFDIO_WRITEPROTECT", tried())
 }
 
-fn moves(way: Way) -> Result<(), String> {
+fn moves(way: UffdOpen) -> Result<(), String> {
     let tried = || {
         let uffd = open(way, feature::MOVE)?;
         let (to, from) = (Page::new(None)?, Page::new(None)?);
@@ -240,7 +240,7 @@ fn moves(way: Way) -> Result<(), String> {
     said("UFFDIO_MOVE", tried())
 }
 
-fn poisons(way: Way) -> Result<(), String> {
+fn poisons(way: UffdOpen) -> Result<(), String> {
     let tried = || {
         let uffd = open(way, feature::POISON)?;
         let page = Page::new(None)?;
@@ -251,7 +251,7 @@ fn poisons(way: Way) -> Result<(), String> {
     said("UFFDIO_POISON", tried())
 }
 
-fn continues(way: Way, features: u64, protect: bool) -> Result<(), String> {
+fn continues(way: UffdOpen, features: u64, protect: bool) -> Result<(), String> {
     let tried = || {
         let uffd = open(way, features)?;
         let fd = memfd::create("folio-probe", None)?;
@@ -284,7 +284,7 @@ fn is_protected(page: &Page) -> Option<bool> {
     Some(u64::from_ne_bytes(entry) >> 57 & 1 == 1)
 }
 
-fn names_threads(way: Way) -> Result<(), String> {
+fn names_threads(way: UffdOpen) -> Result<(), String> {
     open(way, feature::THREAD_ID)
         .map(drop)
         .map_err(|errno| format!("UFFDIO_API failed with {}", words(errno)))

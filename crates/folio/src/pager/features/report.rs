@@ -80,7 +80,7 @@ impl Report {
             io_engine: if choice.features.contains(Features::IO_URING) { "io_uring" } else { "threads" },
             huge_pages: probe::huge_mode().ok(),
             max_map_count: process::sysctl("vm/max_map_count"),
-            areas: process::area_count(),
+            areas: process::vma_count(),
             locked_limit: process::limit(rustix::process::Resource::Memlock),
             cgroup_limit: Groups::now().memory_limit(),
             memory_total: memory_total(),

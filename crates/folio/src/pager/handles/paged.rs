@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::page::PageSize;
 use crate::pager::handles::pinned::Pinned;
-use crate::pager::object::Lease;
+use crate::pager::object::MappedObject;
 use std::ops::{Deref, Range, RangeBounds};
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// handle does nothing.
 #[derive(Clone)]
 pub struct Paged {
-    lease: Arc<Lease>,
+    lease: Arc<MappedObject>,
     len: usize,
 }
 
@@ -94,7 +94,7 @@ pub(super) use paged_calls;
 
 /// Calls `each` for pieces of `range`, each pinned meanwhile: with `stores` for stores to all of it.
 pub(super) fn in_pieces(
-    lease: &Lease,
+    lease: &MappedObject,
     call: &'static str,
     range: Range<usize>,
     stores: bool,
@@ -133,7 +133,7 @@ fn in_one_page(range: &Range<usize>) -> bool {
 }
 
 impl Paged {
-    pub(crate) fn new(lease: (Arc<Lease>, usize)) -> Self {
+    pub(crate) fn new(lease: (Arc<MappedObject>, usize)) -> Self {
         Self { lease: lease.0, len: lease.1 }
     }
 

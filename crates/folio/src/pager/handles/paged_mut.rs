@@ -1,9 +1,9 @@
 //! `PagedMut`: a source as memory, for reading and writing by one handle, by folio's own pager.
 
-use crate::error::{Errno, Error, Refused, Result, Subject};
+use crate::error::{ConversionError, Errno, Error, Result, Subject};
 use crate::pager::handles::paged::{in_pieces, paged_calls};
 use crate::pager::handles::pinned::{Pinned, PinnedMut};
-use crate::pager::object::{Lease, Purpose};
+use crate::pager::object::{MappedObject, Purpose};
 use crate::region::WriteBack;
 use std::ops::{Deref, DerefMut, RangeBounds};
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use std::sync::Arc;
 ///
 /// Loads of pages that cannot be supplied, and fork: as for [`Paged`](crate::Paged).
 pub struct PagedMut {
-    lease: Arc<Lease>,
+    lease: Arc<MappedObject>,
     len: usize,
 }
 
 impl PagedMut {
-    pub(crate) fn new(lease: (Arc<Lease>, usize)) -> Self {
+    pub(crate) fn new(lease: (Arc<MappedObject>, usize)) -> Self {
         Self { lease: lease.0, len: lease.1 }
     }
 
@@ -124,10 +124,10 @@ impl PagedMut {
     /// # Errors
     ///
     /// Those of [`sync`](Self::sync), with the map as it was.
-    pub fn close(self) -> std::result::Result<(), Refused<Self>> {
+    pub fn close(self) -> std::result::Result<(), ConversionError<Self>> {
         match self.sync(.., WriteBack::Wait) {
             Ok(()) => Ok(()),
-            Err(error) => Err(Refused::new(self, error)),
+            Err(error) => Err(ConversionError::new(self, error)),
         }
     }
 }

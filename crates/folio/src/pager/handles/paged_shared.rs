@@ -4,7 +4,7 @@ use crate::access::ViewMut;
 use crate::error::Result;
 use crate::pager::handles::paged::{in_pieces, paged_calls};
 use crate::pager::handles::pinned::PinnedShared;
-use crate::pager::object::Lease;
+use crate::pager::object::MappedObject;
 use crate::region::WriteBack;
 use std::ops::RangeBounds;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use std::sync::Arc;
 /// Write-back, loads of pages that cannot be supplied, and fork: as for [`PagedMut`](crate::PagedMut).
 #[derive(Clone)]
 pub struct PagedShared {
-    lease: Arc<Lease>,
+    lease: Arc<MappedObject>,
     len: usize,
 }
 
 impl PagedShared {
-    pub(crate) fn new(lease: (Arc<Lease>, usize)) -> Self {
+    pub(crate) fn new(lease: (Arc<MappedObject>, usize)) -> Self {
         Self { lease: lease.0, len: lease.1 }
     }
 
@@ -34,7 +34,7 @@ impl PagedShared {
     ///
     /// ECHILD in a forked child.
     pub fn view(&self) -> Result<ViewMut<'_>> {
-        self.lease.at_home("view")?;
+        self.lease.check_owner_process("view")?;
         // SAFETY: the lease keeps the area mapped for as long as the view borrows the handle, and no reference to its bytes exists:
         // a shared object has shared handles only.
         Ok(unsafe { ViewMut::new(self.lease.start(), self.len) })

@@ -2,20 +2,20 @@
 
 use crate::access::ViewMut;
 use crate::error::Result;
-use crate::pager::object::Lease;
+use crate::pager::object::MappedObject;
 use crate::region::WriteBack;
 use std::ops::{Deref, DerefMut, Range};
 
 /// Keeps a range in the map until it is dropped.
 #[derive(Debug)]
-struct Pin<'a> {
-    lease: &'a Lease,
+struct PinGuard<'a> {
+    lease: &'a MappedObject,
     range: Range<usize>,
     stores: bool,
 }
 
-impl<'a> Pin<'a> {
-    fn new(lease: &'a Lease, range: Range<usize>, stores: bool) -> Result<Self> {
+impl<'a> PinGuard<'a> {
+    fn new(lease: &'a MappedObject, range: Range<usize>, stores: bool) -> Result<Self> {
         lease.pin("pin", &range, stores)?;
         Ok(Self { lease, range, stores })
     }
@@ -25,7 +25,7 @@ impl<'a> Pin<'a> {
     }
 }
 
-impl Drop for Pin<'_> {
+impl Drop for PinGuard<'_> {
     fn drop(&mut self) {
         self.lease.unpin(&self.range, self.stores);
     }
@@ -34,14 +34,14 @@ impl Drop for Pin<'_> {
 /// Bytes of a map that stay in memory until this is dropped.
 #[derive(Debug)]
 pub struct Pinned<'a> {
-    _pin: Pin<'a>,
+    _pin: PinGuard<'a>,
     bytes: &'a [u8],
 }
 
 impl<'a> Pinned<'a> {
     /// `bytes` are those of `range`.
-    pub(super) fn new(lease: &'a Lease, bytes: &'a [u8], range: Range<usize>) -> Result<Self> {
-        Ok(Self { _pin: Pin::new(lease, range, false)?, bytes })
+    pub(super) fn new(lease: &'a MappedObject, bytes: &'a [u8], range: Range<usize>) -> Result<Self> {
+        Ok(Self { _pin: PinGuard::new(lease, range, false)?, bytes })
     }
 }
 
@@ -60,15 +60,15 @@ impl Deref for Pinned<'_> {
 /// [`sync`](Self::sync), and some time after this was dropped. In a forked child it is as its map there.
 #[derive(Debug)]
 pub struct PinnedMut<'a> {
-    pin: Pin<'a>,
+    pin: PinGuard<'a>,
 }
 
 impl<'a> PinnedMut<'a> {
     /// # Safety
     ///
     /// For `'a` nobody else refers to the bytes of `range`.
-    pub(super) unsafe fn new(lease: &'a Lease, range: Range<usize>) -> Result<Self> {
-        Ok(Self { pin: Pin::new(lease, range, true)? })
+    pub(super) unsafe fn new(lease: &'a MappedObject, range: Range<usize>) -> Result<Self> {
+        Ok(Self { pin: PinGuard::new(lease, range, true)? })
     }
 
     /// Writes the bytes to the source, as they are now or will be at some moment of the call.
@@ -106,12 +106,12 @@ impl DerefMut for PinnedMut<'_> {
 /// [`PinnedMut`], for bytes that others store to as well.
 #[derive(Debug)]
 pub struct PinnedShared<'a> {
-    pin: Pin<'a>,
+    pin: PinGuard<'a>,
 }
 
 impl<'a> PinnedShared<'a> {
-    pub(super) fn new(lease: &'a Lease, range: Range<usize>) -> Result<Self> {
-        Ok(Self { pin: Pin::new(lease, range, true)? })
+    pub(super) fn new(lease: &'a MappedObject, range: Range<usize>) -> Result<Self> {
+        Ok(Self { pin: PinGuard::new(lease, range, true)? })
     }
 
     /// The bytes, for atomic loads and stores.
@@ -120,7 +120,7 @@ impl<'a> PinnedShared<'a> {
     ///
     /// ECHILD in a forked child.
     pub fn view(&self) -> Result<ViewMut<'_>> {
-        self.pin.lease.at_home("view")?;
+        self.pin.lease.check_owner_process("view")?;
         // SAFETY: inside the map, which the lease keeps for as long as this is borrowed; shared maps have no slices.
         Ok(unsafe { ViewMut::new(self.pin.start(), self.pin.range.len()) })
     }

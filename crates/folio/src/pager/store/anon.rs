@@ -3,19 +3,21 @@
 //! UFFDIO_MOVE installs a page writable, and a store that lands before the protection would go unseen: so a watched page comes by
 //! UFFDIO_COPY. Without MOVE a page leaves by protection, copy and MADV_DONTNEED, in that order.
 
-use super::{CHUNK, COPIED, Mode, Pool, Run, Slot, advance, copy_in, open_up, reserve, span};
+use super::{
+    BufferSlot, CHUNK, COPIED, InstallMode, Pool, SlotRun, advance, copy_in, open_up, reserve, span,
+};
 use crate::pager::sys::discard::discard;
-use crate::pager::sys::pager_areas::Area;
+use crate::pager::sys::pager_areas::PagerArea;
 use crate::pager::sys::uffd::{Uffd, watch};
 use crate::sys::{Errno, identity, mm};
 use std::sync::Arc;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Private {
+pub(crate) struct AnonStore {
     // Before the memory, which goes after it.
-    area: Area,
-    memory: Memory,
+    area: PagerArea,
+    memory: AnonMemory,
     uffd: Arc<Uffd>,
     page: usize,
     /// Stores are watched.
@@ -25,13 +27,13 @@ pub(crate) struct Private {
 
 /// The map's addresses.
 #[derive(Debug)]
-struct Memory {
+struct AnonMemory {
     address: usize,
     len: usize,
     process: u64,
 }
 
-impl Private {
+impl AnonStore {
     /// A map of `pages`, all missing, of the object `name`. `moves`: UFFDIO_MOVE is there, and the pool was made for it. `huge`: ask for huge pages.
     pub(crate) fn new(
         name: &str,
@@ -44,7 +46,7 @@ impl Private {
         let page = rustix::param::page_size();
         let len = pages.div_ceil(CHUNK) * CHUNK * page;
         let address = reserve(len, CHUNK * page, None)?;
-        let memory = Memory { address, len, process: identity::token() };
+        let memory = AnonMemory { address, len, process: identity::token() };
         if moves && huge && !tracked {
             // Else a fault that comes before a huge page makes a table of small ones, and splits it.
             // SAFETY: new memory; the advice changes no byte.
@@ -55,7 +57,7 @@ impl Private {
         unsafe { uffd.register(address, len, mode) }?;
         // Not before: no page may come without the pager, whoever locks memory meanwhile.
         open_up(address, len, libc::PROT_READ | libc::PROT_WRITE)?;
-        let area = Area::new(address..address + len, name);
+        let area = PagerArea::new(address..address + len, name);
         Ok(Self { area, memory, uffd, page, tracked, moves })
     }
 
@@ -67,7 +69,7 @@ impl Private {
         self.page
     }
 
-    pub(super) fn area(&mut self) -> &mut Area {
+    pub(super) fn area(&mut self) -> &mut PagerArea {
         &mut self.area
     }
 
@@ -78,14 +80,14 @@ impl Private {
     pub(super) fn install(
         &mut self,
         pool: &mut Pool,
-        run: Run,
-        slot: &Slot,
-        mode: Mode,
+        run: SlotRun,
+        slot: &BufferSlot,
+        mode: InstallMode,
         keep: bool,
     ) -> Result<(), Errno> {
         let (to, len) = span(self.memory.address, self.page, run);
         let mut done = 0;
-        if self.moves && mode == Mode::ReadOnly && !keep && run.pages > COPIED {
+        if self.moves && mode == InstallMode::ReadOnly && !keep && run.pages > COPIED {
             match self.shift(to, slot.address, len) {
                 Ok(()) => done = len,
                 // A read's pins may last a little longer than the read: the rest is copied.
@@ -98,9 +100,9 @@ impl Private {
     }
 
     /// Puts back what was dropped of a run before the call was refused, out of the copy in its slot.
-    pub(super) fn restore(&self, run: Run, slot: &Slot) -> Result<(), Errno> {
+    pub(super) fn restore(&self, run: SlotRun, slot: &BufferSlot) -> Result<(), Errno> {
         let (to, len) = span(self.memory.address, self.page, run);
-        let mode = if self.tracked { Mode::Protected } else { Mode::ReadOnly };
+        let mode = if self.tracked { InstallMode::Protected } else { InstallMode::ReadOnly };
         copy_in(&self.uffd, to, slot.address, len, mode, self.page).map_err(|(_, errno)| errno)
     }
 
@@ -115,7 +117,7 @@ impl Private {
         )
     }
 
-    pub(super) fn take_out(&mut self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
+    pub(super) fn take_out(&mut self, pool: &mut Pool, run: SlotRun) -> Result<BufferSlot, Errno> {
         let (from, len) = span(self.memory.address, self.page, run);
         if !self.moves {
             return self.copy_and_drop(pool, run);
@@ -139,7 +141,7 @@ impl Private {
     }
 
     /// Takes a run out without UFFDIO_MOVE: by protection, a copy, and MADV_DONTNEED.
-    fn copy_and_drop(&self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
+    fn copy_and_drop(&self, pool: &mut Pool, run: SlotRun) -> Result<BufferSlot, Errno> {
         let (from, len) = span(self.memory.address, self.page, run);
         let slot = self.protected_copy(pool, run)?;
         // SAFETY: the bytes are in the slot, and no store came since.
@@ -158,12 +160,12 @@ impl Private {
     }
 
     /// Undoes a move that did not come to its end. Watched pages come back protected, dirty or not.
-    fn put_back(&self, pool: &mut Pool, run: Run, slot: &Slot, moved: usize) -> Result<(), Errno> {
+    fn put_back(&self, pool: &mut Pool, run: SlotRun, slot: &BufferSlot, moved: usize) -> Result<(), Errno> {
         let (to, _) = span(self.memory.address, self.page, run);
         pool.note(slot, 0..moved / self.page, true);
         let mut done = 0;
         if self.tracked {
-            match copy_in(&self.uffd, to, slot.address, moved, Mode::Protected, self.page) {
+            match copy_in(&self.uffd, to, slot.address, moved, InstallMode::Protected, self.page) {
                 Ok(()) => return Ok(()),
                 Err((copied, _)) => done = copied,
             }
@@ -178,14 +180,14 @@ impl Private {
         }
     }
 
-    pub(super) fn snapshot(&mut self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
+    pub(super) fn snapshot(&mut self, pool: &mut Pool, run: SlotRun) -> Result<BufferSlot, Errno> {
         if !self.moves {
             return self.protected_copy(pool, run);
         }
         // Out first: a protection does not stop a device that stores to the page.
         let slot = self.take_out(pool, run)?;
         let (to, len) = span(self.memory.address, self.page, run);
-        match copy_in(&self.uffd, to, slot.address, len, Mode::Protected, self.page) {
+        match copy_in(&self.uffd, to, slot.address, len, InstallMode::Protected, self.page) {
             Ok(()) => Ok(slot),
             Err((copied, errno)) => {
                 let rest = self.shift(to + copied, slot.address + copied, len - copied);
@@ -200,7 +202,7 @@ impl Private {
     }
 
     /// A copy of a run that is in the map and protected from now on.
-    fn protected_copy(&self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
+    fn protected_copy(&self, pool: &mut Pool, run: SlotRun) -> Result<BufferSlot, Errno> {
         let (from, len) = span(self.memory.address, self.page, run);
         let slot = pool.take(run.pages).ok_or(Errno::NOBUFS)?;
         if self.tracked
@@ -215,18 +217,18 @@ impl Private {
         Ok(slot)
     }
 
-    pub(super) fn unprotect(&mut self, run: Run) -> Result<(), Errno> {
+    pub(super) fn unprotect(&mut self, run: SlotRun) -> Result<(), Errno> {
         let (start, len) = span(self.memory.address, self.page, run);
         self.uffd.write_protect(start, len, false)
     }
 
-    pub(super) fn wake(&self, run: Run) -> Result<(), Errno> {
+    pub(super) fn wake(&self, run: SlotRun) -> Result<(), Errno> {
         let (start, len) = span(self.memory.address, self.page, run);
         self.uffd.wake(start, len)
     }
 }
 
-impl Drop for Memory {
+impl Drop for AnonMemory {
     fn drop(&mut self) {
         // A child has not inherited the area.
         if identity::token() == self.process {

@@ -3,9 +3,9 @@
 //! A run that was taken out of the map keeps its bytes in the memfd until it is punched: a store that was late faults, and
 //! none is lost.
 
-use super::{CHUNK, Mode, Place, Run, Slot, advance, open_up, reserve, span};
+use super::{BufferPlace, BufferSlot, CHUNK, InstallMode, SlotRun, advance, open_up, reserve, span};
 use crate::pager::sys::discard::discard;
-use crate::pager::sys::pager_areas::Area;
+use crate::pager::sys::pager_areas::PagerArea;
 use crate::pager::sys::uffd::{Uffd, watch};
 use crate::sys::{Errno, file, identity, memfd, mm, size_limit};
 use rustix::fs::FallocateFlags;
@@ -48,11 +48,15 @@ impl Views {
         }
     }
 
-    pub(super) fn alias(&self, run: Run) -> Slot {
-        Slot { address: self.alias + run.first * self.page, pages: run.pages as u32, place: Place::Alias }
+    pub(super) fn alias(&self, run: SlotRun) -> BufferSlot {
+        BufferSlot {
+            address: self.alias + run.first * self.page,
+            pages: run.pages as u32,
+            place: BufferPlace::Alias,
+        }
     }
 
-    pub(super) fn punch(&self, run: Run) -> Result<(), Errno> {
+    pub(super) fn punch(&self, run: SlotRun) -> Result<(), Errno> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let (offset, len) = span(0, self.page, run);
         rustix::io::retry_on_intr(|| rustix::fs::fallocate(&self.fd, flags, offset as u64, len as u64))
@@ -73,15 +77,15 @@ impl Drop for Views {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Memfd {
+pub(crate) struct MemfdStore {
     // Before the memory, which goes after it.
-    area: Area,
+    area: PagerArea,
     views: Views,
     uffd: Arc<Uffd>,
     tracked: bool,
 }
 
-impl Memfd {
+impl MemfdStore {
     /// A map of `pages`, all missing, of the object `name`. `tracked`: stores are watched.
     pub(crate) fn new(name: &str, pages: usize, uffd: Arc<Uffd>, tracked: bool) -> Result<Self, Errno> {
         let views = Views::new(pages)?;
@@ -91,7 +95,7 @@ impl Memfd {
         unsafe { uffd.register(views.address, views.len, mode) }?;
         // Not before: no page may come without the pager, whoever locks memory meanwhile.
         open_up(views.address, views.len, libc::PROT_READ | libc::PROT_WRITE)?;
-        let area = Area::new(views.address..views.address + views.len, name);
+        let area = PagerArea::new(views.address..views.address + views.len, name);
         Ok(Self { area, views, uffd, tracked })
     }
 
@@ -99,7 +103,7 @@ impl Memfd {
         &self.views
     }
 
-    pub(super) fn area(&mut self) -> &mut Area {
+    pub(super) fn area(&mut self) -> &mut PagerArea {
         &mut self.area
     }
 
@@ -107,9 +111,9 @@ impl Memfd {
         &self.uffd
     }
 
-    pub(super) fn install(&mut self, run: Run, mode: Mode) -> Result<(), Errno> {
+    pub(super) fn install(&mut self, run: SlotRun, mode: InstallMode) -> Result<(), Errno> {
         let (start, len) = span(self.views.address, self.views.page, run);
-        let protect = mode == Mode::Protected;
+        let protect = mode == InstallMode::Protected;
         advance(
             len,
             self.views.page,
@@ -126,7 +130,7 @@ impl Memfd {
         .map_err(|(_, errno)| errno)
     }
 
-    pub(super) fn take_out(&mut self, run: Run) -> Result<Slot, Errno> {
+    pub(super) fn take_out(&mut self, run: SlotRun) -> Result<BufferSlot, Errno> {
         let (start, len) = span(self.views.address, self.views.page, run);
         // For shared memory this empties the page table only.
         // SAFETY: the bytes stay in the memfd.
@@ -136,18 +140,18 @@ impl Memfd {
         Ok(self.views.alias(run))
     }
 
-    pub(super) fn snapshot(&mut self, run: Run) -> Result<Slot, Errno> {
+    pub(super) fn snapshot(&mut self, run: SlotRun) -> Result<BufferSlot, Errno> {
         let (start, len) = span(self.views.address, self.views.page, run);
         self.uffd.write_protect(start, len, true)?;
         Ok(self.views.alias(run))
     }
 
-    pub(super) fn unprotect(&mut self, run: Run) -> Result<(), Errno> {
+    pub(super) fn unprotect(&mut self, run: SlotRun) -> Result<(), Errno> {
         let (start, len) = span(self.views.address, self.views.page, run);
         self.uffd.write_protect(start, len, false)
     }
 
-    pub(super) fn wake(&self, run: Run) -> Result<(), Errno> {
+    pub(super) fn wake(&self, run: SlotRun) -> Result<(), Errno> {
         let (start, len) = span(self.views.address, self.views.page, run);
         self.uffd.wake(start, len)
     }

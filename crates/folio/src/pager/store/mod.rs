@@ -14,9 +14,9 @@ mod memfd;
 mod mprotect;
 mod pool;
 
-pub(crate) use anon::Private;
-pub(crate) use memfd::Memfd;
-pub(crate) use mprotect::Trapped;
+pub(crate) use anon::AnonStore;
+pub(crate) use memfd::MemfdStore;
+pub(crate) use mprotect::MprotectStore;
 pub(crate) use pool::Pool;
 
 use crate::pager::sys::discard::discard;
@@ -29,14 +29,14 @@ pub(crate) const CHUNK: usize = 512;
 
 /// Contiguous pages of one object within one chunk of 512.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Run {
+pub(crate) struct SlotRun {
     pub(crate) first: usize,
     pub(crate) pages: usize,
 }
 
 /// Who may store to a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub(crate) enum InstallMode {
     /// The object is never written.
     ReadOnly,
     /// Clean: a store is a fault.
@@ -47,14 +47,14 @@ pub(crate) enum Mode {
 
 /// Memory with a run's bytes.
 #[derive(Debug)]
-pub(crate) struct Slot {
+pub(crate) struct BufferSlot {
     address: usize,
     pages: u32,
-    place: Place,
+    place: BufferPlace,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum BufferPlace {
     Pool {
         chunk: u32,
         first: u32,
@@ -69,7 +69,7 @@ enum Place {
 /// copy of it.
 const COPIED: usize = 16;
 
-impl Slot {
+impl BufferSlot {
     /// Where the bytes are.
     pub(crate) fn buffer(&self) -> *mut u8 {
         self.address as *mut u8
@@ -80,29 +80,33 @@ impl Slot {
     }
 
     fn new(address: usize, pages: usize, chunk: usize, first: usize) -> Self {
-        Self { address, pages: pages as u32, place: Place::Pool { chunk: chunk as u32, first: first as u32 } }
+        Self {
+            address,
+            pages: pages as u32,
+            place: BufferPlace::Pool { chunk: chunk as u32, first: first as u32 },
+        }
     }
 
     /// The chunk of the pool, and the first page of it.
     fn in_pool(&self) -> Option<(usize, usize)> {
         match self.place {
-            Place::Pool { chunk, first } => Some((chunk as usize, first as usize)),
-            Place::Alias | Place::Source => None,
+            BufferPlace::Pool { chunk, first } => Some((chunk as usize, first as usize)),
+            BufferPlace::Alias | BufferPlace::Source => None,
         }
     }
 
     /// A run's bytes where its source has them: they are read, and never change.
     pub(crate) fn of_source(address: usize, pages: usize) -> Self {
-        Self { address, pages: pages as u32, place: Place::Source }
+        Self { address, pages: pages as u32, place: BufferPlace::Source }
     }
 }
 
 /// The pages of one object.
 #[derive(Debug)]
 pub(crate) enum Store {
-    Private(Private),
-    Memfd(Memfd),
-    Trapped(Trapped),
+    Private(AnonStore),
+    Memfd(MemfdStore),
+    Trapped(MprotectStore),
 }
 
 impl Store {
@@ -125,7 +129,7 @@ impl Store {
 
     /// How many of the process's areas (`vm.max_map_count`) the store may take. Where faults come as signals, calls that need more
     /// than there are give NOMEM, and change nothing.
-    pub(crate) fn area_cost(&self) -> usize {
+    pub(crate) fn vma_cost(&self) -> usize {
         match self {
             Self::Private(_) => 1,
             Self::Memfd(_) => 2,
@@ -140,7 +144,7 @@ impl Store {
 
     /// Whether a run may be put into the map out of any memory, and, while nobody stores to it, leave by a copy and
     /// MADV_DONTNEED, for many runs at once.
-    pub(crate) fn copies(&self, run: Run) -> bool {
+    pub(crate) fn copies(&self, run: SlotRun) -> bool {
         matches!(self, Self::Private(_)) && run.pages <= COPIED
     }
 
@@ -150,12 +154,12 @@ impl Store {
     }
 
     /// The addresses of a run: start and length.
-    pub(crate) fn addresses(&self, run: Run) -> (usize, usize) {
+    pub(crate) fn addresses(&self, run: SlotRun) -> (usize, usize) {
         span(self.address(), self.page(), run)
     }
 
     /// A copy of a run that is in the map; what is stored meanwhile may be in it or not.
-    pub(crate) fn copy_out(&self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
+    pub(crate) fn copy_out(&self, pool: &mut Pool, run: SlotRun) -> Result<BufferSlot, Errno> {
         let slot = pool.take(run.pages).ok_or(Errno::NOBUFS)?;
         let (from, len) = self.addresses(run);
         // SAFETY: the run is in the map, so no fault waits for this thread; the routine is no Rust access, which a store meanwhile
@@ -170,7 +174,7 @@ impl Store {
     }
 
     /// The bytes of a run that is in the map, and that nobody stores to.
-    pub(crate) fn bytes_of(&self, run: Run) -> Result<Vec<u8>, Errno> {
+    pub(crate) fn bytes_of(&self, run: SlotRun) -> Result<Vec<u8>, Errno> {
         let (from, len) = self.addresses(run);
         let mut bytes = vec![0; len];
         // SAFETY: the run is in the map, so no fault waits for this thread; the bytes are this call's.
@@ -179,7 +183,7 @@ impl Store {
     }
 
     /// A run of which [copies](Self::copies) is true, and that was refused to leave, is in the map as a whole again.
-    pub(crate) fn restore(&self, run: Run, slot: &Slot) -> Result<(), Errno> {
+    pub(crate) fn restore(&self, run: SlotRun, slot: &BufferSlot) -> Result<(), Errno> {
         match self {
             Self::Private(store) => store.restore(run, slot),
             Self::Memfd(_) | Self::Trapped(_) => Ok(()),
@@ -187,7 +191,7 @@ impl Store {
     }
 
     /// Memory to read a run into. NOMEM: the pool has none.
-    pub(crate) fn stage(&mut self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
+    pub(crate) fn stage(&mut self, pool: &mut Pool, run: SlotRun) -> Result<BufferSlot, Errno> {
         match self {
             Self::Private(_) => {
                 let slot = pool.take(run.pages).ok_or(Errno::NOMEM)?;
@@ -204,11 +208,11 @@ impl Store {
     pub(crate) fn install(
         &mut self,
         pool: &mut Pool,
-        run: Run,
-        slot: Slot,
-        mode: Mode,
+        run: SlotRun,
+        slot: BufferSlot,
+        mode: InstallMode,
         keep: bool,
-    ) -> Result<Option<Slot>, (Slot, Errno)> {
+    ) -> Result<Option<BufferSlot>, (BufferSlot, Errno)> {
         let result = match self {
             Self::Private(store) => store.install(pool, run, &slot, mode, keep),
             Self::Memfd(store) => store.install(run, mode),
@@ -226,7 +230,7 @@ impl Store {
 
     /// Takes a whole run out of the map: later accesses fault, and its bytes are in the slot. BUSY: the run is still in the map
     /// (a page is pinned), protected if it is tracked. NOBUFS: the pool has no addresses; nothing happened. NOMEM: it may be in the map and *writable*, so count it as dirty.
-    pub(crate) fn take_out(&mut self, pool: &mut Pool, run: Run) -> Result<Slot, Errno> {
+    pub(crate) fn take_out(&mut self, pool: &mut Pool, run: SlotRun) -> Result<BufferSlot, Errno> {
         match self {
             Self::Private(store) => store.take_out(pool, run),
             Self::Memfd(store) => store.take_out(run),
@@ -236,7 +240,12 @@ impl Store {
 
     /// Protects a run that stays in the map, and returns bytes that no store changes. Errors as for
     /// [`take_out`](Self::take_out). Without `protect` it may be stored to meanwhile, and what is returned is of no one moment.
-    pub(crate) fn snapshot(&mut self, pool: &mut Pool, run: Run, protect: bool) -> Result<Slot, Errno> {
+    pub(crate) fn snapshot(
+        &mut self,
+        pool: &mut Pool,
+        run: SlotRun,
+        protect: bool,
+    ) -> Result<BufferSlot, Errno> {
         match self {
             _ if !protect => self.copy_out(pool, run),
             Self::Private(store) => store.snapshot(pool, run),
@@ -246,7 +255,7 @@ impl Store {
     }
 
     /// Lets stores to a protected run happen, and wakes who waits.
-    pub(crate) fn unprotect(&mut self, run: Run) -> Result<(), Errno> {
+    pub(crate) fn unprotect(&mut self, run: SlotRun) -> Result<(), Errno> {
         match self {
             Self::Private(store) => store.unprotect(run),
             Self::Memfd(store) => store.unprotect(run),
@@ -255,7 +264,7 @@ impl Store {
     }
 
     /// The bytes of a run that was taken out, or never put in, are not wanted any more.
-    pub(crate) fn discard(&mut self, pool: &mut Pool, run: Run, slot: Slot) -> Result<(), Errno> {
+    pub(crate) fn discard(&mut self, pool: &mut Pool, run: SlotRun, slot: BufferSlot) -> Result<(), Errno> {
         match self {
             Self::Private(_) => {
                 pool.give(slot);
@@ -308,7 +317,7 @@ impl Store {
     }
 
     /// Threads that wait for a page of the run try again.
-    pub(crate) fn wake(&mut self, run: Run) -> Result<(), Errno> {
+    pub(crate) fn wake(&mut self, run: SlotRun) -> Result<(), Errno> {
         match self {
             Self::Private(store) => store.wake(run),
             Self::Memfd(store) => store.wake(run),
@@ -414,7 +423,7 @@ fn advance(
 }
 
 /// The part of a map that a run is, as addresses: start and length.
-fn span(address: usize, page: usize, run: Run) -> (usize, usize) {
+fn span(address: usize, page: usize, run: SlotRun) -> (usize, usize) {
     (address + run.first * page, run.pages * page)
 }
 
@@ -424,10 +433,10 @@ fn copy_in(
     to: usize,
     from: usize,
     len: usize,
-    mode: Mode,
+    mode: InstallMode,
     page: usize,
 ) -> Result<(), (usize, Errno)> {
-    let protect = mode == Mode::Protected;
+    let protect = mode == InstallMode::Protected;
     advance(
         len,
         page,
@@ -442,7 +451,7 @@ fn copy_in(
             }
         },
         |done| match mode {
-            Mode::ReadOnly => uffd.wake(to + done, page),
+            InstallMode::ReadOnly => uffd.wake(to + done, page),
             _ => uffd.write_protect(to + done, page, protect),
         },
     )

@@ -1,36 +1,36 @@
 //! Shared memory whose faults come as signals: pages of a memfd, which the map shows as far as mprotect(2) lets it.
 //!
-//! Neighbouring pages with unlike rights are areas of their own, of which a process has few: [`Trapped::area_cost`] counts them.
+//! Neighbouring pages with unlike rights are areas of their own, of which a process has few: [`MprotectStore::area_cost`] counts them.
 //! Once mprotect(2) has taken a right, no thread has it any more: so a page is protected first, and read or punched then.
 
 use super::memfd::Views;
-use super::{Mode, Run, Slot, span};
-use crate::pager::sys::page_prot::PageRight;
-use crate::pager::sys::pager_areas::Area;
-use crate::pager::sys::sigsegv_faults::{TrapQueue, Watched};
+use super::{BufferSlot, InstallMode, SlotRun, span};
+use crate::pager::sys::page_prot::PageProt;
+use crate::pager::sys::pager_areas::PagerArea;
+use crate::pager::sys::sigsegv_faults::{SigsegvFaults, WatchedArea};
 use crate::sys::{Errno, mm};
 use std::ops::Range;
 use std::sync::Arc;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Trapped {
+pub(crate) struct MprotectStore {
     // Before the memory, which goes after it.
-    area: Area,
+    area: PagerArea,
     views: Views,
-    watched: Arc<Watched>,
+    watched: Arc<WatchedArea>,
     /// Neighbouring pages with unlike rights.
     borders: usize,
     /// Runs that have fewer rights than they should.
-    owed: Vec<(Run, PageRight)>,
+    owed: Vec<(SlotRun, PageProt)>,
 }
 
-impl Trapped {
+impl MprotectStore {
     /// A map of `pages`, all missing, of the object `name`. `tracked`: the program may store to it.
-    pub(crate) fn new(name: &str, pages: usize, queue: &TrapQueue, tracked: bool) -> Result<Self, Errno> {
+    pub(crate) fn new(name: &str, pages: usize, queue: &SigsegvFaults, tracked: bool) -> Result<Self, Errno> {
         let views = Views::new(pages)?;
-        let watched = Arc::new(Watched::new(queue.traps(), views.len / views.page, tracked));
-        let area = Area::watched(views.address..views.address + views.len, name, Arc::clone(&watched));
+        let watched = Arc::new(WatchedArea::new(queue.cells_of_process(), views.len / views.page, tracked));
+        let area = PagerArea::watched(views.address..views.address + views.len, name, Arc::clone(&watched));
         Ok(Self { area, views, watched, borders: 0, owed: Vec::new() })
     }
 
@@ -43,12 +43,12 @@ impl Trapped {
         &self.views
     }
 
-    pub(super) fn area(&mut self) -> &mut Area {
+    pub(super) fn area(&mut self) -> &mut PagerArea {
         &mut self.area
     }
 
     fn protection(&self, page: usize) -> i32 {
-        self.watched.rights().get(page).protection()
+        self.watched.page_prots().get(page).protection()
     }
 
     /// Borders between the pages of a range, and to those beside it.
@@ -65,18 +65,18 @@ impl Trapped {
     }
 
     /// Gives a whole run a right. After an error it has those that it had.
-    fn give(&mut self, run: Run, right: PageRight) -> Result<(), Errno> {
+    fn give(&mut self, run: SlotRun, right: PageProt) -> Result<(), Errno> {
         let pages = run.first..run.first + run.pages;
         let before = self.borders_of(&pages);
-        let mut given: Vec<(Run, PageRight)> = Vec::new();
+        let mut given: Vec<(SlotRun, PageProt)> = Vec::new();
         let mut rest = pages.clone();
         let mut result = Ok(());
         while !rest.is_empty() {
             // One area a call: it fails before it changes anything.
             let part = self.alike(&rest);
             rest.start = part.end;
-            let part = Run { first: part.start, pages: part.len() };
-            let had = self.watched.rights().get(part.first);
+            let part = SlotRun { first: part.start, pages: part.len() };
+            let had = self.watched.page_prots().get(part.first);
             result = self.give_alike(part, had, right);
             if result.is_err() {
                 break;
@@ -87,7 +87,7 @@ impl Trapped {
             for (part, had) in given.into_iter().rev() {
                 if self.give_alike(part, right, had).is_err() {
                     // Other threads took the areas meanwhile. A fault there asks for them again.
-                    self.watched.rights().set(part.first..part.first + part.pages, right);
+                    self.watched.page_prots().set(part.first..part.first + part.pages, right);
                     self.owed.push((part, had));
                 }
             }
@@ -97,10 +97,10 @@ impl Trapped {
     }
 
     /// Gives pages a right that have the same one now.
-    fn give_alike(&self, run: Run, had: PageRight, right: PageRight) -> Result<(), Errno> {
+    fn give_alike(&self, run: SlotRun, had: PageProt, right: PageProt) -> Result<(), Errno> {
         let (start, len) = span(self.views.address, self.views.page, run);
         let pages = run.first..run.first + run.pages;
-        let rights = self.watched.rights();
+        let rights = self.watched.page_prots();
         let adds = (had.protection() | right.protection()) != had.protection();
         // The handler believes in a right only while it is there.
         if !adds {
@@ -121,51 +121,51 @@ impl Trapped {
         Ok(())
     }
 
-    pub(super) fn install(&mut self, run: Run, mode: Mode) -> Result<(), Errno> {
-        let right = if mode == Mode::Writable { PageRight::Writable } else { PageRight::Readable };
+    pub(super) fn install(&mut self, run: SlotRun, mode: InstallMode) -> Result<(), Errno> {
+        let right = if mode == InstallMode::Writable { PageProt::Writable } else { PageProt::Readable };
         self.give(run, right)?;
         self.settle(run);
         self.wake_all(run);
         Ok(())
     }
 
-    pub(super) fn take_out(&mut self, run: Run) -> Result<Slot, Errno> {
-        self.give(run, PageRight::Missing)?;
+    pub(super) fn take_out(&mut self, run: SlotRun) -> Result<BufferSlot, Errno> {
+        self.give(run, PageProt::Missing)?;
         self.settle(run);
         // Who waits to store to a protected page faults again, on one that is not in the map.
         self.wake_all(run);
         Ok(self.views.alias(run))
     }
 
-    pub(super) fn snapshot(&mut self, run: Run) -> Result<Slot, Errno> {
-        self.give(run, PageRight::Readable)?;
+    pub(super) fn snapshot(&mut self, run: SlotRun) -> Result<BufferSlot, Errno> {
+        self.give(run, PageProt::Readable)?;
         self.settle(run);
         Ok(self.views.alias(run))
     }
 
-    pub(super) fn unprotect(&mut self, run: Run) -> Result<(), Errno> {
-        self.give(run, PageRight::Writable)?;
+    pub(super) fn unprotect(&mut self, run: SlotRun) -> Result<(), Errno> {
+        self.give(run, PageProt::Writable)?;
         self.settle(run);
         self.wake_all(run);
         Ok(())
     }
 
     pub(super) fn poison(&mut self, page: usize) -> Result<(), Errno> {
-        let run = Run { first: page, pages: 1 };
-        self.give(run, PageRight::Poisoned)?;
+        let run = SlotRun { first: page, pages: 1 };
+        self.give(run, PageProt::Poisoned)?;
         self.settle(run);
         self.wake_all(run);
         Ok(())
     }
 
     pub(super) fn unpoison(&mut self, page: usize) -> Result<(), Errno> {
-        if self.watched.rights().get(page) == PageRight::Poisoned {
-            self.give(Run { first: page, pages: 1 }, PageRight::Missing)?;
+        if self.watched.page_prots().get(page) == PageProt::Poisoned {
+            self.give(SlotRun { first: page, pages: 1 }, PageProt::Missing)?;
         }
         Ok(())
     }
 
-    pub(super) fn wake(&mut self, run: Run) {
+    pub(super) fn wake(&mut self, run: SlotRun) {
         for (part, right) in std::mem::take(&mut self.owed) {
             if self.give(part, right).is_err() {
                 self.owed.push((part, right));
@@ -175,19 +175,19 @@ impl Trapped {
     }
 
     /// The run has what was asked for last: what it was owed before does not count.
-    fn settle(&mut self, run: Run) {
+    fn settle(&mut self, run: SlotRun) {
         let end = run.first + run.pages;
         for (part, right) in std::mem::take(&mut self.owed) {
             let part_end = part.first + part.pages;
             for kept in [part.first..part_end.min(run.first), part.first.max(end)..part_end] {
                 if !kept.is_empty() {
-                    self.owed.push((Run { first: kept.start, pages: kept.len() }, right));
+                    self.owed.push((SlotRun { first: kept.start, pages: kept.len() }, right));
                 }
             }
         }
     }
 
-    fn wake_all(&self, run: Run) {
+    fn wake_all(&self, run: SlotRun) {
         let (start, len) = span(self.views.address, self.views.page, run);
         self.watched.wake(&(start..start + len));
     }

@@ -7,7 +7,7 @@
 //! Chunks are found by their longest run of free pages: a slot comes from the chunk that it fills best, so that the others stay
 //! whole.
 
-use super::{CHUNK, Slot};
+use super::{BufferSlot, CHUNK};
 use crate::pager::sys::uffd::{Uffd, watch};
 use crate::sys::{Errno, identity, mm};
 use std::collections::BTreeSet;
@@ -15,13 +15,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// One bit a page of a chunk.
-type Bits = [u64; CHUNK / 64];
+type SlotBits = [u64; CHUNK / 64];
 
-fn get(bits: &Bits, page: usize) -> bool {
+fn get(bits: &SlotBits, page: usize) -> bool {
     bits[page / 64] >> (page % 64) & 1 == 1
 }
 
-fn set(bits: &mut Bits, pages: impl IntoIterator<Item = usize>, value: bool) {
+fn set(bits: &mut SlotBits, pages: impl IntoIterator<Item = usize>, value: bool) {
     for page in pages {
         let bit = 1 << (page % 64);
         if value { bits[page / 64] |= bit } else { bits[page / 64] &= !bit }
@@ -29,7 +29,7 @@ fn set(bits: &mut Bits, pages: impl IntoIterator<Item = usize>, value: bool) {
 }
 
 /// How many bits from `page` on are set, or are clear.
-fn length(bits: &Bits, page: usize, value: bool) -> usize {
+fn length(bits: &SlotBits, page: usize, value: bool) -> usize {
     let mut next = page;
     while next < CHUNK {
         let word = bits[next / 64] >> (next % 64);
@@ -44,7 +44,7 @@ fn length(bits: &Bits, page: usize, value: bool) -> usize {
 }
 
 /// The runs of set bits, in order.
-fn runs(bits: &Bits) -> impl Iterator<Item = Range<usize>> {
+fn runs(bits: &SlotBits) -> impl Iterator<Item = Range<usize>> {
     let mut next = 0;
     std::iter::from_fn(move || {
         let start = next + length(bits, next, false);
@@ -53,18 +53,18 @@ fn runs(bits: &Bits) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-fn both(one: &Bits, other: &Bits) -> Bits {
+fn both(one: &SlotBits, other: &SlotBits) -> SlotBits {
     std::array::from_fn(|word| one[word] & other[word])
 }
 
 #[derive(Debug)]
-struct Chunk {
+struct PoolChunk {
     address: usize,
     huge: bool,
     /// Pages that no slot has.
-    free: Bits,
+    free: SlotBits,
     /// Pages that may hold memory.
-    warm: Bits,
+    warm: SlotBits,
 }
 
 /// Where a chunk stands in the index.
@@ -77,9 +77,9 @@ struct Standing {
     longest: usize,
 }
 
-impl Chunk {
+impl PoolChunk {
     fn first_fit(&self, pages: usize) -> Option<usize> {
-        let first = |bits: &Bits| runs(bits).find(|run| run.len() >= pages).map(|run| run.start);
+        let first = |bits: &SlotBits| runs(bits).find(|run| run.len() >= pages).map(|run| run.start);
         // Best where there is memory already.
         first(&both(&self.free, &self.warm)).or_else(|| first(&self.free))
     }
@@ -128,7 +128,7 @@ const LOOSE: usize = 256;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    chunks: Vec<Chunk>,
+    chunks: Vec<PoolChunk>,
     /// Free pages with memory that the index has as taken, by chunk and place.
     loose: Vec<(usize, usize)>,
     index: Index,
@@ -165,13 +165,13 @@ impl Pool {
     }
 
     /// A free slot of 1 to 512 pages, with memory from its last use if there is such a one. `None`: no addresses left.
-    pub(crate) fn take(&mut self, pages: usize) -> Option<Slot> {
+    pub(crate) fn take(&mut self, pages: usize) -> Option<BufferSlot> {
         assert!((1..=CHUNK).contains(&pages), "a run of {pages} pages");
         if pages == 1
             && let Some((chunk, first)) = self.loose.pop()
         {
             let address = self.chunks[chunk].address + first * self.page;
-            return Some(Slot::new(address, pages, chunk, first));
+            return Some(BufferSlot::new(address, pages, chunk, first));
         }
         let huge = self.huge && pages == CHUNK;
         let index = self.index.find(huge, pages).or_else(|| {
@@ -183,11 +183,11 @@ impl Pool {
         self.change(index, |chunk| set(&mut chunk.free, first..first + pages, false));
         let chunk = &self.chunks[index];
         let address = chunk.address + first * self.page;
-        Some(Slot::new(address, pages, index, first))
+        Some(BufferSlot::new(address, pages, index, first))
     }
 
     /// Changes what is free of a chunk, or holds memory.
-    fn change(&mut self, index: usize, change: impl FnOnce(&mut Chunk)) {
+    fn change(&mut self, index: usize, change: impl FnOnce(&mut PoolChunk)) {
         let chunk = &mut self.chunks[index];
         let (before, idle) = (chunk.standing(), chunk.idle());
         change(chunk);
@@ -196,14 +196,14 @@ impl Pool {
     }
 
     /// As [`take`](Self::take), without any memory in it: for pages to be moved to.
-    pub(crate) fn take_empty(&mut self, pages: usize) -> Option<Slot> {
+    pub(crate) fn take_empty(&mut self, pages: usize) -> Option<BufferSlot> {
         let slot = self.take(pages)?;
         self.empty(&slot);
         Some(slot)
     }
 
     /// Gives a slot's memory back to the kernel.
-    pub(super) fn empty(&mut self, slot: &Slot) {
+    pub(super) fn empty(&mut self, slot: &BufferSlot) {
         let Some((chunk, first)) = slot.in_pool() else { return };
         let chunk = &mut self.chunks[chunk];
         if (first..first + slot.pages()).any(|page| get(&chunk.warm, page)) {
@@ -213,7 +213,7 @@ impl Pool {
     }
 
     /// Notes whether a slot's pages from `first` hold memory, after they were filled or moved.
-    pub(super) fn note(&mut self, slot: &Slot, pages: Range<usize>, holds: bool) {
+    pub(super) fn note(&mut self, slot: &BufferSlot, pages: Range<usize>, holds: bool) {
         if let Some((chunk, first)) = slot.in_pool() {
             set(&mut self.chunks[chunk].warm, first + pages.start..first + pages.end, holds);
         }
@@ -222,7 +222,7 @@ impl Pool {
     /// Takes a slot back. Its memory stays until it is used again, or [trimmed](Self::trim).
     // By value: who gives a slot has it no more.
     #[allow(clippy::needless_pass_by_value)]
-    pub(crate) fn give(&mut self, slot: Slot) {
+    pub(crate) fn give(&mut self, slot: BufferSlot) {
         let Some((chunk, first)) = slot.in_pool() else { return };
         let pages = slot.pages();
         if pages == 1 && self.loose.len() < LOOSE && get(&self.chunks[chunk].warm, first) {
@@ -293,7 +293,7 @@ impl Pool {
             unsafe { uffd.register(start, len, watch::WP) }?;
         }
         let first = self.chunks.len();
-        self.chunks.extend((0..count).map(|index| Chunk {
+        self.chunks.extend((0..count).map(|index| PoolChunk {
             address: start + index * chunk_bytes,
             huge,
             free: [u64::MAX; CHUNK / 64],
@@ -350,7 +350,7 @@ mod tests {
     fn every_page_is_found_again_however_slots_came_and_went() {
         let mut pool = Pool::new(64 << 20, None, false);
         let page = rustix::param::page_size();
-        let mut taken: Vec<super::Slot> = Vec::new();
+        let mut taken: Vec<super::BufferSlot> = Vec::new();
         let mut random = 1_u64;
         let mut next = |limit: usize| {
             random ^= random << 13;
@@ -374,13 +374,13 @@ mod tests {
             if next(1000) == 0 {
                 pool.trim(next(1 << 24));
             }
-            let idle: usize = pool.chunks.iter().map(super::Chunk::idle).sum();
+            let idle: usize = pool.chunks.iter().map(super::PoolChunk::idle).sum();
             assert_eq!(pool.resident_idle(), (idle + pool.loose.len()) * page);
         }
         let mut ranges: Vec<_> = taken.iter().map(|s| (s.address, s.address + s.pages() * page)).collect();
         ranges.sort_unstable();
         assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0));
-        let used: usize = taken.iter().map(super::Slot::pages).sum();
+        let used: usize = taken.iter().map(super::BufferSlot::pages).sum();
         let left = std::iter::from_fn(|| pool.take(1)).count();
         assert_eq!(used + left, pool.chunks.len() * CHUNK);
         assert_eq!(pool.trim(usize::MAX), 0, "nothing is free");

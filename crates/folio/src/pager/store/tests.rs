@@ -1,10 +1,10 @@
 //! Every store, against real threads and the real kernel.
 
-use super::{CHUNK, Memfd, Mode, Pool, Private, Run, Store, Trapped};
+use super::{AnonStore, CHUNK, InstallMode, MemfdStore, MprotectStore, Pool, SlotRun, Store};
 use crate::effort::scaled;
-use crate::pager::fault_source::{Delivery, RawFault};
-use crate::pager::sys::sigsegv_faults::TrapQueue;
-use crate::pager::sys::uffd::{Uffd, Way, feature};
+use crate::pager::fault_source::{FaultSource, RawFault};
+use crate::pager::sys::sigsegv_faults::SigsegvFaults;
+use crate::pager::sys::uffd::{Uffd, UffdOpen, feature};
 use crate::skip::skip;
 use crate::sys::{Errno, copy, mm, process, signal};
 use std::io::{Read, Write};
@@ -14,25 +14,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const NAME: &str = "object";
-const RUN: Run = Run { first: 3, pages: 4 };
+const RUN: SlotRun = SlotRun { first: 3, pages: 4 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum StoreKind {
     Moved,
     Copied,
     Memfd,
     Trapped,
 }
 
-struct Shard {
-    delivery: Delivery,
+struct TestDriver {
+    delivery: FaultSource,
     pool: Pool,
     store: Store,
     page: usize,
 }
 
 /// The shard, or a report that the kernel lacks a feature which it takes.
-fn shard(kind: Kind, tracked: bool) -> Option<Shard> {
+fn shard(kind: StoreKind, tracked: bool) -> Option<TestDriver> {
     let shard = offered(kind, tracked);
     if shard.is_none() {
         skip(&format!("the kernel lacks a feature of {kind:?}"));
@@ -40,45 +40,45 @@ fn shard(kind: Kind, tracked: bool) -> Option<Shard> {
     shard
 }
 
-fn offered(kind: Kind, tracked: bool) -> Option<Shard> {
-    if kind == Kind::Trapped {
+fn offered(kind: StoreKind, tracked: bool) -> Option<TestDriver> {
+    if kind == StoreKind::Trapped {
         return Some(trapped(1024, tracked, 4));
     }
-    let all = Uffd::open(Way::Syscall).ok()?.handshake(0).ok()?;
+    let all = Uffd::open(UffdOpen::Syscall).ok()?.handshake(0).ok()?;
     let wanted = feature::PAGEFAULT_FLAG_WP
         | (all & feature::POISON)
         | match kind {
-            Kind::Moved => feature::MOVE,
-            Kind::Copied | Kind::Trapped => 0,
-            Kind::Memfd => feature::MISSING_SHMEM | feature::MINOR_SHMEM | feature::WP_HUGETLBFS_SHMEM,
+            StoreKind::Moved => feature::MOVE,
+            StoreKind::Copied | StoreKind::Trapped => 0,
+            StoreKind::Memfd => feature::MISSING_SHMEM | feature::MINOR_SHMEM | feature::WP_HUGETLBFS_SHMEM,
         };
     if all & wanted != wanted {
         return None;
     }
-    let uffd = Arc::new(Uffd::open(Way::Syscall).unwrap());
+    let uffd = Arc::new(Uffd::open(UffdOpen::Syscall).unwrap());
     uffd.handshake(wanted).unwrap();
-    let moves = kind == Kind::Moved;
+    let moves = kind == StoreKind::Moved;
     let pool = Pool::new(64 << 20, moves.then(|| Arc::clone(&uffd)), moves);
     let store = match kind {
-        Kind::Memfd => Store::Memfd(Memfd::new(NAME, 1024, Arc::clone(&uffd), tracked).unwrap()),
-        _ => Store::Private(Private::new(NAME, 1024, Arc::clone(&uffd), tracked, moves, true).unwrap()),
+        StoreKind::Memfd => Store::Memfd(MemfdStore::new(NAME, 1024, Arc::clone(&uffd), tracked).unwrap()),
+        _ => Store::Private(AnonStore::new(NAME, 1024, Arc::clone(&uffd), tracked, moves, true).unwrap()),
     };
-    Some(Shard { delivery: Delivery::Uffd(uffd), pool, store, page: rustix::param::page_size() })
+    Some(TestDriver { delivery: FaultSource::Uffd(uffd), pool, store, page: rustix::param::page_size() })
 }
 
-fn trapped(pages: usize, tracked: bool, cells: usize) -> Shard {
-    let queue = TrapQueue::new(cells).unwrap();
-    let store = Store::Trapped(Trapped::new(NAME, pages, &queue, tracked).unwrap());
+fn trapped(pages: usize, tracked: bool, cells: usize) -> TestDriver {
+    let queue = SigsegvFaults::new(cells).unwrap();
+    let store = Store::Trapped(MprotectStore::new(NAME, pages, &queue, tracked).unwrap());
     let pool = Pool::new(64 << 20, None, false);
-    Shard { delivery: Delivery::Signal(queue), pool, store, page: rustix::param::page_size() }
+    TestDriver { delivery: FaultSource::Signal(queue), pool, store, page: rustix::param::page_size() }
 }
 
-impl Shard {
-    fn at(&self, run: Run) -> usize {
+impl TestDriver {
+    fn at(&self, run: SlotRun) -> usize {
         self.store.address() + run.first * self.page
     }
 
-    fn fill(&mut self, run: Run, byte: u8, mode: Mode) {
+    fn fill(&mut self, run: SlotRun, byte: u8, mode: InstallMode) {
         let slot = self.store.stage(&mut self.pool, run).unwrap();
         // SAFETY: the slot has that many pages.
         unsafe { slot.buffer().write_bytes(byte, run.pages * self.page) };
@@ -107,7 +107,7 @@ impl Shard {
     }
 
     fn poison(&mut self, page: usize, reason: &str) {
-        let marks = Uffd::open(Way::Syscall)
+        let marks = Uffd::open(UffdOpen::Syscall)
             .and_then(|uffd| uffd.handshake(0))
             .is_ok_and(|all| all & feature::POISON != 0);
         self.store.poison(page, marks, reason).unwrap();
@@ -119,13 +119,13 @@ fn word(at: usize) -> &'static AtomicU64 {
     unsafe { &*(at as *const AtomicU64) }
 }
 
-const KINDS: [Kind; 4] = [Kind::Moved, Kind::Copied, Kind::Memfd, Kind::Trapped];
+const KINDS: [StoreKind; 4] = [StoreKind::Moved, StoreKind::Copied, StoreKind::Memfd, StoreKind::Trapped];
 
 #[test]
 fn a_load_of_a_missing_page_waits_for_its_bytes() {
     for kind in KINDS {
-        for mode in [Mode::ReadOnly, Mode::Protected, Mode::Writable] {
-            let Some(mut shard) = shard(kind, mode != Mode::ReadOnly) else { continue };
+        for mode in [InstallMode::ReadOnly, InstallMode::Protected, InstallMode::Writable] {
+            let Some(mut shard) = shard(kind, mode != InstallMode::ReadOnly) else { continue };
             let at = shard.at(RUN);
             let loader = std::thread::spawn(move || word(at + 8).load(Ordering::SeqCst));
             while shard.faults() == 0 {
@@ -142,7 +142,7 @@ fn no_store_is_lost_to_eviction_or_to_a_snapshot() {
     for kind in KINDS {
         let Some(mut shard) = shard(kind, true) else { continue };
         let at = shard.at(RUN);
-        shard.fill(RUN, 0, Mode::Writable);
+        shard.fill(RUN, 0, InstallMode::Writable);
         let stop = Arc::new(AtomicBool::new(false));
         let made = Arc::new(AtomicU64::new(0));
         let writer = std::thread::spawn({
@@ -173,7 +173,8 @@ fn no_store_is_lost_to_eviction_or_to_a_snapshot() {
                     let after = word(slot.buffer() as usize).load(Ordering::SeqCst);
                     assert_eq!(before, after, "{kind:?}: the slot changed");
                     if round % 2 == 0 {
-                        let mode = if round % 4 == 0 { Mode::Protected } else { Mode::Writable };
+                        let mode =
+                            if round % 4 == 0 { InstallMode::Protected } else { InstallMode::Writable };
                         shard.store.install(&mut shard.pool, RUN, slot, mode, false).unwrap();
                     } else {
                         shard.pool.give(slot);
@@ -197,14 +198,14 @@ fn a_page_that_was_taken_out_is_missing_and_a_discarded_one_too() {
     for kind in KINDS {
         let Some(mut shard) = shard(kind, true) else { continue };
         let at = shard.at(RUN);
-        shard.fill(RUN, 5, Mode::Protected);
+        shard.fill(RUN, 5, InstallMode::Protected);
         let slot = shard.store.take_out(&mut shard.pool, RUN).unwrap();
         shard.store.discard(&mut shard.pool, RUN, slot).unwrap();
         let loader = std::thread::spawn(move || word(at).load(Ordering::SeqCst));
         while shard.faults() == 0 {
             std::thread::yield_now();
         }
-        shard.fill(RUN, 9, Mode::Protected);
+        shard.fill(RUN, 9, InstallMode::Protected);
         assert_eq!(loader.join().unwrap(), u64::from_ne_bytes([9; 8]), "{kind:?}");
     }
 }
@@ -215,8 +216,8 @@ fn a_system_call_on_a_poisoned_page_is_efault_until_it_is_supplied() {
         for marks in [true, false] {
             let Some(mut shard) = shard(kind, true) else { continue };
             if marks
-                && kind != Kind::Trapped
-                && Uffd::open(Way::Syscall).unwrap().handshake(0).unwrap() & feature::POISON == 0
+                && kind != StoreKind::Trapped
+                && Uffd::open(UffdOpen::Syscall).unwrap().handshake(0).unwrap() & feature::POISON == 0
             {
                 continue;
             }
@@ -230,7 +231,7 @@ fn a_system_call_on_a_poisoned_page_is_efault_until_it_is_supplied() {
             shard.store.poison(RUN.first, marks, "lost").unwrap();
             assert_eq!(write(at), Err(Errno::FAULT), "{kind:?} {marks}");
             shard.store.unpoison(RUN.first).unwrap();
-            shard.fill(RUN, 3, Mode::Protected);
+            shard.fill(RUN, 3, InstallMode::Protected);
             assert_eq!(write(at), Ok(1), "{kind:?} {marks}");
         }
     }
@@ -288,8 +289,8 @@ fn every_chunk_of_a_reserved_range_can_be_a_huge_page() {
 
 #[test]
 fn a_huge_page_stays_one_on_its_way_into_the_map_and_out_again() {
-    let Some(mut shard) = shard(Kind::Moved, false) else { return };
-    let run = Run { first: 512, pages: 512 };
+    let Some(mut shard) = shard(StoreKind::Moved, false) else { return };
+    let run = SlotRun { first: 512, pages: 512 };
     let slot = shard.store.stage(&mut shard.pool, run).unwrap();
     // SAFETY: the slot has that many pages.
     unsafe { slot.buffer().write_bytes(6, run.pages * shard.page) };
@@ -305,7 +306,7 @@ fn a_huge_page_stays_one_on_its_way_into_the_map_and_out_again() {
     while shard.faults() == 0 {
         std::thread::yield_now();
     }
-    shard.store.install(&mut shard.pool, run, slot, Mode::ReadOnly, false).unwrap();
+    shard.store.install(&mut shard.pool, run, slot, InstallMode::ReadOnly, false).unwrap();
     assert_eq!(loader.join().unwrap(), u64::from_ne_bytes([6; 8]));
     assert_eq!((huge_kib(shard.store.address()), huge_kib(shard.pool.first_area())), (staged, 0));
     let slot = shard.store.take_out(&mut shard.pool, run).unwrap();
@@ -394,7 +395,7 @@ fn the_last_reasons_are_kept_and_an_older_page_ends_without_one() {
 fn a_child_that_touches_its_parents_memory_gets_an_error_that_says_so() {
     for kind in KINDS {
         let Some(mut shard) = shard(kind, true) else { continue };
-        shard.fill(RUN, 1, Mode::Writable);
+        shard.fill(RUN, 1, InstallMode::Writable);
         let at = shard.at(RUN);
         let (end, text) = child(|| touch(at));
         let said = "folio: this memory belongs to the parent process: a pager's memory is not inherited across fork\n";
@@ -424,7 +425,7 @@ fn a_checked_copy_of_a_lost_page_is_an_error() {
     signal::install();
     for kind in KINDS {
         let Some(mut shard) = shard(kind, true) else { continue };
-        shard.fill(Run { first: 0, pages: 1 }, 7, Mode::Protected);
+        shard.fill(SlotRun { first: 0, pages: 1 }, 7, InstallMode::Protected);
         shard.poison(1, "lost");
         let start = shard.store.address();
         let mut bytes = vec![0_u8; 2 * shard.page];
@@ -459,7 +460,7 @@ fn a_checked_copy_of_a_missing_page_waits_for_its_bytes() {
         };
         assert!((at..at + shard.page).contains(&fault.address) || fault.address == at, "{fault:?}");
         assert!(!fault.write && !fault.protected, "{fault:?}");
-        shard.fill(RUN, 7, Mode::Protected);
+        shard.fill(RUN, 7, InstallMode::Protected);
         assert_eq!(copier.join().unwrap(), Ok(7), "{kind:?}");
     }
 }
@@ -469,7 +470,7 @@ fn a_store_to_a_protected_page_differs_from_a_load_of_a_missing_one() {
     for kind in KINDS {
         let Some(mut shard) = shard(kind, true) else { continue };
         let at = shard.at(RUN);
-        shard.fill(RUN, 0, Mode::Protected);
+        shard.fill(RUN, 0, InstallMode::Protected);
         let writer = std::thread::spawn(move || word(at).store(5, Ordering::SeqCst));
         let fault = loop {
             if let Some(&fault) = shard.take().first() {
@@ -491,7 +492,7 @@ fn a_store_to_an_object_that_is_never_written_is_a_segmentation_fault() {
             let mut shard = trapped(64, false, 4);
             let at = shard.at(RUN);
             if filled {
-                shard.fill(RUN, 1, Mode::ReadOnly);
+                shard.fill(RUN, 1, InstallMode::ReadOnly);
             }
             word(at).store(1, Ordering::SeqCst);
         });
@@ -513,7 +514,7 @@ fn the_shards_own_fault_ends_instead_of_waiting_for_itself() {
 #[test]
 fn when_the_pager_is_gone_a_missing_page_ends_and_who_waits_does_too() {
     let (end, text) = child(|| {
-        let Shard { mut delivery, store, .. } = trapped(64, true, 4);
+        let TestDriver { mut delivery, store, .. } = trapped(64, true, 4);
         let at = store.address();
         let waiter = std::thread::spawn(move || touch(at));
         let mut faults = Vec::new();
@@ -561,18 +562,18 @@ fn threads_that_outnumber_the_cells_all_come_through() {
     while left.load(Ordering::SeqCst) > 0 {
         for fault in shard.take() {
             let index = (fault.address - start) / page;
-            let run = Run { first: index, pages: 1 };
+            let run = SlotRun { first: index, pages: 1 };
             let slot = shard.store.stage(&mut shard.pool, run).unwrap();
             word(slot.buffer() as usize).store((index * page) as u64 + 1, Ordering::SeqCst);
             filled[index] = true;
-            let mode = if fault.write { Mode::Writable } else { Mode::Protected };
+            let mode = if fault.write { InstallMode::Writable } else { InstallMode::Protected };
             shard.store.install(&mut shard.pool, run, slot, mode, false).unwrap();
         }
         // Pages go all the time, so that faults never end.
         for _ in 0..4 {
             turn = (turn + 1) % PAGES;
             if filled[turn] {
-                shard.store.take_out(&mut shard.pool, Run { first: turn, pages: 1 }).unwrap();
+                shard.store.take_out(&mut shard.pool, SlotRun { first: turn, pages: 1 }).unwrap();
             }
         }
         std::thread::yield_now();
@@ -580,14 +581,14 @@ fn threads_that_outnumber_the_cells_all_come_through() {
     for thread in threads {
         thread.join().unwrap();
     }
-    let whole = Run { first: 0, pages: PAGES };
+    let whole = SlotRun { first: 0, pages: PAGES };
     let slot = shard.store.take_out(&mut shard.pool, whole).unwrap();
     let stores: u64 = (0..PAGES)
         .flat_map(|index| (1..=THREADS).map(move |thread| index * page + 8 * thread))
         .map(|offset| word(slot.buffer() as usize + offset).load(Ordering::SeqCst))
         .sum();
     assert!(stores > (THREADS * ROUNDS / 3) as u64, "{stores} stores");
-    assert_eq!(shard.store.area_cost(), 2);
+    assert_eq!(shard.store.vma_cost(), 2);
 }
 
 #[test]
@@ -614,7 +615,7 @@ fn other_signals_wait_while_a_thread_waits_for_a_page() {
     unsafe { libc::pthread_kill(waiter.as_pthread_t(), libc::SIGURG) };
     std::thread::sleep(std::time::Duration::from_millis(20));
     assert_eq!(SEEN.load(Ordering::SeqCst), 0);
-    shard.fill(RUN, 1, Mode::Protected);
+    shard.fill(RUN, 1, InstallMode::Protected);
     assert_eq!(waiter.join().unwrap(), 0);
     assert_eq!(SEEN.load(Ordering::SeqCst), 1);
 }
@@ -637,16 +638,16 @@ fn the_areas_that_a_map_takes_are_counted() {
     for _ in 0..600 {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let first = (random >> 33) as usize % 1000;
-        let run = Run { first, pages: 1 + (random >> 50) as usize % (CHUNK - first % CHUNK).min(24) };
+        let run = SlotRun { first, pages: 1 + (random >> 50) as usize % (CHUNK - first % CHUNK).min(24) };
         match random >> 60 & 3 {
-            0 => shard.fill(run, 1, Mode::Protected),
-            1 => shard.fill(run, 1, Mode::Writable),
+            0 => shard.fill(run, 1, InstallMode::Protected),
+            1 => shard.fill(run, 1, InstallMode::Writable),
             2 => drop(shard.store.take_out(&mut shard.pool, run).unwrap()),
             _ => shard.poison(first, "lost"),
         }
     }
-    assert!(shard.store.area_cost() > 20);
-    assert_eq!(areas_in(whole), shard.store.area_cost() - 1);
+    assert!(shard.store.vma_cost() > 20);
+    assert_eq!(areas_in(whole), shard.store.vma_cost() - 1);
 }
 
 #[test]
@@ -658,9 +659,9 @@ fn at_the_limit_of_areas_a_map_stays_as_it_was() {
     let (end, text) = child(|| {
         let mut shard = trapped(64, true, 4);
         let at = shard.at(RUN);
-        shard.fill(Run { first: RUN.first, pages: 2 }, 1, Mode::Protected);
-        shard.fill(Run { first: RUN.first + 2, pages: 6 }, 2, Mode::Writable);
-        let before = shard.store.area_cost();
+        shard.fill(SlotRun { first: RUN.first, pages: 2 }, 1, InstallMode::Protected);
+        shard.fill(SlotRun { first: RUN.first + 2, pages: 6 }, 2, InstallMode::Writable);
+        let before = shard.store.vma_cost();
         let len = 2 * limit * shard.page;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new map.
@@ -671,17 +672,17 @@ fn at_the_limit_of_areas_a_map_stays_as_it_was() {
         };
         assert!((0..limit).any(|n| split(n).is_err()), "no limit");
         // The middle of an area, so that it takes two more.
-        let inside = Run { first: RUN.first + 3, pages: 2 };
+        let inside = SlotRun { first: RUN.first + 3, pages: 2 };
         let refused = shard.store.take_out(&mut shard.pool, inside).err();
-        let middle = Run { first: 20, pages: 1 };
+        let middle = SlotRun { first: 20, pages: 1 };
         let slot = shard.store.stage(&mut shard.pool, middle).unwrap();
-        let mode = Mode::Protected;
+        let mode = InstallMode::Protected;
         let also =
             shard.store.install(&mut shard.pool, middle, slot, mode, false).err().map(|(_, errno)| errno);
         // SAFETY: the filler is nobody's.
         unsafe { mm::munmap(filler, len) }.unwrap();
         assert_eq!((refused, also), (Some(Errno::NOMEM), Some(Errno::NOMEM)));
-        assert_eq!(shard.store.area_cost(), before);
+        assert_eq!(shard.store.vma_cost(), before);
         assert_eq!(word(at).load(Ordering::SeqCst), u64::from_ne_bytes([1; 8]));
         word(at + 3 * shard.page).store(9, Ordering::SeqCst);
         shard.store.take_out(&mut shard.pool, inside).unwrap();
@@ -706,7 +707,7 @@ fn areas_come_and_go_while_threads_wait_in_others() {
                     }
                     drop(others);
                     let byte = maker ^ round;
-                    shard.fill(RUN, byte, Mode::Protected);
+                    shard.fill(RUN, byte, InstallMode::Protected);
                     for loader in loaders {
                         assert_eq!(shard.join(loader), u64::from_ne_bytes([byte; 8]));
                     }

@@ -5,7 +5,7 @@
 
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attempt {
+pub(super) enum AccessKind {
     Load,
     Store,
     /// To run the page as code.
@@ -15,7 +15,7 @@ pub(super) enum Attempt {
     Unknown,
 }
 
-impl Attempt {
+impl AccessKind {
     /// # Safety
     ///
     /// `context` is the `ucontext_t` that the kernel passed to the handler of a SIGSEGV.
@@ -88,13 +88,13 @@ impl Attempt {
 
 #[cfg(test)]
 mod tests {
-    use super::Attempt;
+    use super::AccessKind;
 
     #[test]
     fn an_arm_syndrome_tells_loads_stores_and_fetches_apart() {
-        assert_eq!(Attempt::of_syndrome(0x9200_0007), Attempt::Load);
-        assert_eq!(Attempt::of_syndrome(0x9200_004f), Attempt::Store);
-        assert_eq!(Attempt::of_syndrome(0x8200_000f), Attempt::Fetch);
-        assert_eq!(Attempt::of_syndrome(0), Attempt::Unknown);
+        assert_eq!(AccessKind::of_syndrome(0x9200_0007), AccessKind::Load);
+        assert_eq!(AccessKind::of_syndrome(0x9200_004f), AccessKind::Store);
+        assert_eq!(AccessKind::of_syndrome(0x8200_000f), AccessKind::Fetch);
+        assert_eq!(AccessKind::of_syndrome(0), AccessKind::Unknown);
     }
 }

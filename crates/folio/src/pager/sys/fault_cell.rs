@@ -34,7 +34,7 @@ pub(crate) struct RawFault {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Cell {
+pub(super) struct FaultCell {
     state: AtomicU32,
     address: AtomicUsize,
     /// Bit 0: a store; bit 1: the page is protected.
@@ -43,7 +43,7 @@ pub(super) struct Cell {
     thread: AtomicU32,
 }
 
-impl Cell {
+impl FaultCell {
     pub(super) fn new() -> Self {
         Self {
             state: AtomicU32::new(FREE),

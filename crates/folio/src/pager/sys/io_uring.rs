@@ -18,7 +18,7 @@ use std::time::Duration;
 pub(crate) struct Ring {
     inner: ManuallyDrop<IoUring>,
     /// Completions taken to make room.
-    ready: VecDeque<Completed>,
+    ready: VecDeque<Completion>,
     in_flight: usize,
     /// Polls that are armed: they end only if they are removed.
     polls: Vec<u64>,
@@ -28,7 +28,7 @@ pub(crate) struct Ring {
 
 /// The end of an operation, or one event of a poll that goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Completed {
+pub(crate) struct Completion {
     /// What the operation was pushed with.
     pub(crate) user: u64,
     /// As of the system call: a count, or an errno less than zero.
@@ -213,14 +213,14 @@ impl Ring {
                 }
             }
             if user != OWN {
-                self.ready.push_back(Completed { user, result: entry.result(), more });
+                self.ready.push_back(Completion { user, result: entry.result(), more });
             }
         }
         count
     }
 
     /// The next completion, if one is there.
-    pub(crate) fn completed(&mut self) -> Option<Completed> {
+    pub(crate) fn completed(&mut self) -> Option<Completion> {
         if self.ready.is_empty() && self.take_all() == 0 {
             let queue = self.inner.submission();
             // Some are with the kernel, which gives them out when it is asked: they did not fit, or wait for this thread.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// What an access to a page meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum PageRight {
+pub(crate) enum PageProt {
     /// Nothing is there.
     Missing = 0,
     Readable = 1,
@@ -16,7 +16,7 @@ pub(crate) enum PageRight {
     Poisoned = 3,
 }
 
-impl PageRight {
+impl PageProt {
     /// The protection that mprotect(2) gives such a page.
     pub(crate) fn protection(self) -> i32 {
         match self {
@@ -31,9 +31,9 @@ const PAGES_A_WORD: usize = usize::BITS as usize / 2;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct PageRights(Box<[AtomicUsize]>);
+pub(crate) struct PageProtTable(Box<[AtomicUsize]>);
 
-impl PageRights {
+impl PageProtTable {
     /// As many pages, all missing.
     pub(crate) fn new(pages: usize) -> Self {
         // Zeroed by the kernel, and not resident before a page of it is used.
@@ -42,17 +42,17 @@ impl PageRights {
         Self(unsafe { Box::from_raw(words as *mut [AtomicUsize]) })
     }
 
-    pub(crate) fn get(&self, page: usize) -> PageRight {
+    pub(crate) fn get(&self, page: usize) -> PageProt {
         match self.0[page / PAGES_A_WORD].load(Ordering::Acquire) >> (page % PAGES_A_WORD * 2) & 3 {
-            0 => PageRight::Missing,
-            1 => PageRight::Readable,
-            2 => PageRight::Writable,
-            _ => PageRight::Poisoned,
+            0 => PageProt::Missing,
+            1 => PageProt::Readable,
+            2 => PageProt::Writable,
+            _ => PageProt::Poisoned,
         }
     }
 
     /// For the shard, which is the only one to change them.
-    pub(crate) fn set(&self, pages: Range<usize>, right: PageRight) {
+    pub(crate) fn set(&self, pages: Range<usize>, right: PageProt) {
         for page in pages {
             let (word, shift) = (&self.0[page / PAGES_A_WORD], page % PAGES_A_WORD * 2);
             let others = word.load(Ordering::Relaxed) & !(3 << shift);

@@ -3,9 +3,9 @@
 //!
 //! Areas are not inherited across fork (they are DONTFORK): a child's access finds nothing mapped, and gets a message of its own.
 
-use crate::pager::sys::fault_access::Attempt;
-use crate::pager::sys::sigsegv_faults::{Step, Watched, Why};
-use crate::sys::handler_table::{Slot, Who};
+use crate::pager::sys::fault_access::AccessKind;
+use crate::pager::sys::sigsegv_faults::{EndReason, FaultStep, WatchedArea};
+use crate::sys::handler_table::{HandlerSlot, ThreadKey};
 use crate::sys::signal::{self, AreaFaults};
 use crate::sys::{identity, into_plain, plain};
 use std::ops::Range;
@@ -21,54 +21,54 @@ const KEPT: usize = 8;
 
 /// An area in the table, until it is dropped: before its memory is unmapped.
 #[derive(Debug)]
-pub(crate) struct Area {
-    entry: NonNull<Entry>,
-    place: &'static Place,
+pub(crate) struct PagerArea {
+    entry: NonNull<AreaEntry>,
+    place: &'static AreaSlot,
 }
 
 // SAFETY: the entry is on the heap, and made of atomics and of what nobody changes.
-unsafe impl Send for Area {}
+unsafe impl Send for PagerArea {}
 // SAFETY: as above.
-unsafe impl Sync for Area {}
+unsafe impl Sync for PagerArea {}
 
 #[derive(Debug)]
-struct Entry {
+struct AreaEntry {
     range: Range<usize>,
     page_bytes: usize,
     /// The process that has the memory.
     owner: u64,
     name: Box<str>,
-    messages: [AtomicPtr<Message>; KEPT],
+    messages: [AtomicPtr<AreaMessage>; KEPT],
     next_message: AtomicUsize,
     /// Handlers that read a message. They end the process, so they never leave.
     readers: AtomicUsize,
-    watched: Option<Arc<Watched>>,
+    watched: Option<Arc<WatchedArea>>,
 }
 
 #[derive(Debug)]
-struct Message {
+struct AreaMessage {
     page: usize,
     reason: String,
 }
 
-impl Area {
+impl PagerArea {
     /// Enters the area of the object `name`, whose faults come by userfaultfd.
     pub(crate) fn new(range: Range<usize>, name: &str) -> Self {
         Self::enter(range, name, None)
     }
 
     /// Enters an area whose faults come as signals.
-    pub(crate) fn watched(range: Range<usize>, name: &str, watched: Arc<Watched>) -> Self {
+    pub(crate) fn watched(range: Range<usize>, name: &str, watched: Arc<WatchedArea>) -> Self {
         // A handler that the program installed since would end the process at the first touch.
         signal::ensure();
         Self::enter(range, name, Some(watched))
     }
 
-    fn enter(range: Range<usize>, name: &str, watched: Option<Arc<Watched>>) -> Self {
+    fn enter(range: Range<usize>, name: &str, watched: Option<Arc<WatchedArea>>) -> Self {
         signal::set_area_faults(&FAULTS);
         signal::install();
-        let who = Who { process: identity::token(), thread: 0 };
-        let entry = Box::leak(Box::new(Entry {
+        let who = ThreadKey { process: identity::token(), thread: 0 };
+        let entry = Box::leak(Box::new(AreaEntry {
             range,
             page_bytes: rustix::param::page_size(),
             owner: who.process,
@@ -82,7 +82,7 @@ impl Area {
         Self { entry: NonNull::from(entry), place }
     }
 
-    fn entry(&self) -> &Entry {
+    fn entry(&self) -> &AreaEntry {
         // SAFETY: leaked when it was made, and freed by `drop` at the earliest.
         unsafe { self.entry.as_ref() }
     }
@@ -92,7 +92,7 @@ impl Area {
     pub(crate) fn set_message(&mut self, page: usize, reason: String) {
         let entry = self.entry();
         // SAFETY: only this function changes and frees them, for one caller at a time.
-        let of_page = |kept: &AtomicPtr<Message>| unsafe {
+        let of_page = |kept: &AtomicPtr<AreaMessage>| unsafe {
             kept.load(Ordering::Acquire).as_ref().is_some_and(|message| message.page == page)
         };
         let index = entry
@@ -100,7 +100,8 @@ impl Area {
             .iter()
             .position(of_page)
             .unwrap_or_else(|| entry.next_message.fetch_add(1, Ordering::Relaxed) % KEPT);
-        let fresh = Box::into_raw(Box::new(Message { page, reason: into_plain(reason.into()).into_owned() }));
+        let fresh =
+            Box::into_raw(Box::new(AreaMessage { page, reason: into_plain(reason.into()).into_owned() }));
         let old = entry.messages[index].swap(fresh, Ordering::AcqRel);
         // Hide first, then count; a reader counts first, then reads: one of the two sees the other.
         fence(Ordering::SeqCst);
@@ -111,7 +112,7 @@ impl Area {
     }
 }
 
-impl Drop for Area {
+impl Drop for PagerArea {
     fn drop(&mut self) {
         let owner = self.entry().owner;
         if identity::token() != owner {
@@ -119,7 +120,7 @@ impl Drop for Area {
             return;
         }
         self.place.end.store(0, Ordering::Relaxed);
-        self.place.slot.silence(Who { process: owner, thread: 0 });
+        self.place.slot.retire(ThreadKey { process: owner, thread: 0 });
         self.place.slot.release();
         // SAFETY: leaked when it was made; no handler looks at it any more.
         let entry = unsafe { Box::from_raw(self.entry.as_ptr()) };
@@ -139,33 +140,33 @@ impl Drop for Area {
 
 /// A slot, and a hint which addresses it is about: a fault need not enter the others.
 #[derive(Debug)]
-struct Place {
+struct AreaSlot {
     start: AtomicUsize,
     end: AtomicUsize,
-    slot: Slot<Entry>,
+    slot: HandlerSlot<AreaEntry>,
 }
 
 /// The table: a list of blocks that only grows.
 #[derive(Debug)]
-struct Block {
-    places: [Place; Block::PLACES],
-    next: AtomicPtr<Block>,
+struct AreaBlock {
+    places: [AreaSlot; AreaBlock::PLACES],
+    next: AtomicPtr<AreaBlock>,
 }
 
-static TABLE: Block = Block::new();
+static TABLE: AreaBlock = AreaBlock::new();
 
 /// What the handler of the signals asks.
 static FAULTS: AreaFaults = AreaFaults { supply, report };
 
-impl Block {
+impl AreaBlock {
     const PLACES: usize = 32;
 
     const fn new() -> Self {
         let places = [const {
-            Place {
+            AreaSlot {
                 start: AtomicUsize::new(0),
                 end: AtomicUsize::new(0),
-                slot: Slot {
+                slot: HandlerSlot {
                     entry: AtomicPtr::new(ptr::null_mut()),
                     users: AtomicU64::new(0),
                     process: AtomicU64::new(0),
@@ -200,10 +201,10 @@ impl Block {
 }
 
 /// Hides the areas of a parent process that lay at these addresses: other memory is there now.
-fn hide_inherited(range: &Range<usize>, who: Who) {
+fn hide_inherited(range: &Range<usize>, who: ThreadKey) {
     let mut block = Some(&TABLE);
-    while let Some(Block { places, .. }) = block {
-        for Place { start, end, slot } in places {
+    while let Some(AreaBlock { places, .. }) = block {
+        for AreaSlot { start, end, slot } in places {
             let overlaps =
                 end.load(Ordering::Acquire) > range.start && start.load(Ordering::Relaxed) < range.end;
             // An area's process is stored before its end, so an area that another thread enters just
@@ -212,15 +213,15 @@ fn hide_inherited(range: &Range<usize>, who: Who) {
                 end.store(0, Ordering::Release);
             }
         }
-        block = block.and_then(Block::next);
+        block = block.and_then(AreaBlock::next);
     }
 }
 
-fn register(entry: &Entry, who: Who) -> &'static Place {
+fn register(entry: &AreaEntry, who: ThreadKey) -> &'static AreaSlot {
     hide_inherited(&entry.range, who);
     let mut block = &TABLE;
     loop {
-        if let Some(place) = block.places.iter().find(|place| place.slot.take(entry, who)) {
+        if let Some(place) = block.places.iter().find(|place| place.slot.insert(entry, who)) {
             // Nobody uses the memory before this is done.
             place.start.store(entry.range.start, Ordering::Relaxed);
             place.end.store(entry.range.end, Ordering::Release);
@@ -231,24 +232,24 @@ fn register(entry: &Entry, who: Who) -> &'static Place {
 }
 
 /// Looks the address up, and lets `work` at its entry. `work` says `None` for an entry that is none of its business. For the signal handler.
-fn find<R>(address: usize, mut work: impl FnMut(&Entry) -> Option<R>) -> Option<R> {
+fn find<R>(address: usize, mut work: impl FnMut(&AreaEntry) -> Option<R>) -> Option<R> {
     // An entry of a parent explains a fault here, so every entry concerns whoever asks: all have the same thread.
-    let who = Who { process: identity::known_token()?, thread: 0 };
+    let who = ThreadKey { process: identity::known_token()?, thread: 0 };
     let mut block = Some(&TABLE);
-    while let Some(Block { places, .. }) = block {
-        for Place { start, end, slot } in places {
+    while let Some(AreaBlock { places, .. }) = block {
+        for AreaSlot { start, end, slot } in places {
             if address >= end.load(Ordering::Acquire) || address < start.load(Ordering::Relaxed) {
                 continue;
             }
             // SAFETY: an area silences its slot before it frees the entry; in a child its parent's entries are never freed.
             let found = unsafe {
-                slot.look(who, |entry| entry.range.contains(&address).then(|| work(entry)).flatten())
+                slot.with_entry(who, |entry| entry.range.contains(&address).then(|| work(entry)).flatten())
             };
             if found.is_some() {
                 return found;
             }
         }
-        block = block.and_then(Block::next);
+        block = block.and_then(AreaBlock::next);
     }
     None
 }
@@ -265,26 +266,26 @@ unsafe fn supply(context: *const libc::c_void, address: usize, signal: i32, code
     }
     let Some(process) = identity::known_token() else { return false };
     // SAFETY: as the caller promised; a SIGSEGV for an access.
-    let attempt = unsafe { Attempt::of(context) };
+    let attempt = unsafe { AccessKind::of(context) };
     let step = find(address, |entry| {
         let watched = entry.watched.as_ref().filter(|_| entry.owner == process)?;
         // The cell is claimed and the shard woken in here, where neither can go away.
-        Some(watched.meet(address, entry.page_of(address), attempt))
+        Some(watched.await_page(address, entry.page_of(address), attempt))
     });
     match step {
-        Some(Step::Retry) => true,
-        Some(Step::Crowded) => {
+        Some(FaultStep::Retry) => true,
+        Some(FaultStep::Crowded) => {
             // SAFETY: a system call without arguments, which a handler may make.
             unsafe { libc::sched_yield() };
             true
         }
-        Some(Step::Wait(cell)) => {
+        Some(FaultStep::Wait(cell)) => {
             block_signals();
             // SAFETY: a cell is freed only when it is free, and this thread is the one to free it.
             unsafe { (*cell).wait() };
             true
         }
-        Some(Step::End(_) | Step::Wrong) | None => false,
+        Some(FaultStep::End(_) | FaultStep::Wrong) | None => false,
     }
 }
 
@@ -318,20 +319,20 @@ unsafe fn report(context: *const libc::c_void, address: usize, signal: i32, code
             return None;
         }
         match signal {
-            libc::SIGBUS => entry.end(address, Why::Poisoned),
+            libc::SIGBUS => entry.end(address, EndReason::Poisoned),
             libc::SIGSEGV if code == SEGV_ACCERR => {
                 // SAFETY: as the caller promised.
-                let attempt = unsafe { Attempt::of(context) };
+                let attempt = unsafe { AccessKind::of(context) };
                 let why = match &entry.watched {
                     Some(watched) => match watched.judge(entry.page_of(address), attempt) {
-                        Err(Step::End(why)) => why,
-                        Err(Step::Wrong) => return None,
+                        Err(FaultStep::End(why)) => why,
+                        Err(FaultStep::Wrong) => return None,
                         // The page was poisoned a moment ago, and is not any more.
                         _ => return Some(()),
                     },
-                    None if attempt == Attempt::Fetch => return None,
+                    None if attempt == AccessKind::Fetch => return None,
                     // All of the area is readable and writable, but for pages that were given up.
-                    None => Why::Poisoned,
+                    None => EndReason::Poisoned,
                 };
                 entry.end(address, why)
             }
@@ -341,13 +342,13 @@ unsafe fn report(context: *const libc::c_void, address: usize, signal: i32, code
     again.is_some()
 }
 
-impl Entry {
+impl AreaEntry {
     fn page_of(&self, address: usize) -> usize {
         (address - self.range.start) / self.page_bytes
     }
 
     /// Writes the message, and ends the process.
-    fn end(&self, address: usize, why: Why) -> ! {
+    fn end(&self, address: usize, why: EndReason) -> ! {
         let page = self.page_of(address);
         let mut digits = [0; 20];
         let offset = decimal(page * self.page_bytes, &mut digits);
@@ -359,10 +360,10 @@ impl Entry {
             message.filter(|message| message.page == page)
         });
         let reason = match (why, kept) {
-            (Why::Poisoned, Some(message)) => message.reason.as_str(),
-            (Why::Poisoned, None) => "the reason is not known",
-            (Why::OwnThread, _) => "a pager's own thread, which would have to supply it, touched it",
-            (Why::Closed, _) => "its pager is gone",
+            (EndReason::Poisoned, Some(message)) => message.reason.as_str(),
+            (EndReason::Poisoned, None) => "the reason is not known",
+            (EndReason::OwnThread, _) => "a pager's own thread, which would have to supply it, touched it",
+            (EndReason::Closed, _) => "its pager is gone",
         };
         let parts =
             ["folio: ", &self.name, ": page at offset ", offset, " could not be supplied: ", reason, "\n"];

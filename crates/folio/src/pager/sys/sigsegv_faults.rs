@@ -6,9 +6,9 @@
 //!
 //! Source: sigaction(2), signal-safety(7), eventfd(2).
 
-use crate::pager::sys::fault_access::Attempt;
-use crate::pager::sys::fault_cell::Cell;
-use crate::pager::sys::page_prot::{PageRight, PageRights};
+use crate::pager::sys::fault_access::AccessKind;
+use crate::pager::sys::fault_cell::FaultCell;
+use crate::pager::sys::page_prot::{PageProt, PageProtTable};
 use crate::sys::{check, identity};
 use rustix::io::Errno;
 use std::ops::Range;
@@ -24,12 +24,12 @@ pub(crate) const CELLS: usize = 256;
 
 /// The shard's end: one thread takes the faults. When it is dropped, accesses to pages that are missing end.
 #[derive(Debug)]
-pub(crate) struct TrapQueue(Arc<Traps>);
+pub(crate) struct SigsegvFaults(Arc<SigsegvCells>);
 
 /// The cells of a shard, and the descriptor that wakes it.
 #[derive(Debug)]
-pub(crate) struct Traps {
-    cells: *mut [Cell],
+pub(crate) struct SigsegvCells {
+    cells: *mut [FaultCell],
     /// Where the next thread starts to look for a free cell: threads that come together find different ones.
     next: AtomicUsize,
     event: OwnedFd,
@@ -41,9 +41,9 @@ pub(crate) struct Traps {
 }
 
 // SAFETY: the cells are made of atomics, and belong to this alone.
-unsafe impl Send for Traps {}
+unsafe impl Send for SigsegvCells {}
 // SAFETY: as above.
-unsafe impl Sync for Traps {}
+unsafe impl Sync for SigsegvCells {}
 
 /// The address of a thread's own variable names it.
 fn this_thread() -> usize {
@@ -53,15 +53,15 @@ fn this_thread() -> usize {
     MARK.with(|mark| ptr::from_ref(mark).addr())
 }
 
-impl TrapQueue {
+impl SigsegvFaults {
     /// A queue in which `cells` threads can wait at once.
     pub(crate) fn new(cells: usize) -> Result<Self, Errno> {
         // SAFETY: makes a descriptor, and touches no memory.
         let event = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
         // SAFETY: the kernel just made it, for nobody else.
         let event = unsafe { OwnedFd::from_raw_fd(event as i32) };
-        let cells: Box<[Cell]> = std::iter::repeat_with(Cell::new).take(cells.max(1)).collect();
-        Ok(Self(Arc::new(Traps {
+        let cells: Box<[FaultCell]> = std::iter::repeat_with(FaultCell::new).take(cells.max(1)).collect();
+        Ok(Self(Arc::new(SigsegvCells {
             cells: Box::into_raw(cells),
             next: AtomicUsize::new(0),
             event,
@@ -72,7 +72,7 @@ impl TrapQueue {
     }
 
     /// What the areas need that this queue serves.
-    pub(crate) fn traps(&self) -> Arc<Traps> {
+    pub(crate) fn cells_of_process(&self) -> Arc<SigsegvCells> {
         Arc::clone(&self.0)
     }
 
@@ -93,19 +93,19 @@ impl TrapQueue {
                 Ok(_) => break,
             }
         }
-        out.extend(self.0.cells().iter().filter_map(Cell::take));
+        out.extend(self.0.cells().iter().filter_map(FaultCell::take));
         Ok(())
     }
 }
 
-impl AsFd for TrapQueue {
+impl AsFd for SigsegvFaults {
     /// Readable while there are faults that nobody took.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.event.as_fd()
     }
 }
 
-impl Drop for TrapQueue {
+impl Drop for SigsegvFaults {
     fn drop(&mut self) {
         self.0.closed.store(true, Ordering::SeqCst);
         // Closes first, then looks who waits; a thread waits first, then looks: one of the two sees the other.
@@ -114,8 +114,8 @@ impl Drop for TrapQueue {
     }
 }
 
-impl Traps {
-    fn cells(&self) -> &[Cell] {
+impl SigsegvCells {
+    fn cells(&self) -> &[FaultCell] {
         // SAFETY: allocated in `new`, and freed by `drop` at the earliest.
         unsafe { &*self.cells }
     }
@@ -128,7 +128,7 @@ impl Traps {
     }
 
     /// Enters a fault and wakes the shard. `None`: no cell is free. For the signal handler.
-    fn ask(&self, fault: RawFault) -> Option<*const Cell> {
+    fn ask(&self, fault: RawFault) -> Option<*const FaultCell> {
         let cells = self.cells();
         let start = self.next.fetch_add(1, Ordering::Relaxed);
         let cell = (0..cells.len())
@@ -147,7 +147,7 @@ impl Traps {
     }
 }
 
-impl Drop for Traps {
+impl Drop for SigsegvCells {
     fn drop(&mut self) {
         const TRIES: usize = 1000;
         if identity::token() != self.process {
@@ -156,7 +156,7 @@ impl Drop for Traps {
         }
         // No area is left, so no handler comes any more; those that were woken are on their way out.
         for _ in 0..TRIES {
-            if self.cells().iter().all(Cell::is_free) {
+            if self.cells().iter().all(FaultCell::is_free) {
                 // SAFETY: allocated in `new`; who freed a cell does not touch it any more.
                 drop(unsafe { Box::from_raw(self.cells) });
                 return;
@@ -169,31 +169,31 @@ impl Drop for Traps {
 
 /// An area whose faults come as signals: what its store and the handler share.
 #[derive(Debug)]
-pub(crate) struct Watched {
-    traps: Arc<Traps>,
-    rights: PageRights,
+pub(crate) struct WatchedArea {
+    traps: Arc<SigsegvCells>,
+    rights: PageProtTable,
     /// The program may store to it.
     tracked: bool,
 }
 
 /// What a fault in a watched area comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum FaultStep {
     /// The access is worth trying again.
     Retry,
     /// It is, once there is a free cell.
     Crowded,
     /// Wait in this cell, then try again.
-    Wait(*const Cell),
+    Wait(*const FaultCell),
     /// The page can not be supplied.
-    End(Why),
+    End(EndReason),
     /// The access is wrong in itself: a store to what is never stored to, or running data as code.
     Wrong,
 }
 
 /// Why a page of a watched area can not be supplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
+pub(super) enum EndReason {
     Poisoned,
     /// The thread that would have to supply it is the one that asks.
     OwnThread,
@@ -201,49 +201,49 @@ pub(super) enum Why {
     Closed,
 }
 
-impl Watched {
+impl WatchedArea {
     /// An area of so many pages, all missing.
-    pub(crate) fn new(traps: Arc<Traps>, pages: usize, tracked: bool) -> Self {
-        Self { traps, rights: PageRights::new(pages), tracked }
+    pub(crate) fn new(traps: Arc<SigsegvCells>, pages: usize, tracked: bool) -> Self {
+        Self { traps, rights: PageProtTable::new(pages), tracked }
     }
 
-    pub(crate) fn rights(&self) -> &PageRights {
+    pub(crate) fn page_prots(&self) -> &PageProtTable {
         &self.rights
     }
 
-    /// See [`Traps::wake`].
+    /// See [`SigsegvCells::wake`].
     pub(crate) fn wake(&self, range: &Range<usize>) {
         self.traps.wake(range);
     }
 
     /// What is to be done about an access that the page's protection stopped: a question to the shard, without its address, or a step.
-    pub(super) fn judge(&self, page: usize, attempt: Attempt) -> Result<RawFault, Step> {
+    pub(super) fn judge(&self, page: usize, attempt: AccessKind) -> Result<RawFault, FaultStep> {
         let right = self.rights.get(page);
         let fault = RawFault { address: 0, write: false, protected: false, thread: None };
         match (right, attempt) {
-            (_, Attempt::Fetch) => return Err(Step::Wrong),
-            (PageRight::Missing | PageRight::Readable, Attempt::Store) if !self.tracked => {
-                return Err(Step::Wrong);
+            (_, AccessKind::Fetch) => return Err(FaultStep::Wrong),
+            (PageProt::Missing | PageProt::Readable, AccessKind::Store) if !self.tracked => {
+                return Err(FaultStep::Wrong);
             }
-            (PageRight::Poisoned, _) => return Err(Step::End(Why::Poisoned)),
+            (PageProt::Poisoned, _) => return Err(FaultStep::End(EndReason::Poisoned)),
             // It came while the page was being put there.
-            (PageRight::Writable, _) | (PageRight::Readable, Attempt::Load) => return Err(Step::Retry),
+            (PageProt::Writable, _) | (PageProt::Readable, AccessKind::Load) => return Err(FaultStep::Retry),
             _ => {}
         }
         if self.traps.closed.load(Ordering::SeqCst) {
-            return Err(Step::End(Why::Closed));
+            return Err(FaultStep::End(EndReason::Closed));
         }
         if self.traps.shard.load(Ordering::Relaxed) == this_thread() {
-            return Err(Step::End(Why::OwnThread));
+            return Err(FaultStep::End(EndReason::OwnThread));
         }
-        let protected = right == PageRight::Readable;
+        let protected = right == PageProt::Readable;
         // Where the machine does not tell, a load is what a missing page gets, and a store to it faults once more.
-        let write = attempt == Attempt::Store || (protected && self.tracked);
+        let write = attempt == AccessKind::Store || (protected && self.tracked);
         Ok(RawFault { write, protected, ..fault })
     }
 
     /// For the signal handler: an access to `address`, on page `page`, was stopped by the page's protection.
-    pub(super) fn meet(&self, address: usize, page: usize, attempt: Attempt) -> Step {
+    pub(super) fn await_page(&self, address: usize, page: usize, attempt: AccessKind) -> FaultStep {
         let fault = match self.judge(page, attempt) {
             Ok(fault) => fault,
             Err(step) => return step,
@@ -251,8 +251,8 @@ impl Watched {
         // SAFETY: a system call without arguments.
         let thread = unsafe { libc::syscall(libc::SYS_gettid) } as u32;
         match self.traps.ask(RawFault { address, thread: Some(thread), ..fault }) {
-            Some(cell) => Step::Wait(cell),
-            None => Step::Crowded,
+            Some(cell) => FaultStep::Wait(cell),
+            None => FaultStep::Crowded,
         }
     }
 }

@@ -41,7 +41,7 @@ pub(crate) mod watch {
 
 /// How the kernel was asked for a userfaultfd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum UffdOpen {
     /// userfaultfd(2): for CAP_SYS_PTRACE, or with the sysctl vm.unprivileged_userfaultfd.
     Syscall,
     /// `/dev/userfaultfd` (6.1): for whoever may open it.
@@ -63,12 +63,12 @@ const IOC_POISON: libc::c_ulong = 0xC020_AA08;
 /// `struct uffdio_range`.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
-struct Range {
+struct UffdRange {
     start: u64,
     len: u64,
 }
 
-impl Range {
+impl UffdRange {
     fn new(start: usize, len: usize) -> Self {
         Self { start: start as u64, len: len as u64 }
     }
@@ -85,7 +85,7 @@ struct ApiCall {
 /// `struct uffdio_register`.
 #[repr(C)]
 struct RegisterCall {
-    range: Range,
+    range: UffdRange,
     mode: u64,
     ioctls: u64,
 }
@@ -103,7 +103,7 @@ struct TransferCall {
 /// `struct uffdio_continue` and `struct uffdio_poison`.
 #[repr(C)]
 struct FillCall {
-    range: Range,
+    range: UffdRange,
     mode: u64,
     done: i64,
 }
@@ -111,7 +111,7 @@ struct FillCall {
 /// `struct uffdio_writeprotect`.
 #[repr(C)]
 struct ProtectCall {
-    range: Range,
+    range: UffdRange,
     mode: u64,
 }
 
@@ -126,7 +126,7 @@ pub(crate) struct Progress {
 
 /// A fault that waits for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Message {
+pub(crate) struct UffdFault {
     /// Where: exact, or the start of the page ([`feature::EXACT_ADDRESS`]).
     pub(crate) address: usize,
     /// A store. A load that the kernel makes on its way to a store counts as one.
@@ -142,7 +142,7 @@ pub(crate) struct Message {
 /// `struct uffd_msg`, as far as a fault fills it.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
-struct RawMessage {
+struct RawUffdMessage {
     event: u8,
     reserved: [u8; 7],
     flags: u64,
@@ -163,18 +163,18 @@ impl AsFd for Uffd {
 
 impl Uffd {
     /// A new one. It does nothing before its [`handshake`](Self::handshake).
-    pub(crate) fn open(way: Way) -> Result<Self, Errno> {
+    pub(crate) fn open(way: UffdOpen) -> Result<Self, Errno> {
         const USER_MODE_ONLY: i32 = 1;
         let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
         let fd = match way {
             // SAFETY: makes a descriptor, and touches no memory.
-            Way::Syscall => check(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })?,
-            Way::UserModeOnly => {
+            UffdOpen::Syscall => check(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })?,
+            UffdOpen::UserModeOnly => {
                 let flags = flags | USER_MODE_ONLY;
                 // SAFETY: as above.
                 check(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })?
             }
-            Way::Device => {
+            UffdOpen::Device => {
                 let device =
                     rustix::fs::open("/dev/userfaultfd", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
                 // SAFETY: as above; the argument is a number.
@@ -199,14 +199,14 @@ impl Uffd {
     ///
     /// Accesses to the range hang until they are answered: it must be memory of whoever answers, and not used otherwise.
     pub(crate) unsafe fn register(&self, start: usize, len: usize, mode: u64) -> Result<(), Errno> {
-        let mut call = RegisterCall { range: Range::new(start, len), mode, ioctls: 0 };
+        let mut call = RegisterCall { range: UffdRange::new(start, len), mode, ioctls: 0 };
         // SAFETY: the struct is the one of this ioctl; the range is the caller's.
         unsafe { self.call(IOC_REGISTER, &raw mut call) }
     }
 
     /// UFFDIO_WAKE: threads that wait in the range try their access again.
     pub(crate) fn wake(&self, start: usize, len: usize) -> Result<(), Errno> {
-        let mut range = Range::new(start, len);
+        let mut range = UffdRange::new(start, len);
         // SAFETY: the struct is the one of this ioctl, which changes no memory.
         unsafe { self.call(IOC_WAKE, &raw mut range) }
     }
@@ -262,7 +262,7 @@ impl Uffd {
         const MODE_WP: u64 = 1 << 0;
         let mode = if protect { MODE_WP } else { 0 };
         loop {
-            let mut call = ProtectCall { range: Range::new(start, len), mode };
+            let mut call = ProtectCall { range: UffdRange::new(start, len), mode };
             // SAFETY: the struct is the one of this ioctl, which changes no byte.
             match unsafe { self.call(IOC_WRITEPROTECT, &raw mut call) } {
                 // Someone changed the address space meanwhile.
@@ -273,26 +273,26 @@ impl Uffd {
     }
 
     /// The faults that nobody has read yet, up to `limit`. Never waits.
-    pub(crate) fn read(&self, limit: usize, mut take: impl FnMut(Message)) -> Result<(), Errno> {
+    pub(crate) fn read(&self, limit: usize, mut take: impl FnMut(UffdFault)) -> Result<(), Errno> {
         const BATCH: usize = 64;
         const EVENT_PAGEFAULT: u8 = 0x12;
-        let mut messages = [RawMessage::default(); BATCH];
+        let mut messages = [RawUffdMessage::default(); BATCH];
         let mut left = limit;
         while left > 0 {
             let wanted = left.min(BATCH);
-            let room = wanted * size_of::<RawMessage>();
+            let room = wanted * size_of::<RawUffdMessage>();
             // SAFETY: the kernel writes whole messages, of which there is room for `room` bytes.
             let got =
                 check(unsafe { libc::read(self.0.as_raw_fd(), messages.as_mut_ptr().cast(), room) as i64 });
             let count = match got {
-                Ok(bytes) => bytes as usize / size_of::<RawMessage>(),
+                Ok(bytes) => bytes as usize / size_of::<RawUffdMessage>(),
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(errno),
             };
             // No other event was asked for.
             for raw in messages[..count].iter().filter(|raw| raw.event == EVENT_PAGEFAULT) {
-                take(Message {
+                take(UffdFault {
                     address: raw.address as usize,
                     write: raw.flags & 1 != 0,
                     wp: raw.flags & 2 != 0,
@@ -329,7 +329,7 @@ impl Uffd {
     ///
     /// As for the two that use it.
     unsafe fn fill(&self, request: libc::c_ulong, start: usize, len: usize, mode: u64) -> Progress {
-        let mut call = FillCall { range: Range::new(start, len), mode, done: 0 };
+        let mut call = FillCall { range: UffdRange::new(start, len), mode, done: 0 };
         // SAFETY: the struct is the one of both ioctls; the range is the caller's.
         let result = unsafe { self.call(request, &raw mut call) };
         Progress::of(result, len, call.done)
@@ -355,4 +355,4 @@ impl Progress {
     }
 }
 
-const _: () = assert!(size_of::<RawMessage>() == 32);
+const _: () = assert!(size_of::<RawUffdMessage>() == 32);

@@ -3,10 +3,10 @@
 //!
 //! All of it is zero at first, so that a new segment is a channel as it is.
 
-use crate::shm::ring::memory::{Apart, Beside, RING_AT};
+use crate::shm::ring::memory::{CachePadded, ControlBlock, RING_AT};
 use crate::shm::sync::lock::Lock;
-use crate::shm::wait::eventcount::Doze;
-use crate::shm::wait::notifier::BellCord;
+use crate::shm::wait::eventcount::EventCount;
+use crate::shm::wait::notifier::NotifierSlot;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// How many senders a channel of many can have at a time.
@@ -14,24 +14,24 @@ pub(super) const SENDERS: usize = 128;
 
 #[repr(C)]
 #[derive(Debug)]
-pub(super) struct Control {
-    /// See [`Ring`](super::ring::Ring).
-    pub(super) tail: Apart<AtomicU64>,
-    pub(super) head: Apart<AtomicU64>,
+pub(super) struct ChannelControl {
+    /// See [`ChannelRing`](super::ring::ChannelRing).
+    pub(super) tail: CachePadded<AtomicU64>,
+    pub(super) head: CachePadded<AtomicU64>,
     /// What senders look at after each message.
-    pub(super) receiver: Apart<Side>,
+    pub(super) receiver: CachePadded<Side>,
     /// What the receiver looks at after each message: whether a sender waits for room.
-    pub(super) room: Apart<Doze>,
+    pub(super) room: CachePadded<EventCount>,
     /// Whose turn it is to send, in a channel of many senders.
-    pub(super) turn: Apart<Turn>,
+    pub(super) turn: CachePadded<Turn>,
     /// The receiver's.
-    pub(super) bell: Apart<BellCord>,
+    pub(super) bell: CachePadded<NotifierSlot>,
     /// Whether there ever was a sender. One that is among `senders` counts without it.
-    pub(super) sent: Apart<AtomicU32>,
+    pub(super) sent: CachePadded<AtomicU32>,
     /// Who sends: zero, or an owner. A channel of one sender uses the first alone.
     pub(super) senders: [AtomicU64; SENDERS],
     /// The senders' bells, each at its sender's place.
-    pub(super) bells: [BellCord; SENDERS],
+    pub(super) bells: [NotifierSlot; SENDERS],
 }
 
 /// The receiver, as the senders see it.
@@ -40,7 +40,7 @@ pub(super) struct Control {
 pub(super) struct Side {
     /// Zero: there was none yet. [`NOBODY`](crate::shm::segment::owner::Owner::NOBODY): it has left. Else the owner.
     pub(super) owner: AtomicU64,
-    pub(super) doze: Doze,
+    pub(super) doze: EventCount,
 }
 
 /// The turn to send.
@@ -49,11 +49,11 @@ pub(super) struct Side {
 pub(super) struct Turn {
     pub(super) lock: Lock,
     /// Whether a sender that found the turn taken wants its bell rung. Who gives the turn back has the line at hand.
-    pub(super) doze: Doze,
+    pub(super) doze: EventCount,
 }
 
 // SAFETY: atomics alone.
-unsafe impl Beside for Control {
+unsafe impl ControlBlock for ChannelControl {
     const NOUN: &'static str = "channel";
     const SMALLEST: usize = 64;
     const COPIES: [&'static str; 2] = ["send", "receive"];
@@ -70,4 +70,4 @@ unsafe impl Beside for Control {
     const TOO_LARGE: &'static str = "a few of the longest messages are enough";
 }
 
-const _: () = assert!(size_of::<Control>() <= RING_AT);
+const _: () = assert!(size_of::<ChannelControl>() <= RING_AT);

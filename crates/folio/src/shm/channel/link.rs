@@ -1,32 +1,32 @@
 //! What both sides of a channel have: its memory, of which kind it is, and the errors that name it.
 
-use super::control::{Control, SENDERS};
-use super::ring::{self, Ring};
+use super::control::{ChannelControl, SENDERS};
+use super::ring::{self, ChannelRing};
 use crate::error::{Errno, Error, Result};
 use crate::shm::ring::memory::RingMemory;
 use crate::shm::segment::attachment::Attachment;
-use crate::shm::wait::notifier::BellCord;
+use crate::shm::wait::notifier::NotifierSlot;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 /// One side's hold on a channel's memory.
 #[derive(Debug, Clone)]
-pub(super) struct Link {
-    memory: RingMemory<Control>,
+pub(super) struct ChannelMemory {
+    memory: RingMemory<ChannelControl>,
     pub(super) many: bool,
 }
 
-impl Deref for Link {
-    type Target = RingMemory<Control>;
+impl Deref for ChannelMemory {
+    type Target = RingMemory<ChannelControl>;
 
     #[inline]
-    fn deref(&self) -> &RingMemory<Control> {
+    fn deref(&self) -> &RingMemory<ChannelControl> {
         &self.memory
     }
 }
 
-impl Link {
+impl ChannelMemory {
     /// The channel in a segment of its kind.
     pub(super) fn new(attachment: Arc<Attachment>, many: bool) -> Result<Self> {
         Ok(Self { memory: RingMemory::new(attachment)?, many })
@@ -43,31 +43,31 @@ impl Link {
     }
 
     /// The cord of the sender at each place.
-    pub(super) fn sender_cords(&self) -> &[BellCord] {
+    pub(super) fn sender_notifiers(&self) -> &[NotifierSlot] {
         &self.control().bells[..if self.many { SENDERS } else { 1 }]
     }
 
-    pub(super) fn receiver_cord(&self) -> &[BellCord] {
+    pub(super) fn receiver_notifier(&self) -> &[NotifierSlot] {
         std::slice::from_ref(&self.control().bell.0)
     }
 
     /// Tells the receiver, if it wants to be told, that there is something for it.
     #[inline]
-    pub(super) fn rouse_receiver(&self) {
+    pub(super) fn wake_receiver(&self) {
         let doze = &self.control().receiver.0.doze;
-        self.rouse(doze, 1, || self.receiver_cord());
+        self.wake_side(doze, 1, || self.receiver_notifier());
     }
 
     /// Tells the senders that wait for room, if they want to be told, that there may be some. One at most sleeps: who has the turn.
     #[inline]
-    pub(super) fn rouse_sender(&self) {
-        self.rouse(&self.control().room.0, 1, || self.sender_cords());
+    pub(super) fn wake_sender(&self) {
+        self.wake_side(&self.control().room.0, 1, || self.sender_notifiers());
     }
 
     /// Tells the senders that found the turn taken, if they want to be told, that it may be theirs. Who sleeps for it sleeps on the lock.
     #[inline]
-    pub(super) fn rouse_turn(&self) {
-        self.rouse(&self.control().turn.0.doze, 1, || self.sender_cords());
+    pub(super) fn wake_next_turn(&self) {
+        self.wake_side(&self.control().turn.0.doze, 1, || self.sender_notifiers());
     }
 
     #[cold]
@@ -83,7 +83,7 @@ impl Link {
 
     /// The other side is not there any more.
     #[cold]
-    pub(super) fn alone(&self, call: &'static str, who: &'static str, died: bool) -> Error {
+    pub(super) fn disconnected(&self, call: &'static str, who: &'static str, died: bool) -> Error {
         // Of the last sender, too, a new one is a sender.
         let role = who.trim_start_matches("last ");
         let remedy = format!("what is in the channel stays there; go on when there is a new {role}");
@@ -91,7 +91,7 @@ impl Link {
     }
 }
 
-impl Ring for Link {
+impl ChannelRing for ChannelMemory {
     #[inline]
     fn word(&self, at: usize) -> &AtomicU64 {
         self.word_at(at)

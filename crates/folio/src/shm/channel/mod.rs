@@ -13,18 +13,18 @@ mod receiver;
 mod ring;
 mod sender;
 
-pub use receiver::{Message, Receiver, Recv};
-pub use sender::{Batch, Reserved, Sender, Sending};
+pub use receiver::{Message, Receiver, RecvFuture};
+pub use sender::{Batch, Reserved, SendFuture, Sender};
 
 use crate::error::Result;
 use crate::map::scm_rights;
-use crate::shm::ring::create::Making;
+use crate::shm::ring::create::RingOptions;
 use crate::shm::ring::message_header;
 use crate::shm::segment::SegmentOptions;
-use crate::shm::segment::attachment::{Attachment, Contents};
-use crate::shm::segment::header::Kind;
-use control::Control;
-use link::Link;
+use crate::shm::segment::attachment::{Attachment, SegmentContents};
+use crate::shm::segment::header::SegmentKind;
+use control::ChannelControl;
+use link::ChannelMemory;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -39,7 +39,7 @@ mod atomics {
 /// Messages between processes: a ring in shared memory, with one sender, or [many](ChannelOptions::many_senders), and one receiver. The processes know a name, or
 /// one forks the other, or passes it the descriptor.
 ///
-/// A message is any number of bytes up to the [`limit`](Sender::limit), arrives whole or not at all, and in order. A short one costs one or two
+/// A message is any number of bytes up to the [`max_message_len`](Sender::max_message_len), arrives whole or not at all, and in order. A short one costs one or two
 /// cache lines and no system call, unless the other side sleeps. Both sides can work in place: [`Sender::reserve`],
 /// [`Receiver::peek`].
 ///
@@ -49,7 +49,7 @@ mod atomics {
 ///
 /// Programs that know folio use it; it is no fifo and no socket in the file system, and a program that can only read and write
 /// descriptors needs one of those (mkfifo(3), unix(7)), which folio does not make. What such a program can do is wait: both sides have a
-/// descriptor to poll ([`Receiver::bell`], [`Sender::bell`]).
+/// descriptor to poll ([`Receiver::poll_fd`], [`Sender::poll_fd`]).
 ///
 /// What other processes write over the channel's memory can make messages wrong, and calls fail; it never makes safe code unsound.
 ///
@@ -74,7 +74,7 @@ mod atomics {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Channel {
-    link: Link,
+    link: ChannelMemory,
 }
 
 /// How a channel is made and opened.
@@ -143,11 +143,11 @@ impl ChannelOptions {
     /// # Errors
     ///
     /// Those of [`SegmentOptions::open_or_create_file`].
-    pub fn at_path(&self, path: impl AsRef<Path>) -> Result<Channel> {
-        self.channel(self.making().at_path(path.as_ref())?)
+    pub fn open_or_create_file(&self, path: impl AsRef<Path>) -> Result<Channel> {
+        self.channel(self.making().open_or_create_file(path.as_ref())?)
     }
 
-    /// Makes a channel without a name: for forked children, and for who is [sent](Channel::pass) it. Nobody can truncate it.
+    /// Makes a channel without a name: for forked children, and for who is [sent](Channel::send_to) it. Nobody can truncate it.
     ///
     /// # Errors
     ///
@@ -165,24 +165,25 @@ impl ChannelOptions {
         self.channel(self.making().behind(fd.as_fd())?)
     }
 
-    /// Takes what [`Channel::pass`] passed.
+    /// Takes what [`Channel::send_to`] passed.
     ///
     /// # Errors
     ///
     /// What recvmsg(2) answers; those of [`from_fd`](Self::from_fd).
-    pub fn receive(&self, socket: &UnixStream) -> Result<Channel> {
+    pub fn receive_from(&self, socket: &UnixStream) -> Result<Channel> {
         self.from_fd(scm_rights::receive(socket)?)
     }
 
-    fn making(&self) -> Making<'_, Control> {
+    fn making(&self) -> RingOptions<'_, ChannelControl> {
         let (type_name, fingerprint) =
             if self.many { ("channel of many senders", 2) } else { ("channel of one sender", 1) };
-        let any = Contents { kind: Kind::Channel, fingerprint, type_name, element: 1, length: 0 };
-        Making { segment: &self.segment, any, bytes: self.bytes, beside: PhantomData }
+        let any =
+            SegmentContents { kind: SegmentKind::Channel, fingerprint, type_name, element: 1, length: 0 };
+        RingOptions { segment: &self.segment, any, bytes: self.bytes, beside: PhantomData }
     }
 
     fn channel(&self, attachment: Arc<Attachment>) -> Result<Channel> {
-        Ok(Channel { link: Link::new(attachment, self.many)? })
+        Ok(Channel { link: ChannelMemory::new(attachment, self.many)? })
     }
 }
 
@@ -220,13 +221,13 @@ impl Channel {
         ChannelOptions::new().bytes(bytes).open_or_create(name)
     }
 
-    /// As [`ChannelOptions::at_path`], with one sender.
+    /// As [`ChannelOptions::open_or_create_file`], with one sender.
     ///
     /// # Errors
     ///
-    /// Those of [`ChannelOptions::at_path`].
-    pub fn at_path(path: impl AsRef<Path>, bytes: usize) -> Result<Self> {
-        ChannelOptions::new().bytes(bytes).at_path(path)
+    /// Those of [`ChannelOptions::open_or_create_file`].
+    pub fn open_or_create_file(path: impl AsRef<Path>, bytes: usize) -> Result<Self> {
+        ChannelOptions::new().bytes(bytes).open_or_create_file(path)
     }
 
     /// As [`ChannelOptions::anonymous`], with one sender.
@@ -263,7 +264,7 @@ impl Channel {
     }
 
     /// The longest message, in bytes.
-    pub fn limit(&self) -> usize {
+    pub fn max_message_len(&self) -> usize {
         self.link.limit()
     }
 
@@ -284,22 +285,22 @@ impl Channel {
     }
 
     /// Passes the channel to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte of data. The other end takes
-    /// it by [`receive`](Self::receive); one of many senders by [`ChannelOptions::receive`].
+    /// it by [`receive_from`](Self::receive_from); one of many senders by [`ChannelOptions::receive_from`].
     ///
     /// # Errors
     ///
     /// What sendmsg(2) answers.
-    pub fn pass(&self, socket: &UnixStream) -> Result<()> {
+    pub fn send_to(&self, socket: &UnixStream) -> Result<()> {
         scm_rights::send(socket, self.file())
     }
 
-    /// Takes what [`pass`](Self::pass) passed: a channel of one sender.
+    /// Takes what [`send_to`](Self::send_to) passed: a channel of one sender.
     ///
     /// # Errors
     ///
-    /// Those of [`ChannelOptions::receive`].
-    pub fn receive(socket: &UnixStream) -> Result<Self> {
-        ChannelOptions::new().receive(socket)
+    /// Those of [`ChannelOptions::receive_from`].
+    pub fn receive_from(socket: &UnixStream) -> Result<Self> {
+        ChannelOptions::new().receive_from(socket)
     }
 }
 
@@ -324,7 +325,7 @@ pub(crate) fn survive(input: &[u8]) {
         // The control block's lines, or the ring.
         let at = match at & 1 {
             0 if what & 64 == 0 => usize::from(at / 2) % (10 * 128),
-            0 => usize::from(at / 2) % size_of::<Control>(),
+            0 => usize::from(at / 2) % size_of::<ChannelControl>(),
             _ => data_len(0) + usize::from(at / 2) % RING,
         };
         let at = at / 8 * 8;
@@ -341,7 +342,7 @@ pub(crate) fn survive(input: &[u8]) {
             }
             4 => {
                 if let Some(sender) = &mut sender {
-                    let _ = sender.bell().map(drop);
+                    let _ = sender.poll_fd().map(drop);
                     let _ = sender.try_send(&bytes.repeat(usize::from(what % 32)));
                 }
             }
@@ -371,7 +372,7 @@ pub(crate) fn survive(input: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::control::Control;
+    use super::control::ChannelControl;
     use super::{Channel, ChannelOptions};
     use crate::error::Errno;
     use crate::shm::segment::owner::Owner;
@@ -386,7 +387,7 @@ mod tests {
         receiver.set_wait(Wait::new().timeout(Duration::from_secs(60)));
         // It has its place and said nothing yet: a party that has never lived.
         let dead = Owner::new(200, 7).word();
-        channel.link.scribble(std::mem::offset_of!(Control, senders), &dead.to_ne_bytes());
+        channel.link.scribble(std::mem::offset_of!(ChannelControl, senders), &dead.to_ne_bytes());
         let error = receiver.recv(&mut Vec::new()).unwrap_err();
         assert!(error.errno() == Errno::PIPE && error.to_string().contains("has died"), "{error}");
     }
@@ -398,13 +399,14 @@ mod tests {
         let mut receiver = channel.receiver().unwrap();
         let is_readable = |sender: &mut super::Sender| {
             let mut fds = [rustix::event::PollFd::from_borrowed_fd(
-                sender.bell().unwrap(),
+                sender.poll_fd().unwrap(),
                 rustix::event::PollFlags::IN,
             )];
             rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() == 1
         };
-        sender.bell().unwrap();
-        let cord = std::mem::offset_of!(Control, bells) + size_of::<crate::shm::wait::notifier::BellCord>();
+        sender.poll_fd().unwrap();
+        let cord = std::mem::offset_of!(ChannelControl, bells)
+            + size_of::<crate::shm::wait::notifier::NotifierSlot>();
         for garbage in [0, u64::MAX, 1, 0x0123_4567_89ab_cdef] {
             for word in [cord, cord + 8] {
                 while sender.try_send(&[7; 20]).unwrap() {}
@@ -420,7 +422,8 @@ mod tests {
     #[test]
     fn constant_changes_of_the_two_sides_keep_nobody_from_an_answer() {
         let channel = Channel::anonymous(256).unwrap();
-        let sides = [std::mem::offset_of!(Control, senders), std::mem::offset_of!(Control, receiver)];
+        let sides =
+            [std::mem::offset_of!(ChannelControl, senders), std::mem::offset_of!(ChannelControl, receiver)];
         crate::shm::ring::memory::while_scribbled(&channel.link, &sides, || {
             let answers = [channel.sender().map(drop), channel.receiver().map(drop)];
             for error in answers.into_iter().filter_map(Result::err) {

@@ -1,13 +1,13 @@
 //! The receiving side of a channel.
 
-use super::link::Link;
-use super::ring::{Consumer, Found};
+use super::link::ChannelMemory;
+use super::ring::{Consumer, FoundMessage};
 use crate::access::View;
 use crate::error::{Errno, Error, Result};
 use crate::shm::segment::owner::Owner;
 use crate::shm::wait::eventcount::{ASLEEP, BELL};
-use crate::shm::wait::poll_handle::{self, Hanging, Hangs};
-use crate::shm::wait::{Look, Phase, Wait};
+use crate::shm::wait::poll_handle::{self, PollHandle, Pollable};
+use crate::shm::wait::{Check, Wait, WaitPhase};
 use crate::sys;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
@@ -26,22 +26,22 @@ const ASK: Duration = Duration::from_millis(20);
 /// **Fork:** it stays the parent's. In a child every call is an error, and its drop does nothing.
 #[derive(Debug)]
 pub struct Receiver {
-    link: Link,
+    link: ChannelMemory,
     consumer: Consumer,
     process: u64,
     wait: Wait,
     parks: u64,
-    bell: Option<Box<Hanging>>,
+    bell: Option<Box<PollHandle>>,
     asked: Option<Instant>,
 }
 
 impl Receiver {
-    pub(super) fn new(link: Link) -> Result<Self> {
+    pub(super) fn new(link: ChannelMemory) -> Result<Self> {
         link.attachment.check()?;
         let control = link.control();
         link.claim(&control.receiver.0.owner).map_err(|why| link.taken("receiver", "receiver", why))?;
         // What the last one wanted to be told by is of no use to this one.
-        control.receiver.0.doze.retract(ASLEEP | BELL);
+        control.receiver.0.doze.cancel_wait(ASLEEP | BELL);
         let consumer = match Consumer::resume(&link, link.capacity()) {
             Ok(consumer) => consumer,
             Err(corrupt) => {
@@ -50,7 +50,7 @@ impl Receiver {
             }
         };
         // A sender may wait for what the last one gave back and told nobody.
-        link.rouse_sender();
+        link.wake_sender();
         Ok(Self {
             link,
             consumer,
@@ -73,7 +73,7 @@ impl Receiver {
     }
 
     /// The longest message, in bytes.
-    pub fn limit(&self) -> usize {
+    pub fn max_message_len(&self) -> usize {
         self.link.limit()
     }
 
@@ -97,7 +97,7 @@ impl Receiver {
     /// As [`recv`](Self::recv), but for ETIMEDOUT. That a sender was killed is found out every 20 milliseconds.
     #[inline]
     pub fn try_recv(&mut self, buffer: &mut Vec<u8>) -> Result<Option<usize>> {
-        match self.look_for("try_recv")? {
+        match self.check_for_message("try_recv")? {
             Some(found) => self.take(found, buffer).map(Some),
             None => Ok(None),
         }
@@ -121,7 +121,7 @@ impl Receiver {
     /// As [`recv_into`](Self::recv_into) and [`try_recv`](Self::try_recv).
     #[inline]
     pub fn try_recv_into(&mut self, buffer: &mut [u8]) -> Result<Option<usize>> {
-        match self.look_for("try_recv_into")? {
+        match self.check_for_message("try_recv_into")? {
             Some(found) => self.take_into(found, buffer).map(Some),
             None => Ok(None),
         }
@@ -145,7 +145,7 @@ impl Receiver {
     /// As [`try_recv`](Self::try_recv).
     #[inline]
     pub fn try_peek(&mut self) -> Result<Option<Message<'_>>> {
-        let found = self.look_for("try_peek")?;
+        let found = self.check_for_message("try_peek")?;
         Ok(found.map(|found| Message::new(self, found)))
     }
 
@@ -166,10 +166,10 @@ impl Receiver {
     /// let channel = folio::shm::Channel::anonymous(4096)?;
     /// let (mut sender, mut receiver) = (channel.sender()?, channel.receiver()?);
     /// let mut message = Vec::new();
-    /// receiver.bell()?;
+    /// receiver.poll_fd()?;
     /// while receiver.try_recv(&mut message)?.is_some() {}
     /// sender.send(b"good morning")?;
-    /// let mut fds = [rustix::event::PollFd::from_borrowed_fd(receiver.bell()?, rustix::event::PollFlags::IN)];
+    /// let mut fds = [rustix::event::PollFd::from_borrowed_fd(receiver.poll_fd()?, rustix::event::PollFlags::IN)];
     /// assert_eq!(rustix::event::poll(&mut fds, None)?, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -177,39 +177,39 @@ impl Receiver {
     /// # Errors
     ///
     /// EMFILE, ENFILE.
-    pub fn bell(&mut self) -> Result<BorrowedFd<'_>> {
-        Ok(self.hang()?.as_fd())
+    pub fn poll_fd(&mut self) -> Result<BorrowedFd<'_>> {
+        Ok(self.poll_handle()?.as_fd())
     }
 
     /// A future of the next message. It needs no runtime: a thread of its own, one for the process, waits for the bells of
     /// all receivers.
     ///
-    /// Dropping the future loses no message. Errors are those of [`try_recv`](Self::try_recv) and [`bell`](Self::bell).
-    pub fn recv_async<'a>(&'a mut self, buffer: &'a mut Vec<u8>) -> Recv<'a> {
-        Recv { receiver: self, buffer }
+    /// Dropping the future loses no message. Errors are those of [`try_recv`](Self::try_recv) and [`poll_fd`](Self::poll_fd).
+    pub fn recv_async<'a>(&'a mut self, buffer: &'a mut Vec<u8>) -> RecvFuture<'a> {
+        RecvFuture { receiver: self, buffer }
     }
 
     fn ring(&self) {
         if let Some(bell) = &self.bell {
-            bell.ring();
+            bell.signal();
         }
     }
 
     #[inline]
-    fn look_for(&mut self, call: &'static str) -> Result<Option<Found>> {
+    fn check_for_message(&mut self, call: &'static str) -> Result<Option<FoundMessage>> {
         self.link.check(call, self.process)?;
         match next(&self.link, &mut self.consumer, call)? {
             Some(found) => Ok(Some(found)),
-            None => self.look_closely(call),
+            None => self.recheck_after_arming(call),
         }
     }
 
     /// There was nothing. Has it come meanwhile, can it still come, and does it have to ring?
-    fn look_closely(&mut self, call: &'static str) -> Result<Option<Found>> {
+    fn recheck_after_arming(&mut self, call: &'static str) -> Result<Option<FoundMessage>> {
         // The look may have passed the end of the ring, for which a sender waits.
-        self.link.rouse_sender();
+        self.link.wake_sender();
         if let Some(bell) = &self.bell {
-            bell.hush();
+            bell.clear();
             self.arm();
             if self.consumer.is_ready(&self.link) {
                 // A descriptor that is readable once too often does no harm.
@@ -232,7 +232,7 @@ impl Receiver {
                     return Ok(found);
                 }
                 self.ring();
-                Err(alone(&self.link, call, died))
+                Err(disconnected(&self.link, call, died))
             }
         }
     }
@@ -241,8 +241,8 @@ impl Receiver {
     fn arm(&mut self) {
         let Self { link, consumer, bell, .. } = self;
         let Some(bell) = bell else { return };
-        bell.arm(&link.attachment, link.receiver_cord());
-        link.control().receiver.0.doze.lie_down(BELL, || consumer.is_ready(link));
+        bell.arm(&link.attachment, link.receiver_notifier());
+        link.control().receiver.0.doze.prepare_wait_and_settle(BELL, || consumer.is_ready(link));
         let senders = link.senders().iter();
         bell.watch(
             &link.attachment,
@@ -251,7 +251,7 @@ impl Receiver {
     }
 
     #[inline]
-    fn wait_for(&mut self, call: &'static str) -> Result<Found> {
+    fn wait_for(&mut self, call: &'static str) -> Result<FoundMessage> {
         self.link.check(call, self.process)?;
         match next(&self.link, &mut self.consumer, call)? {
             Some(found) => Ok(found),
@@ -260,50 +260,50 @@ impl Receiver {
     }
 
     #[cold]
-    fn wait(&mut self, call: &'static str) -> Result<Found> {
+    fn wait(&mut self, call: &'static str) -> Result<FoundMessage> {
         let Self { link, consumer, parks, wait, .. } = self;
         let doze = &link.control().receiver.0.doze;
         let mut first = true;
         // The look before this may have passed the end of the ring, for which a sender may wait; so may those below.
-        link.rouse_sender();
+        link.wake_sender();
         wait.until_counted(&link.attachment, call, &doze.0, parks, |phase| {
             let before = consumer.position();
             if let Some(found) = next(link, consumer, call)? {
-                return Ok(Look::Done(found));
+                return Ok(Check::Done(found));
             }
             if consumer.position() != before {
-                link.rouse_sender();
+                link.wake_sender();
             }
-            let Phase::Park { ask } = phase else { return Ok(Look::Again) };
+            let WaitPhase::Park { ask } = phase else { return Ok(Check::Again) };
             // The first time is no slice: those who sent lately live.
             let ask = ask && !std::mem::take(&mut first);
             if let Senders::Gone { died } = senders(link, ask) {
                 // What they sent before they went is there by now.
                 let found = next(link, consumer, call)?;
-                return found.map(Look::Done).ok_or_else(|| alone(link, call, died));
+                return found.map(Check::Done).ok_or_else(|| disconnected(link, call, died));
             }
             if wait.never_parks() {
-                return Ok(Look::Again);
+                return Ok(Check::Again);
             }
             // A sender that left before the announcement told nobody.
             let is_ready = || consumer.is_ready(link) || matches!(senders(link, false), Senders::Gone { .. });
-            let Some(word) = doze.lie_down(ASLEEP, is_ready) else {
-                doze.retract(ASLEEP);
-                return Ok(Look::Again);
+            let Some(word) = doze.prepare_wait_and_settle(ASLEEP, is_ready) else {
+                doze.cancel_wait(ASLEEP);
+                return Ok(Check::Again);
             };
-            Ok(Look::Sleep(word))
+            Ok(Check::Sleep(word))
         })
     }
 
     #[inline]
-    fn take(&mut self, found: Found, buffer: &mut Vec<u8>) -> Result<usize> {
+    fn take(&mut self, found: FoundMessage, buffer: &mut Vec<u8>) -> Result<usize> {
         self.link.copy_to(found.at, found.len, buffer)?;
         self.release(found);
         Ok(found.len)
     }
 
     #[inline]
-    fn take_into(&mut self, found: Found, buffer: &mut [u8]) -> Result<usize> {
+    fn take_into(&mut self, found: FoundMessage, buffer: &mut [u8]) -> Result<usize> {
         if found.len > buffer.len() {
             return Err(self.short(found.len, buffer.len()));
         }
@@ -320,24 +320,27 @@ impl Receiver {
             "recv_into",
             self.link.subject().with_length(room),
             format!("the next message has {len} bytes"),
-            format!("bring a buffer of as many; a message of this channel has at most {}", self.limit()),
+            format!(
+                "bring a buffer of as many; a message of this channel has at most {}",
+                self.max_message_len()
+            ),
         )
     }
 
     #[inline]
-    fn release(&mut self, found: Found) {
+    fn release(&mut self, found: FoundMessage) {
         self.consumer.release(&self.link, found);
-        self.link.rouse_sender();
+        self.link.wake_sender();
     }
 }
 
 #[inline]
-fn next(link: &Link, consumer: &mut Consumer, call: &'static str) -> Result<Option<Found>> {
+fn next(link: &ChannelMemory, consumer: &mut Consumer, call: &'static str) -> Result<Option<FoundMessage>> {
     consumer.next(link).map_err(|corrupt| link.corrupt(call, corrupt))
 }
 
 /// Whether anyone can still send. Asking the kernel about the living takes a system call for each.
-fn senders(link: &Link, ask: bool) -> Senders {
+fn senders(link: &ChannelMemory, ask: bool) -> Senders {
     let control = link.control();
     let mut died = false;
     for place in link.senders() {
@@ -356,8 +359,8 @@ fn senders(link: &Link, ask: bool) -> Senders {
 }
 
 #[cold]
-fn alone(link: &Link, call: &'static str, died: bool) -> Error {
-    link.alone(call, if link.many { "last sender" } else { "sender" }, died)
+fn disconnected(link: &ChannelMemory, call: &'static str, died: bool) -> Error {
+    link.disconnected(call, if link.many { "last sender" } else { "sender" }, died)
 }
 
 /// What may still come.
@@ -369,11 +372,11 @@ enum Senders {
     },
 }
 
-impl Hangs for Receiver {
-    fn hang(&mut self) -> Result<&mut Hanging> {
+impl Pollable for Receiver {
+    fn poll_handle(&mut self) -> Result<&mut PollHandle> {
         self.link.check("bell", self.process)?;
         if self.bell.is_none() {
-            let bell = Hanging::on_own(&self.link.attachment, self.link.receiver_cord(), 0)?;
+            let bell = PollHandle::with_own_slot(&self.link.attachment, self.link.receiver_notifier(), 0)?;
             self.bell = Some(Box::new(bell));
             if !self.consumer.is_ready(&self.link) {
                 self.arm();
@@ -394,13 +397,13 @@ impl Drop for Receiver {
         let control = self.link.control();
         // Before the attachment: what it has in the directory goes before the segment's name.
         if let Some(mut bell) = self.bell.take() {
-            bell.end(&self.link.attachment, self.link.receiver_cord());
+            bell.end(&self.link.attachment, self.link.receiver_notifier());
         }
         let (me, nobody) = (self.link.attachment.me().word(), Owner::NOBODY.word());
         let owner = &control.receiver.0.owner;
         if owner.compare_exchange(me, nobody, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            self.link.rouse_sender();
-            self.link.rouse_turn();
+            self.link.wake_sender();
+            self.link.wake_next_turn();
         }
     }
 }
@@ -424,11 +427,11 @@ impl Drop for Receiver {
 #[derive(Debug)]
 pub struct Message<'a> {
     receiver: &'a mut Receiver,
-    found: Found,
+    found: FoundMessage,
 }
 
 impl<'a> Message<'a> {
-    fn new(receiver: &'a mut Receiver, found: Found) -> Self {
+    fn new(receiver: &'a mut Receiver, found: FoundMessage) -> Self {
         Self { receiver, found }
     }
 
@@ -505,12 +508,12 @@ impl<'a> Message<'a> {
 /// The next message, when it comes; see [`Receiver::recv_async`].
 #[derive(Debug)]
 #[must_use = "a future does nothing until it is polled"]
-pub struct Recv<'a> {
+pub struct RecvFuture<'a> {
     receiver: &'a mut Receiver,
     buffer: &'a mut Vec<u8>,
 }
 
-impl Future for Recv<'_> {
+impl Future for RecvFuture<'_> {
     type Output = Result<usize>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<usize>> {

@@ -15,10 +15,10 @@
 //! Nothing that is read from the ring is trusted. `tests/models/channel_ring.rs` checks the protocol under every order of steps.
 
 use super::atomics::{AtomicU64, Ordering};
-use super::message_header::{self, Corrupt, Kind, WORD, is_before};
+use super::message_header::{self, Corrupt, MessageKind, WORD, is_before};
 
 /// Where the ring lies: its words, and the positions of both sides.
-pub(crate) trait Ring {
+pub(crate) trait ChannelRing {
     /// The word at a byte offset, a multiple of eight below the capacity.
     fn word(&self, at: usize) -> &AtomicU64;
     /// Where the first message is that was not given back. The receiver's.
@@ -39,7 +39,7 @@ fn footprint(len: u64) -> u64 {
 
 /// Room for a message in the ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct MessagePlace {
     /// The position of its word.
     position: u64,
     /// Where the ring is left for its beginning, if the message does not fit before the end.
@@ -48,7 +48,7 @@ pub(crate) struct Place {
 
 /// Why there is no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Blocked {
+pub(crate) enum NoPlace {
     /// There will be when the receiver's position is this one.
     Until(u64),
     /// There never will be: the messages that are to appear together are too long for the ring.
@@ -65,18 +65,18 @@ pub(crate) struct Producer {
     /// The receiver's position when it was last looked at.
     head: u64,
     /// Messages that are to appear together: where they start, and the first word, which is stored last.
-    batch: Option<Batch>,
+    batch: Option<ProducerBatch>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Batch {
+struct ProducerBatch {
     start: u64,
     first: Option<(u64, u64)>,
 }
 
 impl Producer {
     /// Takes up the work where the last producer left it, be it in the middle of a message. Nobody else publishes.
-    pub(crate) fn resume(ring: &impl Ring, capacity: u64) -> Result<Self, Corrupt> {
+    pub(crate) fn resume(ring: &impl ChannelRing, capacity: u64) -> Result<Self, Corrupt> {
         let (head, hint) = (ring.head().load(Ordering::Acquire), ring.tail().load(Ordering::Acquire));
         if !(head | hint).is_multiple_of(WORD) {
             return Err(Corrupt { what: "a position is no multiple of eight", at: head | hint });
@@ -95,7 +95,7 @@ impl Producer {
                 break;
             }
             let (kind, len) = message_header::decode(word, tail, capacity, WORD)?;
-            tail = tail.wrapping_add(if kind == Kind::Skip { len } else { footprint(len) });
+            tail = tail.wrapping_add(if kind == MessageKind::Skip { len } else { footprint(len) });
             if tail.wrapping_sub(head) > capacity {
                 return Err(Corrupt { what: "the chain of messages has no end", at: tail });
             }
@@ -112,7 +112,7 @@ impl Producer {
     /// Goes on where another producer has stopped, which noted it and had nothing unfinished. Whether the note is possible; if
     /// not, [`resume`](Self::resume) finds out more.
     #[inline]
-    pub(crate) fn follow(&mut self, ring: &impl Ring) -> bool {
+    pub(crate) fn follow(&mut self, ring: &impl ChannelRing) -> bool {
         let tail = ring.tail().load(Ordering::Acquire);
         let possible = tail.is_multiple_of(WORD)
             && tail.wrapping_sub(self.head) <= self.capacity
@@ -131,23 +131,28 @@ impl Producer {
 
     /// Finds room for a message of `len` bytes, at most [`limit`].
     #[inline]
-    pub(crate) fn find(&mut self, ring: &impl Ring, len: u64) -> Result<Place, Blocked> {
+    pub(crate) fn find(&mut self, ring: &impl ChannelRing, len: u64) -> Result<MessagePlace, NoPlace> {
         let footprint = footprint(len);
         let offset = self.tail & (self.capacity - 1);
         let room = self.capacity - offset;
         if footprint <= room {
             self.free_until(ring, self.tail.wrapping_add(footprint))?;
-            return Ok(Place { position: self.tail, skip: None });
+            return Ok(MessagePlace { position: self.tail, skip: None });
         }
         self.find_behind_the_end(ring, footprint, room)
     }
 
-    fn find_behind_the_end(&mut self, ring: &impl Ring, footprint: u64, room: u64) -> Result<Place, Blocked> {
+    fn find_behind_the_end(
+        &mut self,
+        ring: &impl ChannelRing,
+        footprint: u64,
+        room: u64,
+    ) -> Result<MessagePlace, NoPlace> {
         let next_lap = self.tail.wrapping_add(room);
         let staged = self.batch.is_some_and(|batch| batch.first.is_some());
         if staged || room + footprint + WORD <= self.capacity {
             self.free_until(ring, next_lap.wrapping_add(footprint))?;
-            return Ok(Place { position: next_lap, skip: Some(self.tail) });
+            return Ok(MessagePlace { position: next_lap, skip: Some(self.tail) });
         }
         // It needs the bytes up to the end as well, once the receiver has passed them.
         self.free_until(ring, next_lap)?;
@@ -160,25 +165,25 @@ impl Producer {
             batch.start = next_lap;
         }
         self.free_until(ring, next_lap.wrapping_add(footprint))?;
-        Ok(Place { position: next_lap, skip: None })
+        Ok(MessagePlace { position: next_lap, skip: None })
     }
 
     /// Checks that all bytes up to `end`, and the word behind, were given back.
     #[inline]
-    fn free_until(&mut self, ring: &impl Ring, end: u64) -> Result<(), Blocked> {
+    fn free_until(&mut self, ring: &impl ChannelRing, end: u64) -> Result<(), NoPlace> {
         let wanted = end.wrapping_add(WORD).wrapping_sub(self.capacity);
         if is_before(self.head, wanted) {
-            self.look_at_head(ring).map_err(Blocked::Corrupt)?;
+            self.look_at_head(ring).map_err(NoPlace::Corrupt)?;
             if is_before(self.head, wanted) {
                 let too_long = self.batch.is_some_and(|batch| is_before(batch.start, wanted));
-                return Err(if too_long { Blocked::Never } else { Blocked::Until(wanted) });
+                return Err(if too_long { NoPlace::Never } else { NoPlace::Until(wanted) });
             }
         }
         Ok(())
     }
 
     #[cold]
-    fn look_at_head(&mut self, ring: &impl Ring) -> Result<(), Corrupt> {
+    fn look_at_head(&mut self, ring: &impl ChannelRing) -> Result<(), Corrupt> {
         let head = ring.head().load(Ordering::Acquire);
         // It moves forwards only, and never past what was published.
         let published = self.batch.map_or(self.tail, |batch| batch.start);
@@ -191,17 +196,17 @@ impl Producer {
 
     /// The offset of a message's first byte in the ring.
     #[inline]
-    pub(crate) fn bytes_at(&self, place: Place) -> usize {
+    pub(crate) fn bytes_at(&self, place: MessagePlace) -> usize {
         ((place.position & (self.capacity - 1)) + WORD) as usize
     }
 
-    fn zero(&self, ring: &impl Ring, position: u64) {
+    fn zero(&self, ring: &impl ChannelRing, position: u64) {
         ring.word((position & (self.capacity - 1)) as usize).store(0, Ordering::Relaxed);
     }
 
     /// Publishes the message whose `len` bytes are in place: at most as many as were asked for.
     #[inline]
-    pub(crate) fn publish(&mut self, ring: &impl Ring, place: Place, len: u64) {
+    pub(crate) fn publish(&mut self, ring: &impl ChannelRing, place: MessagePlace, len: u64) {
         let end = place.position.wrapping_add(footprint(len));
         self.zero(ring, end);
         let word = message_header::message(len, place.position);
@@ -217,7 +222,7 @@ impl Producer {
         self.tail = end;
     }
 
-    fn publish_apart(&mut self, ring: &impl Ring, place: Place, word: u64) {
+    fn publish_apart(&mut self, ring: &impl ChannelRing, place: MessagePlace, word: u64) {
         let mask = self.capacity - 1;
         let (at, first) = match place.skip {
             Some(skip) => {
@@ -228,18 +233,18 @@ impl Producer {
             None => (place.position, word),
         };
         match &mut self.batch {
-            Some(batch @ Batch { first: None, .. }) => batch.first = Some((at, first)),
+            Some(batch @ ProducerBatch { first: None, .. }) => batch.first = Some((at, first)),
             _ => ring.word((at & mask) as usize).store(first, Ordering::Release),
         }
     }
 
     /// From here on messages are kept back, to be published together.
     pub(crate) fn begin(&mut self) {
-        self.batch = Some(Batch { start: self.tail, first: None });
+        self.batch = Some(ProducerBatch { start: self.tail, first: None });
     }
 
     /// Publishes all messages since [`begin`](Self::begin) with one store. Whether there were any.
-    pub(crate) fn commit(&mut self, ring: &impl Ring) -> bool {
+    pub(crate) fn commit(&mut self, ring: &impl ChannelRing) -> bool {
         let Some((at, word)) = self.batch.take().and_then(|batch| batch.first) else { return false };
         ring.word((at & (self.capacity - 1)) as usize).store(word, Ordering::Release);
         ring.tail().store(self.tail, Ordering::Relaxed);
@@ -256,7 +261,7 @@ impl Producer {
 
 /// A message in the ring, until it is given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct FoundMessage {
     /// The offset of its first byte.
     pub(crate) at: usize,
     pub(crate) len: usize,
@@ -271,7 +276,7 @@ pub(crate) struct Consumer {
 
 impl Consumer {
     /// Starts at the first message that was not given back. Nobody else receives.
-    pub(crate) fn resume(ring: &impl Ring, capacity: u64) -> Result<Self, Corrupt> {
+    pub(crate) fn resume(ring: &impl ChannelRing, capacity: u64) -> Result<Self, Corrupt> {
         let (position, hint) = (ring.head().load(Ordering::Acquire), ring.tail().load(Ordering::Acquire));
         if !(position | hint).is_multiple_of(WORD) {
             return Err(Corrupt { what: "a position is no multiple of eight", at: position | hint });
@@ -288,13 +293,13 @@ impl Consumer {
 
     /// Whether a word stands where the next message will be.
     #[inline]
-    pub(crate) fn is_ready(&self, ring: &impl Ring) -> bool {
+    pub(crate) fn is_ready(&self, ring: &impl ChannelRing) -> bool {
         ring.word((self.position & (self.capacity - 1)) as usize).load(Ordering::Acquire) != 0
     }
 
     /// The next message, if there is one.
     #[inline]
-    pub(crate) fn next(&mut self, ring: &impl Ring) -> Result<Option<Found>, Corrupt> {
+    pub(crate) fn next(&mut self, ring: &impl ChannelRing) -> Result<Option<FoundMessage>, Corrupt> {
         loop {
             let at = (self.position & (self.capacity - 1)) as usize;
             let word = ring.word(at).load(Ordering::Acquire);
@@ -302,23 +307,23 @@ impl Consumer {
                 return Ok(None);
             }
             match message_header::decode(word, self.position, self.capacity, WORD)? {
-                (Kind::Message, len) => {
-                    return Ok(Some(Found { at: at + WORD as usize, len: len as usize }));
+                (MessageKind::Message, len) => {
+                    return Ok(Some(FoundMessage { at: at + WORD as usize, len: len as usize }));
                 }
                 // To the ring's beginning, where no skip is possible: the loop ends there.
-                (Kind::Skip, room) => self.move_to(ring, self.position.wrapping_add(room)),
+                (MessageKind::Skip, room) => self.move_to(ring, self.position.wrapping_add(room)),
             }
         }
     }
 
     /// Gives the message back that [`next`](Self::next) found: the producer may overwrite it.
     #[inline]
-    pub(crate) fn release(&mut self, ring: &impl Ring, found: Found) {
+    pub(crate) fn release(&mut self, ring: &impl ChannelRing, found: FoundMessage) {
         self.move_to(ring, self.position.wrapping_add(footprint(found.len as u64)));
     }
 
     #[inline]
-    fn move_to(&mut self, ring: &impl Ring, position: u64) {
+    fn move_to(&mut self, ring: &impl ChannelRing, position: u64) {
         self.position = position;
         ring.head().store(position, Ordering::Release);
     }

@@ -1,16 +1,16 @@
 //! The sending side of a channel.
 
 use super::control::SENDERS;
-use super::link::Link;
-use super::ring::{Blocked, Place, Producer};
+use super::link::ChannelMemory;
+use super::ring::{MessagePlace, NoPlace, Producer};
 use crate::access::ViewMut;
 use crate::error::{Errno, Error, Result};
 use crate::shm::ring::memory::Unclaimed;
 use crate::shm::ring::message_header::{Corrupt, is_before};
 use crate::shm::segment::owner::Owner;
 use crate::shm::wait::eventcount::{ASLEEP, BELL};
-use crate::shm::wait::poll_handle::{self, Hanging, Hangs};
-use crate::shm::wait::{Look, Phase, Wait};
+use crate::shm::wait::poll_handle::{self, PollHandle, Pollable};
+use crate::shm::wait::{Check, Wait, WaitPhase};
 use crate::sys;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
@@ -26,7 +26,7 @@ const ASK: Duration = Duration::from_millis(20);
 /// **Fork:** it stays the parent's. In a child every call is an error, and its drop does nothing.
 #[derive(Debug)]
 pub struct Sender {
-    link: Link,
+    link: ChannelMemory,
     producer: Producer,
     /// The process whose sender it is.
     process: u64,
@@ -37,21 +37,21 @@ pub struct Sender {
     wait: Wait,
     parks: u64,
     asked: Option<Instant>,
-    bell: Option<Box<Hanging>>,
+    bell: Option<Box<PollHandle>>,
 }
 
 /// What a try that failed has met.
 #[derive(Debug, Clone, Copy)]
-enum Met {
+enum WouldBlock {
     /// It is another sender's turn.
     Turn,
     /// There is no room before the receiver is at this position.
     NoRoom(u64),
 }
 
-impl Met {
+impl WouldBlock {
     /// Whether a try may go better now.
-    fn may_be_over(self, link: &Link) -> bool {
+    fn may_be_over(self, link: &ChannelMemory) -> bool {
         let control = link.control();
         has_receiver_left(link)
             || match self {
@@ -61,7 +61,7 @@ impl Met {
     }
 
     /// Whose turn it is instead.
-    fn holder(self, link: &Link) -> Option<Owner> {
+    fn holder(self, link: &ChannelMemory) -> Option<Owner> {
         match self {
             Self::Turn => Owner::in_word(link.control().turn.0.lock.word.load()),
             Self::NoRoom(_) => None,
@@ -69,13 +69,13 @@ impl Met {
     }
 
     /// Whether a dead sender has the turn: the next try takes it over.
-    fn is_left_by_the_dead(self, link: &Link) -> bool {
+    fn is_left_by_the_dead(self, link: &ChannelMemory) -> bool {
         self.holder(link).is_some_and(|holder| !link.attachment.is_alive(holder))
     }
 }
 
 impl Sender {
-    pub(super) fn new(link: Link) -> Result<Self> {
+    pub(super) fn new(link: ChannelMemory) -> Result<Self> {
         link.attachment.check()?;
         let mut first = None;
         let place = link.senders().iter().position(|place| match link.claim(place) {
@@ -129,7 +129,7 @@ impl Sender {
     }
 
     /// The longest message, in bytes.
-    pub fn limit(&self) -> usize {
+    pub fn max_message_len(&self) -> usize {
         self.link.limit()
     }
 
@@ -139,7 +139,7 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// EMSGSIZE beyond the [`limit`](Self::limit). EPIPE if the receiver has left, or died while this waited. ETIMEDOUT. EBADMSG if some
+    /// EMSGSIZE beyond the [`max_message_len`](Self::max_message_len). EPIPE if the receiver has left, or died while this waited. ETIMEDOUT. EBADMSG if some
     /// process has written over the channel; an error that says so if one has truncated it. Nothing was sent then.
     #[inline]
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
@@ -195,10 +195,10 @@ impl Sender {
     /// ```
     /// let channel = folio::shm::Channel::anonymous(64)?;
     /// let (mut sender, mut receiver) = (channel.sender()?, channel.receiver()?);
-    /// sender.bell()?;
+    /// sender.poll_fd()?;
     /// while sender.try_send(b"good morning")? {}
     /// receiver.recv(&mut Vec::new())?;
-    /// let mut fds = [rustix::event::PollFd::from_borrowed_fd(sender.bell()?, rustix::event::PollFlags::IN)];
+    /// let mut fds = [rustix::event::PollFd::from_borrowed_fd(sender.poll_fd()?, rustix::event::PollFlags::IN)];
     /// assert_eq!(rustix::event::poll(&mut fds, None)?, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -206,17 +206,17 @@ impl Sender {
     /// # Errors
     ///
     /// EPERM in a forked child. EMFILE, ENFILE.
-    pub fn bell(&mut self) -> Result<BorrowedFd<'_>> {
-        Ok(self.hang()?.as_fd())
+    pub fn poll_fd(&mut self) -> Result<BorrowedFd<'_>> {
+        Ok(self.poll_handle()?.as_fd())
     }
 
     /// A future that sends a message when there is room. It needs no runtime: a thread of its own, one for the process, waits for the
     /// bells.
     ///
     /// Dropping the future sends nothing, if it has not been ready: the message is sent whole, by the poll that is. Errors are those of
-    /// [`try_send`](Self::try_send) and [`bell`](Self::bell).
-    pub fn send_async<'a>(&'a mut self, bytes: &'a [u8]) -> Sending<'a> {
-        Sending { sender: self, bytes: Some(bytes) }
+    /// [`try_send`](Self::try_send) and [`poll_fd`](Self::poll_fd).
+    pub fn send_async<'a>(&'a mut self, bytes: &'a [u8]) -> SendFuture<'a> {
+        SendFuture { sender: self, bytes: Some(bytes) }
     }
 
     /// Messages that the receiver will see together or not at all; published with one store.
@@ -248,20 +248,20 @@ impl Sender {
             return Err(self.link.too_long(call, len));
         }
         if has_receiver_left(&self.link) {
-            return Err(self.alone(call, false));
+            return Err(self.disconnected(call, false));
         }
         Ok(())
     }
 
     #[cold]
-    fn alone(&self, call: &'static str, died: bool) -> Error {
+    fn disconnected(&self, call: &'static str, died: bool) -> Error {
         self.ring();
-        self.link.alone(call, "receiver", died)
+        self.link.disconnected(call, "receiver", died)
     }
 
     /// Room for a message, waited for.
     #[inline]
-    fn place(&mut self, call: &'static str, len: usize) -> Result<Place> {
+    fn place(&mut self, call: &'static str, len: usize) -> Result<MessagePlace> {
         self.forget_batch();
         self.place_further(call, len)
     }
@@ -276,7 +276,7 @@ impl Sender {
 
     /// The same, in a batch.
     #[inline]
-    fn place_further(&mut self, call: &'static str, len: usize) -> Result<Place> {
+    fn place_further(&mut self, call: &'static str, len: usize) -> Result<MessagePlace> {
         self.start(call, len)?;
         let mut start = None;
         if self.link.many {
@@ -289,33 +289,33 @@ impl Sender {
         }
     }
 
-    fn try_place(&mut self, call: &'static str, len: usize) -> Result<Option<Place>> {
+    fn try_place(&mut self, call: &'static str, len: usize) -> Result<Option<MessagePlace>> {
         self.forget_batch();
         self.start(call, len)?;
         match self.attempt(call, len)? {
             Ok(place) => Ok(Some(place)),
-            Err(met) => self.look_closely(call, len, met),
+            Err(met) => self.recheck_after_arming(call, len, met),
         }
     }
 
     /// Room for a message, or what there is in the way. The turn is kept only with the room.
     #[inline]
-    fn attempt(&mut self, call: &'static str, len: usize) -> Result<Result<Place, Met>> {
+    fn attempt(&mut self, call: &'static str, len: usize) -> Result<Result<MessagePlace, WouldBlock>> {
         if self.link.many && !self.has_turn {
             let attachment = &self.link.attachment;
             match self.link.control().turn.0.lock.try_lock(attachment, attachment.me())? {
                 Some(torn) => self.begin_turn(call, torn)?,
-                None => return Ok(Err(Met::Turn)),
+                None => return Ok(Err(WouldBlock::Turn)),
             }
         }
         match self.producer.find(&self.link, len as u64) {
             Ok(place) => Ok(Ok(place)),
             Err(blocked) => {
                 // Part of the room may have been taken by the end of the ring, which the receiver has to pass.
-                self.link.rouse_receiver();
+                self.link.wake_receiver();
                 self.end(None);
                 match blocked {
-                    Blocked::Until(position) => Ok(Err(Met::NoRoom(position))),
+                    NoPlace::Until(position) => Ok(Err(WouldBlock::NoRoom(position))),
                     other => Err(refuse(&self.link, call, len, other)),
                 }
             }
@@ -324,9 +324,14 @@ impl Sender {
 
     #[cold]
     /// There was no room. Is there now, can there ever be, and does the bell have to ring?
-    fn look_closely(&mut self, call: &'static str, len: usize, met: Met) -> Result<Option<Place>> {
+    fn recheck_after_arming(
+        &mut self,
+        call: &'static str,
+        len: usize,
+        met: WouldBlock,
+    ) -> Result<Option<MessagePlace>> {
         if let Some(bell) = &self.bell {
-            bell.hush();
+            bell.clear();
             self.arm(met);
             if met.may_be_over(&self.link) || met.is_left_by_the_dead(&self.link) {
                 // A descriptor that is readable once too often does no harm.
@@ -339,7 +344,7 @@ impl Sender {
         if self.is_time_to_ask() {
             if is_receiver_dead(&self.link) {
                 self.asked = None;
-                return Err(self.alone(call, true));
+                return Err(self.disconnected(call, true));
             }
             self.link.attachment.check_name()?;
         }
@@ -347,23 +352,23 @@ impl Sender {
     }
 
     /// From here on it rings when a try may go better than the last one.
-    fn arm(&mut self, met: Met) {
+    fn arm(&mut self, met: WouldBlock) {
         let Self { link, bell, .. } = self;
         let Some(bell) = bell else { return };
-        bell.arm(&link.attachment, link.sender_cords());
+        bell.arm(&link.attachment, link.sender_notifiers());
         let control = link.control();
         let doze = match met {
-            Met::Turn => &control.turn.0.doze,
-            Met::NoRoom(_) => &control.room.0,
+            WouldBlock::Turn => &control.turn.0.doze,
+            WouldBlock::NoRoom(_) => &control.room.0,
         };
-        doze.lie_down(BELL, || met.may_be_over(link));
+        doze.prepare_wait_and_settle(BELL, || met.may_be_over(link));
         let receiver = Owner::in_word(control.receiver.0.owner.load(Ordering::Acquire));
         bell.watch(&link.attachment, receiver.into_iter().chain(met.holder(link)));
     }
 
     fn ring(&self) {
         if let Some(bell) = &self.bell {
-            bell.ring();
+            bell.signal();
         }
     }
 
@@ -407,12 +412,12 @@ impl Sender {
         let resumed = Producer::resume(&self.link, self.link.capacity());
         self.producer = resumed.map_err(|corrupt| self.link.corrupt(call, corrupt))?;
         // A sender that was killed may have published a message, and told nobody.
-        self.link.rouse_receiver();
+        self.link.wake_receiver();
         Ok(())
     }
 
     #[inline]
-    fn end(&mut self, message: Option<(Place, usize)>) {
+    fn end(&mut self, message: Option<(MessagePlace, usize)>) {
         if let Some((place, len)) = message {
             self.producer.publish(&self.link, place, len as u64);
         }
@@ -420,7 +425,7 @@ impl Sender {
             self.end_turn();
         }
         if message.is_some() {
-            self.link.rouse_receiver();
+            self.link.wake_receiver();
         }
     }
 
@@ -428,13 +433,18 @@ impl Sender {
         // In a forked child the turn is the parent's.
         if std::mem::take(&mut self.has_turn) && sys::identity::token() == self.process {
             self.link.control().turn.0.lock.unlock(self.link.attachment.me());
-            self.link.rouse_turn();
+            self.link.wake_next_turn();
         }
     }
 
     #[cold]
-    fn wait_for_room(&mut self, call: &'static str, len: usize, start: Option<Instant>) -> Result<Place> {
-        let found = self.find_in_time(call, len, start);
+    fn wait_for_room(
+        &mut self,
+        call: &'static str,
+        len: usize,
+        start: Option<Instant>,
+    ) -> Result<MessagePlace> {
+        let found = self.wait_for_space(call, len, start);
         if found.is_err() && self.link.many && !self.producer.in_batch() {
             self.end_turn();
         }
@@ -442,9 +452,14 @@ impl Sender {
     }
 
     /// Who has waited for its turn since `start` has so much less time.
-    fn find_in_time(&mut self, call: &'static str, len: usize, start: Option<Instant>) -> Result<Place> {
+    fn wait_for_space(
+        &mut self,
+        call: &'static str,
+        len: usize,
+        start: Option<Instant>,
+    ) -> Result<MessagePlace> {
         // The end of the ring may have been published, for the receiver to pass.
-        self.link.rouse_receiver();
+        self.link.wake_receiver();
         let Self { link, producer, parks, wait, .. } = self;
         let doze = &link.control().room.0;
         let mut first = true;
@@ -452,52 +467,52 @@ impl Sender {
         wait.until_counted(&link.attachment, call, &doze.0, parks, |phase| {
             let found = producer.find(link, len as u64);
             match (found, phase) {
-                (Ok(place), _) => return Ok(Look::Done(place)),
-                (Err(Blocked::Until(_)), Phase::Spin) => {
+                (Ok(place), _) => return Ok(Check::Done(place)),
+                (Err(NoPlace::Until(_)), WaitPhase::Spin) => {
                     // Seldom enough that the receiver gives back some messages in between.
                     (0..4).for_each(|_| std::hint::spin_loop());
-                    return Ok(Look::Again);
+                    return Ok(Check::Again);
                 }
-                (Err(Blocked::Until(_)), Phase::Park { .. }) => {}
+                (Err(NoPlace::Until(_)), WaitPhase::Park { .. }) => {}
                 (Err(other), _) => return Err(refuse(link, call, len, other)),
             }
             if has_receiver_left(link) {
-                return Err(link.alone(call, "receiver", false));
+                return Err(link.disconnected(call, "receiver", false));
             }
-            let ask = phase == Phase::Park { ask: true } && !std::mem::take(&mut first);
+            let ask = phase == WaitPhase::Park { ask: true } && !std::mem::take(&mut first);
             if ask && is_receiver_dead(link) {
-                return Err(link.alone(call, "receiver", true));
+                return Err(link.disconnected(call, "receiver", true));
             }
             if wait.never_parks() {
-                return Ok(Look::Again);
+                return Ok(Check::Again);
             }
             // What was published just before may have to be told once more: its end of the ring may have come since.
-            let slept = doze.lie_down(ASLEEP, || producer.find(link, len as u64).is_ok());
+            let slept = doze.prepare_wait_and_settle(ASLEEP, || producer.find(link, len as u64).is_ok());
             let Some(word) = slept else {
-                doze.retract(ASLEEP);
-                return Ok(Look::Again);
+                doze.cancel_wait(ASLEEP);
+                return Ok(Check::Again);
             };
-            link.rouse_receiver();
-            Ok(Look::Sleep(word))
+            link.wake_receiver();
+            Ok(Check::Sleep(word))
         })
     }
 }
 
 #[inline]
-fn has_receiver_left(link: &Link) -> bool {
+fn has_receiver_left(link: &ChannelMemory) -> bool {
     link.control().receiver.0.owner.load(Ordering::Relaxed) == Owner::NOBODY.word()
 }
 
-fn is_receiver_dead(link: &Link) -> bool {
+fn is_receiver_dead(link: &ChannelMemory) -> bool {
     let receiver = link.control().receiver.0.owner.load(Ordering::Acquire);
     Owner::in_word(receiver).is_some_and(|receiver| !link.attachment.is_alive(receiver))
 }
 
 #[cold]
-fn refuse(link: &Link, call: &'static str, len: usize, blocked: Blocked) -> Error {
+fn refuse(link: &ChannelMemory, call: &'static str, len: usize, blocked: NoPlace) -> Error {
     match blocked {
-        Blocked::Corrupt(corrupt) => link.corrupt(call, corrupt),
-        Blocked::Never => Error::rule_as(
+        NoPlace::Corrupt(corrupt) => link.corrupt(call, corrupt),
+        NoPlace::Never => Error::rule_as(
             Errno::MSGSIZE,
             call,
             link.subject().with_length(len),
@@ -508,17 +523,18 @@ fn refuse(link: &Link, call: &'static str, len: usize, blocked: Blocked) -> Erro
             ),
             "commit it in parts, or create the channel with more bytes",
         ),
-        Blocked::Until(at) => {
+        NoPlace::Until(at) => {
             link.corrupt(call, Corrupt { what: "there is no room where some was seen", at })
         }
     }
 }
 
-impl Hangs for Sender {
-    fn hang(&mut self) -> Result<&mut Hanging> {
+impl Pollable for Sender {
+    fn poll_handle(&mut self) -> Result<&mut PollHandle> {
         self.check("bell")?;
         if self.bell.is_none() {
-            let bell = Hanging::on_own(&self.link.attachment, self.link.sender_cords(), self.place)?;
+            let bell =
+                PollHandle::with_own_slot(&self.link.attachment, self.link.sender_notifiers(), self.place)?;
             self.bell = Some(Box::new(bell));
             // Whether there is room or not: the first try is the caller's, and arms it.
             self.ring();
@@ -537,13 +553,13 @@ impl Drop for Sender {
         self.end_turn();
         // Before the attachment: what it has in the directory goes before the segment's name.
         if let Some(mut bell) = self.bell.take() {
-            bell.end(&self.link.attachment, self.link.sender_cords());
+            bell.end(&self.link.attachment, self.link.sender_notifiers());
         }
         let control = self.link.control();
         let me = self.link.attachment.me().word();
         let place = &control.senders[self.place];
         if place.compare_exchange(me, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            self.link.rouse_receiver();
+            self.link.wake_receiver();
         }
     }
 }
@@ -568,12 +584,12 @@ impl Drop for Sender {
 #[must_use = "a message is seen when it is committed"]
 pub struct Reserved<'a> {
     sender: &'a mut Sender,
-    place: Place,
+    place: MessagePlace,
     len: usize,
 }
 
 impl<'a> Reserved<'a> {
-    fn new(sender: &'a mut Sender, place: Place, len: usize) -> Self {
+    fn new(sender: &'a mut Sender, place: MessagePlace, len: usize) -> Self {
         Self { sender, place, len }
     }
 
@@ -697,7 +713,7 @@ impl Batch<'_> {
         let any = sender.producer.commit(&sender.link);
         sender.end_turn();
         if any {
-            sender.link.rouse_receiver();
+            sender.link.wake_receiver();
         }
         Ok(())
     }
@@ -713,13 +729,13 @@ impl Drop for Batch<'_> {
 /// A message on its way; see [`Sender::send_async`].
 #[derive(Debug)]
 #[must_use = "a future does nothing until it is polled"]
-pub struct Sending<'a> {
+pub struct SendFuture<'a> {
     sender: &'a mut Sender,
     /// The message, until it is sent: it is not sent again by who polls once more.
     bytes: Option<&'a [u8]>,
 }
 
-impl Future for Sending<'_> {
+impl Future for SendFuture<'_> {
     type Output = Result<()>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {

@@ -10,10 +10,10 @@
 //! Nothing that is read is trusted. `tests/models/log_entries.rs` checks the protocol under every order of steps.
 
 use super::atomics::{AtomicU64, Ordering, fence};
-use super::message_header::{self, Corrupt, Kind, WORD, is_before};
+use super::message_header::{self, Corrupt, MessageKind, WORD, is_before};
 
 /// Where the log lies: its words, and the positions.
-pub(crate) trait Ring {
+pub(crate) trait LogRing {
     /// The word at a byte offset, a multiple of eight below the capacity.
     fn word(&self, at: usize) -> &AtomicU64;
     /// Where the oldest entry is that may be read.
@@ -36,7 +36,7 @@ fn footprint(len: u64) -> u64 {
 
 /// An entry that was found. Its bytes are the caller's to copy, before it asks whether they were still there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct FoundEntry {
     /// Where its word is.
     pub(crate) position: u64,
     pub(crate) seq: u64,
@@ -46,7 +46,7 @@ pub(crate) struct Found {
     pub(crate) len: usize,
 }
 
-impl Found {
+impl FoundEntry {
     pub(crate) fn end(&self) -> u64 {
         self.position.wrapping_add(footprint(self.len as u64))
     }
@@ -55,20 +55,20 @@ impl Found {
 /// What stands at a position.
 enum Stands {
     Nothing,
-    Entry(Found),
+    Entry(FoundEntry),
     Skip(u64),
 }
 
 /// Looks at a position. What it finds counts only if the position is not before the oldest one afterwards.
-fn look(ring: &impl Ring, capacity: u64, position: u64) -> Result<Stands, Corrupt> {
+fn look(ring: &impl LogRing, capacity: u64, position: u64) -> Result<Stands, Corrupt> {
     let at = (position & (capacity - 1)) as usize;
     let word = ring.word(at).load(Ordering::Acquire);
     if word == 0 {
         return Ok(Stands::Nothing);
     }
     Ok(match message_header::decode(word, position, capacity, HEADER)? {
-        (Kind::Skip, room) => Stands::Skip(position.wrapping_add(room)),
-        (Kind::Message, len) => Stands::Entry(Found {
+        (MessageKind::Skip, room) => Stands::Skip(position.wrapping_add(room)),
+        (MessageKind::Message, len) => Stands::Entry(FoundEntry {
             position,
             seq: ring.word(at + WORD as usize).load(Ordering::Relaxed),
             checksum: ring.word(at + 2 * WORD as usize).load(Ordering::Relaxed),
@@ -79,7 +79,7 @@ fn look(ring: &impl Ring, capacity: u64, position: u64) -> Result<Stands, Corrup
 }
 
 /// Whether what was read at a position counts: it had not been given up by then.
-fn is_still_there(ring: &impl Ring, position: u64) -> Result<bool, Corrupt> {
+fn is_still_there(ring: &impl LogRing, position: u64) -> Result<bool, Corrupt> {
     fence(Ordering::Acquire);
     let oldest = ring.oldest().load(Ordering::Relaxed);
     if !oldest.is_multiple_of(WORD) {
@@ -100,7 +100,7 @@ pub(crate) enum Trust {
 
 /// The side that appends.
 #[derive(Debug, Clone)]
-pub(crate) struct Writer {
+pub(crate) struct EntryWriter {
     capacity: u64,
     tail: u64,
     oldest: u64,
@@ -109,7 +109,7 @@ pub(crate) struct Writer {
 
 /// Room for an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct EntryPlace {
     position: u64,
     skip: Option<u64>,
     /// The offset of its first byte in the ring.
@@ -118,24 +118,24 @@ pub(crate) struct Place {
     pub(crate) seq: u64,
 }
 
-impl Writer {
+impl EntryWriter {
     /// Takes up the work where the last writer left it, be it in the middle of an entry. `is_whole` checks an entry's bytes.
     ///
     /// Where nothing is trusted it never fails: what is whole from the first whole entry on is kept, and if there is none the log
     /// begins anew, with numbers that no entry had before. What was cut off is then to be [erased](Self::erase).
     pub(crate) fn resume(
-        ring: &impl Ring,
+        ring: &impl LogRing,
         capacity: u64,
         trust: Trust,
-        is_whole: impl Fn(&Found) -> bool,
+        is_whole: impl Fn(&FoundEntry) -> bool,
     ) -> Result<Self, Corrupt> {
         let oldest = ring.oldest().load(Ordering::Acquire);
         let last = ring.last().load(Ordering::Acquire);
         let chain = match trust {
-            Trust::Memory => Chain::trusted(ring, capacity, oldest, last)?,
-            Trust::Nothing => Chain::whole(ring, capacity, oldest, last, is_whole),
+            Trust::Memory => RecoveredLog::trusted(ring, capacity, oldest, last)?,
+            Trust::Nothing => RecoveredLog::whole(ring, capacity, oldest, last, is_whole),
         };
-        let Chain { oldest: first, last, tail, seq } = chain;
+        let RecoveredLog { oldest: first, last, tail, seq } = chain;
         let writer = Self { capacity, tail, oldest: first, seq };
         // What is torn behind the last whole entry must not be met by readers.
         writer.word(ring, tail).store(0, Ordering::Release);
@@ -149,7 +149,7 @@ impl Writer {
     /// Erases all of the ring that is not in the log. Whether there was anything. It is for a writer that trusted nothing, in a file that
     /// outlives the machine, and has to last before anything is appended: else an entry that was cut off could follow a new one, after
     /// the machine has gone down again, with the very number that comes next.
-    pub(crate) fn erase(&self, ring: &impl Ring) -> bool {
+    pub(crate) fn erase(&self, ring: &impl LogRing) -> bool {
         // As when entries are given up: they were before anything is stored over them.
         fence(Ordering::Release);
         let mut any = false;
@@ -166,7 +166,7 @@ impl Writer {
         any
     }
 
-    fn word<'a>(&self, ring: &'a impl Ring, position: u64) -> &'a AtomicU64 {
+    fn word<'a>(&self, ring: &'a impl LogRing, position: u64) -> &'a AtomicU64 {
         ring.word((position & (self.capacity - 1)) as usize)
     }
 
@@ -177,7 +177,7 @@ impl Writer {
 
     /// Makes room for an entry of `len` bytes, at most [`limit`], giving up the oldest ones if need be.
     #[inline]
-    pub(crate) fn make_room(&mut self, ring: &impl Ring, len: u64) -> Result<Place, Corrupt> {
+    pub(crate) fn make_room(&mut self, ring: &impl LogRing, len: u64) -> Result<EntryPlace, Corrupt> {
         let footprint = footprint(len);
         let room = self.capacity - (self.tail & (self.capacity - 1));
         let skip = (footprint > room).then_some(self.tail);
@@ -188,12 +188,12 @@ impl Writer {
             self.give_up(ring, needed)?;
         }
         let at = ((position & (self.capacity - 1)) + HEADER) as usize;
-        Ok(Place { position, skip, at, seq: self.seq })
+        Ok(EntryPlace { position, skip, at, seq: self.seq })
     }
 
     /// Gives up all entries before `needed`, and some more: a step.
     #[cold]
-    fn give_up(&mut self, ring: &impl Ring, needed: u64) -> Result<(), Corrupt> {
+    fn give_up(&mut self, ring: &impl LogRing, needed: u64) -> Result<(), Corrupt> {
         let needed = needed.wrapping_add(self.capacity / 16);
         let mut oldest = self.oldest;
         while is_before(oldest, needed) {
@@ -217,7 +217,7 @@ impl Writer {
 
     /// Publishes the entry whose `len` bytes are in place.
     #[inline]
-    pub(crate) fn publish(&mut self, ring: &impl Ring, place: Place, len: u64, checksum: u64) {
+    pub(crate) fn publish(&mut self, ring: &impl LogRing, place: EntryPlace, len: u64, checksum: u64) {
         let end = place.position.wrapping_add(footprint(len));
         let at = (place.position & (self.capacity - 1)) as usize;
         self.word(ring, end).store(0, Ordering::Relaxed);
@@ -234,7 +234,7 @@ impl Writer {
 }
 
 /// What a writer that takes over has found.
-struct Chain {
+struct RecoveredLog {
     oldest: u64,
     last: u64,
     /// Behind the last entry.
@@ -254,9 +254,9 @@ fn is_beginning(capacity: u64, oldest: u64, last: u64) -> bool {
     oldest == last && oldest.is_multiple_of(capacity)
 }
 
-impl Chain {
+impl RecoveredLog {
     /// From the last entry on, as a writer left it that may have been killed.
-    fn trusted(ring: &impl Ring, capacity: u64, oldest: u64, last: u64) -> Result<Self, Corrupt> {
+    fn trusted(ring: &impl LogRing, capacity: u64, oldest: u64, last: u64) -> Result<Self, Corrupt> {
         if !(oldest | last).is_multiple_of(WORD) {
             return Err(Corrupt { what: "a position is no multiple of eight", at: oldest | last });
         }
@@ -295,11 +295,11 @@ impl Chain {
 
     /// All that is whole from the first whole entry on.
     fn whole(
-        ring: &impl Ring,
+        ring: &impl LogRing,
         capacity: u64,
         oldest: u64,
         last: u64,
-        is_whole: impl Fn(&Found) -> bool,
+        is_whole: impl Fn(&FoundEntry) -> bool,
     ) -> Self {
         // A log that is new: nothing to search for.
         if oldest == 0 && last == 0 && matches!(look(ring, capacity, 0), Ok(Stands::Nothing)) {
@@ -347,24 +347,24 @@ impl Chain {
 pub(crate) enum Next {
     /// Nothing yet.
     Nothing,
-    /// An entry, to be [confirmed](Reader::confirm) after its bytes were copied.
-    Entry(Found),
-    /// The writer has overtaken this reader; [`catch_up`](Reader::catch_up).
+    /// An entry, to be [confirmed](EntryReader::confirm) after its bytes were copied.
+    Entry(FoundEntry),
+    /// The writer has overtaken this reader; [`catch_up`](EntryReader::catch_up).
     Overtaken,
 }
 
 /// What a reader has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum ReadStep {
     /// An entry whose bytes were copied.
-    Entry(Found),
+    Entry(FoundEntry),
     /// Entries that are gone: the first one's number, and how many.
     Missed(u64, u64),
 }
 
 /// A side that reads. Nobody knows of it.
 #[derive(Debug, Clone)]
-pub(crate) struct Reader {
+pub(crate) struct EntryReader {
     capacity: u64,
     position: u64,
     /// The sequence number that comes next.
@@ -373,15 +373,15 @@ pub(crate) struct Reader {
     overtaken: bool,
 }
 
-impl Reader {
+impl EntryReader {
     /// Before the oldest entry.
-    pub(crate) fn at_oldest(ring: &impl Ring, capacity: u64) -> Result<Self, Corrupt> {
+    pub(crate) fn at_oldest(ring: &impl LogRing, capacity: u64) -> Result<Self, Corrupt> {
         let (position, seq) = oldest(ring, capacity)?;
         Ok(Self { capacity, position, seq, overtaken: false })
     }
 
     /// Behind the newest entry.
-    pub(crate) fn at_newest(ring: &impl Ring, capacity: u64) -> Result<Self, Corrupt> {
+    pub(crate) fn at_newest(ring: &impl LogRing, capacity: u64) -> Result<Self, Corrupt> {
         let (mut before, mut steps) = (None, 0_u64);
         for _ in 0..LOOKS {
             let position = ring.last().load(Ordering::Acquire);
@@ -407,7 +407,7 @@ impl Reader {
     }
 
     /// Before the entry `seq`; where that is gone, [`next`](Self::next) says so; where it is still to come, behind the newest.
-    pub(crate) fn at_seq(ring: &impl Ring, capacity: u64, seq: u64) -> Result<Self, Corrupt> {
+    pub(crate) fn at_seq(ring: &impl LogRing, capacity: u64, seq: u64) -> Result<Self, Corrupt> {
         // After the machine went down the hint may be wrong, and the chain from the oldest entry on be right.
         if let Ok(newest) = Self::at_newest(ring, capacity)
             && newest.seq <= seq
@@ -438,7 +438,7 @@ impl Reader {
     }
 
     /// The next entry's header, confirmed.
-    fn glance(&mut self, ring: &impl Ring) -> Result<Option<Found>, Corrupt> {
+    fn glance(&mut self, ring: &impl LogRing) -> Result<Option<FoundEntry>, Corrupt> {
         match self.next(ring)? {
             Next::Entry(found) if is_still_there(ring, found.position)? => Ok(Some(found)),
             Next::Nothing => Ok(None),
@@ -456,7 +456,7 @@ impl Reader {
 
     /// Whether there may be something: an entry, or the news that entries were missed.
     #[inline]
-    pub(crate) fn is_ready(&self, ring: &impl Ring) -> bool {
+    pub(crate) fn is_ready(&self, ring: &impl LogRing) -> bool {
         self.overtaken
             || ring.word((self.position & (self.capacity - 1)) as usize).load(Ordering::Acquire) != 0
             || !matches!(is_still_there(ring, self.position), Ok(true))
@@ -464,7 +464,7 @@ impl Reader {
 
     /// What is next.
     #[inline]
-    pub(crate) fn next(&mut self, ring: &impl Ring) -> Result<Next, Corrupt> {
+    pub(crate) fn next(&mut self, ring: &impl LogRing) -> Result<Next, Corrupt> {
         loop {
             if self.overtaken {
                 return Ok(Next::Overtaken);
@@ -486,10 +486,10 @@ impl Reader {
     #[inline]
     pub(crate) fn read<E>(
         &mut self,
-        ring: &impl Ring,
+        ring: &impl LogRing,
         corrupt: impl Fn(Corrupt) -> E,
-        mut copy: impl FnMut(&Found) -> Result<(), E>,
-    ) -> Result<Option<Step>, E> {
+        mut copy: impl FnMut(&FoundEntry) -> Result<(), E>,
+    ) -> Result<Option<ReadStep>, E> {
         // Who is overtaken is told what it missed, but where the numbers stay the same: which no writer does for long.
         for _ in 0..LOOKS {
             match self.next(ring).map_err(&corrupt)? {
@@ -497,12 +497,12 @@ impl Reader {
                 Next::Entry(found) => {
                     copy(&found)?;
                     if self.confirm(ring, &found).map_err(&corrupt)? {
-                        return Ok(Some(Step::Entry(found)));
+                        return Ok(Some(ReadStep::Entry(found)));
                     }
                 }
                 Next::Overtaken => {
                     if let Some((first, count)) = self.catch_up(ring).map_err(&corrupt)? {
-                        return Ok(Some(Step::Missed(first, count)));
+                        return Ok(Some(ReadStep::Missed(first, count)));
                     }
                 }
             }
@@ -512,7 +512,7 @@ impl Reader {
 
     /// Whether the bytes that were copied since [`next`](Self::next) are the entry's. If so the reader moves on.
     #[inline]
-    pub(crate) fn confirm(&mut self, ring: &impl Ring, found: &Found) -> Result<bool, Corrupt> {
+    pub(crate) fn confirm(&mut self, ring: &impl LogRing, found: &FoundEntry) -> Result<bool, Corrupt> {
         if !is_still_there(ring, found.position)? {
             self.overtaken = true;
             return Ok(false);
@@ -529,7 +529,7 @@ impl Reader {
 
     /// After the writer has overtaken this reader: goes on at the oldest entry. Returns the first number that was missed and
     /// how many were; none, if only the end of a lap was given up.
-    pub(crate) fn catch_up(&mut self, ring: &impl Ring) -> Result<Option<(u64, u64)>, Corrupt> {
+    pub(crate) fn catch_up(&mut self, ring: &impl LogRing) -> Result<Option<(u64, u64)>, Corrupt> {
         let (position, seq) = oldest(ring, self.capacity)?;
         let missed = (self.seq, seq.wrapping_sub(self.seq));
         if missed.1.cast_signed() < 0 {
@@ -553,7 +553,7 @@ fn restless(position: &AtomicU64) -> Corrupt {
 }
 
 /// Position and number of the oldest entry; of the first one to come, if the log is empty.
-fn oldest(ring: &impl Ring, capacity: u64) -> Result<(u64, u64), Corrupt> {
+fn oldest(ring: &impl LogRing, capacity: u64) -> Result<(u64, u64), Corrupt> {
     for _ in 0..LOOKS {
         let start = ring.oldest().load(Ordering::Acquire);
         if !start.is_multiple_of(WORD) {

@@ -1,9 +1,9 @@
 //! What lies beside a log's ring, and what its writer and readers have: its memory, and who is to be told.
 
-use super::entries::{self, Ring};
-use crate::shm::ring::memory::{Apart, Beside, RING_AT, RingMemory};
-use crate::shm::wait::eventcount::Doze;
-use crate::shm::wait::notifier::BellCord;
+use super::entries::{self, LogRing};
+use crate::shm::ring::memory::{CachePadded, ControlBlock, RING_AT, RingMemory};
+use crate::shm::wait::eventcount::EventCount;
+use crate::shm::wait::notifier::NotifierSlot;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many readers can have a bell at a time. All others are not known to anyone.
@@ -12,14 +12,14 @@ pub(super) const BELLS: usize = 128;
 /// What lies beside the ring. All of it is zero at first.
 #[repr(C)]
 #[derive(Debug)]
-pub(super) struct Control {
-    /// See [`Ring`].
-    oldest: Apart<AtomicU64>,
-    last: Apart<AtomicU64>,
+pub(super) struct LogControl {
+    /// See [`LogRing`].
+    oldest: CachePadded<AtomicU64>,
+    last: CachePadded<AtomicU64>,
     /// What the writer looks at after each entry.
-    pub(super) readers: Apart<Doze>,
-    pub(super) writer: Apart<Appending>,
-    pub(super) bells: [BellCord; BELLS],
+    pub(super) readers: CachePadded<EventCount>,
+    pub(super) writer: CachePadded<Appending>,
+    pub(super) bells: [NotifierSlot; BELLS],
 }
 
 #[repr(C)]
@@ -32,7 +32,7 @@ pub(super) struct Appending {
 }
 
 // SAFETY: atomics alone.
-unsafe impl Beside for Control {
+unsafe impl ControlBlock for LogControl {
     const NOUN: &'static str = "log";
     const SMALLEST: usize = 1024;
     const COPIES: [&'static str; 2] = ["append", "next"];
@@ -51,12 +51,12 @@ unsafe impl Beside for Control {
     const TOO_LARGE: &'static str = "start a new one now and then";
 }
 
-const _: () = assert!(size_of::<Control>() <= RING_AT);
+const _: () = assert!(size_of::<LogControl>() <= RING_AT);
 
 /// A hold on a log's memory.
-pub(super) type Link = RingMemory<Control>;
+pub(super) type LogMemory = RingMemory<LogControl>;
 
-impl Link {
+impl LogMemory {
     /// The longest entry.
     pub(super) fn limit(&self) -> usize {
         entries::limit(self.capacity()) as usize
@@ -64,12 +64,12 @@ impl Link {
 
     /// Tells the readers that want to be told.
     #[inline]
-    pub(super) fn rouse_readers(&self) {
-        self.rouse(&self.control().readers.0, u32::MAX, || &self.control().bells);
+    pub(super) fn wake_readers(&self) {
+        self.wake_side(&self.control().readers.0, u32::MAX, || &self.control().bells);
     }
 }
 
-impl Ring for Link {
+impl LogRing for LogMemory {
     #[inline]
     fn word(&self, at: usize) -> &AtomicU64 {
         self.word_at(at)
@@ -95,7 +95,7 @@ pub(super) fn boot() -> u64 {
 }
 
 /// Whether the memory is as the last writer left it.
-pub(super) fn is_of_this_boot(control: &Control) -> bool {
+pub(super) fn is_of_this_boot(control: &LogControl) -> bool {
     let boot = boot();
     boot != 0 && control.writer.0.boot.load(Ordering::Relaxed) == boot
 }

@@ -13,17 +13,17 @@ mod link;
 mod reader;
 mod writer;
 
-pub use reader::{NextEntry, Read, Reader, Start};
-pub use writer::Writer;
+pub use reader::{LogReader, NextFuture, Read, Start};
+pub use writer::LogWriter;
 
 use crate::error::Result;
 use crate::map::scm_rights;
-use crate::shm::ring::create::Making;
+use crate::shm::ring::create::RingOptions;
 use crate::shm::ring::message_header;
 use crate::shm::segment::SegmentOptions;
-use crate::shm::segment::attachment::{Attachment, Contents};
-use crate::shm::segment::header::{Kind, Lifetime};
-use link::{Control, Link};
+use crate::shm::segment::attachment::{Attachment, SegmentContents};
+use crate::shm::segment::header::{Lifetime, SegmentKind};
+use link::{LogControl, LogMemory};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -42,7 +42,7 @@ mod atomics {
 /// Entries have sequence numbers from 0. The log has a fixed size: the newest entries push out the oldest, and the writer waits for no
 /// reader. One that is too slow is told exactly which entries it missed.
 ///
-/// An entry is any number of bytes up to the [`limit`](Writer::limit), and is seen whole or not at all, whatever instruction the writer is killed at. A new
+/// An entry is any number of bytes up to the [`max_entry_len`](LogWriter::max_entry_len), and is seen whole or not at all, whatever instruction the writer is killed at. A new
 /// writer goes on with the next number.
 ///
 /// **Fork:** a child can use its copy of the `Log`, as a process of its own, and its copy of a reader. A writer stays the parent's.
@@ -52,7 +52,7 @@ mod atomics {
 ///
 /// # let dir = tempfile::tempdir()?;
 /// # let path = dir.path().join("events");
-/// let log = Log::at_path(&path, 1 << 16)?;
+/// let log = Log::open_or_create_file(&path, 1 << 16)?;
 /// let mut writer = log.writer()?;
 /// writer.append(b"started")?;
 /// writer.append(b"ready")?;
@@ -60,7 +60,7 @@ mod atomics {
 /// // Any process, now or after a restart, as often as it likes:
 /// let mut entry = Vec::new();
 /// for _ in 0..2 {
-///     let mut reader = Log::at_path(&path, 1 << 16)?.reader(Start::Oldest)?;
+///     let mut reader = Log::open_or_create_file(&path, 1 << 16)?.reader(Start::Oldest)?;
 ///     assert_eq!(reader.next(&mut entry)?, Read::Entry(0));
 ///     assert_eq!(entry, b"started");
 /// }
@@ -68,7 +68,7 @@ mod atomics {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Log {
-    link: Link,
+    link: LogMemory,
 }
 
 /// How a log is made and opened.
@@ -130,11 +130,11 @@ impl LogOptions {
     /// # Errors
     ///
     /// Those of [`SegmentOptions::open_or_create_file`].
-    pub fn at_path(&self, path: impl AsRef<Path>) -> Result<Log> {
-        Log::new(self.making().at_path(path.as_ref())?)
+    pub fn open_or_create_file(&self, path: impl AsRef<Path>) -> Result<Log> {
+        Log::new(self.making().open_or_create_file(path.as_ref())?)
     }
 
-    /// Makes a log without a name: for forked children, and for who is [passed](Log::pass) it. Nobody can truncate it.
+    /// Makes a log without a name: for forked children, and for who is [passed](Log::send_to) it. Nobody can truncate it.
     ///
     /// # Errors
     ///
@@ -152,18 +152,24 @@ impl LogOptions {
         Log::new(self.making().behind(fd.as_fd())?)
     }
 
-    /// Takes what [`Log::pass`] passed.
+    /// Takes what [`Log::send_to`] passed.
     ///
     /// # Errors
     ///
     /// What recvmsg(2) answers; those of [`from_fd`](Self::from_fd).
-    pub fn receive(&self, socket: &UnixStream) -> Result<Log> {
+    pub fn receive_from(&self, socket: &UnixStream) -> Result<Log> {
         self.from_fd(scm_rights::receive(socket)?)
     }
 
-    fn making(&self) -> Making<'_, Control> {
-        let any = Contents { kind: Kind::Log, fingerprint: 1, type_name: "log", element: 1, length: 0 };
-        Making { segment: &self.segment, any, bytes: self.bytes, beside: PhantomData }
+    fn making(&self) -> RingOptions<'_, LogControl> {
+        let any = SegmentContents {
+            kind: SegmentKind::Log,
+            fingerprint: 1,
+            type_name: "log",
+            element: 1,
+            length: 0,
+        };
+        RingOptions { segment: &self.segment, any, bytes: self.bytes, beside: PhantomData }
     }
 }
 
@@ -175,7 +181,7 @@ impl Default for LogOptions {
 
 impl Log {
     fn new(attachment: Arc<Attachment>) -> Result<Self> {
-        Ok(Self { link: Link::new(attachment)? })
+        Ok(Self { link: LogMemory::new(attachment)? })
     }
 
     /// As [`LogOptions::create`].
@@ -205,13 +211,13 @@ impl Log {
         LogOptions::new().bytes(bytes).open_or_create(name)
     }
 
-    /// As [`LogOptions::at_path`].
+    /// As [`LogOptions::open_or_create_file`].
     ///
     /// # Errors
     ///
-    /// Those of [`LogOptions::at_path`].
-    pub fn at_path(path: impl AsRef<Path>, bytes: usize) -> Result<Self> {
-        LogOptions::new().bytes(bytes).at_path(path)
+    /// Those of [`LogOptions::open_or_create_file`].
+    pub fn open_or_create_file(path: impl AsRef<Path>, bytes: usize) -> Result<Self> {
+        LogOptions::new().bytes(bytes).open_or_create_file(path)
     }
 
     /// As [`LogOptions::anonymous`].
@@ -229,8 +235,8 @@ impl Log {
     /// # Errors
     ///
     /// EBUSY, with the process that has it, while there is another. EBADMSG if some process has written over the log. EIO.
-    pub fn writer(&self) -> Result<Writer> {
-        Writer::new(self.link.clone())
+    pub fn writer(&self) -> Result<LogWriter> {
+        LogWriter::new(self.link.clone())
     }
 
     /// A reader. There can be any number.
@@ -238,8 +244,8 @@ impl Log {
     /// # Errors
     ///
     /// EBADMSG if some process has written over the log.
-    pub fn reader(&self, start: Start) -> Result<Reader> {
-        Reader::new(self.link.clone(), start)
+    pub fn reader(&self, start: Start) -> Result<LogReader> {
+        LogReader::new(self.link.clone(), start)
     }
 
     /// Bytes of the ring.
@@ -248,7 +254,7 @@ impl Log {
     }
 
     /// The longest entry, in bytes.
-    pub fn limit(&self) -> usize {
+    pub fn max_entry_len(&self) -> usize {
         self.link.limit()
     }
 
@@ -269,22 +275,22 @@ impl Log {
     }
 
     /// Passes the log to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte of data. The other end takes it by
-    /// [`receive`](Self::receive).
+    /// [`receive_from`](Self::receive_from).
     ///
     /// # Errors
     ///
     /// What sendmsg(2) answers.
-    pub fn pass(&self, socket: &UnixStream) -> Result<()> {
+    pub fn send_to(&self, socket: &UnixStream) -> Result<()> {
         scm_rights::send(socket, self.file())
     }
 
-    /// Takes what [`pass`](Self::pass) passed.
+    /// Takes what [`send_to`](Self::send_to) passed.
     ///
     /// # Errors
     ///
-    /// Those of [`LogOptions::receive`].
-    pub fn receive(socket: &UnixStream) -> Result<Self> {
-        LogOptions::new().receive(socket)
+    /// Those of [`LogOptions::receive_from`].
+    pub fn receive_from(socket: &UnixStream) -> Result<Self> {
+        LogOptions::new().receive_from(socket)
     }
 }
 
@@ -334,14 +340,14 @@ pub(crate) fn survive(input: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Control, Log};
+    use super::{Log, LogControl};
     use crate::error::Errno;
     use proptest::strategy::Strategy;
 
     #[test]
     fn constant_changes_of_the_writer_keep_nobody_from_an_answer() {
         let log = Log::anonymous(1024).unwrap();
-        let writer = [std::mem::offset_of!(Control, writer)];
+        let writer = [std::mem::offset_of!(LogControl, writer)];
         crate::shm::ring::memory::while_scribbled(&log.link, &writer, || {
             if let Err(error) = log.writer() {
                 assert_eq!(error.errno(), Errno::AGAIN, "{error}");

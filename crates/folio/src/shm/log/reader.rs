@@ -1,14 +1,14 @@
 //! The reading sides of a log.
 
 use super::checksum::checksum;
-use super::entries::{self, Step};
-use super::link::Link;
+use super::entries::{self, ReadStep};
+use super::link::LogMemory;
 use crate::error::{Errno, Error, Result};
 use crate::shm::ring::message_header::Corrupt;
 use crate::shm::segment::owner::Owner;
 use crate::shm::wait::eventcount::{ASLEEP, BELL};
-use crate::shm::wait::poll_handle::{self, Hanging, Hangs};
-use crate::shm::wait::{Look, Phase, Wait};
+use crate::shm::wait::poll_handle::{self, PollHandle, Pollable};
+use crate::shm::wait::{Check, Wait, WaitPhase};
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
@@ -47,21 +47,21 @@ pub enum Read {
 /// Reads a [`Log`](super::Log), from any point, as often as it likes. Nobody knows of it, and it takes nothing away: any number of
 /// readers see every entry.
 ///
-/// **Fork:** a child can use its copy as a reader of its own, but for the [`bell`](Self::bell) and futures if the parent used them.
+/// **Fork:** a child can use its copy as a reader of its own, but for the [`poll_fd`](Self::poll_fd) and futures if the parent used them.
 #[derive(Debug)]
-pub struct Reader {
-    link: Link,
-    chain: entries::Reader,
+pub struct LogReader {
+    link: LogMemory,
+    chain: entries::EntryReader,
     wait: Wait,
     parks: u64,
-    bell: Option<Box<Hanging>>,
+    bell: Option<Box<PollHandle>>,
     asked: Option<Instant>,
     /// When it last asked for the log's name.
     checked: Option<Instant>,
 }
 
-impl Reader {
-    pub(super) fn new(link: Link, start: Start) -> Result<Self> {
+impl LogReader {
+    pub(super) fn new(link: LogMemory, start: Start) -> Result<Self> {
         link.attachment.check()?;
         let chain = begin(&link, start, "reader")?;
         Ok(Self { link, chain, wait: Wait::new(), parks: 0, bell: None, asked: None, checked: None })
@@ -121,7 +121,7 @@ impl Reader {
     pub fn try_next(&mut self, buffer: &mut Vec<u8>) -> Result<Option<Read>> {
         self.link.attachment.check()?;
         match look(&self.link, &mut self.chain, buffer, "try_next")? {
-            None => self.look_closely(buffer),
+            None => self.recheck_after_arming(buffer),
             read => Ok(read),
         }
     }
@@ -131,27 +131,27 @@ impl Reader {
     ///
     /// It can be readable for nothing, and is made unreadable by a [`try_next`](Self::try_next) that finds nothing: so call that until
     /// it does, then wait for the descriptor. A writer in another network namespace makes it readable as senders do
-    /// [a receiver's](crate::shm::Receiver::bell).
+    /// [a receiver's](crate::shm::Receiver::poll_fd).
     ///
     /// # Errors
     ///
     /// EMFILE, ENFILE; EAGAIN when 128 readers of the log have one.
-    pub fn bell(&mut self) -> Result<BorrowedFd<'_>> {
-        Ok(self.hang()?.as_fd())
+    pub fn poll_fd(&mut self) -> Result<BorrowedFd<'_>> {
+        Ok(self.poll_handle()?.as_fd())
     }
 
     /// A future of the next entry, or what was missed. It needs no runtime: a thread of its own, one for the process, waits for the
     /// bells of all readers.
     ///
-    /// Errors are those of [`next`](Self::next) and [`bell`](Self::bell).
-    pub fn next_async<'a>(&'a mut self, buffer: &'a mut Vec<u8>) -> NextEntry<'a> {
-        NextEntry { reader: self, buffer }
+    /// Errors are those of [`next`](Self::next) and [`poll_fd`](Self::poll_fd).
+    pub fn next_async<'a>(&'a mut self, buffer: &'a mut Vec<u8>) -> NextFuture<'a> {
+        NextFuture { reader: self, buffer }
     }
 
     /// There was nothing. Does the bell have to ring for what comes, and can anything come?
-    fn look_closely(&mut self, buffer: &mut Vec<u8>) -> Result<Option<Read>> {
+    fn recheck_after_arming(&mut self, buffer: &mut Vec<u8>) -> Result<Option<Read>> {
         if let Some(bell) = self.bell.as_ref().filter(|bell| bell.is_here()) {
-            bell.hush();
+            bell.clear();
             self.arm();
             if self.chain.is_ready(&self.link) {
                 // A descriptor that is readable once too often does no harm.
@@ -181,12 +181,12 @@ impl Reader {
         let Some(died) = writer_gone(&self.link, ask) else { return Ok(None) };
         // What it appended before it went is there by now.
         let read = look(&self.link, &mut self.chain, buffer, "next")?;
-        read.map(Some).ok_or_else(|| alone(&self.link, died))
+        read.map(Some).ok_or_else(|| disconnected(&self.link, died))
     }
 
     fn ring(&self) {
         if let Some(bell) = self.bell.as_ref().filter(|bell| bell.is_here()) {
-            bell.ring();
+            bell.signal();
         }
     }
 
@@ -195,7 +195,7 @@ impl Reader {
         let Self { link, chain, bell, .. } = self;
         let (control, Some(bell)) = (link.control(), bell) else { return };
         bell.arm(&link.attachment, &control.bells);
-        control.readers.0.lie_down(BELL, || chain.is_ready(link));
+        control.readers.0.prepare_wait_and_settle(BELL, || chain.is_ready(link));
         let writer = Owner::in_word(control.writer.0.owner.load(Ordering::Acquire));
         bell.watch(&link.attachment, writer.into_iter());
     }
@@ -207,49 +207,49 @@ impl Reader {
         let mut first = true;
         wait.until_counted(&link.attachment, "next", &doze.0, parks, |phase| {
             if let Some(read) = look(link, chain, buffer, "next")? {
-                return Ok(Look::Done(read));
+                return Ok(Check::Done(read));
             }
-            let Phase::Park { ask } = phase else { return Ok(Look::Again) };
+            let WaitPhase::Park { ask } = phase else { return Ok(Check::Again) };
             // The first time is no slice: a writer that appended lately lives.
             let ask = ask && !std::mem::take(&mut first);
             if let Some(died) = writer_gone(link, ask) {
                 // What it appended before it went is there by now.
                 let read = look(link, chain, buffer, "next")?;
-                return read.map(Look::Done).ok_or_else(|| alone(link, died));
+                return read.map(Check::Done).ok_or_else(|| disconnected(link, died));
             }
             if wait.never_parks() {
-                return Ok(Look::Again);
+                return Ok(Check::Again);
             }
             // Others may sleep on the same word: the announcement stays. A writer that left before it told nobody.
             let is_ready = || chain.is_ready(link) || writer_gone(link, false).is_some();
-            let Some(word) = doze.lie_down(ASLEEP, is_ready) else { return Ok(Look::Again) };
-            Ok(Look::Sleep(word))
+            let Some(word) = doze.prepare_wait_and_settle(ASLEEP, is_ready) else { return Ok(Check::Again) };
+            Ok(Check::Sleep(word))
         })
     }
 }
 
 #[inline]
 fn look(
-    link: &Link,
-    chain: &mut entries::Reader,
+    link: &LogMemory,
+    chain: &mut entries::EntryReader,
     buffer: &mut Vec<u8>,
     call: &'static str,
 ) -> Result<Option<Read>> {
     let corrupt = |corrupt| link.corrupt(call, corrupt);
     let step = chain.read(link, corrupt, |found| link.copy_to(found.at, found.len, buffer))?;
     match step {
-        Some(Step::Entry(found)) if checksum(found.seq, buffer) != found.checksum => {
+        Some(ReadStep::Entry(found)) if checksum(found.seq, buffer) != found.checksum => {
             let what = "an entry's bytes do not agree with its checksum";
             Err(corrupt(Corrupt { what, at: found.position }))
         }
-        Some(Step::Entry(found)) => Ok(Some(Read::Entry(found.seq))),
-        Some(Step::Missed(first, count)) => Ok(Some(Read::Missed { first, count })),
+        Some(ReadStep::Entry(found)) => Ok(Some(Read::Entry(found.seq))),
+        Some(ReadStep::Missed(first, count)) => Ok(Some(Read::Missed { first, count })),
         None => Ok(None),
     }
 }
 
 /// Whether there was a writer and is none, and it died. Asking the kernel takes a system call.
-fn writer_gone(link: &Link, ask: bool) -> Option<bool> {
+fn writer_gone(link: &LogMemory, ask: bool) -> Option<bool> {
     let owner = Owner::in_word(link.control().writer.0.owner.load(Ordering::Acquire))?;
     if owner == Owner::NOBODY {
         return Some(false);
@@ -258,23 +258,23 @@ fn writer_gone(link: &Link, ask: bool) -> Option<bool> {
 }
 
 #[cold]
-fn alone(link: &Link, died: bool) -> Error {
+fn disconnected(link: &LogMemory, died: bool) -> Error {
     let remedy = "the log stays as it is; go on when there is a new writer".to_owned();
     link.alone("next", "all entries were read, and the writer", died, remedy)
 }
 
-fn begin(link: &Link, start: Start, call: &'static str) -> Result<entries::Reader> {
+fn begin(link: &LogMemory, start: Start, call: &'static str) -> Result<entries::EntryReader> {
     let capacity = link.capacity();
     match start {
-        Start::Oldest => entries::Reader::at_oldest(link, capacity),
-        Start::Newest => entries::Reader::at_newest(link, capacity),
-        Start::At(seq) => entries::Reader::at_seq(link, capacity, seq),
+        Start::Oldest => entries::EntryReader::at_oldest(link, capacity),
+        Start::Newest => entries::EntryReader::at_newest(link, capacity),
+        Start::At(seq) => entries::EntryReader::at_seq(link, capacity, seq),
     }
     .map_err(|corrupt| link.corrupt(call, corrupt))
 }
 
-impl Hangs for Reader {
-    fn hang(&mut self) -> Result<&mut Hanging> {
+impl Pollable for LogReader {
+    fn poll_handle(&mut self) -> Result<&mut PollHandle> {
         self.link.attachment.check()?;
         if self.bell.as_ref().is_some_and(|bell| !bell.is_here()) {
             return Err(Error::rule_as(
@@ -286,7 +286,8 @@ impl Hangs for Reader {
             ));
         }
         if self.bell.is_none() {
-            let Some(bell) = Hanging::on_any(&self.link.attachment, &self.link.control().bells)? else {
+            let Some(bell) = PollHandle::with_any_slot(&self.link.attachment, &self.link.control().bells)?
+            else {
                 return Err(Error::rule_as(
                     Errno::AGAIN,
                     "bell",
@@ -305,7 +306,7 @@ impl Hangs for Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for LogReader {
     fn drop(&mut self) {
         // Before the attachment: what it has in the directory goes before the segment's name.
         if let Some(mut bell) = self.bell.take_if(|bell| bell.is_here()) {
@@ -314,15 +315,15 @@ impl Drop for Reader {
     }
 }
 
-/// The next entry, when it comes; see [`Reader::next_async`].
+/// The next entry, when it comes; see [`LogReader::next_async`].
 #[derive(Debug)]
 #[must_use = "a future does nothing until it is polled"]
-pub struct NextEntry<'a> {
-    reader: &'a mut Reader,
+pub struct NextFuture<'a> {
+    reader: &'a mut LogReader,
     buffer: &'a mut Vec<u8>,
 }
 
-impl Future for NextEntry<'_> {
+impl Future for NextFuture<'_> {
     type Output = Result<Read>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Read>> {

@@ -2,7 +2,7 @@
 
 use super::checksum::checksum;
 use super::entries::{self, Trust};
-use super::link::{self, Link};
+use super::link::{self, LogMemory};
 use crate::error::{Errno, Error, Result};
 use crate::shm::segment::owner::Owner;
 use crate::sys;
@@ -14,25 +14,25 @@ use std::sync::atomic::Ordering;
 ///
 /// **Fork:** it stays the parent's. In a child every call is an error, and its drop does nothing.
 #[derive(Debug)]
-pub struct Writer {
-    link: Link,
-    chain: entries::Writer,
+pub struct LogWriter {
+    link: LogMemory,
+    chain: entries::EntryWriter,
     process: u64,
 }
 
-impl Writer {
-    pub(super) fn new(link: Link) -> Result<Self> {
+impl LogWriter {
+    pub(super) fn new(link: LogMemory) -> Result<Self> {
         link.attachment.check()?;
         let control = link.control();
         let owner = &control.writer.0.owner;
         link.claim(owner).map_err(|why| link.taken("writer", "writer", why))?;
         let trust = if link::is_of_this_boot(control) { Trust::Memory } else { Trust::Nothing };
-        let is_whole = |found: &entries::Found| {
+        let is_whole = |found: &entries::FoundEntry| {
             let mut bytes = Vec::new();
             link.copy_to(found.at, found.len, &mut bytes).is_ok()
                 && checksum(found.seq, &bytes) == found.checksum
         };
-        let resumed = entries::Writer::resume(&link, link.capacity(), trust, is_whole)
+        let resumed = entries::EntryWriter::resume(&link, link.capacity(), trust, is_whole)
             .map_err(|corrupt| link.corrupt("writer", corrupt))
             .and_then(|chain| {
                 // What is in memory alone does not outlive the machine.
@@ -46,7 +46,7 @@ impl Writer {
             Ok(chain) => {
                 control.writer.0.boot.store(link::boot(), Ordering::Relaxed);
                 // The last writer may have been killed before it told anyone.
-                link.rouse_readers();
+                link.wake_readers();
                 Ok(Self { chain, link, process: sys::identity::token() })
             }
             Err(error) => {
@@ -57,7 +57,7 @@ impl Writer {
     }
 
     /// The longest entry, in bytes: a quarter of the log, less 32.
-    pub fn limit(&self) -> usize {
+    pub fn max_entry_len(&self) -> usize {
         self.link.limit()
     }
 
@@ -70,7 +70,7 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// EMSGSIZE beyond the [`limit`](Self::limit). EBADMSG if some process has written over the log; an error that says so if one has
+    /// EMSGSIZE beyond the [`max_entry_len`](Self::max_entry_len). EBADMSG if some process has written over the log; an error that says so if one has
     /// truncated it. Nothing was appended then.
     #[inline]
     pub fn append(&mut self, bytes: &[u8]) -> Result<u64> {
@@ -83,7 +83,7 @@ impl Writer {
         let place = place.map_err(|corrupt| self.link.corrupt("append", corrupt))?;
         self.link.copy_in(place.at, bytes)?;
         self.chain.publish(&self.link, place, len, checksum(place.seq, bytes));
-        self.link.rouse_readers();
+        self.link.wake_readers();
         Ok(place.seq)
     }
 
@@ -106,17 +106,17 @@ impl Writer {
             Errno::MSGSIZE,
             "append",
             self.link.subject().with_length(len),
-            format!("an entry of this log has at most {} bytes, a quarter of it", self.limit()),
+            format!("an entry of this log has at most {} bytes, a quarter of it", self.max_entry_len()),
             "append it in parts, or create the log with more bytes",
         )
     }
 }
 
-fn sync(link: &Link) -> Result<()> {
+fn sync(link: &LogMemory) -> Result<()> {
     rustix::fs::fsync(link.attachment.file()).map_err(|errno| Error::kernel("fsync", errno, link.subject()))
 }
 
-impl Drop for Writer {
+impl Drop for LogWriter {
     fn drop(&mut self) {
         if sys::identity::token() != self.process {
             return;
@@ -124,7 +124,7 @@ impl Drop for Writer {
         let (me, nobody) = (self.link.attachment.me().word(), Owner::NOBODY.word());
         let owner = &self.link.control().writer.0.owner;
         if owner.compare_exchange(me, nobody, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            self.link.rouse_readers();
+            self.link.wake_readers();
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Segments whose contents are folio's own, a ring: channels and logs, made and opened as all segments are.
 
 use crate::error::{Errno, Error, Result, Subject};
-use crate::shm::ring::memory::{Beside, data_len};
+use crate::shm::ring::memory::{ControlBlock, data_len};
 use crate::shm::ring::message_header;
-use crate::shm::segment::attachment::{Attachment, Contents};
-use crate::shm::segment::{self, SegmentOptions, Spot};
+use crate::shm::segment::attachment::{Attachment, SegmentContents};
+use crate::shm::segment::{self, SegmentOptions, SegmentPath};
 use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -12,21 +12,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How one is made and opened.
-pub(in crate::shm) struct Making<'a, C> {
+pub(in crate::shm) struct RingOptions<'a, C> {
     pub(in crate::shm) segment: &'a SegmentOptions,
     /// Any one of this kind.
-    pub(in crate::shm) any: Contents<'a>,
+    pub(in crate::shm) any: SegmentContents<'a>,
     /// Bytes of a new one's ring, before they are rounded up.
     pub(in crate::shm) bytes: usize,
     pub(in crate::shm) beside: PhantomData<C>,
 }
 
-impl<C: Beside> Making<'_, C> {
+impl<C: ControlBlock> RingOptions<'_, C> {
     /// A new one. Its data has its whole length from the start: a ring does not grow.
-    fn contents(&self, call: &'static str) -> Result<Contents<'_>> {
+    fn contents(&self, call: &'static str) -> Result<SegmentContents<'_>> {
         let capacity = self.bytes.max(C::SMALLEST).checked_next_power_of_two();
         match capacity.filter(|&capacity| capacity as u64 <= message_header::CAPACITY_LIMIT) {
-            Some(capacity) => Ok(Contents { length: data_len(capacity) as u64, ..self.any }),
+            Some(capacity) => Ok(SegmentContents { length: data_len(capacity) as u64, ..self.any }),
             None => Err(Error::rule(
                 call,
                 Subject::named(format!("a {}", C::NOUN)).with_length(self.bytes),
@@ -36,31 +36,35 @@ impl<C: Beside> Making<'_, C> {
         }
     }
 
-    fn spot(&self, call: &'static str, name: &str) -> Result<Spot> {
-        Spot::name(call, name, self.segment.chosen_lifetime())
+    fn path_of(&self, call: &'static str, name: &str) -> Result<SegmentPath> {
+        SegmentPath::name(call, name, self.segment.chosen_lifetime())
     }
 
     pub(in crate::shm) fn create(&self, name: &str) -> Result<Arc<Attachment>> {
         let contents = self.contents("create")?;
-        let spot = self.spot("create", name)?;
+        let spot = self.path_of("create", name)?;
         let made = self.segment.create_at(&spot, &contents, contents.length, |_| Ok(()))?;
         made.ok_or_else(|| segment::exists(self.segment, &spot))
     }
 
     pub(in crate::shm) fn open(&self, name: &str) -> Result<Arc<Attachment>> {
-        self.segment.open_existing(&self.spot("open", name)?, &self.any)
+        self.segment.open_existing(&self.path_of("open", name)?, &self.any)
     }
 
     pub(in crate::shm) fn open_or_create(&self, name: &str) -> Result<Arc<Attachment>> {
         let contents = self.contents("open_or_create")?;
-        self.either(&self.spot("open_or_create", name)?, &contents)
+        self.open_or_create_path(&self.path_of("open_or_create", name)?, &contents)
     }
 
-    pub(in crate::shm) fn at_path(&self, path: &Path) -> Result<Arc<Attachment>> {
-        self.either(&Spot::file(path), &self.contents("at_path")?)
+    pub(in crate::shm) fn open_or_create_file(&self, path: &Path) -> Result<Arc<Attachment>> {
+        self.open_or_create_path(&SegmentPath::file(path), &self.contents("at_path")?)
     }
 
-    fn either(&self, spot: &Spot, contents: &Contents<'_>) -> Result<Arc<Attachment>> {
+    fn open_or_create_path(
+        &self,
+        spot: &SegmentPath,
+        contents: &SegmentContents<'_>,
+    ) -> Result<Arc<Attachment>> {
         /// Far longer than others keep making and removing it.
         const PATIENCE: Duration = Duration::from_secs(10);
         let deadline = Instant::now() + PATIENCE;

@@ -5,8 +5,8 @@ use crate::error::{Errno, Error, Result, Subject};
 use crate::shm::ring::message_header::Corrupt;
 use crate::shm::segment::attachment::Attachment;
 use crate::shm::segment::owner::Owner;
-use crate::shm::wait::eventcount::{ASLEEP, BELL, Doze};
-use crate::shm::wait::notifier::{BellCord, party};
+use crate::shm::wait::eventcount::{ASLEEP, BELL, EventCount};
+use crate::shm::wait::notifier::{NotifierSlot, participant_name};
 use crate::sys;
 use crate::sys::copy::Trap;
 use crate::sys::futex;
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Two cache lines: processors fetch them in pairs.
 #[repr(C, align(128))]
 #[derive(Debug)]
-pub(in crate::shm) struct Apart<T>(pub(in crate::shm) T);
+pub(in crate::shm) struct CachePadded<T>(pub(in crate::shm) T);
 
 /// Where the ring starts.
 pub(in crate::shm) const RING_AT: usize = 4096;
@@ -27,7 +27,7 @@ pub(in crate::shm) const RING_AT: usize = 4096;
 /// # Safety
 ///
 /// It is made of atomics alone, so that any bits are one, and is aligned to a page at most.
-pub(in crate::shm) unsafe trait Beside: Sized {
+pub(in crate::shm) unsafe trait ControlBlock: Sized {
     /// What it is.
     const NOUN: &'static str;
     /// Bytes of the smallest ring.
@@ -97,7 +97,7 @@ fn claim(place: &AtomicU64, me: Owner, is_alive: impl Fn(Owner) -> bool) -> Resu
     Err(Unclaimed::Restless)
 }
 
-impl<C: Beside> RingMemory<C> {
+impl<C: ControlBlock> RingMemory<C> {
     /// The ring in a segment of its kind.
     pub(in crate::shm) fn new(attachment: Arc<Attachment>) -> Result<Self> {
         const { assert!(size_of::<C>() <= RING_AT && align_of::<C>() <= RING_AT) };
@@ -133,7 +133,7 @@ impl<C: Beside> RingMemory<C> {
 
     #[inline]
     pub(in crate::shm) fn control(&self) -> &C {
-        // SAFETY: `new` has seen that the attachment is long enough; it is aligned to a page, any bits are valid for what is `Beside`,
+        // SAFETY: `new` has seen that the attachment is long enough; it is aligned to a page, any bits are valid for what is `ControlBlock`,
         // and the attachment keeps it mapped while `self` lives, with zeros for pages that cannot be supplied.
         unsafe { &*self.control }
     }
@@ -199,26 +199,26 @@ impl<C: Beside> RingMemory<C> {
     /// Tells those who want to be told, by the word, that there is something for them: `wakes` of those who sleep, and all whose cords
     /// are armed.
     #[inline]
-    pub(in crate::shm) fn rouse<'a>(
+    pub(in crate::shm) fn wake_side<'a>(
         &'a self,
-        doze: &Doze,
+        doze: &EventCount,
         wakes: u32,
-        cords: impl FnOnce() -> &'a [BellCord],
+        cords: impl FnOnce() -> &'a [NotifierSlot],
     ) {
-        let how = doze.rouse();
+        let how = doze.notify();
         if how != 0 {
             self.tell(doze, how, wakes, cords());
         }
     }
 
     #[cold]
-    fn tell(&self, doze: &Doze, how: u32, wakes: u32, cords: &[BellCord]) {
+    fn tell(&self, doze: &EventCount, how: u32, wakes: u32, cords: &[NotifierSlot]) {
         if how & ASLEEP != 0 {
             futex::wake_shared(&doze.0, wakes);
         }
         if how & BELL != 0 {
             for cord in cords {
-                cord.pull(&self.attachment);
+                cord.notify(&self.attachment);
             }
         }
     }
@@ -283,7 +283,7 @@ impl<C: Beside> RingMemory<C> {
                 Errno::BUSY,
                 call,
                 self.subject(),
-                format!("the {noun} has a {who}: {}", party(&self.attachment, holder)),
+                format!("the {noun} has a {who}: {}", participant_name(&self.attachment, holder)),
                 format!(
                     "a {noun} has one {who} at a time; wait until it is dropped, or its process has ended"
                 ),
@@ -301,21 +301,21 @@ impl<C: Beside> RingMemory<C> {
 
 /// Does something again and again while a thread keeps storing dead owners at these offsets, as another process might.
 #[cfg(test)]
-pub(in crate::shm) fn while_scribbled<C: Beside>(
+pub(in crate::shm) fn while_scribbled<C: ControlBlock>(
     memory: &RingMemory<C>,
     at: &[usize],
     mut work: impl FnMut(),
 ) {
     /// Also when the work panics: the thread ends.
-    struct Done<'a>(&'a std::sync::atomic::AtomicBool);
-    impl Drop for Done<'_> {
+    struct ScribbleEnd<'a>(&'a std::sync::atomic::AtomicBool);
+    impl Drop for ScribbleEnd<'_> {
         fn drop(&mut self) {
             self.0.store(true, Ordering::Relaxed);
         }
     }
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let end = Done(&done);
+        let end = ScribbleEnd(&done);
         scope.spawn(|| {
             for generation in 0.. {
                 for &at in at {

@@ -16,7 +16,7 @@ pub(crate) struct Corrupt {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum MessageKind {
     Message,
     /// The ring is left here for its beginning. The length says how many bytes that are.
     Skip,
@@ -46,16 +46,21 @@ pub(crate) fn skip(position: u64) -> u64 {
 /// Kind and length of a word that was found at `position` of a ring of `capacity` bytes, if they are possible there:
 /// `header` bytes, the word among them, and the length lie before the ring's end.
 #[inline]
-pub(crate) fn decode(word: u64, position: u64, capacity: u64, header: u64) -> Result<(Kind, u64), Corrupt> {
+pub(crate) fn decode(
+    word: u64,
+    position: u64,
+    capacity: u64,
+    header: u64,
+) -> Result<(MessageKind, u64), Corrupt> {
     let room = capacity - (position & (capacity - 1));
     let len = word << (64 - KINDS - LENGTHS) >> (64 - LENGTHS);
     if (word ^ mark(position)) >> (KINDS + LENGTHS) != 0 {
         return Err(Corrupt { what: "a message's word was not written for its place", at: position });
     }
     match word & 3 {
-        1 if header + len.next_multiple_of(WORD) <= room => Ok((Kind::Message, len)),
+        1 if header + len.next_multiple_of(WORD) <= room => Ok((MessageKind::Message, len)),
         // The beginning is never left: no chain of skips has no end.
-        2 if len == 0 && room != capacity => Ok((Kind::Skip, room)),
+        2 if len == 0 && room != capacity => Ok((MessageKind::Skip, room)),
         1 => Err(Corrupt { what: "a message's length goes past the ring's end", at: position }),
         _ => Err(Corrupt { what: "a message's word is of no known kind", at: position }),
     }

@@ -8,19 +8,19 @@ use crate::error::{Errno, Error, Result, Subject};
 use crate::flags::MapFlags;
 use crate::page::PageSize;
 use crate::prot::Prot;
-use crate::region::{Place, Region, Request};
+use crate::region::{Placement, Region, Request};
 use crate::shm::segment::header::{
-    Changing, FIXED, Facts, Flaw, GONE, Kind, LOST, Lifetime, MIXED, NETWORK_AT, READY, SLOTS, SLOTS_AT,
-    STATE_AT, Slot, data_at, short_name,
+    FIXED, GONE, HeaderError, HeaderFields, LOST, Lifetime, MIXED, MutableHeader, NETWORK_AT,
+    ParticipantSlot, READY, SLOTS, SLOTS_AT, STATE_AT, SegmentKind, data_at, short_name,
 };
 use crate::shm::segment::name;
 use crate::shm::segment::owner::Owner;
 use crate::shm::segment::participant::{self, NoSlot};
 use crate::shm::wait::notifier;
-use crate::shm::wait::process_notifier::PartyBell;
+use crate::shm::wait::process_notifier::ProcessNotifier;
 use crate::sys;
 use crate::sys::fork::OwnFd;
-use crate::sys::fork_mutex::Gate;
+use crate::sys::fork_mutex::ForkMutex;
 use crate::sys::guard_table::Guarded;
 use crate::sys::shadow::CloneBy;
 use crate::sys::spare::Stores;
@@ -34,8 +34,8 @@ use std::time::{Duration, Instant};
 
 /// What is to lie in a segment that is made, or must lie in one that is opened.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Contents<'a> {
-    pub(crate) kind: Kind,
+pub(crate) struct SegmentContents<'a> {
+    pub(crate) kind: SegmentKind,
     pub(crate) fingerprint: u64,
     pub(crate) type_name: &'a str,
     /// Bytes of an element; of a value, its size.
@@ -48,7 +48,7 @@ pub(crate) struct Contents<'a> {
 type Inode = ((u32, u32), u64);
 
 /// The attachments of this process. Changed while no thread forks only, so that a child finds it whole.
-static ALL: Gate<BTreeMap<Inode, Weak<Attachment>>> = Gate::with(BTreeMap::new());
+static ALL: ForkMutex<BTreeMap<Inode, Weak<Attachment>>> = ForkMutex::with(BTreeMap::new());
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub(crate) struct Attachment {
     file: OwnedFd,
     inode: Inode,
     region: Region,
-    facts: Facts,
+    facts: HeaderFields,
     /// How the file is called. Set while no thread forks only.
     path: OnceLock<PathBuf>,
     /// The name that goes with the last party, once the segment is known to have it. Set while no thread forks only.
@@ -73,12 +73,12 @@ pub(crate) struct Attachment {
     /// The process whose party this is, and the party.
     process: AtomicU64,
     owner: AtomicU64,
-    /// The process that makes the segment anew, of a leftover, until it has [let the others in](Attachment::reveal).
+    /// The process that makes the segment anew, of a leftover, until it has [let the others in](Attachment::publish).
     maker: AtomicU64,
     /// What holds the party's lock. Touched while no thread forks only.
-    lease: Gate<Option<OwnFd>>,
+    lease: ForkMutex<Option<OwnFd>>,
     /// What wakes the futures of the process whose it is. Set while no thread forks only.
-    bell: Gate<Option<Arc<PartyBell>>>,
+    bell: ForkMutex<Option<Arc<ProcessNotifier>>>,
     /// How often threads of this process have parked here.
     pub(in crate::shm) parks: AtomicU64,
 }
@@ -108,7 +108,7 @@ impl Attachment {
         self.facts.id
     }
 
-    pub(crate) fn facts(&self) -> &Facts {
+    pub(crate) fn header_fields(&self) -> &HeaderFields {
         &self.facts
     }
 
@@ -126,28 +126,28 @@ impl Attachment {
         self.region.addresses()
     }
 
-    fn changing(&self) -> &Changing {
+    fn changing(&self) -> &MutableHeader {
         // SAFETY: inside the map, aligned, atomics only, and mapped for as long as `self` is.
-        unsafe { &*self.region.as_ptr().add(FIXED).cast::<Changing>() }
+        unsafe { &*self.region.as_ptr().add(FIXED).cast::<MutableHeader>() }
     }
 
-    pub(in crate::shm) fn slots(&self) -> &[Slot; SLOTS] {
+    pub(in crate::shm) fn slots(&self) -> &[ParticipantSlot; SLOTS] {
         // SAFETY: as above.
-        unsafe { &*self.region.as_ptr().add(SLOTS_AT).cast::<[Slot; SLOTS]>() }
+        unsafe { &*self.region.as_ptr().add(SLOTS_AT).cast::<[ParticipantSlot; SLOTS]>() }
     }
 
     /// Slots from here on have never had a bell.
-    pub(in crate::shm) fn bells(&self) -> &AtomicU32 {
+    pub(in crate::shm) fn process_notifiers(&self) -> &AtomicU32 {
         &self.changing().bells
     }
 
     /// This process's bell for the segment, made if there is none.
-    pub(in crate::shm) fn bell(&self) -> Result<Arc<PartyBell>> {
+    pub(in crate::shm) fn process_notifier(&self) -> Result<Arc<ProcessNotifier>> {
         let found = || self.bell.lock().as_ref().filter(|bell| bell.is_mine()).map(Arc::clone);
         if let Some(bell) = found() {
             return Ok(bell);
         }
-        let fresh = Arc::new(PartyBell::new(self)?);
+        let fresh = Arc::new(ProcessNotifier::new(self)?);
         Ok(sys::fork::held_off(|_| {
             // Another thread may have been first.
             found().unwrap_or_else(|| {
@@ -173,7 +173,7 @@ impl Attachment {
     /// The half of [`check`](Self::check) that goes before an access: this process is a party, and a page that is gone becomes zeros in
     /// it, and no signal.
     #[inline]
-    pub(in crate::shm) fn attend(&self) -> Result<()> {
+    pub(in crate::shm) fn ensure_joined(&self) -> Result<()> {
         if self.process.load(Ordering::Acquire) == sys::identity::token() { Ok(()) } else { self.join() }
     }
 
@@ -367,7 +367,7 @@ impl Attachment {
                     Err(self.name_gone())
                 }
                 Ok(owner) => {
-                    self.settle(owner, lease, token);
+                    self.record_membership(owner, lease, token);
                     Ok(None)
                 }
                 Err(no_slot) => {
@@ -447,7 +447,7 @@ impl Attachment {
     }
 
     /// Notes what this process is a party by. While no thread forks.
-    fn settle(&self, owner: Owner, lease: OwnFd, token: u64) {
+    fn record_membership(&self, owner: Owner, lease: OwnFd, token: u64) {
         self.note_network(lease.as_fd());
         self.owner.store(owner.word(), Ordering::Relaxed);
         // What the parent's field named is closed in this process.
@@ -466,8 +466,8 @@ impl Attachment {
         matches!(read_header(self.file()), Ok(Ok((facts, _))) if facts.id != self.facts.id)
     }
 
-    /// Whether this is a forked child's copy for what the file held before it was made anew, as `facts`.
-    fn is_left_behind(&self, facts: &Facts) -> bool {
+    /// Whether this is a forked child's copy for what the file held before it was made anew, as `header_fields`.
+    fn is_stale(&self, facts: &HeaderFields) -> bool {
         self.facts.id != facts.id && self.process.load(Ordering::Acquire) != sys::identity::token()
     }
 
@@ -553,7 +553,7 @@ impl Attachment {
     pub(crate) fn create(
         file: OwnedFd,
         path: Option<PathBuf>,
-        contents: &Contents<'_>,
+        contents: &SegmentContents<'_>,
         reserve: u64,
         lifetime: Lifetime,
     ) -> Result<Arc<Self>> {
@@ -566,17 +566,17 @@ impl Attachment {
         write(file.as_fd(), &facts.to_bytes(contents.length), &subject)?;
         let fresh = Arc::new(Self::map(file, path, facts)?);
         fresh.join()?;
-        fresh.enlist();
+        fresh.register();
         Ok(fresh)
     }
 
     /// Makes a segment of a leftover whose name this process may not take away, in the same file. `None` if it is no leftover
-    /// any more. Until it is [revealed](Self::reveal) nobody else can come, and whoever looks finds a leftover, which it
+    /// any more. Until it is [revealed](Self::publish) nobody else can come, and whoever looks finds a leftover, which it
     /// is if this process is killed.
-    pub(crate) fn renew(
+    pub(crate) fn recreate_in_place(
         file: OwnedFd,
         path: &Path,
-        contents: &Contents<'_>,
+        contents: &SegmentContents<'_>,
         reserve: u64,
         lifetime: Lifetime,
     ) -> Result<Option<Arc<Self>>> {
@@ -585,18 +585,18 @@ impl Attachment {
         });
         let subject = || Subject::named(path.display().to_string());
         let lease = opened.map_err(|errno| super::by_descriptor("open", errno, subject()))?;
-        match Self::build_anew(lease.as_fd(), file, path, contents, reserve, lifetime) {
+        match Self::rebuild(lease.as_fd(), file, path, contents, reserve, lifetime) {
             Ok(Some(fresh)) => {
                 sys::signal::ensure();
                 sys::fork::held_off(|_| {
                     let token = sys::identity::token();
                     fresh.open_guard()?;
                     fresh.maker.store(token, Ordering::Relaxed);
-                    fresh.settle(participant::claim_barred(fresh.slots()), lease, token);
+                    fresh.record_membership(participant::claim_locked(fresh.slots()), lease, token);
                     Ok::<_, Error>(())
                 })?;
                 let fresh = Arc::new(fresh);
-                fresh.enlist();
+                fresh.register();
                 Ok(Some(fresh))
             }
             // The bar ends with its description.
@@ -607,12 +607,12 @@ impl Attachment {
         }
     }
 
-    /// All of [`renew`](Self::renew) that can fail: `lease` is to bar everybody, and then the file is made anew.
-    fn build_anew(
+    /// All of [`recreate_in_place`](Self::recreate_in_place) that can fail: `lease` is to bar everybody, and then the file is made anew.
+    fn rebuild(
         lease: BorrowedFd<'_>,
         file: OwnedFd,
         path: &Path,
-        contents: &Contents<'_>,
+        contents: &SegmentContents<'_>,
         reserve: u64,
         duration: Lifetime,
     ) -> Result<Option<Self>> {
@@ -621,7 +621,7 @@ impl Attachment {
             let subject = subject.clone();
             move |errno| Error::kernel(call, errno, subject)
         };
-        if !participant::bar(lease).map_err(failed("fcntl"))? {
+        if !participant::lock_all(lease).map_err(failed("fcntl"))? {
             return Ok(None);
         }
         // From here on it grows no more.
@@ -645,11 +645,11 @@ impl Attachment {
         Self::map(file, Some(path.to_owned()), facts).map(Some)
     }
 
-    /// Lets the others find what [`renew`](Self::renew) made.
-    pub(crate) fn reveal(&self, name: &Path) -> Result<()> {
+    /// Lets the others find what [`recreate_in_place`](Self::recreate_in_place) made.
+    pub(crate) fn publish(&self, name: &Path) -> Result<()> {
         if self.process.load(Ordering::Acquire) == sys::identity::token() {
             // This process's slot stays taken meanwhile. Who comes before the state says so finds a leftover, and goes.
-            self.let_others_in().map_err(|errno| Error::kernel("fcntl", errno, self.subject()))?;
+            self.admit_others().map_err(|errno| Error::kernel("fcntl", errno, self.subject()))?;
             self.changing().state.store(READY, Ordering::Release);
             self.maker.store(0, Ordering::Relaxed);
         } else {
@@ -660,15 +660,15 @@ impl Attachment {
         Ok(())
     }
 
-    /// What [`renew`](Self::renew) made is to be nothing.
+    /// What [`recreate_in_place`](Self::recreate_in_place) made is to be nothing.
     pub(crate) fn give_up(&self) {
         if self.process.load(Ordering::Acquire) == sys::identity::token() {
             self.maker.store(0, Ordering::Relaxed);
-            let _ = self.let_others_in();
+            let _ = self.admit_others();
         }
     }
 
-    fn let_others_in(&self) -> Result<(), Errno> {
+    fn admit_others(&self) -> Result<(), Errno> {
         sys::fork::held_off(|_| match &*self.lease.lock() {
             Some(lease) => participant::admit_others(lease.as_fd()),
             None => Ok(()),
@@ -681,7 +681,7 @@ impl Attachment {
         call: &'static str,
         file: OwnedFd,
         path: Option<PathBuf>,
-        contents: &Contents<'_>,
+        contents: &SegmentContents<'_>,
     ) -> Result<Option<Arc<Self>>> {
         let subject = || {
             path.as_ref().map_or_else(
@@ -698,11 +698,11 @@ impl Attachment {
         Self::attach(file, path, facts)
     }
 
-    /// The process's one attachment to a file that holds `facts`; `None` if it does not any more.
-    fn attach(file: OwnedFd, path: Option<PathBuf>, facts: Facts) -> Result<Option<Arc<Self>>> {
+    /// The process's one attachment to a file that holds `header_fields`; `None` if it does not any more.
+    fn attach(file: OwnedFd, path: Option<PathBuf>, facts: HeaderFields) -> Result<Option<Arc<Self>>> {
         let inode = inode_of(file.as_fd())?;
         let found = sys::fork::held_off(|_| ALL.lock().get(&inode).and_then(Weak::upgrade));
-        if let Some(found) = found.filter(|found| !found.is_left_behind(&facts)) {
+        if let Some(found) = found.filter(|found| !found.is_stale(&facts)) {
             match found.agreed(&facts) {
                 Err(_) if is_outdated(found.file(), &facts) => return Ok(None),
                 agreed => agreed?,
@@ -718,14 +718,14 @@ impl Attachment {
             return if fresh.is_past() { Ok(None) } else { Err(error) };
         }
         // Another thread may have been first: then this one's party leaves again.
-        match fresh.enlist() {
+        match fresh.register() {
             Some(first) => first.agreed(&fresh.facts).map(|()| Some(first)),
             None => Ok(Some(fresh)),
         }
     }
 
-    /// Maps a file that holds `facts`.
-    fn map(file: OwnedFd, path: Option<PathBuf>, facts: Facts) -> Result<Self> {
+    /// Maps a file that holds `header_fields`.
+    fn map(file: OwnedFd, path: Option<PathBuf>, facts: HeaderFields) -> Result<Self> {
         let inode = inode_of(file.as_fd())?;
         let page = PageSize::system();
         let end = usize::try_from(facts.data_at + facts.reserve).ok().and_then(|end| page.ceil(end));
@@ -737,7 +737,7 @@ impl Attachment {
             flags: MapFlags::SHARED,
             fd: Some(file.as_fd()),
             offset: 0,
-            place: Place::Anywhere,
+            place: Placement::Anywhere,
         })?;
         Ok(Self {
             file,
@@ -753,18 +753,18 @@ impl Attachment {
             process: AtomicU64::new(0),
             owner: AtomicU64::new(Owner::NOBODY.word()),
             maker: AtomicU64::new(0),
-            lease: Gate::with(None),
-            bell: Gate::with(None),
+            lease: ForkMutex::with(None),
+            bell: ForkMutex::with(None),
             parks: AtomicU64::new(0),
         })
     }
 
     /// Makes this the process's attachment to its file, or returns the one that is.
-    fn enlist(self: &Arc<Self>) -> Option<Arc<Self>> {
+    fn register(self: &Arc<Self>) -> Option<Arc<Self>> {
         let (first, mine) = sys::fork::held_off(|_| {
             let mut all = ALL.lock();
             let first = all.get(&self.inode).and_then(Weak::upgrade);
-            let mine = first.as_ref().is_none_or(|first| first.is_left_behind(&self.facts));
+            let mine = first.as_ref().is_none_or(|first| first.is_stale(&self.facts));
             if mine {
                 all.insert(self.inode, Arc::downgrade(self));
             }
@@ -773,8 +773,8 @@ impl Attachment {
         first.filter(|_| !mine)
     }
 
-    /// Whether this attachment will do for who has read `facts` in the file: its map was made by what the header said then.
-    fn agreed(&self, facts: &Facts) -> Result<()> {
+    /// Whether this attachment will do for who has read `header_fields` in the file: its map was made by what the header said then.
+    fn agreed(&self, facts: &HeaderFields) -> Result<()> {
         self.check()?;
         if self.facts == *facts {
             return Ok(());
@@ -811,7 +811,13 @@ impl Drop for Attachment {
                     && self.facts.lifetime == Lifetime::WhileUsed
                 {
                     // Somebody may have made another segment of the same file since this process left.
-                    let judge = || Ok(if self.is_another() { Verdict::Stays } else { Verdict::Leftover });
+                    let judge = || {
+                        Ok(if self.is_another() {
+                            MembershipVerdict::Stays
+                        } else {
+                            MembershipVerdict::Leftover
+                        })
+                    };
                     let _ = retire(lease.as_fd(), name, self.inode, judge);
                 }
                 forks.close(lease);
@@ -825,7 +831,7 @@ impl Drop for Attachment {
 
 /// What is to become of a name that nobody uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::shm) enum Verdict {
+pub(in crate::shm) enum MembershipVerdict {
     Stays,
     Goes,
     /// It goes; and where this process may not take it away, its file is to say that nothing is there.
@@ -838,9 +844,9 @@ pub(in crate::shm) fn retire(
     fd: BorrowedFd<'_>,
     path: &Path,
     inode: Inode,
-    judge: impl FnOnce() -> Result<Verdict, Errno>,
+    judge: impl FnOnce() -> Result<MembershipVerdict, Errno>,
 ) -> Result<bool, Errno> {
-    if !participant::bar(fd)? {
+    if !participant::lock_all(fd)? {
         return Ok(false);
     }
     // While it is barred nobody else takes the name from this file.
@@ -848,7 +854,7 @@ pub(in crate::shm) fn retire(
         Ok(true) => judge().and_then(|verdict| execute(fd, path, verdict)),
         other => other,
     };
-    participant::unbar(fd);
+    participant::unlock_all(fd);
     result
 }
 
@@ -862,17 +868,17 @@ fn mixed(fd: BorrowedFd<'_>) -> Option<u64> {
     read_header(fd).ok()?.ok().map(|(facts, _)| facts.id)
 }
 
-fn execute(fd: BorrowedFd<'_>, path: &Path, verdict: Verdict) -> Result<bool, Errno> {
-    if verdict == Verdict::Stays {
+fn execute(fd: BorrowedFd<'_>, path: &Path, verdict: MembershipVerdict) -> Result<bool, Errno> {
+    if verdict == MembershipVerdict::Stays {
         return Ok(false);
     }
     // First: when the name has gone, or the header says so, nobody can tell any more whose they were.
     if let Some(segment) = mixed(fd) {
-        notifier::sweep(name::parent(path), segment, |_| false);
+        notifier::remove_dead_fifos(name::parent(path), segment, |_| false);
     }
     match rustix::fs::unlink(path) {
         // In a directory with the sticky bit only its owner may. Others must not find what it holds.
-        Err(errno @ (Errno::PERM | Errno::ACCESS)) if verdict == Verdict::Leftover => {
+        Err(errno @ (Errno::PERM | Errno::ACCESS)) if verdict == MembershipVerdict::Leftover => {
             say_gone(fd)?;
             Err(errno)
         }
@@ -909,12 +915,17 @@ fn inode_of(file: BorrowedFd<'_>) -> Result<Inode> {
 }
 
 /// What the header of a new segment says.
-fn new_facts(contents: &Contents<'_>, reserve: u64, lifetime: Lifetime, subject: &Subject) -> Result<Facts> {
+fn new_facts(
+    contents: &SegmentContents<'_>,
+    reserve: u64,
+    lifetime: Lifetime,
+    subject: &Subject,
+) -> Result<HeaderFields> {
     let reserve = reserve.max(contents.length).max(1);
     if reserve > 1 << 56 {
         return Err(too_large("create", subject.clone()));
     }
-    Ok(Facts {
+    Ok(HeaderFields {
         kind: contents.kind,
         lifetime,
         fingerprint: contents.fingerprint,
@@ -939,8 +950,8 @@ pub(in crate::shm) fn lifetime(fd: BorrowedFd<'_>) -> Result<Option<Lifetime>, E
     Ok(read_header(fd)?.map_or_else(|flaw| flaw.lifetime, |(facts, _)| Some(facts.lifetime)))
 }
 
-/// Whether the file holds another segment than when `facts` were read in it, or a leftover.
-fn is_outdated(file: BorrowedFd<'_>, facts: &Facts) -> bool {
+/// Whether the file holds another segment than when `header_fields` were read in it, or a leftover.
+fn is_outdated(file: BorrowedFd<'_>, facts: &HeaderFields) -> bool {
     match read_header(file) {
         Ok(Ok((now, _))) => now.id != facts.id,
         Ok(Err(flaw)) => flaw.is_gone,
@@ -954,12 +965,14 @@ pub(in crate::shm) fn is_gone(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
 }
 
 /// Reads and checks a file's header. The outer error is the kernel's.
-pub(in crate::shm) fn read_header(fd: BorrowedFd<'_>) -> Result<Result<(Facts, u64), Flaw>, Errno> {
-    let mut bytes = [0; FIXED + size_of::<Changing>()];
+pub(in crate::shm) fn read_header(
+    fd: BorrowedFd<'_>,
+) -> Result<Result<(HeaderFields, u64), HeaderError>, Errno> {
+    let mut bytes = [0; FIXED + size_of::<MutableHeader>()];
     let count = rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut bytes, 0))?;
     // In this order: a segment that grows meanwhile has a longer file before its header says so.
     let size = sys::file::status(fd)?.size;
-    Ok(Facts::parse(&bytes[..count], size, PageSize::system().bytes()))
+    Ok(HeaderFields::parse(&bytes[..count], size, PageSize::system().bytes()))
 }
 
 /// Gives a range of a file space, and makes it as long as that. A full file system is an error here, and never a signal later.
@@ -1007,7 +1020,7 @@ fn too_large(call: &'static str, subject: Subject) -> Error {
 }
 
 #[cold]
-fn no_segment(call: &'static str, subject: Subject, path: Option<&Path>, flaw: &Flaw) -> Error {
+fn no_segment(call: &'static str, subject: Subject, path: Option<&Path>, flaw: &HeaderError) -> Error {
     let other_version = flaw.field == "layout version";
     let errno = if other_version { Errno::INVAL } else { Errno::UCLEAN };
     // The command knows the names of the directory, and no others.
@@ -1028,11 +1041,11 @@ fn no_segment(call: &'static str, subject: Subject, path: Option<&Path>, flaw: &
 fn compare(
     call: &'static str,
     subject: impl Fn() -> Subject,
-    facts: &Facts,
+    facts: &HeaderFields,
     length: u64,
-    wanted: &Contents<'_>,
+    wanted: &SegmentContents<'_>,
 ) -> Result<()> {
-    let Contents { kind, fingerprint, type_name, element, length: least } = *wanted;
+    let SegmentContents { kind, fingerprint, type_name, element, length: least } = *wanted;
     let refuse = |rule: String| {
         let remedy = "build both programs with the same type, or use another name";
         Err(Error::rule(call, subject(), rule, remedy))
@@ -1055,15 +1068,21 @@ fn compare(
 #[cfg(test)]
 mod tests {
     use super::{
-        Attachment, Contents, Kind, Lifetime, Subject, Verdict, compare, inode_of, new_facts, retire,
+        Attachment, Lifetime, MembershipVerdict, SegmentContents, SegmentKind, Subject, compare, inode_of,
+        new_facts, retire,
     };
     use crate::shm::segment::anonymous;
     use std::os::fd::{AsFd, OwnedFd};
     use std::path::Path;
     use std::sync::Arc;
 
-    const NUMBERS: Contents<'static> =
-        Contents { kind: Kind::Elements, fingerprint: 1, type_name: "u64", element: 8, length: 8 };
+    const NUMBERS: SegmentContents<'static> = SegmentContents {
+        kind: SegmentKind::Elements,
+        fingerprint: 1,
+        type_name: "u64",
+        element: 8,
+        length: 8,
+    };
 
     /// A segment that is to go with its last user, who does not know its name.
     fn nameless(path: &Path) -> Arc<Attachment> {
@@ -1073,10 +1092,10 @@ mod tests {
 
     #[test]
     fn a_peers_type_name_reaches_no_terminal_unescaped() {
-        let evil = Contents { type_name: "Vec\u{1b}]0;owned\u{7}\u{202e}", fingerprint: 2, ..NUMBERS };
+        let evil = SegmentContents { type_name: "Vec\u{1b}]0;owned\u{7}\u{202e}", fingerprint: 2, ..NUMBERS };
         let facts = new_facts(&evil, 8, Lifetime::Kept, &Subject::named("peer")).unwrap();
         let error = compare("open", || Subject::named("peer"), &facts, 8, &NUMBERS).unwrap_err();
-        for text in [error.to_string(), error.refusal().unwrap().rule().to_owned()] {
+        for text in [error.to_string(), error.call_error().unwrap().rule().to_owned()] {
             assert!(text.contains(r"`Vec\u{1b}]0;owned\u{7}\u{202e}`"), "{text:?}");
             assert!(!text.chars().any(|c| c.is_control() || c == '\u{202e}'), "{text:?}");
         }
@@ -1123,7 +1142,7 @@ mod tests {
         // In use: it is not even asked.
         assert_eq!(retire(file.as_fd(), &path, inode, || unreachable!()), Ok(false));
         drop(segment);
-        assert_eq!(retire(file.as_fd(), &path, inode, || Ok(Verdict::Stays)), Ok(false));
+        assert_eq!(retire(file.as_fd(), &path, inode, || Ok(MembershipVerdict::Stays)), Ok(false));
         // Something else has the name by now.
         drop(nameless(&other));
         std::fs::rename(&other, &path).unwrap();
@@ -1131,7 +1150,7 @@ mod tests {
         assert!(path.exists());
         let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
         let inode = inode_of(file.as_fd()).unwrap();
-        assert_eq!(retire(file.as_fd(), &path, inode, || Ok(Verdict::Goes)), Ok(true));
+        assert_eq!(retire(file.as_fd(), &path, inode, || Ok(MembershipVerdict::Goes)), Ok(true));
         assert!(!path.exists());
     }
 }

@@ -26,7 +26,7 @@ pub(crate) const SLOTS_AT: usize = 4096;
 /// How many processes can have a segment open at a time.
 pub(crate) const SLOTS: usize = 256;
 /// Bytes from the start of the file to the end of the slots.
-pub(crate) const HEAD: usize = SLOTS_AT + SLOTS * size_of::<Slot>();
+pub(crate) const HEAD: usize = SLOTS_AT + SLOTS * size_of::<ParticipantSlot>();
 
 const MAGIC: [u8; 8] = *b"folioshm";
 /// The layout of this file's table. A segment of another one is refused.
@@ -38,7 +38,7 @@ const CHECKSUM_AT: usize = 504;
 
 /// What changes in a header, at byte 512.
 #[repr(C)]
-pub(crate) struct Changing {
+pub(crate) struct MutableHeader {
     /// [`READY`], [`LOST`] or [`GONE`].
     pub(crate) state: AtomicU32,
     /// How often the segment has grown.
@@ -47,13 +47,13 @@ pub(crate) struct Changing {
     pub(crate) length: AtomicU64,
     /// The number of the network namespace of all parties; zero while there was none yet; or [`MIXED`].
     pub(crate) network: AtomicU64,
-    /// Slots from here on have never had a [bell](Slot::bell).
+    /// Slots from here on have never had a [bell](ParticipantSlot::bell).
     pub(crate) bells: AtomicU32,
     _fill: AtomicU32,
 }
 
-/// Where `Changing::network` lies in the file.
-pub(crate) const NETWORK_AT: usize = FIXED + std::mem::offset_of!(Changing, network);
+/// Where `MutableHeader::network` lies in the file.
+pub(crate) const NETWORK_AT: usize = FIXED + std::mem::offset_of!(MutableHeader, network);
 /// There are, or were, parties of several network namespaces, or of one that could not be told: not all reach each other's sockets.
 pub(crate) const MIXED: u64 = u64::MAX;
 
@@ -69,7 +69,7 @@ pub(crate) const STATE_AT: usize = FIXED;
 
 /// One process's place in a segment. Who holds the lock of its byte owns it.
 #[repr(C)]
-pub(crate) struct Slot {
+pub(crate) struct ParticipantSlot {
     /// Drawn anew at every claim.
     pub(crate) generation: AtomicU32,
     /// A label for people; zero when its owner left in good order.
@@ -81,7 +81,7 @@ pub(crate) struct Slot {
 /// What lies in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum SegmentKind {
     /// One value of a type.
     Value,
     /// Elements of a type, as many as there is room for.
@@ -92,7 +92,7 @@ pub enum Kind {
     Log,
 }
 
-impl Kind {
+impl SegmentKind {
     const ALL: [Self; 4] = [Self::Value, Self::Elements, Self::Channel, Self::Log];
 
     /// The word for it.
@@ -110,7 +110,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for SegmentKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -120,7 +120,7 @@ impl fmt::Display for Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Lifetime {
     /// With the last process that uses it. If that one was killed the name is a leftover: whoever asks for it next finds
-    /// nothing and may create it anew, and [`collect`](crate::shm::collect) takes it away.
+    /// nothing and may create it anew, and [`remove_stale`](crate::shm::remove_stale) takes it away.
     #[default]
     WhileUsed,
     /// When it is [removed](crate::shm::remove), as with shm_open(3). In `/dev/shm` a restart of the machine ends it too.
@@ -129,8 +129,8 @@ pub enum Lifetime {
 
 /// What a header says that never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Facts {
-    pub(crate) kind: Kind,
+pub(crate) struct HeaderFields {
+    pub(crate) kind: SegmentKind,
     pub(crate) lifetime: Lifetime,
     pub(crate) fingerprint: u64,
     pub(crate) id: u64,
@@ -145,7 +145,7 @@ pub(crate) struct Facts {
 
 /// A header that is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Flaw {
+pub(crate) struct HeaderError {
     pub(crate) field: &'static str,
     pub(crate) found: String,
     pub(crate) wanted: String,
@@ -155,7 +155,7 @@ pub(crate) struct Flaw {
     pub(crate) is_gone: bool,
 }
 
-impl Flaw {
+impl HeaderError {
     fn new(field: &'static str, found: impl fmt::Display, wanted: impl fmt::Display) -> Self {
         Self { field, found: found.to_string(), wanted: wanted.to_string(), lifetime: None, is_gone: false }
     }
@@ -166,7 +166,7 @@ impl Flaw {
     }
 }
 
-impl fmt::Display for Flaw {
+impl fmt::Display for HeaderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { field, found, wanted, .. } = self;
         write!(f, "its {field} is {found}, and must be {wanted}")
@@ -182,10 +182,10 @@ fn checksum(bytes: &[u8]) -> u64 {
     crate::shm::value::share::hash(crate::shm::value::share::SEED, bytes)
 }
 
-impl Facts {
+impl HeaderFields {
     /// The header's bytes that never change, and behind them those that do, for a segment with `length` bytes of data.
-    pub(crate) fn to_bytes(&self, length: u64) -> [u8; FIXED + size_of::<Changing>()] {
-        let mut bytes = [0; FIXED + size_of::<Changing>()];
+    pub(crate) fn to_bytes(&self, length: u64) -> [u8; FIXED + size_of::<MutableHeader>()] {
+        let mut bytes = [0; FIXED + size_of::<MutableHeader>()];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
         put(0, &MAGIC);
         put(8, &LAYOUT.to_ne_bytes());
@@ -210,9 +210,9 @@ impl Facts {
 
     /// Reads and checks a header: its bytes from the start of the file, the file's size, the machine's page. Returns the
     /// facts and how many bytes of data there are.
-    pub(crate) fn parse(bytes: &[u8], file: u64, page: usize) -> Result<(Self, u64), Flaw> {
-        let Some(bytes) = bytes.get(..FIXED + size_of::<Changing>()) else {
-            return Err(Flaw::new(
+    pub(crate) fn parse(bytes: &[u8], file: u64, page: usize) -> Result<(Self, u64), HeaderError> {
+        let Some(bytes) = bytes.get(..FIXED + size_of::<MutableHeader>()) else {
+            return Err(HeaderError::new(
                 "size",
                 format_args!("{} bytes", bytes.len()),
                 format_args!("{HEAD} or more"),
@@ -221,33 +221,37 @@ impl Facts {
         let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
         let long = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
         if bytes[..8] != MAGIC {
-            return Err(Flaw::new("magic", bytes[..8].escape_ascii(), MAGIC.escape_ascii()));
+            return Err(HeaderError::new("magic", bytes[..8].escape_ascii(), MAGIC.escape_ascii()));
         }
         if word(12) != ORDER {
-            return Err(Flaw::new("byte order", format_args!("{:#x}", word(12)), format_args!("{ORDER:#x}")));
+            return Err(HeaderError::new(
+                "byte order",
+                format_args!("{:#x}", word(12)),
+                format_args!("{ORDER:#x}"),
+            ));
         }
         // Before the checksum: another layout may have it elsewhere.
         if word(8) != LAYOUT {
-            return Err(Flaw::new("layout version", word(8), LAYOUT));
+            return Err(HeaderError::new("layout version", word(8), LAYOUT));
         }
         // Before all that is written anew while it says so.
         if word(STATE_AT) == GONE {
-            return Err(Flaw::gone());
+            return Err(HeaderError::gone());
         }
         if long(CHECKSUM_AT) != checksum(&bytes[..CHECKSUM_AT]) {
             let wanted = checksum(&bytes[..CHECKSUM_AT]);
             let (found, wanted) = (format!("{:#x}", long(CHECKSUM_AT)), format!("{wanted:#x}"));
-            return Err(Flaw::new("checksum", found, wanted));
+            return Err(HeaderError::new("checksum", found, wanted));
         }
-        let kind = Kind::ALL.into_iter().find(|kind| kind.number() == word(16));
-        let kind = kind.ok_or_else(|| Flaw::new("kind", word(16), "one of 1 to 4"))?;
+        let kind = SegmentKind::ALL.into_iter().find(|kind| kind.number() == word(16));
+        let kind = kind.ok_or_else(|| HeaderError::new("kind", word(16), "one of 1 to 4"))?;
         let lifetime = match word(20) {
             0 => Lifetime::WhileUsed,
             1 => Lifetime::Kept,
-            other => return Err(Flaw::new("lifetime", other, "0 or 1")),
+            other => return Err(HeaderError::new("lifetime", other, "0 or 1")),
         };
         Self::parse_rest(bytes, file, page, kind, lifetime)
-            .map_err(|flaw| Flaw { lifetime: Some(lifetime), ..flaw })
+            .map_err(|flaw| HeaderError { lifetime: Some(lifetime), ..flaw })
     }
 
     /// The rest of [`parse`](Self::parse), for bytes whose sum is right.
@@ -255,39 +259,40 @@ impl Facts {
         bytes: &[u8],
         file: u64,
         page: usize,
-        kind: Kind,
+        kind: SegmentKind,
         lifetime: Lifetime,
-    ) -> Result<(Self, u64), Flaw> {
+    ) -> Result<(Self, u64), HeaderError> {
         let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
         let long = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
         let (data, reserve) = (long(40), long(48));
         if data != data_at(page) {
-            return Err(Flaw::new("start of data", data, data_at(page)));
+            return Err(HeaderError::new("start of data", data, data_at(page)));
         }
         // So that all sums stay far from the largest offset.
         let most = 1 << 56;
         if reserve == 0 || reserve > most {
-            return Err(Flaw::new("reserve", reserve, format_args!("1 to {most}")));
+            return Err(HeaderError::new("reserve", reserve, format_args!("1 to {most}")));
         }
         if word(56) != SLOTS as u32 {
-            return Err(Flaw::new("number of slots", word(56), SLOTS));
+            return Err(HeaderError::new("number of slots", word(56), SLOTS));
         }
         let name = bytes[NAME_AT..NAME_AT + NAME_ROOM].get(..word(60) as usize);
         let name = name.and_then(|name| std::str::from_utf8(name).ok());
-        let name = name.ok_or_else(|| Flaw::new("type name", "no text", "text of at most 256 bytes"))?;
+        let name =
+            name.ok_or_else(|| HeaderError::new("type name", "no text", "text of at most 256 bytes"))?;
         let element = long(64);
         match word(STATE_AT) {
             READY => {}
-            LOST => return Err(Flaw::new("state", "lost: a process took pages of it away", "ready")),
-            other => return Err(Flaw::new("state", other, READY)),
+            LOST => return Err(HeaderError::new("state", "lost: a process took pages of it away", "ready")),
+            other => return Err(HeaderError::new("state", other, READY)),
         }
         let length = long(FIXED + 8);
         if length > reserve {
-            return Err(Flaw::new("length", length, format_args!("at most its reserve of {reserve}")));
+            return Err(HeaderError::new("length", length, format_args!("at most its reserve of {reserve}")));
         }
         if file < data + length {
             let wanted = format!("{} or more, as its header says", data + length);
-            return Err(Flaw::new("size", format_args!("{file} bytes"), wanted));
+            return Err(HeaderError::new("size", format_args!("{file} bytes"), wanted));
         }
         let id = long(32);
         let facts = Self {
@@ -331,7 +336,7 @@ pub(crate) fn survive(input: &[u8]) {
         let sum = checksum(&bytes[..CHECKSUM_AT]);
         bytes[CHECKSUM_AT..FIXED].copy_from_slice(&sum.to_ne_bytes());
     }
-    let parsed = Facts::parse(&bytes, size, PAGE);
+    let parsed = HeaderFields::parse(&bytes, size, PAGE);
     let says_gone = bytes.get(STATE_AT..STATE_AT + 4) == Some(&GONE.to_ne_bytes());
     // What is gone is a leftover, and what is a leftover because of that says so.
     assert!(!says_gone || parsed.is_err());
@@ -343,21 +348,21 @@ pub(crate) fn survive(input: &[u8]) {
         assert!(facts.data_at + facts.reserve < 1 << 60 && facts.type_name.len() <= NAME_ROOM);
         // What was taken for a header says the same when it is written again.
         let again = facts.to_bytes(length);
-        assert_eq!(Facts::parse(&again, size, PAGE), Ok((facts, length)));
+        assert_eq!(HeaderFields::parse(&again, size, PAGE), Ok((facts, length)));
         let mut gone = again;
         gone[STATE_AT..STATE_AT + 4].copy_from_slice(&GONE.to_ne_bytes());
         gone[CHECKSUM_AT] ^= 1;
-        assert!(Facts::parse(&gone, size, PAGE).is_err_and(|flaw| flaw.is_gone));
+        assert!(HeaderFields::parse(&gone, size, PAGE).is_err_and(|flaw| flaw.is_gone));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{CHECKSUM_AT, FIXED, Facts, GONE, HEAD, Kind, Lifetime, STATE_AT, data_at};
+    use super::{CHECKSUM_AT, FIXED, GONE, HEAD, HeaderFields, Lifetime, STATE_AT, SegmentKind, data_at};
 
-    fn facts() -> Facts {
-        Facts {
-            kind: Kind::Value,
+    fn facts() -> HeaderFields {
+        HeaderFields {
+            kind: SegmentKind::Value,
             lifetime: Lifetime::WhileUsed,
             fingerprint: 7,
             id: 9,
@@ -371,9 +376,9 @@ mod tests {
     #[test]
     fn written_bytes_are_read() {
         for name in ["u64", "", &"ä".repeat(200)] {
-            let facts = Facts { type_name: super::short_name(name).into(), ..facts() };
+            let facts = HeaderFields { type_name: super::short_name(name).into(), ..facts() };
             let bytes = facts.to_bytes(100);
-            assert_eq!(Facts::parse(&bytes, HEAD as u64 + 100, 4096), Ok((facts, 100)));
+            assert_eq!(HeaderFields::parse(&bytes, HEAD as u64 + 100, 4096), Ok((facts, 100)));
         }
     }
 
@@ -384,31 +389,31 @@ mod tests {
             for bit in 0..8 {
                 let mut bytes = good;
                 bytes[at] ^= 1 << bit;
-                assert!(Facts::parse(&bytes, 1 << 20, 4096).is_err(), "byte {at}, bit {bit}");
+                assert!(HeaderFields::parse(&bytes, 1 << 20, 4096).is_err(), "byte {at}, bit {bit}");
             }
         }
     }
 
     #[test]
     fn a_segment_that_is_gone_is_a_leftover_whatever_else_it_says() {
-        let mut bytes = Facts { lifetime: Lifetime::Kept, ..facts() }.to_bytes(100);
+        let mut bytes = HeaderFields { lifetime: Lifetime::Kept, ..facts() }.to_bytes(100);
         bytes[STATE_AT..STATE_AT + 4].copy_from_slice(&GONE.to_ne_bytes());
         // Words that somebody is about to write anew, and a file that was cut short.
         for at in 16..CHECKSUM_AT {
             bytes[at] = bytes[at].wrapping_mul(31).wrapping_add(7);
-            let flaw = Facts::parse(&bytes, 4096, 4096).unwrap_err();
+            let flaw = HeaderFields::parse(&bytes, 4096, 4096).unwrap_err();
             assert!(flaw.is_gone && flaw.lifetime == Some(Lifetime::WhileUsed), "byte {at}: {flaw}");
         }
         // A file that is none of folio's is not.
         bytes[0] ^= 1;
-        assert_eq!(Facts::parse(&bytes, 4096, 4096).unwrap_err().lifetime, None);
+        assert_eq!(HeaderFields::parse(&bytes, 4096, 4096).unwrap_err().lifetime, None);
     }
 
     #[test]
     fn no_bytes_at_all_are_taken_for_a_header_or_panic() {
         let good = facts().to_bytes(100);
         for length in 0..good.len() {
-            assert!(Facts::parse(&good[..length], 1 << 20, 4096).is_err(), "{length} bytes");
+            assert!(HeaderFields::parse(&good[..length], 1 << 20, 4096).is_err(), "{length} bytes");
         }
         proptest::proptest!(|(bytes: Vec<u8>)| super::survive(&bytes));
         // A few bytes of a good one changed, with a sum that is right, and all that can change.

@@ -20,10 +20,12 @@ pub(super) mod registry;
 use crate::access::{View, ViewMut};
 use crate::error::{Errno, Error, Result, Subject};
 use crate::map::scm_rights;
-use crate::shm::segment::attachment::{Attachment, Contents, Verdict, is_gone, lifetime, retire};
-use crate::shm::segment::header::{Kind, Lifetime};
+use crate::shm::segment::attachment::{
+    Attachment, MembershipVerdict, SegmentContents, is_gone, lifetime, retire,
+};
+use crate::shm::segment::header::{Lifetime, SegmentKind};
 use crate::shm::value::share::{Plain, Share};
-use crate::shm::value::shared_ref::{Place, Shared};
+use crate::shm::value::shared_ref::{Shared, SharedRef};
 use crate::sys;
 use std::fmt;
 use std::marker::PhantomData;
@@ -35,13 +37,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 mod sealed {
-    pub trait Sealed {}
+    pub trait SealedShape {}
 }
 
 /// What a [`Segment`] can be of: a [`Share`] type, or a slice of one.
-pub trait Shape: sealed::Sealed + 'static {
+pub trait Shape: sealed::SealedShape + 'static {
     #[doc(hidden)]
-    const KIND: Kind;
+    const KIND: SegmentKind;
     #[doc(hidden)]
     const FINGERPRINT: u64;
     #[doc(hidden)]
@@ -50,17 +52,17 @@ pub trait Shape: sealed::Sealed + 'static {
     const ALIGN: usize;
 }
 
-impl<T: Share> sealed::Sealed for T {}
+impl<T: Share> sealed::SealedShape for T {}
 impl<T: Share> Shape for T {
-    const KIND: Kind = Kind::Value;
+    const KIND: SegmentKind = SegmentKind::Value;
     const FINGERPRINT: u64 = T::FINGERPRINT.get();
     const ELEMENT: usize = size_of::<T>();
     const ALIGN: usize = align_of::<T>();
 }
 
-impl<T: Share> sealed::Sealed for [T] {}
+impl<T: Share> sealed::SealedShape for [T] {}
 impl<T: Share> Shape for [T] {
-    const KIND: Kind = Kind::Elements;
+    const KIND: SegmentKind = SegmentKind::Elements;
     const FINGERPRINT: u64 = T::FINGERPRINT.get();
     const ELEMENT: usize = size_of::<T>();
     const ALIGN: usize = align_of::<T>();
@@ -71,7 +73,7 @@ impl<T: Share> Shape for [T] {
 /// ```
 /// use folio::shm::SegmentOptions;
 ///
-/// let samples = SegmentOptions::new().count(1000).reserve(1 << 20).anonymous::<[u64]>()?;
+/// let samples = SegmentOptions::new().count(1000).capacity(1 << 20).anonymous::<[u64]>()?;
 /// samples.grow(2000)?;
 /// assert_eq!(samples.len(), 2000);
 /// # Ok::<(), folio::Error>(())
@@ -103,13 +105,13 @@ impl Default for SegmentOptions {
 }
 
 /// Where a segment lies.
-enum Target<'a> {
+enum SegmentTarget<'a> {
     Name(&'a str),
     File(&'a Path),
 }
 
 /// The file of a segment.
-pub(crate) struct Spot {
+pub(crate) struct SegmentPath {
     path: PathBuf,
     /// That of a new segment.
     lifetime: Lifetime,
@@ -117,7 +119,7 @@ pub(crate) struct Spot {
     is_name: bool,
 }
 
-impl Spot {
+impl SegmentPath {
     pub(in crate::shm) fn name(call: &'static str, name: &str, lifetime: Lifetime) -> Result<Self> {
         Ok(Self { path: name::path(call, name)?, lifetime, is_name: true })
     }
@@ -128,26 +130,26 @@ impl Spot {
 }
 
 /// What came of an attempt to open.
-enum Found {
+enum FoundSegment {
     Segment(Arc<Attachment>),
     /// There is nothing, or a leftover, which is nothing.
     Nothing,
 }
 
 /// Whether a path can be had.
-enum Vacancy {
+enum NameStatus {
     Free,
     Taken,
     /// A leftover has it, whose name this process may not take away; it may write to the file.
-    Leftover(OwnedFd),
+    Stale(OwnedFd),
 }
 
 /// What became of what may be a leftover.
-enum Left {
+enum StaleOutcome {
     /// It is none: it is used, or kept.
     Used,
     /// Its name is free.
-    Away,
+    Reclaimed,
     /// It is one, and this process may not take its name away.
     Stays,
 }
@@ -185,7 +187,7 @@ impl SegmentOptions {
     }
 
     /// The most elements that a new segment of `[T]` can [grow](Segment::grow) to. It costs addresses, and no memory.
-    pub fn reserve(mut self, count: usize) -> Self {
+    pub fn capacity(mut self, count: usize) -> Self {
         self.reserve = Some(count);
         self
     }
@@ -228,7 +230,7 @@ impl SegmentOptions {
         name: &str,
         init: impl FnOnce(&Segment<T>) -> Result<()>,
     ) -> Result<Segment<T>> {
-        self.make(&Target::Name(name), init)
+        self.create_target(&SegmentTarget::Name(name), init)
     }
 
     /// Opens a segment that exists.
@@ -240,7 +242,7 @@ impl SegmentOptions {
     /// it belongs to a user who is not trusted, or all the world may write to it; ELOOP for a symbolic link; EUSERS at 256
     /// processes.
     pub fn open<T: Shape + ?Sized>(&self, name: &str) -> Result<Segment<T>> {
-        self.find(&Target::Name(name))
+        self.open_target(&SegmentTarget::Name(name))
     }
 
     /// Opens a segment, or makes it if there is none.
@@ -263,7 +265,7 @@ impl SegmentOptions {
         name: &str,
         init: impl Fn(&Segment<T>) -> Result<()>,
     ) -> Result<Segment<T>> {
-        self.either(&Target::Name(name), init)
+        self.open_or_create_target(&SegmentTarget::Name(name), init)
     }
 
     /// Makes a segment that is the file at `path`: it survives a restart of the machine where its file system does.
@@ -285,7 +287,7 @@ impl SegmentOptions {
         path: impl AsRef<Path>,
         init: impl FnOnce(&Segment<T>) -> Result<()>,
     ) -> Result<Segment<T>> {
-        self.make(&Target::File(path.as_ref()), init)
+        self.create_target(&SegmentTarget::File(path.as_ref()), init)
     }
 
     /// Opens a segment that is the file at `path`.
@@ -294,7 +296,7 @@ impl SegmentOptions {
     ///
     /// As [`open`](Self::open).
     pub fn open_file<T: Shape + ?Sized>(&self, path: impl AsRef<Path>) -> Result<Segment<T>> {
-        self.find(&Target::File(path.as_ref()))
+        self.open_target(&SegmentTarget::File(path.as_ref()))
     }
 
     /// Opens a segment that is the file at `path`, or makes it.
@@ -317,10 +319,10 @@ impl SegmentOptions {
         path: impl AsRef<Path>,
         init: impl Fn(&Segment<T>) -> Result<()>,
     ) -> Result<Segment<T>> {
-        self.either(&Target::File(path.as_ref()), init)
+        self.open_or_create_target(&SegmentTarget::File(path.as_ref()), init)
     }
 
-    /// Makes a segment without a name, for forked children, and for who is [sent](Segment::send) it. It is a memfd sealed
+    /// Makes a segment without a name, for forked children, and for who is [sent](Segment::send_to) it. It is a memfd sealed
     /// against shrinking: nobody can take its pages away. (A hole that a party punches reads as zeros, as if it had stored them.)
     ///
     /// # Errors
@@ -353,7 +355,7 @@ impl SegmentOptions {
 
     fn shape<T: Shape + ?Sized>(&self, call: &'static str) -> Result<Wanted> {
         let (least, most) = match T::KIND {
-            Kind::Elements => {
+            SegmentKind::Elements => {
                 let count = self.count.unwrap_or(0);
                 (count, self.reserve.unwrap_or(count.max(1)).max(count))
             }
@@ -371,7 +373,7 @@ impl SegmentOptions {
             let rule = "a segment must fit into the process's addresses";
             return Err(Error::rule(call, subject(), rule, "ask for fewer elements"));
         };
-        let contents = Contents {
+        let contents = SegmentContents {
             kind: T::KIND,
             fingerprint: T::FINGERPRINT,
             type_name: std::any::type_name::<T>(),
@@ -381,50 +383,50 @@ impl SegmentOptions {
         Ok(Wanted { contents, reserve: reserve as u64 })
     }
 
-    fn make<T: Shape + ?Sized>(
+    fn create_target<T: Shape + ?Sized>(
         &self,
-        target: &Target<'_>,
+        target: &SegmentTarget<'_>,
         init: impl FnOnce(&Segment<T>) -> Result<()>,
     ) -> Result<Segment<T>> {
         let shape = self.shape::<T>("create")?;
-        let spot = self.spot("create", target)?;
+        let spot = self.path_of("create", target)?;
         let attachment = self.create_at(&spot, &shape.contents, shape.reserve, |attachment| {
             init(&Segment::new(Arc::clone(attachment)))
         })?;
         attachment.map(Segment::new).ok_or_else(|| exists(self, &spot))
     }
 
-    fn find<T: Shape + ?Sized>(&self, target: &Target<'_>) -> Result<Segment<T>> {
+    fn open_target<T: Shape + ?Sized>(&self, target: &SegmentTarget<'_>) -> Result<Segment<T>> {
         let shape = self.shape::<T>("open")?;
-        let spot = self.spot("open", target)?;
+        let spot = self.path_of("open", target)?;
         self.open_existing(&spot, &shape.contents).map(Segment::new)
     }
 
-    fn either<T: Shape + ?Sized>(
+    fn open_or_create_target<T: Shape + ?Sized>(
         &self,
-        target: &Target<'_>,
+        target: &SegmentTarget<'_>,
         init: impl Fn(&Segment<T>) -> Result<()>,
     ) -> Result<Segment<T>> {
         let shape = self.shape::<T>("open_or_create")?;
-        let spot = self.spot("open_or_create", target)?;
+        let spot = self.path_of("open_or_create", target)?;
         let attachment = self.open_or_create_at(&spot, &shape.contents, shape.reserve, |attachment| {
             init(&Segment::new(Arc::clone(attachment)))
         })?;
         Ok(Segment::new(attachment))
     }
 
-    fn spot(&self, call: &'static str, target: &Target<'_>) -> Result<Spot> {
+    fn path_of(&self, call: &'static str, target: &SegmentTarget<'_>) -> Result<SegmentPath> {
         match target {
-            Target::Name(name) => Spot::name(call, name, self.lifetime),
-            Target::File(path) => Ok(Spot::file(path)),
+            SegmentTarget::Name(name) => SegmentPath::name(call, name, self.lifetime),
+            SegmentTarget::File(path) => Ok(SegmentPath::file(path)),
         }
     }
 
     /// Makes a segment at a path; `None` if the path is in use.
     pub(crate) fn create_at(
         &self,
-        spot: &Spot,
-        contents: &Contents<'_>,
+        spot: &SegmentPath,
+        contents: &SegmentContents<'_>,
         reserve: u64,
         init: impl FnOnce(&Arc<Attachment>) -> Result<()>,
     ) -> Result<Option<Arc<Attachment>>> {
@@ -433,18 +435,20 @@ impl SegmentOptions {
         let deadline = Instant::now() + PATIENCE;
         loop {
             // Cheaper than to make one that gets no name; link(2) decides.
-            let leftover = match self.vacancy(spot)? {
-                Vacancy::Free => break,
-                Vacancy::Taken => return Ok(None),
-                Vacancy::Leftover(fd) => fd,
+            let leftover = match self.name_status(spot)? {
+                NameStatus::Free => break,
+                NameStatus::Taken => return Ok(None),
+                NameStatus::Stale(fd) => fd,
             };
-            self.covers(&leftover, path)?;
-            if let Some(attachment) = Attachment::renew(leftover, path, contents, reserve, spot.lifetime)? {
+            self.check_mode_covers(&leftover, path)?;
+            if let Some(attachment) =
+                Attachment::recreate_in_place(leftover, path, contents, reserve, spot.lifetime)?
+            {
                 if let Err(error) = init(&attachment) {
                     attachment.give_up();
                     return Err(error);
                 }
-                attachment.reveal(path)?;
+                attachment.publish(path)?;
                 self.follow_name_of(&attachment);
                 return Ok(Some(attachment));
             }
@@ -473,7 +477,7 @@ impl SegmentOptions {
                     return Ok(Some(attachment));
                 }
                 Err(Errno::EXIST) => {
-                    if !matches!(self.vacancy(spot)?, Vacancy::Free) {
+                    if !matches!(self.name_status(spot)?, NameStatus::Free) {
                         return Ok(None);
                     }
                 }
@@ -490,16 +494,16 @@ impl SegmentOptions {
     }
 
     /// Whether nothing has the path, once a leftover that had it is taken away.
-    fn vacancy(&self, spot: &Spot) -> Result<Vacancy> {
+    fn name_status(&self, spot: &SegmentPath) -> Result<NameStatus> {
         let path = &*spot.path;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let fd = match open_segment(path) {
-                Err(Errno::NOENT) => return Ok(Vacancy::Free),
+                Err(Errno::NOENT) => return Ok(NameStatus::Free),
                 Err(errno) => match sys::file::status_of(path) {
-                    Err(Errno::NOENT) => return Ok(Vacancy::Free),
+                    Err(Errno::NOENT) => return Ok(NameStatus::Free),
                     // Not this user's to judge: it has the name.
-                    Ok(_) if !sys::file::is_exhausted(errno) => return Ok(Vacancy::Taken),
+                    Ok(_) if !sys::file::is_exhausted(errno) => return Ok(NameStatus::Taken),
                     _ => {
                         let subject = Subject::named(path.display().to_string());
                         return Err(Error::kernel("open", errno, subject));
@@ -507,23 +511,23 @@ impl SegmentOptions {
                 },
                 Ok(fd) => fd,
             };
-            if !spot.is_name || self.admit(&fd, path).is_err() {
-                return Ok(Vacancy::Taken);
+            if !spot.is_name || self.check_trusted(&fd, path).is_err() {
+                return Ok(NameStatus::Taken);
             }
-            match clear(&fd, path)? {
-                Left::Away => return Ok(Vacancy::Free),
-                Left::Stays => return Ok(Vacancy::Leftover(fd)),
+            match reclaim_stale(&fd, path)? {
+                StaleOutcome::Reclaimed => return Ok(NameStatus::Free),
+                StaleOutcome::Stays => return Ok(NameStatus::Stale(fd)),
                 // Somebody looks at a leftover, or makes it anew.
-                Left::Used if is_gone(fd.as_fd()) == Ok(true) && Instant::now() < deadline => {
+                StaleOutcome::Used if is_gone(fd.as_fd()) == Ok(true) && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                Left::Used => return Ok(Vacancy::Taken),
+                StaleOutcome::Used => return Ok(NameStatus::Taken),
             }
         }
     }
 
     /// Whether a file that a segment is to be made of lets nobody in but those that are asked for.
-    fn covers(&self, fd: &OwnedFd, path: &Path) -> Result<()> {
+    fn check_mode_covers(&self, fd: &OwnedFd, path: &Path) -> Result<()> {
         let subject = Subject::named(path.display().to_string());
         let stat = rustix::fs::fstat(fd).map_err(|errno| Error::kernel("fstat", errno, subject.clone()))?;
         let group = self.group.unwrap_or_else(|| rustix::process::getegid().as_raw());
@@ -545,13 +549,13 @@ impl SegmentOptions {
     }
 
     /// Attaches to the segment at a path.
-    fn open_at(&self, spot: &Spot, contents: &Contents<'_>) -> Result<Found> {
+    fn open_at(&self, spot: &SegmentPath, contents: &SegmentContents<'_>) -> Result<FoundSegment> {
         let path = &*spot.path;
         let subject = || Subject::named(path.display().to_string());
         loop {
             let fd = match open_segment(path) {
                 Ok(fd) => fd,
-                Err(Errno::NOENT) => return Ok(Found::Nothing),
+                Err(Errno::NOENT) => return Ok(FoundSegment::Nothing),
                 Err(Errno::LOOP) => {
                     let rule = "a segment is a file, and no symbolic link to one is followed";
                     let remedy = "remove the link, and find out who put it there";
@@ -559,18 +563,18 @@ impl SegmentOptions {
                 }
                 Err(errno) => return Err(Error::kernel("open", errno, subject())),
             };
-            self.admit(&fd, path)?;
+            self.check_trusted(&fd, path)?;
             if spot.is_name {
-                match clear(&fd, path)? {
-                    Left::Used if is_gone(fd.as_fd()) != Ok(true) => {}
-                    _ => return Ok(Found::Nothing),
+                match reclaim_stale(&fd, path)? {
+                    StaleOutcome::Used if is_gone(fd.as_fd()) != Ok(true) => {}
+                    _ => return Ok(FoundSegment::Nothing),
                 }
             }
             let own = rustix::io::fcntl_dupfd_cloexec(&fd, 0)
                 .map_err(|errno| Error::kernel("dup", errno, subject()))?;
             let Some(attachment) = Attachment::open("open", own, Some(path.to_owned()), contents)? else {
                 if !spot.is_name && is_gone(fd.as_fd()) == Ok(true) {
-                    return Err(past("open", Errno::UCLEAN, subject()));
+                    return Err(stale_error("open", Errno::UCLEAN, subject()));
                 }
                 // It has become a leftover just now, or another segment.
                 continue;
@@ -582,7 +586,7 @@ impl SegmentOptions {
                     attachment.note_name(path);
                 }
                 self.follow_name_of(&attachment);
-                return Ok(Found::Segment(attachment));
+                return Ok(FoundSegment::Segment(attachment));
             }
         }
     }
@@ -590,8 +594,8 @@ impl SegmentOptions {
     /// Opens or makes the segment at a path.
     pub(crate) fn open_or_create_at(
         &self,
-        spot: &Spot,
-        contents: &Contents<'_>,
+        spot: &SegmentPath,
+        contents: &SegmentContents<'_>,
         reserve: u64,
         init: impl Fn(&Arc<Attachment>) -> Result<()>,
     ) -> Result<Arc<Attachment>> {
@@ -599,7 +603,7 @@ impl SegmentOptions {
         const PATIENCE: Duration = Duration::from_secs(10);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Found::Segment(attachment) = self.open_at(spot, contents)? {
+            if let FoundSegment::Segment(attachment) = self.open_at(spot, contents)? {
                 return Ok(attachment);
             }
             if let Some(attachment) = self.create_at(spot, contents, reserve, &init)? {
@@ -612,7 +616,7 @@ impl SegmentOptions {
     }
 
     /// Whether a file may be this process's segment: a file, of a user that is trusted.
-    fn admit(&self, fd: &OwnedFd, path: &Path) -> Result<()> {
+    fn check_trusted(&self, fd: &OwnedFd, path: &Path) -> Result<()> {
         let subject = || Subject::named(path.display().to_string());
         let stat = rustix::fs::fstat(fd).map_err(|errno| Error::kernel("fstat", errno, subject()))?;
         if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
@@ -645,7 +649,7 @@ impl SegmentOptions {
 
 /// What is asked for, in bytes.
 struct Wanted {
-    contents: Contents<'static>,
+    contents: SegmentContents<'static>,
     reserve: u64,
 }
 
@@ -654,26 +658,26 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// If the file is a segment that ends with its users, and they have ended: takes its name away, or sees to it that nobody takes it
 /// for more than a leftover.
-fn clear(fd: &OwnedFd, path: &Path) -> Result<Left> {
+fn reclaim_stale(fd: &OwnedFd, path: &Path) -> Result<StaleOutcome> {
     let failed = |errno| Error::kernel("fcntl", errno, Subject::named(path.display().to_string()));
     let fd = fd.as_fd();
     // What is no segment is no leftover either.
     let is_leftover = || lifetime(fd) == Ok(Some(Lifetime::WhileUsed));
     if !is_leftover() || participant::is_anybody_there(fd).map_err(failed)? {
-        return Ok(Left::Used);
+        return Ok(StaleOutcome::Used);
     }
     let status = sys::file::status(fd).map_err(failed)?;
-    let judge = || Ok(if is_leftover() { Verdict::Leftover } else { Verdict::Stays });
+    let judge = || Ok(if is_leftover() { MembershipVerdict::Leftover } else { MembershipVerdict::Stays });
     match retire(fd, path, (status.device, status.inode), judge) {
-        Ok(true) => Ok(Left::Away),
-        Ok(false) => Ok(Left::Used),
-        Err(Errno::PERM | Errno::ACCESS) => Ok(Left::Stays),
+        Ok(true) => Ok(StaleOutcome::Reclaimed),
+        Ok(false) => Ok(StaleOutcome::Used),
+        Err(Errno::PERM | Errno::ACCESS) => Ok(StaleOutcome::Stays),
         Err(errno) => Err(failed(errno)),
     }
 }
 
 /// The segment behind a descriptor of this process's own.
-pub(in crate::shm) fn from_own_fd(own: OwnedFd, contents: &Contents<'_>) -> Result<Arc<Attachment>> {
+pub(in crate::shm) fn from_own_fd(own: OwnedFd, contents: &SegmentContents<'_>) -> Result<Arc<Attachment>> {
     let subject = Subject::file(own.as_fd());
     let status =
         sys::file::status(own.as_fd()).map_err(|errno| Error::kernel("fstat", errno, subject.clone()))?;
@@ -687,17 +691,17 @@ pub(in crate::shm) fn from_own_fd(own: OwnedFd, contents: &Contents<'_>) -> Resu
         ));
     }
     let found = Attachment::open("from_fd", own, None, contents)?;
-    found.ok_or_else(|| past("from_fd", Errno::NOENT, subject))
+    found.ok_or_else(|| stale_error("from_fd", Errno::NOENT, subject))
 }
 
 /// A file that nothing is in any more.
-fn past(call: &'static str, errno: Errno, subject: Subject) -> Error {
+fn stale_error(call: &'static str, errno: Errno, subject: Subject) -> Error {
     let rule = "it is a leftover: all processes that had it open have ended";
     Error::rule_as(errno, call, subject, rule, "let the programs make it anew")
 }
 
 /// A segment without a name.
-pub(crate) fn anonymous(contents: &Contents<'_>, reserve: u64) -> Result<Arc<Attachment>> {
+pub(crate) fn anonymous(contents: &SegmentContents<'_>, reserve: u64) -> Result<Arc<Attachment>> {
     let subject = || Subject::named("a segment without a name");
     let fd = sys::memfd::create("folio segment", None)
         .map_err(|errno| Error::kernel("memfd_create", errno, subject()))?;
@@ -707,7 +711,7 @@ pub(crate) fn anonymous(contents: &Contents<'_>, reserve: u64) -> Result<Arc<Att
 }
 
 /// EEXIST of [`SegmentOptions::create`], with the present holder of the name.
-pub(in crate::shm) fn exists(options: &SegmentOptions, spot: &Spot) -> Error {
+pub(in crate::shm) fn exists(options: &SegmentOptions, spot: &SegmentPath) -> Error {
     let path = &*spot.path;
     let refuse = |rule: String, remedy: &str| {
         let subject = Subject::named(path.display().to_string());
@@ -722,8 +726,8 @@ pub(in crate::shm) fn exists(options: &SegmentOptions, spot: &Spot) -> Error {
         );
     }
     if let Ok(fd) = crate::shm::sys::unnamed_file::open(path)
-        && let Err(error) = options.admit(&fd, path)
-        && let Some(refusal) = error.refusal()
+        && let Err(error) = options.check_trusted(&fd, path)
+        && let Some(refusal) = error.call_error()
     {
         let why = refusal.rule();
         if lifetime(fd.as_fd()) == Ok(Some(Lifetime::WhileUsed))
@@ -760,7 +764,7 @@ pub(in crate::shm) fn by_descriptor(call: &'static str, errno: Errno, subject: S
     Error::kernel(call, errno, subject)
 }
 
-fn missing(spot: &Spot) -> Error {
+fn missing(spot: &SegmentPath) -> Error {
     Error::rule_as(
         Errno::NOENT,
         "open",
@@ -900,7 +904,7 @@ impl<T: Shape + ?Sized> Segment<T> {
 
     /// When its name goes away.
     pub fn lifetime(&self) -> Lifetime {
-        self.attachment.facts().lifetime
+        self.attachment.header_fields().lifetime
     }
 
     /// Passes the segment to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte of data.
@@ -908,16 +912,16 @@ impl<T: Shape + ?Sized> Segment<T> {
     /// # Errors
     ///
     /// What sendmsg(2) answers.
-    pub fn send(&self, socket: &UnixStream) -> Result<()> {
+    pub fn send_to(&self, socket: &UnixStream) -> Result<()> {
         scm_rights::send(socket, self.attachment.file())
     }
 
-    /// Takes what [`send`](Self::send) passed, and attaches to it; of its name it knows as much as [`from_fd`](Self::from_fd).
+    /// Takes what [`send_to`](Self::send_to) passed, and attaches to it; of its name it knows as much as [`from_fd`](Self::from_fd).
     ///
     /// # Errors
     ///
     /// What recvmsg(2) answers; those of [`from_fd`](Self::from_fd).
-    pub fn receive(socket: &UnixStream) -> Result<Self> {
+    pub fn receive_from(socket: &UnixStream) -> Result<Self> {
         Self::from_fd(scm_rights::receive(socket)?)
     }
 
@@ -980,60 +984,60 @@ impl<T: Share> Segment<T> {
 
     /// The value's place, borrowed from the segment.
     #[inline]
-    pub fn place(&self) -> Place<'_, T> {
+    pub fn shared_ref(&self) -> SharedRef<'_, T> {
         // SAFETY: as above.
-        unsafe { Place::new(&self.attachment, self.attachment.base().cast()) }
+        unsafe { SharedRef::new(&self.attachment, self.attachment.base().cast()) }
     }
 
     /// A field of the value, as [`Shared::field`].
     ///
     /// # Panics
     ///
-    /// As [`Place::field`].
+    /// As [`SharedRef::field`].
     pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> Shared<F> {
         self.value().field(pick)
     }
 }
 
 impl<T: Plain> Segment<T> {
-    /// As [`Place::load`].
+    /// As [`SharedRef::load`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::load`].
+    /// Those of [`SharedRef::load`].
     pub fn load(&self) -> Result<T> {
-        self.place().load()
+        self.shared_ref().load()
     }
 
-    /// As [`Place::store`].
+    /// As [`SharedRef::store`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::store`].
+    /// Those of [`SharedRef::store`].
     pub fn store(&self, value: T) -> Result<()> {
-        self.place().store(value)
+        self.shared_ref().store(value)
     }
 
-    /// As [`Place::view`].
+    /// As [`SharedRef::view`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::view`].
+    /// Those of [`SharedRef::view`].
     pub fn view(&self) -> Result<View<'_>> {
-        self.place().view()
+        self.shared_ref().view()
     }
 
-    /// As [`Place::view_mut`].
+    /// As [`SharedRef::view_mut`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::view_mut`].
+    /// Those of [`SharedRef::view_mut`].
     pub fn view_mut(&self) -> Result<ViewMut<'_>> {
-        self.place().view_mut()
+        self.shared_ref().view_mut()
     }
 }
 
-/// A segment of atomics is used as such; see [`Place`]'s.
+/// A segment of atomics is used as such; see [`SharedRef`]'s.
 impl<T: crate::shm::value::share::InPlace> Deref for Segment<T> {
     type Target = T;
 
@@ -1061,15 +1065,15 @@ impl<T: Share> Segment<[T]> {
 
     /// An element, or `None` past the end.
     #[inline]
-    pub fn at(&self, index: usize) -> Option<Place<'_, T>> {
+    pub fn get(&self, index: usize) -> Option<SharedRef<'_, T>> {
         let at = self.attachment.base().cast::<T>().wrapping_add(index);
         // SAFETY: inside the data, which is in the reserve; aligned, as the first element is.
-        (index < self.len()).then(|| unsafe { Place::new(&self.attachment, at) })
+        (index < self.len()).then(|| unsafe { SharedRef::new(&self.attachment, at) })
     }
 
     /// An element by a handle of its own, or `None` past the end.
     pub fn shared(&self, index: usize) -> Option<Shared<T>> {
-        let place = self.at(index)?;
+        let place = self.get(index)?;
         // SAFETY: as the place.
         Some(unsafe { Shared::new(Arc::clone(&self.attachment), place.as_ptr()) })
     }
@@ -1079,14 +1083,14 @@ impl<T: Share> Segment<[T]> {
     ///
     /// # Errors
     ///
-    /// EINVAL beyond the [reserve](SegmentOptions::reserve); ENOSPC; EFBIG beyond RLIMIT_FSIZE.
+    /// EINVAL beyond the [reserve](SegmentOptions::capacity); ENOSPC; EFBIG beyond RLIMIT_FSIZE.
     pub fn grow(&self, count: usize) -> Result<()> {
         self.attachment.grow(count.saturating_mul(size_of::<T>()))
     }
 }
 
 impl<T: Plain> Segment<[T]> {
-    /// All bytes that there are now, for volatile reads; see [`Place::view`] for what they show.
+    /// All bytes that there are now, for volatile reads; see [`SharedRef::view`] for what they show.
     ///
     /// # Errors
     ///
@@ -1125,12 +1129,12 @@ impl SegmentOptions {
     /// Opens the segment at a path, which is there.
     pub(in crate::shm) fn open_existing(
         &self,
-        spot: &Spot,
-        contents: &Contents<'_>,
+        spot: &SegmentPath,
+        contents: &SegmentContents<'_>,
     ) -> Result<Arc<Attachment>> {
         match self.open_at(spot, contents)? {
-            Found::Segment(attachment) => Ok(attachment),
-            Found::Nothing => Err(missing(spot)),
+            FoundSegment::Segment(attachment) => Ok(attachment),
+            FoundSegment::Nothing => Err(missing(spot)),
         }
     }
 }

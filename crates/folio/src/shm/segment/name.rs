@@ -80,12 +80,12 @@ pub(crate) fn temporary(path: &Path) -> PathBuf {
 }
 
 /// The name of a bell's FIFO, in the directory of the segment's file.
-pub(crate) fn bell(segment: u64, owner: u64, number: u64) -> String {
+pub(crate) fn notifier_fifo(segment: u64, owner: u64, number: u64) -> String {
     format!("{BELL}{segment:016x}-{owner:016x}-{number:016x}")
 }
 
 /// The segment's number and the owner, if a file of the directory is called as the FIFOs of bells are.
-pub(crate) fn of_bell(file: &OsStr) -> Option<(u64, u64)> {
+pub(crate) fn of_notifier_fifo(file: &OsStr) -> Option<(u64, u64)> {
     let mut numbers = file.to_str()?.strip_prefix(BELL)?.split('-').map(|digits| {
         let plain = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         let number = digits.len() == 16 && digits.bytes().all(plain);
@@ -102,7 +102,7 @@ pub(crate) fn parent(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
-    use super::{bell, is_temporary, of_bell, of_file, temporary};
+    use super::{is_temporary, notifier_fifo, of_file, of_notifier_fifo, temporary};
     use std::path::Path;
 
     #[test]
@@ -118,8 +118,8 @@ mod tests {
 
     #[test]
     fn each_kind_of_name_is_told_from_the_others() {
-        let name = bell(7, u64::MAX, 0);
-        let of_bell = |name: &str| of_bell(name.as_ref());
+        let name = notifier_fifo(7, u64::MAX, 0);
+        let of_bell = |name: &str| of_notifier_fifo(name.as_ref());
         assert_eq!(of_bell(&name), Some((7, u64::MAX)));
         assert!(of_file(name.as_ref()).is_none() && !is_temporary(name.as_ref()));
         for other in [&name[1..], &name[..name.len() - 1], &format!("{name}-0"), &name.replace('f', "F"), ""]

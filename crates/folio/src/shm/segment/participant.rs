@@ -1,7 +1,7 @@
 //! Who uses a segment. The kernel keeps the record: each party holds a lock on a byte of its own, far beyond the data, and the
 //! lock ends with the process, however that ends.
 
-use crate::shm::segment::header::{SLOTS, Slot};
+use crate::shm::segment::header::{ParticipantSlot, SLOTS};
 use crate::shm::segment::owner::Owner;
 use crate::sys::ofd_lock;
 use rustix::io::Errno;
@@ -22,7 +22,7 @@ fn byte(slot: usize) -> Range<u64> {
     at..at + 1
 }
 
-fn everything() -> Range<u64> {
+fn all_bytes() -> Range<u64> {
     LOCKS_AT..DOOR + 1
 }
 
@@ -42,7 +42,7 @@ pub(in crate::shm) enum NoSlot {
 /// `is_past`.
 pub(in crate::shm) fn claim(
     lease: BorrowedFd<'_>,
-    slots: &[Slot; SLOTS],
+    slots: &[ParticipantSlot; SLOTS],
     is_past: impl Fn() -> bool,
 ) -> Result<Owner, NoSlot> {
     loop {
@@ -54,7 +54,7 @@ pub(in crate::shm) fn claim(
                 return Ok(settle(slots, slot));
             }
         }
-        match ofd_lock::held_by_another(lease, &(DOOR..DOOR + 1)) {
+        match ofd_lock::is_held_elsewhere(lease, &(DOOR..DOOR + 1)) {
             Ok(Some(_)) if is_past() => return Err(NoSlot::Past),
             Ok(Some(_)) => return Err(NoSlot::Barred),
             Ok(None) => {
@@ -69,7 +69,7 @@ pub(in crate::shm) fn claim(
 }
 
 /// Writes into a slot whose byte this process has locked: it is this process's alone.
-fn settle(slots: &[Slot; SLOTS], slot: usize) -> Owner {
+fn settle(slots: &[ParticipantSlot; SLOTS], slot: usize) -> Owner {
     let place = &slots[slot];
     // It is this process's alone now.
     place.bell.store(0, Ordering::Relaxed);
@@ -79,15 +79,15 @@ fn settle(slots: &[Slot; SLOTS], slot: usize) -> Owner {
     Owner::new(slot, generation)
 }
 
-/// The slot that who has [barred](bar) everybody keeps when it lets the others in.
+/// The slot that who has [barred](lock_all) everybody keeps when it lets the others in.
 const KEPT: usize = 0;
 
 /// Becomes a party by the bar that one has, which stays.
-pub(in crate::shm) fn claim_barred(slots: &[Slot; SLOTS]) -> Owner {
+pub(in crate::shm) fn claim_locked(slots: &[ParticipantSlot; SLOTS]) -> Owner {
     settle(slots, KEPT)
 }
 
-/// Lets the others in, and keeps the slot of [`claim_barred`]: in between nobody has them all.
+/// Lets the others in, and keeps the slot of [`claim_locked`]: in between nobody has them all.
 pub(in crate::shm) fn admit_others(lease: BorrowedFd<'_>) -> Result<(), Errno> {
     ofd_lock::unlock(lease, &(LOCKS_AT + KEPT as u64 + 1..DOOR + 1))
 }
@@ -108,7 +108,7 @@ fn pid() -> u32 {
 }
 
 /// Gives a slot back.
-pub(in crate::shm) fn leave(lease: BorrowedFd<'_>, slots: &[Slot; SLOTS], owner: Owner) {
+pub(in crate::shm) fn leave(lease: BorrowedFd<'_>, slots: &[ParticipantSlot; SLOTS], owner: Owner) {
     if let Some(slot) = owner.slot() {
         slots[slot].pid.store(0, Ordering::Relaxed);
         let _ = ofd_lock::unlock(lease, &byte(slot));
@@ -117,7 +117,7 @@ pub(in crate::shm) fn leave(lease: BorrowedFd<'_>, slots: &[Slot; SLOTS], owner:
 
 /// Whether a description other than `fd`'s holds the byte of a slot.
 pub(in crate::shm) fn is_taken(fd: BorrowedFd<'_>, slot: usize) -> Result<bool, Errno> {
-    ofd_lock::held_by_another(fd, &byte(slot)).map(|held| held.is_some())
+    ofd_lock::is_held_elsewhere(fd, &byte(slot)).map(|held| held.is_some())
 }
 
 /// The slots that are taken. Who bars everybody is no party, and waited for; none if that does not end.
@@ -125,7 +125,7 @@ pub(in crate::shm) fn taken(fd: BorrowedFd<'_>) -> Result<Vec<usize>, Errno> {
     /// Far more than a removal takes.
     const LOOKS: u32 = 100;
     for _ in 0..LOOKS {
-        if let Some(taken) = taken_unless_barred(fd)? {
+        if let Some(taken) = taken_unless_locked(fd)? {
             return Ok(taken);
         }
         std::thread::sleep(Duration::from_millis(1));
@@ -134,19 +134,19 @@ pub(in crate::shm) fn taken(fd: BorrowedFd<'_>) -> Result<Vec<usize>, Errno> {
 }
 
 /// The slots that are taken; `None` if somebody has all of them, and the door.
-fn taken_unless_barred(fd: BorrowedFd<'_>) -> Result<Option<Vec<usize>>, Errno> {
+fn taken_unless_locked(fd: BorrowedFd<'_>) -> Result<Option<Vec<usize>>, Errno> {
     let mut taken = Vec::new();
     let mut next = LOCKS_AT;
     // One question for each that is taken.
     while next < DOOR {
-        let Some(held) = ofd_lock::held_by_another(fd, &(next..DOOR))? else { break };
+        let Some(held) = ofd_lock::is_held_elsewhere(fd, &(next..DOOR))? else { break };
         if held.end > DOOR {
             return Ok(None);
         }
         // The kernel names any lock that is in the way, not the first: ask for those before it, too.
         let mut first = held.start.max(next);
         while first > next {
-            let Some(before) = ofd_lock::held_by_another(fd, &(next..first))? else { break };
+            let Some(before) = ofd_lock::is_held_elsewhere(fd, &(next..first))? else { break };
             if before.end > DOOR {
                 return Ok(None);
             }
@@ -160,16 +160,16 @@ fn taken_unless_barred(fd: BorrowedFd<'_>) -> Result<Option<Vec<usize>>, Errno> 
 }
 
 /// Bars everybody: nobody has the segment open, and nobody can until the lock is given back. `false` if somebody has.
-pub(in crate::shm) fn bar(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
-    ofd_lock::try_lock(fd, &everything())
+pub(in crate::shm) fn lock_all(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    ofd_lock::try_lock(fd, &all_bytes())
 }
 
-/// Undoes [`bar`].
-pub(in crate::shm) fn unbar(fd: BorrowedFd<'_>) {
-    let _ = ofd_lock::unlock(fd, &everything());
+/// Undoes [`lock_all`].
+pub(in crate::shm) fn unlock_all(fd: BorrowedFd<'_>) {
+    let _ = ofd_lock::unlock(fd, &all_bytes());
 }
 
 /// Whether anybody has the segment open.
 pub(in crate::shm) fn is_anybody_there(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
-    ofd_lock::held_by_another(fd, &everything()).map(|held| held.is_some())
+    ofd_lock::is_held_elsewhere(fd, &all_bytes()).map(|held| held.is_some())
 }

@@ -1,8 +1,10 @@
 //! All segments with a name: who has them open, which are leftovers, and taking those away.
 
 use crate::error::{Errno, Error, Result, Subject};
-use crate::shm::segment::attachment::{Verdict, lifetime, read_header, retire};
-use crate::shm::segment::header::{FIXED, Facts, HEAD, Kind, Lifetime, SLOTS, SLOTS_AT, Slot};
+use crate::shm::segment::attachment::{MembershipVerdict, lifetime, read_header, retire};
+use crate::shm::segment::header::{
+    FIXED, HEAD, HeaderFields, Lifetime, ParticipantSlot, SLOTS, SLOTS_AT, SegmentKind,
+};
 use crate::shm::segment::name;
 use crate::shm::segment::owner::Owner;
 use crate::shm::segment::participant;
@@ -19,7 +21,7 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// What is with a segment's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum State {
+pub enum SegmentState {
     /// Processes have it open.
     InUse,
     /// Nobody has it open, and it is to be [kept](Lifetime::Kept).
@@ -33,7 +35,7 @@ pub enum State {
     Closed(String),
 }
 
-impl State {
+impl SegmentState {
     /// The word for it.
     pub fn name(&self) -> &'static str {
         match self {
@@ -72,7 +74,7 @@ pub struct User {
 /// A name in the directory of segments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Entry {
+pub struct SegmentEntry {
     /// The name that programs use; of what is no segment, its file name. It need not be UTF-8.
     pub name: OsString,
     /// What it is.
@@ -82,7 +84,7 @@ pub struct Entry {
     /// Bytes of memory (or disk) that it takes.
     pub size: u64,
     /// What it holds.
-    pub kind: Option<Kind>,
+    pub kind: Option<SegmentKind>,
     /// The type, as the program that made it calls it.
     pub type_name: Option<String>,
     /// When its name goes away.
@@ -90,7 +92,7 @@ pub struct Entry {
     /// Who has it open; of a bell, whose it is, if that process lives.
     pub users: Vec<User>,
     /// What is with it.
-    pub state: State,
+    pub state: SegmentState,
     /// The user it belongs to, and its mode.
     pub owner: u32,
     /// Who may use it, as in chmod(1).
@@ -98,7 +100,7 @@ pub struct Entry {
 }
 
 /// A segment in the directory, and its parties, by what they labelled themselves.
-struct Known {
+struct KnownSegment {
     id: u64,
     name: OsString,
     parties: Vec<(Owner, User)>,
@@ -109,7 +111,7 @@ struct Known {
 /// # Errors
 ///
 /// Those of reading the [directory](crate::shm::directory).
-pub fn list() -> Result<Vec<Entry>> {
+pub fn list() -> Result<Vec<SegmentEntry>> {
     let dir = name::directory();
     let failed = |error: &std::io::Error| {
         let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
@@ -137,17 +139,17 @@ pub fn list() -> Result<Vec<Entry>> {
         }
     }
     for (file, path) in &files {
-        entries.extend(name::of_bell(file).and_then(|of| examine_bell(file, path, of, &known)));
+        entries.extend(name::of_notifier_fifo(file).and_then(|of| examine_fifo(file, path, of, &known)));
     }
     entries.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(entries)
 }
 
 /// A file of the directory, which nothing is known of yet; `None` if it went away.
-fn find(name: &OsStr, path: &Path, role: Role) -> Option<(Entry, rustix::fs::FileType, OwnedFd)> {
+fn find(name: &OsStr, path: &Path, role: Role) -> Option<(SegmentEntry, rustix::fs::FileType, OwnedFd)> {
     let found = sys::file::find(path).ok()?;
     let stat = rustix::fs::fstat(&found).ok()?;
-    let entry = Entry {
+    let entry = SegmentEntry {
         name: name.to_owned(),
         role,
         path: path.to_owned(),
@@ -156,7 +158,7 @@ fn find(name: &OsStr, path: &Path, role: Role) -> Option<(Entry, rustix::fs::Fil
         type_name: None,
         lifetime: None,
         users: Vec::new(),
-        state: State::Leftover,
+        state: SegmentState::Leftover,
         owner: stat.st_uid,
         mode: stat.st_mode & 0o7777,
     };
@@ -164,37 +166,42 @@ fn find(name: &OsStr, path: &Path, role: Role) -> Option<(Entry, rustix::fs::Fil
 }
 
 /// What a bell's FIFO is, by the numbers in its name. The file was there before the parties were looked at.
-fn examine_bell(file: &OsStr, path: &Path, (segment, owner): (u64, u64), known: &[Known]) -> Option<Entry> {
+fn examine_fifo(
+    file: &OsStr,
+    path: &Path,
+    (segment, owner): (u64, u64),
+    known: &[KnownSegment],
+) -> Option<SegmentEntry> {
     let mut segments = known.iter().filter(|known| known.id == segment).peekable();
     let of = segments.peek().map(|known| known.name.clone());
     let is_known = of.is_some();
     let (mut entry, kind, found) = find(file, path, Role::Bell { of })?;
     if kind != rustix::fs::FileType::Fifo {
-        entry.state = State::Damaged("it is no FIFO".into());
+        entry.state = SegmentState::Damaged("it is no FIFO".into());
         return Some(entry);
     }
     let party = segments.flat_map(|known| &known.parties).find(|(party, _)| party.word() == owner);
     entry.users.extend(party.map(|(_, user)| user.clone()));
     entry.state = match crate::shm::sys::fifo::is_read(path) {
-        Ok(true) => State::InUse,
+        Ok(true) => SegmentState::InUse,
         // Who lives is about to read it, or to take it away. A party that is dead never comes back.
-        Ok(false) if party.is_some() || (!is_known && is_young(found.as_fd())) => State::InUse,
-        Ok(false) => State::Leftover,
+        Ok(false) if party.is_some() || (!is_known && is_young(found.as_fd())) => SegmentState::InUse,
+        Ok(false) => SegmentState::Leftover,
         Err(Errno::NOENT) => return None,
         Err(errno) => closed(errno),
     };
     Some(entry)
 }
 
-fn closed(errno: Errno) -> State {
-    State::Closed(Error::kernel("open", errno, Subject::default()).errno().to_string())
+fn closed(errno: Errno) -> SegmentState {
+    SegmentState::Closed(Error::kernel("open", errno, Subject::default()).errno().to_string())
 }
 
 /// What a file of the directory is; `None` if it went away.
-fn examine(name: &OsStr, path: &Path, role: Role, known: &mut Vec<Known>) -> Option<Entry> {
+fn examine(name: &OsStr, path: &Path, role: Role, known: &mut Vec<KnownSegment>) -> Option<SegmentEntry> {
     let (mut entry, kind, _) = find(name, path, role)?;
     if kind != rustix::fs::FileType::RegularFile {
-        entry.state = State::Damaged("it is no regular file".into());
+        entry.state = SegmentState::Damaged("it is no regular file".into());
         return Some(entry);
     }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -208,34 +215,34 @@ fn examine(name: &OsStr, path: &Path, role: Role, known: &mut Vec<Known>) -> Opt
     Some(entry)
 }
 
-fn look(entry: &mut Entry, fd: &OwnedFd, known: &mut Vec<Known>) -> Result<(), Errno> {
+fn look(entry: &mut SegmentEntry, fd: &OwnedFd, known: &mut Vec<KnownSegment>) -> Result<(), Errno> {
     let fd = fd.as_fd();
     // First who it is: that waits for those who only remove it.
-    let parties = parties(fd)?;
+    let parties = participants(fd)?;
     entry.users = parties.iter().map(|(_, user)| user.clone()).collect();
     let anybody = !entry.users.is_empty() || participant::is_anybody_there(fd)?;
     if entry.role == Role::Unfinished {
-        entry.state = if anybody || is_young(fd) { State::InUse } else { State::Leftover };
+        entry.state = if anybody || is_young(fd) { SegmentState::InUse } else { SegmentState::Leftover };
         return Ok(());
     }
     match read_header(fd)? {
-        Ok((Facts { kind, lifetime, type_name, id, .. }, _)) => {
-            known.push(Known { id, name: entry.name.clone(), parties });
+        Ok((HeaderFields { kind, lifetime, type_name, id, .. }, _)) => {
+            known.push(KnownSegment { id, name: entry.name.clone(), parties });
             (entry.kind, entry.lifetime, entry.type_name) = (Some(kind), Some(lifetime), Some(type_name));
             entry.state = match lifetime {
-                _ if anybody => State::InUse,
-                Lifetime::Kept => State::Idle,
-                Lifetime::WhileUsed => State::Leftover,
+                _ if anybody => SegmentState::InUse,
+                Lifetime::Kept => SegmentState::Idle,
+                Lifetime::WhileUsed => SegmentState::Leftover,
             };
         }
         // What its users labelled themselves may be as wrong, but for people to see it is good enough.
         Err(flaw) => {
             entry.lifetime = flaw.lifetime;
             entry.state = match flaw.lifetime {
-                Some(Lifetime::WhileUsed) if !anybody => State::Leftover,
+                Some(Lifetime::WhileUsed) if !anybody => SegmentState::Leftover,
                 // Somebody makes it anew.
-                _ if flaw.is_gone => State::InUse,
-                _ => State::Damaged(flaw.to_string()),
+                _ if flaw.is_gone => SegmentState::InUse,
+                _ => SegmentState::Damaged(flaw.to_string()),
             };
         }
     }
@@ -250,12 +257,12 @@ fn is_young(fd: BorrowedFd<'_>) -> bool {
 
 /// The processes whose slots are locked, by their labels.
 fn users(fd: BorrowedFd<'_>) -> Result<Vec<User>, Errno> {
-    Ok(parties(fd)?.into_iter().map(|(_, user)| user).collect())
+    Ok(participants(fd)?.into_iter().map(|(_, user)| user).collect())
 }
 
 /// The parties whose slots are locked, and their processes' labels.
-fn parties(fd: BorrowedFd<'_>) -> Result<Vec<(Owner, User)>, Errno> {
-    const EACH: usize = size_of::<Slot>();
+fn participants(fd: BorrowedFd<'_>) -> Result<Vec<(Owner, User)>, Errno> {
+    const EACH: usize = size_of::<ParticipantSlot>();
     let taken = participant::taken(fd)?;
     let mut bytes = vec![0; HEAD];
     let count = rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut bytes, 0))?;
@@ -265,7 +272,8 @@ fn parties(fd: BorrowedFd<'_>) -> Result<Vec<(Owner, User)>, Errno> {
         let word = bytes[..count].get(at..at + 4).and_then(|word| word.try_into().ok());
         word.map_or(0, u32::from_ne_bytes)
     };
-    let (generation, pid) = (std::mem::offset_of!(Slot, generation), std::mem::offset_of!(Slot, pid));
+    let (generation, pid) =
+        (std::mem::offset_of!(ParticipantSlot, generation), std::mem::offset_of!(ParticipantSlot, pid));
     let party = |slot| (Owner::new(slot, word(slot, generation)), User { pid: word(slot, pid) });
     Ok(taken.into_iter().map(party).collect())
 }
@@ -347,7 +355,7 @@ fn retire_or_users(path: &Path) -> Result<Option<Vec<User>>> {
         return Err(Error::rule("remove", subject(), rule, "remove it with rm(1)"));
     }
     let inode = (status.device, status.inode);
-    if retire(fd.as_fd(), path, inode, || Ok(Verdict::Goes)).map_err(|errno| stays(path, errno))? {
+    if retire(fd.as_fd(), path, inode, || Ok(MembershipVerdict::Goes)).map_err(|errno| stays(path, errno))? {
         return Ok(None);
     }
     users(fd.as_fd()).map(Some).map_err(failed("fcntl"))
@@ -371,13 +379,13 @@ fn stays(path: &Path, errno: Errno) -> Error {
     }
 }
 
-/// What [`collect`] did.
+/// What [`remove_stale`] did.
 #[derive(Debug, Default)]
-pub struct Collected {
+pub struct RemovedStale {
     /// The leftovers that are gone, or would be.
-    pub removed: Vec<Entry>,
+    pub removed: Vec<SegmentEntry>,
     /// Those that could not be removed, and why.
-    pub failed: Vec<(Entry, Error)>,
+    pub failed: Vec<(SegmentEntry, Error)>,
 }
 
 /// Takes all leftovers away: names of segments that should have gone with their last user, who was killed, files that
@@ -386,13 +394,13 @@ pub struct Collected {
 /// # Errors
 ///
 /// Those of [`list`]. What cannot be removed is in the answer.
-pub fn collect(dry_run: bool) -> Result<Collected> {
-    let mut collected = Collected::default();
-    for entry in list()?.into_iter().filter(|entry| entry.state == State::Leftover) {
+pub fn remove_stale(dry_run: bool) -> Result<RemovedStale> {
+    let mut collected = RemovedStale::default();
+    for entry in list()?.into_iter().filter(|entry| entry.state == SegmentState::Leftover) {
         let retired = match entry.role {
             _ if dry_run => Ok(true),
-            Role::Bell { .. } => retire_bell(&entry.path),
-            _ => retire_leftover(&entry.path),
+            Role::Bell { .. } => remove_dead_fifo(&entry.path),
+            _ => remove_stale_segment(&entry.path),
         };
         match retired {
             Ok(true) => collected.removed.push(entry),
@@ -408,7 +416,7 @@ pub fn collect(dry_run: bool) -> Result<Collected> {
 }
 
 /// Takes the FIFO of a bell away whose owner is dead, and so stays unread. Whether it did.
-fn retire_bell(path: &Path) -> Result<bool, Errno> {
+fn remove_dead_fifo(path: &Path) -> Result<bool, Errno> {
     match crate::shm::sys::fifo::remove_unread(path) {
         Err(Errno::BUSY | Errno::INVAL) => Ok(false),
         result => result.map(|()| true),
@@ -416,7 +424,7 @@ fn retire_bell(path: &Path) -> Result<bool, Errno> {
 }
 
 /// Takes a name away if what has it is a leftover, as is found once nobody can come any more. Whether it did.
-fn retire_leftover(path: &Path) -> Result<bool, Errno> {
+fn remove_stale_segment(path: &Path) -> Result<bool, Errno> {
     let fd = crate::shm::sys::unnamed_file::open(path)?;
     let fd = fd.as_fd();
     let status = sys::file::status(fd)?;
@@ -426,28 +434,30 @@ fn retire_leftover(path: &Path) -> Result<bool, Errno> {
     let file = path.file_name().unwrap_or_default();
     retire(fd, path, (status.device, status.inode), || {
         if name::is_temporary(file) {
-            return Ok(if is_young(fd) { Verdict::Stays } else { Verdict::Goes });
+            return Ok(if is_young(fd) { MembershipVerdict::Stays } else { MembershipVerdict::Goes });
         }
         let is_leftover = lifetime(fd)? == Some(Lifetime::WhileUsed);
-        Ok(if is_leftover { Verdict::Leftover } else { Verdict::Stays })
+        Ok(if is_leftover { MembershipVerdict::Leftover } else { MembershipVerdict::Stays })
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Role, SETTLED, State, examine, examine_bell, name, retire_bell, retire_leftover};
-    use crate::shm::segment::attachment::{Attachment, Contents};
-    use crate::shm::{Kind, Lifetime, Segment, SegmentOptions};
+    use super::{
+        Role, SETTLED, SegmentState, examine, examine_fifo, name, remove_dead_fifo, remove_stale_segment,
+    };
+    use crate::shm::segment::attachment::{Attachment, SegmentContents};
+    use crate::shm::{Lifetime, Segment, SegmentKind, SegmentOptions};
     use rustix::fs::{CWD, FileType, Mode};
     use std::path::Path;
     use std::time::SystemTime;
 
     /// A FIFO as it is before its maker has opened it, and what a collection takes it for.
-    fn state_of(dir: &Path, segment: u64, owner: u64, known: &[super::Known]) -> (State, Role) {
-        let file = name::bell(segment, owner, 2);
+    fn state_of(dir: &Path, segment: u64, owner: u64, known: &[super::KnownSegment]) -> (SegmentState, Role) {
+        let file = name::notifier_fifo(segment, owner, 2);
         let path = dir.join(&file);
         rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        let found = examine_bell(file.as_ref(), &path, (segment, owner), known).unwrap();
+        let found = examine_fifo(file.as_ref(), &path, (segment, owner), known).unwrap();
         std::fs::remove_file(path).unwrap();
         (found.state, found.role)
     }
@@ -461,33 +471,34 @@ mod tests {
         examine("used".as_ref(), &path, Role::Segment, &mut known).unwrap();
         let (id, me) = (segment.id(), known[0].parties[0].0.word());
         let of = || Role::Bell { of: Some("used".into()) };
-        assert_eq!(state_of(dir.path(), id, me, &known), (State::InUse, of()));
+        assert_eq!(state_of(dir.path(), id, me, &known), (SegmentState::InUse, of()));
         // One of an earlier party of the same slot.
-        assert_eq!(state_of(dir.path(), id, me ^ 1 << 40, &known), (State::Leftover, of()));
+        assert_eq!(state_of(dir.path(), id, me ^ 1 << 40, &known), (SegmentState::Leftover, of()));
         // Of a segment that is not here nobody can tell who its parties are.
         let of = || Role::Bell { of: None };
-        assert_eq!(state_of(dir.path(), id ^ 1, me, &known), (State::InUse, of()));
+        assert_eq!(state_of(dir.path(), id ^ 1, me, &known), (SegmentState::InUse, of()));
         let old = SystemTime::now() - 2 * SETTLED;
-        let (file, since) = (name::bell(id ^ 1, me, 4), old.duration_since(SystemTime::UNIX_EPOCH).unwrap());
+        let (file, since) =
+            (name::notifier_fifo(id ^ 1, me, 4), old.duration_since(SystemTime::UNIX_EPOCH).unwrap());
         let fifo = dir.path().join(&file);
         rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         let time = rustix::fs::Timespec { tv_sec: since.as_secs().cast_signed(), tv_nsec: 0 };
         let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
         rustix::fs::utimensat(CWD, &fifo, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
-        let found = examine_bell(file.as_ref(), &fifo, (id ^ 1, me), &known).unwrap();
-        assert_eq!(found.state, State::Leftover);
-        assert_eq!((retire_bell(&fifo), fifo.exists()), (Ok(true), false));
+        let found = examine_fifo(file.as_ref(), &fifo, (id ^ 1, me), &known).unwrap();
+        assert_eq!(found.state, SegmentState::Leftover);
+        assert_eq!((remove_dead_fifo(&fifo), fifo.exists()), (Ok(true), false));
     }
 
     #[test]
     fn a_file_with_the_name_of_a_bell_that_is_none_is_not_collected() {
         let dir = tempfile::tempdir().unwrap();
-        let file = name::bell(1, 2, 4);
+        let file = name::notifier_fifo(1, 2, 4);
         let path = dir.path().join(&file);
         std::fs::write(&path, "bytes").unwrap();
-        let found = examine_bell(file.as_ref(), &path, (1, 2), &[]).unwrap();
-        assert!(matches!(found.state, State::Damaged(_)), "{:?}", found.state);
-        assert_eq!((retire_bell(&path), path.exists()), (Ok(false), true));
+        let found = examine_fifo(file.as_ref(), &path, (1, 2), &[]).unwrap();
+        assert!(matches!(found.state, SegmentState::Damaged(_)), "{:?}", found.state);
+        assert_eq!((remove_dead_fifo(&path), path.exists()), (Ok(false), true));
     }
 
     #[test]
@@ -495,7 +506,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("folio.kept");
         drop(SegmentOptions::new().create_file::<u64>(&path).unwrap());
-        assert_eq!(retire_leftover(&path), Ok(false));
+        assert_eq!(remove_stale_segment(&path), Ok(false));
         assert!(path.exists());
     }
 
@@ -503,17 +514,23 @@ mod tests {
     fn a_leftover_that_is_used_by_the_time_it_is_collected_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("folio.used");
-        let numbers = Contents { kind: Kind::Value, fingerprint: 1, type_name: "u64", element: 8, length: 8 };
+        let numbers = SegmentContents {
+            kind: SegmentKind::Value,
+            fingerprint: 1,
+            type_name: "u64",
+            element: 8,
+            length: 8,
+        };
         let open = |options: &mut std::fs::OpenOptions| options.read(true).write(true).open(&path).unwrap();
         let file = open(std::fs::File::options().create_new(true)).into();
         // Its maker does not know its name, and leaves it behind.
         drop(Attachment::create(file, None, &numbers, 8, Lifetime::WhileUsed).unwrap());
         let again = open(&mut std::fs::File::options()).into();
         let user = Attachment::open("open", again, None, &numbers).unwrap().unwrap();
-        assert_eq!(retire_leftover(&path), Ok(false));
+        assert_eq!(remove_stale_segment(&path), Ok(false));
         assert!(path.exists() && user.check().is_ok());
         drop(user);
-        assert_eq!(retire_leftover(&path), Ok(true));
+        assert_eq!(remove_stale_segment(&path), Ok(true));
         assert!(!path.exists());
     }
 }

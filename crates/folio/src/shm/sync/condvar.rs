@@ -3,11 +3,11 @@
 use crate::error::Result;
 use crate::shm::sync::guard::{Guard, Locked};
 use crate::shm::sync::lock::LOOKS;
-use crate::shm::sync::mutex::{Locking, Mutex};
+use crate::shm::sync::mutex::{LockFuture, Mutex};
 use crate::shm::value::share::{Fingerprint, Share};
-use crate::shm::value::shared_ref::{Place, Shared};
+use crate::shm::value::shared_ref::{Shared, SharedRef};
 use crate::shm::wait::process_notifier::{Sleeper, wake_all_kinds};
-use crate::shm::wait::{Look, Phase, Wait, is_timeout};
+use crate::shm::wait::{Check, Wait, WaitPhase, is_timeout};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
@@ -16,9 +16,9 @@ use std::time::Instant;
 /// A condition that threads of all processes wait for, with a [`Mutex`](crate::shm::Mutex) around what they look at. It starts as
 /// zeros.
 ///
-/// Waits may end without a notification: look again, or use [`wait_while`](Place::wait_while). A notification that a process took
+/// Waits may end without a notification: look again, or use [`wait_while`](SharedRef::wait_while). A notification that a process took
 /// and did not act upon, since it was killed, reaches the others within a fraction of a second. A notification that nobody waits for
-/// makes no system call, if the last ones that were waited for went to [all](Place::notify_all).
+/// makes no system call, if the last ones that were waited for went to [all](SharedRef::notify_all).
 ///
 /// It belongs to no mutex: each wait gives back the one whose guard it is given, and takes that again. Who changes what they look at
 /// without that mutex can come between their look and their wait, and then tells them nothing.
@@ -39,7 +39,7 @@ unsafe impl Share for Condvar {
     const FINGERPRINT: Fingerprint<Self> = Fingerprint::of("folio::Condvar");
 }
 
-impl<'a> Place<'a, Condvar> {
+impl<'a> SharedRef<'a, Condvar> {
     fn notified(&self) -> &'a AtomicU32 {
         // SAFETY: a place is aligned and mapped; the field is atomic.
         unsafe { &(*self.as_ptr()).notified }
@@ -49,7 +49,7 @@ impl<'a> Place<'a, Condvar> {
     ///
     /// # Errors
     ///
-    /// Those of [`lock`](Place::lock): then the lock is not held.
+    /// Those of [`lock`](SharedRef::lock): then the lock is not held.
     pub fn wait<'g, T: Share>(&self, guard: Guard<'g, T>) -> Result<Locked<'g, T>> {
         self.wait_with(guard, Wait::new()).map(|(locked, _)| locked)
     }
@@ -68,10 +68,10 @@ impl<'a> Place<'a, Condvar> {
         let waited = wait.until(self.attachment(), "wait", notified, |phase| {
             let now = notified.load(Ordering::Relaxed);
             if is_another(now, before) {
-                return Ok(Look::Done(()));
+                return Ok(Check::Done(()));
             }
-            let Phase::Park { .. } = phase else { return Ok(Look::Again) };
-            Ok(announce(notified, now).map_or(Look::Again, Look::Sleep))
+            let WaitPhase::Park { .. } = phase else { return Ok(Check::Again) };
+            Ok(announce(notified, now).map_or(Check::Again, Check::Sleep))
         });
         let in_time = match waited {
             Ok(()) => true,
@@ -89,7 +89,7 @@ impl<'a> Place<'a, Condvar> {
     pub fn wait_while<'g, T: Share>(
         &self,
         guard: Guard<'g, T>,
-        condition: impl FnMut(Place<'_, T>) -> Result<bool>,
+        condition: impl FnMut(SharedRef<'_, T>) -> Result<bool>,
     ) -> Result<Locked<'g, T>> {
         self.wait_while_with(guard, Wait::new(), condition).map(|(locked, _)| locked)
     }
@@ -104,12 +104,12 @@ impl<'a> Place<'a, Condvar> {
         &self,
         mut guard: Guard<'g, T>,
         wait: Wait,
-        mut condition: impl FnMut(Place<'_, T>) -> Result<bool>,
+        mut condition: impl FnMut(SharedRef<'_, T>) -> Result<bool>,
     ) -> Result<(Locked<'g, T>, bool)> {
         let start: Option<Instant> = wait.start();
         let mut is_over = false;
         loop {
-            let holds = condition(guard.place())?;
+            let holds = condition(guard.shared_ref())?;
             if !holds || is_over {
                 return Ok((Locked::Clean(guard), holds));
             }
@@ -124,19 +124,23 @@ impl<'a> Place<'a, Condvar> {
     }
 
     /// A future that gives the lock back when it is first polled, waits for a notification, and takes the lock again; see
-    /// [`lock_async`](Place::lock_async) for what holds for all futures.
+    /// [`lock_async`](SharedRef::lock_async) for what holds for all futures.
     ///
     /// A future may be ready without a notification, and one notification makes all futures ready that wait: look again. One that is dropped keeps
     /// no notification from others, and if it was not polled yet, gives the lock back.
     ///
     /// # Errors
     ///
-    /// It gives those of [`lock_async`](Place::lock_async).
+    /// It gives those of [`lock_async`](SharedRef::lock_async).
     pub fn wait_async<'g, T: Share>(
         &self,
         guard: Guard<'g, T>,
     ) -> impl Future<Output = Result<Locked<'g, T>>> + Send + Sync + Unpin + use<'a, 'g, T> {
-        Notified { at: *self, sleeper: Sleeper::new(self.attachment()), state: State::Held(guard) }
+        NotifiedFuture {
+            at: *self,
+            sleeper: Sleeper::new(self.attachment()),
+            state: CondvarState::Held(guard),
+        }
     }
 
     /// Wakes one thread that waits, of any process.
@@ -184,48 +188,48 @@ fn announce(notified: &AtomicU32, seen: u32) -> Option<u32> {
 
 /// The future of a notification.
 #[derive(Debug)]
-struct Notified<'a, 'g, T: Share> {
-    at: Place<'a, Condvar>,
+struct NotifiedFuture<'a, 'g, T: Share> {
+    at: SharedRef<'a, Condvar>,
     sleeper: Sleeper<'a>,
-    state: State<'g, T>,
+    state: CondvarState<'g, T>,
 }
 
 #[derive(Debug)]
-enum State<'g, T: Share> {
+enum CondvarState<'g, T: Share> {
     /// It was not polled yet.
     Held(Guard<'g, T>),
     /// How often it had been notified when the lock was given back.
-    Waiting(Place<'g, Mutex<T>>, u32),
-    Locking(Locking<'g, T>),
+    Waiting(SharedRef<'g, Mutex<T>>, u32),
+    Locking(LockFuture<'g, T>),
 }
 
-impl<'g, T: Share> Future for Notified<'_, 'g, T> {
+impl<'g, T: Share> Future for NotifiedFuture<'_, 'g, T> {
     type Output = Result<Locked<'g, T>>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { at, sleeper, state } = self.get_mut();
-        if let State::Held(guard) = state {
+        if let CondvarState::Held(guard) = state {
             let before = at.notified().load(Ordering::Relaxed);
             // The guard goes with the old state.
-            *state = State::Waiting(guard.held(), before);
+            *state = CondvarState::Waiting(guard.held(), before);
         }
-        if let State::Waiting(mutex, before) = *state {
+        if let CondvarState::Waiting(mutex, before) = *state {
             at.attachment().check()?;
-            if !look_or_lie_down(at.notified(), before, sleeper, context)? {
+            if !check_or_prepare_wait(at.notified(), before, sleeper, context)? {
                 return Poll::Pending;
             }
-            sleeper.get_up();
-            *state = State::Locking(Locking::new(mutex));
+            sleeper.cancel_wait();
+            *state = CondvarState::Locking(LockFuture::new(mutex));
         }
         match state {
-            State::Locking(locking) => Pin::new(locking).poll(context),
-            State::Held(_) | State::Waiting(..) => Poll::Pending,
+            CondvarState::Locking(locking) => Pin::new(locking).poll(context),
+            CondvarState::Held(_) | CondvarState::Waiting(..) => Poll::Pending,
         }
     }
 }
 
 /// Whether there was a notification. If not, there is one who waits for it.
-fn look_or_lie_down(
+fn check_or_prepare_wait(
     notified: &AtomicU32,
     before: u32,
     sleeper: &mut Sleeper<'_>,
@@ -234,7 +238,7 @@ fn look_or_lie_down(
     if is_another(notified.load(Ordering::Relaxed), before) {
         return Ok(true);
     }
-    sleeper.lie_down(context.waker(), None)?;
+    sleeper.prepare_wait(context.waker(), None)?;
     for _ in 0..LOOKS {
         let now = notified.load(Ordering::Relaxed);
         if is_another(now, before) {
@@ -249,66 +253,66 @@ fn look_or_lie_down(
 }
 
 impl Shared<Condvar> {
-    /// As [`Place::wait`].
+    /// As [`SharedRef::wait`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::wait`].
+    /// Those of [`SharedRef::wait`].
     pub fn wait<'g, T: Share>(&self, guard: Guard<'g, T>) -> Result<Locked<'g, T>> {
-        self.place().wait(guard)
+        self.shared_ref().wait(guard)
     }
 
-    /// As [`Place::wait_with`].
+    /// As [`SharedRef::wait_with`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::wait_with`].
+    /// Those of [`SharedRef::wait_with`].
     pub fn wait_with<'g, T: Share>(&self, guard: Guard<'g, T>, wait: Wait) -> Result<(Locked<'g, T>, bool)> {
-        self.place().wait_with(guard, wait)
+        self.shared_ref().wait_with(guard, wait)
     }
 
-    /// As [`Place::wait_while`].
+    /// As [`SharedRef::wait_while`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::wait_while`].
+    /// Those of [`SharedRef::wait_while`].
     pub fn wait_while<'g, T: Share>(
         &self,
         guard: Guard<'g, T>,
-        condition: impl FnMut(Place<'_, T>) -> Result<bool>,
+        condition: impl FnMut(SharedRef<'_, T>) -> Result<bool>,
     ) -> Result<Locked<'g, T>> {
-        self.place().wait_while(guard, condition)
+        self.shared_ref().wait_while(guard, condition)
     }
 
-    /// As [`Place::wait_while_with`].
+    /// As [`SharedRef::wait_while_with`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::wait_while`].
+    /// Those of [`SharedRef::wait_while`].
     pub fn wait_while_with<'g, T: Share>(
         &self,
         guard: Guard<'g, T>,
         wait: Wait,
-        condition: impl FnMut(Place<'_, T>) -> Result<bool>,
+        condition: impl FnMut(SharedRef<'_, T>) -> Result<bool>,
     ) -> Result<(Locked<'g, T>, bool)> {
-        self.place().wait_while_with(guard, wait, condition)
+        self.shared_ref().wait_while_with(guard, wait, condition)
     }
 
-    /// As [`Place::wait_async`].
+    /// As [`SharedRef::wait_async`].
     pub fn wait_async<'g, T: Share>(
         &self,
         guard: Guard<'g, T>,
     ) -> impl Future<Output = Result<Locked<'g, T>>> + Send + Sync + Unpin + use<'_, 'g, T> {
-        self.place().wait_async(guard)
+        self.shared_ref().wait_async(guard)
     }
 
-    /// As [`Place::notify_one`].
+    /// As [`SharedRef::notify_one`].
     pub fn notify_one(&self) {
-        self.place().notify_one();
+        self.shared_ref().notify_one();
     }
 
-    /// As [`Place::notify_all`].
+    /// As [`SharedRef::notify_all`].
     pub fn notify_all(&self) {
-        self.place().notify_all();
+        self.shared_ref().notify_all();
     }
 }

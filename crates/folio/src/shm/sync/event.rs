@@ -4,9 +4,9 @@ use crate::error::Result;
 use crate::shm::sync::listener::Listener;
 use crate::shm::sync::lock::LOOKS;
 use crate::shm::value::share::{Fingerprint, Share};
-use crate::shm::value::shared_ref::{Place, Shared};
+use crate::shm::value::shared_ref::{Shared, SharedRef};
 use crate::shm::wait::process_notifier::{Sleeper, wake_all_kinds};
-use crate::shm::wait::{Look, Phase, Wait, is_timeout};
+use crate::shm::wait::{Check, Wait, WaitPhase, is_timeout};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -19,9 +19,9 @@ use std::task::{Context, Poll, Waker};
 /// use folio::shm::{Event, Segment};
 ///
 /// let done = Segment::<Event>::anonymous()?;
-/// done.place().set();
-/// done.place().wait()?;
-/// assert!(done.place().is_set());
+/// done.shared_ref().set();
+/// done.shared_ref().wait()?;
+/// assert!(done.shared_ref().is_set());
 /// # Ok::<(), folio::Error>(())
 /// ```
 #[derive(Debug)]
@@ -40,7 +40,7 @@ unsafe impl Share for Event {
     const FINGERPRINT: Fingerprint<Self> = Fingerprint::of("folio::Event");
 }
 
-impl<'a> Place<'a, Event> {
+impl<'a> SharedRef<'a, Event> {
     fn word(&self) -> &'a AtomicU32 {
         // SAFETY: a place is aligned and mapped; the field is atomic.
         unsafe { &(*self.as_ptr()).word }
@@ -101,13 +101,13 @@ impl<'a> Place<'a, Event> {
         self.until(wait, Self::clear)
     }
 
-    /// A future that is ready when the flag is set, and leaves it so; see [`lock_async`](Place::lock_async) for what holds for all of them.
+    /// A future that is ready when the flag is set, and leaves it so; see [`lock_async`](SharedRef::lock_async) for what holds for all of them.
     ///
     /// # Errors
     ///
     /// It gives EIO if the segment was truncated; EMFILE, ENFILE or EAGAIN if this process has nothing left to wait with.
     pub fn wait_async(&self) -> impl Future<Output = Result<()>> + Send + Sync + Unpin + use<'a> {
-        Ringing { at: *self, takes: false, sleeper: Sleeper::new(self.attachment()) }
+        EventFuture { at: *self, takes: false, sleeper: Sleeper::new(self.attachment()) }
     }
 
     /// A future that clears the flag when it is set: of all who wait one gets it. One that is dropped has taken nothing.
@@ -116,7 +116,7 @@ impl<'a> Place<'a, Event> {
     ///
     /// Those of [`wait_async`](Self::wait_async).
     pub fn take_async(&self) -> impl Future<Output = Result<()>> + Send + Sync + Unpin + use<'a> {
-        Ringing { at: *self, takes: true, sleeper: Sleeper::new(self.attachment()) }
+        EventFuture { at: *self, takes: true, sleeper: Sleeper::new(self.attachment()) }
     }
 
     /// A descriptor that is readable when the flag may be set, for poll(2) and epoll(7).
@@ -134,7 +134,7 @@ impl<'a> Place<'a, Event> {
     }
 
     /// As [`look`](Self::look), and if it is not set, has `waker` woken when it may be.
-    pub(in crate::shm) fn look_or_lie_down(
+    pub(in crate::shm) fn check_or_prepare_wait(
         &self,
         takes: bool,
         sleeper: &mut Sleeper<'_>,
@@ -147,7 +147,7 @@ impl<'a> Place<'a, Event> {
                 self.attachment().check()?;
                 return Ok(true);
             }
-            sleeper.lie_down(waker, None)?;
+            sleeper.prepare_wait(waker, None)?;
             let announced = self.word().compare_exchange(CLEAR, WAITED, Ordering::Relaxed, Ordering::Relaxed);
             if announced != Err(SET) {
                 return Ok(false);
@@ -163,15 +163,15 @@ impl<'a> Place<'a, Event> {
         self.attachment().check()?;
         let waited = wait.until(self.attachment(), "wait", word, |phase| {
             if is_done(self) {
-                return Ok(Look::Done(()));
+                return Ok(Check::Done(()));
             }
-            if phase == Phase::Spin {
-                return Ok(Look::Again);
+            if phase == WaitPhase::Spin {
+                return Ok(Check::Again);
             }
             Ok(match word.compare_exchange(CLEAR, WAITED, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => Look::Sleep(WAITED),
-                Err(SET) => Look::Again,
-                Err(other) => Look::Sleep(other),
+                Ok(_) => Check::Sleep(WAITED),
+                Err(SET) => Check::Again,
+                Err(other) => Check::Sleep(other),
             })
         });
         match waited {
@@ -184,94 +184,94 @@ impl<'a> Place<'a, Event> {
 
 /// The future of a flag that is set.
 #[derive(Debug)]
-struct Ringing<'a> {
-    at: Place<'a, Event>,
+struct EventFuture<'a> {
+    at: SharedRef<'a, Event>,
     takes: bool,
     sleeper: Sleeper<'a>,
 }
 
-impl Future for Ringing<'_> {
+impl Future for EventFuture<'_> {
     type Output = Result<()>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         let Self { at, takes, sleeper } = self.get_mut();
-        let found = at.look_or_lie_down(*takes, sleeper, context.waker());
+        let found = at.check_or_prepare_wait(*takes, sleeper, context.waker());
         if let Ok(false) = found {
             return Poll::Pending;
         }
-        sleeper.get_up();
+        sleeper.cancel_wait();
         Poll::Ready(found.map(drop))
     }
 }
 
 impl Shared<Event> {
-    /// As [`Place::set`].
+    /// As [`SharedRef::set`].
     pub fn set(&self) {
-        self.place().set();
+        self.shared_ref().set();
     }
 
-    /// As [`Place::clear`].
+    /// As [`SharedRef::clear`].
     pub fn clear(&self) -> bool {
-        self.place().clear()
+        self.shared_ref().clear()
     }
 
-    /// As [`Place::is_set`].
+    /// As [`SharedRef::is_set`].
     pub fn is_set(&self) -> bool {
-        self.place().is_set()
+        self.shared_ref().is_set()
     }
 
-    /// As [`Place::wait`].
+    /// As [`SharedRef::wait`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::wait`].
+    /// Those of [`SharedRef::wait`].
     pub fn wait(&self) -> Result<()> {
-        self.place().wait()
+        self.shared_ref().wait()
     }
 
-    /// As [`Place::wait_with`].
+    /// As [`SharedRef::wait_with`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::wait`].
+    /// Those of [`SharedRef::wait`].
     pub fn wait_with(&self, wait: Wait) -> Result<bool> {
-        self.place().wait_with(wait)
+        self.shared_ref().wait_with(wait)
     }
 
-    /// As [`Place::take`].
+    /// As [`SharedRef::take`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::wait`].
+    /// Those of [`SharedRef::wait`].
     pub fn take(&self) -> Result<()> {
-        self.place().take()
+        self.shared_ref().take()
     }
 
-    /// As [`Place::take_with`].
+    /// As [`SharedRef::take_with`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::wait`].
+    /// Those of [`SharedRef::wait`].
     pub fn take_with(&self, wait: Wait) -> Result<bool> {
-        self.place().take_with(wait)
+        self.shared_ref().take_with(wait)
     }
 
-    /// As [`Place::wait_async`].
+    /// As [`SharedRef::wait_async`].
     pub fn wait_async(&self) -> impl Future<Output = Result<()>> + Send + Sync + Unpin + use<'_> {
-        self.place().wait_async()
+        self.shared_ref().wait_async()
     }
 
-    /// As [`Place::take_async`].
+    /// As [`SharedRef::take_async`].
     pub fn take_async(&self) -> impl Future<Output = Result<()>> + Send + Sync + Unpin + use<'_> {
-        self.place().take_async()
+        self.shared_ref().take_async()
     }
 
-    /// As [`Place::listen`].
+    /// As [`SharedRef::listen`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::listen`].
+    /// Those of [`SharedRef::listen`].
     pub fn listen(&self) -> Result<Listener<'_>> {
-        self.place().listen()
+        self.shared_ref().listen()
     }
 }

@@ -6,7 +6,7 @@ use crate::shm::segment::owner::Owner;
 use crate::shm::sync::lock::{Lock, torn};
 use crate::shm::sync::mutex::Mutex;
 use crate::shm::value::share::{InPlace, Plain, Share};
-use crate::shm::value::shared_ref::Place;
+use crate::shm::value::shared_ref::SharedRef;
 use crate::sys::identity;
 use std::cell::Cell;
 use std::fmt;
@@ -16,18 +16,18 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub(in crate::shm) mod sealed {
-    use super::{Lock, Owner, Place, Share};
+    use super::{Lock, Owner, Share, SharedRef};
 
     #[allow(private_interfaces, reason = "nobody outside can name the trait, let alone call it")]
-    pub trait Sealed<T: Share>: Share {
-        fn lock(at: Place<'_, Self>) -> &Lock;
-        fn value(at: Place<'_, Self>) -> Place<'_, T>;
-        fn unlock(at: Place<'_, Self>, me: Owner);
+    pub trait SealedLock<T: Share>: Share {
+        fn lock(at: SharedRef<'_, Self>) -> &Lock;
+        fn value(at: SharedRef<'_, Self>) -> SharedRef<'_, T>;
+        fn unlock(at: SharedRef<'_, Self>, me: Owner);
     }
 }
 
 /// A lock around a `T`: [`Mutex`] and [`RwLock`](crate::shm::RwLock).
-pub trait Guards<T: Share>: sealed::Sealed<T> {}
+pub trait Guards<T: Share>: sealed::SealedLock<T> {}
 
 /// What locking gave: a value in order, or one that may be torn. There is no other way to the value.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl<'a, T: Share, L: Guards<T>> Locked<'a, T, L> {
     /// # Errors
     ///
     /// What `repair` returns.
-    pub fn or_repair(self, repair: impl FnOnce(Place<'_, T>) -> Result<()>) -> Result<Guard<'a, T, L>> {
+    pub fn or_repair(self, repair: impl FnOnce(SharedRef<'_, T>) -> Result<()>) -> Result<Guard<'a, T, L>> {
         match self {
             Self::Clean(guard) => Ok(guard),
             Self::Torn(torn) => torn.repair(repair),
@@ -107,31 +107,31 @@ fn is_of_a_panic(process: u64) -> bool {
 /// It is the process that holds the lock, and no thread: a guard can be sent to another thread, and dropped there.
 #[must_use]
 pub struct Guard<'a, T: Share, L: Guards<T> = Mutex<T>> {
-    at: Place<'a, L>,
+    at: SharedRef<'a, L>,
     me: Owner,
     /// The process that locked: in a forked child this is a copy that holds nothing. In the [upper half](PANICKED) the thread, if it panicked
     /// then: that panic has torn nothing here. (One word for both, and one look at it: a guard in order stays in registers.)
     process: u64,
-    value: PhantomData<Place<'a, T>>,
+    value: PhantomData<SharedRef<'a, T>>,
 }
 
 impl<T: Share, L: Guards<T>> fmt::Debug for Guard<'_, T, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").field("place", &self.place()).finish_non_exhaustive()
+        f.debug_struct("Guard").field("place", &self.shared_ref()).finish_non_exhaustive()
     }
 }
 
 impl<'a, T: Share, L: Guards<T>> Guard<'a, T, L> {
     /// For who has just taken the lock.
     #[inline]
-    pub(in crate::shm) fn new(at: Place<'a, L>, me: Owner, process: u64) -> Self {
+    pub(in crate::shm) fn new(at: SharedRef<'a, L>, me: Owner, process: u64) -> Self {
         let process = if std::thread::panicking() { by_this_thread(process) } else { process };
         Self { at, me, process, value: PhantomData }
     }
 
     /// Gives a lock over a torn value back, and says that it is torn.
     #[cold]
-    fn refuse(at: Place<'a, L>, me: Owner, process: u64) -> Error {
+    fn refuse(at: SharedRef<'a, L>, me: Owner, process: u64) -> Error {
         drop(Self::new(at, me, process));
         torn(at.attachment())
     }
@@ -142,42 +142,42 @@ impl<'a, T: Share, L: Guards<T>> Guard<'a, T, L> {
 
     /// The value's place, as long as the guard is there.
     #[inline]
-    pub fn place(&self) -> Place<'_, T> {
+    pub fn shared_ref(&self) -> SharedRef<'_, T> {
         L::value(self.at)
     }
 
-    /// A field of the value, as [`Place::field`].
+    /// A field of the value, as [`SharedRef::field`].
     ///
     /// # Panics
     ///
-    /// As [`Place::field`].
-    pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> Place<'_, F> {
-        self.place().field(pick)
+    /// As [`SharedRef::field`].
+    pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> SharedRef<'_, F> {
+        self.shared_ref().field(pick)
     }
 
     /// The lock that it holds.
-    pub fn held(&self) -> Place<'a, L> {
+    pub fn held(&self) -> SharedRef<'a, L> {
         self.at
     }
 }
 
 impl<T: Plain, L: Guards<T>> Guard<'_, T, L> {
-    /// The value's bytes, for volatile reads, as [`Place::view`].
+    /// The value's bytes, for volatile reads, as [`SharedRef::view`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::view`].
+    /// Those of [`SharedRef::view`].
     pub fn view(&self) -> Result<View<'_>> {
-        self.place().view()
+        self.shared_ref().view()
     }
 
-    /// The value's bytes, for volatile reads and writes, as [`Place::view_mut`].
+    /// The value's bytes, for volatile reads and writes, as [`SharedRef::view_mut`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::view_mut`].
+    /// Those of [`SharedRef::view_mut`].
     pub fn view_mut(&mut self) -> Result<ViewMut<'_>> {
-        self.place().view_mut()
+        self.shared_ref().view_mut()
     }
 
     /// Copies the value out. Of a large one [`view`](Self::view) and [`field`](Self::field) copy
@@ -185,30 +185,30 @@ impl<T: Plain, L: Guards<T>> Guard<'_, T, L> {
     ///
     /// # Errors
     ///
-    /// Those of [`Place::load`].
+    /// Those of [`SharedRef::load`].
     #[inline]
     pub fn get(&self) -> Result<T> {
-        self.place().load()
+        self.shared_ref().load()
     }
 
     /// Stores a value.
     ///
     /// # Errors
     ///
-    /// Those of [`Place::store`].
+    /// Those of [`SharedRef::store`].
     #[inline]
     pub fn set(&mut self, value: T) -> Result<()> {
-        self.place().store(value)
+        self.shared_ref().store(value)
     }
 
     /// Copies the value out, lets `change` change it, and stores it.
     ///
     /// # Errors
     ///
-    /// Those of [`Place::load`].
+    /// Those of [`SharedRef::load`].
     #[inline]
     pub fn update<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> Result<R> {
-        self.place().update(change)
+        self.shared_ref().update(change)
     }
 }
 
@@ -217,7 +217,7 @@ impl<T: InPlace, L: Guards<T>> Deref for Guard<'_, T, L> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        let at = self.place().as_ptr();
+        let at = self.shared_ref().as_ptr();
         // SAFETY: as for a place of its own: aligned, mapped while the guard lives, and all accesses are atomic.
         unsafe { &*at }
     }
@@ -248,16 +248,16 @@ impl<'a, T: Share, L: Guards<T>> Torn<'a, T, L> {
     }
 
     /// The value's place, to look at and to mend.
-    pub fn place(&self) -> Place<'_, T> {
-        self.0.place()
+    pub fn shared_ref(&self) -> SharedRef<'_, T> {
+        self.0.shared_ref()
     }
 
-    /// A field of the value, as [`Place::field`].
+    /// A field of the value, as [`SharedRef::field`].
     ///
     /// # Panics
     ///
-    /// As [`Place::field`].
-    pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> Place<'_, F> {
+    /// As [`SharedRef::field`].
+    pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> SharedRef<'_, F> {
         self.0.field(pick)
     }
 
@@ -266,8 +266,8 @@ impl<'a, T: Share, L: Guards<T>> Torn<'a, T, L> {
     /// # Errors
     ///
     /// What `work` returns: then the value stays torn, and the lock is free.
-    pub fn repair(self, work: impl FnOnce(Place<'_, T>) -> Result<()>) -> Result<Guard<'a, T, L>> {
-        work(self.0.place())?;
+    pub fn repair(self, work: impl FnOnce(SharedRef<'_, T>) -> Result<()>) -> Result<Guard<'a, T, L>> {
+        work(self.0.shared_ref())?;
         self.0.lock().mend();
         Ok(self.0)
     }

@@ -5,7 +5,7 @@
 
 use crate::error::{Errno, Error, Result};
 use crate::shm::sync::event::Event;
-use crate::shm::value::shared_ref::Place;
+use crate::shm::value::shared_ref::SharedRef;
 use crate::shm::wait::process_notifier::Sleeper;
 use crate::sys::identity;
 use rustix::event::{EventfdFlags, eventfd};
@@ -25,7 +25,7 @@ use std::task::{Wake, Waker};
 /// use std::os::fd::AsFd;
 ///
 /// let segment = Segment::<Event>::anonymous()?;
-/// let event = segment.place();
+/// let event = segment.shared_ref();
 /// let mut listener = event.listen()?;
 /// while listener.try_take()? {}
 /// event.set();
@@ -35,7 +35,7 @@ use std::task::{Wake, Waker};
 /// ```
 #[derive(Debug)]
 pub struct Listener<'a> {
-    at: Place<'a, Event>,
+    at: SharedRef<'a, Event>,
     process: u64,
     flag: Arc<Flag>,
     waker: Waker,
@@ -68,7 +68,7 @@ impl Wake for Flag {
 }
 
 impl<'a> Listener<'a> {
-    pub(in crate::shm) fn new(at: Place<'a, Event>) -> Result<Self> {
+    pub(in crate::shm) fn new(at: SharedRef<'a, Event>) -> Result<Self> {
         at.attachment().check()?;
         // Whatever the event is: the first look is the caller's.
         let fd = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -111,7 +111,7 @@ impl<'a> Listener<'a> {
             return Ok(true);
         }
         self.flag.lower();
-        let found = self.at.look_or_lie_down(takes, &mut self.sleeper, &self.waker);
+        let found = self.at.check_or_prepare_wait(takes, &mut self.sleeper, &self.waker);
         if !matches!(found, Ok(false)) {
             // A descriptor that is readable once too often does no harm.
             self.flag.raise();

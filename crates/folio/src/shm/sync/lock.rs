@@ -4,8 +4,8 @@ use crate::error::{Errno, Error, Result};
 use crate::shm::segment::attachment::Attachment;
 use crate::shm::segment::owner::Owner;
 use crate::shm::sync::lock_word::{LockWord, Unlocked};
-use crate::shm::wait::process_notifier::{Sleeper, ring_all};
-use crate::shm::wait::{Look, Phase, Wait, low_half, wake};
+use crate::shm::wait::process_notifier::{Sleeper, notify_all_processes};
+use crate::shm::wait::{Check, Wait, WaitPhase, low_half, wake};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
@@ -100,15 +100,15 @@ impl Lock {
                 } else {
                     self.word.take_over(seen, mine)
                 };
-                return Ok(if got { Look::Done(seen != 0) } else { Look::Again });
+                return Ok(if got { Check::Done(seen != 0) } else { Check::Again });
             };
-            let Phase::Park { ask } = phase else { return Ok(Look::Again) };
+            let WaitPhase::Park { ask } = phase else { return Ok(Check::Again) };
             if ask && !attachment.is_alive(holder) {
                 let got = self.word.take_over(seen, mine);
-                return Ok(if got { Look::Done(true) } else { Look::Again });
+                return Ok(if got { Check::Done(true) } else { Check::Again });
             }
             parked = true;
-            Ok(self.word.announce(seen).map_or(Look::Again, |word| Look::Sleep(word as u32)))
+            Ok(self.word.announce(seen).map_or(Check::Again, |word| Check::Sleep(word as u32)))
         })
     }
 
@@ -124,17 +124,17 @@ impl Lock {
         me: Owner,
         has_waited: bool,
         has_begun: impl Fn() -> bool,
-    ) -> Result<Tried> {
+    ) -> Result<LockOutcome> {
         let mine = me.word();
-        let mut tried = Tried::Held { holder: Owner::NOBODY, seen: 0 };
+        let mut tried = LockOutcome::Held { holder: Owner::NOBODY, seen: 0 };
         // Each round that fails, somebody else has changed the word.
         for _ in 0..LOOKS {
             if self.word.try_lock(mine, has_waited) {
-                return self.settle(attachment, me).map(Tried::Mine);
+                return self.settle(attachment, me).map(LockOutcome::Mine);
             }
             let seen = self.word.load();
             let holder = Owner::in_word(seen);
-            tried = Tried::Held { holder: holder.unwrap_or(Owner::NOBODY), seen };
+            tried = LockOutcome::Held { holder: holder.unwrap_or(Owner::NOBODY), seen };
             if holder.is_some_and(|holder| attachment.is_alive(holder)) {
                 break;
             }
@@ -143,7 +143,7 @@ impl Lock {
                 if has_begun() {
                     self.tear();
                 }
-                return self.settle(attachment, me).map(Tried::Mine);
+                return self.settle(attachment, me).map(LockOutcome::Mine);
             }
         }
         Ok(tried)
@@ -160,10 +160,10 @@ impl Lock {
         for _ in 0..LOOKS {
             let tried = self.attempt(sleeper.attachment(), me, sleeper.has_waited(), &has_begun)?;
             let (holder, seen) = match tried {
-                Tried::Mine(torn) => return Poll::Ready(Ok(torn)),
-                Tried::Held { holder, seen } => (holder, seen),
+                LockOutcome::Mine(torn) => return Poll::Ready(Ok(torn)),
+                LockOutcome::Held { holder, seen } => (holder, seen),
             };
-            sleeper.lie_down(context.waker(), Some(holder))?;
+            sleeper.prepare_wait(context.waker(), Some(holder))?;
             if self.word.announce_anew(seen) {
                 return Poll::Pending;
             }
@@ -226,20 +226,20 @@ impl Lock {
     #[cold]
     fn wake_and_ring(&self, attachment: &Attachment) {
         self.wake();
-        ring_all(attachment);
+        notify_all_processes(attachment);
     }
 }
 
 /// What trying to take a lock gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::shm) enum Tried {
+pub(in crate::shm) enum LockOutcome {
     /// It is held. Whether the data may be torn.
     Mine(bool),
     /// Another has it, by this word.
     Held { holder: Owner, seen: u64 },
 }
 
-impl Tried {
+impl LockOutcome {
     /// Whether the data may be torn, if the lock is held.
     fn mine(self) -> Option<bool> {
         match self {

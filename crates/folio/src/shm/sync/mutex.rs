@@ -5,7 +5,7 @@ use crate::shm::segment::owner::Owner;
 use crate::shm::sync::guard::{Guard, Guards, Locked, Torn, sealed};
 use crate::shm::sync::lock::Lock;
 use crate::shm::value::share::{Fingerprint, Share};
-use crate::shm::value::shared_ref::{Place, Shared};
+use crate::shm::value::shared_ref::{Shared, SharedRef};
 use crate::shm::wait::Wait;
 use crate::shm::wait::process_notifier::Sleeper;
 use std::cell::UnsafeCell;
@@ -28,7 +28,7 @@ use std::task::{Context, Poll};
 /// use folio::shm::{Locked, Mutex, Segment};
 ///
 /// let account = Segment::<Mutex<[i64; 2]>>::anonymous()?;
-/// let mut guard = match account.place().lock()? {
+/// let mut guard = match account.shared_ref().lock()? {
 ///     Locked::Clean(guard) => guard,
 ///     // Someone died between the two halves of a transfer: what belongs to the second account is known from the first.
 ///     Locked::Torn(torn) => torn.repair(|pair| pair.store([pair.load()?[0], -pair.load()?[0]]))?,
@@ -60,28 +60,28 @@ unsafe impl<T: Share> Share for Mutex<T> {
 
 impl<T: Share> Guards<T> for Mutex<T> {}
 #[allow(private_interfaces, reason = "see the trait")]
-impl<T: Share> sealed::Sealed<T> for Mutex<T> {
-    fn lock(at: Place<'_, Self>) -> &Lock {
+impl<T: Share> sealed::SealedLock<T> for Mutex<T> {
+    fn lock(at: SharedRef<'_, Self>) -> &Lock {
         // SAFETY: a place is aligned and mapped; a lock is made of atomics alone.
         unsafe { &(*at.as_ptr()).lock }
     }
 
-    fn value(at: Place<'_, Self>) -> Place<'_, T> {
+    fn value(at: SharedRef<'_, Self>) -> SharedRef<'_, T> {
         // SAFETY: a field of a mutex that lies in the reserve.
-        unsafe { Place::new(at.attachment(), (&raw mut (*at.as_ptr()).value).cast::<T>()) }
+        unsafe { SharedRef::new(at.attachment(), (&raw mut (*at.as_ptr()).value).cast::<T>()) }
     }
 
     #[inline]
-    fn unlock(at: Place<'_, Self>, me: Owner) {
+    fn unlock(at: SharedRef<'_, Self>, me: Owner) {
         Self::lock(at).give_back(at.attachment(), me);
     }
 }
 
-fn lock_of<T: Share>(at: Place<'_, Mutex<T>>) -> &Lock {
-    <Mutex<T> as sealed::Sealed<T>>::lock(at)
+fn lock_of<T: Share>(at: SharedRef<'_, Mutex<T>>) -> &Lock {
+    <Mutex<T> as sealed::SealedLock<T>>::lock(at)
 }
 
-impl<'a, T: Share> Place<'a, Mutex<T>> {
+impl<'a, T: Share> SharedRef<'a, Mutex<T>> {
     /// Takes the lock; waits for who has it, as long as that process lives.
     ///
     /// # Errors
@@ -150,7 +150,7 @@ impl<'a, T: Share> Place<'a, Mutex<T>> {
     /// }
     ///
     /// let number = Segment::<Mutex<u64>>::anonymous()?;
-    /// let mut guard = block_on(number.place().lock_async())?.clean()?;
+    /// let mut guard = block_on(number.shared_ref().lock_async())?.clean()?;
     /// guard.update(|number| *number += 1)?;
     /// # Ok::<(), folio::Error>(())
     /// ```
@@ -161,7 +161,7 @@ impl<'a, T: Share> Place<'a, Mutex<T>> {
     pub fn lock_async(
         &self,
     ) -> impl Future<Output = Result<Locked<'a, T>>> + Send + Sync + Unpin + use<'a, T> {
-        Locking::new(*self)
+        LockFuture::new(*self)
     }
 
     #[inline]
@@ -183,18 +183,18 @@ impl<'a, T: Share> Place<'a, Mutex<T>> {
 
 /// The future of a lock.
 #[derive(Debug)]
-pub(in crate::shm) struct Locking<'a, T> {
-    at: Place<'a, Mutex<T>>,
+pub(in crate::shm) struct LockFuture<'a, T> {
+    at: SharedRef<'a, Mutex<T>>,
     sleeper: Sleeper<'a>,
 }
 
-impl<'a, T: Share> Locking<'a, T> {
-    pub(in crate::shm) fn new(at: Place<'a, Mutex<T>>) -> Self {
+impl<'a, T: Share> LockFuture<'a, T> {
+    pub(in crate::shm) fn new(at: SharedRef<'a, Mutex<T>>) -> Self {
         Self { at, sleeper: Sleeper::new(at.attachment()) }
     }
 }
 
-impl<'a, T: Share> Future for Locking<'a, T> {
+impl<'a, T: Share> Future for LockFuture<'a, T> {
     type Output = Result<Locked<'a, T>>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -202,55 +202,55 @@ impl<'a, T: Share> Future for Locking<'a, T> {
         let (me, process) = at.attachment().enter()?;
         let polled = lock_of(*at).poll(sleeper, context, me, || true);
         if polled.is_ready() {
-            sleeper.get_up();
+            sleeper.cancel_wait();
         }
         polled.map_ok(|torn| at.locked(me, process, torn))
     }
 }
 
 impl<T: Share> Shared<Mutex<T>> {
-    /// As [`Place::lock`].
+    /// As [`SharedRef::lock`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::lock`].
+    /// Those of [`SharedRef::lock`].
     #[inline]
     pub fn lock(&self) -> Result<Locked<'_, T>> {
-        self.place().lock()
+        self.shared_ref().lock()
     }
 
-    /// As [`Place::lock_with`].
+    /// As [`SharedRef::lock_with`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::lock_with`].
+    /// Those of [`SharedRef::lock_with`].
     pub fn lock_with(&self, wait: Wait) -> Result<Locked<'_, T>> {
-        self.place().lock_with(wait)
+        self.shared_ref().lock_with(wait)
     }
 
-    /// As [`Place::try_lock`].
+    /// As [`SharedRef::try_lock`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::lock`].
+    /// Those of [`SharedRef::lock`].
     pub fn try_lock(&self) -> Result<Option<Locked<'_, T>>> {
-        self.place().try_lock()
+        self.shared_ref().try_lock()
     }
 
-    /// As [`Place::lock_async`].
+    /// As [`SharedRef::lock_async`].
     pub fn lock_async(
         &self,
     ) -> impl Future<Output = Result<Locked<'_, T>>> + Send + Sync + Unpin + use<'_, T> {
-        self.place().lock_async()
+        self.shared_ref().lock_async()
     }
 
-    /// As [`Place::clear_poison`].
+    /// As [`SharedRef::clear_poison`].
     pub fn clear_poison(&self) -> bool {
-        self.place().clear_poison()
+        self.shared_ref().clear_poison()
     }
 
-    /// As [`Place::is_poisoned`].
+    /// As [`SharedRef::is_poisoned`].
     pub fn is_poisoned(&self) -> bool {
-        self.place().is_poisoned()
+        self.shared_ref().is_poisoned()
     }
 }

@@ -5,9 +5,9 @@ use crate::shm::segment::attachment::Attachment;
 use crate::shm::segment::owner::Owner;
 use crate::shm::sync::lock::Lock;
 use crate::shm::value::share::{Fingerprint, Share};
-use crate::shm::value::shared_ref::{Place, Shared};
+use crate::shm::value::shared_ref::{Shared, SharedRef};
 use crate::shm::wait::process_notifier::{Sleeper, wake_all_kinds};
-use crate::shm::wait::{Look, Wait};
+use crate::shm::wait::{Check, Wait};
 use crate::sys::identity;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,8 +23,8 @@ use std::task::{Context, Poll};
 /// use folio::shm::{Once, Segment};
 ///
 /// let once = Segment::<Once>::anonymous()?;
-/// once.place().call(|_begun_before| Ok(()))?;
-/// once.place().call(|_| unreachable!("it is done"))?;
+/// once.shared_ref().call(|_begun_before| Ok(()))?;
+/// once.shared_ref().call(|_| unreachable!("it is done"))?;
 /// # Ok::<(), folio::Error>(())
 /// ```
 #[derive(Debug)]
@@ -41,14 +41,14 @@ unsafe impl Share for Once {
 }
 
 /// The lock, held; what is not done when it is dropped was cut short.
-struct Doing<'a> {
+struct OnceAttempt<'a> {
     attachment: &'a Attachment,
     lock: &'a Lock,
     me: Owner,
     process: u64,
 }
 
-impl Drop for Doing<'_> {
+impl Drop for OnceAttempt<'_> {
     fn drop(&mut self) {
         if self.process == identity::token() {
             self.lock.give_back(self.attachment, self.me);
@@ -56,7 +56,7 @@ impl Drop for Doing<'_> {
     }
 }
 
-impl<'a> Place<'a, Once> {
+impl<'a> SharedRef<'a, Once> {
     fn parts(&self) -> (&'a Lock, &'a AtomicU32) {
         // SAFETY: a place is aligned and mapped; both are made of atomics alone.
         unsafe { (&(*self.as_ptr()).lock, &(*self.as_ptr()).done) }
@@ -89,7 +89,7 @@ impl<'a> Place<'a, Once> {
         let (me, process) = self.attachment().enter()?;
         let (lock, done) = self.parts();
         let begun = lock.lock(self.attachment(), wait, me)?;
-        let _doing = Doing { attachment: self.attachment(), lock, me, process };
+        let _doing = OnceAttempt { attachment: self.attachment(), lock, me, process };
         if self.is_done() {
             return Ok(());
         }
@@ -112,80 +112,80 @@ impl<'a> Place<'a, Once> {
         self.attachment().check()?;
         wait.until(self.attachment(), "wait", done, |_| {
             let seen = done.load(Ordering::Acquire);
-            Ok(if seen == 1 { Look::Done(()) } else { Look::Sleep(seen) })
+            Ok(if seen == 1 { Check::Done(()) } else { Check::Sleep(seen) })
         })
     }
 
-    /// A future that is ready when someone has done it; see [`lock_async`](Place::lock_async) for what holds for all of them.
+    /// A future that is ready when someone has done it; see [`lock_async`](SharedRef::lock_async) for what holds for all of them.
     ///
     /// # Errors
     ///
     /// It gives EIO if the segment was truncated; EMFILE, ENFILE or EAGAIN if this process has nothing left to wait with.
     pub fn wait_async(&self) -> impl Future<Output = Result<()>> + Send + Sync + Unpin + use<'a> {
-        Done { at: *self, sleeper: Sleeper::new(self.attachment()) }
+        OnceFuture { at: *self, sleeper: Sleeper::new(self.attachment()) }
     }
 }
 
 /// The future of something that is done.
 #[derive(Debug)]
-struct Done<'a> {
-    at: Place<'a, Once>,
+struct OnceFuture<'a> {
+    at: SharedRef<'a, Once>,
     sleeper: Sleeper<'a>,
 }
 
-impl Future for Done<'_> {
+impl Future for OnceFuture<'_> {
     type Output = Result<()>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         let Self { at, sleeper } = self.get_mut();
         at.attachment().check()?;
         if !at.is_done() {
-            sleeper.lie_down(context.waker(), None)?;
+            sleeper.prepare_wait(context.waker(), None)?;
             // Who does it looks at the bells whether someone waits or not.
             if !at.is_done() {
                 return Poll::Pending;
             }
         }
-        sleeper.get_up();
+        sleeper.cancel_wait();
         Poll::Ready(Ok(()))
     }
 }
 
 impl Shared<Once> {
-    /// As [`Place::is_done`].
+    /// As [`SharedRef::is_done`].
     pub fn is_done(&self) -> bool {
-        self.place().is_done()
+        self.shared_ref().is_done()
     }
 
-    /// As [`Place::call`].
+    /// As [`SharedRef::call`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::call`].
+    /// Those of [`SharedRef::call`].
     pub fn call(&self, work: impl FnOnce(bool) -> Result<()>) -> Result<()> {
-        self.place().call(work)
+        self.shared_ref().call(work)
     }
 
-    /// As [`Place::call_with`].
+    /// As [`SharedRef::call_with`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::call_with`].
+    /// Those of [`SharedRef::call_with`].
     pub fn call_with(&self, wait: Wait, work: impl FnOnce(bool) -> Result<()>) -> Result<()> {
-        self.place().call_with(wait, work)
+        self.shared_ref().call_with(wait, work)
     }
 
-    /// As [`Place::wait_async`].
+    /// As [`SharedRef::wait_async`].
     pub fn wait_async(&self) -> impl Future<Output = Result<()>> + Send + Sync + Unpin + use<'_> {
-        self.place().wait_async()
+        self.shared_ref().wait_async()
     }
 
-    /// As [`Place::wait`].
+    /// As [`SharedRef::wait`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::wait`].
+    /// Those of [`SharedRef::wait`].
     pub fn wait(&self, wait: Wait) -> Result<()> {
-        self.place().wait(wait)
+        self.shared_ref().wait(wait)
     }
 }

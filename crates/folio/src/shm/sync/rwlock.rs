@@ -7,16 +7,16 @@ use crate::shm::segment::attachment::Attachment;
 use crate::shm::segment::header::SLOTS;
 use crate::shm::segment::owner::Owner;
 use crate::shm::sync::guard::{Guard, Guards, Locked, Torn, sealed};
-use crate::shm::sync::lock::{LOOKS, Lock, Tried};
+use crate::shm::sync::lock::{LOOKS, Lock, LockOutcome};
 use crate::shm::sync::lock_word::Unlocked;
 use crate::shm::sync::reader_word::{Entered, MOST, ReaderWord, look_at_readers};
-use crate::shm::sync::rwlock_futures::{Reading, ToWrite};
+use crate::shm::sync::rwlock_futures::{ReadFuture, WriteLockRequest};
 use crate::shm::sync::writing::Writing;
-use crate::shm::value::read_ref::ReadPlace;
+use crate::shm::value::read_ref::ReadRef;
 use crate::shm::value::share::{Fingerprint, InPlace, Plain, Share};
-use crate::shm::value::shared_ref::{Place, Shared};
+use crate::shm::value::shared_ref::{Shared, SharedRef};
 use crate::shm::wait::process_notifier::wake_all_kinds;
-use crate::shm::wait::{Look, Phase, Wait, low_half};
+use crate::shm::wait::{Check, Wait, WaitPhase, low_half};
 use crate::sys::identity;
 use std::cell::UnsafeCell;
 use std::fmt;
@@ -39,8 +39,8 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 /// use folio::shm::{ReadLocked, RwLock, Segment};
 ///
 /// let price = Segment::<RwLock<[u32; 2]>>::anonymous()?;
-/// price.place().write()?.clean()?.set([3, 50])?;
-/// let ReadLocked::Clean(guard) = price.place().read()? else { panic!("who wrote the price died at it") };
+/// price.shared_ref().write()?.clean()?.set([3, 50])?;
+/// let ReadLocked::Clean(guard) = price.shared_ref().read()? else { panic!("who wrote the price died at it") };
 /// assert_eq!(guard.get()?, [3, 50]);
 /// # Ok::<(), folio::Error>(())
 /// ```
@@ -71,18 +71,18 @@ unsafe impl<T: Share> Share for RwLock<T> {
 
 impl<T: Share> Guards<T> for RwLock<T> {}
 #[allow(private_interfaces, reason = "see the trait")]
-impl<T: Share> sealed::Sealed<T> for RwLock<T> {
-    fn lock(at: Place<'_, Self>) -> &Lock {
+impl<T: Share> sealed::SealedLock<T> for RwLock<T> {
+    fn lock(at: SharedRef<'_, Self>) -> &Lock {
         // SAFETY: a place is aligned and mapped; a lock is made of atomics alone.
         unsafe { &(*at.as_ptr()).lock }
     }
 
-    fn value(at: Place<'_, Self>) -> Place<'_, T> {
+    fn value(at: SharedRef<'_, Self>) -> SharedRef<'_, T> {
         // SAFETY: a field of a lock that lies in the reserve.
-        unsafe { Place::new(at.attachment(), (&raw mut (*at.as_ptr()).value).cast::<T>()) }
+        unsafe { SharedRef::new(at.attachment(), (&raw mut (*at.as_ptr()).value).cast::<T>()) }
     }
 
-    fn unlock(at: Place<'_, Self>, me: Owner) {
+    fn unlock(at: SharedRef<'_, Self>, me: Owner) {
         writing(at).end();
         open_to_all(at.attachment(), Self::lock(at), me);
     }
@@ -116,10 +116,10 @@ pub enum ReadLocked<'a, T: Share> {
 /// The lock, held for reading. Dropping it gives it back. It can be sent to another thread, and dropped there.
 #[must_use]
 pub struct ReadGuard<'a, T: Share> {
-    at: Place<'a, RwLock<T>>,
+    at: SharedRef<'a, RwLock<T>>,
     me: Owner,
     process: u64,
-    value: PhantomData<Place<'a, T>>,
+    value: PhantomData<SharedRef<'a, T>>,
 }
 
 impl<T: Share> fmt::Debug for ReadGuard<'_, T> {
@@ -129,36 +129,36 @@ impl<T: Share> fmt::Debug for ReadGuard<'_, T> {
 }
 
 impl<T: Share> ReadGuard<'_, T> {
-    fn value(&self) -> Place<'_, T> {
-        sealed::Sealed::value(self.at)
+    fn value(&self) -> SharedRef<'_, T> {
+        sealed::SealedLock::value(self.at)
     }
 
     /// The value's place, as long as the guard is there: for reading.
     #[inline]
-    pub fn place(&self) -> ReadPlace<'_, T> {
-        ReadPlace::new(self.value())
+    pub fn read_ref(&self) -> ReadRef<'_, T> {
+        ReadRef::new(self.value())
     }
 
-    /// A field of the value, as [`Place::field`], for reading. [`field!`](crate::shm::field) is a
+    /// A field of the value, as [`SharedRef::field`], for reading. [`field!`](crate::shm::field) is a
     /// shorter way.
     ///
     /// # Panics
     ///
-    /// As [`Place::field`].
+    /// As [`SharedRef::field`].
     #[inline]
-    pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> ReadPlace<'_, F> {
-        self.place().field(pick)
+    pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> ReadRef<'_, F> {
+        self.read_ref().field(pick)
     }
 
     /// Copies a field of the value out: `guard.get_field(|board| &board.title)`.
     ///
     /// # Errors
     ///
-    /// Those of [`Place::load`].
+    /// Those of [`SharedRef::load`].
     ///
     /// # Panics
     ///
-    /// As [`Place::field`].
+    /// As [`SharedRef::field`].
     pub fn get_field<F: Plain>(&self, pick: impl FnOnce(&T) -> &F) -> Result<F> {
         self.value().field(pick).load()
     }
@@ -170,16 +170,16 @@ impl<T: Plain> ReadGuard<'_, T> {
     ///
     /// # Errors
     ///
-    /// Those of [`Place::load`].
+    /// Those of [`SharedRef::load`].
     pub fn get(&self) -> Result<T> {
         self.value().load()
     }
 
-    /// The value's bytes, for volatile reads, as [`Place::view`].
+    /// The value's bytes, for volatile reads, as [`SharedRef::view`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::view`].
+    /// Those of [`SharedRef::view`].
     pub fn view(&self) -> Result<View<'_>> {
         self.value().view()
     }
@@ -207,22 +207,22 @@ impl<T: Share> Drop for ReadGuard<'_, T> {
     }
 }
 
-pub(in crate::shm) fn parts<T: Share>(at: Place<'_, RwLock<T>>) -> (&Lock, &[ReaderWord; SLOTS]) {
+pub(in crate::shm) fn parts<T: Share>(at: SharedRef<'_, RwLock<T>>) -> (&Lock, &[ReaderWord; SLOTS]) {
     // SAFETY: a place is aligned and mapped; both are made of atomics alone.
     unsafe { (&(*at.as_ptr()).lock, &(*at.as_ptr()).readers) }
 }
 
-pub(in crate::shm) fn writing<T: Share>(at: Place<'_, RwLock<T>>) -> &Writing {
+pub(in crate::shm) fn writing<T: Share>(at: SharedRef<'_, RwLock<T>>) -> &Writing {
     // SAFETY: as above.
     unsafe { &(*at.as_ptr()).writing }
 }
 
-fn end<T: Share>(at: Place<'_, RwLock<T>>) -> &AtomicU32 {
+fn end<T: Share>(at: SharedRef<'_, RwLock<T>>) -> &AtomicU32 {
     // SAFETY: as above.
     unsafe { &(*at.as_ptr()).end }
 }
 
-impl<'a, T: Share> Place<'a, RwLock<T>> {
+impl<'a, T: Share> SharedRef<'a, RwLock<T>> {
     /// Takes the lock for reading; waits for a writer that has it or waits for it, as long as its process lives.
     ///
     /// # Errors
@@ -244,8 +244,8 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
         loop {
             let (me, process) = attachment.enter()?;
             match self.enter(me, process)? {
-                Came::In(guard) => return Ok(ReadLocked::Clean(guard)),
-                Came::ToRepair => match self.write_with(wait.since(start))? {
+                ReaderWait::In(guard) => return Ok(ReadLocked::Clean(guard)),
+                ReaderWait::ToRepair => match self.write_with(wait.since(start))? {
                     Locked::Torn(torn) => return Ok(ReadLocked::Torn(torn)),
                     // Somebody else repaired it meanwhile.
                     Locked::Clean(guard) => {
@@ -253,25 +253,25 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
                         continue;
                     }
                 },
-                Came::ToWait => {}
+                ReaderWait::ToWait => {}
             }
             let wait = wait.since(start);
             wait.until(attachment, "read", low_half(&lock.word.0), |phase| {
                 let seen = lock.word.load();
                 if seen == 0 {
-                    return Ok(Look::Done(()));
+                    return Ok(Check::Done(()));
                 }
-                let Phase::Park { ask } = phase else { return Ok(Look::Again) };
+                let WaitPhase::Park { ask } = phase else { return Ok(Check::Again) };
                 if ask && !Owner::in_word(seen).is_some_and(|holder| attachment.is_alive(holder)) {
-                    return Ok(if self.end_of_writer(seen, me) { Look::Done(()) } else { Look::Again });
+                    return Ok(if self.end_of_writer(seen, me) { Check::Done(()) } else { Check::Again });
                 }
-                Ok(lock.word.announce(seen).map_or(Look::Again, |word| Look::Sleep(word as u32)))
+                Ok(lock.word.announce(seen).map_or(Check::Again, |word| Check::Sleep(word as u32)))
             })?;
         }
     }
 
     /// Counts this thread in, if no writer has the lock.
-    pub(in crate::shm) fn enter(&self, me: Owner, process: u64) -> Result<Came<'a, T>> {
+    pub(in crate::shm) fn enter(&self, me: Owner, process: u64) -> Result<ReaderWait<'a, T>> {
         let (attachment, (lock, readers)) = (self.attachment(), parts(*self));
         let Some(slot) = me.slot() else { return Err(too_many(attachment)) };
         let word = &readers[slot];
@@ -283,7 +283,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
             Entered::Full => return Err(too_many(attachment)),
             Entered::Writer => {
                 leave(attachment, lock, word, me);
-                return Ok(Came::ToWait);
+                return Ok(ReaderWait::ToWait);
             }
             Entered::Reading => {}
         }
@@ -294,9 +294,9 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
         }
         if !lock.is_in_order() {
             leave(attachment, lock, word, me);
-            return Ok(Came::ToRepair);
+            return Ok(ReaderWait::ToRepair);
         }
-        Ok(Came::In(ReadGuard { at: *self, me, process, value: PhantomData }))
+        Ok(ReaderWait::In(ReadGuard { at: *self, me, process, value: PhantomData }))
     }
 
     /// For a writer, which has looked at the readers: one that lives, by its word, and what that is. What the dead left is cleared.
@@ -346,13 +346,13 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
                 continue;
             }
             match self.enter(me, process)? {
-                Came::In(guard) => return Ok(Some(ReadLocked::Clean(guard))),
-                Came::ToRepair => match self.try_write()? {
+                ReaderWait::In(guard) => return Ok(Some(ReadLocked::Clean(guard))),
+                ReaderWait::ToRepair => match self.try_write()? {
                     Some(Locked::Torn(torn)) => return Ok(Some(ReadLocked::Torn(torn))),
                     Some(Locked::Clean(guard)) => drop(guard),
                     None => break,
                 },
-                Came::ToWait => {}
+                ReaderWait::ToWait => {}
             }
         }
         Ok(None)
@@ -367,7 +367,9 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
         let (attachment, lock) = (self.attachment(), parts(*self).0);
         let (me, process) = attachment.enter()?;
         let has_begun = || writing(*self).has_begun();
-        let Tried::Mine(torn) = lock.attempt(attachment, me, false, has_begun)? else { return Ok(None) };
+        let LockOutcome::Mine(torn) = lock.attempt(attachment, me, false, has_begun)? else {
+            return Ok(None);
+        };
         look_at_readers();
         if self.living_reader().is_some() {
             open_to_all(attachment, lock, me);
@@ -376,7 +378,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
         Ok(Some(self.begin(me, process, torn)))
     }
 
-    /// A future that takes the lock for reading; see [`lock_async`](Place::lock_async) for what holds for all of them.
+    /// A future that takes the lock for reading; see [`lock_async`](SharedRef::lock_async) for what holds for all of them.
     ///
     /// # Errors
     ///
@@ -384,10 +386,10 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     pub fn read_async(
         &self,
     ) -> impl Future<Output = Result<ReadLocked<'a, T>>> + Send + Sync + Unpin + use<'a, T> {
-        Reading::new(*self)
+        ReadFuture::new(*self)
     }
 
-    /// A future that takes the lock for writing; see [`lock_async`](Place::lock_async) for what holds for all of them.
+    /// A future that takes the lock for writing; see [`lock_async`](SharedRef::lock_async) for what holds for all of them.
     ///
     /// While it waits for readers, no others come in: poll it when it is woken, or drop it. It gives that up when it is dropped.
     ///
@@ -397,7 +399,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
     pub fn write_async(
         &self,
     ) -> impl Future<Output = Result<Locked<'a, T, RwLock<T>>>> + Send + Sync + Unpin + use<'a, T> {
-        ToWrite::new(*self)
+        WriteLockRequest::new(*self)
     }
 
     /// Takes the lock for writing; waits for who has it, as long as their processes live.
@@ -456,7 +458,7 @@ impl<'a, T: Share> Place<'a, RwLock<T>> {
 }
 
 /// How a reader came in.
-pub(in crate::shm) enum Came<'a, T: Share> {
+pub(in crate::shm) enum ReaderWait<'a, T: Share> {
     In(ReadGuard<'a, T>),
     /// It did not: the value is torn or poisoned.
     ToRepair,
@@ -475,13 +477,13 @@ fn wait_for_reader(
     wait.until(attachment, "write", &lock.turn, |phase| {
         // First the turn, then the count: a reader that leaves in between has changed the turn.
         let turn = lock.turn.load(Ordering::SeqCst);
-        let Some((generation, seen)) = word.reader() else { return Ok(Look::Done(())) };
-        if let Phase::Park { ask: true } = phase
+        let Some((generation, seen)) = word.reader() else { return Ok(Check::Done(())) };
+        if let WaitPhase::Park { ask: true } = phase
             && !attachment.is_alive(Owner::new(slot, generation))
         {
-            return Ok(if word.clear(seen) { Look::Done(()) } else { Look::Again });
+            return Ok(if word.clear(seen) { Check::Done(()) } else { Check::Again });
         }
-        Ok(Look::Sleep(turn))
+        Ok(Check::Sleep(turn))
     })
 }
 
@@ -497,81 +499,81 @@ fn too_many(attachment: &Attachment) -> Error {
 }
 
 impl<T: Share> Shared<RwLock<T>> {
-    /// As [`Place::read`].
+    /// As [`SharedRef::read`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::read`].
+    /// Those of [`SharedRef::read`].
     pub fn read(&self) -> Result<ReadLocked<'_, T>> {
-        self.place().read()
+        self.shared_ref().read()
     }
 
-    /// As [`Place::read_with`].
+    /// As [`SharedRef::read_with`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::read_with`].
+    /// Those of [`SharedRef::read_with`].
     pub fn read_with(&self, wait: Wait) -> Result<ReadLocked<'_, T>> {
-        self.place().read_with(wait)
+        self.shared_ref().read_with(wait)
     }
 
-    /// As [`Place::write`].
+    /// As [`SharedRef::write`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::write`].
+    /// Those of [`SharedRef::write`].
     pub fn write(&self) -> Result<Locked<'_, T, RwLock<T>>> {
-        self.place().write()
+        self.shared_ref().write()
     }
 
-    /// As [`Place::write_with`].
+    /// As [`SharedRef::write_with`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::write_with`].
+    /// Those of [`SharedRef::write_with`].
     pub fn write_with(&self, wait: Wait) -> Result<Locked<'_, T, RwLock<T>>> {
-        self.place().write_with(wait)
+        self.shared_ref().write_with(wait)
     }
 
-    /// As [`Place::try_read`].
+    /// As [`SharedRef::try_read`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::read`].
+    /// Those of [`SharedRef::read`].
     pub fn try_read(&self) -> Result<Option<ReadLocked<'_, T>>> {
-        self.place().try_read()
+        self.shared_ref().try_read()
     }
 
-    /// As [`Place::try_write`].
+    /// As [`SharedRef::try_write`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::write`].
+    /// Those of [`SharedRef::write`].
     pub fn try_write(&self) -> Result<Option<Locked<'_, T, RwLock<T>>>> {
-        self.place().try_write()
+        self.shared_ref().try_write()
     }
 
-    /// As [`Place::read_async`].
+    /// As [`SharedRef::read_async`].
     pub fn read_async(
         &self,
     ) -> impl Future<Output = Result<ReadLocked<'_, T>>> + Send + Sync + Unpin + use<'_, T> {
-        self.place().read_async()
+        self.shared_ref().read_async()
     }
 
-    /// As [`Place::write_async`].
+    /// As [`SharedRef::write_async`].
     pub fn write_async(
         &self,
     ) -> impl Future<Output = Result<Locked<'_, T, RwLock<T>>>> + Send + Sync + Unpin + use<'_, T> {
-        self.place().write_async()
+        self.shared_ref().write_async()
     }
 
-    /// As [`Place::clear_poison`].
+    /// As [`SharedRef::clear_poison`].
     pub fn clear_poison(&self) -> bool {
-        self.place().clear_poison()
+        self.shared_ref().clear_poison()
     }
 
-    /// As [`Place::is_poisoned`].
+    /// As [`SharedRef::is_poisoned`].
     pub fn is_poisoned(&self) -> bool {
-        self.place().is_poisoned()
+        self.shared_ref().is_poisoned()
     }
 }

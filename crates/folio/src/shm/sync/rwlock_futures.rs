@@ -5,9 +5,9 @@ use crate::shm::segment::owner::Owner;
 use crate::shm::sync::guard::Locked;
 use crate::shm::sync::lock::LOOKS;
 use crate::shm::sync::reader_word::look_at_readers;
-use crate::shm::sync::rwlock::{Came, ReadLocked, RwLock, open_to_all, parts, writing};
+use crate::shm::sync::rwlock::{ReadLocked, ReaderWait, RwLock, open_to_all, parts, writing};
 use crate::shm::value::share::Share;
-use crate::shm::value::shared_ref::Place;
+use crate::shm::value::shared_ref::SharedRef;
 use crate::shm::wait::process_notifier::Sleeper;
 use crate::sys::identity;
 use std::pin::Pin;
@@ -15,20 +15,20 @@ use std::task::{Context, Poll};
 
 /// The future of a lock for reading.
 #[derive(Debug)]
-pub(in crate::shm) struct Reading<'a, T: Share> {
-    at: Place<'a, RwLock<T>>,
+pub(in crate::shm) struct ReadFuture<'a, T: Share> {
+    at: SharedRef<'a, RwLock<T>>,
     sleeper: Sleeper<'a>,
     /// It takes the lock for writing, since the value is torn.
-    repairing: Option<ToWrite<'a, T>>,
+    repairing: Option<WriteLockRequest<'a, T>>,
 }
 
-impl<'a, T: Share> Reading<'a, T> {
-    pub(in crate::shm) fn new(at: Place<'a, RwLock<T>>) -> Self {
+impl<'a, T: Share> ReadFuture<'a, T> {
+    pub(in crate::shm) fn new(at: SharedRef<'a, RwLock<T>>) -> Self {
         Self { at, sleeper: Sleeper::new(at.attachment()), repairing: None }
     }
 }
 
-impl<'a, T: Share> Future for Reading<'a, T> {
+impl<'a, T: Share> Future for ReadFuture<'a, T> {
     type Output = Result<ReadLocked<'a, T>>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -48,15 +48,15 @@ impl<'a, T: Share> Future for Reading<'a, T> {
             // Who comes in and goes again rings for a writer that waits, and so for itself.
             if seen == 0 {
                 match at.enter(me, process)? {
-                    Came::In(guard) => {
-                        sleeper.get_up();
+                    ReaderWait::In(guard) => {
+                        sleeper.cancel_wait();
                         return Poll::Ready(Ok(ReadLocked::Clean(guard)));
                     }
-                    Came::ToRepair => {
-                        sleeper.get_up();
-                        *repairing = Some(ToWrite::new(*at));
+                    ReaderWait::ToRepair => {
+                        sleeper.cancel_wait();
+                        *repairing = Some(WriteLockRequest::new(*at));
                     }
-                    Came::ToWait => {}
+                    ReaderWait::ToWait => {}
                 }
                 continue;
             }
@@ -65,7 +65,7 @@ impl<'a, T: Share> Future for Reading<'a, T> {
                 at.end_of_writer(seen, me);
                 continue;
             }
-            sleeper.lie_down(context.waker(), holder)?;
+            sleeper.prepare_wait(context.waker(), holder)?;
             if lock.word.announce_anew(seen) {
                 return Poll::Pending;
             }
@@ -77,22 +77,22 @@ impl<'a, T: Share> Future for Reading<'a, T> {
 
 /// The future of a lock for writing.
 #[derive(Debug)]
-pub(in crate::shm) struct ToWrite<'a, T: Share> {
-    at: Place<'a, RwLock<T>>,
+pub(in crate::shm) struct WriteLockRequest<'a, T: Share> {
+    at: SharedRef<'a, RwLock<T>>,
     sleeper: Sleeper<'a>,
-    waits: Option<ForReaders>,
+    waits: Option<ReadersDrain>,
 }
 
 /// A writer's lock, held while there are readers.
 #[derive(Debug, Clone, Copy)]
-struct ForReaders {
+struct ReadersDrain {
     me: Owner,
     process: u64,
     torn: bool,
 }
 
-impl<'a, T: Share> ToWrite<'a, T> {
-    pub(in crate::shm) fn new(at: Place<'a, RwLock<T>>) -> Self {
+impl<'a, T: Share> WriteLockRequest<'a, T> {
+    pub(in crate::shm) fn new(at: SharedRef<'a, RwLock<T>>) -> Self {
         Self { at, sleeper: Sleeper::new(at.attachment()), waits: None }
     }
 
@@ -100,7 +100,7 @@ impl<'a, T: Share> ToWrite<'a, T> {
     fn has_readers(&mut self, context: &mut Context<'_>) -> Result<bool> {
         look_at_readers();
         while let Some((word, reader, seen)) = self.at.living_reader() {
-            self.sleeper.lie_down(context.waker(), Some(reader))?;
+            self.sleeper.prepare_wait(context.waker(), Some(reader))?;
             // It has a fence, as a reader has that leaves: one of the two sees the other.
             if word.reader().is_some_and(|(_, word)| word == seen) {
                 return Ok(true);
@@ -110,20 +110,20 @@ impl<'a, T: Share> ToWrite<'a, T> {
     }
 }
 
-impl<'a, T: Share> Future for ToWrite<'a, T> {
+impl<'a, T: Share> Future for WriteLockRequest<'a, T> {
     type Output = Result<Locked<'a, T, RwLock<T>>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let polled = self.go_on(context);
         if polled.is_ready() {
-            self.sleeper.get_up();
+            self.sleeper.cancel_wait();
             self.give_up();
         }
         polled
     }
 }
 
-impl<'a, T: Share> ToWrite<'a, T> {
+impl<'a, T: Share> WriteLockRequest<'a, T> {
     fn go_on(&mut self, context: &mut Context<'_>) -> Poll<Result<Locked<'a, T, RwLock<T>>>> {
         let at = self.at;
         let attachment = at.attachment();
@@ -135,7 +135,7 @@ impl<'a, T: Share> ToWrite<'a, T> {
         } else {
             let has_begun = || writing(at).has_begun();
             match parts(at).0.poll(&mut self.sleeper, context, me, has_begun)? {
-                Poll::Ready(torn) => ForReaders { me, process, torn },
+                Poll::Ready(torn) => ReadersDrain { me, process, torn },
                 Poll::Pending => return Poll::Pending,
             }
         };
@@ -155,7 +155,7 @@ impl<'a, T: Share> ToWrite<'a, T> {
     }
 }
 
-impl<T: Share> Drop for ToWrite<'_, T> {
+impl<T: Share> Drop for WriteLockRequest<'_, T> {
     fn drop(&mut self) {
         self.give_up();
     }

@@ -125,7 +125,7 @@ pub(crate) fn is_read(path: &Path) -> Result<bool, Errno> {
 }
 
 /// Makes the FIFO of this name readable. ENXIO if nobody reads it, EINVAL if it is none.
-pub(crate) fn ring(path: &Path) -> Result<(), Errno> {
+pub(crate) fn signal(path: &Path) -> Result<(), Errno> {
     let fd = open(&find(path)?, OFlags::WRONLY)?;
     match write_quietly(&fd) {
         // It is full of rings.
@@ -181,7 +181,7 @@ pub(crate) fn remove_unread(path: &Path) -> Result<(), Errno> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Errno, Fifo, is_read, remove_unread, ring};
+    use super::{Errno, Fifo, is_read, remove_unread, signal};
     use std::os::fd::AsFd;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
@@ -203,7 +203,7 @@ mod tests {
         assert!(!is_readable(&fifo) && is_read(&path).unwrap());
         // More than it holds.
         for _ in 0..70_000 {
-            ring(&path).unwrap();
+            signal(&path).unwrap();
         }
         assert!(is_readable(&fifo));
         fifo.drain();
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(remove_unread(&path), Err(Errno::BUSY));
         drop(fifo);
         assert!(!path.exists());
-        assert_eq!(ring(&path), Err(Errno::NOENT));
+        assert_eq!(signal(&path), Err(Errno::NOENT));
     }
 
     #[test]
@@ -290,7 +290,7 @@ mod tests {
         // Opening one is ENXIO, too.
         let _bound = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         for path in [&path, &link, &socket] {
-            assert_eq!(ring(path), Err(Errno::INVAL));
+            assert_eq!(signal(path), Err(Errno::INVAL));
             assert_eq!(remove_unread(path), Err(Errno::INVAL));
         }
         assert_eq!(std::fs::read(&link).unwrap(), b"bytes");
@@ -302,7 +302,7 @@ mod tests {
         let path = dir.path().join("fifo");
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
-        assert_eq!(ring(&path), Err(Errno::NXIO));
+        assert_eq!(signal(&path), Err(Errno::NXIO));
         // The reader goes between open and write, in a process that the signal would end.
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);

@@ -6,7 +6,7 @@
 
 use crate::shm::sys::fifo::Fifo;
 use crate::sys::check;
-use crate::sys::fork_mutex::Gate;
+use crate::sys::fork_mutex::ForkMutex;
 use rustix::event::{PollFd, PollFlags, epoll};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -22,7 +22,7 @@ const OTHERS: usize = 3;
 
 /// The receiving end.
 #[derive(Debug)]
-pub(crate) struct Bell {
+pub(crate) struct NotifySocket {
     /// Readable when any of the others is.
     epoll: OwnedFd,
     socket: UnixDatagram,
@@ -36,7 +36,7 @@ fn errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
-impl Bell {
+impl NotifySocket {
     /// A bell that `name` rings, and that rings by itself once in every `interval`.
     pub(crate) fn new(name: &[u8], interval: Duration) -> Result<Self, Errno> {
         let address = SocketAddr::from_abstract_name(name).map_err(|error| errno(&error))?;
@@ -59,20 +59,20 @@ impl Bell {
     }
 
     /// Makes it readable when this FIFO is, too.
-    pub(crate) fn hear(&mut self, fifo: Fifo) -> Result<(), Errno> {
+    pub(crate) fn attach_fifo(&mut self, fifo: Fifo) -> Result<(), Errno> {
         self.add(fifo.as_fd(), RING)?;
         self.fifo = Some(fifo);
         Ok(())
     }
 
     /// Makes it readable.
-    pub(crate) fn ring(&self) {
+    pub(crate) fn signal(&self) {
         // By its own socket, which reaches it wherever this process has gone. If it is full, it has rung.
         let _ = self.socket.send_to_addr(&[1], &self.address);
     }
 
     /// Makes it unreadable until it rings again.
-    pub(crate) fn hush(&self) {
+    pub(crate) fn clear(&self) {
         /// More than a queue of datagrams holds; whoever rings all the time is no reason to stay here.
         const RINGS: usize = 1024;
         let mut bytes = [0; 16];
@@ -93,7 +93,7 @@ impl Bell {
     }
 
     /// Whether the end of a process that is watched makes it readable just now.
-    pub(crate) fn hears_an_end(&self) -> bool {
+    pub(crate) fn watches_an_end(&self) -> bool {
         let mut events = Vec::with_capacity(OTHERS + 1);
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         let heard = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&now));
@@ -106,7 +106,7 @@ impl Bell {
     }
 }
 
-/// Whether the process has ended that [`Bell::watch`] returned this for.
+/// Whether the process has ended that [`NotifySocket::watch`] returned this for.
 pub(crate) fn has_ended(process: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(process, PollFlags::IN)];
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -115,8 +115,8 @@ pub(crate) fn has_ended(process: &OwnedFd) -> bool {
 
 /// Rings the bell of this name, in whatever process it is. Whether it rings; one that has rung already counts. If not, there may be none,
 /// or this process cannot reach it: it has no descriptor left, or another network namespace.
-pub(crate) fn ring(name: &[u8]) -> bool {
-    static SOCKET: Gate<Option<&'static UnixDatagram>> = Gate::with(None);
+pub(crate) fn signal(name: &[u8]) -> bool {
+    static SOCKET: ForkMutex<Option<&'static UnixDatagram>> = ForkMutex::with(None);
     let Ok(address) = SocketAddr::from_abstract_name(name) else { return false };
     let known = || {
         let mut socket = SOCKET.lock();

@@ -1,5 +1,5 @@
 //! Memory that a closure is given to name a part of a type: see
-//! [`Place::field`](crate::shm::Place::field).
+//! [`SharedRef::field`](crate::shm::SharedRef::field).
 //!
 //! A reference to the value itself is no way to name its parts, for other processes change it. So
 //! the closure gets a value that nobody else has. A small one lies on the stack. A large one lies
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::flags::MapFlags;
 use crate::page::PageSize;
 use crate::prot::Prot;
-use crate::region::{Place, Region, Request};
+use crate::region::{Placement, Region, Request};
 use crate::shm::value::share::Share;
 use std::cell::Cell;
 use std::mem::MaybeUninit;
@@ -21,7 +21,7 @@ const SMALL: usize = 4096;
 /// The same size for all types: an unoptimised frame has room for every branch of its function,
 /// taken or not.
 #[repr(C, align(64))]
-struct Small([MaybeUninit<u8>; SMALL]);
+struct ScratchBuffer([MaybeUninit<u8>; SMALL]);
 
 thread_local! {
     /// This thread's map, unless a closure has it.
@@ -35,7 +35,7 @@ thread_local! {
 /// If a `T` is larger than 4096 bytes, and this process has no addresses for it.
 #[inline]
 pub(in crate::shm) fn lend<T: Share, R>(work: impl FnOnce(&T) -> R) -> R {
-    if size_of::<T>() <= SMALL && align_of::<T>() <= align_of::<Small>() {
+    if size_of::<T>() <= SMALL && align_of::<T>() <= align_of::<ScratchBuffer>() {
         on_stack(work)
     } else {
         in_map(work)
@@ -44,7 +44,7 @@ pub(in crate::shm) fn lend<T: Share, R>(work: impl FnOnce(&T) -> R) -> R {
 
 #[inline]
 fn on_stack<T: Share, R>(work: impl FnOnce(&T) -> R) -> R {
-    let mut small = MaybeUninit::<Small>::uninit();
+    let mut small = MaybeUninit::<ScratchBuffer>::uninit();
     let at = small.as_mut_ptr().cast::<T>();
     // SAFETY: large enough and aligned, by the condition in `lend`.
     unsafe { at.write_bytes(0, 1) };
@@ -87,6 +87,6 @@ fn map(len: usize, page: PageSize) -> Result<Region> {
         flags: MapFlags::PRIVATE | MapFlags::ANONYMOUS | MapFlags::NORESERVE,
         fd: None,
         offset: 0,
-        place: Place::Anywhere,
+        place: Placement::Anywhere,
     })
 }

@@ -1,4 +1,4 @@
-//! Handles to a value in a segment: [`Shared`], which keeps the segment, and [`Place`], which borrows who does.
+//! Handles to a value in a segment: [`Shared`], which keeps the segment, and [`SharedRef`], which borrows who does.
 //!
 //! Plain data is copied in and out. What is made of atomics is used in place. Everything else is reached field by field
 //! ([`field!`](crate::shm::field)). No reference to bytes that are not atomics exists.
@@ -17,27 +17,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// A value in a segment, for as long as what it was taken from is borrowed. Copies of it are the same place.
-pub struct Place<'a, T> {
+pub struct SharedRef<'a, T> {
     attachment: &'a Attachment,
     at: *mut T,
     memory: PhantomData<&'a T>,
 }
 
-impl<T> Clone for Place<'_, T> {
+impl<T> Clone for SharedRef<'_, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T> Copy for Place<'_, T> {}
+impl<T> Copy for SharedRef<'_, T> {}
 
 // SAFETY: a place is used by all processes at once anyway: what it gives are copies, atomics, and locks that work across
 // threads as they do across processes.
-unsafe impl<T> Send for Place<'_, T> {}
+unsafe impl<T> Send for SharedRef<'_, T> {}
 // SAFETY: as above.
-unsafe impl<T> Sync for Place<'_, T> {}
+unsafe impl<T> Sync for SharedRef<'_, T> {}
 
-impl<T> fmt::Debug for Place<'_, T> {
+impl<T> fmt::Debug for SharedRef<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let offset = self.at as usize - self.attachment.base() as usize;
         f.debug_struct("Place")
@@ -47,10 +47,10 @@ impl<T> fmt::Debug for Place<'_, T> {
     }
 }
 
-impl<'a, T: Share> Place<'a, T> {
+impl<'a, T: Share> SharedRef<'a, T> {
     /// # Safety
     ///
-    /// `at` is aligned for `T`, and all of the `T` there lies within the attachment's reserve.
+    /// `get` is aligned for `T`, and all of the `T` there lies within the attachment's reserve.
     pub(crate) unsafe fn new(attachment: &'a Attachment, at: *mut T) -> Self {
         // Whatever way led here: the layout of a type with parameters is checked when its
         // fingerprint is used.
@@ -67,7 +67,7 @@ impl<'a, T: Share> Place<'a, T> {
         self.at
     }
 
-    /// A field, or an element of an array in it: `place.field(|board| &board.visits)`. The closure
+    /// A field, or an element of an array in it: `shared_ref.field(|board| &board.visits)`. The closure
     /// is given a `T` to name a part of: not the value, but memory of this thread that holds
     /// nothing of it, and costs addresses only. See [`field!`](crate::shm::field) for a shorter
     /// way.
@@ -78,12 +78,12 @@ impl<'a, T: Share> Place<'a, T> {
     /// has no addresses left for a
     /// `T` of more than 4096 bytes.
     #[inline]
-    pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> Place<'a, F> {
+    pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> SharedRef<'a, F> {
         let at = self.at.wrapping_byte_add(offset_of(pick)).cast::<F>();
         // Some bytes of an array, taken for an `F`, may have been aligned by chance.
         assert!(at.is_aligned(), "not a part of the value that has a place of its own");
         // SAFETY: inside a `T` that lies in the reserve, and aligned; the memory holds any bits, and `F` takes any.
-        unsafe { Place::new(self.attachment, at) }
+        unsafe { SharedRef::new(self.attachment, at) }
     }
 }
 
@@ -99,7 +99,7 @@ fn offset_of<T: Share, F: Share>(pick: impl FnOnce(&T) -> &F) -> usize {
     })
 }
 
-impl<T: Plain> Place<'_, T> {
+impl<T: Plain> SharedRef<'_, T> {
     /// Copies the value out. What has 1, 2, 4 or 8 bytes and is aligned to as many is loaded in one step, as it is
     /// [stored](Self::store); of everything else, and of what is stored in parts (its fields, or by a [view](Self::view_mut)), who
     /// stores it meanwhile may be seen half. Keep what belongs together in a [`Mutex`](crate::shm::Mutex).
@@ -109,7 +109,7 @@ impl<T: Plain> Place<'_, T> {
     /// EIO if a process truncated the segment; EFAULT if a page of it went away just now.
     #[inline]
     pub fn load(&self) -> Result<T> {
-        self.attachment.attend()?;
+        self.attachment.ensure_joined()?;
         self.copy_out()
     }
 
@@ -146,7 +146,7 @@ impl<T: Plain> Place<'_, T> {
     /// As [`load`](Self::load).
     #[inline]
     pub fn store(&self, value: T) -> Result<()> {
-        self.attachment.attend()?;
+        self.attachment.ensure_joined()?;
         self.copy_in(value)
     }
 
@@ -172,7 +172,7 @@ impl<T: Plain> Place<'_, T> {
 }
 
 /// Parts of what is too large to be copied as a whole.
-impl<'a, T: Plain> Place<'a, T> {
+impl<'a, T: Plain> SharedRef<'a, T> {
     /// The value's bytes, for volatile reads: each load happens once, when it is made, and shows what is there then. What another
     /// thread or process stores meanwhile may be seen in part; every byte is one that somebody stored, and takes any value,
     /// so that nothing that is made of them is unsound.
@@ -220,11 +220,11 @@ impl<'a, T: Plain> Place<'a, T> {
     }
 }
 
-impl<T: Plain> Place<'_, T> {
+impl<T: Plain> SharedRef<'_, T> {
     /// Loads the value, lets `change` change it, and stores it: for who alone may.
     #[inline]
     pub(in crate::shm) fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> Result<R> {
-        self.attachment.attend()?;
+        self.attachment.ensure_joined()?;
         let mut value = self.copy_out()?;
         let result = change(&mut value);
         self.copy_in(value)?;
@@ -292,25 +292,26 @@ fn lost(call: &'static str, attachment: &Attachment) -> Error {
     })
 }
 
-impl<'a, T: Share, const N: usize> Place<'a, [T; N]> {
+impl<'a, T: Share, const N: usize> SharedRef<'a, [T; N]> {
     /// An element of an array, or `None` past its end.
     #[inline]
-    pub fn at(&self, index: usize) -> Option<Place<'a, T>> {
+    pub fn get(&self, index: usize) -> Option<SharedRef<'a, T>> {
         // SAFETY: aligned as the array is, and inside it.
-        (index < N).then(|| unsafe { Place::new(self.attachment, self.at.cast::<T>().wrapping_add(index)) })
+        (index < N)
+            .then(|| unsafe { SharedRef::new(self.attachment, self.at.cast::<T>().wrapping_add(index)) })
     }
 
     /// The elements of an array.
-    pub fn each(&self) -> impl ExactSizeIterator<Item = Place<'a, T>> + use<'a, T, N> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = SharedRef<'a, T>> + use<'a, T, N> {
         let (attachment, first) = (self.attachment, self.at.cast::<T>());
-        // SAFETY: as for `at`.
-        (0..N).map(move |index| unsafe { Place::new(attachment, first.wrapping_add(index)) })
+        // SAFETY: as for `get`.
+        (0..N).map(move |index| unsafe { SharedRef::new(attachment, first.wrapping_add(index)) })
     }
 }
 
 /// What is made of atomics is used as such. A segment that was truncated shows zeros here, and an error at the next
 /// operation that can return one ([`Shared::check`]).
-impl<T: InPlace> Deref for Place<'_, T> {
+impl<T: InPlace> Deref for SharedRef<'_, T> {
     type Target = T;
 
     #[inline]
@@ -341,23 +342,26 @@ impl<T> Clone for Shared<T> {
 impl<T: Share> fmt::Debug for Shared<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let segment = self.attachment.subject().to_string();
-        f.debug_struct("Shared").field("segment", &segment).field("at", &self.place()).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("segment", &segment)
+            .field("at", &self.shared_ref())
+            .finish_non_exhaustive()
     }
 }
 
 impl<T: Share> Shared<T> {
     /// # Safety
     ///
-    /// As for [`Place::new`].
+    /// As for [`SharedRef::new`].
     pub(crate) unsafe fn new(attachment: Arc<Attachment>, at: *mut T) -> Self {
         Self { attachment, at }
     }
 
     /// The value's place, borrowed from this handle: what locks, loads and stores.
     #[inline]
-    pub fn place(&self) -> Place<'_, T> {
+    pub fn shared_ref(&self) -> SharedRef<'_, T> {
         // SAFETY: as this handle was made.
-        unsafe { Place::new(&self.attachment, self.at) }
+        unsafe { SharedRef::new(&self.attachment, self.at) }
     }
 
     /// Whether the segment is whole, this process a party of it, and its name still there, as
@@ -370,74 +374,76 @@ impl<T: Share> Shared<T> {
         self.attachment.check_name()
     }
 
-    /// A field, or an element of an array in it, as [`Place::field`].
+    /// A field, or an element of an array in it, as [`SharedRef::field`].
     ///
     /// # Panics
     ///
-    /// As [`Place::field`].
+    /// As [`SharedRef::field`].
     pub fn field<F: Share>(&self, pick: impl FnOnce(&T) -> &F) -> Shared<F> {
-        let place = self.place().field(pick);
+        let place = self.shared_ref().field(pick);
         // SAFETY: as the place.
         unsafe { Shared::new(Arc::clone(&self.attachment), place.as_ptr()) }
     }
 }
 
 impl<T: Plain> Shared<T> {
-    /// As [`Place::load`].
+    /// As [`SharedRef::load`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::load`].
+    /// Those of [`SharedRef::load`].
     #[inline]
     pub fn load(&self) -> Result<T> {
-        self.place().load()
+        self.shared_ref().load()
     }
 
-    /// As [`Place::store`].
+    /// As [`SharedRef::store`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::store`].
+    /// Those of [`SharedRef::store`].
     #[inline]
     pub fn store(&self, value: T) -> Result<()> {
-        self.place().store(value)
+        self.shared_ref().store(value)
     }
 
-    /// As [`Place::view`].
+    /// As [`SharedRef::view`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::view`].
+    /// Those of [`SharedRef::view`].
     pub fn view(&self) -> Result<View<'_>> {
-        self.place().view()
+        self.shared_ref().view()
     }
 
-    /// As [`Place::view_mut`].
+    /// As [`SharedRef::view_mut`].
     ///
     /// # Errors
     ///
-    /// Those of [`Place::view_mut`].
+    /// Those of [`SharedRef::view_mut`].
     pub fn view_mut(&self) -> Result<ViewMut<'_>> {
-        self.place().view_mut()
+        self.shared_ref().view_mut()
     }
 }
 
 impl<T: Share, const N: usize> Shared<[T; N]> {
     /// The elements of an array.
-    pub fn each(&self) -> impl ExactSizeIterator<Item = Shared<T>> + use<'_, T, N> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Shared<T>> + use<'_, T, N> {
         // SAFETY: as the places.
-        self.place().each().map(|place| unsafe { Shared::new(Arc::clone(&self.attachment), place.as_ptr()) })
+        self.shared_ref()
+            .iter()
+            .map(|place| unsafe { Shared::new(Arc::clone(&self.attachment), place.as_ptr()) })
     }
 
     /// An element of an array, or `None` past its end.
-    pub fn at(&self, index: usize) -> Option<Shared<T>> {
-        let place = self.place().at(index)?;
+    pub fn get(&self, index: usize) -> Option<Shared<T>> {
+        let place = self.shared_ref().get(index)?;
         // SAFETY: as the place.
         Some(unsafe { Shared::new(Arc::clone(&self.attachment), place.as_ptr()) })
     }
 }
 
-/// What is made of atomics is used as such; see [`Place`]'s.
+/// What is made of atomics is used as such; see [`SharedRef`]'s.
 impl<T: InPlace> Deref for Shared<T> {
     type Target = T;
 
@@ -448,7 +454,7 @@ impl<T: InPlace> Deref for Shared<T> {
     }
 }
 
-/// A field of a value in shared memory: of a [`Shared`] a `Shared`, of a [`Place`] or a guard a `Place`.
+/// A field of a value in shared memory: of a [`Shared`] a `Shared`, of a [`SharedRef`] or a guard a `SharedRef`.
 ///
 /// ```
 /// use folio::shm::{Segment, Share, field};

@@ -35,11 +35,11 @@ const HOW: u32 = ASLEEP | BELL;
 /// in it.
 #[repr(transparent)]
 #[derive(Debug)]
-pub(crate) struct Doze(pub(crate) AtomicU32);
+pub(crate) struct EventCount(pub(crate) AtomicU32);
 
-impl Doze {
+impl EventCount {
     /// Says how this side wants to be told of what comes. It looks once more afterwards. Returns what the word is then.
-    pub(crate) fn announce(&self, how: u32) -> u32 {
+    pub(crate) fn prepare_wait(&self, how: u32) -> u32 {
         let word = self.0.fetch_or(how, Ordering::SeqCst) | how;
         fence(Ordering::SeqCst);
         word
@@ -47,8 +47,12 @@ impl Doze {
 
     /// Announces, and then looks for as long as it takes until the announcement is surely seen. What the word is then, or `None` if
     /// `is_ready` said that there is no need to sleep.
-    pub(crate) fn lie_down(&self, how: u32, mut is_ready: impl FnMut() -> bool) -> Option<u32> {
-        let word = self.announce(how);
+    pub(crate) fn prepare_wait_and_settle(
+        &self,
+        how: u32,
+        mut is_ready: impl FnMut() -> bool,
+    ) -> Option<u32> {
+        let word = self.prepare_wait(how);
         let started = Instant::now();
         loop {
             if is_ready() {
@@ -62,14 +66,14 @@ impl Doze {
     }
 
     /// Takes an announcement back.
-    pub(crate) fn retract(&self, how: u32) {
+    pub(crate) fn cancel_wait(&self, how: u32) {
         debug_assert!(how & !HOW == 0, "the count is no announcement");
         self.0.fetch_and(!how, Ordering::Relaxed);
     }
 
     /// For the side that has published something: what the other wants to be told by, which it will not be again. Mostly nothing.
     #[inline]
-    pub(crate) fn rouse(&self) -> u32 {
+    pub(crate) fn notify(&self) -> u32 {
         publisher_fence();
         let seen = self.0.load(Ordering::Relaxed);
         if seen & HOW == 0 { 0 } else { self.clear(seen) }

@@ -4,7 +4,7 @@
 
 use crate::error::{Errno, Error, Subject};
 use crate::sys;
-use crate::sys::fork_mutex::Gate;
+use crate::sys::fork_mutex::ForkMutex;
 use crate::sys::identity;
 use rustix::event::epoll;
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ struct Reactor {
     wakers: Mutex<HashMap<u64, Waker>>,
 }
 
-static REACTOR: Gate<Option<Arc<Reactor>>> = Gate::with(None);
+static REACTOR: ForkMutex<Option<Arc<Reactor>>> = ForkMutex::with(None);
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
 impl Reactor {

@@ -22,7 +22,7 @@ pub(super) mod process_notifier;
 use super::atomics;
 use crate::error::{Errno, Error, Result};
 use crate::shm::segment::attachment::Attachment;
-use crate::shm::segment::header::Kind;
+use crate::shm::segment::header::SegmentKind;
 use crate::sys::futex;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -53,7 +53,7 @@ static PARKS: AtomicU64 = AtomicU64::new(0);
 /// use std::time::Duration;
 ///
 /// let number = Segment::<Mutex<u64>>::anonymous()?;
-/// let held = number.place().lock_with(Wait::new().timeout(Duration::from_secs(1)))?;
+/// let held = number.shared_ref().lock_with(Wait::new().timeout(Duration::from_secs(1)))?;
 /// # drop(held);
 /// # Ok::<(), folio::Error>(())
 /// ```
@@ -130,7 +130,7 @@ impl Wait {
         attachment: &Attachment,
         call: &'static str,
         word: &AtomicU32,
-        look: impl FnMut(Phase) -> Result<Look<R>>,
+        look: impl FnMut(WaitPhase) -> Result<Check<R>>,
     ) -> Result<R> {
         self.until_counted(attachment, call, word, &mut 0, look)
     }
@@ -146,7 +146,7 @@ impl Wait {
         call: &'static str,
         word: &AtomicU32,
         parks: &mut u64,
-        mut look: impl FnMut(Phase) -> Result<Look<R>>,
+        mut look: impl FnMut(WaitPhase) -> Result<Check<R>>,
     ) -> Result<R> {
         let deadline = self.timeout.map(|time| Instant::now().checked_add(time));
         let is_over = |now: Instant| matches!(deadline, Some(Some(deadline)) if now >= deadline);
@@ -156,12 +156,12 @@ impl Wait {
             loop {
                 attachment.check()?;
                 for _ in 0..ROUNDS_A_LOOK {
-                    if let Look::Done(result) = look(Phase::Spin)? {
+                    if let Check::Done(result) = look(WaitPhase::Spin)? {
                         return Ok(result);
                     }
                     std::hint::spin_loop();
                 }
-                if let Look::Done(result) = look(Phase::Park { ask: true })? {
+                if let Check::Done(result) = look(WaitPhase::Park { ask: true })? {
                     return Ok(result);
                 }
                 let now = Instant::now();
@@ -175,7 +175,7 @@ impl Wait {
             }
         }
         for _ in 0..self.rounds() {
-            if let Look::Done(result) = look(Phase::Spin)? {
+            if let Check::Done(result) = look(WaitPhase::Spin)? {
                 self.learn(true);
                 return Ok(result);
             }
@@ -188,10 +188,10 @@ impl Wait {
         let (mut has_parked, mut ask_for_name) = (false, false);
         loop {
             attachment.check()?;
-            let value = match look(Phase::Park { ask })? {
-                Look::Done(result) => return Ok(result),
-                Look::Sleep(value) => value,
-                Look::Again => {
+            let value = match look(WaitPhase::Park { ask })? {
+                Check::Done(result) => return Ok(result),
+                Check::Sleep(value) => value,
+                Check::Again => {
                     // Something changed just now; who changes it all the time does not get past the deadline.
                     again = again.wrapping_add(1);
                     if again.is_multiple_of(64) {
@@ -267,7 +267,7 @@ fn processors() -> usize {
 
 /// When a waiter is asked to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub(crate) enum WaitPhase {
     /// Between two rounds of spinning: a load or two.
     Spin,
     /// Before it parks. With `ask`, it has waited a slice, or is about to for the first time: time to ask whether the one
@@ -277,7 +277,7 @@ pub(crate) enum Phase {
 
 /// What a waiter saw.
 #[derive(Debug)]
-pub(crate) enum Look<R> {
+pub(crate) enum Check<R> {
     Done(R),
     /// Nothing yet: sleep while the word has this value.
     Sleep(u32),
@@ -287,11 +287,11 @@ pub(crate) enum Look<R> {
 
 #[cold]
 fn timed_out(attachment: &Attachment, call: &'static str) -> Error {
-    let awaited = match (attachment.facts().kind, call) {
-        (Kind::Channel, call) if call.starts_with("send") => "whether the receiver takes messages",
-        (Kind::Channel, _) => "whether a sender sends messages",
-        (Kind::Log, call) if call.starts_with("append") => "which process writes the log",
-        (Kind::Log, _) => "whether the writer appends entries",
+    let awaited = match (attachment.header_fields().kind, call) {
+        (SegmentKind::Channel, call) if call.starts_with("send") => "whether the receiver takes messages",
+        (SegmentKind::Channel, _) => "whether a sender sends messages",
+        (SegmentKind::Log, call) if call.starts_with("append") => "which process writes the log",
+        (SegmentKind::Log, _) => "whether the writer appends entries",
         (_, "lock" | "read" | "write") => "which process holds the lock",
         _ => "whether a process notifies those that wait",
     };
@@ -308,7 +308,7 @@ fn timed_out(attachment: &Attachment, call: &'static str) -> Error {
 
 /// Whether an error is that of a wait whose time was over.
 pub(crate) fn is_timeout(error: &Error) -> bool {
-    error.errno() == Errno::TIMEDOUT && error.refusal().is_some_and(|refusal| !refusal.by_kernel())
+    error.errno() == Errno::TIMEDOUT && error.call_error().is_some_and(|refusal| !refusal.by_kernel())
 }
 
 /// The half of a word of 64 bits that holds its low bits, which is what a futex can wait for.
@@ -326,7 +326,7 @@ pub(crate) fn wake(word: &AtomicU32, count: u32) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Look, Phase, Wait};
+    use super::{Check, Wait, WaitPhase};
     use crate::shm::Segment;
     use std::sync::atomic::AtomicU32;
     use std::time::Duration;
@@ -334,14 +334,14 @@ mod tests {
     #[test]
     fn a_waiter_that_is_woken_all_the_time_still_asks_whether_the_holder_lives() {
         let segment = Segment::<u64>::anonymous().unwrap();
-        let place = segment.place();
+        let place = segment.shared_ref();
         let word = AtomicU32::new(0);
         let mut asked = 0;
         let wait = Wait::new().spin(0).timeout(Duration::from_secs(30));
         wait.until(place.attachment(), "wait", &word, |phase| {
-            asked += u32::from(phase == Phase::Park { ask: true });
+            asked += u32::from(phase == WaitPhase::Park { ask: true });
             // The first question is before the first park. No park lasts: the word has another value.
-            Ok(if asked == 3 { Look::Done(()) } else { Look::Sleep(1) })
+            Ok(if asked == 3 { Check::Done(()) } else { Check::Sleep(1) })
         })
         .unwrap();
     }

@@ -4,7 +4,7 @@
 //! It is a socket in the abstract namespace, named after the segment, its owner and a number drawn when it is made; whoever rings needs no
 //! descriptor of it, and it vanishes with its process. A process of another network namespace reaches no such name. So once a
 //! segment has parties of several, its bells are FIFOs as well, in the directory of its file and named after the same numbers; what killed
-//! processes leave of those is taken away with the segment's name, by who would ring one, or by [`collect`](crate::shm::collect).
+//! processes leave of those is taken away with the segment's name, by who would ring one, or by [`remove_stale`](crate::shm::remove_stale).
 //! Beside it a timer goes off once in a while, for what no ring tells: a process that reaches neither, since the segment has no
 //! directory (it is anonymous), or one in which it may make or see no FIFO. The end of processes that were named makes it readable too.
 
@@ -25,34 +25,34 @@ const BACKSTOP: Duration = Duration::from_millis(500);
 /// By what a bell is rung, in shared memory: zero if nobody has one.
 #[repr(C)]
 #[derive(Debug)]
-pub(crate) struct BellCord {
+pub(crate) struct NotifierSlot {
     owner: AtomicU64,
     /// The bell's number, and whether it is [`ARMED`].
     number: AtomicU64,
 }
 
 /// The name of a bell's socket.
-fn socket(segment: u64, owner: u64, number: u64) -> Vec<u8> {
+fn socket_name(segment: u64, owner: u64, number: u64) -> Vec<u8> {
     format!("folio/{segment:016x}/{owner:016x}/{number:016x}").into_bytes()
 }
 
 /// The path of a bell's FIFO, if the segment has a directory.
-fn fifo(attachment: &Attachment, owner: u64, number: u64) -> Result<Option<PathBuf>, Errno> {
+fn fifo_path(attachment: &Attachment, owner: u64, number: u64) -> Result<Option<PathBuf>, Errno> {
     let directory = attachment.directory()?;
-    Ok(directory.map(|directory| directory.join(name::bell(attachment.id(), owner, number))))
+    Ok(directory.map(|directory| directory.join(name::notifier_fifo(attachment.id(), owner, number))))
 }
 
 /// Rings the bell of these numbers, which may be any. Whether it rings.
-fn ring(attachment: &Attachment, owner: u64, number: u64) -> bool {
-    if crate::shm::sys::notify_socket::ring(&socket(attachment.id(), owner, number)) {
+fn signal(attachment: &Attachment, owner: u64, number: u64) -> bool {
+    if crate::shm::sys::notify_socket::signal(&socket_name(attachment.id(), owner, number)) {
         return true;
     }
     // If it is this process that has gone elsewhere the bell has a FIFO from its next arming on.
     if !attachment.is_mixed_with_this_thread() {
         return false;
     }
-    let Ok(Some(path)) = fifo(attachment, owner, number) else { return false };
-    let rung = crate::shm::sys::fifo::ring(&path);
+    let Ok(Some(path)) = fifo_path(attachment, owner, number) else { return false };
+    let rung = crate::shm::sys::fifo::signal(&path);
     // Of one whose owner lives nobody reads it yet.
     let is_alive = || Owner::in_word(owner).is_some_and(|owner| attachment.is_alive(owner));
     if rung == Err(Errno::NXIO) && !is_alive() {
@@ -62,9 +62,9 @@ fn ring(attachment: &Attachment, owner: u64, number: u64) -> bool {
 }
 
 /// Takes the FIFOs away that the bells of a segment's dead parties left in its directory.
-pub(in crate::shm) fn sweep(directory: &Path, segment: u64, is_alive: impl Fn(Owner) -> bool) {
+pub(in crate::shm) fn remove_dead_fifos(directory: &Path, segment: u64, is_alive: impl Fn(Owner) -> bool) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        if let Some((id, owner)) = name::of_bell(&entry.file_name())
+        if let Some((id, owner)) = name::of_notifier_fifo(&entry.file_name())
             && id == segment
             && !Owner::in_word(owner).is_some_and(&is_alive)
         {
@@ -74,48 +74,48 @@ pub(in crate::shm) fn sweep(directory: &Path, segment: u64, is_alive: impl Fn(Ow
     }
 }
 
-impl BellCord {
+impl NotifierSlot {
     /// Rings, if it is armed. Any numbers may be found in shared memory: at worst a byte goes nowhere.
-    pub(crate) fn pull(&self, attachment: &Attachment) {
+    pub(crate) fn notify(&self, attachment: &Attachment) {
         let owner = self.owner.load(Ordering::Acquire);
         if owner != 0 {
-            self.pull_as(attachment, owner);
+            self.notify_owner(attachment, owner);
         }
     }
 
     /// The same, for who has found this owner there.
-    fn pull_as(&self, attachment: &Attachment, owner: u64) {
-        if pull(attachment, owner, &self.number) == Pulled::Dead
+    fn notify_owner(&self, attachment: &Attachment, owner: u64) {
+        if notify(attachment, owner, &self.number) == NotifyOutcome::Dead
             && let Err(heir) = self.owner.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Acquire)
             && heir != 0
         {
             // A new one was at it just now: what was disarmed may have been its own, and is rung after all.
-            ring(attachment, heir, self.number.load(Ordering::Acquire) & !ARMED);
+            signal(attachment, heir, self.number.load(Ordering::Acquire) & !ARMED);
         }
     }
 }
 
 /// What became of who was to be rung.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pulled {
+pub(crate) enum NotifyOutcome {
     /// It is alive, or nothing was to be done.
-    Well,
+    Delivered,
     /// Its owner has died.
     Dead,
 }
 
 /// Rings the bell of this owner whose number a word holds, if it is armed.
-pub(crate) fn pull(attachment: &Attachment, owner: u64, word: &AtomicU64) -> Pulled {
-    let Some(number) = notifier_word::disarm(word) else { return Pulled::Well };
-    if ring(attachment, owner, number) {
-        return Pulled::Well;
+pub(crate) fn notify(attachment: &Attachment, owner: u64, word: &AtomicU64) -> NotifyOutcome {
+    let Some(number) = notifier_word::disarm(word) else { return NotifyOutcome::Delivered };
+    if signal(attachment, owner, number) {
+        return NotifyOutcome::Delivered;
     }
     if Owner::in_word(owner).is_some_and(|owner| attachment.is_alive(owner)) {
         // This process cannot reach it, or cannot now: others may, and this one later. (On a cord they look when it was announced anew.)
         notifier_word::arm_again(word, number);
-        return Pulled::Well;
+        return NotifyOutcome::Delivered;
     }
-    Pulled::Dead
+    NotifyOutcome::Dead
 }
 
 /// The number of a party's process, as it says itself.
@@ -125,7 +125,7 @@ fn pid(attachment: &Attachment, party: Owner) -> Option<u32> {
 }
 
 /// How errors name a party.
-pub(crate) fn party(attachment: &Attachment, party: Owner) -> String {
+pub(crate) fn participant_name(attachment: &Attachment, party: Owner) -> String {
     let me = if party == attachment.me() { ", which is this one" } else { "" };
     match pid(attachment, party) {
         Some(pid) => format!("process {pid}{me}"),
@@ -135,8 +135,8 @@ pub(crate) fn party(attachment: &Attachment, party: Owner) -> String {
 
 /// The bell itself, in the process that hears it.
 #[derive(Debug)]
-pub(crate) struct Bell {
-    inner: crate::shm::sys::notify_socket::Bell,
+pub(crate) struct Notifier {
+    inner: crate::shm::sys::notify_socket::NotifySocket,
     owner: u64,
     number: u64,
     /// Whether it has a FIFO, or cannot have one.
@@ -145,24 +145,24 @@ pub(crate) struct Bell {
     watched: Vec<(Owner, Option<OwnedFd>)>,
 }
 
-impl Bell {
+impl Notifier {
     /// Makes a bell.
     pub(crate) fn new(attachment: &Attachment) -> Result<Self> {
         let number = crate::shm::random() & !ARMED;
         let refused = |errno| Error::kernel("bind", errno, Subject::named("a bell"));
         let owner = attachment.me().word();
-        let name = socket(attachment.id(), owner, number);
-        let inner = crate::shm::sys::notify_socket::Bell::new(&name, BACKSTOP).map_err(refused)?;
+        let name = socket_name(attachment.id(), owner, number);
+        let inner = crate::shm::sys::notify_socket::NotifySocket::new(&name, BACKSTOP).map_err(refused)?;
         let mut bell = Self { inner, owner, number, reaches: false, watched: Vec::new() };
         // It may have changed its network namespace since it has become a party.
         if attachment.is_mixed_with_this_thread() {
-            bell.reach(attachment);
+            bell.ensure_fifo(attachment);
         }
         Ok(bell)
     }
 
     /// Gives it a FIFO, once the segment has parties of several network namespaces. To be asked before it is armed.
-    pub(crate) fn reach(&mut self, attachment: &Attachment) {
+    pub(crate) fn ensure_fifo(&mut self, attachment: &Attachment) {
         if self.reaches || !attachment.is_mixed() {
             return;
         }
@@ -173,21 +173,21 @@ impl Bell {
     }
 
     fn make_fifo(&mut self, attachment: &Attachment) -> Result<(), Errno> {
-        let Some(path) = fifo(attachment, self.owner, self.number)? else { return Ok(()) };
+        let Some(path) = fifo_path(attachment, self.owner, self.number)? else { return Ok(()) };
         // So that those who die again and again leave one, and not one each time.
-        sweep(name::parent(&path), attachment.id(), |owner| attachment.is_alive(owner));
-        self.inner.hear(crate::shm::sys::fifo::Fifo::make(&path, attachment.file())?)
+        remove_dead_fifos(name::parent(&path), attachment.id(), |owner| attachment.is_alive(owner));
+        self.inner.attach_fifo(crate::shm::sys::fifo::Fifo::make(&path, attachment.file())?)
     }
 
     /// Ties it to a cord, which is this party's alone or nobody's.
-    pub(crate) fn tie(&self, cord: &BellCord, attachment: &Attachment) {
+    pub(crate) fn register(&self, cord: &NotifierSlot, attachment: &Attachment) {
         cord.owner.store(0, Ordering::Relaxed);
         cord.number.store(self.number, Ordering::Relaxed);
         cord.owner.store(attachment.me().word(), Ordering::Release);
     }
 
     /// Ties it to a cord that others might take as well. Whether it did.
-    pub(crate) fn try_tie(&self, cord: &BellCord, attachment: &Attachment) -> bool {
+    pub(crate) fn try_register(&self, cord: &NotifierSlot, attachment: &Attachment) -> bool {
         let (me, found) = (attachment.me().word(), cord.owner.load(Ordering::Relaxed));
         let free = Owner::in_word(found).is_none_or(|owner| !attachment.is_alive(owner));
         if free && cord.owner.compare_exchange(found, me, Ordering::Acquire, Ordering::Relaxed).is_ok() {
@@ -198,13 +198,13 @@ impl Bell {
     }
 
     /// Whether it is tied to a cord still: what lies in shared memory others can write to.
-    pub(crate) fn is_tied(&self, cord: &BellCord, attachment: &Attachment) -> bool {
+    pub(crate) fn is_registered(&self, cord: &NotifierSlot, attachment: &Attachment) -> bool {
         cord.owner.load(Ordering::Relaxed) == attachment.me().word()
             && cord.number.load(Ordering::Relaxed) & !ARMED == self.number
     }
 
     /// Has it ring, once, when the cord that it is tied to is pulled. To be announced afterwards.
-    pub(crate) fn arm(&self, cord: &BellCord) {
+    pub(crate) fn arm(&self, cord: &NotifierSlot) {
         cord.number.store(self.number | ARMED, Ordering::Release);
     }
 
@@ -214,7 +214,7 @@ impl Bell {
     }
 
     /// Unties it.
-    pub(crate) fn untie(&self, cord: &BellCord, attachment: &Attachment) {
+    pub(crate) fn unregister(&self, cord: &NotifierSlot, attachment: &Attachment) {
         if cord.number.load(Ordering::Relaxed) & !ARMED == self.number {
             let me = attachment.me().word();
             let _ = cord.owner.compare_exchange(me, 0, Ordering::Relaxed, Ordering::Relaxed);
@@ -226,19 +226,19 @@ impl Bell {
     }
 
     /// Makes it readable.
-    pub(crate) fn ring(&self) {
-        self.inner.ring();
+    pub(crate) fn signal(&self) {
+        self.inner.signal();
     }
 
     /// Makes it unreadable, until it rings anew or a watched process has ended.
-    pub(crate) fn hush(&self) {
-        self.inner.hush();
+    pub(crate) fn clear(&self) {
+        self.inner.clear();
     }
 
     /// Has it ring when one of these parties ends, and no others. Those that were named before are taken to be alive.
     pub(crate) fn watch(&mut self, attachment: &Attachment, parties: impl Iterator<Item = Owner>) {
         let mut before = std::mem::take(&mut self.watched);
-        let hears_an_end = before.iter().any(|(_, process)| process.is_some()) && self.inner.hears_an_end();
+        let hears_an_end = before.iter().any(|(_, process)| process.is_some()) && self.inner.watches_an_end();
         for party in parties {
             // One process may be several senders.
             if self.watched.iter().any(|(owner, _)| *owner == party) {
@@ -248,7 +248,7 @@ impl Bell {
                 before.swap_remove(at).1
             } else {
                 let process = pid(attachment, party).map(|pid| self.inner.watch(pid));
-                self.ring_for_the_dead(attachment, party);
+                self.signal_for_the_dead(attachment, party);
                 match process {
                     // There may be a descriptor for it the next time.
                     Some(Err(errno)) if sys::file::is_exhausted(errno) => continue,
@@ -267,7 +267,7 @@ impl Bell {
             if let Some(ended) = ended {
                 self.inner.forget(&ended);
                 // If it was the party's own end it is heard by this.
-                self.ring_for_the_dead(attachment, party);
+                self.signal_for_the_dead(attachment, party);
             }
         }
         // A forked child may have copies, which would keep a dead one's descriptor in the bell.
@@ -275,14 +275,14 @@ impl Bell {
     }
 
     /// Rings if this party has ended: whoever had its number may have been another by then, and nobody rings.
-    fn ring_for_the_dead(&self, attachment: &Attachment, party: Owner) {
+    fn signal_for_the_dead(&self, attachment: &Attachment, party: Owner) {
         if !attachment.is_alive(party) {
-            self.inner.ring();
+            self.inner.signal();
         }
     }
 }
 
-impl AsFd for Bell {
+impl AsFd for Notifier {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.as_fd()
     }
@@ -290,7 +290,7 @@ impl AsFd for Bell {
 
 #[cfg(test)]
 mod tests {
-    use super::{Bell, BellCord};
+    use super::{Notifier, NotifierSlot};
     use crate::shm::Segment;
     use crate::shm::segment::owner::Owner;
     use std::sync::atomic::AtomicU64;
@@ -298,20 +298,20 @@ mod tests {
     #[test]
     fn who_found_a_dead_one_at_a_cord_rings_for_its_heir() {
         let segment = Segment::<u64>::anonymous().unwrap();
-        let place = segment.place();
+        let place = segment.shared_ref();
         let attachment = place.attachment();
         let dead = Owner::new(200, 7).word();
-        let cord = BellCord { owner: AtomicU64::new(dead), number: AtomicU64::new(1) };
-        let bell = Bell::new(attachment).unwrap();
+        let cord = NotifierSlot { owner: AtomicU64::new(dead), number: AtomicU64::new(1) };
+        let bell = Notifier::new(attachment).unwrap();
         let is_readable = || {
             let mut fds = [rustix::event::PollFd::new(&bell, rustix::event::PollFlags::IN)];
             rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() == 1
         };
-        assert!(bell.try_tie(&cord, attachment) && !is_readable());
+        assert!(bell.try_register(&cord, attachment) && !is_readable());
         bell.arm(&cord);
         // It looked before the cord was tied anew, and comes to it now.
-        cord.pull_as(attachment, dead);
+        cord.notify_owner(attachment, dead);
         assert!(is_readable(), "the arming was taken away, and nobody rings");
-        assert!(bell.is_tied(&cord, attachment));
+        assert!(bell.is_registered(&cord, attachment));
     }
 }

@@ -19,7 +19,7 @@ pub(crate) fn arm(word: &AtomicU64, number: u64) {
 }
 
 /// For who has changed what others wait for, before it looks at their bells.
-pub(crate) fn look_at_bells() {
+pub(crate) fn check_notifiers() {
     fence(Ordering::SeqCst);
 }
 

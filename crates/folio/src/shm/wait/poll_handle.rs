@@ -4,14 +4,14 @@ use crate::error::Result;
 use crate::shm::segment::attachment::Attachment;
 use crate::shm::segment::owner::Owner;
 use crate::shm::wait::future::{self, Waiting};
-use crate::shm::wait::notifier::{Bell, BellCord};
+use crate::shm::wait::notifier::{Notifier, NotifierSlot};
 use crate::sys;
 use std::os::fd::BorrowedFd;
 use std::task::{Context, Poll};
 
 /// Which cord a bell hangs on.
 #[derive(Debug, Clone, Copy)]
-enum On {
+enum SlotChoice {
     /// This one, which is its side's alone.
     Own(usize),
     /// This one at present; any that is free will do.
@@ -20,35 +20,42 @@ enum On {
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(in crate::shm) struct Hanging {
-    bell: Bell,
-    on: On,
+pub(in crate::shm) struct PollHandle {
+    bell: Notifier,
+    on: SlotChoice,
     /// The process that made it.
     process: u64,
     waiting: Waiting,
 }
 
-fn tie(bell: &Bell, attachment: &Attachment, cords: &[BellCord]) -> Option<usize> {
-    cords.iter().position(|cord| bell.try_tie(cord, attachment))
+fn tie(bell: &Notifier, attachment: &Attachment, cords: &[NotifierSlot]) -> Option<usize> {
+    cords.iter().position(|cord| bell.try_register(cord, attachment))
 }
 
-impl Hanging {
-    fn new(bell: Bell, on: On) -> Self {
+impl PollHandle {
+    fn new(bell: Notifier, on: SlotChoice) -> Self {
         Self { bell, on, process: sys::identity::token(), waiting: Waiting::new() }
     }
 
     /// A bell on one of these cords, which is this side's alone.
-    pub(in crate::shm) fn on_own(attachment: &Attachment, cords: &[BellCord], cord: usize) -> Result<Self> {
-        let bell = Bell::new(attachment)?;
-        bell.tie(&cords[cord], attachment);
-        Ok(Self::new(bell, On::Own(cord)))
+    pub(in crate::shm) fn with_own_slot(
+        attachment: &Attachment,
+        cords: &[NotifierSlot],
+        cord: usize,
+    ) -> Result<Self> {
+        let bell = Notifier::new(attachment)?;
+        bell.register(&cords[cord], attachment);
+        Ok(Self::new(bell, SlotChoice::Own(cord)))
     }
 
     /// A bell on one of these cords, if one is free.
-    pub(in crate::shm) fn on_any(attachment: &Attachment, cords: &[BellCord]) -> Result<Option<Self>> {
-        let bell = Bell::new(attachment)?;
+    pub(in crate::shm) fn with_any_slot(
+        attachment: &Attachment,
+        cords: &[NotifierSlot],
+    ) -> Result<Option<Self>> {
+        let bell = Notifier::new(attachment)?;
         let cord = tie(&bell, attachment, cords);
-        Ok(cord.map(|cord| Self::new(bell, On::Any(cord))))
+        Ok(cord.map(|cord| Self::new(bell, SlotChoice::Any(cord))))
     }
 
     /// Whether it is this process's, and not a forked child's copy.
@@ -56,26 +63,26 @@ impl Hanging {
         self.process == sys::identity::token()
     }
 
-    fn cord(&self) -> usize {
-        let (On::Own(cord) | On::Any(cord)) = self.on;
+    fn slot(&self) -> usize {
+        let (SlotChoice::Own(cord) | SlotChoice::Any(cord)) = self.on;
         cord
     }
 
     /// Has it ring, once, when its cord is pulled. To be announced afterwards.
-    pub(in crate::shm) fn arm(&mut self, attachment: &Attachment, cords: &[BellCord]) {
-        self.bell.reach(attachment);
+    pub(in crate::shm) fn arm(&mut self, attachment: &Attachment, cords: &[NotifierSlot]) {
+        self.bell.ensure_fifo(attachment);
         // What lies in shared memory others can write to.
-        if !self.bell.is_tied(&cords[self.cord()], attachment) {
+        if !self.bell.is_registered(&cords[self.slot()], attachment) {
             match self.on {
-                On::Own(cord) => self.bell.tie(&cords[cord], attachment),
+                SlotChoice::Own(cord) => self.bell.register(&cords[cord], attachment),
                 // Where there is no cord left it rings by itself, every half second.
-                On::Any(_) => match tie(&self.bell, attachment, cords) {
-                    Some(cord) => self.on = On::Any(cord),
+                SlotChoice::Any(_) => match tie(&self.bell, attachment, cords) {
+                    Some(cord) => self.on = SlotChoice::Any(cord),
                     None => return,
                 },
             }
         }
-        self.bell.arm(&cords[self.cord()]);
+        self.bell.arm(&cords[self.slot()]);
     }
 
     /// Has it ring when one of these parties ends, but for this process's own.
@@ -85,12 +92,12 @@ impl Hanging {
         self.bell.watch(attachment, others);
     }
 
-    pub(in crate::shm) fn ring(&self) {
-        self.bell.ring();
+    pub(in crate::shm) fn signal(&self) {
+        self.bell.signal();
     }
 
-    pub(in crate::shm) fn hush(&self) {
-        self.bell.hush();
+    pub(in crate::shm) fn clear(&self) {
+        self.bell.clear();
     }
 
     pub(in crate::shm) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -98,9 +105,9 @@ impl Hanging {
     }
 
     /// Takes it off its cord.
-    pub(in crate::shm) fn end(&mut self, attachment: &Attachment, cords: &[BellCord]) {
+    pub(in crate::shm) fn end(&mut self, attachment: &Attachment, cords: &[NotifierSlot]) {
         self.waiting.end(self.bell.as_fd());
-        self.bell.untie(&cords[self.cord()], attachment);
+        self.bell.unregister(&cords[self.slot()], attachment);
     }
 
     fn wake_when_readable(&mut self, context: &Context<'_>) -> Result<()> {
@@ -110,20 +117,20 @@ impl Hanging {
 }
 
 /// A side that can have a bell.
-pub(in crate::shm) trait Hangs {
+pub(in crate::shm) trait Pollable {
     /// Its bell, which is made if there is none yet. A new one is readable.
-    fn hang(&mut self) -> Result<&mut Hanging>;
+    fn poll_handle(&mut self) -> Result<&mut PollHandle>;
 }
 
 /// What a future of a side does when it is polled. The `attempt` makes the bell unreadable when there is nothing, if there is a bell.
-pub(in crate::shm) fn poll<S: Hangs, T>(
+pub(in crate::shm) fn poll<S: Pollable, T>(
     side: &mut S,
     context: &Context<'_>,
     attempt: impl FnOnce(&mut S) -> Result<Option<T>>,
 ) -> Poll<Result<T>> {
     let pending = match attempt(side) {
         Ok(Some(done)) => return Poll::Ready(Ok(done)),
-        Ok(None) => side.hang().and_then(|hanging| hanging.wake_when_readable(context)),
+        Ok(None) => side.poll_handle().and_then(|hanging| hanging.wake_when_readable(context)),
         Err(error) => Err(error),
     };
     match pending {

@@ -8,11 +8,11 @@
 
 use crate::error::{Errno, Result};
 use crate::shm::segment::attachment::Attachment;
-use crate::shm::segment::header::{SLOTS, Slot};
+use crate::shm::segment::header::{ParticipantSlot, SLOTS};
 use crate::shm::segment::owner::Owner;
 use crate::shm::wait::future::{self, Waiting, refused};
-use crate::shm::wait::notifier::{Bell, Pulled, pull};
-use crate::shm::wait::notifier_word::{ARMED, look_at_bells};
+use crate::shm::wait::notifier::{Notifier, NotifyOutcome, notify};
+use crate::shm::wait::notifier_word::{ARMED, check_notifiers};
 use crate::sys::identity;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,16 +24,16 @@ const WATCHED: usize = 32;
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(crate) struct PartyBell {
+pub(crate) struct ProcessNotifier {
     /// The process whose bell it is: in a forked child it is nobody's.
     process: u64,
-    heard: Mutex<Heard>,
+    heard: Mutex<ListenedState>,
 }
 
 /// The bell, and who hears it.
 #[derive(Debug)]
-struct Heard {
-    bell: Bell,
+struct ListenedState {
+    bell: Notifier,
     /// The thread of the process that waits for all bells.
     waiting: Waiting,
     /// Whether that thread waits for this one.
@@ -46,10 +46,10 @@ struct Heard {
     last: u64,
 }
 
-impl PartyBell {
+impl ProcessNotifier {
     pub(in crate::shm) fn new(attachment: &Attachment) -> Result<Self> {
-        let heard = Heard {
-            bell: Bell::new(attachment)?,
+        let heard = ListenedState {
+            bell: Notifier::new(attachment)?,
             waiting: Waiting::new(),
             is_awaited: false,
             has_rung: false,
@@ -66,14 +66,14 @@ impl PartyBell {
     }
 
     /// Wakers are the callers' code: they are cloned, woken and dropped while this is not held.
-    fn heard(&self) -> MutexGuard<'_, Heard> {
+    fn heard(&self) -> MutexGuard<'_, ListenedState> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The attachment goes, and nobody waits any more.
     pub(in crate::shm) fn end(&self) {
         let mut heard = self.heard();
-        let Heard { bell, waiting, .. } = &mut *heard;
+        let ListenedState { bell, waiting, .. } = &mut *heard;
         let waker = waiting.end(bell.as_fd());
         let wakers = std::mem::take(&mut heard.wakers);
         drop(heard);
@@ -82,12 +82,12 @@ impl PartyBell {
 }
 
 /// By which the thread that waits for all bells tells this one that it rings.
-impl Wake for PartyBell {
+impl Wake for ProcessNotifier {
     fn wake(self: Arc<Self>) {
         let mut heard = self.heard();
         (heard.is_awaited, heard.has_rung) = (false, true);
         // First this, then the wakers: whoever comes later arms it anew, and a ring after this is heard.
-        heard.bell.hush();
+        heard.bell.clear();
         let wakers = std::mem::take(&mut heard.wakers);
         drop(heard);
         for waker in wakers.into_values() {
@@ -101,7 +101,7 @@ impl Wake for PartyBell {
 pub(crate) struct Sleeper<'a> {
     attachment: &'a Attachment,
     /// The bell, and this one's number there.
-    bell: Option<(Arc<PartyBell>, u64)>,
+    bell: Option<(Arc<ProcessNotifier>, u64)>,
 }
 
 impl<'a> Sleeper<'a> {
@@ -124,14 +124,14 @@ impl<'a> Sleeper<'a> {
     /// # Errors
     ///
     /// EMFILE, ENFILE, EAGAIN; those of [`Attachment::check_name`].
-    pub(in crate::shm) fn lie_down(&mut self, waker: &Waker, holder: Option<Owner>) -> Result<()> {
+    pub(in crate::shm) fn prepare_wait(&mut self, waker: &Waker, holder: Option<Owner>) -> Result<()> {
         let attachment = self.attachment;
         attachment.check_name()?;
         let (bell, mut number) = match self.bell.take() {
             Some((bell, number)) if bell.is_mine() => (bell, number),
             other => {
                 leave_to_parent(other);
-                (attachment.bell()?, 0)
+                (attachment.process_notifier()?, 0)
             }
         };
         let waker = waker.clone();
@@ -143,27 +143,27 @@ impl<'a> Sleeper<'a> {
         let before = heard.wakers.insert(number, waker);
         let me = attachment.me();
         heard.watch(attachment, holder.filter(|&holder| holder != me));
-        let awaited = heard.await_ring(&bell);
+        let awaited = heard.await_notification(&bell);
         let slot = me.slot().filter(|_| awaited.is_ok());
         if let Some(slot) = slot {
-            let bells = attachment.bells();
+            let bells = attachment.process_notifiers();
             if bells.load(Ordering::Relaxed) <= slot as u32 {
                 bells.fetch_max(slot as u32 + 1, Ordering::Relaxed);
             }
-            heard.bell.reach(attachment);
+            heard.bell.ensure_fifo(attachment);
             heard.bell.arm_word(&attachment.slots()[slot].bell);
         }
         drop(heard);
         drop(before);
         self.bell = Some((bell, number));
         awaited.map_err(|errno| {
-            self.get_up();
+            self.cancel_wait();
             refused(errno)
         })
     }
 
     /// It waits no more.
-    pub(in crate::shm) fn get_up(&mut self) {
+    pub(in crate::shm) fn cancel_wait(&mut self) {
         match self.bell.take() {
             Some((bell, number)) if bell.is_mine() => {
                 let waker = bell.heard().wakers.remove(&number);
@@ -175,19 +175,19 @@ impl<'a> Sleeper<'a> {
 }
 
 /// What a forked child has of its parent's bell is left as it is: another thread may have been at it.
-fn leave_to_parent(bell: Option<(Arc<PartyBell>, u64)>) {
+fn leave_to_parent(bell: Option<(Arc<ProcessNotifier>, u64)>) {
     std::mem::forget(bell);
 }
 
 impl Drop for Sleeper<'_> {
     fn drop(&mut self) {
-        self.get_up();
+        self.cancel_wait();
     }
 }
 
-impl Heard {
+impl ListenedState {
     /// Has the thread that waits for all bells wait for this one.
-    fn await_ring(&mut self, this: &Arc<PartyBell>) -> Result<(), Errno> {
+    fn await_notification(&mut self, this: &Arc<ProcessNotifier>) -> Result<(), Errno> {
         if !self.is_awaited {
             let waker = Waker::from(Arc::clone(this));
             self.waiting.wake_when_readable(self.bell.as_fd(), &waker)?;
@@ -217,16 +217,18 @@ impl Heard {
 }
 
 /// Rings for all futures that wait for anything in the segment. For who has changed what they wait for, and saw that someone does.
-pub(in crate::shm) fn ring_all(attachment: &Attachment) {
-    look_at_bells();
-    let end = attachment.bells().load(Ordering::Acquire) as usize;
-    for (slot, Slot { generation, bell, .. }) in attachment.slots().iter().enumerate().take(end.min(SLOTS)) {
+pub(in crate::shm) fn notify_all_processes(attachment: &Attachment) {
+    check_notifiers();
+    let end = attachment.process_notifiers().load(Ordering::Acquire) as usize;
+    for (slot, ParticipantSlot { generation, bell, .. }) in
+        attachment.slots().iter().enumerate().take(end.min(SLOTS))
+    {
         let number = bell.load(Ordering::Relaxed);
         if number == 0 {
             continue;
         }
         let owner = Owner::new(slot, generation.load(Ordering::Acquire));
-        if pull(attachment, owner.word(), bell) == Pulled::Dead {
+        if notify(attachment, owner.word(), bell) == NotifyOutcome::Dead {
             // A new party may be at it just now: only what was found is taken away.
             let silent = number & !ARMED;
             let _ = bell.compare_exchange(silent, 0, Ordering::Relaxed, Ordering::Relaxed);
@@ -238,5 +240,5 @@ pub(in crate::shm) fn ring_all(attachment: &Attachment) {
 #[cold]
 pub(in crate::shm) fn wake_all_kinds(attachment: &Attachment, word: &AtomicU32, count: u32) {
     crate::shm::wait::wake(word, count);
-    ring_all(attachment);
+    notify_all_processes(attachment);
 }

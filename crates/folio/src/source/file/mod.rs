@@ -18,11 +18,12 @@ pub(crate) mod stamp;
 mod writers;
 
 pub(crate) use direct::reopen;
-use stamp::{Settling, Stamp, Verdict};
+use stamp::{ReadVerdict, Settling, Stamp};
 
 use super::workers::Workers;
 use super::{
-    AtHand, ChangedVersion, FlushRequest, Hand, Identity, ReadRequest, Source, Version, WriteRequest,
+    ChangedVersion, FastPath, FastPathKind, FlushRequest, Identity, ReadRequest, Source, Version,
+    WriteRequest,
 };
 use crate::sys;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -269,8 +270,8 @@ impl Source for LocalFile {
         Ok(sys::size_limit::set_length(&self.file, len)?)
     }
 
-    fn at_hand(&self) -> AtHand<'_> {
-        AtHand(Hand::File(self.shared.get_or_init(|| Arc::new(self.for_job()))))
+    fn fast_path(&self) -> FastPath<'_> {
+        FastPath(FastPathKind::File(self.shared.get_or_init(|| Arc::new(self.for_job()))))
     }
 }
 
@@ -322,9 +323,9 @@ impl LocalFile {
         loop {
             let count = self.read_now(offset, buffer)?;
             match settling.judge(self.stamp()?, &buffer[..count]) {
-                Verdict::Settled => return Ok(count),
-                Verdict::Again => {}
-                Verdict::Torn => return Err(io::Error::other(ChangedVersion)),
+                ReadVerdict::Settled => return Ok(count),
+                ReadVerdict::Again => {}
+                ReadVerdict::Torn => return Err(io::Error::other(ChangedVersion)),
             }
         }
     }

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 /// Where a read or a write goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Plan {
+pub(crate) struct IoPlan {
     /// The descriptor: open for as long as the file is.
     pub(crate) fd: RawFd,
     /// Whether it goes around the page cache.
@@ -24,21 +24,21 @@ impl LocalFile {
     ///
     /// A file system may refuse direct I/O that it had agreed to, with EINVAL: then
     /// [`give_up_direct`](Self::give_up_direct), and plan again.
-    pub(crate) fn plan_read(&self, offset: u64, len: usize, address: usize) -> Plan {
+    pub(crate) fn plan_read(&self, offset: u64, len: usize, address: usize) -> IoPlan {
         let direct = self.direct.as_ref().map(|file| (file.as_raw_fd(), file.readable(offset, len, address)));
         self.plan(direct, len)
     }
 
     /// Where a write of `len` bytes goes, which all lie within the file: a direct write is whole pages, the rest is buffered.
-    pub(crate) fn plan_write(&self, offset: u64, len: usize, address: usize) -> Plan {
+    pub(crate) fn plan_write(&self, offset: u64, len: usize, address: usize) -> IoPlan {
         let direct = self.direct.as_ref().map(|file| (file.as_raw_fd(), file.writable(offset, len, address)));
         self.plan(direct, len)
     }
 
-    fn plan(&self, direct: Option<(RawFd, usize)>, len: usize) -> Plan {
+    fn plan(&self, direct: Option<(RawFd, usize)>, len: usize) -> IoPlan {
         match direct {
-            Some((fd, aligned)) if aligned > 0 => Plan { fd, direct: true, len: aligned },
-            _ => Plan { fd: self.file.as_raw_fd(), direct: false, len },
+            Some((fd, aligned)) if aligned > 0 => IoPlan { fd, direct: true, len: aligned },
+            _ => IoPlan { fd: self.file.as_raw_fd(), direct: false, len },
         }
     }
 
@@ -117,7 +117,7 @@ impl LocalFile {
     }
 
     #[allow(clippy::unused_self, reason = "its lifetime is what keeps the descriptor open")]
-    fn borrowed(&self, plan: Plan) -> BorrowedFd<'_> {
+    fn borrowed(&self, plan: IoPlan) -> BorrowedFd<'_> {
         // SAFETY: it is one of this file's two descriptors, which stay open for as long as `self` is borrowed.
         unsafe { BorrowedFd::borrow_raw(plan.fd) }
     }

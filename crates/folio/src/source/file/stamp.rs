@@ -62,7 +62,7 @@ pub(crate) struct Settling {
 
 /// What is known after a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum ReadVerdict {
     Settled,
     /// The read has to be made again.
     Again,
@@ -77,23 +77,23 @@ impl Settling {
     }
 
     /// A read has ended, with these bytes; `after` was asked for later.
-    pub(crate) fn judge(&mut self, after: Stamp, bytes: &[u8]) -> Verdict {
+    pub(crate) fn judge(&mut self, after: Stamp, bytes: &[u8]) -> ReadVerdict {
         let before = std::mem::replace(&mut self.before, after);
         if before == after {
-            return Verdict::Settled;
+            return ReadVerdict::Settled;
         }
         self.reads += 1;
         let hash = Some(self.hash.hash_one(bytes));
         if std::mem::replace(&mut self.seen, hash) == hash {
-            return Verdict::Settled;
+            return ReadVerdict::Settled;
         }
-        if self.reads < READS { Verdict::Again } else { Verdict::Torn }
+        if self.reads < READS { ReadVerdict::Again } else { ReadVerdict::Torn }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{READS, Settling, Stamp, Verdict};
+    use super::{READS, ReadVerdict, Settling, Stamp};
 
     fn stamp(modified: u64, changed: u64, size: u64) -> Stamp {
         Stamp { modified, changed, size }
@@ -102,32 +102,32 @@ mod tests {
     #[test]
     fn a_read_between_two_equal_stamps_is_settled() {
         let mut settling = Settling::new(stamp(1, 1, 1));
-        assert_eq!(settling.judge(stamp(1, 1, 1), b"bytes"), Verdict::Settled);
+        assert_eq!(settling.judge(stamp(1, 1, 1), b"bytes"), ReadVerdict::Settled);
     }
 
     #[test]
     fn a_read_during_a_change_is_settled_by_a_second_one_of_the_same_bytes() {
         for moved in [stamp(2, 2, 1), stamp(1, 2, 1), stamp(1, 1, 2)] {
             let mut settling = Settling::new(stamp(1, 1, 1));
-            assert_eq!(settling.judge(moved, b"bytes"), Verdict::Again);
-            assert_eq!(settling.judge(stamp(3, 3, 3), b"bytes"), Verdict::Settled);
+            assert_eq!(settling.judge(moved, b"bytes"), ReadVerdict::Again);
+            assert_eq!(settling.judge(stamp(3, 3, 3), b"bytes"), ReadVerdict::Settled);
         }
     }
 
     #[test]
     fn a_read_that_is_made_again_is_compared_with_the_stamp_after_the_last_one() {
         let mut settling = Settling::new(stamp(1, 1, 1));
-        assert_eq!(settling.judge(stamp(2, 2, 1), b"torn"), Verdict::Again);
-        assert_eq!(settling.judge(stamp(2, 2, 1), b"whole"), Verdict::Settled);
+        assert_eq!(settling.judge(stamp(2, 2, 1), b"torn"), ReadVerdict::Again);
+        assert_eq!(settling.judge(stamp(2, 2, 1), b"whole"), ReadVerdict::Settled);
     }
 
     #[test]
     fn bytes_that_differ_in_each_of_many_reads_are_torn() {
         let mut settling = Settling::new(stamp(0, 0, 0));
         for n in 1..u64::from(READS) {
-            assert_eq!(settling.judge(stamp(n, n, 0), &n.to_le_bytes()), Verdict::Again);
+            assert_eq!(settling.judge(stamp(n, n, 0), &n.to_le_bytes()), ReadVerdict::Again);
         }
-        assert_eq!(settling.judge(stamp(99, 99, 0), b"other"), Verdict::Torn);
+        assert_eq!(settling.judge(stamp(99, 99, 0), b"other"), ReadVerdict::Torn);
     }
 
     #[test]

@@ -35,12 +35,12 @@ pub(crate) struct Trap {
 /// What the assembly returns in two registers: a loaded value or the faulting address; zero, or signal and code.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Outcome {
+struct CopyOutcome {
     value: usize,
     signal: usize,
 }
 
-impl Outcome {
+impl CopyOutcome {
     #[inline]
     fn value(self) -> Result<usize, Trap> {
         if self.signal == 0 { Ok(self.value) } else { Err(self.trap()) }
@@ -211,7 +211,7 @@ mod tests {
         start as usize..start as usize + len
     }
 
-    type Copy = unsafe fn(*mut u8, *const u8, usize, Range<usize>) -> super::Outcome;
+    type Copy = unsafe fn(*mut u8, *const u8, usize, Range<usize>) -> super::CopyOutcome;
 
     fn every_length_and_alignment(copy: Copy) {
         signal::install();
@@ -283,14 +283,19 @@ mod tests {
 
     /// [`arch::quick`] and the portable one, as a copy that says that it failed but not where.
     fn quick_copies() -> [Copy; 2] {
-        unsafe fn outcome(after: u64, checked: &Range<usize>) -> super::Outcome {
+        unsafe fn outcome(after: u64, checked: &Range<usize>) -> super::CopyOutcome {
             match after {
-                EPOCH => super::Outcome { value: 0, signal: 0 },
-                odd if odd & 1 == 1 => super::Outcome { value: checked.end - 1, signal: 1 },
+                EPOCH => super::CopyOutcome { value: 0, signal: 0 },
+                odd if odd & 1 == 1 => super::CopyOutcome { value: checked.end - 1, signal: 1 },
                 other => panic!("neither the epoch nor odd: {other:#x}"),
             }
         }
-        unsafe fn routine(to: *mut u8, from: *const u8, len: usize, checked: Range<usize>) -> super::Outcome {
+        unsafe fn routine(
+            to: *mut u8,
+            from: *const u8,
+            len: usize,
+            checked: Range<usize>,
+        ) -> super::CopyOutcome {
             // SAFETY: passed on.
             unsafe {
                 outcome(
@@ -299,7 +304,12 @@ mod tests {
                 )
             }
         }
-        unsafe fn kernel(to: *mut u8, from: *const u8, len: usize, checked: Range<usize>) -> super::Outcome {
+        unsafe fn kernel(
+            to: *mut u8,
+            from: *const u8,
+            len: usize,
+            checked: Range<usize>,
+        ) -> super::CopyOutcome {
             // SAFETY: passed on.
             unsafe {
                 outcome(

@@ -1,13 +1,13 @@
 //! The kernel copies: process_vm_readv(2) and process_vm_writev(2) on the own process, which stop at a page that cannot
 //! be accessed. For machines without a routine in assembly; tested on all.
 
-use super::{Outcome, Width};
+use super::{CopyOutcome, Width};
 use std::ops::Range;
 
 /// # Safety
 ///
 /// As [`super::copy`].
-pub(super) unsafe fn copy(to: *mut u8, from: *const u8, len: usize, checked: Range<usize>) -> Outcome {
+pub(super) unsafe fn copy(to: *mut u8, from: *const u8, len: usize, checked: Range<usize>) -> CopyOutcome {
     let reading = checked.contains(&(from as usize));
     let (ours, theirs) = if reading { (to, from.cast_mut()) } else { (from.cast_mut(), to) };
     let mut done = 0;
@@ -20,10 +20,10 @@ pub(super) unsafe fn copy(to: *mut u8, from: *const u8, len: usize, checked: Ran
         match unsafe { call(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) } {
             count if count > 0 => done += count.cast_unsigned(),
             // A short count is followed by EFAULT at the page that stopped it.
-            _ => return Outcome { value: theirs as usize + done, signal: libc::SIGSEGV as usize },
+            _ => return CopyOutcome { value: theirs as usize + done, signal: libc::SIGSEGV as usize },
         }
     }
-    Outcome { value: 0, signal: 0 }
+    CopyOutcome { value: 0, signal: 0 }
 }
 
 /// # Safety
@@ -46,7 +46,7 @@ pub(super) unsafe fn quick(
 /// # Safety
 ///
 /// As [`super::load`]. The kernel copies an aligned word in one access where its copy routine does.
-pub(super) unsafe fn load(from: *const u8, width: Width, checked: Range<usize>) -> Outcome {
+pub(super) unsafe fn load(from: *const u8, width: Width, checked: Range<usize>) -> CopyOutcome {
     let mut bytes = [0_u8; 8];
     let len = width as usize;
     // SAFETY: as the caller promised; `bytes` has room for any width.
@@ -57,13 +57,13 @@ pub(super) unsafe fn load(from: *const u8, width: Width, checked: Range<usize>) 
     let mut word = [0_u8; 8];
     let at = if cfg!(target_endian = "little") { 0 } else { 8 - len };
     word[at..at + len].copy_from_slice(&bytes[..len]);
-    Outcome { value: u64::from_ne_bytes(word) as usize, signal: 0 }
+    CopyOutcome { value: u64::from_ne_bytes(word) as usize, signal: 0 }
 }
 
 /// # Safety
 ///
 /// As [`super::store`].
-pub(super) unsafe fn store(to: *mut u8, width: Width, value: u64, checked: Range<usize>) -> Outcome {
+pub(super) unsafe fn store(to: *mut u8, width: Width, value: u64, checked: Range<usize>) -> CopyOutcome {
     let len = width as usize;
     let word = value.to_ne_bytes();
     let at = if cfg!(target_endian = "little") { 0 } else { 8 - len };
@@ -74,7 +74,7 @@ pub(super) unsafe fn store(to: *mut u8, width: Width, value: u64, checked: Range
 /// # Safety
 ///
 /// As [`super::touch`]. Not one step: another thread's store in between is lost, so it is used before the map is shared.
-pub(super) unsafe fn touch(at: *mut u8, checked: Range<usize>) -> Outcome {
+pub(super) unsafe fn touch(at: *mut u8, checked: Range<usize>) -> CopyOutcome {
     // SAFETY: as the caller promised.
     unsafe {
         let byte = load(at, Width::B1, checked.clone());

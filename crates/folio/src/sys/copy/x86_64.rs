@@ -3,7 +3,7 @@
 //! each routine is [`SPAN`] bytes long (the quick ones [`QUICK_SPAN`]), and its exit for a fault lies [`STOP`] (or
 //! [`QUICK_STOP`]) bytes behind its start.
 
-use super::{Outcome, Width};
+use super::{CopyOutcome, Width};
 use std::arch::{asm, naked_asm};
 use std::ops::{Range, RangeInclusive};
 
@@ -23,7 +23,7 @@ const STRING: usize = 2;
 ///
 /// As [`super::copy`].
 #[inline]
-pub(super) unsafe fn copy(to: *mut u8, from: *const u8, len: usize, checked: Range<usize>) -> Outcome {
+pub(super) unsafe fn copy(to: *mut u8, from: *const u8, len: usize, checked: Range<usize>) -> CopyOutcome {
     // The routine asks for long copies only.
     let way = if len < AVX_FROM || !std::is_x86_feature_detected!("avx") {
         0
@@ -93,7 +93,12 @@ pub(super) unsafe fn quick(
 ///
 /// As [`super::copy`].
 #[cfg(test)]
-pub(super) unsafe fn copy_sse2(to: *mut u8, from: *const u8, len: usize, checked: Range<usize>) -> Outcome {
+pub(super) unsafe fn copy_sse2(
+    to: *mut u8,
+    from: *const u8,
+    len: usize,
+    checked: Range<usize>,
+) -> CopyOutcome {
     // SAFETY: as the caller promised.
     unsafe { copy_routine(to, from, len, 0, checked.start, checked.end) }
 }
@@ -102,7 +107,7 @@ pub(super) unsafe fn copy_sse2(to: *mut u8, from: *const u8, len: usize, checked
 ///
 /// As [`super::load`].
 #[inline]
-pub(super) unsafe fn load(from: *const u8, width: Width, checked: Range<usize>) -> Outcome {
+pub(super) unsafe fn load(from: *const u8, width: Width, checked: Range<usize>) -> CopyOutcome {
     // SAFETY: as the caller promised.
     unsafe { access_routine(from.cast_mut(), 0, 0, width as u32, checked.start, checked.end) }
 }
@@ -111,7 +116,7 @@ pub(super) unsafe fn load(from: *const u8, width: Width, checked: Range<usize>) 
 ///
 /// As [`super::store`].
 #[inline]
-pub(super) unsafe fn store(to: *mut u8, width: Width, value: u64, checked: Range<usize>) -> Outcome {
+pub(super) unsafe fn store(to: *mut u8, width: Width, value: u64, checked: Range<usize>) -> CopyOutcome {
     // SAFETY: as the caller promised.
     unsafe { access_routine(to, value, 1, width as u32, checked.start, checked.end) }
 }
@@ -119,7 +124,7 @@ pub(super) unsafe fn store(to: *mut u8, width: Width, value: u64, checked: Range
 /// # Safety
 ///
 /// As [`super::touch`].
-pub(super) unsafe fn touch(at: *mut u8, checked: Range<usize>) -> Outcome {
+pub(super) unsafe fn touch(at: *mut u8, checked: Range<usize>) -> CopyOutcome {
     // SAFETY: as the caller promised.
     unsafe { access_routine(at, 0, 2, 1, checked.start, checked.end) }
 }
@@ -156,7 +161,7 @@ pub(super) fn recover(context: &mut libc::ucontext_t, address: usize, signal: i3
         return false;
     }
     registers[libc::REG_RAX as usize] = address as i64;
-    registers[libc::REG_RDX as usize] = Outcome::encode(signal, code).cast_signed();
+    registers[libc::REG_RDX as usize] = CopyOutcome::encode(signal, code).cast_signed();
     registers[libc::REG_RIP as usize] = (start + stop) as i64;
     true
 }
@@ -170,7 +175,7 @@ unsafe extern "C" fn copy_routine(
     way: usize,        // rcx: none or AVX, if the length is AVX_FROM or more, or both AVX and STRING
     checked_lo: usize, // r8
     checked_hi: usize, // r9
-) -> Outcome {
+) -> CopyOutcome {
     naked_asm!(
         "2:",
         "cmp rdx, 16",
@@ -376,7 +381,7 @@ unsafe extern "C" fn access_routine(
     width: u32,        // ecx
     checked_lo: usize, // r8
     checked_hi: usize, // r9
-) -> Outcome {
+) -> CopyOutcome {
     naked_asm!(
         "2:",
         "test edx, edx",

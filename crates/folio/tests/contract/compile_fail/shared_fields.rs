@@ -13,7 +13,7 @@ pub fn fields(shared: &Shared<Pair>, segment: &Segment<Pair>, lock: &Shared<Mute
     let sum = shared.load()?.one + segment.load()?.other;
     let _ = shared.one; //~
     let _ = segment.one; //~
-    let _ = segment.place().one; //~
+    let _ = segment.shared_ref().one; //~
     let mut guard = lock.lock()?.clean()?;
     let _ = guard.one; //~
     guard.update(|pair| pair.one += 1)?;

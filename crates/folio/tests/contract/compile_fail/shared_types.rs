@@ -47,9 +47,9 @@ pub fn segments(options: &folio::shm::SegmentOptions) -> folio::Result<()> {
 }
 
 pub fn threads(segment: &Segment<Mutex<u64>>) -> folio::Result<()> {
-    let guard = segment.place().lock()?.clean()?;
+    let guard = segment.shared_ref().lock()?.clean()?;
     std::thread::scope(|scope| {
-        scope.spawn(|| segment.place().lock().map(drop));
+        scope.spawn(|| segment.shared_ref().lock().map(drop));
         scope.spawn(move || drop(guard));
     });
     Ok(())

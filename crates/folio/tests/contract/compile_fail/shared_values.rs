@@ -15,7 +15,7 @@ pub struct Mixed {
 pub fn values(mixed: &Segment<Mixed>) -> folio::Result<()> {
     field!(mixed.counter).fetch_add(1, Ordering::Relaxed);
     field!(mixed.number).store(1)?;
-    mixed.place().load()?; //~
+    mixed.shared_ref().load()?; //~
     field!(mixed.counter).load_it(); //~
     mixed.value().load()?; //~
     field!(mixed.number).fetch_add(1, Ordering::Relaxed); //~
@@ -23,12 +23,12 @@ pub fn values(mixed: &Segment<Mixed>) -> folio::Result<()> {
 }
 
 pub fn locks(number: &Segment<Mutex<u64>>, table: &Segment<RwLock<u64>>) -> folio::Result<()> {
-    number.place().lock()?.clean()?.set(1)?;
-    number.place().load()?; //~
-    number.place().lock()?.set(1)?; //~
-    number.place().lock()?.get()?; //~
-    table.place().read()?.get()?; //~
-    match number.place().lock()? {
+    number.shared_ref().lock()?.clean()?.set(1)?;
+    number.shared_ref().load()?; //~
+    number.shared_ref().lock()?.set(1)?; //~
+    number.shared_ref().lock()?.get()?; //~
+    table.shared_ref().read()?.get()?; //~
+    match number.shared_ref().lock()? {
         Locked::Clean(mut guard) => guard.set(2)?,
         Locked::Torn(torn) => {
             torn.get()?; //~
@@ -36,7 +36,7 @@ pub fn locks(number: &Segment<Mutex<u64>>, table: &Segment<RwLock<u64>>) -> foli
             torn.repair(|number| number.store(2))?.set(3)?;
         }
     }
-    if let folio::shm::ReadLocked::Clean(guard) = table.place().read()? {
+    if let folio::shm::ReadLocked::Clean(guard) = table.shared_ref().read()? {
         guard.set(1)?; //~
         guard.get()?;
     }
