@@ -25,13 +25,17 @@ pub(crate) fn adopt(new: &File, path: &Path, old: &Metadata, name: &str) -> Resu
     let failed = |error: &io::Error| Failure::io(Kind::Output, name, error);
     let refused = |what: String, why: &io::Error| {
         let why = words(why);
-        Failure::new(Kind::Output, format!("{name}: a new file in its place cannot have its {what}: {why}"))
-            .remedy("use `> FILE`, which writes into the file itself")
+        Failure::new(
+            Kind::Output,
+            format!("{name}: a new file in its place cannot have its {what}: {why}"),
+        )
+        .remedy("use `> FILE`, which writes into the file itself")
     };
     let now = new.metadata().map_err(|error| failed(&error))?;
     if (now.uid(), now.gid()) != (old.uid(), old.gid()) {
-        fchown(new, Some(old.uid()), Some(old.gid()))
-            .map_err(|error| refused(format!("owner (user {}, group {})", old.uid(), old.gid()), &error))?;
+        fchown(new, Some(old.uid()), Some(old.gid())).map_err(|error| {
+            refused(format!("owner (user {}, group {})", old.uid(), old.gid()), &error)
+        })?;
     }
     let attributes = attributes(path).map_err(|errno| failed(&errno.into()))?;
     let has_acl = attributes.iter().any(|name| name.as_c_str() == ACL);
@@ -51,7 +55,10 @@ pub(crate) fn adopt(new: &File, path: &Path, old: &Metadata, name: &str) -> Resu
             let what = if attribute == ACL {
                 "access control list".to_owned()
             } else {
-                format!("extended attribute {}", crate::name::shown(attribute.to_string_lossy().as_ref()))
+                format!(
+                    "extended attribute {}",
+                    crate::name::shown(attribute.to_string_lossy().as_ref())
+                )
             };
             refused(what, &errno.into())
         })?;
@@ -81,8 +88,8 @@ fn copy(new: &File, path: &Path, attribute: &CStr) -> Result<(), Errno> {
     fsetxattr(new, attribute, &value[..count], XattrFlags::empty()).or_else(|errno| {
         // A label that the security policy gave the new file already need not be set.
         let mut own = vec![0; LONGEST_VALUE];
-        let same =
-            rustix::fs::fgetxattr(new, attribute, &mut own[..]).is_ok_and(|has| own[..has] == value[..count]);
+        let same = rustix::fs::fgetxattr(new, attribute, &mut own[..])
+            .is_ok_and(|has| own[..has] == value[..count]);
         if same { Ok(()) } else { Err(errno) }
     })
 }

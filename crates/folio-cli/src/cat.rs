@@ -220,6 +220,8 @@ impl Report {
         };
         let closed = if self.closed { "; then the output's reader went away" } else { "" };
         let offset = args.offset.unwrap_or(0);
-        format!("folio: {source}: {bytes} bytes from offset {offset} ({how}), in {seconds:.3} s{closed}")
+        format!(
+            "folio: {source}: {bytes} bytes from offset {offset} ({how}), in {seconds:.3} s{closed}"
+        )
     }
 }

@@ -62,7 +62,10 @@ fn report(args: &Args) -> Result<ExitCode, Failure> {
 /// Why a pager does not start and serve a page, if it does not.
 fn trial() -> Option<folio::Error> {
     let mut bytes = [1; 16];
-    Pager::builder().build().and_then(|pager| pager.map(Zeros::new(4096))?.read_at(&mut bytes, 0)).err()
+    Pager::builder()
+        .build()
+        .and_then(|pager| pager.map(Zeros::new(4096))?.read_at(&mut bytes, 0))
+        .err()
 }
 
 fn words(report: &PagerReport, trial: Option<&folio::Error>) -> String {
@@ -71,11 +74,16 @@ fn words(report: &PagerReport, trial: Option<&folio::Error>) -> String {
         // Into memory: it cannot fail.
         let _ = writeln!(text, "{name:<20} {value}");
     };
-    let limit = |bytes: Option<u64>| bytes.map_or("none".to_owned(), |bytes| BinaryBytes(bytes).to_string());
+    let limit = |bytes: Option<u64>| {
+        bytes.map_or("none".to_owned(), |bytes| BinaryBytes(bytes).to_string())
+    };
     line("pager", &trial.map_or("runs".to_owned(), |error| format!("cannot run: {error}")));
     line("kernel", &report.kernel);
     line("page size", &format!("{} bytes", report.page_size));
-    line("memory", &report.memory_total.map_or("unknown".to_owned(), |bytes| BinaryBytes(bytes).to_string()));
+    line(
+        "memory",
+        &report.memory_total.map_or("unknown".to_owned(), |bytes| BinaryBytes(bytes).to_string()),
+    );
     line("memory cgroup limit", &limit(report.cgroup_limit));
     line("locked memory limit", &limit(report.locked_limit));
     let areas = report.max_map_count.map_or("unknown".to_owned(), |count| count.to_string());
@@ -100,7 +108,9 @@ fn feature(text: &mut String, capability: &Capability) {
     let state = if *used { "used" } else { "not used" };
     // Into memory: it cannot fail.
     let _ = writeln!(text, "  {name:<10} {state:<9} {purpose}");
-    for (what, words) in [("why", capability.why_not.as_deref()), ("instead", capability.second_way)] {
+    for (what, words) in
+        [("why", capability.why_not.as_deref()), ("instead", capability.second_way)]
+    {
         if let Some(words) = words {
             let _ = writeln!(text, "  {:<20} {what}: {words}", "");
         }

@@ -128,7 +128,9 @@ fn remedy(kind: Kind, error: &io::Error) -> Option<&'static str> {
         (E::NotFound, Kind::Source) => "check the path",
         (E::NotFound, _) => "make the directory first",
 
-        (E::PermissionDenied, Kind::Source) => "check the file's rights, and its directories' (ls -ld)",
+        (E::PermissionDenied, Kind::Source) => {
+            "check the file's rights, and its directories' (ls -ld)"
+        }
         (E::PermissionDenied, _) => {
             "check the rights of the file and its directory, or write to another place"
         }

@@ -65,7 +65,8 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
     } else {
         let text = error.render();
-        let text = if io::stdout().is_terminal() { text.ansi().to_string() } else { text.to_string() };
+        let text =
+            if io::stdout().is_terminal() { text.ansi().to_string() } else { text.to_string() };
         if let Err(failure) = stdout::print(&text) {
             say(format_args!("{failure}"));
             return failure.exit_code();

@@ -7,8 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 /// A name for messages: no control character of a file's name reaches the terminal, and none that turns the direction of text.
 pub(crate) fn shown(name: impl AsRef<OsStr>) -> String {
     let turns = |c| matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let plain =
-        |c: char| if c.is_control() || turns(c) { c.escape_default().to_string() } else { c.to_string() };
+    let plain = |c: char| {
+        if c.is_control() || turns(c) { c.escape_default().to_string() } else { c.to_string() }
+    };
     name.as_ref().to_string_lossy().chars().map(plain).collect()
 }
 

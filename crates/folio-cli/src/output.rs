@@ -39,7 +39,9 @@ impl Destination {
         let flags = rustix::fs::fcntl_getfl(&file);
         if flags.is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDONLY) {
             let message = format!("{name}: descriptor {number} is open for reading only");
-            return Err(Failure::new(Kind::Output, message).remedy(format!("open it by `{number}>FILE`")));
+            return Err(
+                Failure::new(Kind::Output, message).remedy(format!("open it by `{number}>FILE`"))
+            );
         }
         Ok(Self::Descriptor { name, file })
     }
@@ -102,16 +104,26 @@ impl Output {
         if metadata.is_file() && same(&metadata, &source.metadata) {
             return Err(is_source(&name));
         }
-        let appends = rustix::fs::fcntl_getfl(&file).is_ok_and(|flags| flags.contains(OFlags::APPEND));
+        let appends =
+            rustix::fs::fcntl_getfl(&file).is_ok_and(|flags| flags.contains(OFlags::APPEND));
         let at = if appends { metadata.len() } else { file.stream_position().unwrap_or(0) };
         let mut output = Self::new(name, file);
-        output.room = output.room.filter(|_| metadata.is_file()).map(|room| room.saturating_sub(at));
+        output.room =
+            output.room.filter(|_| metadata.is_file()).map(|room| room.saturating_sub(at));
         Ok(output)
     }
 
     fn new(name: String, file: File) -> Self {
         let room = getrlimit(Resource::Fsize).current;
-        Self { name, file, replacement: None, room, written: 0, ends_with_hole: false, closed: false }
+        Self {
+            name,
+            file,
+            replacement: None,
+            room,
+            written: 0,
+            ends_with_hole: false,
+            closed: false,
+        }
     }
 
     fn to_path(path: &Path, source: &Source) -> Result<Self, Failure> {
@@ -142,7 +154,8 @@ impl Output {
             return Err(failed(io::ErrorKind::IsADirectory.into()));
         }
         // A symbolic link stays one: the file it names is replaced.
-        let target = if old.is_some() { path.canonicalize().map_err(failed)? } else { follow(path) };
+        let target =
+            if old.is_some() { path.canonicalize().map_err(failed)? } else { follow(path) };
         // While the new file is made, nobody reads it who could not read the old one.
         let mode = if old.is_some() { 0o600 } else { 0o666 };
         let file = nameless(&target, mode).or_else(|_| named(&target, mode)).map_err(|error| {
@@ -171,7 +184,8 @@ impl Output {
         let privileged = rustix::process::geteuid().is_root();
         let free = (if privileged { stat.f_bfree } else { stat.f_bavail }).saturating_mul(block);
         // Some file systems tell no size, and some compress.
-        let tells = stat.f_blocks > 0 && !COMPRESSING.contains(&u64::try_from(stat.f_type).unwrap_or(0));
+        let tells =
+            stat.f_blocks > 0 && !COMPRESSING.contains(&u64::try_from(stat.f_type).unwrap_or(0));
         if !tells || bytes <= free {
             return Ok(());
         }
@@ -187,7 +201,8 @@ impl Output {
         if self.room.is_some_and(|room| room < count) {
             return Err(self.failed(&io::ErrorKind::FileTooLarge.into()));
         }
-        let by = i64::try_from(count).map_err(|_| self.failed(&io::ErrorKind::FileTooLarge.into()))?;
+        let by =
+            i64::try_from(count).map_err(|_| self.failed(&io::ErrorKind::FileTooLarge.into()))?;
         self.file.seek(SeekFrom::Current(by)).map_err(|error| self.failed(&error))?;
         self.room = self.room.map(|room| room - count);
         self.written += count;
@@ -198,7 +213,8 @@ impl Output {
     /// Whether the bytes, or what another program makes of them behind a pipe, may appear on the terminal: a progress bar
     /// would lie in between.
     pub(crate) fn may_be_seen(&self) -> bool {
-        self.file.is_terminal() || self.file.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo())
+        self.file.is_terminal()
+            || self.file.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo())
     }
 
     /// Writes all of it, unless the reader goes away.
@@ -207,7 +223,8 @@ impl Output {
             let some = match self.room {
                 Some(0) => return Err(self.failed(&io::ErrorKind::FileTooLarge.into())),
                 Some(room) => {
-                    &bytes[..usize::try_from(room).map_or(bytes.len(), |room| room.min(bytes.len()))]
+                    &bytes
+                        [..usize::try_from(room).map_or(bytes.len(), |room| room.min(bytes.len()))]
                 }
                 None => bytes,
             };
@@ -222,7 +239,8 @@ impl Output {
                 Err(error) => match error.kind() {
                     io::ErrorKind::Interrupted => {}
                     io::ErrorKind::WouldBlock => {
-                        wait(self.file.as_fd(), PollFlags::OUT).map_err(|error| self.failed(&error))?;
+                        wait(self.file.as_fd(), PollFlags::OUT)
+                            .map_err(|error| self.failed(&error))?;
                     }
                     io::ErrorKind::BrokenPipe => self.closed = true,
                     _ => return Err(self.failed(&error)),
@@ -264,7 +282,8 @@ impl Replacement {
             Failure::new(Kind::Output, format!("{name}: a new file cannot take its place: {why}"))
                 .remedy("use `> FILE`, which writes into the file itself")
         };
-        let stat = rustix::fs::statx(CWD, &self.target, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
+        let stat =
+            rustix::fs::statx(CWD, &self.target, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
         if stat.is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)) {
             return Err(refused("something is mounted on it (a bind mount)".to_owned()));
         }
@@ -290,14 +309,18 @@ impl Replacement {
         // full one either.
         match file.sync_data() {
             Err(error)
-                if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {}
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
+                ) => {}
             result => result.map_err(failed)?,
         }
         if unfinished::rename(&self.target).map_err(failed)? {
             return Ok(());
         }
         let place = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let link = |name: &Path| rustix::fs::linkat(CWD, &place, CWD, name, AtFlags::SYMLINK_FOLLOW);
+        let link =
+            |name: &Path| rustix::fs::linkat(CWD, &place, CWD, name, AtFlags::SYMLINK_FOLLOW);
         unfinished::make(|| first_free(&self.target, |name| Ok(link(name)?))).map_err(failed)?;
         unfinished::rename(&self.target).map_err(failed)?;
         Ok(())
@@ -318,7 +341,8 @@ fn same(a: &Metadata, b: &Metadata) -> bool {
 }
 
 fn is_source(name: &str) -> Failure {
-    Failure::new(Kind::Output, format!("{name}: is the source itself")).remedy("write to another file")
+    Failure::new(Kind::Output, format!("{name}: is the source itself"))
+        .remedy("write to another file")
 }
 
 /// Where a path leads that names nothing yet: symbolic links may lead to nothing too.
@@ -345,12 +369,16 @@ fn nameless(target: &Path, mode: u32) -> io::Result<File> {
 
 /// A file beside the target, where file systems have none without a name.
 fn named(target: &Path, mode: u32) -> io::Result<File> {
-    let create = |name: &Path| OpenOptions::new().write(true).create_new(true).mode(mode).open(name);
+    let create =
+        |name: &Path| OpenOptions::new().write(true).create_new(true).mode(mode).open(name);
     unfinished::make(|| first_free(target, create))
 }
 
 /// Makes something of a name beside the target that nothing has yet.
-fn first_free<T>(target: &Path, mut make: impl FnMut(&Path) -> io::Result<T>) -> io::Result<(T, PathBuf)> {
+fn first_free<T>(
+    target: &Path,
+    mut make: impl FnMut(&Path) -> io::Result<T>,
+) -> io::Result<(T, PathBuf)> {
     for attempt in 0_u32.. {
         let name = directory(target).join(format!(".folio-{}-{attempt}", std::process::id()));
         match make(&name) {

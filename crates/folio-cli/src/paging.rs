@@ -28,14 +28,16 @@ impl Paging {
     /// Starts a pager, and maps the file with it.
     pub(crate) fn open(file: &File, name: &str, budget: Option<u64>) -> Result<Self, Failure> {
         let bytes = usize::try_from(budget.unwrap_or(BUDGET)).unwrap_or(usize::MAX);
-        let pager = Pager::builder().budget(bytes).build().map_err(|error| match cannot_run(&error) {
-            failure if failure.kind() == Kind::Pager => {
-                failure.remedy("`--engine kernel` does without the pager; `folio doctor` says what it lacks")
-            }
-            failure => failure,
-        })?;
+        let pager =
+            Pager::builder().budget(bytes).build().map_err(|error| match cannot_run(&error) {
+                failure if failure.kind() == Kind::Pager => failure.remedy(
+                    "`--engine kernel` does without the pager; `folio doctor` says what it lacks",
+                ),
+                failure => failure,
+            })?;
         let failed = |error: io::Error| Failure::io(Kind::Source, name, &error);
-        let file = LocalFile::from_file(file.try_clone().map_err(failed)?).map_err(failed)?.one_version();
+        let file =
+            LocalFile::from_file(file.try_clone().map_err(failed)?).map_err(failed)?.one_version();
         let refused = |error: folio::Error| Failure::new(Kind::Source, plain(&error));
         let empty = file.is_empty().map_err(failed)?;
         let map = (!empty).then(|| Self::map(&pager, file)).transpose().map_err(refused)?;
@@ -76,7 +78,8 @@ impl Paging {
         // What comes before a page that is lost is asked for again, without that page.
         while count > 0 {
             let Err(error) = map.read_at(&mut buffer[..count], range.start) else { break };
-            let good = error.fault().map_or(0, |fault| fault.range().start.saturating_sub(range.start));
+            let good =
+                error.fault().map_or(0, |fault| fault.range().start.saturating_sub(range.start));
             count = good.min(count - 1);
             lost = Some(error);
         }
@@ -108,7 +111,8 @@ pub(crate) fn words(stats: &PagerStats) -> String {
         _ => "no fault to time".to_owned(),
     };
     let PagerStats { faults_missing, faults_soft, faults_spurious, faults_failed, .. } = stats;
-    let PagerStats { reads, pages_read, read_errors, readahead_pages, pages_prefetched, .. } = stats;
+    let PagerStats { reads, pages_read, read_errors, readahead_pages, pages_prefetched, .. } =
+        stats;
     let PagerStats { readahead_used, readahead_wasted, pages_evicted, .. } = stats;
     let (resident, budget) = (BinaryBytes(stats.resident_bytes), BinaryBytes(stats.budget));
     let records = BinaryBytes(stats.record_bytes);

@@ -29,7 +29,8 @@ impl Progress {
         if !self.wanted {
             return;
         }
-        let is_long = || self.total.is_some_and(|total| total > LARGE) || self.started.elapsed() > LONG;
+        let is_long =
+            || self.total.is_some_and(|total| total > LARGE) || self.started.elapsed() > LONG;
         if self.bar.is_none() && is_long() {
             self.bar = Some(self.draw());
         }
@@ -57,7 +58,8 @@ impl Progress {
             }
             None => "{spinner} {binary_bytes}  {binary_bytes_per_sec}",
         };
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = match self.total {
             Some(total) => ProgressBar::new(total),
             None => ProgressBar::new_spinner(),

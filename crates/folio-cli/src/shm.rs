@@ -102,7 +102,8 @@ fn refused(error: &folio::Error) -> Failure {
             let object = shown(refusal.subject().object());
             let rule = shown(refusal.rule());
             // The kernel's own word goes first: some errors have no more than that to say.
-            let said = refusal.by_kernel().then(|| format!("{}: ", shown(error.errno().to_string())));
+            let said =
+                refusal.by_kernel().then(|| format!("{}: ", shown(error.errno().to_string())));
             let message = format!("{object}: {}{rule}", said.unwrap_or_default());
             Failure::new(Kind::Source, message).remedy(shown(refusal.remedy()))
         }
@@ -146,13 +147,17 @@ fn table(entries: &[SegmentEntry]) -> String {
         [shown(&entry.name), BinaryBytes(entry.size).to_string(), state, users, what]
     });
     let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths = [0, 1, 2, 3].map(width);
     let mut text = String::new();
     for [name, size, state, users, what] in &rows {
         let [first, second, third, fourth] = widths;
         // Into memory: it cannot fail.
-        let _ = writeln!(text, "{name:<first$}  {size:>second$}  {state:<third$}  {users:<fourth$}  {what}");
+        let _ = writeln!(
+            text,
+            "{name:<first$}  {size:>second$}  {state:<third$}  {users:<fourth$}  {what}"
+        );
     }
     text
 }
@@ -237,8 +242,11 @@ fn name_to_json(name: &OsStr) -> Value {
 
 fn collect(dry_run: bool, json: bool) -> Result<ExitCode, Failure> {
     let collected = shm::remove_stale(dry_run).map_err(|error| refused(&error))?;
-    let failures: Vec<_> =
-        collected.failed.iter().map(|(entry, error)| (entry.name.as_os_str(), refused(error))).collect();
+    let failures: Vec<_> = collected
+        .failed
+        .iter()
+        .map(|(entry, error)| (entry.name.as_os_str(), refused(error)))
+        .collect();
     let code = failures.first().map_or(ExitCode::SUCCESS, |(_, failure)| failure.exit_code());
     if json {
         let removed: Vec<_> = collected.removed.iter().map(to_json).collect();

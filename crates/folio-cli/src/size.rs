@@ -23,7 +23,11 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
     if whole.is_empty() || fraction.is_empty() || fraction.contains('.') {
         return Err("not a number; write it like 4096, 4K, 1.5M or 0x1000".into());
     }
-    let whole = whole.parse::<u64>().ok().and_then(|whole| whole.checked_mul(scale)).ok_or_else(too_large)?;
+    let whole = whole
+        .parse::<u64>()
+        .ok()
+        .and_then(|whole| whole.checked_mul(scale))
+        .ok_or_else(too_large)?;
     whole.checked_add(part(fraction, scale)?).ok_or_else(too_large)
 }
 
@@ -32,16 +36,22 @@ fn scale(unit: &str) -> Result<u64, String> {
     let mut letters = unit.chars();
     let Some(letter) = letters.next() else { return Ok(1) };
     let Some(power) = "KMGTPE".find(letter.to_ascii_uppercase()) else {
-        return Err(format!("unknown unit `{unit}`; the units are K, M, G, T, P and E (powers of 1024)"));
+        return Err(format!(
+            "unknown unit `{unit}`; the units are K, M, G, T, P and E (powers of 1024)"
+        ));
     };
     match letters.as_str() {
         "" | "iB" | "ib" | "i" => Ok(1 << (10 * (power + 1))),
         // Elsewhere KB is 1000, or 1024: whoever guesses prints the wrong bytes.
         "B" | "b" => {
             let letter = letter.to_ascii_uppercase();
-            Err(format!("`{unit}` is 1000 to some and 1024 to others; write {letter} or {letter}iB (1024)"))
+            Err(format!(
+                "`{unit}` is 1000 to some and 1024 to others; write {letter} or {letter}iB (1024)"
+            ))
         }
-        _ => Err(format!("unknown unit `{unit}`; the units are K, M, G, T, P and E (powers of 1024)")),
+        _ => Err(format!(
+            "unknown unit `{unit}`; the units are K, M, G, T, P and E (powers of 1024)"
+        )),
     }
 }
 
@@ -98,9 +108,13 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_says_so() {
-        for text in
-            ["18446744073709551616", "16E", "17179869184G", "0x10000000000000000", "99999999999999999999K"]
-        {
+        for text in [
+            "18446744073709551616",
+            "16E",
+            "17179869184G",
+            "0x10000000000000000",
+            "99999999999999999999K",
+        ] {
             assert!(parse(text).unwrap_err().contains("64 bits"), "{text}");
         }
     }

@@ -81,7 +81,11 @@ impl Source {
     }
 
     /// Sets out to read `length` bytes from `offset`, or all to the end.
-    pub(crate) fn bytes(&self, offset: Option<u64>, length: Option<u64>) -> Result<Bytes<'_>, Failure> {
+    pub(crate) fn bytes(
+        &self,
+        offset: Option<u64>,
+        length: Option<u64>,
+    ) -> Result<Bytes<'_>, Failure> {
         let start = offset.unwrap_or(0);
         let way = match &self.engine {
             Engine::Map { size } | Engine::Pager { size } => {
@@ -92,7 +96,9 @@ impl Source {
                 }
                 let left = (size - start).min(length.unwrap_or(u64::MAX));
                 match &self.paging {
-                    Some(paging) => Way::Pager { paging, started: start as usize, end: start + left },
+                    Some(paging) => {
+                        Way::Pager { paging, started: start as usize, end: start + left }
+                    }
                     None => Way::Map { window: None, end: start + left },
                 }
             }
@@ -113,7 +119,8 @@ impl Source {
             Some(size) => format!(": there are {size} bytes"),
         };
         let failure =
-            Failure::new(Kind::Source, format!("{name}: offset {offset} is past the end{has}")).at(offset);
+            Failure::new(Kind::Source, format!("{name}: offset {offset} is past the end{has}"))
+                .at(offset);
         match size.and_then(|size| size.checked_sub(1)) {
             Some(last) => failure.remedy(format!("the last byte is at offset {last}")),
             None => failure,
@@ -132,7 +139,9 @@ impl Source {
             match read(&self.file, &mut scrap[..want]) {
                 Ok(0) => return Err(self.past_end(count, Some(count - left))),
                 Ok(got) => left -= got as u64,
-                Err(error) => return Err(Failure::io(Kind::Source, &self.name, &error).at(count - left)),
+                Err(error) => {
+                    return Err(Failure::io(Kind::Source, &self.name, &error).at(count - left));
+                }
             }
         }
         Ok(())
@@ -186,7 +195,9 @@ fn engine(file: &File, metadata: &Metadata, mapper: Mapper) -> io::Result<Engine
         return match file.read_at(&mut [0], size.saturating_sub(1)) {
             Ok(count) if count > 0 && size == 0 => read("it tells no size"),
             // An error is not the end of an empty file: the reads that follow say what is wrong, or succeed.
-            Err(_) if size == 0 => read("it tells no size, and its first byte cannot be read alone"),
+            Err(_) if size == 0 => {
+                read("it tells no size, and its first byte cannot be read alone")
+            }
             _ => Ok(Engine::Pager { size }),
         };
     }
@@ -273,12 +284,16 @@ impl Bytes<'_> {
         let (count, failure) = match &mut self.way {
             Way::Map { window, end } => match checked(self.source, window, self.at..*end, buffer) {
                 Ok(count) => (count, None),
-                Err((count, error)) => (count, Some(self.source.lost(&error, self.at + count as u64))),
+                Err((count, error)) => {
+                    (count, Some(self.source.lost(&error, self.at + count as u64)))
+                }
             },
             Way::Pager { paging, started, end } => {
                 match paging.copy(self.at as usize..*end as usize, started, buffer) {
                     Ok(count) => (count, None),
-                    Err((count, error)) => (count, Some(self.source.lost(&error, self.at + count as u64))),
+                    Err((count, error)) => {
+                        (count, Some(self.source.lost(&error, self.at + count as u64)))
+                    }
                 }
             }
             Way::Stream { left, must_have } => match read(&self.source.file, buffer) {
@@ -288,7 +303,9 @@ impl Bytes<'_> {
                     *left = left.map(|left| left - count as u64);
                     (count, None)
                 }
-                Err(error) => (0, Some(Failure::io(Kind::Source, &self.source.name, &error).at(self.at))),
+                Err(error) => {
+                    (0, Some(Failure::io(Kind::Source, &self.source.name, &error).at(self.at)))
+                }
             },
         };
         self.at += count as u64;
@@ -337,7 +354,8 @@ fn checked(
 fn map_window(file: &Arc<File>, range: &std::ops::Range<u64>) -> folio::Result<FileMap> {
     let mut length = (range.end - range.start).min(WINDOW) as usize;
     loop {
-        let options = MapOptions::new().offset(range.start).len(length).pattern(Pattern::Sequential);
+        let options =
+            MapOptions::new().offset(range.start).len(length).pattern(Pattern::Sequential);
         match options.map(file) {
             Err(error) if error.errno() == folio::Errno::NOMEM && length > CHUNK => length /= 2,
             result => return result,
@@ -350,11 +368,13 @@ impl Source {
     fn lost(&self, error: &folio::Error, offset: u64) -> Failure {
         let name = &self.name;
         let Some(fault) = error.fault() else {
-            return Failure::new(Kind::Source, format!("{name}: offset {offset}: {error}")).at(offset);
+            return Failure::new(Kind::Source, format!("{name}: offset {offset}: {error}"))
+                .at(offset);
         };
         let offset = fault.file_offset().unwrap_or(offset);
         let failed = |why: &dyn std::fmt::Display| {
-            let message = format!("{name}: the bytes at offset {offset} could not be supplied: {why}");
+            let message =
+                format!("{name}: the bytes at offset {offset} could not be supplied: {why}");
             Failure::new(Kind::Fault, message).at(offset)
         };
         let now = self.file.metadata();
@@ -368,7 +388,8 @@ impl Source {
             );
         }
         if !self.metadata.is_file() {
-            return failed(&"the device cannot read them, or is gone").remedy("see the kernel's log (dmesg)");
+            return failed(&"the device cannot read them, or is gone")
+                .remedy("see the kernel's log (dmesg)");
         }
         let gone = matches!(fault.cause(), FaultCause::PastEnd | FaultCause::Changed)
             || (shorter && self.paging.is_some());
@@ -383,9 +404,11 @@ impl Source {
             Ok(now) if now.len() > offset => "cannot be had as they were",
             _ => "are gone",
         };
-        let now = now.map_or_else(|_| String::new(), |now| format!(" (it has {} bytes now)", now.len()));
-        let message =
-            format!("{name}: truncated while it was printed: the bytes from offset {offset} on {what}{now}");
+        let now =
+            now.map_or_else(|_| String::new(), |now| format!(" (it has {} bytes now)", now.len()));
+        let message = format!(
+            "{name}: truncated while it was printed: the bytes from offset {offset} on {what}{now}"
+        );
         Failure::new(Kind::Fault, message)
             .at(offset)
             .remedy("what was printed is all there was before that offset; print again what the file has now")
@@ -397,7 +420,9 @@ fn read(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         match file.read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(file.as_fd(), PollFlags::IN)?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait(file.as_fd(), PollFlags::IN)?
+            }
             result => return result,
         }
     }

@@ -9,7 +9,11 @@ use std::process::{Command, Output, Stdio};
 
 fn doctor(args: &[&str], features: &str, delivery: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_folio"));
-    command.arg("doctor").args(args).env("FOLIO_FEATURES", features).env("FOLIO_DELIVERY", delivery);
+    command
+        .arg("doctor")
+        .args(args)
+        .env("FOLIO_FEATURES", features)
+        .env("FOLIO_DELIVERY", delivery);
     command.stdin(Stdio::null()).output().expect("folio starts")
 }
 
@@ -46,7 +50,11 @@ fn json_and_the_exit_code_say_whether_the_pager_runs() {
     for capability in report["capabilities"].as_array().unwrap() {
         // An unused feature has a reason and a second way.
         assert_eq!(capability["why_not"].is_string(), capability["used"] == false, "{capability}");
-        assert_eq!(capability["second_way"].is_string(), capability["used"] == false, "{capability}");
+        assert_eq!(
+            capability["second_way"].is_string(),
+            capability["used"] == false,
+            "{capability}"
+        );
     }
 }
 
@@ -59,7 +67,9 @@ fn words_have_a_line_for_each_feature() {
         let state = if capability["used"] == true { "used" } else { "not used" };
         assert!(text.contains(&format!("  {name:<10} {state:<9} ")), "{name}: {text}");
     }
-    for words in ["pager", "kernel", "page size", "faults, read-only", "file I/O", "vm.max_map_count"] {
+    for words in
+        ["pager", "kernel", "page size", "faults, read-only", "file I/O", "vm.max_map_count"]
+    {
         assert!(text.lines().any(|line| line.contains(words)), "{words}: {text}");
     }
 }
@@ -81,7 +91,8 @@ fn a_masked_feature_is_named_with_its_second_way() {
         }
     }
     let text = out(&doctor(&[], "-move", ""));
-    let at = text.lines().position(|line| line.starts_with("  move       not used  ")).expect("a line");
+    let at =
+        text.lines().position(|line| line.starts_with("  move       not used  ")).expect("a line");
     assert!(text.lines().nth(at + 1).unwrap().contains("why: "), "{text}");
     assert!(text.lines().nth(at + 2).unwrap().contains("instead: "), "{text}");
 }
@@ -91,7 +102,8 @@ fn a_delivery_that_is_not_the_best_says_why_not_the_better_ones() {
     let output = doctor(&["--json"], "", "signal");
     let report = json(&output);
     assert_eq!(report["delivery"], "signal");
-    let names: Vec<_> = report["better"].as_array().unwrap().iter().map(|better| &better["name"]).collect();
+    let names: Vec<_> =
+        report["better"].as_array().unwrap().iter().map(|better| &better["name"]).collect();
     assert_eq!(names, ["syscall", "device", "user-mode-only"]);
     for better in report["better"].as_array().unwrap() {
         assert!(!better["why_not"].as_str().unwrap().is_empty(), "{better}");
@@ -107,7 +119,9 @@ fn a_delivery_that_is_not_the_best_says_why_not_the_better_ones() {
 fn an_unknown_word_is_an_error_that_lists_the_known_ones() {
     let output = doctor(&[], "", "nonsense");
     assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
-    for words in ["FOLIO_DELIVERY", "nonsense", "uffd", "syscall", "device", "user-mode-only", "signal"] {
+    for words in
+        ["FOLIO_DELIVERY", "nonsense", "uffd", "syscall", "device", "user-mode-only", "signal"]
+    {
         assert!(err(&output).contains(words), "{words}: {}", err(&output));
     }
     let output = doctor(&["--json"], "-mov", "");

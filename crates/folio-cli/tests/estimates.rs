@@ -11,7 +11,8 @@ use skip::skip;
 use std::process::{Command, Stdio};
 
 fn prints_only_its_bytes(direct_io: bool) {
-    let served = Served { bytes: b"12345".to_vec(), direct_io, said_size: Some(4096), ..Served::default() };
+    let served =
+        Served { bytes: b"12345".to_vec(), direct_io, said_size: Some(4096), ..Served::default() };
     let server = match FuseServer::start(served) {
         Ok(server) => server,
         Err(why) => return skip(&why),

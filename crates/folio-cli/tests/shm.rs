@@ -65,7 +65,10 @@ fn a_segment_in_use_is_listed_with_its_users_and_not_removed() {
     let remove = folio(dir.path(), &["rm", "idle", "used", "none"]);
     assert_eq!(remove.status.code(), Some(1));
     let said = err(&remove);
-    assert!(said.contains(&std::process::id().to_string()) && said.contains("no such segment"), "{said}");
+    assert!(
+        said.contains(&std::process::id().to_string()) && said.contains("no such segment"),
+        "{said}"
+    );
     let answer = folio(dir.path(), &["rm", "--json", "used"]);
     assert_eq!(answer.status.code(), Some(1));
     assert_eq!(json(&answer)["failed"][0]["name"], "used");
@@ -89,7 +92,10 @@ fn leavings_of_killed_programs_are_collected() {
     assert!(out(&dry).starts_with("would remove .folio.half"), "{}", out(&dry));
     assert!(temporary.exists());
     let answer = json(&folio(dir.path(), &["gc", "--json"]));
-    assert_eq!((&answer["dry_run"], answer["removed"].as_array().unwrap().len()), (&false.into(), 1));
+    assert_eq!(
+        (&answer["dry_run"], answer["removed"].as_array().unwrap().len()),
+        (&false.into(), 1)
+    );
     let left: Vec<_> =
         std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["folio.idle"]);
@@ -107,7 +113,8 @@ fn bells_are_listed_and_those_of_the_dead_are_collected() {
     receiver.poll_fd().unwrap();
     let mut id = [0; 8];
     file.read_exact_at(&mut id, 32).unwrap();
-    let dead = format!(".folio.bell-{:016x}-00000bad00000001-0000000000000002", u64::from_ne_bytes(id));
+    let dead =
+        format!(".folio.bell-{:016x}-00000bad00000001-0000000000000002", u64::from_ne_bytes(id));
     assert!(Command::new("mkfifo").arg(dir.path().join(&dead)).status().unwrap().success());
 
     let list = json(&folio(dir.path(), &["ls", "--json"]));
@@ -118,12 +125,16 @@ fn bells_are_listed_and_those_of_the_dead_are_collected() {
     let bells: Vec<_> = list.iter().filter(|entry| entry["role"] == "bell").collect();
     assert!(list.len() == 3 && bells.len() == 2 && bells.iter().all(|bell| bell["of"] == "orders"));
     let (living, left) = if bells[0]["name"] == dead.as_str() { (1, 0) } else { (0, 1) };
-    assert_eq!((&bells[living]["state"], &bells[left]["state"]), (&"in use".into(), &"leftover".into()));
+    assert_eq!(
+        (&bells[living]["state"], &bells[left]["state"]),
+        (&"in use".into(), &"leftover".into())
+    );
     assert_eq!(bells[living]["users"], serde_json::json!([std::process::id()]));
     let text = out(&folio(dir.path(), &["ls"]));
     assert_eq!(text.matches("bell of orders").count(), 2, "{text}");
     assert!(
-        text.lines().any(|line| line.starts_with("orders ") && line.ends_with("  channel of one sender")),
+        text.lines()
+            .any(|line| line.starts_with("orders ") && line.ends_with("  channel of one sender")),
         "{text}"
     );
 
@@ -150,7 +161,11 @@ fn names_and_directories_that_are_none_are_said_to_be_none() {
     ];
     for (name, why) in cases {
         let output = folio(dir.path(), &["rm", name]);
-        assert!(output.status.code() == Some(1) && err(&output).contains(why), "{name}: {}", err(&output));
+        assert!(
+            output.status.code() == Some(1) && err(&output).contains(why),
+            "{name}: {}",
+            err(&output)
+        );
         let report = json(&folio(dir.path(), &["rm", name, "--json"]));
         assert_eq!(
             (&report["failed"][0]["name"], report["removed"].as_array().unwrap().len()),
@@ -180,7 +195,10 @@ fn help_has_examples_and_exit_codes_and_bad_usage_is_2() {
     for args in [&["-h"][..], &["ls", "--help"], &["rm", "-h"], &["gc", "-h"]] {
         let help = folio(dir.path(), args);
         let text = out(&help);
-        assert!(help.status.success() && text.contains("Exit codes") && text.contains("Examples"), "{text}");
+        assert!(
+            help.status.success() && text.contains("Exit codes") && text.contains("Examples"),
+            "{text}"
+        );
     }
     for args in [&["rm"][..], &["gc", "board"], &["ls", "-x"]] {
         assert_eq!(folio(dir.path(), args).status.code(), Some(2), "{args:?}");
@@ -200,7 +218,11 @@ fn names_that_are_no_utf_8_are_listed_whole_and_removed() {
             None => assert_eq!(list[0]["name_bytes"], serde_json::json!(name.as_bytes())),
         }
         let mut remove = Command::new(env!("CARGO_BIN_EXE_folio"));
-        remove.args(["shm", "rm", "--json"]).arg(name).env("FOLIO_SHM_DIR", dir.path()).stdin(Stdio::null());
+        remove
+            .args(["shm", "rm", "--json"])
+            .arg(name)
+            .env("FOLIO_SHM_DIR", dir.path())
+            .stdin(Stdio::null());
         let output = remove.output().unwrap();
         assert!(output.status.success(), "{}", err(&output));
         let expected = name.to_str().map_or(serde_json::json!(name.as_bytes()), Value::from);

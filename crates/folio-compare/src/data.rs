@@ -134,7 +134,8 @@ impl Data {
     pub(crate) fn read_ahead_kb(&self) -> Option<u64> {
         let device = self.file.metadata().ok()?.dev();
         let (major, minor) = (libc::major(device), libc::minor(device));
-        let text = std::fs::read_to_string(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb")).ok()?;
+        let text = std::fs::read_to_string(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"))
+            .ok()?;
         text.trim().parse().ok()
     }
 }
@@ -181,7 +182,11 @@ pub(crate) fn directory(asked: Option<&Path>, room: u64) -> Result<PathBuf> {
             Err(error) => reasons.push(format!("\n  {error:#}")),
         }
     }
-    bail!("no place for a test file of {} MiB; name one with --dir:{}", room >> 20, reasons.concat())
+    bail!(
+        "no place for a test file of {} MiB; name one with --dir:{}",
+        room >> 20,
+        reasons.concat()
+    )
 }
 
 fn fits(dir: &Path, room: u64) -> Result<()> {
@@ -221,7 +226,8 @@ pub(crate) mod plain {
             let fd: BorrowedFd<'_> = file.as_fd();
             let (prot, flags) = (libc::PROT_READ, libc::MAP_SHARED);
             // SAFETY: a new map, without FIXED.
-            let start = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, fd.as_raw_fd(), 0) };
+            let start =
+                unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, fd.as_raw_fd(), 0) };
             ensure!(start != libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
             Ok(Self { start: start.cast(), len })
         }

@@ -89,7 +89,9 @@ impl Options {
 fn main() -> Result<()> {
     let style = |options: &Options| if options.json { Style::Json } else { Style::Table };
     match Command::parse().suite {
-        Suite::Kernel(options) => kernel::run(&options, &mut Report::new("kernel", style(&options))),
+        Suite::Kernel(options) => {
+            kernel::run(&options, &mut Report::new("kernel", style(&options)))
+        }
         Suite::Pager(options) => pager::run(&options, &mut Report::new("pager", style(&options))),
         Suite::Ipc(options) => ipc::run(&options, &mut Report::new("ipc", style(&options))),
         Suite::Party { job } => ipc::pair::serve(&job),

@@ -29,7 +29,10 @@ pub(crate) struct Side<'a> {
 }
 
 impl<'a> Side<'a> {
-    pub(crate) fn new<C: Into<Cost>>(name: &'static str, mut sample: impl FnMut() -> Result<C> + 'a) -> Self {
+    pub(crate) fn new<C: Into<Cost>>(
+        name: &'static str,
+        mut sample: impl FnMut() -> Result<C> + 'a,
+    ) -> Self {
         Self { name, sample: Box::new(move || sample().map(Into::into)) }
     }
 }
@@ -189,7 +192,10 @@ mod tests {
         let rounds = Rounds { names: vec!["folio", "peer"], costs };
         assert_eq!(rounds.compare("folio", "peer").ratio.to_string(), "0.5");
         let tails = rounds.compare_part("folio", "peer", Part::Tail);
-        assert_eq!((tails.folio.to_string(), tails.ratio.to_string()), ("9".to_owned(), "3".to_owned()));
+        assert_eq!(
+            (tails.folio.to_string(), tails.ratio.to_string()),
+            ("9".to_owned(), "3".to_owned())
+        );
     }
 
     #[test]

@@ -25,7 +25,16 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) const fn new(case: &'static str, peer: &'static str) -> Self {
-        Self { case, folio: FOLIO, peer, goal: None, note: None, among: &[], beside: Vec::new(), tail: None }
+        Self {
+            case,
+            folio: FOLIO,
+            peer,
+            goal: None,
+            note: None,
+            among: &[],
+            beside: Vec::new(),
+            tail: None,
+        }
     }
 
     pub(crate) const fn goal(mut self, ratio: f64) -> Self {
@@ -82,8 +91,11 @@ impl<'a> Group<'a> {
             let peer = best.unwrap_or(pair.peer);
             let mut notes: Vec<String> = pair.note.clone().into_iter().collect();
             if best.is_some() {
-                let costs: Vec<String> =
-                    pair.among.iter().map(|side| format!("{side} {:.2}", rounds.cost(side))).collect();
+                let costs: Vec<String> = pair
+                    .among
+                    .iter()
+                    .map(|side| format!("{side} {:.2}", rounds.cost(side)))
+                    .collect();
                 notes.push(format!("the best of {}", costs.join(", ")));
             }
             notes.extend(pair.beside.iter().map(|(side, called)| {
@@ -102,7 +114,14 @@ impl<'a> Group<'a> {
             });
             if let Some(case) = pair.tail {
                 let found = rounds.compare_part(pair.folio, peer, Part::Tail);
-                report.line(&Line { case, peer: pair.peer, unit: self.unit, goal: None, notes: &[], found });
+                report.line(&Line {
+                    case,
+                    peer: pair.peer,
+                    unit: self.unit,
+                    goal: None,
+                    notes: &[],
+                    found,
+                });
             }
         }
     }

@@ -28,9 +28,13 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
         }
     };
     check_layout(input)?;
-    let fields: Vec<_> = fields.iter().enumerate().map(|(index, field)| describe(index, field)).collect();
+    let fields: Vec<_> =
+        fields.iter().enumerate().map(|(index, field)| describe(index, field)).collect();
     if fields.is_empty() {
-        return Err(Error::new(name.span(), "there is nothing to share in a struct without fields"));
+        return Err(Error::new(
+            name.span(),
+            "there is nothing to share in a struct without fields",
+        ));
     }
     let generics = &input.generics;
     let (impl_generics, type_generics, _) = generics.split_for_impl();
@@ -92,7 +96,9 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
         wheres
     };
     let mut plain = if_all(&quote!(::folio::shm::Plain));
-    plain.predicates.push(syn::parse_quote!(for<'late> #name #type_generics: ::folio::shm::derive::Copy));
+    plain
+        .predicates
+        .push(syn::parse_quote!(for<'late> #name #type_generics: ::folio::shm::derive::Copy));
     let in_place = if_all(&quote!(::folio::shm::InPlace));
     let each_is_plain = each_is(&fields, &quote!(::folio::shm::Plain));
     let each_is_in_place = each_is(&fields, &quote!(::folio::shm::InPlace));
@@ -133,8 +139,10 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
 fn each_is(fields: &[Described<'_>], of: &TokenStream) -> TokenStream {
     let parts: Vec<_> = (0..fields.len()).map(|index| format_ident!("__part_{index}")).collect();
     let members = fields.iter().map(|field| &field.member);
-    let checks =
-        fields.iter().zip(&parts).map(|(Described { span, .. }, part)| quote_spanned!(*span=> __is(#part);));
+    let checks = fields
+        .iter()
+        .zip(&parts)
+        .map(|(Described { span, .. }, part)| quote_spanned!(*span=> __is(#part);));
     quote! {
         fn __is<F: #of>(_: &F) {}
         let Self { #(#members: #parts),* } = whole;
@@ -167,7 +175,9 @@ fn check_layout(input: &DeriveInput) -> syn::Result<()> {
             // `r#packed` is the same word. (What an attribute macro adds, `Fingerprint::of_struct` sees by the layout.)
             let word = meta.path.get_ident().map(|ident| ident.unraw().to_string());
             if word.as_deref() == Some("packed") {
-                return Err(meta.error("a packed struct cannot be shared: its fields would not be aligned"));
+                return Err(
+                    meta.error("a packed struct cannot be shared: its fields would not be aligned")
+                );
             }
             written |= matches!(word.as_deref(), Some("C" | "transparent"));
             if meta.input.peek(syn::token::Paren) {

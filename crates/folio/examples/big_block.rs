@@ -39,7 +39,8 @@ fn run() -> Result<(), Box<dyn Error>> {
 /// Prints what `/proc/self/status` says is resident, in all and of anonymous memory.
 fn report(when: &str) -> Result<(), Box<dyn Error>> {
     let status = fs::read_to_string("/proc/self/status")?;
-    let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("?").trim();
+    let field =
+        |name| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("?").trim();
     println!("{when:<8} VmRSS {:>12}  RssAnon {:>12}", field("VmRSS:"), field("RssAnon:"));
     Ok(())
 }

@@ -25,7 +25,9 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = env::args().skip(1).collect();
-    let [device, png] = args.as_slice() else { return Err("usage: frame_buffer DEVICE PNG".into()) };
+    let [device, png] = args.as_slice() else {
+        return Err("usage: frame_buffer DEVICE PNG".into());
+    };
     let screen = match OpenOptions::new().read(true).write(true).open(device) {
         Ok(file) => Screen::of(&file).map_err(|error| format!("{device}: {error}"))?,
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -97,7 +99,9 @@ impl Screen {
         let [width, height, _, _, left, top, bits, ..] = variable.map(|word| word as usize);
         let depth = bits / 8;
         if fixed.visual != TRUE_COLOR || !(2..=4).contains(&depth) {
-            return Err(format!("{bits} bits a pixel, visual {}: not drawn here", fixed.visual).into());
+            return Err(
+                format!("{bits} bits a pixel, visual {}: not drawn here", fixed.visual).into()
+            );
         }
         // The map starts on the page that holds the first byte.
         let lead = fixed.smem_start as usize % PageSize::system().bytes();
@@ -119,7 +123,15 @@ impl Screen {
     fn in_memory(width: usize, height: usize) -> folio::Result<Self> {
         let (depth, stride) = (4, 4 * width);
         let memory = Memory::Plain(SharedMem::anonymous(stride * height)?);
-        Ok(Self { memory, width, height, start: 0, stride, depth, channels: [(16, 8), (8, 8), (0, 8)] })
+        Ok(Self {
+            memory,
+            width,
+            height,
+            start: 0,
+            stride,
+            depth,
+            channels: [(16, 8), (8, 8), (0, 8)],
+        })
     }
 
     /// Draws a picture, whose colours are given for 0..1 from left to right and from top to bottom.
@@ -162,7 +174,8 @@ impl Screen {
             }
         }
         let file = File::create(path).map_err(|error| format!("{path}: {error}"))?;
-        let mut encoder = png::Encoder::new(BufWriter::new(file), self.width as u32, self.height as u32);
+        let mut encoder =
+            png::Encoder::new(BufWriter::new(file), self.width as u32, self.height as u32);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
         encoder.write_header()?.write_image_data(&rgb)?;

@@ -28,7 +28,9 @@ fn run() -> Result<(), Box<dyn Error>> {
     let file = File::open(path).map_err(|error| format!("{path}: {error}"))?;
     let size = file.metadata()?.len();
     if offset >= size {
-        return Err(format!("{path}: offset {offset} is past the end of the file ({size} bytes)").into());
+        return Err(
+            format!("{path}: offset {offset} is past the end of the file ({size} bytes)").into()
+        );
     }
     let length = length.unwrap_or(u64::MAX).min(size - offset);
     // The offset need not be a page multiple: folio maps from the page below and shows the bytes from here.

@@ -28,7 +28,9 @@ fn run() -> Result<(), Box<dyn Error>> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [path, "write"] => write(&Log::open_or_create_file(path, SIZE)?),
         [path, "read"] => read(&Log::open_or_create_file(path, SIZE)?, Start::Oldest),
-        [path, "read", from] => read(&Log::open_or_create_file(path, SIZE)?, Start::At(from.parse()?)),
+        [path, "read", from] => {
+            read(&Log::open_or_create_file(path, SIZE)?, Start::At(from.parse()?))
+        }
         _ => Err("usage: shm_log FILE write|read [FROM]".into()),
     }
 }

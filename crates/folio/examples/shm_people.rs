@@ -73,7 +73,10 @@ fn read(name: &str) -> Result<(), Box<dyn Error>> {
 
 /// It is for a writer to write them again; whoever only reads leaves them as they are.
 fn half(torn: &Torn<'_, [Person; 10], People>) -> Box<dyn Error> {
-    let written =
-        torn.shared_ref().iter().filter(|person| person.load().is_ok_and(|person| person.age != 0)).count();
+    let written = torn
+        .shared_ref()
+        .iter()
+        .filter(|person| person.load().is_ok_and(|person| person.age != 0))
+        .count();
     format!("the writer was killed when it had written {written} of 10").into()
 }

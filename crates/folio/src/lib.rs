@@ -107,13 +107,14 @@ pub use advice::{Advice, Discard, Pattern, UncheckedAdvice};
 pub use error::{CallError, ConversionError, Errno, Error, Fault, FaultCause, Result, Subject};
 pub use flags::{HugePage, MapFlags};
 pub use map::{
-    Anon, Atom, Device, FileAccess, FileMap, FileMapMut, FileMapPrivate, MapFile, MapOptions, MappedFile,
-    Private, ReadOnly, ReadWrite, Register, Sealed, SharedMem, Stable, StableMut, WriteAccess,
+    Anon, Atom, Device, FileAccess, FileMap, FileMapMut, FileMapPrivate, MapFile, MapOptions,
+    MappedFile, Private, ReadOnly, ReadWrite, Register, Sealed, SharedMem, Stable, StableMut,
+    WriteAccess,
 };
 pub use page::PageSize;
 pub use pager::{
-    Builder as PagerBuilder, Capability, Delivery, Paged, PagedMut, PagedShared, Pager, Pinned, PinnedMut,
-    PinnedShared, Report as PagerReport, Stats as PagerStats, WorkingSet,
+    Builder as PagerBuilder, Capability, Delivery, Paged, PagedMut, PagedShared, Pager, Pinned,
+    PinnedMut, PinnedShared, Report as PagerReport, Stats as PagerStats, WorkingSet,
 };
 pub use prot::Prot;
 pub use region::{Fork, Populate, Region, Reservation, Resize, WriteBack};

@@ -68,14 +68,19 @@ impl PageSize {
     ///
     /// For what would destroy or change a neighbouring byte: unmapping, protecting, discarding. `Err` holds the
     /// nearest range inside and the nearest outside, for the message.
-    pub(crate) fn exact(self, range: Range<usize>, limit: usize) -> Result<Range<usize>, Misaligned> {
+    pub(crate) fn exact(
+        self,
+        range: Range<usize>,
+        limit: usize,
+    ) -> Result<Range<usize>, Misaligned> {
         if self.divides(range.start) && self.divides(range.end) {
             return Ok(range);
         }
         let start = self.ceil(range.start).unwrap_or(limit).min(limit);
         let inner = start..self.floor(range.end).max(start);
         // An empty range inside a page is held by that page, and so is not `outward`'s.
-        let outer = self.floor(range.start)..self.ceil(range.end).map_or(limit, |end| end.min(limit));
+        let outer =
+            self.floor(range.start)..self.ceil(range.end).map_or(limit, |end| end.min(limit));
         Err(Misaligned { page: self, outer, inner })
     }
 

@@ -47,7 +47,8 @@ pub unsafe fn mmap(
                 name.map_or_else(|_| format!("descriptor {fd}"), |name| name.display().to_string()),
             )
         };
-        let mut subject = object.with_range(offset.cast_unsigned(), length).with_prot(prot).with_flags(flags);
+        let mut subject =
+            object.with_range(offset.cast_unsigned(), length).with_prot(prot).with_flags(flags);
         subject.address = (!addr.is_null()).then_some(addr as usize);
         if !flags.contains(MapFlags::ANONYMOUS) && fd >= 0 {
             // SAFETY: borrowed for the question only; of a closed descriptor the answer is none.
@@ -82,7 +83,12 @@ fn explained(
 /// Nothing may use the range any more.
 pub unsafe fn munmap(addr: *mut u8, length: usize) -> Result<()> {
     // SAFETY: as the caller promised.
-    unsafe { sys::mm::munmap(addr, length) }.map_err(explained("munmap", addr, length, String::new()))
+    unsafe { sys::mm::munmap(addr, length) }.map_err(explained(
+        "munmap",
+        addr,
+        length,
+        String::new(),
+    ))
 }
 
 /// mprotect(2): sets the protection of all pages that hold a byte of the range.
@@ -115,12 +121,22 @@ pub unsafe fn mprotect(addr: *mut u8, length: usize, prot: Prot) -> Result<()> {
 /// # Safety
 ///
 /// Nothing may go on using what goes away: the old range if it moves or shrinks, and what MREMAP_FIXED replaces.
-pub unsafe fn mremap(addr: *mut u8, old: usize, new: usize, flags: i32, target: *mut u8) -> Result<*mut u8> {
+pub unsafe fn mremap(
+    addr: *mut u8,
+    old: usize,
+    new: usize,
+    flags: i32,
+    target: *mut u8,
+) -> Result<*mut u8> {
     // SAFETY: as the caller promised.
     unsafe { sys::mm::mremap(addr, old, new, flags, target) }.map_err(|errno| {
         let subject = Subject::mapped_at(addr as usize).with_length(old).with_new_length(new);
         let subject = subject.with_move(flags & libc::MREMAP_MAYMOVE != 0);
-        Error::kernel("mremap", errno, subject.with_detail(format!("to length {new}, flags {flags:#x}")))
+        Error::kernel(
+            "mremap",
+            errno,
+            subject.with_detail(format!("to length {new}, flags {flags:#x}")),
+        )
     })
 }
 
@@ -130,7 +146,12 @@ pub unsafe fn mremap(addr: *mut u8, old: usize, new: usize, flags: i32, target: 
 ///
 /// EBUSY, EINVAL, EIO, ENOMEM.
 pub fn msync(addr: *mut u8, length: usize, flags: i32) -> Result<()> {
-    sys::mm::msync(addr, length, flags).map_err(explained("msync", addr, length, format!("flags {flags:#x}")))
+    sys::mm::msync(addr, length, flags).map_err(explained(
+        "msync",
+        addr,
+        length,
+        format!("flags {flags:#x}"),
+    ))
 }
 
 /// madvise(2) with any number: see [`Advice`](crate::Advice), [`Discard`](crate::Discard) and

@@ -94,7 +94,11 @@ impl Residency {
 
     /// The residency of the pages of a region that hold a byte of `range`. `file` says who may know, if the handle knows
     /// it; else the area is looked up.
-    pub(crate) fn of(region: &Region, range: Range<usize>, file: Option<BorrowedFd<'_>>) -> Result<Self> {
+    pub(crate) fn of(
+        region: &Region,
+        range: Range<usize>,
+        file: Option<BorrowedFd<'_>>,
+    ) -> Result<Self> {
         region.check_present("mincore", &range)?;
         let page = PageSize::system();
         let pages = page.outward(range, region.len());
@@ -146,8 +150,10 @@ impl Region {
 /// The kernel's own rule (`can_do_mincore`): anonymous memory, own files, files that may be written to.
 fn may_know(address: usize, file: Option<BorrowedFd<'_>>) -> bool {
     if let Some(fd) = file {
-        let own = |owner| owner == rustix::process::geteuid().as_raw() || sys::process::owns_every_file();
-        return sys::file::status(fd).is_ok_and(|status| own(status.owner)) || sys::file::may_write(fd);
+        let own =
+            |owner| owner == rustix::process::geteuid().as_raw() || sys::process::owns_every_file();
+        return sys::file::status(fd).is_ok_and(|status| own(status.owner))
+            || sys::file::may_write(fd);
     }
     let Some(area) = sys::process::vma_at(address) else { return false };
     if area.inode == 0 {
@@ -156,7 +162,8 @@ fn may_know(address: usize, file: Option<BorrowedFd<'_>>) -> bool {
     // The descriptor may be closed; the file is found by its name, if that still names it. By now a pipe or a device may
     // lie there, so it is not opened: O_PATH finds it only. (On Btrfs fstat(2) gives another device than the list of
     // areas does; what is not sure is not told.)
-    let same = |status: sys::file::Status| (status.device, status.inode) == (area.device, area.inode);
+    let same =
+        |status: sys::file::Status| (status.device, status.inode) == (area.device, area.inode);
     let file = area
         .object
         .and_then(|path| sys::file::find(&path).ok())

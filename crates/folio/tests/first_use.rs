@@ -44,7 +44,11 @@ fn forked_meanwhile(rounds: u32, first: impl Fn() + Sync, then: impl Fn() -> boo
                         unsafe { libc::_exit(i32::from(!is_well)) };
                     }
                     child => {
-                        assert_eq!(wait(child), End::Exited(0), "round {round}: it fails, or waits for ever");
+                        assert_eq!(
+                            wait(child),
+                            End::Exited(0),
+                            "round {round}: it fails, or waits for ever"
+                        );
                     }
                 }
             });
@@ -58,7 +62,11 @@ fn a_child_forked_during_another_threads_first_use_can_use_folio() {
     // One that has a segment already, and waits there for the first time.
     let segment = Segment::<Event>::anonymous().unwrap();
     let soon = Wait::new().timeout(Duration::from_millis(5));
-    forked_meanwhile(100, || assert!(segment.shared_ref().wait_with(soon).is_ok_and(|set| !set)), || true);
+    forked_meanwhile(
+        100,
+        || assert!(segment.shared_ref().wait_with(soon).is_ok_and(|set| !set)),
+        || true,
+    );
 }
 
 /// Whether a process that made a segment and ended has left its name to the next one, while a child

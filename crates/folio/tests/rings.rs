@@ -304,7 +304,10 @@ fn a_producer_killed_at_any_store_leaves_whole_messages() {
                 }
             }
             assert!(queue.is_empty(), "a message that was sent is not there");
-            assert!(seen.is_empty() || unsure == seen, "{seen:?} is neither nothing nor {unsure:?}");
+            assert!(
+                seen.is_empty() || unsure == seen,
+                "{seen:?} is neither nothing nor {unsure:?}"
+            );
         }
     });
 }
@@ -463,7 +466,8 @@ fn a_log_keeps_its_newest_entries_for_every_reader() {
                     });
                 }
                 4 => {
-                    let trust = if random.below_u64(2) == 0 { Trust::Memory } else { Trust::Nothing };
+                    let trust =
+                        if random.below_u64(2) == 0 { Trust::Memory } else { Trust::Nothing };
                     writer = open_writer(&memory, trust).unwrap();
                     assert_eq!(writer.seq(), all.len() as u64);
                 }
@@ -553,7 +557,11 @@ fn after_a_crash_any_pages_may_be_old_and_the_log_goes_on_with_new_numbers() {
             let mut before = lasting;
             for _ in 0..=random.below_u64(60) {
                 // Entries of one length, a page each, lie where others lay before the last crash.
-                let len = if equal { 40 } else { random.below_u64(entries::limit(CAPACITY) + 1) as usize };
+                let len = if equal {
+                    40
+                } else {
+                    random.below_u64(entries::limit(CAPACITY) + 1) as usize
+                };
                 let bytes = random.bytes(len);
                 all.insert(append(&memory, &mut writer, &bytes), bytes);
                 if random.below_u64(8) == 0 {
@@ -822,7 +830,8 @@ fn garbage_in_a_log_is_an_error_or_an_entry_but_never_outside() {
                     _ => {}
                 },
                 4 => {
-                    let trust = if random.below_u64(2) == 0 { Trust::Memory } else { Trust::Nothing };
+                    let trust =
+                        if random.below_u64(2) == 0 { Trust::Memory } else { Trust::Nothing };
                     if let Ok(fresh) = open_writer(&memory, trust) {
                         writer = fresh;
                     }

@@ -4,8 +4,8 @@ mod common;
 
 use common::{disk_dir, memory_dir, skip};
 use folio::source::{
-    Blocking, Direct, FlushRequest, Function, LocalFile, Memory, ReadAt, ReadRequest, Source, Version,
-    WritableMemory, WriteRequest, Zeros,
+    Blocking, Direct, FlushRequest, Function, LocalFile, Memory, ReadAt, ReadRequest, Source,
+    Version, WritableMemory, WriteRequest, Zeros,
 };
 use std::fs::{self, File};
 use std::io;
@@ -86,7 +86,10 @@ fn ends_short(source: &impl Source, bytes: &[u8]) {
     for offset in [len as u64, len as u64 + 1, 1 << 40, u64::MAX >> 1] {
         let (_, result) = read(source, offset, 4_096);
         // An offset that no file can have may be an error instead.
-        assert!(result.as_ref().map_or(offset > len as u64 + 1, |&count| count == 0), "{offset}: {result:?}");
+        assert!(
+            result.as_ref().map_or(offset > len as u64 + 1, |&count| count == 0),
+            "{offset}: {result:?}"
+        );
     }
 }
 
@@ -96,7 +99,8 @@ fn ends_short(source: &impl Source, bytes: &[u8]) {
 fn memory_is_read_at_any_offset_and_ends_short() {
     let bytes = pattern(200_777);
     let shared: Arc<[u8]> = bytes.clone().into();
-    for source in [Memory::from(bytes.clone()), Memory::from(bytes.clone().into_boxed_slice()), shared.into()]
+    for source in
+        [Memory::from(bytes.clone()), Memory::from(bytes.clone().into_boxed_slice()), shared.into()]
     {
         reads_anywhere(&source, &bytes);
         ends_short(&source, &bytes);
@@ -185,7 +189,11 @@ fn a_function_makes_bytes_at_any_offset_and_ends_short() {
 #[test]
 fn a_function_is_never_asked_past_its_end() {
     let source = Function::new("checks", 10_000, |offset, buffer: &mut [u8]| {
-        assert!(!buffer.is_empty() && offset + buffer.len() as u64 <= 10_000, "{} at {offset}", buffer.len());
+        assert!(
+            !buffer.is_empty() && offset + buffer.len() as u64 <= 10_000,
+            "{} at {offset}",
+            buffer.len()
+        );
         Ok(())
     });
     assert_eq!(read(&source, 9_000, 4_096).1.unwrap(), 1_000);
@@ -241,13 +249,20 @@ fn a_slow_function_holds_up_no_other_request() {
     for _ in 0..4 {
         assert_eq!(receive.recv_timeout(PATIENCE).unwrap(), (1, 4_096));
     }
-    assert!(start.elapsed() < Duration::from_millis(1_100), "one after the other: {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_millis(1_100),
+        "one after the other: {:?}",
+        start.elapsed()
+    );
 }
 
 #[test]
 fn a_function_has_the_options_that_it_states() {
     let source = offsets(100).block(5_000).deadline(Duration::from_secs(2));
-    assert_eq!((Source::block(&source), Source::deadline(&source)), (8_192, Duration::from_secs(2)));
+    assert_eq!(
+        (Source::block(&source), Source::deadline(&source)),
+        (8_192, Duration::from_secs(2))
+    );
     assert_eq!((source.name().as_str(), Source::block(&offsets(1))), ("offsets", 4_096));
 }
 
@@ -257,9 +272,13 @@ fn a_function_has_the_options_that_it_states() {
 fn a_request_that_is_dropped_has_failed() {
     let (send, receive) = mpsc::channel();
     let kept = send.clone();
-    drop(ReadRequest::into_buffer(0, vec![0; 10].into(), move |_, result| kept.send(result).unwrap()));
+    drop(ReadRequest::into_buffer(0, vec![0; 10].into(), move |_, result| {
+        kept.send(result).unwrap()
+    }));
     let kept = send.clone();
-    drop(WriteRequest::of_buffer(0, vec![0; 10].into(), move |_, result| kept.send(result).unwrap()));
+    drop(WriteRequest::of_buffer(0, vec![0; 10].into(), move |_, result| {
+        kept.send(result).unwrap()
+    }));
     drop(FlushRequest::then(move |result| send.send(result.map(|()| 0)).unwrap()));
     for _ in 0..3 {
         let error = receive.try_recv().unwrap().unwrap_err();
@@ -307,7 +326,8 @@ impl ReadAt for Dribble {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let rest = usize::try_from(offset).ok().and_then(|offset| self.0.get(offset..)).unwrap_or(&[]);
+        let rest =
+            usize::try_from(offset).ok().and_then(|offset| self.0.get(offset..)).unwrap_or(&[]);
         let count = rest.len().min(buffer.len()).min(777);
         buffer[..count].copy_from_slice(&rest[..count]);
         Ok(count)
@@ -402,7 +422,10 @@ impl ReadAt for Interrupted {
 
 #[test]
 fn a_reader_that_is_interrupted_is_read_on() {
-    assert_eq!(whole(&Blocking::new("interrupted", Interrupted(AtomicUsize::new(0))), 0, 50), [4; 50]);
+    assert_eq!(
+        whole(&Blocking::new("interrupted", Interrupted(AtomicUsize::new(0))), 0, 50),
+        [4; 50]
+    );
 }
 
 // Local files.
@@ -458,10 +481,17 @@ fn writes_anywhere_in_a_file_are_seen_by_every_reader_and_never_make_it_longer()
         for (source, how) in files(dir.path(), len).into_iter().skip(1) {
             let mut want = pattern(len);
             fs::write(dir.path().join("file"), &want).unwrap();
-            for (round, (offset, count)) in
-                [(0, len), (0, 4_096), (1, 10), (4_000, 4_000), (4_096, len - 4_096), (len - 1, 1), (0, len)]
-                    .into_iter()
-                    .enumerate()
+            for (round, (offset, count)) in [
+                (0, len),
+                (0, 4_096),
+                (1, 10),
+                (4_000, 4_000),
+                (4_096, len - 4_096),
+                (len - 1, 1),
+                (0, len),
+            ]
+            .into_iter()
+            .enumerate()
             {
                 let bytes = vec![round as u8 + 100; count];
                 write(&source, offset as u64, &bytes).unwrap();
@@ -470,7 +500,10 @@ fn writes_anywhere_in_a_file_are_seen_by_every_reader_and_never_make_it_longer()
                     fs::read(dir.path().join("file")).unwrap() == want,
                     "{how}: {count} at {offset} of {len}"
                 );
-                assert!(whole(&source, 0, len) == want, "{how}: {count} at {offset} of {len}, read back");
+                assert!(
+                    whole(&source, 0, len) == want,
+                    "{how}: {count} at {offset} of {len}, read back"
+                );
             }
             flush(&source).unwrap();
         }
@@ -512,7 +545,12 @@ fn a_files_version_changes_when_it_is_written_or_resized() {
         write(&source, 0, &[1; 4_096]).unwrap();
         versions.push(source.version().unwrap());
         tick();
-        File::options().write(true).open(dir.path().join("file")).unwrap().write_all_at(&[2], 0).unwrap();
+        File::options()
+            .write(true)
+            .open(dir.path().join("file"))
+            .unwrap()
+            .write_all_at(&[2], 0)
+            .unwrap();
         versions.push(source.version().unwrap());
         tick();
         source.resize(20_000).unwrap();
@@ -541,7 +579,10 @@ fn a_shared_source_has_an_identity_and_others_have_none() {
     let source = Arc::new(WritableMemory::new(vec![1]));
     assert_eq!(Source::identity(&source), Source::identity(&Arc::clone(&source)));
     assert!(Source::identity(&source).is_some());
-    assert_ne!(Source::identity(&source), Source::identity(&Arc::new(WritableMemory::new(vec![1]))));
+    assert_ne!(
+        Source::identity(&source),
+        Source::identity(&Arc::new(WritableMemory::new(vec![1])))
+    );
     assert_eq!(Zeros::new(1).identity(), None);
     assert_eq!(Memory::from(vec![1]).identity(), None);
 }
@@ -618,7 +659,10 @@ fn descriptors_that_cannot_be_read_or_written_in_place_are_refused() {
     let path = file_with(dir.path(), &pattern(5_000));
     let mut options = File::options();
     let refused = |file: File| LocalFile::from_file(file).unwrap_err().kind();
-    assert_eq!(refused(File::options().write(true).open(&path).unwrap()), io::ErrorKind::InvalidInput);
+    assert_eq!(
+        refused(File::options().write(true).open(&path).unwrap()),
+        io::ErrorKind::InvalidInput
+    );
     assert_eq!(
         refused(File::options().read(true).append(true).open(&path).unwrap()),
         io::ErrorKind::InvalidInput

@@ -68,7 +68,12 @@ fn json(output: &Output) -> serde_json::Value {
 #[track_caller]
 fn printed(output: &Output, bytes: &[u8]) {
     assert_eq!(output.status.code(), Some(0), "{}", err(output));
-    assert!(output.stdout == bytes, "{} bytes came, {} were expected", output.stdout.len(), bytes.len());
+    assert!(
+        output.stdout == bytes,
+        "{} bytes came, {} were expected",
+        output.stdout.len(),
+        bytes.len()
+    );
 }
 
 #[track_caller]
@@ -84,7 +89,10 @@ fn failed(output: &Output, code: i32, words: &[&str]) {
 
 /// Bytes of which no two ranges look alike.
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len.div_ceil(4) as u32).flat_map(|n| n.wrapping_mul(0x9e37_79b1).to_le_bytes()).take(len).collect()
+    (0..len.div_ceil(4) as u32)
+        .flat_map(|n| n.wrapping_mul(0x9e37_79b1).to_le_bytes())
+        .take(len)
+        .collect()
 }
 
 struct Place(TempDir);
@@ -139,7 +147,8 @@ fn a_whole_file_and_any_range_of_it() {
         printed(&cat(&[&file, &"--offset", &offset.to_string()]), &bytes[offset..]);
         for length in [0, 1, 2, 4096, 4097, 9000] {
             let end = bytes.len().min(offset + length);
-            let output = cat(&[&file, &"--offset", &offset.to_string(), &"--length", &length.to_string()]);
+            let output =
+                cat(&[&file, &"--offset", &offset.to_string(), &"--length", &length.to_string()]);
             printed(&output, &bytes[offset..end]);
             assert_eq!(err(&output), "", "nothing to say");
         }
@@ -184,7 +193,10 @@ fn every_notation_of_a_size() {
         ("1.5M", 3 << 19),
         ("1M", 1 << 20),
     ] {
-        printed(&cat(&[&file, &"--offset", &text, &"--length", &"0x10"]), &bytes[offset..offset + 16]);
+        printed(
+            &cat(&[&file, &"--offset", &text, &"--length", &"0x10"]),
+            &bytes[offset..offset + 16],
+        );
         printed(&cat(&[&file, &format!("--length={text}")]), &bytes[..offset]);
     }
     for (text, why) in [
@@ -215,7 +227,11 @@ fn past_the_end() {
         failed(&output, 1, &["past the end", "5000 bytes", "data"]);
         assert!(output.stdout.is_empty());
         let nothing = cat(&[&file, &"--offset", &offset, &"--length", &"0"]);
-        if offset == "5000" { printed(&nothing, b"") } else { failed(&nothing, 1, &["past the end"]) }
+        if offset == "5000" {
+            printed(&nothing, b"")
+        } else {
+            failed(&nothing, 1, &["past the end"])
+        }
     }
     // A length past the end is cut.
     for length in ["5000", "5001", "1T", "0xffffffffffffffff"] {
@@ -247,18 +263,24 @@ fn the_start_of_an_empty_source_exists() {
     each_way(b"", &[&"--offset", &"0", &"--length", &"5"], |output| printed(output, b""));
     each_way(b"", &[&"--offset", &"1"], |output| failed(output, 1, &["past the end"]));
     // /proc/self/environ is empty without an environment.
-    printed(&command(&[&"/proc/self/environ", &"--offset", &"0"]).env_clear().output().unwrap(), b"");
+    printed(
+        &command(&[&"/proc/self/environ", &"--offset", &"0"]).env_clear().output().unwrap(),
+        b"",
+    );
 }
 
 #[test]
 fn the_end_of_a_source_is_a_place_to_print_nothing_from() {
-    each_way(b"0123456789", &[&"--offset", &"10", &"--length", &"0"], |output| printed(output, b""));
+    each_way(b"0123456789", &[&"--offset", &"10", &"--length", &"0"], |output| {
+        printed(output, b"")
+    });
     each_way(b"0123456789", &[&"--offset", &"10"], |output| failed(output, 1, &["past the end"]));
     let past: [&dyn AsRef<OsStr>; 4] = [&"--offset", &"11", &"--length", &"0"];
     each_way(b"0123456789", &past, |output| failed(output, 1, &["past the end"]));
     // Files of /proc behave alike.
     let size = fs::read("/proc/version").unwrap().len();
-    let nothing_at = |at: usize| cat(&[&"/proc/version", &"--offset", &at.to_string(), &"--length", &"0"]);
+    let nothing_at =
+        |at: usize| cat(&[&"/proc/version", &"--offset", &at.to_string(), &"--length", &"0"]);
     printed(&nothing_at(size), b"");
     failed(&nothing_at(size + 1), 1, &["past the end"]);
     failed(&cat(&[&"/proc/version", &"--offset", &size.to_string()]), 1, &["past the end"]);
@@ -292,7 +314,10 @@ fn standard_input_is_read() {
         "{}",
         err(&range)
     );
-    printed(&fed(&mut command(&[&"-", &"--offset", &"5", &"--length", &"1T"]), &bytes), &bytes[5..]);
+    printed(
+        &fed(&mut command(&[&"-", &"--offset", &"5", &"--length", &"1T"]), &bytes),
+        &bytes[5..],
+    );
     printed(&fed(&mut command(&[&"-"]), b""), b"");
     failed(&fed(&mut command(&[&"-", &"--offset", &"10"]), b"0123456789"), 1, &["past the end"]);
     failed(
@@ -306,7 +331,8 @@ fn standard_input_is_read() {
 fn standard_input_from_a_file_starts_where_it_stands() {
     let place = Place::new();
     let file = place.file("data", b"0123456789");
-    let line = "(\"$FOLIO\" cat - --length 2 && \"$FOLIO\" cat - --offset 3 --length 2 && cat) <\"$1\"";
+    let line =
+        "(\"$FOLIO\" cat - --length 2 && \"$FOLIO\" cat - --offset 3 --length 2 && cat) <\"$1\"";
     printed(
         &shell(line, &[&file]),
         b"01".iter().chain(b"56").chain(b"789").copied().collect::<Vec<_>>().as_slice(),
@@ -565,7 +591,8 @@ fn to_a_file() {
 fn a_new_file_has_the_usual_mode() {
     let place = Place::new();
     let file = place.file("data", b"x");
-    let output = shell("umask 027; exec \"$FOLIO\" cat \"$1\" -o \"$2\"", &[&file, &place.path("out")]);
+    let output =
+        shell("umask 027; exec \"$FOLIO\" cat \"$1\" -o \"$2\"", &[&file, &place.path("out")]);
     printed(&output, b"");
     assert_eq!(place.path("out").metadata().unwrap().mode() & 0o7777, 0o640);
 }
@@ -578,7 +605,11 @@ fn a_failure_leaves_the_output_as_it_was() {
     failed(&cat(&[&file, &"--offset", &"1M", &"-o", &out]), 1, &["past the end"]);
     // Here it fails after the output was opened.
     failed(&cat(&[&"/proc/version", &"--offset", &"1M", &"-o", &out]), 1, &["past the end"]);
-    failed(&cat(&[&"/proc/version", &"--offset", &"1M", &"-o", &place.path("new")]), 1, &["past the end"]);
+    failed(
+        &cat(&[&"/proc/version", &"--offset", &"1M", &"-o", &place.path("new")]),
+        1,
+        &["past the end"],
+    );
     assert_eq!(fs::read(&out).unwrap(), b"before");
     assert_eq!(place.names(), ["data", "out"]);
 }
@@ -613,7 +644,11 @@ fn the_source_is_not_overwritten() {
     }
     // Nor does a file grow after itself for ever.
     failed(&shell("exec \"$FOLIO\" cat \"$1\" >>\"$1\"", &[&file]), 1, &["is the source itself"]);
-    failed(&shell("exec \"$FOLIO\" cat - <\"$1\" >>\"$1\"", &[&file]), 1, &["is the source itself"]);
+    failed(
+        &shell("exec \"$FOLIO\" cat - <\"$1\" >>\"$1\"", &[&file]),
+        1,
+        &["is the source itself"],
+    );
     assert_eq!(fs::read(&file).unwrap(), bytes);
     assert_eq!(file.metadata().unwrap().nlink(), 2);
 }
@@ -623,7 +658,11 @@ fn outputs_that_cannot_be() {
     let place = Place::new();
     let file = place.file("data", b"x");
     failed(&cat(&[&file, &"-o", &place.0.path()]), 1, &["is a directory"]);
-    failed(&cat(&[&file, &"-o", &place.path("none/out")]), 1, &["none/out", "No such file", "remedy: "]);
+    failed(
+        &cat(&[&file, &"-o", &place.path("none/out")]),
+        1,
+        &["none/out", "No such file", "remedy: "],
+    );
     failed(&cat(&[&file, &"-o", &place.path("none/")]), 1, &["is a directory"]);
     failed(&cat(&[&file, &"-o", &place.path("data/out")]), 1, &["Not a directory"]);
     let read_only = place.file("read-only", b"before");
@@ -688,7 +727,11 @@ fn a_full_file_system_is_an_error() {
         \"$FOLIO\" cat \"$1\" -o \"$2/out\"; status=$?
         ls -A \"$2\"; cat \"$2/out\"; exit $status";
     let mut command = Command::new("unshare");
-    command.args(["-rm", "sh", "-c", line, "sh"]).arg(&file).arg(place.path("full")).env("FOLIO", FOLIO);
+    command
+        .args(["-rm", "sh", "-c", line, "sh"])
+        .arg(&file)
+        .arg(place.path("full"))
+        .env("FOLIO", FOLIO);
     match command.output() {
         Ok(output) if output.status.code() == Some(1) && err(&output).contains("folio: ") => {
             failed(&output, 1, &["No space left", "remedy: free space"]);
@@ -787,7 +830,9 @@ fn help_shows_examples_and_exit_codes() {
         let output = Command::new(FOLIO).args(args).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success());
-        for word in ["Examples:", "folio cat disk.img --offset 1M --length 512", "Exit codes:", "  3  "] {
+        for word in
+            ["Examples:", "folio cat disk.img --offset 1M --length 512", "Exit codes:", "  3  "]
+        {
             assert!(text.contains(word), "`{word}` is not in: {text}");
         }
     }
@@ -814,7 +859,8 @@ fn a_bar_is_for_long_work_on_a_terminal() {
     };
     assert!(seen.contains(" of 200.00 MiB"), "{seen:?}");
     let out = place.path("out");
-    let seen = on_a_terminal(&format!("{FOLIO} cat {source} --length 65M -o {}", out.display())).unwrap();
+    let seen =
+        on_a_terminal(&format!("{FOLIO} cat {source} --length 65M -o {}", out.display())).unwrap();
     assert!(seen.contains(" of 65.00 MiB"), "{seen:?}");
     for line in [
         // Short work; the program behind the pipe may use the terminal; a program listens; nobody
@@ -868,7 +914,11 @@ fn the_pager_gives_the_same_bytes_as_the_kernel() {
     }
     let empty = place.file("empty", b"");
     printed(&cat(&[&empty, &"--engine", &"pager", &"-v"]), b"");
-    failed(&cat(&[&empty, &"--engine", &"pager", &"--offset", &"1"]), 1, &["past the end", "0 bytes"]);
+    failed(
+        &cat(&[&empty, &"--engine", &"pager", &"--offset", &"1"]),
+        1,
+        &["past the end", "0 bytes"],
+    );
     let out = place.path("out");
     printed(&cat(&[&file, &"--engine", &"pager", &"--offset", &"1M", &"-o", &out]), b"");
     assert!(fs::read(&out).unwrap() == pattern((3 << 20) + 123)[1 << 20..]);
@@ -888,7 +938,9 @@ fn the_pager_prints_a_file_of_many_budgets_within_its_budget() {
         printed(&output, &bytes);
         let json = json(&output);
         assert_eq!((&json["engine"], &json["bytes"]), (&"pager".into(), &bytes.len().into()));
-        let count = |name: &str| json["pager"][name].as_u64().unwrap_or_else(|| panic!("no {name}: {json}"));
+        let count = |name: &str| {
+            json["pager"][name].as_u64().unwrap_or_else(|| panic!("no {name}: {json}"))
+        };
         assert_eq!(count("budget"), 4 << 20);
         assert!(count("resident_bytes") + count("record_bytes") <= 4 << 20, "{json}");
         // Every page came, and most had to go again; each was read once.
@@ -909,14 +961,18 @@ fn the_pager_needs_neither_memory_nor_time_for_a_hole_of_a_terabyte() {
         return skip(&format!("the file system has no files of a terabyte ({error})"));
     }
     let range: [&dyn AsRef<OsStr>; 5] = [&path, &"--offset", &"1023G", &"--length", &"100"];
-    printed(&command(&range).args(["--engine", "pager", "--budget", "4M"]).output().unwrap(), &[0; 100]);
+    printed(
+        &command(&range).args(["--engine", "pager", "--budget", "4M"]).output().unwrap(),
+        &[0; 100],
+    );
 }
 
 #[test]
 fn files_that_cannot_be_mapped_are_read_whatever_the_engine() {
     let bytes = pattern(3_000_000);
     for engine in ["auto", "kernel", "pager"] {
-        let stdin = fed(&mut command(&[&"-", &"--engine", &engine, &"--offset", &"1M", &"-v"]), &bytes);
+        let stdin =
+            fed(&mut command(&[&"-", &"--engine", &engine, &"--offset", &"1M", &"-v"]), &bytes);
         printed(&stdin, &bytes[1 << 20..]);
         assert!(err(&stdin).contains("read instead"), "{}", err(&stdin));
         printed(&cat(&[&"/dev/zero", &"--engine", &engine, &"--length", &"5000"]), &[0; 5000]);
@@ -981,7 +1037,11 @@ fn a_file_that_is_truncated_under_the_pager_is_an_error_and_no_signal() {
     for left in [0, (1 << 20) + 1, (3 << 20) + 100, 9 << 20, (16 << 20) - 1] {
         let output = meanwhile(|file| file.set_len(left).unwrap());
         let at = format!("offset {} ", output.stdout.len());
-        failed(&output, 3, &["data", "truncated", &at, &format!("has {left} bytes now"), "remedy: "]);
+        failed(
+            &output,
+            3,
+            &["data", "truncated", &at, &format!("has {left} bytes now"), "remedy: "],
+        );
     }
 }
 
@@ -1020,12 +1080,20 @@ fn verbose_counts_the_pagers_work() {
     let output = cat(&[&file, &"--engine", &"pager", &"--budget", &"8M", &"-v"]);
     printed(&output, &pattern(500_000));
     let text = err(&output);
-    assert!(text.contains("500000 bytes from offset 0 (mapped by the pager; the file has 500000)"), "{text}");
+    assert!(
+        text.contains("500000 bytes from offset 0 (mapped by the pager; the file has 500000)"),
+        "{text}"
+    );
     let pages = 500_000_usize.div_ceil(rustix::param::page_size());
     let read = format!("  read       {pages} pages in ");
-    for words in
-        ["  faults     ", "  latency    ", &read, "  readahead  ", "  evicted    ", "of a budget of 8.00 MiB"]
-    {
+    for words in [
+        "  faults     ",
+        "  latency    ",
+        &read,
+        "  readahead  ",
+        "  evicted    ",
+        "of a budget of 8.00 MiB",
+    ] {
         assert!(text.contains(words), "`{words}` is not in: {text}");
     }
     let kernel = err(&cat(&[&file, &"--engine", &"kernel", &"-v"]));

@@ -19,10 +19,16 @@ const ACL: &str = "system.posix_acl_access";
 /// rw-, others ---.
 fn acl() -> Vec<u8> {
     let mut bytes = 2_u32.to_le_bytes().to_vec();
-    for (tag, rights, id) in
-        [(1_u16, 6_u16, u32::MAX), (4, 0, u32::MAX), (8, 6, 99), (16, 6, u32::MAX), (32, 0, u32::MAX)]
-    {
-        bytes.extend(tag.to_le_bytes().into_iter().chain(rights.to_le_bytes()).chain(id.to_le_bytes()));
+    for (tag, rights, id) in [
+        (1_u16, 6_u16, u32::MAX),
+        (4, 0, u32::MAX),
+        (8, 6, 99),
+        (16, 6, u32::MAX),
+        (32, 0, u32::MAX),
+    ] {
+        bytes.extend(
+            tag.to_le_bytes().into_iter().chain(rights.to_le_bytes()).chain(id.to_le_bytes()),
+        );
     }
     bytes
 }
@@ -40,7 +46,8 @@ fn in_own_mounts(line: &str, args: &[&dyn AsRef<OsStr>]) -> Option<Output> {
     command.args(["-rm", "sh", "-c", &format!("mount --make-rprivate / || exit 77; {line}"), "sh"]);
     command.args(args.iter().map(AsRef::as_ref)).env("FOLIO", FOLIO).stdin(Stdio::null());
     let output = command.output().ok().filter(|output| output.status.code() != Some(77));
-    let output = output.filter(|output| output.status.success() || !err(output).starts_with("unshare"));
+    let output =
+        output.filter(|output| output.status.success() || !err(output).starts_with("unshare"));
     if output.is_none() {
         skip("mounting is not allowed");
     }
@@ -131,7 +138,10 @@ fn a_link_to_a_descriptor_is_that_descriptor() {
     let place = Place::new();
     let (file, out) = (place.file("data", b"bytes"), place.path("out"));
     std::os::unix::fs::symlink("/dev/fd/3", place.path("link")).unwrap();
-    printed(&shell("cd \"$1\"; \"$FOLIO\" cat \"$2\" -o link 3>out", &[&place.path("."), &file]), b"");
+    printed(
+        &shell("cd \"$1\"; \"$FOLIO\" cat \"$2\" -o link 3>out", &[&place.path("."), &file]),
+        b"",
+    );
     assert_eq!(fs::read(out).unwrap(), b"bytes");
     assert!(place.path("link").symlink_metadata().unwrap().is_symlink());
 }
@@ -158,7 +168,10 @@ fn a_file_that_something_is_mounted_on_is_refused_before_the_work() {
         exec 3<>\"$1\"; exec timeout 60 \"$FOLIO\" cat \"$1\" -o \"$2\"";
     if let Some(output) = in_own_mounts(line, &[&fifo, &out, &other]) {
         failed(&output, 1, &["mounted on it", "> FILE"]);
-        assert_eq!((fs::read(out).unwrap(), fs::read(other).unwrap()), (b"before".into(), b"mounted".into()));
+        assert_eq!(
+            (fs::read(out).unwrap(), fs::read(other).unwrap()),
+            (b"before".into(), b"mounted".into())
+        );
     }
 }
 
@@ -174,7 +187,10 @@ fn a_file_that_may_not_be_removed_is_refused_before_the_work() {
     let copy = place.path("folio");
     fs::copy(FOLIO, &copy).unwrap();
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", "56", "--regid", "78", "--clear-groups"]).arg(copy).args(["cat", "-", "-o"]);
+    command
+        .args(["--reuid", "56", "--regid", "78", "--clear-groups"])
+        .arg(copy)
+        .args(["cat", "-", "-o"]);
     let mut child = start(command.arg(&out).stdin(Stdio::piped()));
     // Standard input stays open: work that has begun would wait for it.
     let input = child.stdin.take();
@@ -223,16 +239,26 @@ fn a_signal_that_the_starter_ignores_stays_ignored() {
 
 #[test]
 fn output_that_is_lost_is_an_error() {
-    for args in
-        ["--help", "--version", "cat --help", "shm --help", "doctor", "doctor --json", "shm ls --json"]
-    {
+    for args in [
+        "--help",
+        "--version",
+        "cat --help",
+        "shm --help",
+        "doctor",
+        "doctor --json",
+        "shm ls --json",
+    ] {
         let output = shell(&format!("exec \"$FOLIO\" {args} >/dev/full"), &[]);
         failed(&output, 1, &["standard output", "No space left"]);
         let output = shell(&format!("exec \"$FOLIO\" {args} >&-"), &[]);
         failed(&output, 1, &["standard output", "Bad file descriptor", "1>FILE"]);
         // A reader that went away misses nothing.
         let output = shell(&format!("{{ \"$FOLIO\" {args}; echo $? >&2; }} | true"), &[]);
-        assert!(err(&output).ends_with("0\n") || err(&output).ends_with("1\n"), "{args}: {}", err(&output));
+        assert!(
+            err(&output).ends_with("0\n") || err(&output).ends_with("1\n"),
+            "{args}: {}",
+            err(&output)
+        );
     }
 }
 
@@ -241,7 +267,11 @@ fn closed_standard_descriptors_are_errors_where_they_are_needed() {
     let place = Place::new();
     let (file, out) = (place.file("data", b"bytes"), place.path("out"));
     failed(&shell("exec \"$FOLIO\" cat \"$1\" >&-", &[&file]), 1, &["standard output", "1>FILE"]);
-    failed(&shell("exec \"$FOLIO\" cat - <&-", &[]), 1, &["standard input", "Bad file descriptor", "0<FILE"]);
+    failed(
+        &shell("exec \"$FOLIO\" cat - <&-", &[]),
+        1,
+        &["standard input", "Bad file descriptor", "0<FILE"],
+    );
     // Others may be closed.
     printed(&shell("exec \"$FOLIO\" cat \"$1\" <&- 2>&-", &[&file]), b"bytes");
     printed(&shell("exec \"$FOLIO\" cat \"$1\" -o \"$2\" <&- >&- 2>&-", &[&file, &out]), b"");
@@ -310,7 +340,10 @@ fn a_disk_without_room_is_an_error_before_the_work() {
         );
         let report = json(&output);
         assert_eq!(report["bytes"], 0);
-        assert!(report["error"].as_str().unwrap().contains("2097152 bytes are to be written"), "{report}");
+        assert!(
+            report["error"].as_str().unwrap().contains("2097152 bytes are to be written"),
+            "{report}"
+        );
     }
 }
 

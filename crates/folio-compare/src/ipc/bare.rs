@@ -57,7 +57,15 @@ impl<const N: usize> Inlet<N> for Asleep<N> {
             }
             let no_timeout = std::ptr::null::<libc::timespec>();
             // SAFETY: the word is mapped, and only read.
-            unsafe { libc::syscall(libc::SYS_futex, half(word), libc::FUTEX_WAIT, seen as u32, no_timeout) };
+            unsafe {
+                libc::syscall(
+                    libc::SYS_futex,
+                    half(word),
+                    libc::FUTEX_WAIT,
+                    seen as u32,
+                    no_timeout,
+                )
+            };
         }
     }
 }

@@ -15,7 +15,8 @@ pub(super) fn two() -> Result<[usize; 2]> {
 /// The core of a processor, in its package; nothing where the kernel does not tell.
 fn core(processor: usize) -> Option<[String; 2]> {
     let told = |what| {
-        std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{processor}/topology/{what}")).ok()
+        std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu{processor}/topology/{what}"))
+            .ok()
     };
     Some([told("physical_package_id")?, told("core_id")?])
 }

@@ -105,7 +105,10 @@ impl<I: Inlet<WORDS>> Reading<I> {
                 for number in self.number + 1..=self.number + STEP as u64 {
                     let mut message = [0; WORDS];
                     inlet.receive(&mut message)?;
-                    ensure!(message.iter().all(|&word| word == number), "message {number} is another");
+                    ensure!(
+                        message.iter().all(|&word| word == number),
+                        "message {number} is another"
+                    );
                 }
             }
             self.number += STEP as u64;

@@ -6,8 +6,8 @@ use super::pair::{Place, wait_for};
 use super::port::{Inlet, Lane, Outlet, Transport, bytes, bytes_mut, room};
 use anyhow::{Result, bail, ensure};
 use folio::shm::{
-    Channel, ChannelOptions, Log, Mutex, Read, LogReader, Receiver, Segment, SegmentOptions, Sender, Share,
-    Start, Wait, LogWriter,
+    Channel, ChannelOptions, Log, LogReader, LogWriter, Mutex, Read, Receiver, Segment,
+    SegmentOptions, Sender, Share, Start, Wait,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -68,7 +68,11 @@ fn node(place: &Place) -> Result<Node<ipc::Service>> {
 
 type Messages<const N: usize> = publish_subscribe::PortFactory<ipc::Service, Payload<N>, ()>;
 
-fn messages<const N: usize>(node: &Node<ipc::Service>, name: &str, readers: usize) -> Result<Messages<N>> {
+fn messages<const N: usize>(
+    node: &Node<ipc::Service>,
+    name: &str,
+    readers: usize,
+) -> Result<Messages<N>> {
     node.service_builder(&name.try_into().map_err(told)?)
         .publish_subscribe::<Payload<N>>()
         .max_publishers(1)
@@ -139,14 +143,21 @@ impl<const N: usize, const PARK: bool> In<N, PARK> {
     /// One of `readers` subscribers.
     pub(super) fn new(place: &Place, lane: Lane, readers: usize) -> Result<Self> {
         let (node, name) = (node(place)?, name(place, lane));
-        let bell =
-            if PARK { Some(bells(&node, &name)?.listener_builder().create().map_err(told)?) } else { None };
+        let bell = if PARK {
+            Some(bells(&node, &name)?.listener_builder().create().map_err(told)?)
+        } else {
+            None
+        };
         let messages = messages::<N>(&node, &name, readers)?;
         let subscriber = messages.subscriber_builder().create().map_err(told)?;
         wait_until(|| messages.dynamic_config().number_of_publishers() == 1)?;
         // It connects to publishers that are new whenever it looks for samples.
-        ensure!(subscriber.receive().map_err(told)?.is_none(), "a sample before all have connected");
-        let mut places = (0..readers).map(|reader| File::create_new(connected(place, lane, reader)));
+        ensure!(
+            subscriber.receive().map_err(told)?.is_none(),
+            "a sample before all have connected"
+        );
+        let mut places =
+            (0..readers).map(|reader| File::create_new(connected(place, lane, reader)));
         ensure!(places.any(|made| made.is_ok()), "there are {readers} readers already");
         Ok(Self { subscriber, bell, _node: node })
     }

@@ -91,11 +91,15 @@ impl Pthread {
         if role == Role::First {
             // SAFETY: zeros are a value of these bytes, which the first call below gives their meaning.
             let mut kind: libc::pthread_mutexattr_t = unsafe { std::mem::zeroed() };
-            let robustness = if robust { libc::PTHREAD_MUTEX_ROBUST } else { libc::PTHREAD_MUTEX_STALLED };
+            let robustness =
+                if robust { libc::PTHREAD_MUTEX_ROBUST } else { libc::PTHREAD_MUTEX_STALLED };
             // SAFETY: `kind` is initialized by the first call, and the mutex, which nobody uses yet, by the fourth.
             unsafe {
                 check(libc::pthread_mutexattr_init(&raw mut kind))?;
-                check(libc::pthread_mutexattr_setpshared(&raw mut kind, libc::PTHREAD_PROCESS_SHARED))?;
+                check(libc::pthread_mutexattr_setpshared(
+                    &raw mut kind,
+                    libc::PTHREAD_PROCESS_SHARED,
+                ))?;
                 check(libc::pthread_mutexattr_setrobust(&raw mut kind, robustness))?;
                 check(libc::pthread_mutex_init(counter.mutex(), &raw const kind))?;
                 check(libc::pthread_mutexattr_destroy(&raw mut kind))?;
@@ -117,7 +121,8 @@ fn check(result: libc::c_int) -> Result<()> {
     Err(io::Error::from_raw_os_error(result)).context("pthread_mutex")
 }
 
-const _: () = assert!(size_of::<libc::pthread_mutex_t>() <= APART - 8, "the word lies behind the mutex");
+const _: () =
+    assert!(size_of::<libc::pthread_mutex_t>() <= APART - 8, "the word lies behind the mutex");
 
 impl Counter for Pthread {
     #[inline]
@@ -143,9 +148,12 @@ impl Counter for Pthread {
 
 pub(super) fn group() -> Result<Group<'static>> {
     let mut group = Group::new("ns/lock");
-    for (name, how) in
-        [(FOLIO, How::Folio), ("copied", How::Copied), ("pthread-robust", How::Robust), ("pthread", How::Raw)]
-    {
+    for (name, how) in [
+        (FOLIO, How::Folio),
+        ("copied", How::Copied),
+        ("pthread-robust", How::Robust),
+        ("pthread", How::Raw),
+    ] {
         pair_side(&mut group, name, Work::Lock(how))?;
     }
     let tail = "lock-p99";

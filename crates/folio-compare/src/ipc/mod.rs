@@ -68,7 +68,11 @@ const GROUPS: &[Entry] = &[
 /// Runs the cases that `options` wants.
 pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let names = || GROUPS.iter().map(|entry| entry.case).collect::<Vec<_>>().join(", ");
-    ensure!(GROUPS.iter().any(|entry| options.wants(entry.case)), "no such case; there are {}", names());
+    ensure!(
+        GROUPS.iter().any(|entry| options.wants(entry.case)),
+        "no such case; there are {}",
+        names()
+    );
     let [first, second] = cores::two()?;
     report.remark(&format!("pinned to processors {first} and {second}"));
     let mut failed = Vec::new();

@@ -50,7 +50,11 @@ const fn messages<const N: usize>() -> usize {
     (FIRST + BATCHES) * batch::<N>()
 }
 
-pub(super) fn start<const N: usize>(how: How, role: Role, place: &Place) -> Result<Box<dyn Sampler>> {
+pub(super) fn start<const N: usize>(
+    how: How,
+    role: Role,
+    place: &Place,
+) -> Result<Box<dyn Sampler>> {
     match how {
         How::Folio => ends::<N, Folio<false>>(role, place),
         How::Bare => ends::<N, Bare>(role, place),
@@ -67,10 +71,15 @@ pub(super) fn start<const N: usize>(how: How, role: Role, place: &Place) -> Resu
     }
 }
 
-fn ends<const N: usize, T: Transport<N> + 'static>(role: Role, place: &Place) -> Result<Box<dyn Sampler>> {
+fn ends<const N: usize, T: Transport<N> + 'static>(
+    role: Role,
+    place: &Place,
+) -> Result<Box<dyn Sampler>> {
     let message = Box::new([0; N]);
     Ok(match role {
-        Role::First => Box::new(Sending { outlet: T::outlet(place, Lane::There)?, message, number: 0 }),
+        Role::First => {
+            Box::new(Sending { outlet: T::outlet(place, Lane::There)?, message, number: 0 })
+        }
         Role::Second => {
             let times = Times::new(BATCHES);
             Box::new(Taking { inlet: T::inlet(place, Lane::There)?, message, number: 0, times })

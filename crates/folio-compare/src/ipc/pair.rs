@@ -172,7 +172,11 @@ impl Pair {
             }
         }
         // The one that has nothing to tell says zero.
-        costs.into_iter().flatten().find(|&cost| cost != Cost::default()).context("neither has timed it")
+        costs
+            .into_iter()
+            .flatten()
+            .find(|&cost| cost != Cost::default())
+            .context("neither has timed it")
     }
 
     /// What the two tell.
@@ -219,9 +223,13 @@ mod tests {
 
     #[test]
     fn a_job_is_the_same_after_its_way_to_the_process() {
-        let place = Place { dir: "/a \"b\"".into(), memory: "/proc/1/fd/2".into(), name: "x".to_owned() };
+        let place =
+            Place { dir: "/a \"b\"".into(), memory: "/proc/1/fd/2".into(), name: "x".to_owned() };
         let job = Job { work: Work::Trip(How::Floor), role: Role::Second, processor: 3, place };
         let text = serde_json::to_string(&job).unwrap();
-        assert_eq!(format!("{:?}", serde_json::from_str::<Job>(&text).unwrap()), format!("{job:?}"));
+        assert_eq!(
+            format!("{:?}", serde_json::from_str::<Job>(&text).unwrap()),
+            format!("{job:?}")
+        );
     }
 }

@@ -85,7 +85,8 @@ impl Times {
     /// What a share of the pieces took at most.
     pub(super) fn at(&mut self, share: f64, parts: f64) -> f64 {
         self.ticks.sort_unstable();
-        let place = ((self.ticks.len() as f64 * share) as usize).min(self.ticks.len().saturating_sub(1));
+        let place =
+            ((self.ticks.len() as f64 * share) as usize).min(self.ticks.len().saturating_sub(1));
         self.ticks.get(place).map_or(f64::NAN, |&ticks| ticks as f64 * nanoseconds() / parts)
     }
 }

@@ -54,7 +54,8 @@ struct Plan {
     pause: f64,
 }
 
-const SPINNING: Plan = Plan { first: 2_000, together: 10, tens: 1_000, singles: 10_000, pause: 0.0 };
+const SPINNING: Plan =
+    Plan { first: 2_000, together: 10, tens: 1_000, singles: 10_000, pause: 0.0 };
 const PARKED: Plan = Plan { first: 100, together: 1, tens: 0, singles: 1_000, pause: 10_000.0 };
 
 impl Plan {
@@ -212,12 +213,19 @@ struct Far<I, O> {
     back: O,
 }
 
-fn trips<T: Transport<WORDS> + 'static>(role: Role, place: &Place, plan: Plan) -> Result<Box<dyn Sampler>> {
+fn trips<T: Transport<WORDS> + 'static>(
+    role: Role,
+    place: &Place,
+    plan: Plan,
+) -> Result<Box<dyn Sampler>> {
     // The ends of a lane are made at the same time, one lane after the other: some wait for the other end.
     Ok(match role {
         Role::First => {
             let there = T::outlet(place, Lane::There)?;
-            Box::new(Asking::new(Near { there, back: T::inlet(place, Lane::Back)?, number: 0 }, plan))
+            Box::new(Asking::new(
+                Near { there, back: T::inlet(place, Lane::Back)?, number: 0 },
+                plan,
+            ))
         }
         Role::Second => {
             let there = T::inlet(place, Lane::There)?;
@@ -233,7 +241,10 @@ impl<O: Outlet<WORDS>, I: Inlet<WORDS>> Ask for Near<O, I> {
         let mut message = [self.number; WORDS];
         self.there.send(&message)?;
         self.back.receive(&mut message)?;
-        ensure!(message.iter().all(|&word| word == self.number + 1), "another answer than was expected");
+        ensure!(
+            message.iter().all(|&word| word == self.number + 1),
+            "another answer than was expected"
+        );
         Ok(())
     }
 
@@ -261,9 +272,12 @@ impl<I: Inlet<WORDS>, O: Outlet<WORDS>> Answer for Far<I, O> {
 
 pub(super) fn spinning() -> Result<Group<'static>> {
     let mut group = Group::new("ns/trip");
-    for (name, how) in
-        [(FOLIO, How::Folio), ("floor", How::Floor), ("bare", How::Bare), ("iceoryx2", How::Iceoryx)]
-    {
+    for (name, how) in [
+        (FOLIO, How::Folio),
+        ("floor", How::Floor),
+        ("bare", How::Bare),
+        ("iceoryx2", How::Iceoryx),
+    ] {
         pair_side(&mut group, name, Work::Trip(how))?;
     }
     group.pairs = vec![

@@ -43,8 +43,11 @@ pub(super) fn group(_: &Data) -> Result<Group<'_>> {
         }),
     ];
     let case = "map-small";
-    let pairs =
-        vec![Pair::new(case, "memmap2").goal(1.05), Pair::new(case, "mmap-rs"), Pair::new(case, "libc")];
+    let pairs = vec![
+        Pair::new(case, "memmap2").goal(1.05),
+        Pair::new(case, "mmap-rs"),
+        Pair::new(case, "libc"),
+    ];
     Ok(Group::of(sides, pairs, "ns/map"))
 }
 

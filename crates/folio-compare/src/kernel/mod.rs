@@ -36,8 +36,18 @@ const GROUPS: &[Entry] = &[
     Entry { cases: &["touch-rand"], make: touch::at_random, warm: true, seconds: 5.0 },
     Entry { cases: &["map-small"], make: map_small::group, warm: false, seconds: 3.0 },
     Entry { cases: &["guard-sum", "guard-view-sum"], make: sum::group, warm: true, seconds: 6.0 },
-    Entry { cases: &["read-64", "read-64-copy"], make: read::group::<64>, warm: true, seconds: 4.0 },
-    Entry { cases: &["read-4k", "read-4k-copy"], make: read::group::<4096>, warm: true, seconds: 4.0 },
+    Entry {
+        cases: &["read-64", "read-64-copy"],
+        make: read::group::<64>,
+        warm: true,
+        seconds: 4.0,
+    },
+    Entry {
+        cases: &["read-4k", "read-4k-copy"],
+        make: read::group::<4096>,
+        warm: true,
+        seconds: 4.0,
+    },
     // Last, since it throws the file out of the cache.
     Entry { cases: &["cold-rand"], make: cold::group, warm: false, seconds: 5.0 },
 ];
@@ -45,8 +55,13 @@ const GROUPS: &[Entry] = &[
 /// Runs the cases that `options` wants.
 pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let wanted = |entry: &&Entry| entry.cases.iter().any(|case| options.wants(case));
-    let names = || GROUPS.iter().flat_map(|entry| entry.cases).copied().collect::<Vec<_>>().join(", ");
-    anyhow::ensure!(GROUPS.iter().any(|entry| wanted(&entry)), "no such case; there are {}", names());
+    let names =
+        || GROUPS.iter().flat_map(|entry| entry.cases).copied().collect::<Vec<_>>().join(", ");
+    anyhow::ensure!(
+        GROUPS.iter().any(|entry| wanted(&entry)),
+        "no such case; there are {}",
+        names()
+    );
     let start = Instant::now();
     let data = Data::create(options.dir.as_deref(), LARGE)?;
     let groups: Vec<&Entry> = GROUPS.iter().filter(wanted).collect();

@@ -37,7 +37,9 @@ fn group<'a>(data: &'a Data, case: &'static str, pages: Vec<usize>) -> Result<Gr
     let mut side = |name, walk: fn(&std::fs::File, &[usize]) -> Result<u64>| {
         let pages = Rc::clone(&pages);
         sums.push(walk(file, &pages)?);
-        Ok::<_, anyhow::Error>(Side::new(name, move || busy(count, || walk(file, black_box(&pages)))))
+        Ok::<_, anyhow::Error>(Side::new(name, move || {
+            busy(count, || walk(file, black_box(&pages)))
+        }))
     };
     let sides = vec![
         side(FOLIO, |file, pages| {
@@ -54,7 +56,10 @@ fn group<'a>(data: &'a Data, case: &'static str, pages: Vec<usize>) -> Result<Gr
         })?,
     ];
     ensure!(sums.iter().all(|sum| *sum == sums[0]), "the sides saw different bytes");
-    let pairs =
-        vec![Pair::new(case, "memmap2").goal(1.02), Pair::new(case, "mmap-rs"), Pair::new(case, "libc")];
+    let pairs = vec![
+        Pair::new(case, "memmap2").goal(1.02),
+        Pair::new(case, "mmap-rs"),
+        Pair::new(case, "libc"),
+    ];
     Ok(Group::of(sides, pairs, "ns/page"))
 }

@@ -101,7 +101,9 @@ fn parents(mounts: &str, own: &str) -> Vec<(Version, PathBuf)> {
         let (Some(root), Some(point)) = (place.next(), place.next()) else { continue };
         let mut kind = kind.split(' ');
         let version = match kind.next() {
-            Some("cgroup") if kind.nth(1).is_some_and(|options| has(options, "memory")) => Version::One,
+            Some("cgroup") if kind.nth(1).is_some_and(|options| has(options, "memory")) => {
+                Version::One
+            }
             Some("cgroup2") => Version::Two,
             _ => continue,
         };
@@ -144,7 +146,10 @@ mod tests {
         let mounts = "33 25 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
                       34 25 0:29 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n";
         let own = "4:memory:/a/b\n1:cpu:/\n";
-        assert_eq!(parents(mounts, own), [(Version::One, PathBuf::from("/sys/fs/cgroup/memory/a/b"))]);
+        assert_eq!(
+            parents(mounts, own),
+            [(Version::One, PathBuf::from("/sys/fs/cgroup/memory/a/b"))]
+        );
     }
 
     #[test]

@@ -22,7 +22,11 @@ pub(super) fn touch(bytes: &[u8], pages: &[u32]) -> Result<()> {
 
 /// Copies each page. `ahead` is told how far the loop has come.
 #[inline(never)]
-pub(super) fn read(bytes: &[u8], pages: &[u32], mut ahead: impl FnMut(usize) -> Result<()>) -> Result<()> {
+pub(super) fn read(
+    bytes: &[u8],
+    pages: &[u32],
+    mut ahead: impl FnMut(usize) -> Result<()>,
+) -> Result<()> {
     let mut buffer = [0_u8; READ];
     for (place, &number) in pages.iter().enumerate() {
         ahead(place)?;
@@ -39,8 +43,11 @@ pub(super) fn scan(bytes: &[u8], first: usize) -> Result<u64> {
     let mut sum = 0_u64;
     for (number, page) in bytes.chunks_exact(page()).enumerate() {
         check(page, first + number)?;
-        sum =
-            page.as_chunks::<8>().0.iter().fold(sum, |sum, &word| sum.wrapping_add(u64::from_ne_bytes(word)));
+        sum = page
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .fold(sum, |sum, &word| sum.wrapping_add(u64::from_ne_bytes(word)));
     }
     Ok(sum)
 }

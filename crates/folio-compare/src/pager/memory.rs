@@ -47,9 +47,9 @@ fn touch(bytes: &[u8], pages: &[u32], threads: usize) -> Result<f64> {
             .collect();
         start.wait();
         passing(pages.len(), || {
-            threads
-                .into_iter()
-                .try_for_each(|thread| thread.join().map_err(|_| anyhow!("a touching thread panicked"))?)
+            threads.into_iter().try_for_each(|thread| {
+                thread.join().map_err(|_| anyhow!("a touching thread panicked"))?
+            })
         })
     });
     Ok(cost? / 1e3)

@@ -92,7 +92,8 @@ fn worker_side(
     data: &Data,
     limit: Option<usize>,
 ) -> Result<()> {
-    let worker: worker::Shared = Rc::new(RefCell::new(Worker::new(work, data.path(), data.len(), limit)?));
+    let worker: worker::Shared =
+        Rc::new(RefCell::new(Worker::new(work, data.path(), data.len(), limit)?));
     let note = Rc::clone(&worker);
     group.notes.push((name, Box::new(move || note.borrow().note())));
     group.sides.push(Side::new(name, move || worker.borrow_mut().sample()));
@@ -120,14 +121,50 @@ const GROUPS: &[Entry] = &[
         limited: false,
         warms: true,
     },
-    Entry { cases: &["scan-memory"], make: memory::scan, seconds: 8.0, limited: false, warms: true },
-    Entry { cases: &["resident-rand"], make: memory::resident, seconds: 4.0, limited: false, warms: true },
-    Entry { cases: &["out-of-core-1"], make: reads::one, seconds: 12.0, limited: true, warms: true },
-    Entry { cases: &["out-of-core-4"], make: reads::four, seconds: 12.0, limited: true, warms: true },
-    Entry { cases: &["out-of-core-list"], make: reads::list, seconds: 10.0, limited: true, warms: true },
+    Entry {
+        cases: &["scan-memory"],
+        make: memory::scan,
+        seconds: 8.0,
+        limited: false,
+        warms: true,
+    },
+    Entry {
+        cases: &["resident-rand"],
+        make: memory::resident,
+        seconds: 4.0,
+        limited: false,
+        warms: true,
+    },
+    Entry {
+        cases: &["out-of-core-1"],
+        make: reads::one,
+        seconds: 12.0,
+        limited: true,
+        warms: true,
+    },
+    Entry {
+        cases: &["out-of-core-4"],
+        make: reads::four,
+        seconds: 12.0,
+        limited: true,
+        warms: true,
+    },
+    Entry {
+        cases: &["out-of-core-list"],
+        make: reads::list,
+        seconds: 10.0,
+        limited: true,
+        warms: true,
+    },
     Entry { cases: &["zipf"], make: reads::zipf, seconds: 12.0, limited: true, warms: true },
     Entry { cases: &["scan-cold"], make: cold::group, seconds: 20.0, limited: true, warms: false },
-    Entry { cases: &["rewrite-sync"], make: rewrite::group, seconds: 25.0, limited: true, warms: false },
+    Entry {
+        cases: &["rewrite-sync"],
+        make: rewrite::group,
+        seconds: 25.0,
+        limited: true,
+        warms: false,
+    },
     Entry {
         cases: &["scan-amplification"],
         make: amplified::group,
@@ -135,13 +172,20 @@ const GROUPS: &[Entry] = &[
         limited: false,
         warms: false,
     },
-    Entry { cases: &["map-1t"], make: untouched::group, seconds: 0.2, limited: false, warms: false },
+    Entry {
+        cases: &["map-1t"],
+        make: untouched::group,
+        seconds: 0.2,
+        limited: false,
+        warms: false,
+    },
 ];
 
 /// Runs the cases that `options` wants.
 pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let wanted = |entry: &&Entry| entry.cases.iter().any(|case| options.wants(case));
-    let names = || GROUPS.iter().flat_map(|entry| entry.cases).copied().collect::<Vec<_>>().join(", ");
+    let names =
+        || GROUPS.iter().flat_map(|entry| entry.cases).copied().collect::<Vec<_>>().join(", ");
     ensure!(GROUPS.iter().any(|entry| wanted(&entry)), "no such case; there are {}", names());
     ensure!(data::page() == loops::READ, "the cases are made for pages of 4 KiB");
     let files = Files { dir: options.dir.as_deref(), ..Files::default() };

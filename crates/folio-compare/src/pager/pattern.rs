@@ -48,7 +48,10 @@ impl Zipf {
         for share in &mut shares {
             *share /= sum;
         }
-        Self { shares, pages: Numbers(11).shuffled(pages).into_iter().map(|page| page as u32).collect() }
+        Self {
+            shares,
+            pages: Numbers(11).shuffled(pages).into_iter().map(|page| page as u32).collect(),
+        }
     }
 
     fn next(&self, numbers: &mut Numbers) -> u32 {
@@ -77,7 +80,10 @@ mod tests {
         for rank in [1, 2, 10, 100] {
             let want = reads as f64 * (rank as f64).powf(-0.99) / harmonic;
             let found = counts[ranked[rank - 1] as usize] as f64;
-            assert!((found - want).abs() < 6.0 * want.sqrt(), "rank {rank}: {found} reads, not {want}");
+            assert!(
+                (found - want).abs() < 6.0 * want.sqrt(),
+                "rank {rank}: {found} reads, not {want}"
+            );
         }
         // The hot pages are not neighbours.
         assert!(ranked[..100].windows(2).filter(|pair| pair[0].abs_diff(pair[1]) == 1).count() < 5);

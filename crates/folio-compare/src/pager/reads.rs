@@ -142,8 +142,11 @@ impl Reads {
             How::Device => Reader::Device(Box::new(Device::open(&job.file)?)),
         };
         let pages = job.len / page();
-        let pattern =
-            if self.zipf { Pattern::Zipf(Zipf::new(pages, 0.99)) } else { Pattern::Uniform { pages } };
+        let pattern = if self.zipf {
+            Pattern::Zipf(Zipf::new(pages, 0.99))
+        } else {
+            Pattern::Uniform { pages }
+        };
         let warm = pattern.pages(u64::MAX, self.warm);
         // Several threads are quicker, where a single handler does not hold them up.
         let threads = if let How::Handler = self.how { self.threads } else { self.threads.max(4) };
@@ -175,7 +178,9 @@ impl Reader {
                     start.wait();
                     passing(count, || {
                         threads.into_iter().try_for_each(|thread| {
-                            thread.join().map_err(|_| anyhow::anyhow!("a reading thread panicked"))?
+                            thread
+                                .join()
+                                .map_err(|_| anyhow::anyhow!("a reading thread panicked"))?
                         })
                     })
                 })
@@ -237,7 +242,10 @@ pub(super) fn one<'a>(files: &'a Files<'_>) -> Result<Group<'a>> {
     let plan = Reads { how: How::Folio, zipf: false, threads: 1, count: 8192, warm: FULL };
     let pairs = vec![
         Pair::new(case, "kernel").goal(0.02),
-        Pair::new(case, "kernel-random").goal(1.3).beside("handler", HANDLER).beside("in-thread", IN_THREAD),
+        Pair::new(case, "kernel-random")
+            .goal(1.3)
+            .beside("handler", HANDLER)
+            .beside("in-thread", IN_THREAD),
     ];
     group(files, plan, &SIDES, pairs)
 }
@@ -266,8 +274,10 @@ const SIDES: [(&str, How); 5] = [
 pub(super) fn list<'a>(files: &'a Files<'_>) -> Result<Group<'a>> {
     let case = "out-of-core-list";
     let plan = Reads { how: How::Folio, zipf: false, threads: 1, count: 16384, warm: FULL };
-    let sides = [(FOLIO, How::FolioList), ("kernel-willneed", How::Willneed), ("device", How::Device)];
-    let pairs = vec![Pair::new(case, "kernel-willneed").goal(0.6), Pair::new(case, "device").goal(1.15)];
+    let sides =
+        [(FOLIO, How::FolioList), ("kernel-willneed", How::Willneed), ("device", How::Device)];
+    let pairs =
+        vec![Pair::new(case, "kernel-willneed").goal(0.6), Pair::new(case, "device").goal(1.15)];
     group(files, plan, &sides, pairs)
 }
 

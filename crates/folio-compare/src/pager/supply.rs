@@ -80,7 +80,8 @@ impl Supplied {
             Who::Handlers(count) => {
                 for _ in 0..count {
                     std::thread::spawn(move || {
-                        let mut local = Local::new().unwrap_or_else(|_| fail("no memory for a handler"));
+                        let mut local =
+                            Local::new().unwrap_or_else(|_| fail("no memory for a handler"));
                         loop {
                             let Ok(address) = supply.uffd.next() else {
                                 fail("the userfaultfd cannot be read")
@@ -147,7 +148,8 @@ impl Supply {
                 let oldest = self.resident[place].swap(number as u32, Ordering::Relaxed);
                 if oldest != NONE {
                     let base = self.area.start().wrapping_add(oldest as usize * size);
-                    local.leaving[local.count] = libc::iovec { iov_base: base.cast(), iov_len: size };
+                    local.leaving[local.count] =
+                        libc::iovec { iov_base: base.cast(), iov_len: size };
                     local.count += 1;
                     if local.count == BATCH {
                         self.let_go(local);

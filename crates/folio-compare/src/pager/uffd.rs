@@ -91,7 +91,8 @@ impl Uffd {
             // The copies here are never the kernel's.
             let user_mode_only = 1;
             // SAFETY: as above.
-            fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | user_mode_only) } as i32;
+            fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | user_mode_only) }
+                as i32;
         }
         ensure!(fd >= 0, "userfaultfd: {}", io::Error::last_os_error());
         // SAFETY: just opened, and nobody else's.
@@ -147,7 +148,11 @@ impl Uffd {
         }
     }
 
-    fn call<const N: usize>(&self, number: libc::Ioctl, arguments: &mut [u64; N]) -> io::Result<()> {
+    fn call<const N: usize>(
+        &self,
+        number: libc::Ioctl,
+        arguments: &mut [u64; N],
+    ) -> io::Result<()> {
         // SAFETY: the arguments are those of this call, which writes within them. The memory that they name belongs to areas
         // that only ever show the bytes which are put there.
         let done = unsafe { libc::ioctl(self.0.as_raw_fd(), number, arguments.as_mut_ptr()) };

@@ -116,8 +116,17 @@ mod tests {
     #[test]
     fn a_job_is_the_same_after_its_way_to_the_worker() {
         let cgroup = Some("/sys/fs/cgroup/x".into());
-        let job = Job { work: Work::Cold(How::Folio), file: "/a \"b\"".into(), len: 7, budget: 9, cgroup };
+        let job = Job {
+            work: Work::Cold(How::Folio),
+            file: "/a \"b\"".into(),
+            len: 7,
+            budget: 9,
+            cgroup,
+        };
         let text = serde_json::to_string(&job).unwrap();
-        assert_eq!(format!("{:?}", serde_json::from_str::<Job>(&text).unwrap()), format!("{job:?}"));
+        assert_eq!(
+            format!("{:?}", serde_json::from_str::<Job>(&text).unwrap()),
+            format!("{job:?}")
+        );
     }
 }

@@ -280,7 +280,8 @@ impl ViewMut<'_> {
         let inside = index < self.len;
         if inside {
             // SAFETY: inside the view, whose stores are defined.
-            unsafe { AtomicU8::from_ptr(self.start().wrapping_add(index)) }.store(byte, Ordering::Relaxed);
+            unsafe { AtomicU8::from_ptr(self.start().wrapping_add(index)) }
+                .store(byte, Ordering::Relaxed);
         }
         inside
     }

@@ -9,7 +9,8 @@ use std::ops::Range;
 pub(crate) fn zeroed_vec(call: &'static str, range: Range<usize>) -> Result<Vec<u8>> {
     let len = range.len();
     let subject = || Subject::named("the bytes of a map").with_range(range.start as u64, len);
-    sys::memory_room::check_own(len as u64).map_err(|short| Error::no_memory(call, subject(), short))?;
+    sys::memory_room::check_own(len as u64)
+        .map_err(|short| Error::no_memory(call, subject(), short))?;
     let Ok(layout) = Layout::array::<u8>(len) else { return Err(Error::no_heap(call, subject())) };
     if len == 0 {
         return Ok(Vec::new());

@@ -46,7 +46,13 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { call, object, range, file_offset, cause, detail } = self;
-        write!(f, "{call} of {}: bytes {}..{} of the map", sys::plain(object), range.start, range.end)?;
+        write!(
+            f,
+            "{call} of {}: bytes {}..{} of the map",
+            sys::plain(object),
+            range.start,
+            range.end
+        )?;
         if let Some(offset) = file_offset {
             write!(f, " (file offset {offset})")?;
         }

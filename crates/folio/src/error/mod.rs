@@ -98,7 +98,9 @@ impl Error {
             "fallocate",
             subject,
             match errno {
-                Errno::NOSPC => format!("the file system has no room for the {bytes} bytes: {free} are free"),
+                Errno::NOSPC => {
+                    format!("the file system has no room for the {bytes} bytes: {free} are free")
+                }
                 _ => format!("there is no memory for the {bytes} bytes: {limit} leaves {free}"),
             },
             "ask for less, free some, or do without the reservation of space where the call has that option",
@@ -113,13 +115,25 @@ impl Error {
     ) -> Self {
         let crate::sys::memory_room::Shortfall { errno, bytes, free, limit } = short;
         let rule = format!("{bytes} bytes of memory are needed, and {limit} leaves {free}");
-        Self::rule_as(errno, call, subject, rule, "take the range in smaller pieces, or free memory")
+        Self::rule_as(
+            errno,
+            call,
+            subject,
+            rule,
+            "take the range in smaller pieces, or free memory",
+        )
     }
 
     /// The program's allocator refuses the bytes that `call` needs.
     pub(crate) fn no_heap(call: &'static str, subject: Subject) -> Self {
         let rule = "the program's allocator has no block for the answer";
-        Self::rule_as(Errno::NOMEM, call, subject, rule, "take the range in smaller pieces, or free memory")
+        Self::rule_as(
+            Errno::NOMEM,
+            call,
+            subject,
+            rule,
+            "take the range in smaller pieces, or free memory",
+        )
     }
 
     /// A path or a name that holds a NUL byte.
@@ -196,7 +210,9 @@ impl From<Fault> for Error {
 impl From<Error> for std::io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
-            Error::Fault(fault) if fault.cause() == FaultCause::PastEnd => std::io::ErrorKind::UnexpectedEof,
+            Error::Fault(fault) if fault.cause() == FaultCause::PastEnd => {
+                std::io::ErrorKind::UnexpectedEof
+            }
             _ => std::io::Error::from(error.errno()).kind(),
         };
         Self::new(kind, error)

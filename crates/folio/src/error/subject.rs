@@ -39,8 +39,10 @@ impl Subject {
 
     pub(crate) fn file(fd: BorrowedFd<'_>) -> Self {
         let name = sys::file::name(fd);
-        let object =
-            name.map_or_else(|| format!("descriptor {}", fd.as_raw_fd()), |name| name.display().to_string());
+        let object = name.map_or_else(
+            || format!("descriptor {}", fd.as_raw_fd()),
+            |name| name.display().to_string(),
+        );
         Self { object, ..Self::default() }
     }
 

@@ -103,7 +103,13 @@ impl Anon {
             if filled > limit {
                 let rule = format!("the source has more than the {limit} bytes that are allowed");
                 let remedy = "raise the limit, or read the source in pieces";
-                return Err(Error::rule_as(Errno::FBIG, "read_from", subject(filled), rule, remedy));
+                return Err(Error::rule_as(
+                    Errno::FBIG,
+                    "read_from",
+                    subject(filled),
+                    rule,
+                    remedy,
+                ));
             }
             if filled == anon.len() {
                 let more = filled.min(most - filled);
@@ -163,7 +169,10 @@ impl Anon {
                     Errno::NOMEM,
                     "grow",
                     Subject::anonymous().with_length(length),
-                    format!("the map was made with room for {} bytes", made.map_or(0, |made| made.room)),
+                    format!(
+                        "the map was made with room for {} bytes",
+                        made.map_or(0, |made| made.room)
+                    ),
                     "make it with more capacity",
                 ));
             }
@@ -269,7 +278,10 @@ impl Anon {
             let mut none = Region::empty(region.page_size());
             // The bytes to come are kept from children as these were. A region without bytes refuses no setting.
             let _ = none.set_fork(region.fork());
-            return Err(ConversionError::new(Self { mapping: Mapping::new(none, 0, 0), made: None }, error));
+            return Err(ConversionError::new(
+                Self { mapping: Mapping::new(none, 0, 0), made: None },
+                error,
+            ));
         }
         Err(ConversionError::new(Self { mapping: Mapping::new(region, lead, len), made }, error))
     }
@@ -300,7 +312,9 @@ impl Anon {
         region.assume_protection(Prot::READ_WRITE);
         let len = region.len();
         let made = match region.behind() {
-            Ok(place) => place.map(|_| Box::new(AnonBuilt { options: MapOptions::new(), room: len })),
+            Ok(place) => {
+                place.map(|_| Box::new(AnonBuilt { options: MapOptions::new(), room: len }))
+            }
             Err(error) => return Err(ConversionError::new(region, error)),
         };
         Ok(Self { mapping: Mapping::new(region, 0, len), made })

@@ -99,11 +99,17 @@ impl Device {
         let range = self.register::<R>("store", offset)?;
         let to = self.mapping.start().wrapping_add(offset);
         // SAFETY: as for `load`.
-        unsafe { sys::copy::store(to, Width::of::<R>(), value.to_word(), self.mapping.region.addresses()) }
-            .map_err(|trap| self.mapping.fault("store", trap, range))
+        unsafe {
+            sys::copy::store(to, Width::of::<R>(), value.to_word(), self.mapping.region.addresses())
+        }
+        .map_err(|trap| self.mapping.fault("store", trap, range))
     }
 
-    fn register<R: Register>(&self, call: &'static str, offset: usize) -> Result<std::ops::Range<usize>> {
+    fn register<R: Register>(
+        &self,
+        call: &'static str,
+        offset: usize,
+    ) -> Result<std::ops::Range<usize>> {
         let width = size_of::<R>();
         let range = self.mapping.bytes(call, offset, width)?;
         if !(self.mapping.lead + offset).is_multiple_of(width) {

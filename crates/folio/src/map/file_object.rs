@@ -18,9 +18,8 @@ pub(super) fn size(fd: BorrowedFd<'_>, status: &sys::file::Status) -> Result<u64
             probe(fd, PageSize::system(), Prot::READ, MapFlags::PRIVATE)?;
             Err(no_file(fd))
         }
-        FileType::RegularFile | FileType::BlockDevice => {
-            sys::file::length(fd, status).map_err(|errno| Error::kernel("ioctl", errno, Subject::file(fd)))
-        }
+        FileType::RegularFile | FileType::BlockDevice => sys::file::length(fd, status)
+            .map_err(|errno| Error::kernel("ioctl", errno, Subject::file(fd))),
         FileType::CharacterDevice if status.is_dev_zero() => Err(Error::rule_as(
             Errno::NODEV,
             "map",
@@ -108,15 +107,18 @@ pub(super) fn check_sealed_length(fd: BorrowedFd<'_>, size: u64) -> Result<()> {
         Errno::IO,
         "map",
         Subject::file(fd),
-        format!("another thread or process changed the length of the new memfd from {size} to {now} bytes"),
+        format!(
+            "another thread or process changed the length of the new memfd from {size} to {now} bytes"
+        ),
         "find the code that opens memfds of this process through /proc",
     ))
 }
 
 /// Adds seals to a file in memory.
 pub(super) fn seal(fd: BorrowedFd<'_>, seals: sys::memfd::Seals) -> Result<()> {
-    sys::memfd::add_seals(fd, seals)
-        .map_err(|errno| Error::kernel("fcntl", errno, Subject::file(fd).with_detail("F_ADD_SEALS")))
+    sys::memfd::add_seals(fd, seals).map_err(|errno| {
+        Error::kernel("fcntl", errno, Subject::file(fd).with_detail("F_ADD_SEALS"))
+    })
 }
 
 /// The bytes of the range of a file in memory that have no page yet, if there is memory for them.
@@ -128,8 +130,9 @@ pub(super) fn check_room(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Res
 /// Writes all of `bytes` to `offset` of a file.
 pub(super) fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8], mut offset: u64) -> Result<()> {
     while !bytes.is_empty() {
-        let failed =
-            |errno| Error::kernel("pwrite", errno, Subject::file(fd).with_range(offset, bytes.len()));
+        let failed = |errno| {
+            Error::kernel("pwrite", errno, Subject::file(fd).with_range(offset, bytes.len()))
+        };
         match sys::size_limit::within(|| rustix::io::pwrite(fd, bytes, offset)).map_err(failed)? {
             0 => return Err(failed(Errno::IO)),
             count => {
@@ -177,8 +180,9 @@ pub(super) fn check_length(subject: impl FnOnce() -> Subject, length: u64) -> Re
 
 pub(super) fn set_length(fd: BorrowedFd<'_>, length: u64) -> Result<()> {
     check_length(|| Subject::file(fd), length)?;
-    sys::size_limit::set_length(fd, length)
-        .map_err(|errno| Error::kernel("ftruncate", errno, Subject::file(fd).with_range(0, length as usize)))
+    sys::size_limit::set_length(fd, length).map_err(|errno| {
+        Error::kernel("ftruncate", errno, Subject::file(fd).with_range(0, length as usize))
+    })
 }
 
 /// Makes a file at least `length` bytes long. Bytes that another process appends meanwhile stay, where the file system has
@@ -218,7 +222,9 @@ pub(super) fn fill_holes(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Res
         match sys::file::allocate(fd, hole.clone()) {
             Ok(()) => next = hole.end,
             // It can do neither (NFS before 4.2): no harm if there is no hole.
-            Err(Errno::OPNOTSUPP) if !told && sys::file::seeks_no_hole(fd, hole.clone()) == Ok(true) => {
+            Err(Errno::OPNOTSUPP)
+                if !told && sys::file::seeks_no_hole(fd, hole.clone()) == Ok(true) =>
+            {
                 return Ok(());
             }
             Err(errno) => return Err(Error::kernel("fallocate", errno, subject(&hole))),
@@ -235,13 +241,18 @@ pub(super) fn open(path: impl AsRef<std::path::Path>, write: bool) -> Result<std
 /// The same with the flags of open(2).
 pub(super) fn open_with(path: &std::path::Path, flags: OFlags) -> Result<std::fs::File> {
     let opened = sys::open::open(path, flags, Mode::from_raw_mode(0o666));
-    let file =
-        opened.map_err(|errno| Error::kernel("open", errno, Subject::named(path.display().to_string())))?;
+    let file = opened.map_err(|errno| {
+        Error::kernel("open", errno, Subject::named(path.display().to_string()))
+    })?;
     Ok(file.into())
 }
 
 /// Descriptors that a map was made from and keeps, for those that need one.
-pub(super) fn kept<'a>(keep: &'a FdOwnership, call: &'static str, region: &Region) -> Result<BorrowedFd<'a>> {
+pub(super) fn kept<'a>(
+    keep: &'a FdOwnership,
+    call: &'static str,
+    region: &Region,
+) -> Result<BorrowedFd<'a>> {
     keep.descriptor().ok_or_else(|| {
         Error::rule_as(
             Errno::BADF,

@@ -57,7 +57,10 @@ macro_rules! handle_calls {
         /// # Errors
         ///
         /// As there.
-        pub fn lock_on_fault(&self, range: impl std::ops::RangeBounds<usize>) -> $crate::Result<()> {
+        pub fn lock_on_fault(
+            &self,
+            range: impl std::ops::RangeBounds<usize>,
+        ) -> $crate::Result<()> {
             self.mapping.lock((range.start_bound().cloned(), range.end_bound().cloned()), true)
         }
 
@@ -84,7 +87,12 @@ macro_rules! handle_calls {
             step: usize,
             progress: impl FnMut(usize, usize) -> std::ops::ControlFlow<()>,
         ) -> $crate::Result<usize> {
-            self.mapping.region.populate(self.mapping.shift("populate", range)?, how, step, progress)
+            self.mapping.region.populate(
+                self.mapping.shift("populate", range)?,
+                how,
+                step,
+                progress,
+            )
         }
 
         /// Names the map's area, where the kernel has names; see [`Region::name_area`](crate::Region::name_area).
@@ -147,7 +155,10 @@ macro_rules! typed_reads {
         /// # Errors
         ///
         /// As for `read_at`; ENOMEM if the program's allocator, or the machine, has no room for so many bytes.
-        pub fn read_vec(&self, range: impl std::ops::RangeBounds<usize>) -> $crate::Result<Vec<u8>> {
+        pub fn read_vec(
+            &self,
+            range: impl std::ops::RangeBounds<usize>,
+        ) -> $crate::Result<Vec<u8>> {
             let range = self.mapping.shift("read_vec", range)?;
             let mut bytes = $crate::access::zeroed_vec("read_vec", range.clone())?;
             self.read_at_as("read_vec", &mut bytes, range.start - self.mapping.lead)?;
@@ -156,7 +167,9 @@ macro_rules! typed_reads {
 
         /// The bytes from the start to the end as a stream, read by checked copies.
         pub fn reader(&self) -> $crate::Reader<'_> {
-            $crate::Reader::new(self.len(), |buffer, offset| self.read_at_as("reader", buffer, offset))
+            $crate::Reader::new(self.len(), |buffer, offset| {
+                self.read_at_as("reader", buffer, offset)
+            })
         }
     };
 }

@@ -29,7 +29,8 @@ pub(crate) struct Mapping {
 
 impl Mapping {
     pub(crate) fn new(region: Region, lead: usize, len: usize) -> Self {
-        let mut this = Self { region, lead, len, ready: 0, settings: Settings::default(), of_file: false };
+        let mut this =
+            Self { region, lead, len, ready: 0, settings: Settings::default(), of_file: false };
         this.settle();
         this
     }
@@ -66,7 +67,11 @@ impl Mapping {
         Ok(self.len == 0)
     }
 
-    pub(crate) fn advise(&self, range: impl RangeBounds<usize> + Clone, advice: Advice) -> Result<()> {
+    pub(crate) fn advise(
+        &self,
+        range: impl RangeBounds<usize> + Clone,
+        advice: Advice,
+    ) -> Result<()> {
         if self.waits("madvise", range.clone())? {
             self.settings.remember(Setting::Advice(advice));
             return Ok(());
@@ -74,7 +79,11 @@ impl Mapping {
         self.region.advise(self.shift("madvise", range)?, advice)
     }
 
-    pub(crate) fn lock(&self, range: impl RangeBounds<usize> + Clone, on_fault: bool) -> Result<()> {
+    pub(crate) fn lock(
+        &self,
+        range: impl RangeBounds<usize> + Clone,
+        on_fault: bool,
+    ) -> Result<()> {
         if self.waits("mlock", range.clone())? {
             self.settings.remember(if on_fault { Setting::LockedOnFault } else { Setting::Locked });
             return Ok(());
@@ -100,7 +109,11 @@ impl Mapping {
         Ok(named)
     }
 
-    pub(crate) fn protect(&mut self, range: impl RangeBounds<usize> + Clone, prot: Prot) -> Result<()> {
+    pub(crate) fn protect(
+        &mut self,
+        range: impl RangeBounds<usize> + Clone,
+        prot: Prot,
+    ) -> Result<()> {
         if self.waits("mprotect", range.clone())? {
             self.settings.remember(Setting::Protected(prot));
             return Ok(());
@@ -137,7 +150,11 @@ impl Mapping {
     }
 
     /// The shown bytes that `range` means, as bytes of the region.
-    pub(crate) fn shift(&self, call: &'static str, range: impl RangeBounds<usize>) -> Result<Range<usize>> {
+    pub(crate) fn shift(
+        &self,
+        call: &'static str,
+        range: impl RangeBounds<usize>,
+    ) -> Result<Range<usize>> {
         let wanted = (range.start_bound().cloned(), range.end_bound().cloned());
         match page::resolve(range, self.len) {
             Some(range) => Ok(range.start + self.lead..range.end + self.lead),
@@ -179,7 +196,12 @@ impl Mapping {
 
     /// `offset..offset + count` as bytes of the region, ready for a checked access.
     #[inline]
-    pub(crate) fn bytes(&self, call: &'static str, offset: usize, count: usize) -> Result<Range<usize>> {
+    pub(crate) fn bytes(
+        &self,
+        call: &'static str,
+        offset: usize,
+        count: usize,
+    ) -> Result<Range<usize>> {
         match page::within(offset, count, self.len) {
             Some(range) => {
                 let range = range.start + self.lead..range.end + self.lead;
@@ -198,7 +220,12 @@ impl Mapping {
 
     /// A checked copy out, for memory that has no guards.
     #[inline]
-    pub(crate) fn read_at(&self, call: &'static str, buffer: &mut [u8], offset: usize) -> Result<()> {
+    pub(crate) fn read_at(
+        &self,
+        call: &'static str,
+        buffer: &mut [u8],
+        offset: usize,
+    ) -> Result<()> {
         let range = self.bytes(call, offset, buffer.len())?;
         let from = self.start().wrapping_add(offset);
         // SAFETY: `bytes` installed the handler; the region is mapped memory, to which this handle gives no references.
@@ -218,7 +245,9 @@ impl Mapping {
 
     #[cold]
     pub(crate) fn fault(&self, call: &'static str, trap: Trap, range: Range<usize>) -> Error {
-        self.region.fault(call, trap, range, &Origin { lead: self.lead, ..Origin::default() }).into()
+        self.region
+            .fault(call, trap, range, &Origin { lead: self.lead, ..Origin::default() })
+            .into()
     }
 
     /// Which of the shown pages are resident.

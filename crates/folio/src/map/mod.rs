@@ -38,7 +38,8 @@ pub use anon::Anon;
 pub use device::{Device, Register};
 pub use fd_ownership::MapFile;
 pub use file::{
-    FileAccess, FileMap, FileMapMut, FileMapPrivate, MappedFile, Private, ReadOnly, ReadWrite, WriteAccess,
+    FileAccess, FileMap, FileMapMut, FileMapPrivate, MappedFile, Private, ReadOnly, ReadWrite,
+    WriteAccess,
 };
 pub use options::MapOptions;
 pub use sealed::Sealed;

@@ -22,8 +22,9 @@ pub(crate) fn send(socket: &UnixStream, fd: BorrowedFd<'_>) -> Result<()> {
         return Err(Error::kernel("sendmsg", Errno::NOBUFS, subject()));
     }
     let data = [IoSlice::new(&[0])];
-    let sent =
-        rustix::io::retry_on_intr(|| sendmsg(socket.as_fd(), &data, &mut control, SendFlags::NOSIGNAL));
+    let sent = rustix::io::retry_on_intr(|| {
+        sendmsg(socket.as_fd(), &data, &mut control, SendFlags::NOSIGNAL)
+    });
     sent.map(drop).map_err(|errno| Error::kernel("sendmsg", errno, subject()))
 }
 

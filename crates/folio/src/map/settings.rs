@@ -70,7 +70,8 @@ impl Settings {
 
     /// Forgets that pages are to be locked.
     pub(crate) fn unlock(&self) {
-        self.waiting().retain(|setting| !matches!(setting, Setting::Locked | Setting::LockedOnFault));
+        self.waiting()
+            .retain(|setting| !matches!(setting, Setting::Locked | Setting::LockedOnFault));
     }
 
     /// Applies all of them to a region that has bytes now. They stay until [`forget`](Self::forget).

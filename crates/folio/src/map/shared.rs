@@ -155,7 +155,8 @@ impl SharedMem {
         let Mapping { region, len, .. } = &self.mapping;
         let subject = || region.subject(0..region.len());
         let bytes = count.checked_mul(size_of::<A>());
-        let Some(bytes) = bytes.filter(|&bytes| crate::page::within(offset, bytes, *len).is_some()) else {
+        let Some(bytes) = bytes.filter(|&bytes| crate::page::within(offset, bytes, *len).is_some())
+        else {
             return Err(outside("atomics", subject(), offset, bytes.unwrap_or(usize::MAX), *len));
         };
         if !offset.is_multiple_of(align_of::<A>()) {
@@ -170,7 +171,9 @@ impl SharedMem {
         region.check_present("atomics", &(offset..offset + bytes))?;
         // SAFETY: inside the map, aligned (the map starts on a page), any bits are valid, and all that safe code gets
         // of these bytes are atomics and assembly copies. The pages stay, as for `view`.
-        Ok(unsafe { std::slice::from_raw_parts(self.mapping.start().add(offset).cast::<A>(), count) })
+        Ok(unsafe {
+            std::slice::from_raw_parts(self.mapping.start().add(offset).cast::<A>(), count)
+        })
     }
 
     /// Copies `buffer.len()` bytes from `offset`. Who writes them meanwhile may be seen half.

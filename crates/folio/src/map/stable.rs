@@ -53,7 +53,11 @@ impl<A: WriteAccess> StableMut<A> {
     /// # Errors
     ///
     /// As there.
-    pub fn sync(&self, range: impl std::ops::RangeBounds<usize>, how: crate::WriteBack) -> crate::Result<()> {
+    pub fn sync(
+        &self,
+        range: impl std::ops::RangeBounds<usize>,
+        how: crate::WriteBack,
+    ) -> crate::Result<()> {
         self.0.sync(range, how)
     }
 }

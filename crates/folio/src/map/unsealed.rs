@@ -27,7 +27,12 @@ pub(super) struct Unsealed {
 
 impl Unsealed {
     /// A memfd of `length` zero bytes that keeps its length.
-    pub(super) fn new(name: &str, huge: Option<HugePage>, page: PageSize, length: usize) -> Result<Self> {
+    pub(super) fn new(
+        name: &str,
+        huge: Option<HugePage>,
+        page: PageSize,
+        length: usize,
+    ) -> Result<Self> {
         let size = if huge.is_some() { page.ceil(length) } else { Some(length) };
         let size = size.ok_or_else(|| {
             Error::rule_as(
@@ -38,8 +43,9 @@ impl Unsealed {
                 "ask for less",
             )
         })? as u64;
-        let fd = sys::memfd::create(name, huge)
-            .map_err(|errno| Error::kernel("memfd_create", errno, Subject::named(format!("memfd:{name}"))))?;
+        let fd = sys::memfd::create(name, huge).map_err(|errno| {
+            Error::kernel("memfd_create", errno, Subject::named(format!("memfd:{name}")))
+        })?;
         file_object::set_length(fd.as_fd(), size)?;
         file_object::seal(fd.as_fd(), Seals::SHRINK | Seals::GROW)?;
         file_object::check_sealed_length(fd.as_fd(), size)?;

@@ -82,7 +82,13 @@ impl Region {
         let range = bytes.and_then(|bytes| page::within(offset, bytes, self.len()));
         let Some(range) = range else {
             let subject = self.subject(0..self.len());
-            return Err(outside("atomics", subject, offset, bytes.unwrap_or(usize::MAX), self.len()));
+            return Err(outside(
+                "atomics",
+                subject,
+                offset,
+                bytes.unwrap_or(usize::MAX),
+                self.len(),
+            ));
         };
         let align = align_of::<A>();
         if !offset.is_multiple_of(align) {
@@ -109,7 +115,13 @@ impl Region {
         let range = self.resolve(call, range)?;
         let has = self.steady_protection();
         let refuse = |errno, rule: &'static str, remedy: &'static str| {
-            Err(Error::rule_as(errno, call, self.subject(range.clone()).with_prot(rights), rule, remedy))
+            Err(Error::rule_as(
+                errno,
+                call,
+                self.subject(range.clone()).with_prot(rights),
+                rule,
+                remedy,
+            ))
         };
         match has {
             None => refuse(

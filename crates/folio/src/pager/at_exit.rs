@@ -47,7 +47,8 @@ impl ExitFlush {
             let _ = unsafe { libc::atexit(flush_all) };
         }
         let number = LAST.fetch_add(1, Ordering::Relaxed);
-        let written = WritableObjects { number, inbox: Arc::clone(inbox), object, name: name.to_owned() };
+        let written =
+            WritableObjects { number, inbox: Arc::clone(inbox), object, name: name.to_owned() };
         WRITTEN.get().lock().unwrap_or_else(PoisonError::into_inner).push(written);
         Self { number, process: identity::token() }
     }
@@ -81,7 +82,8 @@ fn flush_within_bound() {
             Err(TryLockError::WouldBlock) => return,
         }
     };
-    let asked: Vec<(String, Receiver<CommandResult>)> = all.iter().map(WritableObjects::sync).collect();
+    let asked: Vec<(String, Receiver<CommandResult>)> =
+        all.iter().map(WritableObjects::sync).collect();
     drop(all);
     for (name, outcome) in asked {
         match outcome.recv_timeout(end.saturating_duration_since(Instant::now())) {
@@ -90,7 +92,9 @@ fn flush_within_bound() {
                 sys::say(format_args!("{name}: stored bytes are lost: {}", failure.reason));
             }
             Err(_) => {
-                sys::say(format_args!("{name}: stored bytes may be lost: they were not written in time"));
+                sys::say(format_args!(
+                    "{name}: stored bytes may be lost: they were not written in time"
+                ));
             }
         }
     }
@@ -100,7 +104,8 @@ impl WritableObjects {
     /// Starts to make all that was stored durable.
     fn sync(&self) -> (String, Receiver<CommandResult>) {
         let object = self.object;
-        let make = move |ticket| CoreEvent::Sync { object, first: 0, end: u64::MAX, flush: true, ticket };
+        let make =
+            move |ticket| CoreEvent::Sync { object, first: 0, end: u64::MAX, flush: true, ticket };
         let (reply, outcome) = sync_channel(1);
         self.inbox.send(Command::Ask(Box::new(make), reply));
         (self.name.clone(), outcome)

@@ -166,7 +166,8 @@ impl FileIo {
         let Self::Ring(ring, watch) = self else { return None };
         let done = loop {
             let done = ring.completed()?;
-            let Some(place) = done.user.checked_sub(POLLS).filter(|&place| place < WATCHED as u64) else {
+            let Some(place) = done.user.checked_sub(POLLS).filter(|&place| place < WATCHED as u64)
+            else {
                 break done;
             };
             let place = place as usize;
@@ -208,8 +209,12 @@ mod tests {
         let mut disk = FileIo::new(true, &Arc::new(CommandQueue::new().unwrap()));
         let bells = [0; 2].map(|_| eventfd(0, EventfdFlags::NONBLOCK).unwrap());
         let none = (-1, libc::POLLIN);
-        let watched =
-            [(bells[0].as_raw_fd(), libc::POLLIN), none, (bells[1].as_raw_fd(), libc::POLLIN), none];
+        let watched = [
+            (bells[0].as_raw_fd(), libc::POLLIN),
+            none,
+            (bells[1].as_raw_fd(), libc::POLLIN),
+            none,
+        ];
         for round in 0..1000 {
             let place = 2 * (round % 2);
             std::thread::scope(|scope| {

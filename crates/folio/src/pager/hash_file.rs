@@ -33,7 +33,8 @@ impl HashFile {
     ) {
         let (inbox, file) = (Arc::clone(&self.inbox), Arc::clone(&self.file));
         self.threads.post(move |thread| {
-            let result = thread.and_then(|()| work(&mut file.lock().unwrap_or_else(PoisonError::into_inner)));
+            let result = thread
+                .and_then(|()| work(&mut file.lock().unwrap_or_else(PoisonError::into_inner)));
             inbox.send(done(result));
         });
     }

@@ -25,7 +25,12 @@ pub(super) struct PreImages {
 
 impl PreImages {
     pub(super) fn new(page: usize) -> Self {
-        Self { page, pages: ImagePages::new(), writing: HashMap::new(), unprotected: HashSet::new() }
+        Self {
+            page,
+            pages: ImagePages::new(),
+            writing: HashMap::new(),
+            unprotected: HashSet::new(),
+        }
     }
 
     /// Whether a page of the run has none.
@@ -63,8 +68,10 @@ impl PreImages {
             match self.pages.remove(&page) {
                 Some(before) => {
                     let now = &bytes[start..end];
-                    ranges
-                        .extend(differing(&before[..now.len()], now).map(|r| start + r.start..start + r.end));
+                    ranges.extend(
+                        differing(&before[..now.len()], now)
+                            .map(|r| start + r.start..start + r.end),
+                    );
                     old.insert(page, before);
                 }
                 None => ranges.push(start..end),

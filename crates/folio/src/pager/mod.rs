@@ -279,7 +279,9 @@ impl Builder {
 /// Runs a shard. It must not end early: the kernel would show zeros for missing pages once the userfaultfd is closed.
 fn serve(shard: driver::Driver) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shard.run())).is_err() {
-        crate::sys::say(format_args!("the pager's thread has panicked: its maps cannot be served any more"));
+        crate::sys::say(format_args!(
+            "the pager's thread has panicked: its maps cannot be served any more"
+        ));
         std::process::abort();
     }
 }
@@ -287,7 +289,8 @@ fn serve(shard: driver::Driver) {
 /// As much of a budget as the process's memory cgroups leave room for.
 fn affordable(budget: usize) -> usize {
     let limit = crate::sys::cgroup::Groups::now().memory_limit();
-    let share = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 4 * 3).unwrap_or(usize::MAX));
+    let share =
+        limit.map_or(usize::MAX, |limit| usize::try_from(limit / 4 * 3).unwrap_or(usize::MAX));
     budget.min(share.max(LEAST))
 }
 
@@ -296,7 +299,12 @@ fn check_budget(bytes: usize) -> Result<()> {
         return Ok(());
     }
     let rule = "a budget below 4 MiB leaves no room to read and evict at once";
-    Err(Error::rule("pager", Subject::named("a pager").with_length(bytes), rule, "give it 4 MiB or more"))
+    Err(Error::rule(
+        "pager",
+        Subject::named("a pager").with_length(bytes),
+        rule,
+        "give it 4 MiB or more",
+    ))
 }
 
 impl Pager {
@@ -343,7 +351,8 @@ impl Pager {
     /// writable by any pager of this process (a map whose last handle is being dropped is waited for; a thread that calls a source
     /// does not wait); ENOMEM for addresses. A panic of the source in an answer is an error, too.
     pub fn map(&self, source: impl Source) -> Result<Paged> {
-        MappedObject::open(&self.inner, Arc::new(source), Purpose::Read, Pattern::Normal).map(Paged::new)
+        MappedObject::open(&self.inner, Arc::new(source), Purpose::Read, Pattern::Normal)
+            .map(Paged::new)
     }
 
     /// Maps a source for reading and writing, for one handle alone. What is stored reaches the source some time later
@@ -365,7 +374,8 @@ impl Pager {
     /// process ([`FileMapMut`](crate::FileMapMut) shares a file among processes), or while a write of its last map has not ended;
     /// EMFILE without a descriptor for the lock; EACCES if it cannot be written.
     pub fn map_mut(&self, source: impl Source) -> Result<PagedMut> {
-        MappedObject::open(&self.inner, Arc::new(source), Purpose::Write, Pattern::Normal).map(PagedMut::new)
+        MappedObject::open(&self.inner, Arc::new(source), Purpose::Write, Pattern::Normal)
+            .map(PagedMut::new)
     }
 
     /// Maps a source copy-on-write: what is stored never reaches the source. Stored pages that do not fit into the budget go

@@ -2,7 +2,9 @@
 
 use super::at_exit::ExitFlush;
 use super::command::Command;
-use super::core::{AccessPattern as Reading, CoreEvent, Failure, FailureReason, ObjectId, PinnedRange};
+use super::core::{
+    AccessPattern as Reading, CoreEvent, Failure, FailureReason, ObjectId, PinnedRange,
+};
 use super::driver::NewObject;
 use super::registry::{MapConflict, ObjectEntry, RegistryEntry};
 use super::source_facts::SourceFacts;
@@ -62,7 +64,9 @@ impl std::fmt::Debug for MappedObject {
 /// What a page's failure is to whoever asked.
 fn cause_of(reason: &FailureReason) -> (FaultCause, Option<String>) {
     match reason {
-        FailureReason::Source { message, .. } => (FaultCause::SourceFailed, Some(message.to_string())),
+        FailureReason::Source { message, .. } => {
+            (FaultCause::SourceFailed, Some(message.to_string()))
+        }
         FailureReason::Short => {
             (FaultCause::SourceFailed, Some("it gave fewer bytes than its length".to_owned()))
         }
@@ -76,7 +80,9 @@ fn cause_of(reason: &FailureReason) -> (FaultCause, Option<String>) {
         FailureReason::Refused { errno } => {
             (FaultCause::NoBacking, Some(io::Error::from_raw_os_error(*errno).to_string()))
         }
-        FailureReason::Busy => (FaultCause::NoBacking, Some("direct I/O holds the page".to_owned())),
+        FailureReason::Busy => {
+            (FaultCause::NoBacking, Some("direct I/O holds the page".to_owned()))
+        }
     }
 }
 
@@ -91,7 +97,12 @@ impl MappedObject {
         let (answers, place) = loop {
             let answers = SourceFacts::ask(&*source, purpose)?;
             let Some(identity) = answers.identity else { break (answers, None) };
-            match RegistryEntry::enter(identity, pager.number(), purpose, (answers.version, answers.shows)) {
+            match RegistryEntry::enter(
+                identity,
+                pager.number(),
+                purpose,
+                (answers.version, answers.shows),
+            ) {
                 Ok(ObjectEntry::New(place)) => break (answers, Some(place)),
                 Ok(ObjectEntry::Shared(lease)) => {
                     let len = lease.len;
@@ -106,7 +117,13 @@ impl MappedObject {
         let subject = || Subject::named(name.clone());
         let failed = |error: io::Error| {
             let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
-            Error::rule_as(errno, "map", subject(), error.to_string(), "see whether the source can be read")
+            Error::rule_as(
+                errno,
+                "map",
+                subject(),
+                error.to_string(),
+                "see whether the source can be read",
+            )
         };
         let file = reach.file().cloned();
         let written = matches!(purpose, Purpose::Write | Purpose::Shared);
@@ -120,12 +137,20 @@ impl MappedObject {
         }
         if usize::try_from(len).is_err() || len > 1 << 46 {
             let rule = "the source is longer than the addresses of a process";
-            return Err(Error::rule_as(Errno::OVERFLOW, "map", subject(), rule, "map a part of it"));
+            return Err(Error::rule_as(
+                Errno::OVERFLOW,
+                "map",
+                subject(),
+                rule,
+                "map a part of it",
+            ));
         }
         // After the lock: pagers of other processes write no more. Shared handles take the first one's.
         let stamp = match &file {
             _ if !written => None,
-            Some(file) if file.tells_of_writes() => Some(file.stamp().map(Stamp::content).map_err(failed)?),
+            Some(file) if file.tells_of_writes() => {
+                Some(file.stamp().map(Stamp::content).map_err(failed)?)
+            }
             Some(_) => None,
             None => Some(caught(|| source.version()).map_err(failed)?)
                 .filter(|&version| version != Version::CONSTANT),
@@ -242,7 +267,8 @@ impl MappedObject {
         make: impl FnOnce(super::core::Ticket) -> CoreEvent + Send + 'static,
     ) -> Result<()> {
         self.pager.check_owner_process(call)?;
-        let outcome = self.pager.inbox.ask(|reply| Command::Ask(Box::new(make), reply)).ok_or_else(ended)?;
+        let outcome =
+            self.pager.inbox.ask(|reply| Command::Ask(Box::new(make), reply)).ok_or_else(ended)?;
         outcome.map_err(|failure| self.fault(call, range, &failure))
     }
 
@@ -252,8 +278,11 @@ impl MappedObject {
         let start = page.clamp(range.start, range.end.max(range.start));
         let end = (page + Self::page()).clamp(start, range.end.max(start));
         let (cause, detail) = cause_of(&failure.reason);
-        let cause =
-            if call == "sync" && cause == FaultCause::SourceFailed { FaultCause::NotWritten } else { cause };
+        let cause = if call == "sync" && cause == FaultCause::SourceFailed {
+            FaultCause::NotWritten
+        } else {
+            cause
+        };
         let detail = detail.or_else(|| {
             let foreign = call == "sync" && cause == FaultCause::Changed;
             foreign.then(|| {
@@ -263,7 +292,8 @@ impl MappedObject {
             })
         });
         let object = self.name.clone();
-        Fault { call, object, range: start..end, file_offset: Some(start as u64), cause, detail }.into()
+        Fault { call, object, range: start..end, file_offset: Some(start as u64), cause, detail }
+            .into()
     }
 
     pub(crate) fn prefetch(&self, ranges: &[Range<usize>], len: usize) -> Result<()> {
@@ -308,7 +338,8 @@ impl MappedObject {
             _ => {
                 let subject = Subject::named(self.name.clone()).with_detail(format!("{advice:?}"));
                 let rule = "the advice is about the kernel's own pages";
-                let remedy = "give Normal, Random, Sequential, WillNeed, PopulateRead, Cold or PageOut";
+                let remedy =
+                    "give Normal, Random, Sequential, WillNeed, PopulateRead, Cold or PageOut";
                 return Err(Error::rule("advise", subject, rule, remedy));
             }
         };
@@ -318,7 +349,13 @@ impl MappedObject {
     pub(crate) fn evict(&self, range: &Range<usize>, discard: bool) -> Result<()> {
         let object = self.object;
         let (first, end) = Self::pages(range);
-        self.ask("advise", range, move |ticket| CoreEvent::Evict { object, first, end, discard, ticket })
+        self.ask("advise", range, move |ticket| CoreEvent::Evict {
+            object,
+            first,
+            end,
+            discard,
+            ticket,
+        })
     }
 
     pub(crate) fn sync(&self, range: &Range<usize>, wait: bool) -> Result<()> {
@@ -340,7 +377,13 @@ impl MappedObject {
         if new as u64 > self.reserve {
             let subject = Subject::named(self.name.clone()).with_length(old).with_new_length(new);
             let rule = format!("the map has addresses for {} bytes", self.reserve);
-            return Err(Error::rule_as(Errno::NOMEM, "resize", subject, rule, "close it and map it again"));
+            return Err(Error::rule_as(
+                Errno::NOMEM,
+                "resize",
+                subject,
+                rule,
+                "close it and map it again",
+            ));
         }
         let page = Self::page();
         if new < old {
@@ -378,7 +421,11 @@ impl MappedObject {
     /// The ranges of bytes that are in the map now.
     pub(crate) fn resident(&self, len: usize) -> Result<Vec<Range<usize>>> {
         self.pager.check_owner_process("resident")?;
-        let runs = self.pager.inbox.ask(|reply| Command::Resident(self.object, reply)).ok_or_else(ended)?;
+        let runs = self
+            .pager
+            .inbox
+            .ask(|reply| Command::Resident(self.object, reply))
+            .ok_or_else(ended)?;
         let page = Self::page();
         Ok(runs
             .into_iter()
@@ -394,14 +441,19 @@ impl MappedObject {
 
     pub(crate) fn recorded(&self, len: usize) -> Result<Vec<Range<usize>>> {
         self.pager.check_owner_process("recorded")?;
-        let runs = self.pager.inbox.ask(|reply| Command::Recording(self.object, reply)).ok_or_else(ended)?;
+        let runs = self
+            .pager
+            .inbox
+            .ask(|reply| Command::Recording(self.object, reply))
+            .ok_or_else(ended)?;
         Ok(Self::byte_ranges(runs, len))
     }
 
     fn byte_ranges(runs: Vec<(u64, u64)>, len: usize) -> Vec<Range<usize>> {
         let page = Self::page();
-        let bytes =
-            |(first, end): (u64, u64)| (first as usize * page).min(len)..(end as usize * page).min(len);
+        let bytes = |(first, end): (u64, u64)| {
+            (first as usize * page).min(len)..(end as usize * page).min(len)
+        };
         runs.into_iter().map(bytes).collect()
     }
 
@@ -452,7 +504,11 @@ impl Drop for MappedObject {
 }
 
 /// Keeps pagers of other processes from a file. Where the file system has no locks, the refusal is counted and the map is made.
-fn lock(pager: &Inner, file: &LocalFile, subject: impl Fn() -> Subject) -> Result<Option<WriterLock>> {
+fn lock(
+    pager: &Inner,
+    file: &LocalFile,
+    subject: impl Fn() -> Subject,
+) -> Result<Option<WriterLock>> {
     let (rule, remedy) = match WriterLock::take(file) {
         LockAttempt::Held(lock) => return Ok(Some(lock)),
         // The file system may have locks.
@@ -489,8 +545,7 @@ fn in_use(subject: Subject, conflict: &MapConflict) -> Error {
         );
     }
     if conflict.closing {
-        let rule =
-            "its last map is being made or dropped, and a thread that serves sources cannot wait for that";
+        let rule = "its last map is being made or dropped, and a thread that serves sources cannot wait for that";
         let remedy = "map it from another thread, or when the write has ended";
         return Error::rule_as(Errno::BUSY, "map", subject, rule, remedy);
     }

@@ -137,7 +137,11 @@ impl PageHashes {
 
     /// Whether the pages of a run are as they were. A run lies in one leaf.
     pub(crate) fn verify(&self, run: PageRun, bytes: &[u8]) -> Verification {
-        if self.leaves.is_empty() && self.shed.is_empty() && self.writing.is_empty() && self.lost.is_empty() {
+        if self.leaves.is_empty()
+            && self.shed.is_empty()
+            && self.writing.is_empty()
+            && self.lost.is_empty()
+        {
             return Verification::Same;
         }
         for (page, bytes) in (run.first..).zip(bytes.chunks_exact(self.page)) {
@@ -205,7 +209,8 @@ impl PageHashes {
             return;
         }
         // A leaf that is being written is newer than the file, which was read before that write.
-        let newer = self.writing.get(&leaf).map(|writing| (Arc::clone(&writing.hashes), writing.good));
+        let newer =
+            self.writing.get(&leaf).map(|writing| (Arc::clone(&writing.hashes), writing.good));
         let known = self.leaf(leaf);
         if let Some((newer, good)) = newer {
             fill_up(known, &newer[..good]);
@@ -246,7 +251,8 @@ impl PageHashes {
 
     /// Bytes that the hashes take.
     pub(crate) fn bytes(&self) -> usize {
-        (self.leaves.len() + self.writing.len()) * LEAF_BYTES + (self.shed.len() + self.lost.len()) * 16
+        (self.leaves.len() + self.writing.len()) * LEAF_BYTES
+            + (self.shed.len() + self.lost.len()) * 16
     }
 }
 
@@ -405,7 +411,9 @@ mod tests {
         records.forget_from(0);
         records.insert(PageRun::one(7), &[8; PAGE]);
         file.shed_all(&mut records);
-        assert!((0..7).all(|page| file.agree(&mut records, page, 3)) && !file.agree(&mut records, 7, 3));
+        assert!(
+            (0..7).all(|page| file.agree(&mut records, page, 3)) && !file.agree(&mut records, 7, 3)
+        );
     }
 
     #[test]
@@ -419,12 +427,20 @@ mod tests {
             // The thread reads the leaf before it writes it.
             let write = records.spill(usize::MAX).remove(0);
             file.load(&mut records, 0);
-            assert_eq!(records.verify(PageRun::one(0), &[2; PAGE]), Verification::Same, "during the write");
+            assert_eq!(
+                records.verify(PageRun::one(0), &[2; PAGE]),
+                Verification::Same,
+                "during the write"
+            );
             if succeeds {
                 file.write(&write);
             }
             records.written(write.leaf, write.number, succeeds);
-            assert_eq!(records.verify(PageRun::one(0), &[2; PAGE]), Verification::Same, "after the write");
+            assert_eq!(
+                records.verify(PageRun::one(0), &[2; PAGE]),
+                Verification::Same,
+                "after the write"
+            );
             file.shed_all(&mut records);
             assert!(file.agree(&mut records, 0, 2) && file.agree(&mut records, 1, 1));
             assert!(!file.agree(&mut records, 0, 1));

@@ -85,7 +85,12 @@ enum Finding {
 }
 
 impl Holder {
-    fn finding(&self, pager: u64, purpose: Purpose, shown: (Option<Version>, VersionRule)) -> Finding {
+    fn finding(
+        &self,
+        pager: u64,
+        purpose: Purpose,
+        shown: (Option<Version>, VersionRule),
+    ) -> Finding {
         if self.late {
             return Finding::Wait;
         }
@@ -153,7 +158,8 @@ impl RegistryEntry {
                     waited = true;
                 }
                 Some(_) => {
-                    holders = registry.changed.wait(holders).unwrap_or_else(PoisonError::into_inner);
+                    holders =
+                        registry.changed.wait(holders).unwrap_or_else(PoisonError::into_inner);
                     waited = true;
                 }
                 None if waited => return Ok(ObjectEntry::Waited),
@@ -190,7 +196,12 @@ impl RegistryEntry {
 
 impl Holder {
     fn conflict(&self, pager: u64, closing: bool) -> MapConflict {
-        MapConflict { purpose: self.purpose, other_pager: self.pager != pager, closing, late: self.late }
+        MapConflict {
+            purpose: self.purpose,
+            other_pager: self.pager != pager,
+            closing,
+            late: self.late,
+        }
     }
 }
 

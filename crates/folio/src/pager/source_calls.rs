@@ -151,7 +151,9 @@ fn is_version(source: &dyn Source, version: Version) -> io::Result<()> {
     match caught(|| source.version()) {
         Ok(now) if now == version => Ok(()),
         Ok(_) => Err(io::Error::other(ChangedVersion)),
-        Err(error) => Err(io::Error::new(error.kind(), format!("its version cannot be told: {error}"))),
+        Err(error) => {
+            Err(io::Error::new(error.kind(), format!("its version cannot be told: {error}")))
+        }
     }
 }
 

@@ -84,18 +84,27 @@ impl SourceFacts {
         let ask_version = || caught(|| source.version()).map_err(failed);
         // Its own writes change the version.
         let version = if writes { None } else { Some(ask_version()?) };
-        let (block, deadline) = caught(|| Ok((source.block(), source.deadline()))).map_err(failed)?;
+        let (block, deadline) =
+            caught(|| Ok((source.block(), source.deadline()))).map_err(failed)?;
         let identity = caught(|| Ok(source.identity())).map_err(failed)?;
         let identity = identity.filter(|_| purpose != Purpose::Private);
         let len = caught(|| source.len()).map_err(failed)?;
         let reach = caught(|| Ok(SourceAccess::of(source))).map_err(failed)?;
         let shows = match version {
             None => VersionRule::Any,
-            Some(_) if reach.file().is_some_and(|file| !file.has_one_version()) => VersionRule::Pages,
+            Some(_) if reach.file().is_some_and(|file| !file.has_one_version()) => {
+                VersionRule::Pages
+            }
             Some(version) => {
                 if ask_version()? != version {
                     let rule = "the source's version changed while the map was made";
-                    return Err(Error::rule_as(Errno::AGAIN, "map", subject(), rule, "map it again"));
+                    return Err(Error::rule_as(
+                        Errno::AGAIN,
+                        "map",
+                        subject(),
+                        rule,
+                        "map it again",
+                    ));
                 }
                 VersionRule::Version(version)
             }

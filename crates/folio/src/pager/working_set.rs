@@ -120,7 +120,8 @@ impl WorkingSet {
 fn open(call: &'static str, path: &Path, flags: OFlags) -> Result<File> {
     let opened = sys::open::open(path, flags, Mode::from_raw_mode(0o666));
     let fd = opened.map_err(|errno| refused(call, path, &errno.into()))?;
-    let status = sys::file::status(fd.as_fd()).map_err(|errno| refused(call, path, &errno.into()))?;
+    let status =
+        sys::file::status(fd.as_fd()).map_err(|errno| refused(call, path, &errno.into()))?;
     if status.kind != FileType::RegularFile {
         let subject = Subject::named(path.display().to_string());
         let rule = "a working set lies in a regular file, and this is none";

@@ -51,7 +51,9 @@ impl WriterLock {
             Ok(true) => None,
             Ok(false) => Some(match ofd_lock::is_held_elsewhere(fd.as_fd(), &BYTE) {
                 // The program keeps others out itself.
-                _ if ofd_lock::is_own_record_lock(fd.as_fd(), &BYTE) => LockAttempt::Refused(Errno::AGAIN),
+                _ if ofd_lock::is_own_record_lock(fd.as_fd(), &BYTE) => {
+                    LockAttempt::Refused(Errno::AGAIN)
+                }
                 Ok(Some(range)) if range != BYTE => LockAttempt::Covered,
                 _ => LockAttempt::Taken,
             }),

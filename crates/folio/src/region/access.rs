@@ -21,12 +21,19 @@ impl Region {
 
     /// [`read_at`](Self::read_at) for another call, which the error names.
     #[inline]
-    pub(super) fn read_at_as(&self, call: &'static str, buffer: &mut [u8], offset: usize) -> Result<()> {
+    pub(super) fn read_at_as(
+        &self,
+        call: &'static str,
+        buffer: &mut [u8],
+        offset: usize,
+    ) -> Result<()> {
         let range = self.bytes(call, offset, buffer.len())?;
         sys::signal::install();
         // SAFETY: the handler is installed; the range is mapped by this region, which gives out no references.
-        unsafe { sys::copy::copy(buffer.as_mut_ptr(), self.at(offset), buffer.len(), self.addresses()) }
-            .map_err(|trap| self.fault(call, trap, range, &Origin::default()).into())
+        unsafe {
+            sys::copy::copy(buffer.as_mut_ptr(), self.at(offset), buffer.len(), self.addresses())
+        }
+        .map_err(|trap| self.fault(call, trap, range, &Origin::default()).into())
     }
 
     /// Copies `bytes` to `offset`. Where the map is shared, others see them at once, and the file changes.
@@ -167,7 +174,8 @@ mod tests {
     #[test]
     fn a_lost_page_is_a_hole_and_a_later_map_there_is_left_alone() {
         let page = PageSize::system().bytes();
-        let mut region = crate::MapOptions::new().region(4 * page, crate::Prot::READ_WRITE).unwrap();
+        let mut region =
+            crate::MapOptions::new().region(4 * page, crate::Prot::READ_WRITE).unwrap();
         let lost = region.as_ptr() as usize + page..region.as_ptr() as usize + 2 * page;
         // SAFETY: a page of the region, which nothing refers to.
         unsafe { sys::mm::munmap(lost.start as *mut u8, page) }.unwrap();
@@ -193,7 +201,10 @@ mod tests {
         let address = region.as_ptr() as usize + page;
         let trap = Trap { address, signal: libc::SIGBUS, code: libc::BUS_MCEERR_AR };
         let fault = region.fault("read_at", trap, page + 100..page + 200, &Origin::default());
-        assert_eq!((fault.range(), fault.cause()), (page + 100..page + 200, FaultCause::MemoryFailure));
+        assert_eq!(
+            (fault.range(), fault.cause()),
+            (page + 100..page + 200, FaultCause::MemoryFailure)
+        );
         assert_eq!(fault.file_offset(), Some(page as u64 + 100));
     }
 }

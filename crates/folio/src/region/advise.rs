@@ -60,10 +60,16 @@ impl Region {
     /// EINVAL where the kernel does not know the advice or does not take it for this memory, EFAULT (populating) for a page
     /// that cannot be supplied; see each [`Advice`].
     pub fn advise(&self, range: impl RangeBounds<usize>, advice: Advice) -> Result<()> {
-        self.advise_range("madvise", range, format_args!("{advice:?}"), Some(advice.raw()), |at, len| {
-            // SAFETY: none of `Advice` changes a byte.
-            unsafe { sys::mm::madvise(at, len, advice.raw()) }
-        })
+        self.advise_range(
+            "madvise",
+            range,
+            format_args!("{advice:?}"),
+            Some(advice.raw()),
+            |at, len| {
+                // SAFETY: none of `Advice` changes a byte.
+                unsafe { sys::mm::madvise(at, len, advice.raw()) }
+            },
+        )
     }
 
     /// Throws the bytes of whole pages away.
@@ -83,10 +89,12 @@ impl Region {
             self.pages_may_go();
         }
         // SAFETY: `&mut self` says that nothing refers to the bytes now.
-        unsafe { sys::mm::madvise(self.at(range.start), range.len(), discard.raw()) }.map_err(|errno| {
-            let subject = self.subject(range).with_advice(discard.raw());
-            Error::kernel("madvise", errno, subject.with_detail(format!("{discard:?}")))
-        })
+        unsafe { sys::mm::madvise(self.at(range.start), range.len(), discard.raw()) }.map_err(
+            |errno| {
+                let subject = self.subject(range).with_advice(discard.raw());
+                Error::kernel("madvise", errno, subject.with_detail(format!("{discard:?}")))
+            },
+        )
     }
 
     /// Gives advice whose effect on the bytes comes later or from outside, on whole pages.
@@ -110,10 +118,12 @@ impl Region {
             return Ok(());
         }
         // SAFETY: the caller answers for the bytes.
-        unsafe { sys::mm::madvise(self.at(range.start), range.len(), advice.raw()) }.map_err(|errno| {
-            let subject = self.subject(range).with_advice(advice.raw());
-            Error::kernel("madvise", errno, subject.with_detail(format!("{advice:?}")))
-        })
+        unsafe { sys::mm::madvise(self.at(range.start), range.len(), advice.raw()) }.map_err(
+            |errno| {
+                let subject = self.subject(range).with_advice(advice.raw());
+                Error::kernel("madvise", errno, subject.with_detail(format!("{advice:?}")))
+            },
+        )
     }
 
     /// Faults all pages of the range in and keeps them in memory until [`unlock`](Self::unlock), the unmapping, or the
@@ -165,7 +175,8 @@ impl Region {
             return Ok(());
         }
         kernel(self.at(range.start), range.len()).map_err(|errno| {
-            let bytes = format!("{detail}, bytes {}..{} of the map's {}", range.start, range.end, self.len);
+            let bytes =
+                format!("{detail}, bytes {}..{} of the map's {}", range.start, range.end, self.len);
             let mut subject = self.subject(range).with_detail(bytes);
             subject.advice = advice;
             Error::kernel(call, errno, subject)
@@ -226,7 +237,9 @@ impl Region {
                         errno => Err(Error::kernel(
                             "madvise",
                             errno,
-                            self.subject(range).with_advice(advice.raw()).with_detail(format!("{advice:?}")),
+                            self.subject(range)
+                                .with_advice(advice.raw())
+                                .with_detail(format!("{advice:?}")),
                         )),
                     };
                 }

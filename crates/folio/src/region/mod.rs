@@ -168,7 +168,11 @@ impl Request<'_> {
     ///
     /// It is mapped elsewhere first, and moved: nearly all that the kernel can say against it it says while the place
     /// still reserves.
-    fn place_within(&self, space: &reservation::Space, address: usize) -> Result<NonNull<u8>, Errno> {
+    fn place_within(
+        &self,
+        space: &reservation::Space,
+        address: usize,
+    ) -> Result<NonNull<u8>, Errno> {
         // SAFETY: no FIXED, so nothing is replaced.
         match unsafe { self.call(0, MapFlags::empty()) } {
             Ok(elsewhere) => {
@@ -209,7 +213,8 @@ impl Region {
 
     /// A region of no bytes: what an empty file maps to.
     pub(crate) fn empty(page: PageSize) -> Self {
-        let aligned = std::num::NonZero::new(page.bytes()).unwrap_or(std::num::NonZero::<usize>::MIN);
+        let aligned =
+            std::num::NonZero::new(page.bytes()).unwrap_or(std::num::NonZero::<usize>::MIN);
         Self { base: NonNull::without_provenance(aligned), len: 0, page, rights: None, rare: None }
     }
 
@@ -246,7 +251,11 @@ impl Region {
             &Placement::At(address) => {
                 let refused = |errno| {
                     let flags = request.flags | MapFlags::FIXED_NOREPLACE;
-                    Err(Error::kernel("mmap", errno, request.subject(Some(address)).with_flags(flags)))
+                    Err(Error::kernel(
+                        "mmap",
+                        errno,
+                        request.subject(Some(address)).with_flags(flags),
+                    ))
                 };
                 // SHARED_VALIDATE refuses NOREPLACE as a flag it does not know (tried: 6.18); without it the address is a
                 // hint, which is taken where the place is free.
@@ -259,7 +268,11 @@ impl Region {
                 };
                 if base.as_ptr() as usize != address {
                     drop(Self::made(base, request));
-                    return refused(if request.page.divides(address) { Errno::EXIST } else { Errno::INVAL });
+                    return refused(if request.page.divides(address) {
+                        Errno::EXIST
+                    } else {
+                        Errno::INVAL
+                    });
                 }
                 // Only now, since the stack may grow as long as nothing lies below it.
                 if let Some(stack) = sys::stack::chosen_conflicts_with_stack(&request.range(base)) {
@@ -302,7 +315,9 @@ impl Region {
             _ => Err(Error::rule(
                 "from_raw_parts",
                 Subject::default().with_address(address as usize).with_length(length),
-                format!("address and length must be multiples of the page size ({page}), and not zero"),
+                format!(
+                    "address and length must be multiples of the page size ({page}), and not zero"
+                ),
                 "pass the range as it was mapped, in whole pages",
             )),
         }
@@ -424,12 +439,17 @@ impl Region {
         let mut subject = Subject::mapped_at(self.at(range.start.min(self.len)) as usize)
             .with_length(range.len())
             .with_page(self.page);
-        subject.detail = Some(format!("bytes {}..{} of the map's {}", range.start, range.end, self.len));
+        subject.detail =
+            Some(format!("bytes {}..{} of the map's {}", range.start, range.end, self.len));
         subject
     }
 
     /// The bytes that `range` means, if they lie inside, are mapped, and this process has them.
-    pub(crate) fn resolve(&self, call: &'static str, range: impl RangeBounds<usize>) -> Result<Range<usize>> {
+    pub(crate) fn resolve(
+        &self,
+        call: &'static str,
+        range: impl RangeBounds<usize>,
+    ) -> Result<Range<usize>> {
         let wanted = (range.start_bound().cloned(), range.end_bound().cloned());
         let Some(range) = page::resolve(range, self.len) else {
             return Err(Error::rule(
@@ -467,7 +487,8 @@ impl Region {
     #[cold]
     fn check_lost(&self, call: &'static str, range: &Range<usize>) -> Result<()> {
         let start = self.addresses().start;
-        let Some(lost) = sys::lost_pages::first_in(&(start + range.start..start + range.end)) else {
+        let Some(lost) = sys::lost_pages::first_in(&(start + range.start..start + range.end))
+        else {
             return Ok(());
         };
         let (first, end) = (lost.start.saturating_sub(start), lost.end - start);
@@ -483,8 +504,9 @@ impl Region {
     #[cold]
     fn check_rare(&self, rare: &RareState, call: &'static str, range: &Range<usize>) -> Result<()> {
         // No bytes lie in no hole.
-        let touches =
-            |hole: &&Range<usize>| !range.is_empty() && hole.start < range.end && range.start < hole.end;
+        let touches = |hole: &&Range<usize>| {
+            !range.is_empty() && hole.start < range.end && range.start < hole.end
+        };
         if let Some(hole) = rare.holes.iter().find(touches) {
             let (start, end) = (hole.start, hole.end);
             return Err(Error::rule_as(
@@ -508,13 +530,21 @@ impl Region {
     }
 
     /// All pages that hold a byte of `range`.
-    fn pages_around(&self, call: &'static str, range: impl RangeBounds<usize>) -> Result<Range<usize>> {
+    fn pages_around(
+        &self,
+        call: &'static str,
+        range: impl RangeBounds<usize>,
+    ) -> Result<Range<usize>> {
         let range = self.resolve(call, range)?;
         Ok(self.page.outward(range, self.len))
     }
 
     /// `range`, which must consist of whole pages.
-    fn whole_pages(&self, call: &'static str, range: impl RangeBounds<usize>) -> Result<Range<usize>> {
+    fn whole_pages(
+        &self,
+        call: &'static str,
+        range: impl RangeBounds<usize>,
+    ) -> Result<Range<usize>> {
         let range = self.resolve(call, range)?;
         self.page.exact(range.clone(), self.len).map_err(|near| {
             let (page, outer, inner) = (near.page, near.outer, near.inner);
@@ -559,13 +589,19 @@ impl Region {
 
 /// The error for a map that would lie where a stack grows.
 #[cold]
-fn stack_conflict(call: &'static str, subject: Subject, stack: &sys::stack::StackConflict) -> Error {
+fn stack_conflict(
+    call: &'static str,
+    subject: Subject,
+    stack: &sys::stack::StackConflict,
+) -> Error {
     let Range { start, end } = stack.range;
     Error::rule_as(
         Errno::NOMEM,
         call,
         subject,
-        format!("the addresses {start:#x}..{end:#x} are a stack's, to grow into, with the gap below it"),
+        format!(
+            "the addresses {start:#x}..{end:#x} are a stack's, to grow into, with the gap below it"
+        ),
         format!("end at or below {start:#x}, or let the kernel choose the address"),
     )
 }

@@ -24,7 +24,8 @@ impl Region {
         }
         let before = self.protection_of(&range);
         // The kernel keeps no gap between a stack and pages without access.
-        let opens = |(_, rights): &(Range<usize>, Option<Prot>)| rights.is_none_or(|old| old.is_empty());
+        let opens =
+            |(_, rights): &(Range<usize>, Option<Prot>)| rights.is_none_or(|old| old.is_empty());
         if !prot.is_empty()
             && before.iter().any(opens)
             && let Some(stack) = sys::stack::conflicts_with_stack(
@@ -56,7 +57,8 @@ impl Region {
 
     /// Whether all pages are known to have at least this protection.
     pub(crate) fn surely_has_protection(&self, prot: Prot) -> bool {
-        let known = |(_, rights): &(_, Option<Prot>)| rights.is_some_and(|rights| rights.contains(prot));
+        let known =
+            |(_, rights): &(_, Option<Prot>)| rights.is_some_and(|rights| rights.contains(prot));
         self.protection_of(&(0..self.len)).iter().all(known)
     }
 
@@ -106,7 +108,8 @@ impl Region {
         let parts = &mut self.rare().parts;
         let mut kept = Vec::with_capacity(parts.len() + 2);
         for (part, other) in parts.drain(..) {
-            for rest in [part.start..part.end.min(range.start), part.start.max(range.end)..part.end] {
+            for rest in [part.start..part.end.min(range.start), part.start.max(range.end)..part.end]
+            {
                 if !rest.is_empty() {
                     kept.push((rest, other));
                 }

@@ -2,8 +2,8 @@
 //! borrow of its bytes can be in the way.
 
 use super::{
-    ConversionError, Errno, Error, Fork, MapFlags, Placement, Prot, Region, Reservation, Result, Steady,
-    stack_conflict,
+    ConversionError, Errno, Error, Fork, MapFlags, Placement, Prot, Region, Reservation, Result,
+    Steady, stack_conflict,
 };
 use crate::sys;
 use std::ops::{Range, RangeBounds};
@@ -53,14 +53,20 @@ impl Region {
         self.adopt_lost_pages();
         let wanted = (range.start_bound().cloned(), range.end_bound().cloned());
         // Holes are no error here: resolve as if there were none, but in the right process.
-        let holes = self.rare.as_deref_mut().map(|rare| std::mem::take(&mut rare.holes)).unwrap_or_default();
+        let holes = self
+            .rare
+            .as_deref_mut()
+            .map(|rare| std::mem::take(&mut rare.holes))
+            .unwrap_or_default();
         let range = self.whole_pages("munmap", wanted);
         if !holes.is_empty() {
             self.rare().holes = holes;
         }
         let range = range?;
-        let parts: Vec<_> =
-            self.mapped().map(|part| part.start.max(range.start)..part.end.min(range.end)).collect();
+        let parts: Vec<_> = self
+            .mapped()
+            .map(|part| part.start.max(range.start)..part.end.min(range.end))
+            .collect();
         for part in parts {
             if !part.is_empty() {
                 self.release(part.clone())
@@ -129,15 +135,20 @@ impl Region {
         }
         self.cut_protection(offset);
         if let Some(rare) = self.rare.as_deref_mut() {
-            let cut = |hole: &Range<usize>, from: usize, to: usize| hole.start.max(from)..hole.end.min(to);
+            let cut = |hole: &Range<usize>, from: usize, to: usize| {
+                hole.start.max(from)..hole.end.min(to)
+            };
             let (all, whole) = (std::mem::take(&mut rare.holes), self.len);
-            let part =
-                |from, to| all.iter().map(move |hole| cut(hole, from, to)).filter(|hole| !hole.is_empty());
+            let part = |from, to| {
+                all.iter().map(move |hole| cut(hole, from, to)).filter(|hole| !hole.is_empty())
+            };
             rare.holes = part(0, offset).collect();
-            let (home, process, wiped, sealed) = (rare.home.clone(), rare.process, rare.wiped, rare.sealed);
+            let (home, process, wiped, sealed) =
+                (rare.home.clone(), rare.process, rare.wiped, rare.sealed);
             let (half_sealed, steady) = (rare.half_sealed, rare.steady);
             let other = rest.rare();
-            other.holes = part(offset, whole).map(|hole| hole.start - offset..hole.end - offset).collect();
+            other.holes =
+                part(offset, whole).map(|hole| hole.start - offset..hole.end - offset).collect();
             (other.home, other.process, other.wiped, other.sealed) = (home, process, wiped, sealed);
             (other.half_sealed, other.steady) = (half_sealed, steady);
         }
@@ -222,19 +233,26 @@ impl Region {
             Resize::MayMove => libc::MREMAP_MAYMOVE,
         };
         let subject = || {
-            let subject = self.subject(0..self.len).with_new_length(new).with_move(how == Resize::MayMove);
+            let subject =
+                self.subject(0..self.len).with_new_length(new).with_move(how == Resize::MayMove);
             subject.with_detail(format!("to length {new}, {how:?}"))
         };
         let start = self.as_ptr() as usize;
         let stack = (new > self.len)
-            .then(|| sys::stack::conflicts_with_stack(&(start + self.len..start.saturating_add(new))))
+            .then(|| {
+                sys::stack::conflicts_with_stack(&(start + self.len..start.saturating_add(new)))
+            })
             .flatten();
         let base = match (stack, how) {
             (None, _) => {
                 // SAFETY: the range is this region's, and `&mut self` says that nothing uses it now.
-                unsafe { sys::mm::mremap(self.as_ptr(), self.len, new, flags, std::ptr::null_mut()) }
+                unsafe {
+                    sys::mm::mremap(self.as_ptr(), self.len, new, flags, std::ptr::null_mut())
+                }
             }
-            (Some(stack), Resize::InPlace) => return Err(stack_conflict("mremap", subject(), &stack)),
+            (Some(stack), Resize::InPlace) => {
+                return Err(stack_conflict("mremap", subject(), &stack));
+            }
             (Some(_), Resize::MayMove) => self.move_away(new),
         };
         let base = base.map_err(|errno| Error::kernel("mremap", errno, subject()))?;
@@ -260,8 +278,9 @@ impl Region {
     fn move_away(&self, new: usize) -> Result<*mut u8, Errno> {
         let flags = MapFlags::PRIVATE | MapFlags::ANONYMOUS | MapFlags::NORESERVE;
         // SAFETY: no FIXED, so nothing is replaced.
-        let room =
-            unsafe { sys::mm::mmap(std::ptr::null_mut(), new, Prot::NONE.bits(), flags.bits(), -1, 0) }?;
+        let room = unsafe {
+            sys::mm::mmap(std::ptr::null_mut(), new, Prot::NONE.bits(), flags.bits(), -1, 0)
+        }?;
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
         // SAFETY: the target was made just now for this; the region's bytes are used by nothing else, as its caller has it
         // mutably. On an error the target stays, or its addresses may be another's already.
@@ -278,7 +297,11 @@ impl Region {
             Err(Error::rule_as(errno, "mremap", subject, rule, remedy))
         };
         if self.len == 0 {
-            return refuse(Errno::INVAL, "the region is empty, and has nothing to grow from", "map it anew");
+            return refuse(
+                Errno::INVAL,
+                "the region is empty, and has nothing to grow from",
+                "map it anew",
+            );
         }
         if length == 0 {
             return refuse(
@@ -311,16 +334,22 @@ impl Region {
     pub(crate) fn behind(&self) -> Result<Option<Placement>> {
         self.check_present("grow", &(0..0))?;
         let home = self.rare.as_deref().and_then(|rare| rare.home.as_ref());
-        Ok(home.map(|home| Placement::Within(Arc::clone(home), self.addresses().end - home.start())))
+        Ok(home
+            .map(|home| Placement::Within(Arc::clone(home), self.addresses().end - home.start())))
     }
 
     /// Takes over what was mapped [behind](Self::behind) the region. Children get of it what they get of the region.
     pub(crate) fn append(&mut self, mut next: Self) -> Result<()> {
-        let (process, wiped) = self.rare.as_deref().map_or((None, false), |rare| (rare.process, rare.wiped));
+        let (process, wiped) =
+            self.rare.as_deref().map_or((None, false), |rare| (rare.process, rare.wiped));
         if let (Some(_), Some(home)) = (process, next.rare().home.clone()) {
             // The whole space is kept from children if this region is.
             home.keep_from_children().map_err(|errno| {
-                Error::kernel("madvise", errno, next.subject(0..next.len).with_advice(libc::MADV_DONTFORK))
+                Error::kernel(
+                    "madvise",
+                    errno,
+                    next.subject(0..next.len).with_advice(libc::MADV_DONTFORK),
+                )
             })?;
             next.rare().process = process;
         } else if wiped {
@@ -346,12 +375,15 @@ impl Region {
     ) -> Result<Self, ConversionError<Self>> {
         self.adopt_lost_pages();
         let place = || {
-            let whole =
-                self.rare.as_deref().is_none_or(|rare| rare.holes.is_empty() && rare.process.is_none());
+            let whole = self
+                .rare
+                .as_deref()
+                .is_none_or(|rare| rare.holes.is_empty() && rare.process.is_none());
             if !whole || self.len == 0 || !self.page.divides(offset) {
                 return Err(Error::rule(
                     "mremap",
-                    self.subject(0..self.len).with_detail(format!("to offset {offset} of a reservation")),
+                    self.subject(0..self.len)
+                        .with_detail(format!("to offset {offset} of a reservation")),
                     "a region that moves is one whole that children inherit, and its place is aligned to its pages",
                     "split it at its holes, and round the offset",
                 ));
@@ -361,7 +393,8 @@ impl Region {
                 return Err(Error::rule_as(
                     Errno::FAULT,
                     "mremap",
-                    self.subject(0..self.len).with_detail(format!("to offset {offset} of a reservation")),
+                    self.subject(0..self.len)
+                        .with_detail(format!("to offset {offset} of a reservation")),
                     "a region that moves must be one area to the kernel, or it could be torn apart: the same object, \
                      rights and advice throughout",
                     "give its parts the same rights and advice, or split it and move each part by itself",
@@ -371,7 +404,8 @@ impl Region {
                 return Err(Error::rule_as(
                     Errno::PERM,
                     "mremap",
-                    self.subject(0..self.len).with_detail(format!("to offset {offset} of a reservation")),
+                    self.subject(0..self.len)
+                        .with_detail(format!("to offset {offset} of a reservation")),
                     "a part of the region is sealed (mseal), and stays where it is",
                     "move it before it is sealed",
                 ));
@@ -380,12 +414,15 @@ impl Region {
             let target = space.claim(offset, self.len)?;
             let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
             // SAFETY: the target is claimed, so nobody uses it; the region is owned, so nothing refers to its bytes.
-            match unsafe { sys::mm::mremap(self.as_ptr(), self.len, self.len, flags, target as *mut u8) } {
+            match unsafe {
+                sys::mm::mremap(self.as_ptr(), self.len, self.len, flags, target as *mut u8)
+            } {
                 Ok(base) => Ok((base, Arc::clone(space))),
                 Err(errno) => {
                     // A failed mremap(2) may have unmapped its target.
                     space.restore(target, self.len);
-                    let subject = self.subject(0..self.len).with_detail(format!("to address {target:#x}"));
+                    let subject =
+                        self.subject(0..self.len).with_detail(format!("to address {target:#x}"));
                     Err(Error::kernel("mremap", errno, subject))
                 }
             }

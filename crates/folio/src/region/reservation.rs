@@ -132,7 +132,10 @@ impl Reservation {
     /// # Errors
     ///
     /// ENOMEM if the reservation has no room behind what is in use, or the kernel does not promise the memory.
-    #[expect(clippy::mut_from_ref, reason = "each commit is a range that no other call ever returns")]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "each commit is a range that no other call ever returns"
+    )]
     pub fn commit(&self, length: usize) -> Result<&mut [u8]> {
         let space = &self.space;
         if length == 0 {
@@ -148,8 +151,10 @@ impl Reservation {
             Err(errno) => {
                 // A part may be writable already. A range that cannot be reclaimed stays claimed.
                 let _ = space.reclaim(start as *mut u8, rounded);
-                let subject =
-                    Subject::anonymous().with_address(start).with_length(rounded).with_prot(Prot::READ_WRITE);
+                let subject = Subject::anonymous()
+                    .with_address(start)
+                    .with_length(rounded)
+                    .with_prot(Prot::READ_WRITE);
                 Err(Error::kernel("mprotect", errno, subject))
             }
         }
@@ -162,7 +167,13 @@ impl Reservation {
 
 fn too_long(length: usize) -> Error {
     let subject = Subject::named("a reservation").with_length(length);
-    Error::rule_as(Errno::NOMEM, "reserve", subject, "no range of addresses is that long", "ask for less")
+    Error::rule_as(
+        Errno::NOMEM,
+        "reserve",
+        subject,
+        "no range of addresses is that long",
+        "ask for less",
+    )
 }
 
 impl Space {
@@ -187,9 +198,15 @@ impl Space {
         self.claim_in(&mut taken, offset, len)
     }
 
-    fn claim_in(&self, taken: &mut BTreeMap<usize, usize>, offset: usize, len: usize) -> Result<usize> {
-        let subject =
-            || Subject::named("a reservation").with_address(self.base).with_range(offset as u64, len);
+    fn claim_in(
+        &self,
+        taken: &mut BTreeMap<usize, usize>,
+        offset: usize,
+        len: usize,
+    ) -> Result<usize> {
+        let subject = || {
+            Subject::named("a reservation").with_address(self.base).with_range(offset as u64, len)
+        };
         if self.process.get().is_some_and(|&process| process != sys::identity::token()) {
             return Err(Error::rule_as(
                 Errno::NOMEM,
@@ -241,7 +258,8 @@ impl Space {
     pub(crate) fn give_back(&self, start: usize, len: usize) {
         let end = start + len;
         let mut taken = self.taken();
-        while let Some((&from, &to)) = taken.range(..end).next_back().filter(|&(_, &to)| to > start) {
+        while let Some((&from, &to)) = taken.range(..end).next_back().filter(|&(_, &to)| to > start)
+        {
             taken.remove(&from);
             if to > end {
                 taken.insert(end, to);
@@ -265,9 +283,13 @@ impl Space {
     /// thread's map, which no mark tells from the reservation for sure: nothing is replaced then, and the range is lost to the
     /// space.
     pub(crate) fn plug(&self, start: usize, len: usize) -> bool {
-        let flags = MapFlags::PRIVATE | MapFlags::ANONYMOUS | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
+        let flags = MapFlags::PRIVATE
+            | MapFlags::ANONYMOUS
+            | MapFlags::NORESERVE
+            | MapFlags::FIXED_NOREPLACE;
         // SAFETY: NOREPLACE replaces nothing.
-        let filled = unsafe { sys::mm::mmap(start as *mut u8, len, Prot::NONE.bits(), flags.bits(), -1, 0) };
+        let filled =
+            unsafe { sys::mm::mmap(start as *mut u8, len, Prot::NONE.bits(), flags.bits(), -1, 0) };
         if filled.is_err() {
             self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(start..start + len);
         }
@@ -286,7 +308,9 @@ impl Space {
         // SAFETY: the advice changes nothing in this process.
         let advise = |advice| unsafe { sys::mm::madvise(self.base as *mut u8, self.len, advice) };
         match advise(libc::MADV_DONTFORK) {
-            Err(errno) if self.process.get().is_none() && advise(libc::MADV_DOFORK).is_ok() => Err(errno),
+            Err(errno) if self.process.get().is_none() && advise(libc::MADV_DOFORK).is_ok() => {
+                Err(errno)
+            }
             // If it cannot be undone, a part is absent from children, and they must know.
             result => {
                 self.process.get_or_init(sys::identity::token);
@@ -302,7 +326,8 @@ impl Drop for Space {
             let lost = self.lost.get_mut().unwrap_or_else(PoisonError::into_inner);
             lost.sort_unstable_by_key(|part| part.start);
             let starts = std::iter::once(self.base).chain(lost.iter().map(|part| part.end));
-            let ends = lost.iter().map(|part| part.start).chain(std::iter::once(self.base + self.len));
+            let ends =
+                lost.iter().map(|part| part.start).chain(std::iter::once(self.base + self.len));
             for (start, end) in starts.zip(ends).filter(|(start, end)| start < end) {
                 // SAFETY: the reservation and all regions in it are gone, commits borrowed the reservation, and what
                 // others took is left out.
@@ -335,7 +360,8 @@ mod tests {
         assert_eq!(reservation.used(), page, "it is not handed out again");
         drop((reservation, space));
         // SAFETY: as above; the stranger's area.
-        unsafe { sys::mm::mprotect(start as *mut u8, page, Prot::READ.bits()) }.expect("it is still mapped");
+        unsafe { sys::mm::mprotect(start as *mut u8, page, Prot::READ.bits()) }
+            .expect("it is still mapped");
         // SAFETY: as above.
         unsafe { sys::mm::munmap(start as *mut u8, page) }.unwrap();
     }

@@ -169,7 +169,9 @@ fn fill(reader: &impl ReadAt, buffer: &mut [u8], offset: u64) -> io::Result<usiz
             Ok(0) => break,
             // A reader that claims more than there was room for lies, about these bytes too.
             Ok(count) if count > buffer.len() - done => {
-                return Err(io::Error::other("the reader says it read more bytes than there was room for"));
+                return Err(io::Error::other(
+                    "the reader says it read more bytes than there was room for",
+                ));
             }
             Ok(count) => done += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

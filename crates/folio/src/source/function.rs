@@ -47,7 +47,14 @@ impl Function {
         make: impl Fn(u64, &mut [u8]) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
         let (make, workers) = (Arc::new(make), OnceLock::new());
-        Self { name: name.into(), len, make, block: 4096, deadline: Duration::from_secs(30), workers }
+        Self {
+            name: name.into(),
+            len,
+            make,
+            block: 4096,
+            deadline: Duration::from_secs(30),
+            workers,
+        }
     }
 
     /// The natural unit of a read, as [`Source::block`] says. Rounded up to a power of two.
@@ -92,7 +99,8 @@ impl Source for Function {
         for mut request in requests {
             let (make, len) = (Arc::clone(&self.make), self.len);
             workers.run(move || {
-                let (offset, count) = (request.offset(), within(len, request.offset(), request.len()));
+                let (offset, count) =
+                    (request.offset(), within(len, request.offset(), request.len()));
                 let buffer = &mut request.buffer()[..count];
                 // The same bytes each time, even where the function leaves some as they were.
                 buffer.fill(0);
@@ -111,7 +119,8 @@ impl Source for Function {
 pub(crate) fn caught<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().copied();
-        let text = text.or(panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+        let text =
+            text.or(panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
         Err(io::Error::other(format!("the source panicked: {text}")))
     })
 }

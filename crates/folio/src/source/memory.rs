@@ -74,7 +74,10 @@ impl fmt::Debug for Memory {
 
 /// Completes a read from a slice; what lies past its end is not read.
 fn copy_out(bytes: &[u8], mut request: ReadRequest) {
-    let rest = usize::try_from(request.offset()).ok().and_then(|offset| bytes.get(offset..)).unwrap_or(&[]);
+    let rest = usize::try_from(request.offset())
+        .ok()
+        .and_then(|offset| bytes.get(offset..))
+        .unwrap_or(&[]);
     let count = rest.len().min(request.len());
     request.buffer()[..count].copy_from_slice(&rest[..count]);
     request.complete(Ok(count));

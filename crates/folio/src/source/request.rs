@@ -61,8 +61,18 @@ impl ReadRequest {
     ///
     /// `len` bytes from `start` are initialised, and nobody else uses them before `sink` is told of the end; `sink` keeps
     /// them mapped.
-    pub(crate) unsafe fn new(offset: u64, start: *mut u8, len: usize, sink: Arc<dyn Sink>, id: u64) -> Self {
-        Self { buffer: Buffer { start, len }, offset, end: End(Some(RequestWaiter::Sink { sink, id })) }
+    pub(crate) unsafe fn new(
+        offset: u64,
+        start: *mut u8,
+        len: usize,
+        sink: Arc<dyn Sink>,
+        id: u64,
+    ) -> Self {
+        Self {
+            buffer: Buffer { start, len },
+            offset,
+            end: End(Some(RequestWaiter::Sink { sink, id })),
+        }
     }
 
     /// A read into a buffer of the caller's, for a source that is built on another one. `done` gets the buffer back, and how

@@ -258,7 +258,8 @@ mod tests {
     #[test]
     fn a_posted_job_runs_on_another_thread() {
         let (workers, (done, ended)) = (Workers::new(1), mpsc::channel());
-        workers.post(move |thread| done.send((thread.is_ok(), std::thread::current().id())).unwrap());
+        workers
+            .post(move |thread| done.send((thread.is_ok(), std::thread::current().id())).unwrap());
         let (had_a_thread, id) = ended.recv_timeout(SOON).unwrap();
         assert!(had_a_thread && id != std::thread::current().id());
     }

@@ -35,7 +35,9 @@ impl Groups {
     fn parse(memberships: &str, mounts: &str) -> Self {
         let mut found = Vec::new();
         for (version, root, mount) in mounts.lines().filter_map(mount) {
-            let Some(path) = memberships.lines().find_map(|line| path_in(version, line)) else { continue };
+            let Some(path) = memberships.lines().find_map(|line| path_in(version, line)) else {
+                continue;
+            };
             // A mount shows a part of the hierarchy, which need not hold the group: then its top is as near as one can get.
             let inside = Path::new(path).strip_prefix(&root).unwrap_or(Path::new(""));
             let inside = if path.starts_with("/..") { Path::new("") } else { inside };
@@ -58,7 +60,9 @@ impl Groups {
 
     /// The file that tells of the memory pressure of the process's own group, in version 2.
     pub(crate) fn pressure_file(&self) -> Option<PathBuf> {
-        let own = |member: &&Membership| member.version == CgroupVersion::Two && member.group != member.mount;
+        let own = |member: &&Membership| {
+            member.version == CgroupVersion::Two && member.group != member.mount
+        };
         self.0.iter().find(own).map(|member| member.group.join("memory.pressure"))
     }
 }
@@ -77,7 +81,8 @@ impl Membership {
             // Above `high` the kernel stops the process for ever longer times.
             CgroupVersion::Two => &["memory.max", "memory.high"],
         };
-        let seen = self.up().flat_map(|group| files.iter().filter_map(move |file| number(group, file)));
+        let seen =
+            self.up().flat_map(|group| files.iter().filter_map(move |file| number(group, file)));
         // Version 1 tells of groups above the mount as well.
         let told = statistics(&self.group, &["hierarchical_memory_limit"]);
         seen.chain(told).filter(limited).min()
@@ -170,7 +175,12 @@ mod tests {
     use std::fs;
 
     /// A tree of files, and the answer of a process in `cgroup` with `mounts`, in which `ROOT` is the tree.
-    fn with<R>(files: &[(&str, &str)], cgroup: &str, mounts: &str, ask: impl FnOnce(Groups) -> R) -> R {
+    fn with<R>(
+        files: &[(&str, &str)],
+        cgroup: &str,
+        mounts: &str,
+        ask: impl FnOnce(Groups) -> R,
+    ) -> R {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = root.path().join(path);
@@ -193,7 +203,8 @@ mod tests {
 
     #[test]
     fn the_least_limit_on_the_way_up_holds_in_version_2() {
-        let files = [("a/memory.max", "4096000\n"), ("a/b/memory.max", "max\n"), ("c/memory.max", "1\n")];
+        let files =
+            [("a/memory.max", "4096000\n"), ("a/b/memory.max", "max\n"), ("c/memory.max", "1\n")];
         assert_eq!(limit(&files, "0::/a/b\n", TWO), Some(4_096_000));
         let files = [("a/memory.max", "4096000\n"), ("a/memory.high", "2048000\n")];
         assert_eq!(limit(&files, "0::/a\n", TWO), Some(2_048_000));
@@ -232,8 +243,11 @@ mod tests {
     #[test]
     fn the_group_of_version_2_with_the_least_room_decides() {
         let stat = "inactive_file 10\nactive_file 20\ninactive_anon 500\n";
-        let mut files =
-            vec![("a/b/memory.max", "1000\n"), ("a/b/memory.current", "530\n"), ("a/b/memory.stat", stat)];
+        let mut files = vec![
+            ("a/b/memory.max", "1000\n"),
+            ("a/b/memory.current", "530\n"),
+            ("a/b/memory.stat", stat),
+        ];
         let group = "3:cpu:/x\n0::/a/b\n";
         assert_eq!(room(&files, group, TWO, 0), Some(500));
         assert_eq!(room(&files, group, TWO, 7), Some(507), "free swap counts");
@@ -255,7 +269,10 @@ mod tests {
         ];
         let group = "4:cpu,memory:/a\n0::/\n";
         assert_eq!(room(&files, group, ONE, 50), Some(450));
-        files.extend([("a/memory.memsw.limit_in_bytes", "1010"), ("a/memory.memsw.usage_in_bytes", "700")]);
+        files.extend([
+            ("a/memory.memsw.limit_in_bytes", "1010"),
+            ("a/memory.memsw.usage_in_bytes", "700"),
+        ]);
         assert_eq!(room(&files, group, ONE, 50), Some(410));
     }
 

@@ -78,7 +78,8 @@ pub(crate) fn name(fd: BorrowedFd<'_>) -> Option<PathBuf> {
 /// Whether this process, with its effective ids, may write to the file.
 pub(crate) fn may_write(fd: BorrowedFd<'_>) -> bool {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    rustix::fs::accessat(rustix::fs::CWD, path, rustix::fs::Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+    rustix::fs::accessat(rustix::fs::CWD, path, rustix::fs::Access::WRITE_OK, AtFlags::EACCESS)
+        .is_ok()
 }
 
 /// The size of the pages that a map of this file has, where that is not the machine's base page: files in hugetlbfs.
@@ -141,8 +142,12 @@ pub(crate) fn next_hole(
     const FIEMAP: ioctl::Opcode = ioctl::opcode::read_write::<FileExtents>(b'f', 11);
     let mut next = from;
     while next < end {
-        let head =
-            FileExtents { start: next, length: end - next, room: ROOM as u32, ..FileExtents::default() };
+        let head = FileExtents {
+            start: next,
+            length: end - next,
+            room: ROOM as u32,
+            ..FileExtents::default()
+        };
         let mut answer = (head, [FileExtent::default(); ROOM]);
         // SAFETY: the kernel reads and writes one `struct fiemap` and as many extents behind it as it says there is room
         // for; both structs are whole multiples of eight bytes, and aligned to eight.
@@ -241,7 +246,10 @@ pub(crate) fn missing(fd: BorrowedFd<'_>, range: &std::ops::Range<u64>) -> u64 {
 
 /// Whether lseek(2) finds no hole in the range. It moves the descriptor's position for a moment, so it is for file systems
 /// where nothing else answers.
-pub(crate) fn seeks_no_hole(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Result<bool, Errno> {
+pub(crate) fn seeks_no_hole(
+    fd: BorrowedFd<'_>,
+    range: std::ops::Range<u64>,
+) -> Result<bool, Errno> {
     let position = rustix::fs::seek(fd, SeekFrom::Current(0))?;
     let hole = rustix::fs::seek(fd, SeekFrom::Hole(range.start));
     rustix::fs::seek(fd, SeekFrom::Start(position))?;
@@ -288,7 +296,8 @@ pub(crate) fn read_at(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Res
     let mut done = 0;
     while done < buffer.len() {
         let rest = &mut buffer[done..];
-        match rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut *rest, offset + done as u64)) {
+        match rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut *rest, offset + done as u64))
+        {
             Ok(0) => break,
             Ok(count) => done += count,
             Err(errno) => return Err(errno),

@@ -19,7 +19,8 @@ struct Forks {
 }
 
 /// Held by a thread that forks, and by whoever changes what a child finds.
-static FORKING: ForkMutex<Forks> = ForkMutex::with(Forks { handled: false, begun: 0, own: Vec::new() });
+static FORKING: ForkMutex<Forks> =
+    ForkMutex::with(Forks { handled: false, begun: 0, own: Vec::new() });
 
 /// Runs `work` while no thread of this process forks, and no other thread is in here. Short, and never from within itself.
 pub(crate) fn held_off<R>(work: impl FnOnce(&mut NotForked) -> R) -> R {
@@ -45,7 +46,11 @@ pub(crate) fn open_own<E>(open: impl Fn() -> Result<OwnedFd, E>) -> Result<OwnFd
         let begun = held_off(|forks| forks.begun);
         let fd = open()?;
         let kept =
-            held_off(|forks| if forks.begun == begun { Ok(forks.keep_from_children(fd)) } else { Err(fd) });
+            held_off(
+                |forks| {
+                    if forks.begun == begun { Ok(forks.keep_from_children(fd)) } else { Err(fd) }
+                },
+            );
         match kept {
             Ok(own) => return Ok(own),
             // Some child has a copy.

@@ -36,7 +36,8 @@ impl<T> ForkMutex<T> {
         let me = identity::token();
         let mut holder = 0;
         // What is done under the lock is short, or system calls that all threads would wait for anyway.
-        while let Err(other) = self.holder.compare_exchange(holder, me, Ordering::Acquire, Ordering::Relaxed)
+        while let Err(other) =
+            self.holder.compare_exchange(holder, me, Ordering::Acquire, Ordering::Relaxed)
         {
             holder = if other == me { 0 } else { other };
             if other == me {

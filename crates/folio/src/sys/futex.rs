@@ -23,18 +23,31 @@ pub(crate) fn wait(word: &AtomicU32, value: u32) {
 /// Wakes the one thread that waits for the word to change, if it does already.
 pub(crate) fn wake(word: &AtomicU32) {
     // SAFETY: the kernel looks for sleepers at the word's address, and touches no memory.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1) };
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
+            1,
+        )
+    };
 }
 
 /// Waits while the word, which other processes may have mapped as well, is `value`, at most for `time`. May return earlier: who
 /// comes back looks at everything anew.
-pub(crate) fn wait_shared(word: &std::sync::atomic::AtomicU32, value: u32, time: std::time::Duration) {
+pub(crate) fn wait_shared(
+    word: &std::sync::atomic::AtomicU32,
+    value: u32,
+    time: std::time::Duration,
+) {
     let time = libc::timespec {
         tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_nsec: time.subsec_nanos().into(),
     };
     // SAFETY: the kernel reads the word (a page that is not there is EFAULT) and the time, and changes nothing.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const time) };
+    unsafe {
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const time)
+    };
 }
 
 /// Wakes up to `count` threads, of any process, that wait for the word. How many there were.

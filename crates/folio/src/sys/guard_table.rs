@@ -108,7 +108,8 @@ fn replace_page(guarded: &Guarded, address: usize, signal: i32, code: i32) -> Re
     if guarded.lost.load(Ordering::SeqCst) {
         return Err(Errno::NOMEM);
     }
-    let record = guarded.record_or_make().inspect_err(|_| guarded.announce(address, signal, code))?;
+    let record =
+        guarded.record_or_make().inspect_err(|_| guarded.announce(address, signal, code))?;
     let page = record.page_of(address);
     if let Some(pages) = record.claim(page) {
         guarded.announce(address, signal, code);
@@ -211,7 +212,12 @@ impl Guarded {
             let by = CloneBy::from_number(self.by.load(Ordering::Relaxed));
             let fresh = Shadow::make(range, self.shift.load(Ordering::Relaxed), by)?.as_ptr();
             let null = ptr::null_mut();
-            record = match self.replaced.compare_exchange(null, fresh, Ordering::AcqRel, Ordering::Acquire) {
+            record = match self.replaced.compare_exchange(
+                null,
+                fresh,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
                 Ok(_) => fresh,
                 Err(other) => {
                     // SAFETY: nobody else has seen it.
@@ -233,7 +239,12 @@ impl Guarded {
         let _ = self.cause.compare_exchange(0, cause, Ordering::Relaxed, Ordering::Relaxed);
         let mut lowest = self.missing.load(Ordering::Relaxed);
         while lowest == 0 || address < lowest - 1 {
-            match self.missing.compare_exchange(lowest, address + 1, Ordering::Relaxed, Ordering::Relaxed) {
+            match self.missing.compare_exchange(
+                lowest,
+                address + 1,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => return,
                 Err(now) => lowest = now,
             }
@@ -241,7 +252,12 @@ impl Guarded {
     }
 
     fn note_loss(&self, errno: Errno) {
-        let _ = self.why.compare_exchange(0, errno.raw_os_error(), Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.why.compare_exchange(
+            0,
+            errno.raw_os_error(),
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
         self.lost.store(true, Ordering::SeqCst);
     }
 
@@ -268,7 +284,10 @@ impl Guarded {
         }
         // A thread that was at it in the parent is not in this child.
         if cover == mine
-            || self.cover.compare_exchange(cover, mine, Ordering::AcqRel, Ordering::Relaxed).is_err()
+            || self
+                .cover
+                .compare_exchange(cover, mine, Ordering::AcqRel, Ordering::Relaxed)
+                .is_err()
         {
             yield_to_winner();
             return true;
@@ -308,7 +327,9 @@ impl Guarded {
             let end = lost.as_ref().map_or(rest.end, |lost| lost.start.max(rest.start));
             if rest.start < end {
                 // SAFETY: the part is the map's own, and no guard is open.
-                let _ = unsafe { mm::mprotect(rest.start as *mut u8, end - rest.start, libc::PROT_NONE) };
+                let _ = unsafe {
+                    mm::mprotect(rest.start as *mut u8, end - rest.start, libc::PROT_NONE)
+                };
             }
             rest.start = lost.map_or(rest.end, |lost| lost.end);
         }
@@ -324,7 +345,11 @@ impl Guarded {
         unsafe { self.replaced.load(Ordering::Acquire).as_ref() }
     }
 
-    fn first_replaced(&self, open: &ForkMutexGuard<'_, OpenGuard>, range: &Range<usize>) -> Option<Trap> {
+    fn first_replaced(
+        &self,
+        open: &ForkMutexGuard<'_, OpenGuard>,
+        range: &Range<usize>,
+    ) -> Option<Trap> {
         if range.is_empty() {
             return None;
         }
@@ -333,7 +358,8 @@ impl Guarded {
         }
         let record = self.record(open)?;
         let pages = record.page_of(range.start)..record.page_of(range.end - 1) + 1;
-        let first = record.faulted().first(pages.clone()).or_else(|| record.claimed().first(pages))?;
+        let first =
+            record.faulted().first(pages.clone()).or_else(|| record.claimed().first(pages))?;
         Some(self.trap(record.page_at(first).max(range.start)))
     }
 
@@ -482,7 +508,12 @@ impl GuardBlock {
     fn next_or_grow(&self) -> &'static Self {
         self.next().unwrap_or_else(|| {
             let fresh = Box::into_raw(Box::new(Self::new()));
-            match self.next.compare_exchange(ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire) {
+            match self.next.compare_exchange(
+                ptr::null_mut(),
+                fresh,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
                 // SAFETY: just leaked.
                 Ok(_) => unsafe { &*fresh },
                 Err(other) => {
@@ -525,7 +556,9 @@ pub(super) fn supply(address: usize, pc: usize, signal: i32, code: i32) -> bool 
     const LONGEST_INSTRUCTION: usize = 16;
     let runs_it = (pc..pc.saturating_add(LONGEST_INSTRUCTION)).contains(&address);
     // Nobody opened a guard before there was a token.
-    let Some(process) = identity::known_token().filter(|_| !runs_it && is_missing_page(signal, code)) else {
+    let Some(process) =
+        identity::known_token().filter(|_| !runs_it && is_missing_page(signal, code))
+    else {
         return false;
     };
     let who = ThreadKey { process, thread: this_thread() };
@@ -533,7 +566,9 @@ pub(super) fn supply(address: usize, pc: usize, signal: i32, code: i32) -> bool 
     while let Some(GuardBlock { slots, next }) = block {
         for slot in slots {
             // SAFETY: `close` silences the slot before the map that is entered can move or go away.
-            let found = unsafe { slot.with_entry(who, |guarded| supply_in(guarded, address, signal, code)) };
+            let found = unsafe {
+                slot.with_entry(who, |guarded| supply_in(guarded, address, signal, code))
+            };
             if let Some(supplied) = found {
                 return supplied;
             }
@@ -564,7 +599,9 @@ mod tests {
         std::io::Write::write_all(&mut &file, &vec![7; 8 * PAGE]).unwrap();
         let rights = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new map.
-        let at = unsafe { mm::mmap(std::ptr::null_mut(), 8 * PAGE, rights, sharing, file.as_raw_fd(), 0) };
+        let at = unsafe {
+            mm::mmap(std::ptr::null_mut(), 8 * PAGE, rights, sharing, file.as_raw_fd(), 0)
+        };
         let start = at.unwrap() as usize;
         file.set_len(PAGE as u64).unwrap();
         (file, start..start + 8 * PAGE)

@@ -71,8 +71,14 @@ impl<T> HandlerSlot<T> {
     fn enter(&self, who: ThreadKey) {
         let mut users = self.users.load(Ordering::Relaxed);
         loop {
-            let more = if users >> 32 == of(who.process) >> 32 { users + 1 } else { of(who.process) + 1 };
-            match self.users.compare_exchange_weak(users, more, Ordering::Relaxed, Ordering::Relaxed) {
+            let more =
+                if users >> 32 == of(who.process) >> 32 { users + 1 } else { of(who.process) + 1 };
+            match self.users.compare_exchange_weak(
+                users,
+                more,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => return,
                 Err(now) => users = now,
             }

@@ -79,7 +79,9 @@ fn number(cell: &AtomicU64) -> u64 {
         0 => {
             let fresh = LAST.fetch_add(1, Ordering::Relaxed) + 1;
             // Another thread may have been first; its number holds.
-            cell.compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed).err().unwrap_or(fresh)
+            cell.compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed)
+                .err()
+                .unwrap_or(fresh)
         }
         number => number,
     }
@@ -87,7 +89,8 @@ fn number(cell: &AtomicU64) -> u64 {
 
 fn wiped_on_fork() -> Option<&'static AtomicU64> {
     let len = page_size();
-    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    let (prot, flags) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: a new anonymous map, without FIXED.
     let page = unsafe { mm::mmap(ptr::null_mut(), len, prot, flags, -1, 0) }.ok()?;
     // SAFETY: the page is this function's own, and nothing is stored in it yet.

@@ -68,7 +68,12 @@ pub(crate) fn record(range: &Range<usize>) {
     let fresh: *mut LostRange = Box::leak(Box::new(fresh));
     let mut last = &FIRST;
     loop {
-        match last.next.compare_exchange(ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire) {
+        match last.next.compare_exchange(
+            ptr::null_mut(),
+            fresh,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        ) {
             Ok(_) => return,
             // SAFETY: linked entries are never freed.
             Err(next) => last = unsafe { &*next },

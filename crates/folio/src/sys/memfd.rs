@@ -28,7 +28,9 @@ pub(crate) fn copy(from: BorrowedFd<'_>, name: &str, size: u64) -> Result<OwnedF
     let mut next = 0;
     while next < size {
         let rest = usize::try_from(size - next).unwrap_or(usize::MAX);
-        if super::size_limit::within(|| rustix::fs::sendfile(&copy, from, Some(&mut next), rest))? == 0 {
+        if super::size_limit::within(|| rustix::fs::sendfile(&copy, from, Some(&mut next), rest))?
+            == 0
+        {
             // The other one was cut short.
             return Err(Errno::IO);
         }

@@ -38,7 +38,12 @@ pub(crate) fn check(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<u64, Short
     let sized = Some(stat).filter(|stat| stat.f_blocks > 0);
     let space = sized.map(|stat| stat.f_bavail.saturating_mul(stat.f_bsize.unsigned_abs()));
     if let Some(free) = space.filter(|&free| bytes > free) {
-        return Err(Shortfall { errno: Errno::NOSPC, bytes, free, limit: "the size of the file system" });
+        return Err(Shortfall {
+            errno: Errno::NOSPC,
+            bytes,
+            free,
+            limit: "the size of the file system",
+        });
     }
     let (free, limit) = memory();
     // The page tables that a map of these bytes needs take a page for each 512.
@@ -70,7 +75,8 @@ pub(crate) fn memory() -> (u64, &'static str) {
         let bytes = |count| u64::from(info.mem_unit.max(1)).saturating_mul(count);
         (bytes(info.freeram), bytes(info.freeswap))
     });
-    let mut least = (available.saturating_add(swap), "the machine's available memory and free swap");
+    let mut least =
+        (available.saturating_add(swap), "the machine's available memory and free swap");
     if super::process::sysctl("vm/overcommit_memory") == Some(2)
         && let (Some(limit), Some(committed)) = (field("CommitLimit"), field("Committed_AS"))
     {

@@ -124,7 +124,8 @@ pub(crate) fn munlock(addr: *mut u8, len: usize) -> Result<(), Errno> {
 /// mincore(2): one byte a base page into `pages`; the lowest bit says whether the page is resident.
 pub(crate) fn mincore(addr: *mut u8, pages: &mut [u8], page_bytes: usize) -> Result<(), Errno> {
     // SAFETY: the kernel writes one byte for each page of the range, which is as many as `pages` holds.
-    check(unsafe { libc::mincore(addr.cast(), pages.len() * page_bytes, pages.as_mut_ptr()) }).map(drop)
+    check(unsafe { libc::mincore(addr.cast(), pages.len() * page_bytes, pages.as_mut_ptr()) })
+        .map(drop)
 }
 
 /// mseal(2), since 6.10: the range can never be unmapped, moved or protected otherwise again.

@@ -66,7 +66,9 @@ pub(crate) fn last_errno() -> Errno {
 pub(crate) fn say(text: std::fmt::Arguments<'_>) {
     let line = format!("folio: {}\n", plain(&text.to_string()));
     let write = || std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
-    let _ = size_limit::within(|| write().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)));
+    let _ = size_limit::within(|| {
+        write().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    });
 }
 
 /// The result of a libc call that returns -1 for an error.
@@ -79,6 +81,8 @@ pub(crate) fn check(result: impl Into<i64>) -> Result<i64, Errno> {
 
 /// What [`handler_table`] and [`trap_cell`] are built on; their models in the tests put other ones there.
 pub(crate) mod atomics {
-    pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+    pub(crate) use std::sync::atomic::{
+        AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+    };
     pub(crate) use std::thread::yield_now;
 }

@@ -43,7 +43,10 @@ pub(crate) fn unlock(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<(), Errno
 }
 
 /// The bytes of the first lock that another description holds in the range, if there is one.
-pub(crate) fn is_held_elsewhere(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<Option<Range<u64>>, Errno> {
+pub(crate) fn is_held_elsewhere(
+    fd: BorrowedFd<'_>,
+    range: &Range<u64>,
+) -> Result<Option<Range<u64>>, Errno> {
     let mut lock = request(libc::F_WRLCK, range);
     // SAFETY: the kernel reads and writes one `struct flock`.
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) })?;
@@ -52,7 +55,8 @@ pub(crate) fn is_held_elsewhere(fd: BorrowedFd<'_>, range: &Range<u64>) -> Resul
     }
     let start = lock.l_start.cast_unsigned();
     // A length of zero is "to the end of all offsets".
-    let end = if lock.l_len == 0 { u64::MAX } else { start.saturating_add(lock.l_len.cast_unsigned()) };
+    let end =
+        if lock.l_len == 0 { u64::MAX } else { start.saturating_add(lock.l_len.cast_unsigned()) };
     Ok(Some(start..end))
 }
 

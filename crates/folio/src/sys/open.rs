@@ -16,7 +16,8 @@ use std::path::Path;
 /// The caller looks at the type: a FIFO is opened like any other file.
 pub(crate) fn open(path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let opened = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags | OFlags::NONBLOCK, mode));
+    let opened =
+        rustix::io::retry_on_intr(|| rustix::fs::open(path, flags | OFlags::NONBLOCK, mode));
     let fd = match opened {
         // The file has a lease, whose holder has been told by now to give it up.
         Err(Errno::WOULDBLOCK) => return wait_for_lease(path, flags),

@@ -32,7 +32,8 @@ impl<T: Default + Send + Sync + 'static> PerProcess<T> {
                 return &owned.value;
             }
             let fresh = Box::into_raw(Box::new(PerProcessValue { process, value: T::default() }));
-            if self.0.compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            if self.0.compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire).is_err()
+            {
                 // SAFETY: made just now, and seen by nobody.
                 drop(unsafe { Box::from_raw(fresh) });
             }

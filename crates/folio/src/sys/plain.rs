@@ -34,7 +34,10 @@ mod tests {
 
     #[test]
     fn control_characters_are_escaped_and_the_rest_stays() {
-        assert_eq!(plain("a\u{1b}[2J\nb\u{9b}\u{202e}\u{2066}"), r"a\u{1b}[2J\nb\u{9b}\u{202e}\u{2066}");
+        assert_eq!(
+            plain("a\u{1b}[2J\nb\u{9b}\u{202e}\u{2066}"),
+            r"a\u{1b}[2J\nb\u{9b}\u{202e}\u{2066}"
+        );
         assert_eq!(plain(r"Vec<&'static str> – naïve \n"), r"Vec<&'static str> – naïve \n");
     }
 }

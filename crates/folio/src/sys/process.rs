@@ -30,7 +30,10 @@ impl Vma {
     /// Whether it is shared memory that has no file but the one that the kernel keeps behind it.
     pub(crate) fn is_shared_anonymous(&self) -> bool {
         self.rights.ends_with('s')
-            && self.object.as_deref().is_some_and(|path| path == std::path::Path::new("/dev/zero (deleted)"))
+            && self
+                .object
+                .as_deref()
+                .is_some_and(|path| path == std::path::Path::new("/dev/zero (deleted)"))
     }
 }
 

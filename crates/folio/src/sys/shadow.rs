@@ -42,7 +42,10 @@ impl CloneBy {
     }
 
     pub(super) fn from_number(number: u8) -> Self {
-        [Self::Moving, Self::Duplicating].into_iter().find(|&by| by as u8 == number).unwrap_or(Self::Nothing)
+        [Self::Moving, Self::Duplicating]
+            .into_iter()
+            .find(|&by| by as u8 == number)
+            .unwrap_or(Self::Nothing)
     }
 }
 
@@ -98,7 +101,11 @@ impl Shadow {
     }
 
     /// Without the addresses for a shadow, pages are replaced one by one, and end without access.
-    pub(super) fn make(range: Range<usize>, shift: u32, by: CloneBy) -> Result<NonNull<Self>, Errno> {
+    pub(super) fn make(
+        range: Range<usize>,
+        shift: u32,
+        by: CloneBy,
+    ) -> Result<NonNull<Self>, Errno> {
         has_room_for_vmas()?;
         let Range { start: lo, end: hi } = range;
         let record = size_of::<Self>() + Self::ARRAYS * 8 * Self::words(lo, hi, shift);
@@ -217,7 +224,8 @@ impl Shadow {
         self.faulted().set(page);
         let runs = self.runs.fetch_add(1, Ordering::Relaxed);
         // Without clones, pages that are in order would be lost.
-        let doublings = if self.by == CloneBy::Nothing { 0 } else { (runs / RUNS_A_LENGTH).min(LONGEST_RUN) };
+        let doublings =
+            if self.by == CloneBy::Nothing { 0 } else { (runs / RUNS_A_LENGTH).min(LONGEST_RUN) };
         let limit = page.saturating_add(1 << doublings).min(self.count());
         let mut end = page + 1;
         while end < limit && self.claimed().set(end) {
@@ -287,7 +295,9 @@ impl Shadow {
                 self.move_back(page)
             } else {
                 // SAFETY: a zero page that the handler put there, and that nothing uses.
-                unsafe { mm::mprotect(self.page_at(page) as *mut u8, self.page_bytes(), libc::PROT_NONE) }
+                unsafe {
+                    mm::mprotect(self.page_at(page) as *mut u8, self.page_bytes(), libc::PROT_NONE)
+                }
             };
             result = result.and(back);
         }
@@ -310,8 +320,9 @@ impl Shadow {
         // Where the zero page still lies, or already another map, this fails: they look alike, so
         // the page is given up.
         // SAFETY: NOREPLACE replaces nothing.
-        let plug =
-            unsafe { mm::mmap(to, len, libc::PROT_NONE, ANONYMOUS | libc::MAP_FIXED_NOREPLACE, -1, 0) };
+        let plug = unsafe {
+            mm::mmap(to, len, libc::PROT_NONE, ANONYMOUS | libc::MAP_FIXED_NOREPLACE, -1, 0)
+        };
         if plug.is_ok() {
             return Ok(());
         }
@@ -366,7 +377,8 @@ impl PageBits<'_> {
         while next < range.end {
             let word = self.0[next / 64].load(Ordering::Acquire) >> (next % 64);
             if word != 0 {
-                return Some(next + word.trailing_zeros() as usize).filter(|&page| page < range.end);
+                return Some(next + word.trailing_zeros() as usize)
+                    .filter(|&page| page < range.end);
             }
             next = (next / 64 + 1) * 64;
         }

@@ -27,7 +27,11 @@ type HandlerEntry = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
 /// it back, says so where the signal has to go next.
 static ENTRIES: [HandlerEntry; LEVELS] = [enter::<0>, enter::<1>, enter::<2>, enter::<3>];
 
-extern "C" fn enter<const LEVEL: usize>(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+extern "C" fn enter<const LEVEL: usize>(
+    signal: i32,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
     on_fault(LEVEL, signal, info, context);
 }
 
@@ -40,7 +44,8 @@ struct HandlerChain {
     top: AtomicUsize,
 }
 
-static CHAINS: [HandlerChain; 2] = [HandlerChain::of(libc::SIGBUS), HandlerChain::of(libc::SIGSEGV)];
+static CHAINS: [HandlerChain; 2] =
+    [HandlerChain::of(libc::SIGBUS), HandlerChain::of(libc::SIGSEGV)];
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 
 /// What the handler asks of the pager's areas. A program without a pager has none.
@@ -88,7 +93,10 @@ struct DispositionSlot {
 unsafe impl Sync for DispositionSlot {}
 
 static ROOMS: [DispositionSlot; 64] = [const {
-    DispositionSlot { place: UnsafeCell::new(MaybeUninit::uninit()), is_set: AtomicBool::new(false) }
+    DispositionSlot {
+        place: UnsafeCell::new(MaybeUninit::uninit()),
+        is_set: AtomicBool::new(false),
+    }
 }; 64];
 static ROOMS_TAKEN: AtomicUsize = AtomicUsize::new(0);
 
@@ -153,8 +161,9 @@ fn disposition(signal: i32) -> libc::sigaction {
 
 fn is_same(one: &libc::sigaction, other: &libc::sigaction) -> bool {
     // SAFETY: the set is valid; a number that is no signal is not in it.
-    let has =
-        |action: &libc::sigaction, signal| unsafe { libc::sigismember(&raw const action.sa_mask, signal) };
+    let has = |action: &libc::sigaction, signal| unsafe {
+        libc::sigismember(&raw const action.sa_mask, signal)
+    };
     one.sa_sigaction == other.sa_sigaction
         && one.sa_flags == other.sa_flags
         && (1..=64).all(|signal| has(one, signal) == has(other, signal))
@@ -167,11 +176,12 @@ impl Disposition {
 
     /// The kept copy of a disposition, kept now if need be; `None` without room. It allocates nothing.
     fn find_or_keep(signal: i32, action: &libc::sigaction) -> Option<&'static Self> {
-        let set = ROOMS.iter().filter(|room| room.is_set.load(Ordering::Acquire)).find_map(|room| {
-            // SAFETY: it is set, and nobody writes it any more.
-            let kept = unsafe { (*room.place.get()).assume_init_ref() };
-            (kept.signal == signal && is_same(&kept.action, action)).then_some(kept)
-        });
+        let set =
+            ROOMS.iter().filter(|room| room.is_set.load(Ordering::Acquire)).find_map(|room| {
+                // SAFETY: it is set, and nobody writes it any more.
+                let kept = unsafe { (*room.place.get()).assume_init_ref() };
+                (kept.signal == signal && is_same(&kept.action, action)).then_some(kept)
+            });
         if set.is_some() {
             return set;
         }
@@ -192,7 +202,11 @@ impl Disposition {
     /// The function, as the kernel would find it now: a handler for one signal only is found once, by one thread.
     fn take_handler(&self) -> usize {
         let once = is_handler(&self.action) && self.action.sa_flags & libc::SA_RESETHAND != 0;
-        if once && self.spent.swap(true, Ordering::SeqCst) { libc::SIG_DFL } else { self.action.sa_sigaction }
+        if once && self.spent.swap(true, Ordering::SeqCst) {
+            libc::SIG_DFL
+        } else {
+            self.action.sa_sigaction
+        }
     }
 }
 
@@ -220,11 +234,18 @@ impl HandlerChain {
             return 0;
         }
         let same = |&level: &usize| self.at(level).is_some_and(|kept| is_same(&kept.action, found));
-        (0..LEVELS).find(same).unwrap_or_else(|| (self.top.load(Ordering::Relaxed) + 1).min(LEVELS - 1))
+        (0..LEVELS)
+            .find(same)
+            .unwrap_or_else(|| (self.top.load(Ordering::Relaxed) + 1).min(LEVELS - 1))
     }
 
     /// Puts folio's handler in front of the disposition that was found, which is `kept` there.
-    fn put_in_front(&self, found: &libc::sigaction, kept: &'static Disposition, level: Option<usize>) {
+    fn put_in_front(
+        &self,
+        found: &libc::sigaction,
+        kept: &'static Disposition,
+        level: Option<usize>,
+    ) {
         let level = level.unwrap_or_else(|| self.level_for(found));
         // Known before it can be needed.
         self.set(level, kept);
@@ -235,7 +256,8 @@ impl HandlerChain {
         // The program's handler gets the stack that it asked for, and calls that it interrupts end as it asked. Without one,
         // the alternate stack is the better one: the other may be full.
         let free = libc::SA_ONSTACK | libc::SA_RESTART;
-        action.sa_flags = libc::SA_SIGINFO | if is_handler(found) { found.sa_flags & free } else { free };
+        action.sa_flags =
+            libc::SA_SIGINFO | if is_handler(found) { found.sa_flags & free } else { free };
         // What another thread installed since the query is what is replaced.
         let mut replaced = *found;
         // SAFETY: the entry has the signature SA_SIGINFO asks for, and is async-signal-safe; `replaced` has room for the
@@ -278,7 +300,8 @@ impl HandlerChain {
         let outer = FORWARDING.get();
         let (context_at, frame) = (context as usize, (&raw const outer) as usize);
         let nested = outer.0 == context_at && outer.1 != frame;
-        let level = if nested { outer.2.checked_sub(1).map(|below| below.min(entry)) } else { Some(entry) };
+        let level =
+            if nested { outer.2.checked_sub(1).map(|below| below.min(entry)) } else { Some(entry) };
         let Some((level, next)) = level.and_then(|level| Some((level, self.at(level)?))) else {
             // SAFETY: in the handler.
             return unsafe { self.default_action(info) };
@@ -320,7 +343,11 @@ impl HandlerChain {
         // SAFETY: the sets are valid, and the calls are async-signal-safe.
         unsafe {
             let mut before = MaybeUninit::zeroed();
-            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const previous.sa_mask, before.as_mut_ptr());
+            libc::pthread_sigmask(
+                libc::SIG_BLOCK,
+                &raw const previous.sa_mask,
+                before.as_mut_ptr(),
+            );
             let own = libc::sigismember(&raw const previous.sa_mask, self.signal) == 1;
             if previous.sa_flags & libc::SA_NODEFER != 0 && !own {
                 let mut only = MaybeUninit::zeroed();

@@ -73,7 +73,9 @@ impl BlockedSigxfsz {
 impl Drop for BlockedSigxfsz {
     fn drop(&mut self) {
         // SAFETY: the mask that this thread had.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut()) };
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut())
+        };
     }
 }
 

@@ -33,7 +33,8 @@ fn top() -> usize {
         return known;
     }
     // SAFETY: only asks; the kernel's answers are the addresses of bytes on the first stack, or 0.
-    let (name, random) = unsafe { (libc::getauxval(libc::AT_EXECFN), libc::getauxval(libc::AT_RANDOM)) };
+    let (name, random) =
+        unsafe { (libc::getauxval(libc::AT_EXECFN), libc::getauxval(libc::AT_RANDOM)) };
     let page = rustix::param::page_size();
     let mut top = name.max(random) as usize;
     if name != 0 {
@@ -79,7 +80,11 @@ pub(crate) fn conflicts_with_stack(range: &Range<usize>) -> Option<StackConflict
         return Some(StackConflict { range: allowed });
     }
     let near = allowed.start.min(allowed.end.saturating_sub(KERNELS_ROOM));
-    if OTHERS.load(Ordering::Relaxed) || overlap(&(near..allowed.end), range) { look(range) } else { None }
+    if OTHERS.load(Ordering::Relaxed) || overlap(&(near..allowed.end), range) {
+        look(range)
+    } else {
+        None
+    }
 }
 
 /// The same for an address that the caller chose: every area that grows down counts.

@@ -43,7 +43,8 @@ pub(crate) fn spawn_child(work: impl FnOnce()) -> (i32, File) {
     // SAFETY: `ends` has room for the two descriptors.
     assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
     // SAFETY: just opened, and owned by nobody else.
-    let (reader, writer) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
+    let (reader, writer) =
+        unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
     // SAFETY: the child runs on the calling thread's copy alone; glibc's heap and folio work after
     // a fork, and it ends with `_exit`.
     match unsafe { libc::fork() } {
@@ -57,8 +58,9 @@ pub(crate) fn spawn_child(work: impl FnOnce()) -> (i32, File) {
                 Ok(()) => 0,
                 Err(panic) => {
                     let text = panic.downcast_ref::<String>().map(String::as_str);
-                    let text =
-                        text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message");
+                    let text = text
+                        .or(panic.downcast_ref::<&str>().copied())
+                        .unwrap_or("a panic without a message");
                     let _ = File::from(writer).write_all(text.as_bytes());
                     101
                 }

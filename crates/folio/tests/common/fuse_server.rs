@@ -8,9 +8,9 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 use fuser::{
-    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner,
-    OpenFlags, ReplyAttr, ReplyData, ReplyEntry, ReplyOpen, ReplyWrite, Request, Session, SessionACL,
-    WriteFlags,
+    Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, ReplyOpen, ReplyWrite, Request,
+    Session, SessionACL, WriteFlags,
 };
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -67,7 +67,8 @@ impl FuseServer {
     pub(crate) fn start(served: Served) -> Result<Self, String> {
         let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
         let device = std::fs::File::options().read(true).write(true).open("/dev/fuse");
-        let device = OwnedFd::from(device.map_err(|error| format!("/dev/fuse cannot be opened: {error}"))?);
+        let device =
+            OwnedFd::from(device.map_err(|error| format!("/dev/fuse cannot be opened: {error}"))?);
         let control = Control::shared();
         control.modified.store(1_000_000_000_000_000_000, Ordering::Relaxed);
         let target = CString::new(dir.path().as_os_str().as_encoded_bytes()).unwrap();
@@ -80,10 +81,19 @@ impl FuseServer {
         // SAFETY: all are strings that live until the call returns.
         let mounted = unsafe {
             let flags = libc::MS_NOSUID | libc::MS_NODEV;
-            libc::mount(c"folio-test".as_ptr(), target.as_ptr(), kind, flags, options.as_ptr().cast())
+            libc::mount(
+                c"folio-test".as_ptr(),
+                target.as_ptr(),
+                kind,
+                flags,
+                options.as_ptr().cast(),
+            )
         };
         if mounted != 0 {
-            return Err(format!("a FUSE file system cannot be mounted: {}", std::io::Error::last_os_error()));
+            return Err(format!(
+                "a FUSE file system cannot be mounted: {}",
+                std::io::Error::last_os_error()
+            ));
         }
         // SAFETY: the child runs on this thread's copy alone; glibc's heap works after a fork, and
         // the child ends with `_exit`.
@@ -241,9 +251,10 @@ impl OneFile {
     fn attributes(&self, ino: INodeNo) -> FileAttr {
         let directory = ino == INodeNo::ROOT;
         let served = lock(&self.served);
-        let size = if directory { 0 } else { served.said_size.unwrap_or(served.bytes.len() as u64) };
-        let time =
-            SystemTime::UNIX_EPOCH + Duration::from_nanos(self.control.modified.load(Ordering::SeqCst));
+        let size =
+            if directory { 0 } else { served.said_size.unwrap_or(served.bytes.len() as u64) };
+        let time = SystemTime::UNIX_EPOCH
+            + Duration::from_nanos(self.control.modified.load(Ordering::SeqCst));
         FileAttr {
             ino,
             size,

@@ -61,7 +61,9 @@ pub(crate) fn run_around<P>(
     meanwhile: impl FnOnce(),
 ) -> Option<Ended> {
     let mut meanwhile = Some(meanwhile);
-    trace(start(prepare, work), step, steps, |_| meanwhile.take().into_iter().for_each(|work| work()))
+    trace(start(prepare, work), step, steps, |_| {
+        meanwhile.take().into_iter().for_each(|work| work())
+    })
 }
 
 /// A child that waits for its tracer before it begins with `work`.
@@ -142,7 +144,9 @@ impl Ledger {
     #[track_caller]
     pub(crate) fn tell(&self, what: &str) {
         let Self { kills, corrupted, hung, leaked } = *self;
-        eprintln!("{what}: {kills} kills, {corrupted} corrupted, {hung} hung, {leaked} leaked names");
+        eprintln!(
+            "{what}: {kills} kills, {corrupted} corrupted, {hung} hung, {leaked} leaked names"
+        );
         assert!(kills > 0, "{what}");
         assert_eq!((corrupted, hung, leaked), (0, 0, 0), "{what}");
     }

@@ -40,12 +40,16 @@ pub(crate) fn within<R>(
             let mut error = std::io::stderr();
             let _ = writeln!(error, "no end after {limit:?}:");
             for task in std::fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok) {
-                let part = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+                let part = |name: &str| {
+                    std::fs::read_to_string(task.path().join(name)).unwrap_or_default()
+                };
                 let status = part("status");
-                let lines =
-                    status.lines().filter(|line| line.starts_with("Name:") || line.starts_with("State:"));
+                let lines = status
+                    .lines()
+                    .filter(|line| line.starts_with("Name:") || line.starts_with("State:"));
                 let lines: Vec<_> = lines.collect();
-                let _ = writeln!(error, "{} in {}\n{}", lines.join(" "), part("wchan"), part("stack"));
+                let _ =
+                    writeln!(error, "{} in {}\n{}", lines.join(" "), part("wchan"), part("stack"));
             }
             let _ = writeln!(error, "{}", state());
             std::process::abort();

@@ -2,7 +2,8 @@
 //! the OOM killer or a hang.
 
 use crate::common::{
-    child_succeeds, disk_dir, file_with, is_root, lower_limit, page, pattern, skip, spawn_child, wait,
+    child_succeeds, disk_dir, file_with, is_root, lower_limit, page, pattern, skip, spawn_child,
+    wait,
 };
 use folio::source::LocalFile;
 use folio::{Anon, Errno, FileMap, FileMapMut, FileMapPrivate, MapFlags, Prot, WorkingSet, raw};
@@ -16,7 +17,8 @@ use std::ptr::null_mut;
 
 /// A sparse file on a file system that takes one of so many bytes.
 fn sparse_file(dir: &Path, bytes: u64) -> Option<File> {
-    let file = File::options().read(true).write(true).create_new(true).open(dir.join("sparse")).unwrap();
+    let file =
+        File::options().read(true).write(true).create_new(true).open(dir.join("sparse")).unwrap();
     if let Err(error) = file.set_len(bytes) {
         skip(&format!("no sparse file of {bytes} bytes here: {error}"));
         return None;
@@ -71,7 +73,9 @@ fn residency_is_the_same_by_runs_by_page_and_in_order() {
     let by_runs = runs.iter().cloned().flatten().count();
     assert_eq!(by_runs, order.iter().filter(|&&resident| resident).count());
     assert_eq!(pages.resident_bytes(), by_runs * page());
-    assert!(order.iter().enumerate().all(|(number, &resident)| pages.is_resident(number) == resident));
+    assert!(
+        order.iter().enumerate().all(|(number, &resident)| pages.is_resident(number) == resident)
+    );
     assert!(!pages.is_resident(200_000));
 }
 
@@ -80,7 +84,8 @@ struct Group(std::path::PathBuf);
 
 impl Group {
     fn new(bytes: u64) -> Option<Self> {
-        let path = Path::new("/sys/fs/cgroup/memory").join(format!("folio-bounds-{}", std::process::id()));
+        let path =
+            Path::new("/sys/fs/cgroup/memory").join(format!("folio-bounds-{}", std::process::id()));
         let made = is_root()
             && std::fs::create_dir(&path).is_ok()
             && std::fs::write(path.join("memory.limit_in_bytes"), bytes.to_string()).is_ok();
@@ -147,9 +152,11 @@ fn no_way_to_open_waits_for_the_other_end_of_a_fifo() {
         ] {
             assert_eq!(result.unwrap_err().errno(), Errno::NODEV, "{way}");
         }
-        for opened in
-            [LocalFile::open(&path), LocalFile::open_writable(&path), LocalFile::create(&path, 4096)]
-        {
+        for opened in [
+            LocalFile::open(&path),
+            LocalFile::open_writable(&path),
+            LocalFile::create(&path, 4096),
+        ] {
             assert!(opened.unwrap_err().to_string().contains("is a pipe"));
         }
         let segment = folio::shm::SegmentOptions::new().open_file::<u64>(&path);
@@ -177,7 +184,8 @@ fn a_file_with_a_lease_is_opened_when_its_holder_gives_it_up() {
     // SAFETY: `ends` has room for two descriptors.
     assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
     // SAFETY: both were just made and have no other owner.
-    let (reader, writer) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
+    let (reader, writer) =
+        unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
     let (pid, _output) = spawn_child(|| {
         let file = OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC).open(&path).unwrap();
         // SAFETY: these calls change the signals of this child, which has one thread, and the lease

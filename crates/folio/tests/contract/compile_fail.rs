@@ -6,7 +6,9 @@
 //! so that nothing but them is at fault. A file that starts with `//! compiles` uses the same words
 //! where they are allowed: it shows that a word which is refused elsewhere still exists.
 
-use folio::{Anon, Device, FileMap, FileMapMut, FileMapPrivate, Region, Sealed, SharedMem, View, ViewMut};
+use folio::{
+    Anon, Device, FileMap, FileMapMut, FileMapPrivate, Region, Sealed, SharedMem, View, ViewMut,
+};
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 use std::borrow::{Borrow, BorrowMut};
 use std::fmt::Write;
@@ -64,20 +66,30 @@ impl Compiler {
         let dependencies = std::env::current_exe().unwrap().parent().unwrap().to_owned();
         let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
         let entries = std::fs::read_dir(&dependencies).unwrap().map(|entry| entry.unwrap().path());
-        let of_folio =
-            |path: &PathBuf| name(path).starts_with("libfolio-") && path.extension() == Some("rlib".as_ref());
+        let of_folio = |path: &PathBuf| {
+            name(path).starts_with("libfolio-") && path.extension() == Some("rlib".as_ref())
+        };
         let mut candidates: Vec<_> = entries.filter(of_folio).collect();
         candidates.sort_by_key(|path| path.metadata().and_then(|meta| meta.modified()).unwrap());
         let mut said = String::new();
         while let Some(library) = candidates.pop() {
-            let compiler =
-                Self { library, dependencies: dependencies.clone(), out: tempfile::tempdir().unwrap() };
+            let compiler = Self {
+                library,
+                dependencies: dependencies.clone(),
+                out: tempfile::tempdir().unwrap(),
+            };
             match compiler.compile(control) {
                 Ok(()) => return compiler,
-                Err(errors) => write!(said, "with {}:\n{errors}\n", compiler.library.display()).unwrap(),
+                Err(errors) => {
+                    write!(said, "with {}:\n{errors}\n", compiler.library.display()).unwrap()
+                }
             }
         }
-        panic!("no libfolio-*.rlib in {} compiles {}:\n{said}", dependencies.display(), control.display());
+        panic!(
+            "no libfolio-*.rlib in {} compiles {}:\n{said}",
+            dependencies.display(),
+            control.display()
+        );
     }
 
     /// The compiler's complaints about a file, if any.
@@ -92,7 +104,11 @@ impl Compiler {
             .args(arguments)
             .args(["--crate-name", "snippet", "--cap-lints", "allow", "--extern"])
             .arg(format!("folio={}", self.library.display()))
-            .args(["-L".into(), format!("dependency={}", self.dependencies.display()), "--out-dir".into()])
+            .args([
+                "-L".into(),
+                format!("dependency={}", self.dependencies.display()),
+                "--out-dir".into(),
+            ])
             .arg(self.out.path())
             .arg(source)
             .output()
@@ -111,8 +127,10 @@ fn complaints(said: &str) -> Vec<Complaint> {
         if words.starts_with(": aborting due to") {
             continue;
         }
-        let code =
-            words.strip_prefix('[').and_then(|words| words.split_once(']')).map_or(words, |(code, _)| code);
+        let code = words
+            .strip_prefix('[')
+            .and_then(|words| words.split_once(']'))
+            .map_or(words, |(code, _)| code);
         // ` --> FILE:LINE:COLUMN` follows the words, which may take several lines.
         let place = lines.find_map(|line| line.trim_start().strip_prefix("--> "));
         let line = place.and_then(|place| place.rsplit(':').nth(1)?.parse().ok()).unwrap_or(0);
@@ -132,7 +150,8 @@ fn snippets() -> Vec<(PathBuf, String, String)> {
         .map(|entry| {
             let path = entry.unwrap().path();
             let source = std::fs::read_to_string(&path).unwrap();
-            let header = source.lines().next().and_then(|line| line.strip_prefix("//! ")).map(str::to_owned);
+            let header =
+                source.lines().next().and_then(|line| line.strip_prefix("//! ")).map(str::to_owned);
             let header = header.unwrap_or_else(|| panic!("{} names no error", path.display()));
             (path, header, source)
         })
@@ -156,10 +175,20 @@ fn uses_that_the_table_of_handles_forbids_do_not_compile() {
         let marked = source.lines().enumerate().filter(|(_, line)| line.ends_with("//~"));
         let wanted: Vec<_> =
             marked.map(|(index, _)| Complaint { code: header.clone(), line: index + 1 }).collect();
-        assert_eq!(wanted.is_empty(), header == "compiles", "{}: mark the lines, or none", path.display());
+        assert_eq!(
+            wanted.is_empty(),
+            header == "compiles",
+            "{}: mark the lines, or none",
+            path.display()
+        );
         refused += wanted.len();
         if complaints(&said) != wanted {
-            write!(wrong, "{}: wanted {wanted:?}, but the compiler says:\n{said}\n", path.display()).unwrap();
+            write!(
+                wrong,
+                "{}: wanted {wanted:?}, but the compiler says:\n{said}\n",
+                path.display()
+            )
+            .unwrap();
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
@@ -189,7 +218,11 @@ fn the_harness_sees_whether_a_snippet_compiles() {
     let good = "pub fn f() -> u8 { 1 }\n";
     std::fs::write(&path, good).unwrap();
     assert_eq!(compiler.compile(&path), Ok(()));
-    std::fs::write(&path, format!("{good}pub fn g() -> u8 {{ \"1\" }}\npub fn h() -> u8 {{ x }}\n")).unwrap();
+    std::fs::write(
+        &path,
+        format!("{good}pub fn g() -> u8 {{ \"1\" }}\npub fn h() -> u8 {{ x }}\n"),
+    )
+    .unwrap();
     let said = compiler.compile(&path).unwrap_err();
     let complaint = |code: &str, line| Complaint { code: code.into(), line };
     assert_eq!(complaints(&said), [complaint("E0308", 2), complaint("E0425", 3)]);

@@ -73,7 +73,9 @@ fn a_field_that_an_attribute_macro_changes_is_judged_as_it_is() {
             "#[derive(Share)] #[{attribute}] #[repr(C)] pub struct S {{ {body} }}\npub fn f() {{ is_shared::<S>().unwrap() }}"
         )
     };
-    snippets.compile(&with("replaced(word => u64)", "pub a: word")).expect_err("a type that does not exist");
+    snippets
+        .compile(&with("replaced(word => u64)", "pub a: word"))
+        .expect_err("a type that does not exist");
     snippets.compile(&with("replaced(pub a => pub(crate) a)", "pub a: u64")).unwrap();
     // Of other types the bounds of `Plain` and `InPlace` know nothing: no claim is made for them.
     snippets.refuses(&with("replaced(u64 => AtomicU64)", "pub a: u64"), "is not plain data");
@@ -86,10 +88,16 @@ fn a_field_that_an_attribute_macro_changes_is_judged_as_it_is() {
         )
         .unwrap();
     for wild in ["&'static u8", "*const u8", "bool", "usize", "Option<Box<u8>>"] {
-        snippets.refuses(&with(&format!("replaced(u64 => {wild})"), "pub a: u64"), "cannot lie in memory");
+        snippets.refuses(
+            &with(&format!("replaced(u64 => {wild})"), "pub a: u64"),
+            "cannot lie in memory",
+        );
     }
     // More fields, fewer, none of a name that only a `Deref` has.
-    snippets.refuses(&with("replaced(u64 => u64 , pub b : & 'static u8)", "pub a: u64"), "pattern requires");
+    snippets.refuses(
+        &with("replaced(u64 => u64 , pub b : & 'static u8)", "pub a: u64"),
+        "pattern requires",
+    );
     let deref = "impl std::ops::Deref for S { type Target = T; fn deref(&self) -> &T { &self.t } }
         #[derive(Share)] #[repr(C)] pub struct T { pub a: u64 }";
     snippets.refuses(&format!("{}{deref}", with("replaced(a : u64 => t : T)", "pub a: u64")), "E0");

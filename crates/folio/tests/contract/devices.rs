@@ -2,7 +2,9 @@
 //! missing is skipped.
 
 use crate::common::{child_succeeds, disk_dir, file_with, page, pattern, skip};
-use folio::{Anon, Device, Errno, FaultCause, FileMap, FileMapMut, MapOptions, SharedMem, WriteBack};
+use folio::{
+    Anon, Device, Errno, FaultCause, FileMap, FileMapMut, MapOptions, SharedMem, WriteBack,
+};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -52,13 +54,18 @@ fn each_width_reads_and_writes_exactly_its_bytes() {
     device.store(2, 0x2222_u16).unwrap();
     device.store(4, 0x4444_4444_u32).unwrap();
     device.store(8, 0x8888_8888_8888_8888_u64).unwrap();
-    let stored =
-        [0xff, 0x11, 0x22, 0x22, 0x44, 0x44, 0x44, 0x44, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88];
+    let stored = [
+        0xff, 0x11, 0x22, 0x22, 0x44, 0x44, 0x44, 0x44, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88, 0x88,
+        0x88,
+    ];
     assert_eq!(bytes(), stored);
     device.store(4, 0_u8).unwrap();
     device.store(10, 0_u16).unwrap();
     device.store(12, 0_u32).unwrap();
-    assert_eq!(bytes(), [0xff, 0x11, 0x22, 0x22, 0, 0x44, 0x44, 0x44, 0x88, 0x88, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(
+        bytes(),
+        [0xff, 0x11, 0x22, 0x22, 0, 0x44, 0x44, 0x44, 0x88, 0x88, 0, 0, 0, 0, 0, 0]
+    );
     assert_eq!(device.load::<u8>(1).unwrap(), 0x11);
     assert_eq!(device.load::<u16>(2).unwrap(), 0x2222);
     assert_eq!(device.load::<u32>(4).unwrap(), u32::from_ne_bytes([0, 0x44, 0x44, 0x44]));
@@ -159,7 +166,8 @@ fn a_ring_of_io_uring_is_driven_by_loads_and_stores() {
     let [cq_head, cq_tail, cq_mask, cqes] = [cq[0], cq[1], cq[2], cq[5]].map(|at| at as usize);
     // SAFETY: the stored requests are NOPs, for which the kernel touches no memory.
     let submissions =
-        unsafe { Device::map_unchecked(&ring, SQ_RING, sq_array + 4 * sq_entries as usize) }.unwrap();
+        unsafe { Device::map_unchecked(&ring, SQ_RING, sq_array + 4 * sq_entries as usize) }
+            .unwrap();
     // SAFETY: the stored requests are NOPs, for which the kernel touches no memory.
     let completions =
         unsafe { Device::map_unchecked(&ring, CQ_RING, cqes + 16 * cq_entries as usize) }.unwrap();
@@ -182,7 +190,11 @@ fn a_ring_of_io_uring_is_driven_by_loads_and_stores() {
         assert_eq!(done, 1, "{}", io::Error::last_os_error());
         assert_eq!(completions.load::<u32>(cq_tail).unwrap(), count);
         let entry = cqes + 16 * ((count - 1) & (cq_entries - 1)) as usize;
-        assert_eq!(completions.load::<u64>(entry).unwrap(), 0xf011_0000 + u64::from(count), "the mark");
+        assert_eq!(
+            completions.load::<u64>(entry).unwrap(),
+            0xf011_0000 + u64::from(count),
+            "the mark"
+        );
         assert_eq!(completions.load::<u32>(entry + 8).unwrap(), 0, "the result");
         completions.store(cq_head, count).unwrap();
     }
@@ -199,7 +211,8 @@ fn perf() -> io::Result<OwnedFd> {
     const SIZE: u64 = 64;
     // `struct perf_event_attr`, first version: type and size, config, period, sampled values,
     // format of reads, flags, and two words that are zero.
-    let attributes = [SOFTWARE | SIZE << 32, PAGE_FAULTS, 1, SAMPLE_ADDRESS, 0, EXCLUDE_KERNEL, 0, 0];
+    let attributes =
+        [SOFTWARE | SIZE << 32, PAGE_FAULTS, 1, SAMPLE_ADDRESS, 0, EXCLUDE_KERNEL, 0, 0];
     // SAFETY: the kernel reads the attributes.
     let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, attributes.as_ptr(), 0, -1, -1, 0) };
     descriptor(fd)
@@ -422,7 +435,8 @@ fn a_block_device_is_mapped_as_a_device_and_as_a_file_as_long_as_it_is() {
 #[test]
 fn a_file_of_huge_pages_is_mapped_in_whole_huge_pages() {
     // SAFETY: a name that ends with NUL.
-    let created = unsafe { libc::memfd_create(c"huge".as_ptr(), libc::MFD_HUGETLB | libc::MFD_HUGE_2MB) };
+    let created =
+        unsafe { libc::memfd_create(c"huge".as_ptr(), libc::MFD_HUGETLB | libc::MFD_HUGE_2MB) };
     let Ok(file) = descriptor(created.into()).map(File::from) else {
         return skip("the kernel has no pages of 2 MiB");
     };
@@ -435,7 +449,8 @@ fn a_file_of_huge_pages_is_mapped_in_whole_huge_pages() {
     // With another length the kernel refuses to unmap it.
     device.unmap().unwrap();
 
-    let reservation = folio::Reservation::aligned(2 * huge, folio::PageSize::new(huge).unwrap()).unwrap();
+    let reservation =
+        folio::Reservation::aligned(2 * huge, folio::PageSize::new(huge).unwrap()).unwrap();
     let mut behind = MapOptions::new().within(&reservation, huge - page()).anon(page()).unwrap();
     behind[0] = 7;
     // It would end behind this page, and replace that memory.
@@ -460,11 +475,12 @@ fn a_socket_without_memory_has_no_map() {
 #[test]
 fn the_rings_of_a_socket_are_mapped_by_unsafe_code_only() {
     // SAFETY: socket(2) makes a descriptor.
-    let socket =
-        match descriptor(unsafe { libc::syscall(libc::SYS_socket, libc::AF_PACKET, libc::SOCK_RAW, 0) }) {
-            Ok(socket) => socket,
-            Err(error) => return skip(&format!("no packet socket: {error}")),
-        };
+    let socket = match descriptor(unsafe {
+        libc::syscall(libc::SYS_socket, libc::AF_PACKET, libc::SOCK_RAW, 0)
+    }) {
+        Ok(socket) => socket,
+        Err(error) => return skip(&format!("no packet socket: {error}")),
+    };
     let ring = libc::tpacket_req {
         tp_block_size: page() as u32,
         tp_block_nr: 1,

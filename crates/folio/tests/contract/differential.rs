@@ -42,13 +42,19 @@ struct Plain {
 type Answer = Result<(), Errno>;
 
 fn answer(result: i32) -> Answer {
-    if result == 0 { Ok(()) } else { Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap())
+    }
 }
 
 impl Plain {
     fn new(kind: Kind, file: Option<&File>, len: usize) -> Self {
         let (prot, flags) = match kind {
-            Kind::Anonymous => (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS),
+            Kind::Anonymous => {
+                (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)
+            }
             Kind::Shared => (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED),
             Kind::Private => (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE),
             Kind::ReadOnly => (libc::PROT_READ, libc::MAP_SHARED),
@@ -107,8 +113,9 @@ fn kernel_reads(start: *const u8, buffer: &mut [u8]) -> usize {
     let remote = libc::iovec { iov_base: start.cast_mut().cast(), iov_len: buffer.len() };
     // SAFETY: the kernel writes into `buffer` only, and returns an error for memory that cannot be
     // read.
-    let count =
-        unsafe { libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) };
+    let count = unsafe {
+        libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0)
+    };
     usize::try_from(count).unwrap_or(0)
 }
 
@@ -117,8 +124,9 @@ fn kernel_writes(start: *mut u8, bytes: &[u8]) -> usize {
     let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let remote = libc::iovec { iov_base: start.cast(), iov_len: bytes.len() };
     // SAFETY: the target is one of the two maps, to whose bytes nothing refers.
-    let count =
-        unsafe { libc::process_vm_writev(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) };
+    let count = unsafe {
+        libc::process_vm_writev(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0)
+    };
     usize::try_from(count).unwrap_or(0)
 }
 
@@ -173,7 +181,9 @@ impl Pair {
         let (region, plain) = match kind {
             Kind::Anonymous => unreachable!("done above"),
             Kind::Shared => (options.map_mut(&files[0]).unwrap().into_region(), Some(&files[1])),
-            Kind::Private => (options.map_private(&files[0]).unwrap().into_region(), Some(&files[1])),
+            Kind::Private => {
+                (options.map_private(&files[0]).unwrap().into_region(), Some(&files[1]))
+            }
             Kind::ReadOnly => {
                 (options.map(File::open(dir.join("folio")).unwrap()).unwrap().into_region(), None)
             }
@@ -254,10 +264,9 @@ impl Pair {
             fault.range().end == page_end.min(range.end),
             format_args!("{fault:?} should end with its page"),
         );
-        let inside = self
-            .files
-            .as_ref()
-            .is_none_or(|[file, _]| (first / page() * page()) < file.metadata().unwrap().len() as usize);
+        let inside = self.files.as_ref().is_none_or(|[file, _]| {
+            (first / page() * page()) < file.metadata().unwrap().len() as usize
+        });
         let cause = fault.cause();
         self.check(
             cause == FaultCause::Protection || cause == FaultCause::PastEnd && !inside,
@@ -271,7 +280,8 @@ impl Pair {
     fn clear_tail(&self) {
         let Some([file, _]) = self.files.as_ref().filter(|_| self.on_disk) else { return };
         let size = file.metadata().unwrap().len() as usize;
-        let zeros = vec![0; (size.next_multiple_of(page()) - size) * usize::from(size < self.region.len())];
+        let zeros =
+            vec![0; (size.next_multiple_of(page()) - size) * usize::from(size < self.region.len())];
         let ours = kernel_writes(self.region.as_ptr().wrapping_add(size), &zeros);
         let theirs = kernel_writes(self.plain.at(size).cast(), &zeros);
         self.check(ours == theirs, format_args!("behind the end one side can be written"));
@@ -376,9 +386,10 @@ impl Pair {
 
     fn discard(&mut self) {
         let range = self.pages();
-        let (how, advice) = self
-            .random
-            .pick(&[(Discard::DontNeed, libc::MADV_DONTNEED), (Discard::Remove, libc::MADV_REMOVE)]);
+        let (how, advice) = self.random.pick(&[
+            (Discard::DontNeed, libc::MADV_DONTNEED),
+            (Discard::Remove, libc::MADV_REMOVE),
+        ]);
         self.log.push(format!("discard {range:?} {how:?}"));
         let result = self.region.discard(range.clone(), how);
         if self.has_hole(&range) {
@@ -408,7 +419,10 @@ impl Pair {
         let bytes = self.random.bytes(page().min(rest.len()));
         let good = kernel_writes(self.plain.at(at).cast(), &bytes);
         let result = rest.write_at(&bytes, 0);
-        self.check(result.is_ok() == (good == bytes.len()), format_args!("the rest is not what it was"));
+        self.check(
+            result.is_ok() == (good == bytes.len()),
+            format_args!("the rest is not what it was"),
+        );
         let merged = self.region.merge(rest);
         self.check(merged.is_ok(), format_args!("folio says {merged:?}"));
         self.clear_tail();
@@ -473,7 +487,10 @@ impl Pair {
         self.check(self.region.len() == self.plain.len, format_args!("the lengths differ"));
         let ours = memory(self.region.as_ptr(), self.region.len());
         let theirs = memory(self.plain.start, self.plain.len);
-        self.check(ours.1 == theirs.1, format_args!("unreadable pages: {:?} and {:?}", ours.1, theirs.1));
+        self.check(
+            ours.1 == theirs.1,
+            format_args!("unreadable pages: {:?} and {:?}", ours.1, theirs.1),
+        );
         if ours.0 != theirs.0 {
             let first = ours.0.iter().zip(&theirs.0).position(|(a, b)| a != b);
             self.fail(&format!("the memory differs at {first:?}"));
@@ -498,7 +515,13 @@ fn run(seed: u64, operations: usize) {
     let memory = memory_dir();
     for round in 0..operations.div_ceil(ROUND) {
         let mut random = Random(seed.wrapping_add(round as u64));
-        let kind = random.pick(&[Kind::Anonymous, Kind::Shared, Kind::Shared, Kind::Private, Kind::ReadOnly]);
+        let kind = random.pick(&[
+            Kind::Anonymous,
+            Kind::Shared,
+            Kind::Shared,
+            Kind::Private,
+            Kind::ReadOnly,
+        ]);
         // A disk has other ways than tmpfs, and takes its time.
         let dir = memory.as_ref().filter(|_| round % 16 != 0).unwrap_or(&disk);
         let mut pair = Pair::new(kind, dir.path(), random);

@@ -3,8 +3,8 @@
 
 use crate::common::{self, End, is_in_memory, page, pattern, skip};
 use folio::{
-    Anon, Errno, FaultCause, FileMap, FileMapMut, FileMapPrivate, MapFlags, MapOptions, PageSize, Prot,
-    Region, SharedMem, WriteBack, raw,
+    Anon, Errno, FaultCause, FileMap, FileMapMut, FileMapPrivate, MapFlags, MapOptions, PageSize,
+    Prot, Region, SharedMem, WriteBack, raw,
 };
 use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::{File, FileTimes, OpenOptions};
@@ -121,7 +121,8 @@ fn a_map_of_a_write_only_descriptor_gives_eacces() {
     assert_eq!(errno(FileMapMut::map(&file)), Errno::ACCESS);
     let none = std::ptr::null_mut();
     // SAFETY: no FIXED, so nothing is replaced.
-    let result = unsafe { raw::mmap(none, page(), Prot::WRITE, MapFlags::SHARED, file.as_raw_fd(), 0) };
+    let result =
+        unsafe { raw::mmap(none, page(), Prot::WRITE, MapFlags::SHARED, file.as_raw_fd(), 0) };
     assert_eq!(errno(result), Errno::ACCESS);
 }
 
@@ -163,7 +164,12 @@ fn denywrite_executable_and_file_do_nothing() {
     let map = MapOptions::new().flags(flags).map(&file).unwrap();
     // And it is still written to, and opened for it.
     file.write_all_at(b"B", 0).unwrap();
-    OpenOptions::new().write(true).open(dir.path().join("file")).unwrap().write_all_at(b"S", 4).unwrap();
+    OpenOptions::new()
+        .write(true)
+        .open(dir.path().join("file"))
+        .unwrap()
+        .write_all_at(b"S", 4)
+        .unwrap();
     assert_eq!(map.read_vec(..).unwrap(), b"ByteS");
 }
 
@@ -173,8 +179,9 @@ fn present(address: *const u8) -> usize {
     let mut inside = false;
     for line in smaps.lines() {
         let first = line.split_ascii_whitespace().next().unwrap();
-        let bounds =
-            first.split_once('-').map(|(a, b)| (usize::from_str_radix(a, 16), usize::from_str_radix(b, 16)));
+        let bounds = first
+            .split_once('-')
+            .map(|(a, b)| (usize::from_str_radix(a, 16), usize::from_str_radix(b, 16)));
         if let Some((Ok(start), Ok(end))) = bounds {
             inside = (start..end).contains(&(address as usize));
         } else if inside && first == "Rss:" {
@@ -435,7 +442,8 @@ type Times = [i128; 3];
 
 fn times(file: &File) -> Times {
     let status = file.metadata().unwrap();
-    let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+    let nanoseconds =
+        |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
     [
         nanoseconds(status.atime(), status.atime_nsec()),
         nanoseconds(status.mtime(), status.mtime_nsec()),
@@ -475,13 +483,25 @@ fn atime_moves_when_mmap_is_called_and_not_at_the_first_touch() {
         let (mapped, map) = moved(&file, || FileMap::map(&file).unwrap());
         assert_eq!(mapped, ATIME, "a shared map in {dir:?}");
         age(&file);
-        assert_eq!(moved(&file, || map.read_vec(..).unwrap()).0, NONE, "its first touch in {dir:?}");
+        assert_eq!(
+            moved(&file, || map.read_vec(..).unwrap()).0,
+            NONE,
+            "its first touch in {dir:?}"
+        );
 
         let (mapped, map) = moved(&file, || FileMapPrivate::map(&file).unwrap());
         assert_eq!(mapped, ATIME, "a private map in {dir:?}");
         age(&file);
-        assert_eq!(moved(&file, || map.read_vec(..).unwrap()).0, NONE, "its first touch in {dir:?}");
-        assert_eq!(moved(&file, || map.write_at(b"B", 0).unwrap()).0, NONE, "its first store in {dir:?}");
+        assert_eq!(
+            moved(&file, || map.read_vec(..).unwrap()).0,
+            NONE,
+            "its first touch in {dir:?}"
+        );
+        assert_eq!(
+            moved(&file, || map.write_at(b"B", 0).unwrap()).0,
+            NONE,
+            "its first store in {dir:?}"
+        );
     }
 }
 

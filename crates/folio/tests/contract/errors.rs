@@ -6,12 +6,13 @@
 //! without OOM killer), EBADF of madvise(2) (a kernel without swap), EHWPOISON (a memory failure).
 
 use crate::common::{
-    End, FailingDisk, Mounted, become_nobody, child_succeeds, disk_dir, file_with, in_child, is_root,
-    lower_limit, page, pattern, sealable_memfd, skip,
+    End, FailingDisk, Mounted, become_nobody, child_succeeds, disk_dir, file_with, in_child,
+    is_root, lower_limit, page, pattern, sealable_memfd, skip,
 };
 use folio::{
-    Advice, Anon, Discard, Errno, Error, FileMap, FileMapMut, FileMapPrivate, HugePage, MapFlags, MapOptions,
-    PageSize, Prot, Region, Reservation, Resize, SharedMem, UncheckedAdvice, WriteBack, raw,
+    Advice, Anon, Discard, Errno, Error, FileMap, FileMapMut, FileMapPrivate, HugePage, MapFlags,
+    MapOptions, PageSize, Prot, Region, Reservation, Resize, SharedMem, UncheckedAdvice, WriteBack,
+    raw,
 };
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -129,7 +130,14 @@ fn a_shared_writable_map_of_a_read_only_descriptor_is_eacces() {
     kernel_says(
         &error,
         Errno::ACCESS,
-        &["EACCES", name, "READ | WRITE", "SHARED", "reading and writing", "read(true).write(true)"],
+        &[
+            "EACCES",
+            name,
+            "READ | WRITE",
+            "SHARED",
+            "reading and writing",
+            "read(true).write(true)",
+        ],
     );
     // The remedy it names holds.
     FileMapPrivate::map(&file).unwrap();
@@ -165,7 +173,11 @@ fn a_shared_map_of_an_append_only_file_that_is_open_for_writing_is_eacces() {
     kernel_says(&error, Errno::ACCESS, &[name, "append-only", "`a` attribute", "privately"]);
     // Even read-only.
     let error = fails(FileMap::map(&file));
-    kernel_says(&error, Errno::ACCESS, &[name, "append-only", "read(true) and nothing else", "privately"]);
+    kernel_says(
+        &error,
+        Errno::ACCESS,
+        &[name, "append-only", "read(true) and nothing else", "privately"],
+    );
     // The remedies hold.
     FileMapPrivate::map(&file).unwrap();
     FileMap::map(File::open(&path).unwrap()).unwrap();
@@ -215,7 +227,11 @@ fn a_file_that_another_locks_is_no_eagain_today() {
 #[test]
 fn a_closed_descriptor_is_ebadf() {
     let error = fails(raw_map(Prot::READ, MapFlags::PRIVATE, 987_654, 0));
-    kernel_says(&error, Errno::BADF, &["EBADF", "descriptor 987654", "not open", "anonymous memory"]);
+    kernel_says(
+        &error,
+        Errno::BADF,
+        &["EBADF", "descriptor 987654", "not open", "anonymous memory"],
+    );
     let error = fails(raw_map(Prot::READ, MapFlags::SHARED, -1, 0));
     kernel_says(&error, Errno::BADF, &["EBADF", "descriptor -1"]);
 }
@@ -225,7 +241,11 @@ fn a_descriptor_that_is_open_as_a_path_only_is_ebadf() {
     let (_dir, path, _) = disk_file(1);
     let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(&path).unwrap();
     let error = fails(FileMap::map(&file));
-    kernel_says(&error, Errno::BADF, &["EBADF", path.to_str().unwrap(), "O_PATH", "pass an open descriptor"]);
+    kernel_says(
+        &error,
+        Errno::BADF,
+        &["EBADF", path.to_str().unwrap(), "O_PATH", "pass an open descriptor"],
+    );
 }
 
 // ---- mmap(2): EINVAL ----
@@ -262,13 +282,21 @@ fn an_address_that_is_no_page_multiple_is_einval() {
 fn a_length_of_zero_is_einval() {
     // SAFETY: no FIXED.
     let error = fails(unsafe { raw::mmap(null_mut(), 0, Prot::READ, PRIVATE_ANONYMOUS, -1, 0) });
-    kernel_says(&error, Errno::INVAL, &["EINVAL", "length 0", "must not be zero", "at least one byte"]);
+    kernel_says(
+        &error,
+        Errno::INVAL,
+        &["EINVAL", "length 0", "must not be zero", "at least one byte"],
+    );
 }
 
 #[test]
 fn neither_shared_nor_private_is_einval() {
     let error = fails(raw_map(Prot::READ, MapFlags::ANONYMOUS, -1, 0));
-    kernel_says(&error, Errno::INVAL, &["EINVAL", "either SHARED or PRIVATE", "pass one of the two"]);
+    kernel_says(
+        &error,
+        Errno::INVAL,
+        &["EINVAL", "either SHARED or PRIVATE", "pass one of the two"],
+    );
 }
 
 #[test]
@@ -306,7 +334,8 @@ fn a_huge_page_size_that_the_machine_has_not_is_einval() {
 #[test]
 fn huge_pages_for_a_file_outside_hugetlbfs_are_einval() {
     let (_dir, _, file) = disk_file(1);
-    let error = fails(raw_map(Prot::READ, MapFlags::PRIVATE | MapFlags::HUGETLB, file.as_raw_fd(), 0));
+    let error =
+        fails(raw_map(Prot::READ, MapFlags::PRIVATE | MapFlags::HUGETLB, file.as_raw_fd(), 0));
     kernel_says(&error, Errno::INVAL, &["EINVAL", "files in hugetlbfs", "leave the flag out"]);
 }
 
@@ -326,7 +355,9 @@ const FILE_MAX: &str = "/proc/sys/fs/file-max";
 #[test]
 fn shared_anonymous_memory_at_the_machines_limit_of_files_is_enfile() {
     if std::env::var_os("FOLIO_TEST_ENFILE").is_none_or(|value| value != "1") {
-        return skip("it lowers the whole machine's fs.file-max for a moment: FOLIO_TEST_ENFILE=1 runs it");
+        return skip(
+            "it lowers the whole machine's fs.file-max for a moment: FOLIO_TEST_ENFILE=1 runs it",
+        );
     }
     let saved = FileMax(std::fs::read_to_string(FILE_MAX).unwrap());
     if !is_root() || std::fs::write(FILE_MAX, &saved.0).is_err() {
@@ -363,7 +394,11 @@ fn a_pipe_is_enodev() {
 fn a_socket_is_enodev() {
     let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
     let error = fails(FileMap::map(OwnedFd::from(socket)));
-    kernel_says(&error, Errno::NODEV, &["ENODEV", "socket:[", "cannot be mapped", "Anon::read_from"]);
+    kernel_says(
+        &error,
+        Errno::NODEV,
+        &["ENODEV", "socket:[", "cannot be mapped", "Anon::read_from"],
+    );
 }
 
 #[test]
@@ -437,7 +472,11 @@ fn more_address_space_than_rlimit_as_is_enomem() {
         lower_limit(libc::RLIMIT_AS, limit);
         let error = fails(Anon::new(1 << 30));
         let allows = format!("RLIMIT_AS allows {limit} bytes");
-        kernel_says(&error, Errno::NOMEM, &["ENOMEM", &allows, "1073741824 were asked for", "ulimit -v"]);
+        kernel_says(
+            &error,
+            Errno::NOMEM,
+            &["ENOMEM", &allows, "1073741824 were asked for", "ulimit -v"],
+        );
         // It counts addresses, not memory.
         let error = fails(Reservation::new(1 << 30));
         kernel_says(&error, Errno::NOMEM, &[&allows]);
@@ -451,7 +490,11 @@ fn more_private_memory_than_rlimit_data_is_enomem() {
         lower_limit(libc::RLIMIT_DATA, limit);
         let error = fails(Anon::new(1 << 30));
         let allows = format!("RLIMIT_DATA allows {limit} bytes");
-        kernel_says(&error, Errno::NOMEM, &["ENOMEM", &allows, "1073741824 were asked for", "ulimit -d"]);
+        kernel_says(
+            &error,
+            Errno::NOMEM,
+            &["ENOMEM", &allows, "1073741824 were asked for", "ulimit -d"],
+        );
         // It counts private writable memory only.
         Reservation::new(1 << 30).unwrap();
     });
@@ -477,12 +520,18 @@ fn more_memory_than_the_kernel_promises_is_enomem() {
 #[test]
 fn more_than_the_address_space_is_enomem() {
     let error = fails(MapOptions::new().flags(MapFlags::NORESERVE).anon(1 << 47));
-    kernel_says(&error, Errno::NOMEM, &["ENOMEM", "no range of free addresses is that long", "ask for less"]);
+    kernel_says(
+        &error,
+        Errno::NOMEM,
+        &["ENOMEM", "no range of free addresses is that long", "ask for less"],
+    );
 }
 
 #[test]
 fn an_empty_pool_of_huge_pages_is_enomem() {
-    let Some(size) = crate::handles::default_huge_page() else { return skip("the kernel has no huge pages") };
+    let Some(size) = crate::handles::default_huge_page() else {
+        return skip("the kernel has no huge pages");
+    };
     let _turn = crate::flags::huge_pool_turn();
     let pool = format!("/sys/kernel/mm/hugepages/hugepages-{}kB", size.bytes() >> 10);
     if number(&format!("{pool}/nr_hugepages")) != Some(0)
@@ -499,7 +548,9 @@ fn an_empty_pool_of_huge_pages_is_enomem() {
 
 #[test]
 fn an_executable_map_of_a_file_on_a_noexec_mount_is_eperm() {
-    let Some(mounted) = Mounted::tmpfs("noexec,size=1m") else { return skip("mounting is not allowed") };
+    let Some(mounted) = Mounted::tmpfs("noexec,size=1m") else {
+        return skip("mounting is not allowed");
+    };
     let path = file_with(mounted.path(), &pattern(1));
     let file = File::open(&path).unwrap();
     let name = path.to_str().unwrap();
@@ -507,7 +558,11 @@ fn an_executable_map_of_a_file_on_a_noexec_mount_is_eperm() {
     kernel_says(&fails(MapOptions::new().exec().map(&file)), Errno::PERM, &fragments);
     // Also where the place is taken with FIXED, which has other reasons for EPERM.
     let space = Reservation::new(page()).unwrap();
-    kernel_says(&fails(MapOptions::new().exec().within(&space, 0).map(&file)), Errno::PERM, &fragments);
+    kernel_says(
+        &fails(MapOptions::new().exec().within(&space, 0).map(&file)),
+        Errno::PERM,
+        &fragments,
+    );
     MapOptions::new().map(&file).unwrap();
 }
 
@@ -550,7 +605,8 @@ fn an_address_below_mmap_min_addr_is_eperm() {
         let flags = PRIVATE_ANONYMOUS | MapFlags::FIXED_NOREPLACE;
         // SAFETY: NOREPLACE replaces nothing.
         let error = fails(unsafe { raw::mmap(null_mut(), page(), Prot::READ, flags, -1, 0) });
-        let (rule, remedy) = (format!("vm.mmap_min_addr ({lowest})"), format!("from {lowest:#x} on"));
+        let (rule, remedy) =
+            (format!("vm.mmap_min_addr ({lowest})"), format!("from {lowest:#x} on"));
         kernel_says(&error, Errno::PERM, &["EPERM", &rule, "null pointers fault", &remedy]);
     });
 }
@@ -604,7 +660,13 @@ fn a_writable_shared_map_of_an_active_swap_file_is_etxtbsy() {
     kernel_says(
         &error,
         Errno::TXTBSY,
-        &["ETXTBSY", path.to_str().unwrap(), "in use as swap space", "read-only or privately", "swapoff"],
+        &[
+            "ETXTBSY",
+            path.to_str().unwrap(),
+            "in use as swap space",
+            "read-only or privately",
+            "swapoff",
+        ],
     );
     // The remedies hold.
     FileMap::map(&file).unwrap();
@@ -678,7 +740,8 @@ fn sync_for_a_file_that_is_not_on_a_dax_device_is_eopnotsupp() {
 fn an_unknown_flag_is_eopnotsupp_with_shared_validate_and_ignored_without() {
     let (_dir, _, file) = disk_file(1);
     let unknown = MapFlags::from_bits_retain(0x0200_0000);
-    let error = fails(raw_map(Prot::READ, MapFlags::SHARED_VALIDATE | unknown, file.as_raw_fd(), 0));
+    let error =
+        fails(raw_map(Prot::READ, MapFlags::SHARED_VALIDATE | unknown, file.as_raw_fd(), 0));
     kernel_says(
         &error,
         Errno::OPNOTSUPP,
@@ -714,7 +777,11 @@ fn munmap_past_the_address_space_is_einval() {
     let last = !0 << 20;
     // SAFETY: no address of a process lies there.
     let error = fails(unsafe { raw::munmap(last as *mut u8, page()) });
-    kernel_says(&error, Errno::INVAL, &["EINVAL", "unmapped memory", "in the process's address space"]);
+    kernel_says(
+        &error,
+        Errno::INVAL,
+        &["EINVAL", "unmapped memory", "in the process's address space"],
+    );
 }
 
 #[test]
@@ -784,7 +851,11 @@ fn msync_of_a_range_with_a_hole_is_enomem() {
         region.unmap_range(page()..2 * page()).unwrap();
         let error = fails(raw::msync(base, 3 * page(), libc::MS_SYNC));
         let gap = format!("nothing lies at {:#x}", base as usize + page());
-        kernel_says(&error, Errno::NOMEM, &["msync", "ENOMEM", "not mapped", &gap, "/proc/self/maps"]);
+        kernel_says(
+            &error,
+            Errno::NOMEM,
+            &["msync", "ENOMEM", "not mapped", &gap, "/proc/self/maps"],
+        );
         // folio knows its holes, and asks nobody.
         let error = fails(region.sync(.., WriteBack::Wait));
         let hole = format!("bytes {}..{} of the map were unmapped", page(), 2 * page());
@@ -828,7 +899,9 @@ fn making_a_read_only_file_writable_is_eacces() {
 
 #[test]
 fn making_a_file_on_a_noexec_mount_executable_is_eacces() {
-    let Some(mounted) = Mounted::tmpfs("noexec,size=1m") else { return skip("mounting is not allowed") };
+    let Some(mounted) = Mounted::tmpfs("noexec,size=1m") else {
+        return skip("mounting is not allowed");
+    };
     let path = file_with(mounted.path(), &pattern(1));
     let mut region = FileMapMut::open(&path).unwrap().into_region();
     let error = fails(region.protect(.., Prot::READ | Prot::EXEC));
@@ -846,7 +919,11 @@ fn mprotect_of_an_unaligned_address_is_einval() {
     // SAFETY: fails before it changes anything.
     let error = fails(unsafe { raw::mprotect(address as *mut u8, page(), Prot::NONE) });
     let nearest = format!("use {:#x} or {:#x}", address - 7, address - 7 + page());
-    kernel_says(&error, Errno::INVAL, &["mprotect", "EINVAL", "multiple of the page size", &nearest]);
+    kernel_says(
+        &error,
+        Errno::INVAL,
+        &["mprotect", "EINVAL", "multiple of the page size", &nearest],
+    );
 }
 
 #[test]
@@ -935,7 +1012,11 @@ fn growing_a_map_of_several_areas_is_efault() {
     let mut region = pages(2, Prot::READ_WRITE);
     region.protect(page().., Prot::READ).unwrap();
     let error = fails(region.resize(4 * page(), Resize::MayMove));
-    kernel_says(&error, Errno::FAULT, &["mremap", "EFAULT", "several areas", "one protection first"]);
+    kernel_says(
+        &error,
+        Errno::FAULT,
+        &["mremap", "EFAULT", "several areas", "one protection first"],
+    );
     // The remedy holds.
     region.protect(.., Prot::READ).unwrap();
     region.resize(4 * page(), Resize::MayMove).unwrap();
@@ -948,8 +1029,9 @@ fn mremap_of_unmapped_addresses_is_efault() {
         let address = region.as_ptr();
         region.unmap().unwrap();
         // SAFETY: nothing is mapped there.
-        let error =
-            fails(unsafe { raw::mremap(address, page(), 2 * page(), libc::MREMAP_MAYMOVE, null_mut()) });
+        let error = fails(unsafe {
+            raw::mremap(address, page(), 2 * page(), libc::MREMAP_MAYMOVE, null_mut())
+        });
         let gap = format!("nothing lies at {address:p}");
         kernel_says(&error, Errno::FAULT, &["mremap", "EFAULT", "unmapped memory", &gap]);
     });
@@ -969,17 +1051,27 @@ fn mremap_of_an_unaligned_address_is_einval() {
 fn mremap_to_no_length_is_einval() {
     let region = pages(1, Prot::READ);
     // SAFETY: fails before it changes anything.
-    let error = fails(unsafe { raw::mremap(region.as_ptr(), page(), 0, libc::MREMAP_MAYMOVE, null_mut()) });
-    kernel_says(&error, Errno::INVAL, &["EINVAL", "to length 0", "new length must not be zero", "unmap it"]);
+    let error =
+        fails(unsafe { raw::mremap(region.as_ptr(), page(), 0, libc::MREMAP_MAYMOVE, null_mut()) });
+    kernel_says(
+        &error,
+        Errno::INVAL,
+        &["EINVAL", "to length 0", "new length must not be zero", "unmap it"],
+    );
 }
 
 #[test]
 fn mremap_to_a_place_without_may_move_is_einval() {
     let region = pages(1, Prot::READ);
     // SAFETY: fails before it changes anything.
-    let error =
-        fails(unsafe { raw::mremap(region.as_ptr(), page(), page(), libc::MREMAP_FIXED, null_mut()) });
-    kernel_says(&error, Errno::INVAL, &["EINVAL", "flags 0x2", "need MAYMOVE", "pass MREMAP_MAYMOVE too"]);
+    let error = fails(unsafe {
+        raw::mremap(region.as_ptr(), page(), page(), libc::MREMAP_FIXED, null_mut())
+    });
+    kernel_says(
+        &error,
+        Errno::INVAL,
+        &["EINVAL", "flags 0x2", "need MAYMOVE", "pass MREMAP_MAYMOVE too"],
+    );
 }
 
 #[test]
@@ -988,15 +1080,21 @@ fn mremap_onto_itself_is_einval() {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
     let target = region.as_ptr().wrapping_add(page());
     // SAFETY: fails before it changes anything.
-    let error = fails(unsafe { raw::mremap(region.as_ptr(), 2 * page(), 2 * page(), flags, target) });
-    kernel_says(&error, Errno::INVAL, &["EINVAL", "overlaps the old range", "apart from the old range"]);
+    let error =
+        fails(unsafe { raw::mremap(region.as_ptr(), 2 * page(), 2 * page(), flags, target) });
+    kernel_says(
+        &error,
+        Errno::INVAL,
+        &["EINVAL", "overlaps the old range", "apart from the old range"],
+    );
 }
 
 #[test]
 fn duplicating_a_private_map_by_mremap_is_einval() {
     let region = pages(1, Prot::READ);
     // SAFETY: fails before it changes anything.
-    let error = fails(unsafe { raw::mremap(region.as_ptr(), 0, page(), libc::MREMAP_MAYMOVE, null_mut()) });
+    let error =
+        fails(unsafe { raw::mremap(region.as_ptr(), 0, page(), libc::MREMAP_MAYMOVE, null_mut()) });
     kernel_says(
         &error,
         Errno::INVAL,
@@ -1012,7 +1110,14 @@ fn growing_in_place_against_a_neighbour_is_enomem() {
     kernel_says(
         &error,
         Errno::NOMEM,
-        &["mremap", "ENOMEM", "InPlace", "cannot grow where it is", "allow the move", "Reservation"],
+        &[
+            "mremap",
+            "ENOMEM",
+            "InPlace",
+            "cannot grow where it is",
+            "allow the move",
+            "Reservation",
+        ],
     );
     region.resize(2 * page(), Resize::MayMove).unwrap();
 }
@@ -1058,7 +1163,14 @@ fn locking_beyond_rlimit_memlock_is_enomem() {
             kernel_says(
                 &error,
                 Errno::NOMEM,
-                &["mlock", "ENOMEM", "RLIMIT_MEMLOCK", "65536 bytes", "1048576 were asked for", "ulimit -l"],
+                &[
+                    "mlock",
+                    "ENOMEM",
+                    "RLIMIT_MEMLOCK",
+                    "65536 bytes",
+                    "1048576 were asked for",
+                    "ulimit -l",
+                ],
             );
         }
         region.lock(..64 << 10).unwrap();
@@ -1147,7 +1259,14 @@ fn removing_pages_of_a_file_that_is_mapped_read_only_is_eacces() {
     kernel_says(
         &error,
         Errno::ACCESS,
-        &["madvise", "EACCES", path.to_str().unwrap(), "open for writing", "FileMapMut", "DontNeed"],
+        &[
+            "madvise",
+            "EACCES",
+            path.to_str().unwrap(),
+            "open for writing",
+            "FileMapMut",
+            "DontNeed",
+        ],
     );
     assert_eq!(std::fs::read(&path).unwrap(), pattern(1));
 }
@@ -1159,7 +1278,11 @@ fn advice_that_splits_an_area_at_max_map_count_is_eagain() {
         let limit = fill_areas();
         let error = fails(region.advise(page()..2 * page(), Advice::Random));
         let limit = format!("vm.max_map_count allows {limit}");
-        kernel_says(&error, Errno::AGAIN, &["madvise", "EAGAIN", "Random", &limit, "raise vm.max_map_count"]);
+        kernel_says(
+            &error,
+            Errno::AGAIN,
+            &["madvise", "EAGAIN", "Random", &limit, "raise vm.max_map_count"],
+        );
     });
 }
 
@@ -1170,7 +1293,8 @@ fn collapsible() -> Option<(Reservation, Region)> {
     if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
         return None;
     }
-    let huge = PageSize::new(number("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")? as usize)?;
+    let huge =
+        PageSize::new(number("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")? as usize)?;
     let space = Reservation::aligned(huge.bytes(), huge).ok()?;
     let region = MapOptions::new()
         .within(&space, 0)
@@ -1189,7 +1313,10 @@ fn collapsing_a_range_with_a_pinned_page_is_eagain() {
     let (reader, writer) = std::io::pipe().unwrap();
     let bytes = libc::iovec { iov_base: region.as_ptr().cast(), iov_len: page() };
     // SAFETY: the pipe takes a reference to the page, which stays mapped.
-    assert_eq!(unsafe { libc::vmsplice(writer.as_raw_fd(), &raw const bytes, 1, 0) }, page() as isize);
+    assert_eq!(
+        unsafe { libc::vmsplice(writer.as_raw_fd(), &raw const bytes, 1, 0) },
+        page() as isize
+    );
     region.advise(.., Advice::HugePage).unwrap();
     let error = fails(region.advise(.., Advice::Collapse));
     kernel_says(
@@ -1256,7 +1383,11 @@ fn a_device_that_fails_to_free_pages_is_eio() {
     let Some(disk) = FailingDisk::new(16) else { return skip("no loop device is to be had") };
     let mut region = MapOptions::new().len(page()).map_mut(disk.file()).unwrap().into_region();
     let error = fails(region.discard(.., Discard::Remove));
-    kernel_says(&error, Errno::IO, &["madvise", "EIO", disk.path(), "failed to free", "check the device"]);
+    kernel_says(
+        &error,
+        Errno::IO,
+        &["madvise", "EIO", disk.path(), "failed to free", "check the device"],
+    );
 }
 
 #[test]
@@ -1271,7 +1402,13 @@ fn populating_pages_past_the_end_of_the_file_is_efault() {
         kernel_says(
             &error,
             Errno::FAULT,
-            &["madvise", "EFAULT", path.to_str().unwrap(), "past the end of the file", "keep to the pages"],
+            &[
+                "madvise",
+                "EFAULT",
+                path.to_str().unwrap(),
+                "past the end of the file",
+                "keep to the pages",
+            ],
         );
         map.advise(..page(), advice).unwrap();
     }
@@ -1284,7 +1421,11 @@ fn advice_for_an_unaligned_address_is_einval() {
     // SAFETY: fails before it changes anything.
     let error = fails(unsafe { raw::madvise(address as *mut u8, page(), libc::MADV_NORMAL) });
     let nearest = format!("use {:#x} or {:#x}", address - 3, address - 3 + page());
-    kernel_says(&error, Errno::INVAL, &["madvise", "EINVAL", "multiple of the page size", &nearest]);
+    kernel_says(
+        &error,
+        Errno::INVAL,
+        &["madvise", "EINVAL", "multiple of the page size", &nearest],
+    );
 }
 
 #[test]
@@ -1292,7 +1433,11 @@ fn advice_that_the_kernel_does_not_know_is_einval() {
     let region = pages(1, Prot::READ);
     // SAFETY: no such advice, so no bytes change.
     let error = fails(unsafe { raw::madvise(region.as_ptr(), page(), 9999) });
-    kernel_says(&error, Errno::INVAL, &["EINVAL", "advice 9999", "does not know the advice", "leave it out"]);
+    kernel_says(
+        &error,
+        Errno::INVAL,
+        &["EINVAL", "advice 9999", "does not know the advice", "leave it out"],
+    );
 }
 
 fn first_byte(region: &Region) -> u8 {
@@ -1383,7 +1528,11 @@ fn sealed(count: usize, prot: Prot) -> Option<&'static Region> {
     match pages(count, prot).seal() {
         Ok(region) => Some(region),
         Err(refused) => {
-            assert!(matches!(refused.error.errno(), Errno::NOSYS | Errno::PERM), "{}", refused.error);
+            assert!(
+                matches!(refused.error.errno(), Errno::NOSYS | Errno::PERM),
+                "{}",
+                refused.error
+            );
             kernel_says(&refused.error, refused.error.errno(), &["mseal", "Linux 6.10", "static"]);
             None
         }
@@ -1391,7 +1540,11 @@ fn sealed(count: usize, prot: Prot) -> Option<&'static Region> {
 }
 
 /// A call on sealed memory: EPERM, with the reason.
-fn is_forbidden_for_sealed_memory(prot: Prot, call: impl FnOnce(*mut u8) -> Error, fragments: &[&str]) {
+fn is_forbidden_for_sealed_memory(
+    prot: Prot,
+    call: impl FnOnce(*mut u8) -> Error,
+    fragments: &[&str],
+) {
     child_succeeds(|| {
         let Some(region) = sealed(2, prot) else { return skip("mseal needs Linux 6.10") };
         let error = call(region.as_ptr());
@@ -1406,7 +1559,11 @@ fn is_forbidden_for_sealed_memory(prot: Prot, call: impl FnOnce(*mut u8) -> Erro
 fn unmapping_sealed_memory_is_eperm() {
     // SAFETY: nobody uses the bytes.
     let call = |at| fails(unsafe { raw::munmap(at, page()) });
-    is_forbidden_for_sealed_memory(Prot::READ, call, &["munmap", "never be unmapped", "life of the process"]);
+    is_forbidden_for_sealed_memory(
+        Prot::READ,
+        call,
+        &["munmap", "never be unmapped", "life of the process"],
+    );
 }
 
 #[test]

@@ -24,7 +24,8 @@ fn run<S: AsRef<std::ffi::OsStr>>(name: &str, args: &[S]) -> Output {
 #[track_caller]
 fn prints<S: AsRef<std::ffi::OsStr>>(name: &str, args: &[S]) -> String {
     let output = run(name, args);
-    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
+    let (out, err) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{name}: {}\n{out}{err}", output.status);
     assert_eq!(err, "", "{name}");
     out
@@ -80,7 +81,8 @@ fn print_range_prints_a_part_of_a_file() {
     let bytes: Vec<u8> = (0..3 * page()).map(|i| b"0123456789abcdefghijk"[i % 21]).collect();
     let path = common::file_with(dir.path(), &bytes);
     let path = path.to_str().unwrap();
-    let part = |offset: usize, length: usize| std::str::from_utf8(&bytes[offset..][..length]).unwrap();
+    let part =
+        |offset: usize, length: usize| std::str::from_utf8(&bytes[offset..][..length]).unwrap();
 
     // Neither the offset nor the length is whole pages; without a length, and with one past the
     // end, all to the end.
@@ -88,7 +90,10 @@ fn print_range_prints_a_part_of_a_file() {
     assert_eq!(prints("print_range", &[path, &offset.to_string(), "100"]), part(offset, 100));
     assert_eq!(prints("print_range", &[path, &offset.to_string()]), part(offset, rest));
     assert_eq!(prints("print_range", &[path, &offset.to_string(), "9999999"]), part(offset, rest));
-    assert!(fails("print_range", &[path, &bytes.len().to_string()]).contains("past the end of the file"));
+    assert!(
+        fails("print_range", &[path, &bytes.len().to_string()])
+            .contains("past the end of the file")
+    );
     assert!(fails("print_range", &["/no/such/file", "0"]).contains("/no/such/file"));
 }
 
@@ -216,7 +221,10 @@ fn copy_region_changes_the_file_through_the_map() {
     assert_eq!(std::fs::read(&path).unwrap(), b"0012341289");
     // A map cannot make its file grow.
     for args in [["0", "8", "3"], ["8", "0", "3"]] {
-        assert!(fails("copy_region", &[&[name][..], &args].concat()).contains("must lie inside the map"));
+        assert!(
+            fails("copy_region", &[&[name][..], &args].concat())
+                .contains("must lie inside the map")
+        );
         assert_eq!(std::fs::read(&path).unwrap(), b"0012341289");
     }
 }
@@ -227,14 +235,18 @@ fn frame_buffer_draws_a_picture() {
     let png = dir.path().join("picture.png");
     let no_device = dir.path().join("fb0");
     let printed = prints("frame_buffer", &[&no_device, &png]);
-    assert!(printed.contains("drawing to memory") && printed.contains("800 x 500 pixels"), "{printed}");
+    assert!(
+        printed.contains("drawing to memory") && printed.contains("800 x 500 pixels"),
+        "{printed}"
+    );
 
     let file = BufReader::new(std::fs::File::open(png).unwrap());
     let mut reader = png::Decoder::new(file).read_info().unwrap();
     let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
     let info = reader.next_frame(&mut bytes).unwrap();
     assert_eq!((info.width, info.height, info.color_type), (800, 500, png::ColorType::Rgb));
-    let pixel = |x: usize, y: usize| -> [u8; 3] { bytes[3 * (y * 800 + x)..][..3].try_into().unwrap() };
+    let pixel =
+        |x: usize, y: usize| -> [u8; 3] { bytes[3 * (y * 800 + x)..][..3].try_into().unwrap() };
     let colours: std::collections::HashSet<[u8; 3]> =
         (0..800).flat_map(|x| (0..500).map(move |y| (x, y))).map(|(x, y)| pixel(x, y)).collect();
     assert!(colours.len() > 1000, "{} colours are no picture", colours.len());
@@ -253,7 +265,9 @@ fn frame_buffer_draws_a_picture() {
 fn frame_buffer_device() {
     // It would overwrite the user's console, so it runs only on request.
     let Ok(device) = std::env::var("FOLIO_FRAME_BUFFER") else {
-        return skip("set FOLIO_FRAME_BUFFER to a frame buffer device that may be drawn to (/dev/fb0)");
+        return skip(
+            "set FOLIO_FRAME_BUFFER to a frame buffer device that may be drawn to (/dev/fb0)",
+        );
     };
     let dir = common::disk_dir();
     let png = dir.path().join("picture.png");
@@ -316,6 +330,8 @@ fn timestamps_prints_when_times_move_on_disk_and_on_tmpfs() {
             ("read(2)", [atime, false, false]),
             ("write(2)", [false, true, true]),
         ];
-        sees(&expected.map(|(what, moves)| (what.to_owned(), moves)).to_vec(), || timestamps(dir.path()));
+        sees(&expected.map(|(what, moves)| (what.to_owned(), moves)).to_vec(), || {
+            timestamps(dir.path())
+        });
     }
 }

@@ -3,8 +3,8 @@
 
 use crate::common::effort::scaled;
 use crate::common::{
-    End, Mounted, child_succeeds, disk_dir, file_with, in_child, lower_limit, memory_dir, page, pattern,
-    skip, spawn_child, wait,
+    End, Mounted, child_succeeds, disk_dir, file_with, in_child, lower_limit, memory_dir, page,
+    pattern, skip, spawn_child, wait,
 };
 use folio::{Errno, Error, FaultCause, FileMap, FileMapMut, FileMapPrivate, MapOptions, Prot};
 use std::fs::{File, OpenOptions};
@@ -136,7 +136,11 @@ fn a_write_after_the_protection_was_taken_away_is_an_error() {
     let path = file_with(dir.path(), &pattern(3));
     let mut map = FileMapMut::open(&path).unwrap();
     map.protect(page()..2 * page(), Prot::READ).unwrap();
-    assert_fault(&map.write_at(b"x", page()).unwrap_err(), page()..page() + 1, FaultCause::Protection);
+    assert_fault(
+        &map.write_at(b"x", page()).unwrap_err(),
+        page()..page() + 1,
+        FaultCause::Protection,
+    );
     map.read_at(&mut [0; 8], page()).unwrap();
     map.protect(page()..2 * page(), Prot::NONE).unwrap();
     assert_fault(&map.read::<u8>(page()).unwrap_err(), page()..page() + 1, FaultCause::Protection);
@@ -150,8 +154,16 @@ fn a_write_to_a_page_that_a_truncation_took_is_an_error() {
     let path = file_with(dir.path(), &pattern(2));
     let map = FileMapMut::open(&path).unwrap();
     writable(&path).set_len(1).unwrap();
-    assert_fault(&map.write_at(b"late", page()).unwrap_err(), page()..page() + 4, FaultCause::PastEnd);
-    assert_eq!(std::fs::metadata(&path).unwrap().len(), 1, "a write through a map never lengthens the file");
+    assert_fault(
+        &map.write_at(b"late", page()).unwrap_err(),
+        page()..page() + 4,
+        FaultCause::PastEnd,
+    );
+    assert_eq!(
+        std::fs::metadata(&path).unwrap().len(),
+        1,
+        "a write through a map never lengthens the file"
+    );
 }
 
 #[test]
@@ -193,7 +205,10 @@ fn a_guard_over_a_truncation_throws_the_result_away() {
     let error = map.guard(|view| seen = view.bytes().collect()).unwrap_err();
     assert_fault(&error, 3 * page()..4 * page(), FaultCause::PastEnd);
     assert_eq!(seen[..3 * page()], pattern(8)[..3 * page()]);
-    assert!(seen[3 * page()..].iter().all(|&byte| byte == 0), "pages that cannot be supplied read as zero");
+    assert!(
+        seen[3 * page()..].iter().all(|&byte| byte == 0),
+        "pages that cannot be supplied read as zero"
+    );
 }
 
 #[test]
@@ -201,8 +216,9 @@ fn a_slice_guard_over_a_truncation_does_too() {
     let dir = disk_dir();
     let (map, _file) = truncated(dir.path());
     // SAFETY: nobody changes the file meanwhile; it was truncated before.
-    let error = unsafe { map.guard_slice(|bytes| bytes.iter().map(|&byte| u64::from(byte)).sum::<u64>()) }
-        .unwrap_err();
+    let error =
+        unsafe { map.guard_slice(|bytes| bytes.iter().map(|&byte| u64::from(byte)).sum::<u64>()) }
+            .unwrap_err();
     assert_fault(&error, 3 * page()..4 * page(), FaultCause::PastEnd);
 }
 
@@ -266,8 +282,9 @@ fn a_fault_of_another_thread_inside_a_guard_is_served_and_reported() {
     let (map, _file) = truncated(dir.path());
     let result = map.guard(|view| {
         std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..4).map(|thread| scope.spawn(move || view.get((3 + thread) * page()).unwrap())).collect();
+            let threads: Vec<_> = (0..4)
+                .map(|thread| scope.spawn(move || view.get((3 + thread) * page()).unwrap()))
+                .collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
         })
     });
@@ -286,10 +303,19 @@ fn a_panic_in_a_guard_ends_the_guard() {
     }));
     assert!(panic.is_err());
     file.set_len(8 * page() as u64).unwrap();
-    assert_eq!(map.guard(|view| view.get(5 * page())).unwrap(), Some(0), "the file's page, not the guard's");
-    let area_of =
-        |maps: &str| maps.lines().filter(|line| line.contains(dir.path().to_str().unwrap())).count();
-    assert_eq!(area_of(&std::fs::read_to_string("/proc/self/maps").unwrap()), 1, "the map is whole again");
+    assert_eq!(
+        map.guard(|view| view.get(5 * page())).unwrap(),
+        Some(0),
+        "the file's page, not the guard's"
+    );
+    let area_of = |maps: &str| {
+        maps.lines().filter(|line| line.contains(dir.path().to_str().unwrap())).count()
+    };
+    assert_eq!(
+        area_of(&std::fs::read_to_string("/proc/self/maps").unwrap()),
+        1,
+        "the map is whole again"
+    );
 }
 
 #[test]
@@ -312,7 +338,11 @@ fn own_changes_of_a_private_map_survive_a_failed_guard() {
     writable(&path).set_len(2 * page() as u64).unwrap();
     map.guard(|view| view.get(3 * page())).unwrap_err();
     assert_eq!(map.read::<[u8; 4]>(page()).unwrap(), *b"mine");
-    assert_fault(&map.read::<u8>(3 * page()).unwrap_err(), 3 * page()..3 * page() + 1, FaultCause::PastEnd);
+    assert_fault(
+        &map.read::<u8>(3 * page()).unwrap_err(),
+        3 * page()..3 * page() + 1,
+        FaultCause::PastEnd,
+    );
     writable(&path).set_len(4 * page() as u64).unwrap();
     map.write_at(b"again", 3 * page()).unwrap();
     assert_eq!(map.read::<[u8; 5]>(3 * page()).unwrap(), *b"again");
@@ -427,7 +457,10 @@ fn guard_at_a_limit(reach_it: impl FnOnce()) {
     assert!(map.read::<u8>(0).is_err());
     assert!(map.guard(|view| view.get(0)).is_err());
     drop(map);
-    assert_eq!(FileMap::open(dir.path().join("file")).unwrap().read_vec(..page()).unwrap(), pattern(1));
+    assert_eq!(
+        FileMap::open(dir.path().join("file")).unwrap().read_vec(..page()).unwrap(),
+        pattern(1)
+    );
 }
 
 #[test]
@@ -447,12 +480,14 @@ fn a_guard_at_the_limit_of_areas_is_an_error() {
         guard_at_a_limit(|| {
             // Every other page of a region protected: two areas more each time, until there are no
             // more.
-            let mut areas = folio::Reservation::new(1 << 30).map(std::mem::ManuallyDrop::new).unwrap();
+            let mut areas =
+                folio::Reservation::new(1 << 30).map(std::mem::ManuallyDrop::new).unwrap();
             let base = areas.as_ptr() as usize;
             let _ = &mut areas;
             for at in (base..base + (1 << 30)).step_by(2 * page()) {
                 // SAFETY: nothing is mapped there but the reservation, and nobody uses it.
-                if unsafe { libc::mprotect(at as *mut libc::c_void, page(), libc::PROT_READ) } != 0 {
+                if unsafe { libc::mprotect(at as *mut libc::c_void, page(), libc::PROT_READ) } != 0
+                {
                     return;
                 }
             }
@@ -478,7 +513,10 @@ fn at_the_limit_of_areas_no_zero_page_is_left_behind() {
         let result = map.guard(|view| {
             (2..5).for_each(|at| assert_eq!(view.get(at * page()), Some(0)));
             writable(&path).set_len(8 * page() as u64).unwrap();
-            assert!(!every_other().all(|at| protect(at, libc::PROT_READ)), "the limit was never reached");
+            assert!(
+                !every_other().all(|at| protect(at, libc::PROT_READ)),
+                "the limit was never reached"
+            );
         });
         assert!(result.is_err());
         assert!(every_other().filter(|&at| protect(at, libc::PROT_NONE)).count() > 0);
@@ -488,7 +526,11 @@ fn at_the_limit_of_areas_no_zero_page_is_left_behind() {
                 assert_eq!(byte, pattern(8)[at * page()], "page {at} shows a guard's zeros");
             }
             if map.write_at(&[1], at * page()).is_ok() {
-                assert_eq!(std::fs::read(&path).unwrap()[at * page()], 1, "a write to page {at} was lost");
+                assert_eq!(
+                    std::fs::read(&path).unwrap()[at * page()],
+                    1,
+                    "a write to page {at} was lost"
+                );
             }
         }
     });
@@ -524,7 +566,10 @@ fn many_threads_can_be_in_guards_over_the_same_missing_pages() {
     std::thread::scope(|scope| {
         for _ in 0..64 {
             scope.spawn(|| {
-                assert!(map.guard(|view| (0..pages).filter_map(|at| view.get(at * page())).count()).is_err());
+                assert!(
+                    map.guard(|view| (0..pages).filter_map(|at| view.get(at * page())).count())
+                        .is_err()
+                );
             });
         }
     });
@@ -575,8 +620,9 @@ fn pages_in_order_can_be_read_while_runs_are_replaced_around_them() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for _ in 0..40 {
-                let result =
-                    map.guard(|view| (0..pages).step_by(64).filter_map(|at| view.get(at * page())).count());
+                let result = map.guard(|view| {
+                    (0..pages).step_by(64).filter_map(|at| view.get(at * page())).count()
+                });
                 assert!(result.is_err());
             }
             stop.store(true, Ordering::Relaxed);
@@ -605,7 +651,10 @@ fn a_checked_copy_never_returns_the_zeros_of_a_guard() {
                         5 * page()..5 * page() + 4,
                         FaultCause::PastEnd,
                     );
-                    assert_eq!(map.read_vec(page()..page() + 9).unwrap(), pattern(8)[page()..page() + 9]);
+                    assert_eq!(
+                        map.read_vec(page()..page() + 9).unwrap(),
+                        pattern(8)[page()..page() + 9]
+                    );
                 })
                 .join()
                 .unwrap();
@@ -648,7 +697,10 @@ fn checked_copies_and_failing_guards_can_run_side_by_side() {
                         map.read_at(&mut buffer, (3 + round % 5) * page()).is_err(),
                         "a guard's zeros were read"
                     );
-                    assert!(map.write_at(&buffer, (3 + round % 5) * page()).is_err(), "a write was lost");
+                    assert!(
+                        map.write_at(&buffer, (3 + round % 5) * page()).is_err(),
+                        "a write was lost"
+                    );
                 }
                 stop.store(true, Ordering::Relaxed);
             });
@@ -688,8 +740,12 @@ fn on_a_full_file_system_a_write_without_reserve_is_an_error() {
 #[test]
 fn populating_a_full_file_system_is_an_error() {
     let Some(full) = Mounted::tmpfs("size=64k") else { return skip("needs the right to mount") };
-    let file =
-        OpenOptions::new().read(true).write(true).create_new(true).open(full.path().join("sparse")).unwrap();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(full.path().join("sparse"))
+        .unwrap();
     file.set_len(1 << 20).unwrap();
     let error = MapOptions::new().populate().map_mut(&file).unwrap_err();
     assert_eq!(error.fault().unwrap().cause(), FaultCause::NoBacking, "{error}");
@@ -699,7 +755,11 @@ fn populating_a_full_file_system_is_an_error() {
 fn faults_on_tmpfs_are_errors_as_on_disk() {
     let Some(dir) = memory_dir() else { return skip("needs /dev/shm") };
     let (map, _file) = truncated(dir.path());
-    assert_fault(&map.read::<u8>(4 * page()).unwrap_err(), 4 * page()..4 * page() + 1, FaultCause::PastEnd);
+    assert_fault(
+        &map.read::<u8>(4 * page()).unwrap_err(),
+        4 * page()..4 * page() + 1,
+        FaultCause::PastEnd,
+    );
     assert!(map.guard(|view| view.get(4 * page())).is_err());
 }
 
@@ -888,7 +948,11 @@ fn a_stack_overflow_is_still_reported_by_rust() {
         // own has them.
         std::thread::spawn(|| overflow(0)).join().unwrap();
     });
-    assert_eq!(end, End::Killed(libc::SIGABRT), "Rust says \"has overflowed its stack\" and aborts");
+    assert_eq!(
+        end,
+        End::Killed(libc::SIGABRT),
+        "Rust says \"has overflowed its stack\" and aborts"
+    );
 }
 
 #[test]
@@ -911,7 +975,11 @@ fn errno_is_left_alone_by_a_fault() {
 
 // Arguments of the handler that was there before
 
-extern "C" fn exits_with_its_mask(signal: i32, _info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+extern "C" fn exits_with_its_mask(
+    signal: i32,
+    _info: *mut libc::siginfo_t,
+    _context: *mut libc::c_void,
+) {
     // SAFETY: asks for this thread's mask, and ends the process at once.
     unsafe {
         let mut mask: libc::sigset_t = std::mem::zeroed();
@@ -933,7 +1001,10 @@ fn an_earlier_handler_runs_with_the_mask_that_it_asked_for() {
                     action.sa_sigaction = exits_with_its_mask as *const () as usize;
                     action.sa_flags = libc::SA_SIGINFO | flags;
                     libc::sigaddset(&raw mut action.sa_mask, libc::SIGUSR1);
-                    assert_eq!(libc::sigaction(libc::SIGSEGV, &raw const action, std::ptr::null_mut()), 0);
+                    assert_eq!(
+                        libc::sigaction(libc::SIGSEGV, &raw const action, std::ptr::null_mut()),
+                        0
+                    );
                 }
                 if folio_too {
                     folio::faults::install();

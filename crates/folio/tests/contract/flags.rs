@@ -2,13 +2,15 @@
 //! that folio refuses before it asks the kernel.
 
 use crate::common::{
-    End, become_nobody, child_succeeds, disk_dir, file_with, in_child, is_root, memory_dir, page, pattern,
-    skip,
+    End, become_nobody, child_succeeds, disk_dir, file_with, in_child, is_root, memory_dir, page,
+    pattern, skip,
 };
-use crate::regions::{Area, area_at, faulted, is_mapped, kernel_since, refused_by_kernel, refused_by_rule};
+use crate::regions::{
+    Area, area_at, faulted, is_mapped, kernel_since, refused_by_kernel, refused_by_rule,
+};
 use folio::{
-    Anon, Errno, FaultCause, FileMapMut, Fork, HugePage, MapFlags, MapOptions, PageSize, Prot, Region,
-    Reservation, raw,
+    Anon, Errno, FaultCause, FileMapMut, Fork, HugePage, MapFlags, MapOptions, PageSize, Prot,
+    Region, Reservation, raw,
 };
 use std::fs::File;
 use std::ops::ControlFlow;
@@ -30,7 +32,8 @@ fn file() -> (tempfile::TempDir, File) {
 /// Maps two pages of a file with exactly these flags.
 fn raw_map(file: &File, prot: Prot, flags: MapFlags) -> folio::Result<Region> {
     // SAFETY: no FIXED, so nothing is replaced.
-    let start = unsafe { raw::mmap(std::ptr::null_mut(), 2 * page(), prot, flags, file.as_raw_fd(), 0) }?;
+    let start =
+        unsafe { raw::mmap(std::ptr::null_mut(), 2 * page(), prot, flags, file.as_raw_fd(), 0) }?;
     // SAFETY: just mapped, and nobody else's.
     unsafe { Region::from_raw_parts(start, 2 * page(), PageSize::system()) }
 }
@@ -114,7 +117,10 @@ fn shared_validate_refuses_a_flag_that_shared_ignores() {
     let (_dir, file) = file();
     let unknown = MapFlags::from_bits_retain(0x0200_0000);
     raw_map(&file, Prot::READ, MapFlags::SHARED | unknown).unwrap();
-    refused_by_kernel(raw_map(&file, Prot::READ, MapFlags::SHARED_VALIDATE | unknown), Errno::OPNOTSUPP);
+    refused_by_kernel(
+        raw_map(&file, Prot::READ, MapFlags::SHARED_VALIDATE | unknown),
+        Errno::OPNOTSUPP,
+    );
 }
 
 #[test]
@@ -142,7 +148,8 @@ fn anonymous_ignores_descriptor_and_offset() {
     let offset = 16 * page() as i64;
     // SAFETY: no FIXED, so nothing is replaced.
     let start =
-        unsafe { raw::mmap(std::ptr::null_mut(), page(), Prot::READ, flags, 999_999, offset) }.unwrap();
+        unsafe { raw::mmap(std::ptr::null_mut(), page(), Prot::READ, flags, 999_999, offset) }
+            .unwrap();
     // SAFETY: just mapped, and nobody else's.
     let region = unsafe { Region::from_raw_parts(start, page(), PageSize::system()) }.unwrap();
     assert_eq!(byte(&region), 0);
@@ -217,7 +224,11 @@ fn bits_32_is_refused_where_the_kernel_would_ignore_it() {
     let reservation = Reservation::new(4 * page()).unwrap();
     let low = with(MapFlags::BITS_32);
     refused_by_rule(low.clone().at(1 << 30).anon(1), Errno::INVAL, "where the place is given");
-    refused_by_rule(low.clone().within(&reservation, 0).anon(1), Errno::INVAL, "where the place is given");
+    refused_by_rule(
+        low.clone().within(&reservation, 0).anon(1),
+        Errno::INVAL,
+        "where the place is given",
+    );
     refused_by_rule(low.clone().capacity(page()).anon(1), Errno::INVAL, "inside a reservation");
     refused_by_rule(low.guard_pages().anon(1), Errno::INVAL, "inside a reservation");
 }
@@ -260,7 +271,12 @@ fn without_growsdown_the_page_below_is_no_ones() {
 fn denywrite_lets_everyone_write_to_the_file() {
     let (dir, file) = file();
     let map = with(MapFlags::DENYWRITE).map(&file).unwrap();
-    File::options().write(true).open(dir.path().join("file")).unwrap().write_all_at(&[0xEE], 0).unwrap();
+    File::options()
+        .write(true)
+        .open(dir.path().join("file"))
+        .unwrap()
+        .write_all_at(&[0xEE], 0)
+        .unwrap();
     assert_eq!(map.read::<u8>(0).unwrap(), 0xEE);
 }
 
@@ -408,7 +424,10 @@ fn sync_is_refused_for_files_that_are_not_on_dax() {
     }
     for file in &files {
         refused_by_kernel(with(MapFlags::SYNC).map_mut(file), Errno::OPNOTSUPP);
-        refused_by_kernel(with(MapFlags::SYNC | MapFlags::SHARED_VALIDATE).map_mut(file), Errno::OPNOTSUPP);
+        refused_by_kernel(
+            with(MapFlags::SYNC | MapFlags::SHARED_VALIDATE).map_mut(file),
+            Errno::OPNOTSUPP,
+        );
     }
 }
 
@@ -477,11 +496,13 @@ fn transparent_huge_pages_are_asked_for_and_declined() {
 
 #[test]
 fn memory_that_asks_for_them_gets_transparent_huge_pages() {
-    let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
+    let enabled =
+        std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
     if !enabled.contains("[madvise]") && !enabled.contains("[always]") {
         return skip("transparent huge pages are off");
     }
-    let size = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").unwrap();
+    let size =
+        std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").unwrap();
     let huge: usize = size.trim().parse().unwrap();
     let reservation = Reservation::aligned(2 * huge, PageSize::new(huge).unwrap()).unwrap();
     let place = |offset| MapOptions::new().within(&reservation, offset);
@@ -608,11 +629,14 @@ fn an_empty_pool_found_late_is_an_error_and_no_signal() {
     let Some(pool) = Pool::with(0) else { return skip(NO_POOL) };
     // NORESERVE makes the kernel promise memory that it does not have. By the raw door the map is
     // there, and each access says so.
-    let flags = MapFlags::PRIVATE | MapFlags::ANONYMOUS | MapFlags::NORESERVE | HugePage::Mib2.flags();
+    let flags =
+        MapFlags::PRIVATE | MapFlags::ANONYMOUS | MapFlags::NORESERVE | HugePage::Mib2.flags();
     // SAFETY: a new map, anywhere.
-    let start = unsafe { raw::mmap(std::ptr::null_mut(), HUGE, Prot::READ_WRITE, flags, -1, 0) }.unwrap();
+    let start =
+        unsafe { raw::mmap(std::ptr::null_mut(), HUGE, Prot::READ_WRITE, flags, -1, 0) }.unwrap();
     // SAFETY: just mapped with pages of this size, and nobody else's.
-    let region = unsafe { Region::from_raw_parts(start, HUGE, PageSize::new(HUGE).unwrap()) }.unwrap();
+    let region =
+        unsafe { Region::from_raw_parts(start, HUGE, PageSize::new(HUGE).unwrap()) }.unwrap();
     faulted(region.write_at(&[1], 5), 5..6, FaultCause::NoBacking);
     drop(pool);
 }
@@ -626,7 +650,8 @@ fn an_empty_pool_leaves_the_place_in_a_reservation_reserved() {
         assert_eq!(reservation.used(), 0);
         // The kernel had unmapped it to make room: anyone's map could have come to lie there.
         assert!(is_mapped(reservation.as_ptr().wrapping_add(HUGE)));
-        let small = MapOptions::new().within(&reservation, HUGE).region(HUGE, Prot::READ_WRITE).unwrap();
+        let small =
+            MapOptions::new().within(&reservation, HUGE).region(HUGE, Prot::READ_WRITE).unwrap();
         small.write_at(&[7], 0).unwrap();
     });
 }
@@ -678,11 +703,14 @@ fn huge_maps_are_guarded_by_whole_huge_pages() {
 #[test]
 fn a_guard_that_meets_a_missing_huge_page_loses_that_page_only() {
     let Some(_pool) = Pool::with(4) else { return skip(NO_POOL) };
-    let Some(mounted) = crate::common::Mounted::new(&["-t", "hugetlbfs", "-o", "pagesize=2M", "none"]) else {
+    let Some(mounted) =
+        crate::common::Mounted::new(&["-t", "hugetlbfs", "-o", "pagesize=2M", "none"])
+    else {
         return skip("mounting is not allowed");
     };
     let path = mounted.path().join("file");
-    let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+    let file =
+        File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
     file.set_len(4 * HUGE as u64).unwrap();
     for keeps_descriptor in [true, false] {
         let map = if keeps_descriptor {
@@ -707,7 +735,9 @@ fn a_guard_that_meets_a_missing_huge_page_loses_that_page_only() {
 
 #[test]
 fn shared_memory_has_no_huge_pages_since_a_sharer_could_take_them_away() {
-    for refused in [huge().shared_anonymous(10), huge().shared_memfd(10), huge().shared_dev_zero(10)] {
+    for refused in
+        [huge().shared_anonymous(10), huge().shared_memfd(10), huge().shared_dev_zero(10)]
+    {
         refused_by_rule(refused, Errno::INVAL, "punch a hole");
     }
 }
@@ -733,7 +763,11 @@ fn every_huge_page_size_is_asked_for_by_its_logarithm() {
         assert_eq!(size.size().map(PageSize::bytes), Some(bytes));
         let bits = size.flags().bits();
         assert_eq!(bits & libc::MAP_HUGETLB, libc::MAP_HUGETLB);
-        assert_eq!(1_usize << ((bits >> libc::MAP_HUGE_SHIFT) & libc::MAP_HUGE_MASK), bytes, "{size:?}");
+        assert_eq!(
+            1_usize << ((bits >> libc::MAP_HUGE_SHIFT) & libc::MAP_HUGE_MASK),
+            bytes,
+            "{size:?}"
+        );
     }
     assert_eq!(HugePage::Mib2.flags().bits(), libc::MAP_HUGETLB | libc::MAP_HUGE_2MB);
     assert_eq!(HugePage::Gib1.flags().bits(), libc::MAP_HUGETLB | libc::MAP_HUGE_1GB);
@@ -747,7 +781,8 @@ fn the_default_huge_page_is_the_machines() {
     let Some(pool) = Pool::with(1) else { return skip(NO_POOL) };
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
     let line = meminfo.lines().find_map(|line| line.strip_prefix("Hugepagesize:"));
-    let expected = line.map(|kib| kib.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10);
+    let expected =
+        line.map(|kib| kib.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10);
     let map = MapOptions::new().huge_pages(HugePage::Default).anon(1).unwrap();
     assert_eq!(Some(map.page_size().bytes()), expected);
     drop(pool);
@@ -799,15 +834,20 @@ fn flags_that_have_an_option_of_their_own_are_refused_and_the_rule_names_it() {
         refused_by_rule(with(flag).clone().len(1).device(&file), Errno::INVAL, words);
     }
     // Beside SHARED_VALIDATE too.
-    for (flag, words) in refusals.into_iter().filter(|(flag, _)| !MapFlags::SHARED_VALIDATE.contains(*flag)) {
+    for (flag, words) in
+        refusals.into_iter().filter(|(flag, _)| !MapFlags::SHARED_VALIDATE.contains(*flag))
+    {
         refused_by_rule(with(flag | MapFlags::SHARED_VALIDATE).map_mut(&file), Errno::INVAL, words);
     }
 }
 
 #[test]
 fn the_error_of_a_refused_flag_shows_the_flags() {
-    let error =
-        refused_by_rule(with(MapFlags::GROWSDOWN | MapFlags::STACK).anon(1), Errno::INVAL, "raw door");
+    let error = refused_by_rule(
+        with(MapFlags::GROWSDOWN | MapFlags::STACK).anon(1),
+        Errno::INVAL,
+        "raw door",
+    );
     assert!(error.to_string().contains("GROWSDOWN|STACK"), "{error}");
 }
 
@@ -856,9 +896,10 @@ fn huge_pages_are_refused_for_files_with_a_page_size_of_their_own() {
 fn offsets_and_lengths_are_options_of_files_only() {
     let offset = MapOptions::new().offset(page() as u64);
     let length = MapOptions::new().len(page());
-    for (options, words) in
-        [(offset, "an offset is for files and devices"), (length, "the length is the method's argument")]
-    {
+    for (options, words) in [
+        (offset, "an offset is for files and devices"),
+        (length, "the length is the method's argument"),
+    ] {
         refused_by_rule(options.anon(1), Errno::INVAL, words);
         refused_by_rule(options.region(1, Prot::READ), Errno::INVAL, words);
         refused_by_rule(options.droppable(1), Errno::INVAL, words);
@@ -903,7 +944,11 @@ fn numbers_that_cannot_be_counted_are_refused() {
     let words = "what can be counted";
     refused_by_rule(MapOptions::new().anon(usize::MAX), Errno::OVERFLOW, words);
     refused_by_rule(MapOptions::new().len(usize::MAX).map(&file), Errno::OVERFLOW, words);
-    refused_by_rule(MapOptions::new().offset(u64::MAX - 5).len(1).map(&file), Errno::OVERFLOW, words);
+    refused_by_rule(
+        MapOptions::new().offset(u64::MAX - 5).len(1).map(&file),
+        Errno::OVERFLOW,
+        words,
+    );
 }
 
 #[test]

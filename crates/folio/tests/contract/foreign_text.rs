@@ -16,7 +16,9 @@ fn assert_plain(text: &str) {
 }
 
 fn failing() -> Function {
-    Function::new(NAME, page() as u64, |_, _: &mut [u8]| Err(std::io::Error::other(format!("no {NAME}"))))
+    Function::new(NAME, page() as u64, |_, _: &mut [u8]| {
+        Err(std::io::Error::other(format!("no {NAME}")))
+    })
 }
 
 fn pager() -> Pager {
@@ -55,7 +57,10 @@ fn the_words_of_a_source_are_escaped_in_the_message_of_a_lost_page() {
     let (mut messages, writer) = std::io::pipe().unwrap();
     let end = in_child(|| {
         // SAFETY: replaces the child's descriptor of messages.
-        assert_eq!(unsafe { libc::dup2(writer.as_raw_fd(), libc::STDERR_FILENO) }, libc::STDERR_FILENO);
+        assert_eq!(
+            unsafe { libc::dup2(writer.as_raw_fd(), libc::STDERR_FILENO) },
+            libc::STDERR_FILENO
+        );
         std::hint::black_box(pager().map(failing()).unwrap()[0]);
     });
     drop(writer);

@@ -3,8 +3,8 @@
 
 use crate::common::{End, child_succeeds, disk_dir, in_child, page, pattern, spawn_child, wait};
 use folio::{
-    Advice, Anon, Device, Errno, Error, FileMap, FileMapMut, FileMapPrivate, Fork, MapOptions, Populate,
-    Prot, Region, Result, Sealed, SharedMem,
+    Advice, Anon, Device, Errno, Error, FileMap, FileMapMut, FileMapPrivate, Fork, MapOptions,
+    Populate, Prot, Region, Result, Sealed, SharedMem,
 };
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -285,7 +285,8 @@ fn every_checked_call_on_an_absent_map_is_an_error_and_touches_nothing<H: Handle
             }
             let areas = || {
                 let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-                let ours = maps.split_once(&format!("{address:x}-")).map(|(_, rest)| rest.to_owned());
+                let ours =
+                    maps.split_once(&format!("{address:x}-")).map(|(_, rest)| rest.to_owned());
                 let lines = ours.unwrap_or_default();
                 lines.lines().filter(|line| line.starts_with("VmFlags")).take(1).collect::<String>()
             };
@@ -425,7 +426,8 @@ fn bytes_by_which_a_map_grows_come_to_children_as_the_rest_does() {
         anon.fill(7);
         anon
     };
-    let (inherited, wiped, absent) = (grown(Fork::Inherit), grown(Fork::Wiped), grown(Fork::Absent));
+    let (inherited, wiped, absent) =
+        (grown(Fork::Inherit), grown(Fork::Wiped), grown(Fork::Absent));
     child_succeeds(|| {
         assert!(inherited.iter().all(|&byte| byte == 7));
         assert!(wiped.iter().all(|&byte| byte == 0));
@@ -507,7 +509,8 @@ fn a_shared_file_map_is_one_memory_in_parent_and_child() {
 fn counters_in_shared_memory_lose_no_count_across_forks() {
     const CHILDREN: u64 = 4;
     const COUNTS: u64 = 20_000;
-    let kinds = [SharedMem::anonymous(64), SharedMem::dev_zero(64), SharedMem::memfd("counter", 64)];
+    let kinds =
+        [SharedMem::anonymous(64), SharedMem::dev_zero(64), SharedMem::memfd("counter", 64)];
     for shared in kinds.map(Result::unwrap) {
         let counter = shared.atomic::<AtomicU64>(8).unwrap();
         let children: Vec<_> = (0..CHILDREN)

@@ -18,7 +18,10 @@ fn one_call_grows_the_file_and_its_map() {
     let (_dir, file) = open(1);
     let mut map = FileMapMut::map(file.try_clone().unwrap()).unwrap();
     map.grow(3 * page() + 5).unwrap();
-    assert_eq!((map.len(), file.metadata().unwrap().len()), (3 * page() + 5, 3 * page() as u64 + 5));
+    assert_eq!(
+        (map.len(), file.metadata().unwrap().len()),
+        (3 * page() + 5, 3 * page() as u64 + 5)
+    );
     assert_eq!(map.read_vec(..page()).unwrap(), pattern(1));
     assert!(map.read_vec(page()..).unwrap().iter().all(|&byte| byte == 0));
     map.write_at(b"end", 3 * page() + 2).unwrap();
@@ -74,7 +77,8 @@ fn a_map_that_reserves_has_the_space_into_which_it_grows() {
 fn a_map_that_cannot_grow_leaves_the_file_as_it_was() {
     let (_dir, file) = open(2);
     let reservation = Reservation::new(4 * page()).unwrap();
-    let mut map = MapOptions::new().within(&reservation, 0).map_mut(file.try_clone().unwrap()).unwrap();
+    let mut map =
+        MapOptions::new().within(&reservation, 0).map_mut(file.try_clone().unwrap()).unwrap();
     let error = map.grow(5 * page()).unwrap_err();
     assert_eq!(error.errno(), Errno::NOMEM, "{error}");
     assert_eq!((map.len(), file.metadata().unwrap().len()), (2 * page(), 2 * page() as u64));
@@ -97,7 +101,10 @@ fn a_file_that_may_not_be_so_long_is_an_error_and_no_signal() {
     child_succeeds(|| {
         lower_limit(libc::RLIMIT_FSIZE, 2 * page() as u64);
         let error = map.grow(3 * page()).unwrap_err();
-        assert!(error.errno() == Errno::FBIG && error.to_string().contains("RLIMIT_FSIZE"), "{error}");
+        assert!(
+            error.errno() == Errno::FBIG && error.to_string().contains("RLIMIT_FSIZE"),
+            "{error}"
+        );
         map.grow(2 * page()).unwrap();
     });
 }
@@ -139,7 +146,8 @@ fn a_file_map_in_a_reservation_grows_in_place() {
 fn a_file_map_in_a_reservation_grows_with_its_file_and_keeps_its_fork_setting() {
     let (_dir, file) = open(1);
     let reservation = Reservation::new(8 * page()).unwrap();
-    let mut map = MapOptions::new().within(&reservation, 0).map_mut(file.try_clone().unwrap()).unwrap();
+    let mut map =
+        MapOptions::new().within(&reservation, 0).map_mut(file.try_clone().unwrap()).unwrap();
     drop(reservation);
     map.set_fork(Fork::Absent).unwrap();
     let start = map.as_ptr();

@@ -2,7 +2,9 @@
 //! undoes the first half.
 
 use crate::common::{child_succeeds, disk_dir, file_with, page, pattern, skip};
-use folio::{Advice, Anon, Errno, FileMapMut, MapFlags, MapOptions, Prot, Region, Reservation, raw};
+use folio::{
+    Advice, Anon, Errno, FileMapMut, MapFlags, MapOptions, Prot, Region, Reservation, raw,
+};
 use std::ptr::null_mut;
 
 /// Splits one map until the process has as many areas as it may: in children only.
@@ -11,7 +13,8 @@ pub(crate) fn fill_areas() {
     let limit: usize = limit.trim().parse().unwrap();
     let flags = MapFlags::PRIVATE | MapFlags::ANONYMOUS | MapFlags::NORESERVE;
     // SAFETY: no FIXED.
-    let base = unsafe { raw::mmap(null_mut(), (limit + 16) * page(), Prot::NONE, flags, -1, 0) }.unwrap();
+    let base =
+        unsafe { raw::mmap(null_mut(), (limit + 16) * page(), Prot::NONE, flags, -1, 0) }.unwrap();
     let full = (1..limit + 16).step_by(2).any(|index| {
         // SAFETY: a page of the map that was just made and that nobody uses.
         unsafe { raw::mprotect(base.wrapping_add(index * page()), page(), Prot::READ) }.is_err()

@@ -2,7 +2,8 @@
 //! refuses. Forks are in `fork`, faults and guards in `faults`.
 
 use crate::common::{
-    End, child_succeeds, disk_dir, file_with, in_child, memory_dir, page, pattern, skip, spawn_child, wait,
+    End, child_succeeds, disk_dir, file_with, in_child, memory_dir, page, pattern, skip,
+    spawn_child, wait,
 };
 use folio::{
     Advice, Anon, Device, Errno, Error, FaultCause, FileMap, FileMapMut, FileMapPrivate, HugePage,
@@ -44,13 +45,17 @@ fn open(path: &Path) -> File {
 fn is_mapped(address: usize) -> bool {
     let mut resident = [0_u8];
     // SAFETY: mincore(2) of one page writes one byte.
-    unsafe { libc::mincore((address & !(page() - 1)) as *mut _, page(), resident.as_mut_ptr()) == 0 }
+    unsafe {
+        libc::mincore((address & !(page() - 1)) as *mut _, page(), resident.as_mut_ptr()) == 0
+    }
 }
 
 /// A plain memfd, with seals or none.
 fn memfd(bytes: &[u8], seals: libc::c_int) -> OwnedFd {
     // SAFETY: a name that ends with NUL.
-    let fd = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_ALLOW_SEALING | libc::MFD_CLOEXEC) };
+    let fd = unsafe {
+        libc::memfd_create(c"test".as_ptr(), libc::MFD_ALLOW_SEALING | libc::MFD_CLOEXEC)
+    };
     assert!(fd >= 0);
     // SAFETY: just opened, and owned by nobody else.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -230,7 +235,8 @@ fn generated_code_runs_once_it_is_protected_so_and_can_be_stored_to_no_more() {
     let region = anon.protect(Prot::READ | Prot::EXEC).unwrap();
     // SAFETY: the region holds a function of that type. On aarch64 the page was never executed
     // before, and the call to mprotect(2) makes the stores visible to instruction fetches.
-    let answer = unsafe { std::mem::transmute::<*mut u8, extern "C" fn() -> u32>(region.as_ptr())() };
+    let answer =
+        unsafe { std::mem::transmute::<*mut u8, extern "C" fn() -> u32>(region.as_ptr())() };
     assert_eq!(answer, 42);
     let fault = region.write_at(&[0], 0).unwrap_err();
     assert_eq!(fault.fault().unwrap().cause(), FaultCause::Protection);
@@ -383,9 +389,13 @@ fn sealed_memory_cannot_be_changed_by_anybody() {
     let sealed = Sealed::copy_of(b"for ever").unwrap();
     let seen = |result: std::io::Result<()>| result.map_err(|error| error.raw_os_error().unwrap());
     // Not through its descriptor, nor one that was opened anew.
-    let again = File::options().read(true).write(true).open(format!("/proc/self/fd/{}", sealed.as_raw_fd()));
-    for file in
-        [Some(File::from(sealed.as_fd().try_clone_to_owned().unwrap())), again.ok()].into_iter().flatten()
+    let again = File::options()
+        .read(true)
+        .write(true)
+        .open(format!("/proc/self/fd/{}", sealed.as_raw_fd()));
+    for file in [Some(File::from(sealed.as_fd().try_clone_to_owned().unwrap())), again.ok()]
+        .into_iter()
+        .flatten()
     {
         assert_eq!(seen(file.write_all_at(b"x", 0)), Err(libc::EPERM), "write(2)");
         assert_eq!(seen(file.set_len(1)), Err(libc::EPERM), "ftruncate(2), to shrink");
@@ -415,7 +425,8 @@ fn sealed_memory_is_taken_from_a_descriptor_with_all_three_seals_only() {
         assert!(text.contains("sealed against writing, growing and shrinking"), "{text}");
     }
     // A seal against new writable maps leaves the old ones alone.
-    let future = memfd(b"bytes", libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_GROW | libc::F_SEAL_SHRINK);
+    let future =
+        memfd(b"bytes", libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_GROW | libc::F_SEAL_SHRINK);
     assert_eq!(errno(Sealed::from_fd(future)), Errno::INVAL);
     assert_eq!(&Sealed::from_fd(memfd(b"bytes", ALL)).unwrap()[..], b"bytes");
 }
@@ -506,7 +517,8 @@ fn sealed_memory_comes_in_huge_pages_where_the_machine_has_them() {
     let Some(huge) = default_huge_page().filter(|_| free_huge_pages() >= 4) else {
         return skip("no free huge pages");
     };
-    let sealed = MapOptions::new().huge_pages(HugePage::Default).sealed(10, |bytes| bytes.fill(7)).unwrap();
+    let sealed =
+        MapOptions::new().huge_pages(HugePage::Default).sealed(10, |bytes| bytes.fill(7)).unwrap();
     assert_eq!((&sealed[..], sealed.page_size()), (&[7; 10][..], huge));
     let again = Sealed::from_fd(sealed.as_fd().try_clone_to_owned().unwrap()).unwrap();
     assert_eq!(
@@ -543,9 +555,15 @@ fn a_file_is_shown_from_any_byte_to_any_byte() {
     let bytes = &bytes[..bytes.len() - 13];
     let file = open(&file_with(dir.path(), bytes));
     let (p, end) = (page(), bytes.len());
-    for (offset, length) in
-        [(0, end), (1, 1), (p - 1, 2), (p, p), (p + 7, 2 * p - 7), (3 * p + 5, p - 18), (end - 1, 1)]
-    {
+    for (offset, length) in [
+        (0, end),
+        (1, 1),
+        (p - 1, 2),
+        (p, p),
+        (p + 7, 2 * p - 7),
+        (3 * p + 5, p - 18),
+        (end - 1, 1),
+    ] {
         let options = MapOptions::new().offset(offset as u64).len(length);
         let expected = &bytes[offset..offset + length];
         let map = options.map(&file).unwrap();
@@ -566,7 +584,11 @@ fn stores_land_where_the_offset_says() {
     let path = file_with(dir.path(), &bytes);
     let map = MapOptions::new().offset(page() as u64 + 100).len(50).map_mut(open(&path)).unwrap();
     map.write_at(b"here", 46).unwrap();
-    assert_eq!(errno(map.write_at(b"here", 47)), Errno::INVAL, "past the map, though inside the file");
+    assert_eq!(
+        errno(map.write_at(b"here", 47)),
+        Errno::INVAL,
+        "past the map, though inside the file"
+    );
     bytes[page() + 146..page() + 150].copy_from_slice(b"here");
     assert_eq!(std::fs::read(&path).unwrap(), bytes, "the file is changed there and nowhere else");
 }
@@ -600,7 +622,9 @@ fn an_empty_file_maps_to_no_bytes() {
     let maps: [Box<dyn Fn() -> usize>; 3] = [
         Box::new(|| FileMap::open(&path).unwrap().guard(|view| view.bytes().count()).unwrap()),
         Box::new(|| FileMapMut::open(&path).unwrap().read_vec(..).unwrap().len()),
-        Box::new(|| FileMapPrivate::open(&path).unwrap().reader().read_to_end(&mut Vec::new()).unwrap()),
+        Box::new(|| {
+            FileMapPrivate::open(&path).unwrap().reader().read_to_end(&mut Vec::new()).unwrap()
+        }),
     ];
     assert!(maps.iter().all(|len| len() == 0));
     let map = FileMap::open(&path).unwrap();
@@ -736,7 +760,11 @@ fn a_reader_is_a_stream_of_the_same_bytes_as_any_other() {
                 assert_eq!(got, expected, "step {step}: {wanted} bytes");
             }
         }
-        assert_eq!(reader.stream_position().unwrap(), model.stream_position().unwrap(), "step {step}");
+        assert_eq!(
+            reader.stream_position().unwrap(),
+            model.stream_position().unwrap(),
+            "step {step}"
+        );
     }
     assert!(reader.seek(SeekFrom::Current(i64::MIN)).is_err());
 }
@@ -775,7 +803,9 @@ fn a_map_of_a_borrowed_descriptor_keeps_none_and_works_when_it_is_closed() {
         assert!(map.file().is_none());
         assert_eq!(map.read_vec(..).unwrap(), b"bytes");
         let mut map = map;
-        for refused in [errno(map.resize_to_file()), errno(map.is_verity()), errno(map.cache_stat(..))] {
+        for refused in
+            [errno(map.resize_to_file()), errno(map.is_verity()), errno(map.cache_stat(..))]
+        {
             assert_eq!(refused, Errno::BADF);
         }
         let text = message(map.read_at_verified(&mut [0], 0));
@@ -824,7 +854,8 @@ fn memfds_keep_their_descriptor_devices_and_anonymous_shared_memory_do_not() {
     child_succeeds(|| {
         let before = descriptors();
         let device = Device::open("/dev/zero", page()).unwrap();
-        let (anonymous, zero) = (SharedMem::anonymous(10).unwrap(), SharedMem::dev_zero(10).unwrap());
+        let (anonymous, zero) =
+            (SharedMem::anonymous(10).unwrap(), SharedMem::dev_zero(10).unwrap());
         assert_eq!(descriptors(), before);
         let memfd = SharedMem::memfd("kept", 10).unwrap();
         assert_eq!(descriptors(), before + 1);
@@ -873,7 +904,10 @@ fn a_verified_read_sees_truncation_inside_a_page() {
     assert_eq!((&buffer[..10], &buffer[10..]), (&[1; 10][..], &[0; 40][..]));
     let error = map.read_at_verified(&mut buffer, 40).unwrap_err();
     let fault = error.fault().unwrap();
-    assert_eq!((fault.cause(), fault.range(), fault.file_offset()), (FaultCause::PastEnd, 50..90, Some(60)));
+    assert_eq!(
+        (fault.cause(), fault.range(), fault.file_offset()),
+        (FaultCause::PastEnd, 50..90, Some(60))
+    );
     map.read_at_verified(&mut buffer[..10], 40).unwrap();
     assert!(map.read_at_verified(&mut [0], 50).is_err(), "the first byte that is gone");
     map.read_at_verified(&mut [], 90).unwrap();
@@ -930,7 +964,9 @@ fn punched_pages_are_a_hole_and_zeros_for_everyone() {
     let blocks = file.metadata().unwrap().blocks();
     let mut map = FileMapMut::open(&path).unwrap();
     match map.punch(2 * page()..6 * page()) {
-        Err(error) if error.errno() == Errno::OPNOTSUPP => return skip("the file system has no holes"),
+        Err(error) if error.errno() == Errno::OPNOTSUPP => {
+            return skip("the file system has no holes");
+        }
         result => result.unwrap(),
     }
     let mut expected = bytes;
@@ -984,7 +1020,8 @@ fn reverted_pages_show_the_file_again() {
 #[test]
 fn accesses_without_protection_are_errors_until_it_is_given_back() {
     let dir = disk_dir();
-    let mut map = MapOptions::new().offset(5).map_mut(open(&file_with(dir.path(), &pattern(2)))).unwrap();
+    let mut map =
+        MapOptions::new().offset(5).map_mut(open(&file_with(dir.path(), &pattern(2)))).unwrap();
     map.protect(.., Prot::READ).unwrap();
     let error = map.write_at(&[1], 0).unwrap_err();
     assert_eq!(error.fault().unwrap().cause(), FaultCause::Protection);
@@ -1061,12 +1098,20 @@ fn reserving_fills_the_holes_of_the_mapped_part_and_no_others() {
     if before.blocks() * 512 >= 4 * chunk {
         return skip("the file system has no holes");
     }
-    let map =
-        MapOptions::new().offset(chunk).len(2 * chunk as usize).preallocate().map_mut(open(&path)).unwrap();
+    let map = MapOptions::new()
+        .offset(chunk)
+        .len(2 * chunk as usize)
+        .preallocate()
+        .map_mut(open(&path))
+        .unwrap();
     let after = file.metadata().unwrap();
     assert_eq!(after.len(), before.len());
     let room = after.blocks() * 512;
-    assert!((2 * chunk..=2 * chunk + 2 * p).contains(&room), "{room} bytes for the mapped {}", 2 * chunk);
+    assert!(
+        (2 * chunk..=2 * chunk + 2 * p).contains(&room),
+        "{room} bytes for the mapped {}",
+        2 * chunk
+    );
     assert_eq!(map.read_vec(chunk as usize..chunk as usize + 5).unwrap(), b"data\0");
 }
 
@@ -1147,7 +1192,10 @@ fn reserve_is_refused_where_it_means_nothing() {
     let reserve = MapOptions::new().preallocate();
     assert_eq!(errno(reserve.map_private(&file)), Errno::INVAL);
     assert_eq!(errno(reserve.anon(10)), Errno::INVAL);
-    assert_eq!(errno(reserve.clone().flags(folio::MapFlags::NORESERVE).map_mut(&file)), Errno::INVAL);
+    assert_eq!(
+        errno(reserve.clone().flags(folio::MapFlags::NORESERVE).map_mut(&file)),
+        Errno::INVAL
+    );
     assert_eq!(errno(reserve.flags(folio::MapFlags::NORESERVE).shared_memfd(10)), Errno::INVAL);
 }
 
@@ -1167,7 +1215,9 @@ fn a_map_that_was_sealed_stays_for_the_life_of_the_process() {
     child_succeeds(|| {
         let map = match FileMapMut::open(&path).unwrap().seal() {
             Ok(map) => map,
-            Err(refused) if refused.error.errno() == Errno::NOSYS => return skip("no mseal (Linux 6.10)"),
+            Err(refused) if refused.error.errno() == Errno::NOSYS => {
+                return skip("no mseal (Linux 6.10)");
+            }
             Err(refused) => panic!("{refused}"),
         };
         // SAFETY: nothing uses the range in this child but `map`, if it is still there.
@@ -1197,7 +1247,11 @@ fn shared_memory_is_zero_and_one_memory_through_copies_views_and_atomics() {
     for (kind, shared) in shared_kinds(page() + 10) {
         assert!(shared.view().unwrap().bytes().all(|byte| byte == 0), "{kind}");
         shared.write_at(&7_u32.to_ne_bytes(), 8).unwrap();
-        assert_eq!(shared.atomic::<AtomicU32>(8).unwrap().fetch_add(1, Ordering::SeqCst), 7, "{kind}");
+        assert_eq!(
+            shared.atomic::<AtomicU32>(8).unwrap().fetch_add(1, Ordering::SeqCst),
+            7,
+            "{kind}"
+        );
         assert_eq!(shared.view().unwrap().read::<u32>(8).unwrap(), 8, "{kind}");
         shared.view().unwrap().write(8, &9_u32).unwrap();
         assert_eq!(shared.read::<u32>(8).unwrap(), 9, "{kind}");
@@ -1220,7 +1274,11 @@ fn an_atomic_lies_inside_and_aligned_or_is_refused_with_the_nearest_place() {
     for (offset, count) in
         [(page() - 8, 2), (page(), 1), (0, page() / 8 + 1), (8, usize::MAX), (usize::MAX - 7, 1)]
     {
-        assert_eq!(errno(shared.atomics::<AtomicU64>(offset, count)), Errno::INVAL, "{count} from {offset}");
+        assert_eq!(
+            errno(shared.atomics::<AtomicU64>(offset, count)),
+            Errno::INVAL,
+            "{count} from {offset}"
+        );
     }
 }
 
@@ -1256,13 +1314,25 @@ fn shared_memory_is_taken_from_a_memfd_that_cannot_shrink_only() {
     let dir = disk_dir();
     let text = message(SharedMem::from_fd(memfd(&[1; 10], 0)));
     assert!(text.contains("F_SEAL_SHRINK"), "{text}");
-    assert_eq!(errno(SharedMem::from_fd(open(&file_with(dir.path(), b"bytes")))), Errno::INVAL, "a file");
+    assert_eq!(
+        errno(SharedMem::from_fd(open(&file_with(dir.path(), b"bytes")))),
+        Errno::INVAL,
+        "a file"
+    );
     let sealed = libc::F_SEAL_SHRINK | libc::F_SEAL_WRITE;
-    assert_eq!(errno(SharedMem::from_fd(memfd(&[1; 10], sealed))), Errno::PERM, "sealed against writing");
+    assert_eq!(
+        errno(SharedMem::from_fd(memfd(&[1; 10], sealed))),
+        Errno::PERM,
+        "sealed against writing"
+    );
     let shared = SharedMem::from_fd(memfd(&[1; 10], libc::F_SEAL_SHRINK)).unwrap();
     assert_eq!(shared.read_vec(..).unwrap(), [1; 10]);
     let long = MapOptions::new().len(11).shared_from_fd(memfd(&[1; 10], libc::F_SEAL_SHRINK));
-    assert_eq!(errno(long), Errno::INVAL, "past the end, where another process decides what is there");
+    assert_eq!(
+        errno(long),
+        Errno::INVAL,
+        "past the end, where another process decides what is there"
+    );
 }
 
 #[test]
@@ -1295,7 +1365,11 @@ fn anonymous_shared_memory_cannot_be_sent_and_names_kinds_that_can() {
 #[test]
 fn a_memfds_space_is_reserved_when_it_is_made_unless_asked_otherwise() {
     let space = |shared: &SharedMem| {
-        File::from(shared.file().unwrap().try_clone_to_owned().unwrap()).metadata().unwrap().blocks() * 512
+        File::from(shared.file().unwrap().try_clone_to_owned().unwrap())
+            .metadata()
+            .unwrap()
+            .blocks()
+            * 512
     };
     let length = 8 * page();
     assert_eq!(space(&SharedMem::memfd("full", length).unwrap()), length as u64);
@@ -1309,7 +1383,10 @@ fn a_memfd_is_seen_by_its_name() {
     let shared = SharedMem::memfd(&name, 10).unwrap();
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let start = format!("{:x}-", shared.as_ptr() as usize);
-    assert!(maps.lines().any(|line| line.starts_with(&start) && line.contains(&format!("memfd:{name}"))));
+    assert!(
+        maps.lines()
+            .any(|line| line.starts_with(&start) && line.contains(&format!("memfd:{name}")))
+    );
 }
 
 #[test]
@@ -1395,7 +1472,10 @@ fn an_option_that_a_kind_of_map_cannot_have_is_refused_and_never_ignored() {
         ("shared memory has no offset", new().offset(1).shared_memfd(10).err()),
         ("a length beside the argument", new().len(10).sealed(10, |_| ()).err()),
         ("sealed slices must not fault", new().no_reserve().sealed(10, |_| ()).err()),
-        ("a file's pages are the file system's", new().huge_pages(HugePage::Default).map(&file).err()),
+        (
+            "a file's pages are the file system's",
+            new().huge_pages(HugePage::Default).map(&file).err(),
+        ),
         (
             "a memfd's pages are its maker's",
             new().huge_pages(HugePage::Default).shared_from_fd(shrinkable()).err(),
@@ -1406,7 +1486,11 @@ fn an_option_that_a_kind_of_map_cannot_have_is_refused_and_never_ignored() {
         ("a device has no space to reserve", new().preallocate().len(page()).device(&device).err()),
     ];
     for (rule, error) in refused {
-        assert_eq!(error.unwrap_or_else(|| panic!("{rule}: it was taken")).errno(), Errno::INVAL, "{rule}");
+        assert_eq!(
+            error.unwrap_or_else(|| panic!("{rule}: it was taken")).errno(),
+            Errno::INVAL,
+            "{rule}"
+        );
     }
 }
 
@@ -1444,7 +1528,9 @@ fn a_file_map_cut_to_nothing_keeps_its_options_and_its_place() {
     for options in [exec, there] {
         let mut map = match options.map(open(&path)) {
             Ok(map) => map,
-            Err(error) if error.errno() == Errno::PERM => return skip("the disk is mounted noexec"),
+            Err(error) if error.errno() == Errno::PERM => {
+                return skip("the disk is mounted noexec");
+            }
             Err(error) => panic!("{error}"),
         };
         let before = map.as_ptr();
@@ -1519,8 +1605,12 @@ fn huge_pages_without_a_promise_of_memory_are_refused() {
 #[test]
 fn discarded_huge_pages_are_zero_and_stay() {
     const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
-    let Some(_turn) = crate::flags::huge_pool_turn() else { return skip("the kernel has no huge pages") };
-    let Ok(before) = std::fs::read_to_string(POOL) else { return skip("the kernel has no pages of 2 MiB") };
+    let Some(_turn) = crate::flags::huge_pool_turn() else {
+        return skip("the kernel has no huge pages");
+    };
+    let Ok(before) = std::fs::read_to_string(POOL) else {
+        return skip("the kernel has no pages of 2 MiB");
+    };
     if before.trim() != "0" || std::fs::write(POOL, "2").is_err() {
         return skip("the pool is someone else's");
     }

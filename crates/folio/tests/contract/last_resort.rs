@@ -3,7 +3,8 @@
 
 use super::halves::fill_areas;
 use crate::common::{
-    End, become_nobody, child_succeeds, disk_dir, file_with, lower_limit, page, pattern, spawn_child, wait,
+    End, become_nobody, child_succeeds, disk_dir, file_with, lower_limit, page, pattern,
+    spawn_child, wait,
 };
 use folio::{Errno, Error, FaultCause, FileMap, FileMapMut, FileMapPrivate, MapOptions};
 use std::fs::{File, OpenOptions};
@@ -39,7 +40,11 @@ fn truncated(dir: &Path) -> File {
 #[track_caller]
 fn names_page_file_and_reason(error: &Error, dir: &Path, reason: &str) {
     let fault = error.fault().unwrap_or_else(|| panic!("not a fault: {error}"));
-    assert_eq!((fault.range(), fault.cause()), (5 * page()..6 * page(), FaultCause::PastEnd), "{error}");
+    assert_eq!(
+        (fault.range(), fault.cause()),
+        (5 * page()..6 * page(), FaultCause::PastEnd),
+        "{error}"
+    );
     let text = error.to_string();
     for part in [dir.to_str().unwrap(), "given up", reason] {
         assert!(text.contains(part), "{part}: {text}");
@@ -82,14 +87,22 @@ fn guards_at(reach: impl Fn(), leave: impl Fn(), reason: &str) {
 #[test]
 fn a_guard_ends_in_an_error_when_rlimit_as_falls_below_the_present_use() {
     child_succeeds(|| {
-        guards_at(|| lower_limit(libc::RLIMIT_AS, LOW), || raise_limit(libc::RLIMIT_AS), "RLIMIT_AS");
+        guards_at(
+            || lower_limit(libc::RLIMIT_AS, LOW),
+            || raise_limit(libc::RLIMIT_AS),
+            "RLIMIT_AS",
+        );
     });
 }
 
 #[test]
 fn a_guard_ends_in_an_error_when_rlimit_data_falls_below_the_present_use() {
     child_succeeds(|| {
-        guards_at(|| lower_limit(libc::RLIMIT_DATA, 1), || raise_limit(libc::RLIMIT_DATA), "RLIMIT_DATA");
+        guards_at(
+            || lower_limit(libc::RLIMIT_DATA, 1),
+            || raise_limit(libc::RLIMIT_DATA),
+            "RLIMIT_DATA",
+        );
     });
 }
 
@@ -288,7 +301,10 @@ fn a_guards_fault_needs_less_than_2_kib_of_the_alternate_stack_for_itself() {
                 let mut action: libc::sigaction = std::mem::zeroed();
                 action.sa_sigaction = nothing as *const () as usize;
                 action.sa_flags = libc::SA_ONSTACK;
-                assert_eq!(libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()), 0);
+                assert_eq!(
+                    libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()),
+                    0
+                );
                 libc::raise(libc::SIGUSR1);
             }
         });

@@ -1,12 +1,12 @@
 //! The reason that an error states is one of the request: an errno alone does not say it.
 
 use crate::common::{
-    Mounted, become_nobody, child_succeeds, disk_dir, file_with, is_root, lower_limit, page, pattern, says,
-    skip,
+    Mounted, become_nobody, child_succeeds, disk_dir, file_with, is_root, lower_limit, page,
+    pattern, says, skip,
 };
 use folio::{
-    Advice, Anon, Discard, Errno, Error, FileMap, FileMapMut, Fork, MapFlags, MapOptions, Populate, Prot,
-    Region, Reservation, Resize, SharedMem, raw,
+    Advice, Anon, Discard, Errno, Error, FileMap, FileMapMut, Fork, MapFlags, MapOptions, Populate,
+    Prot, Region, Reservation, Resize, SharedMem, raw,
 };
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -85,7 +85,12 @@ fn einval_of_advice_names_locks_only_where_the_advice_drops_pages() {
         return skip("locking is not allowed");
     }
     says(region.set_fork(Fork::Wiped), Errno::INVAL, &["private anonymous memory"], &["locked"]);
-    says(region.discard(.., Discard::DontNeed), Errno::INVAL, &["locked pages"], &["know the advice"]);
+    says(
+        region.discard(.., Discard::DontNeed),
+        Errno::INVAL,
+        &["locked pages"],
+        &["know the advice"],
+    );
 }
 
 #[test]
@@ -105,7 +110,12 @@ fn growing_a_map_that_is_locked_in_part_speaks_of_the_lock() {
 fn growing_a_map_with_two_kinds_of_advice_speaks_of_the_advice() {
     let mut region = pages(2, Prot::READ_WRITE);
     region.advise(..page(), Advice::DontDump).unwrap();
-    says(region.resize(4 * page(), Resize::MayMove), Errno::FAULT, &["different advice"], &["protection"]);
+    says(
+        region.resize(4 * page(), Resize::MayMove),
+        Errno::FAULT,
+        &["different advice"],
+        &["protection"],
+    );
     region.advise(.., Advice::DontDump).unwrap();
     region.resize(4 * page(), Resize::MayMove).unwrap();
 }
@@ -129,7 +139,12 @@ fn a_length_beyond_all_addresses_is_too_long_and_not_some_other_rule() {
 fn each_reason_that_a_region_cannot_be_resized_has_its_own_error() {
     let mut holes = pages(3, Prot::READ);
     holes.unmap_range(page()..2 * page()).unwrap();
-    says(holes.resize(page(), Resize::MayMove), Errno::INVAL, &["was unmapped", "holes"], &["reservation"]);
+    says(
+        holes.resize(page(), Resize::MayMove),
+        Errno::INVAL,
+        &["was unmapped", "holes"],
+        &["reservation"],
+    );
     says(
         pages(1, Prot::READ).resize(0, Resize::MayMove),
         Errno::INVAL,
@@ -138,7 +153,12 @@ fn each_reason_that_a_region_cannot_be_resized_has_its_own_error() {
     );
     let reservation = Reservation::new(4 * page()).unwrap();
     let mut inside = MapOptions::new().within(&reservation, 0).region(page(), Prot::READ).unwrap();
-    says(inside.resize(2 * page(), Resize::MayMove), Errno::INVAL, &["lies in a reservation"], &["hole"]);
+    says(
+        inside.resize(2 * page(), Resize::MayMove),
+        Errno::INVAL,
+        &["lies in a reservation"],
+        &["hole"],
+    );
     let mut empty = Anon::new(0).unwrap().into_region();
     says(empty.resize(page(), Resize::MayMove), Errno::INVAL, &["empty"], &["reservation"]);
 }
@@ -166,7 +186,12 @@ fn an_error_of_shared_memory_read_past_its_end_has_its_name_and_length() {
             &wrong,
         );
     }
-    says(SharedMem::anonymous(0).unwrap().read_at(&mut [0], 0), Errno::INVAL, &["the map is empty"], &[]);
+    says(
+        SharedMem::anonymous(0).unwrap().read_at(&mut [0], 0),
+        Errno::INVAL,
+        &["the map is empty"],
+        &[],
+    );
 }
 
 #[test]
@@ -176,7 +201,10 @@ fn seeking_too_far_forwards_is_not_seeking_before_the_start() {
     let mut reader = map.reader();
     reader.seek(SeekFrom::Start(u64::MAX)).unwrap();
     let error = reader.seek(SeekFrom::Current(i64::MAX)).unwrap_err().to_string();
-    assert!(error.contains("past the last position") && !error.contains("before the start"), "{error}");
+    assert!(
+        error.contains("past the last position") && !error.contains("before the start"),
+        "{error}"
+    );
     reader.seek(SeekFrom::Start(0)).unwrap();
     let error = reader.seek(SeekFrom::Current(-1)).unwrap_err().to_string();
     assert!(error.contains("before the start"), "{error}");
@@ -185,7 +213,8 @@ fn seeking_too_far_forwards_is_not_seeking_before_the_start() {
 #[test]
 fn errors_name_the_call_that_was_made() {
     let dir = disk_dir();
-    let file = File::options().read(true).write(true).open(file_with(dir.path(), &pattern(2))).unwrap();
+    let file =
+        File::options().read(true).write(true).open(file_with(dir.path(), &pattern(2))).unwrap();
     let map = FileMapMut::map(&file).unwrap();
     file.set_len(page() as u64).unwrap();
     let at = page();
@@ -194,7 +223,10 @@ fn errors_name_the_call_that_was_made() {
         assert!(text.starts_with(&format!("{call} of ")), "{text}");
     };
     for how in [Populate::Read, Populate::Write] {
-        call(map.populate(.., how, usize::MAX, |_, _| ControlFlow::Continue(())).map(drop), "populate");
+        call(
+            map.populate(.., how, usize::MAX, |_, _| ControlFlow::Continue(())).map(drop),
+            "populate",
+        );
     }
     call(map.read_vec(at..).map(drop), "read_vec");
     call(map.read::<u64>(at).map(drop), "read");
@@ -217,7 +249,9 @@ fn errors_name_the_call_that_was_made() {
 
 #[test]
 fn a_map_of_a_file_in_hugetlbfs_that_finds_no_page_speaks_of_the_pool() {
-    let Some(size) = crate::handles::default_huge_page() else { return skip("the kernel has no huge pages") };
+    let Some(size) = crate::handles::default_huge_page() else {
+        return skip("the kernel has no huge pages");
+    };
     let _turn = crate::flags::huge_pool_turn();
     let pool = format!("/sys/kernel/mm/hugepages/hugepages-{}kB", size.bytes() >> 10);
     let number = |name: &str| std::fs::read_to_string(format!("{pool}/{name}")).unwrap_or_default();
@@ -228,15 +262,17 @@ fn a_map_of_a_file_in_hugetlbfs_that_finds_no_page_speaks_of_the_pool() {
         return skip("mounting is not allowed");
     };
     let path = mounted.path().join("file");
-    let file = File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap();
+    let file =
+        File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap();
     file.set_len(size.bytes() as u64).unwrap();
     let parts = ["the pool of huge pages", "0 of 0 pages free", "1 were asked for"];
     let wrong = ["overcommit", "NORESERVE", "promise"];
     says(FileMapMut::map(&file), Errno::NOMEM, &parts, &wrong);
     let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
     // SAFETY: no FIXED.
-    let raw =
-        unsafe { raw::mmap(std::ptr::null_mut(), size.bytes(), Prot::READ_WRITE, MapFlags::SHARED, fd, 0) };
+    let raw = unsafe {
+        raw::mmap(std::ptr::null_mut(), size.bytes(), Prot::READ_WRITE, MapFlags::SHARED, fd, 0)
+    };
     says(raw, Errno::NOMEM, &parts, &wrong);
 }
 

@@ -1,13 +1,13 @@
 //! Every operation of `Region`, on the real kernel.
 
 use crate::common::{
-    End, become_nobody, child_succeeds, disk_dir, file_with, in_child, is_root, memory_dir, page, pattern,
-    skip,
+    End, become_nobody, child_succeeds, disk_dir, file_with, in_child, is_root, memory_dir, page,
+    pattern, skip,
 };
 use folio::{
-    Advice, Anon, CacheStat, Discard, Errno, Error, FaultCause, FileMap, FileMapMut, FileMapPrivate,
-    MapOptions, PageSize, Populate, Prot, Region, Reservation, Residency, Resize, SharedMem, UncheckedAdvice,
-    WriteBack, raw,
+    Advice, Anon, CacheStat, Discard, Errno, Error, FaultCause, FileMap, FileMapMut,
+    FileMapPrivate, MapOptions, PageSize, Populate, Prot, Region, Reservation, Residency, Resize,
+    SharedMem, UncheckedAdvice, WriteBack, raw,
 };
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -155,7 +155,8 @@ fn a_hint_is_taken_where_it_is_free() {
 #[test]
 fn a_hint_that_is_taken_goes_elsewhere_and_replaces_nothing() {
     let there = numbered(2);
-    let region = plain().hint(there.as_ptr() as usize).region(2 * page(), Prot::READ_WRITE).unwrap();
+    let region =
+        plain().hint(there.as_ptr() as usize).region(2 * page(), Prot::READ_WRITE).unwrap();
     assert_ne!(region.as_ptr(), there.as_ptr());
     region.write_at(&[9], 0).unwrap();
     assert_eq!((byte(&there, 0), byte(&there, page())), (1, 2));
@@ -174,8 +175,10 @@ fn a_free_address_is_taken_exactly() {
 fn an_address_that_is_taken_is_refused_and_its_neighbours_are_untouched() {
     let there = numbered(3);
     let middle = there.as_ptr() as usize + page();
-    let error =
-        refused_by_kernel(plain().at(middle).region(page(), Prot::READ_WRITE).map(drop), Errno::EXIST);
+    let error = refused_by_kernel(
+        plain().at(middle).region(page(), Prot::READ_WRITE).map(drop),
+        Errno::EXIST,
+    );
     assert!(error.to_string().contains("mapped in the range already"), "{error}");
     assert_eq!(bytes(&there), bytes(&numbered(3)));
 }
@@ -198,7 +201,8 @@ fn an_address_whose_last_page_is_taken_is_refused_whole() {
 fn an_address_that_is_no_page_multiple_names_the_nearest() {
     let there = numbered(1);
     let address = there.as_ptr() as usize + 100;
-    let error = refused_by_kernel(plain().at(address).region(page(), Prot::READ).map(drop), Errno::INVAL);
+    let error =
+        refused_by_kernel(plain().at(address).region(page(), Prot::READ).map(drop), Errno::INVAL);
     let text = error.to_string();
     assert!(text.contains(&format!("{:#x}", address - 100)), "{text}");
     assert!(text.contains(&format!("{:#x}", address - 100 + page())), "{text}");
@@ -213,7 +217,10 @@ fn unmap_gives_the_whole_range_back() {
         let start = region.as_ptr();
         region.unmap().unwrap();
         for number in 0..3 {
-            assert!(!is_mapped(start.wrapping_add(number * page())), "page {number} is still mapped");
+            assert!(
+                !is_mapped(start.wrapping_add(number * page())),
+                "page {number} is still mapped"
+            );
         }
     });
 }
@@ -225,7 +232,10 @@ fn drop_gives_the_whole_range_back() {
         let start = region.as_ptr();
         drop(region);
         for number in 0..3 {
-            assert!(!is_mapped(start.wrapping_add(number * page())), "page {number} is still mapped");
+            assert!(
+                !is_mapped(start.wrapping_add(number * page())),
+                "page {number} is still mapped"
+            );
         }
     });
 }
@@ -394,7 +404,11 @@ fn ranges_outside_the_region_are_refused() {
         outside(region.sync(range.clone(), WriteBack::Wait));
     }
     for (offset, count) in [(0, past), (past, 0), (2 * page(), 1), (usize::MAX, 2)] {
-        refused_by_rule(region.read_at(&mut vec![0; count], offset), Errno::INVAL, "inside the map");
+        refused_by_rule(
+            region.read_at(&mut vec![0; count], offset),
+            Errno::INVAL,
+            "inside the map",
+        );
         refused_by_rule(region.write_at(&vec![0; count], offset), Errno::INVAL, "inside the map");
     }
     assert_eq!(bytes(&region), bytes(&numbered(2)));
@@ -539,7 +553,11 @@ fn protect_changes_exactly_the_pages_that_are_named() {
     assert_eq!([rights(0), rights(1), rights(2)], ["rw-p", "r--p", "rw-p"]);
     region.write_at(&[9], page() - 1).unwrap();
     faulted(region.write_at(&[9; 2], page() - 1), page()..page() + 1, FaultCause::Protection);
-    faulted(region.write_at(&[9], 2 * page() - 1), 2 * page() - 1..2 * page(), FaultCause::Protection);
+    faulted(
+        region.write_at(&[9], 2 * page() - 1),
+        2 * page() - 1..2 * page(),
+        FaultCause::Protection,
+    );
     region.write_at(&[9], 2 * page()).unwrap();
     holds(&region, 1, 2);
 }
@@ -547,7 +565,8 @@ fn protect_changes_exactly_the_pages_that_are_named() {
 #[test]
 fn protect_takes_whole_pages_only_and_names_the_nearest() {
     let mut region = numbered(3);
-    let error = refused_by_rule(region.protect(10..3 * page(), Prot::NONE), Errno::INVAL, "whole pages");
+    let error =
+        refused_by_rule(region.protect(10..3 * page(), Prot::NONE), Errno::INVAL, "whole pages");
     let text = error.to_string();
     assert!(text.contains(&format!("{:?} (outside)", 0..3 * page())), "{text}");
     assert!(text.contains(&format!("{:?} (inside)", page()..3 * page())), "{text}");
@@ -647,7 +666,8 @@ fn a_grown_file_map_shows_more_of_the_file() {
     let dir = disk_dir();
     let all = pattern(4);
     let path = file_with(dir.path(), &all);
-    let mut region = plain().len(page()).map(std::fs::File::open(&path).unwrap()).unwrap().into_region();
+    let mut region =
+        plain().len(page()).map(std::fs::File::open(&path).unwrap()).unwrap().into_region();
     region.resize(4 * page(), Resize::MayMove).unwrap();
     assert_eq!(bytes(&region), all);
 }
@@ -804,7 +824,10 @@ fn growing_several_areas_is_refused_and_changes_none_of_them() {
             // Shrinking only unmaps.
             region.resize(page(), how).unwrap();
             holds(&region, 0, 1);
-            assert!(!is_mapped(start.wrapping_add(page())) && !is_mapped(start.wrapping_add(2 * page())));
+            assert!(
+                !is_mapped(start.wrapping_add(page()))
+                    && !is_mapped(start.wrapping_add(2 * page()))
+            );
         }
     });
 }
@@ -951,7 +974,9 @@ fn sync_that_waits_leaves_nothing_dirty() {
     for how in [WriteBack::Wait, WriteBack::Invalidate] {
         let (_dir, file, region) = disk_map(4);
         region.write_at(&[7], 2 * page()).unwrap();
-        let Some(_) = dirty(&file, 2 * page()) else { return skip("cachestat came with Linux 6.5") };
+        let Some(_) = dirty(&file, 2 * page()) else {
+            return skip("cachestat came with Linux 6.5");
+        };
         region.sync(.., how).unwrap();
         assert_eq!(dirty(&file, 2 * page()), Some(false), "{how:?}");
         let mut byte = [0];
@@ -1052,8 +1077,12 @@ fn no_advice_changes_a_byte() {
                 Ok(()) => {}
                 // Built without it, or there is nothing to collapse in four pages.
                 Err(error) => {
-                    let optional =
-                        [Advice::HugePage, Advice::NoHugePage, Advice::Mergeable, Advice::Unmergeable];
+                    let optional = [
+                        Advice::HugePage,
+                        Advice::NoHugePage,
+                        Advice::Mergeable,
+                        Advice::Unmergeable,
+                    ];
                     let excused = error.errno() == Errno::INVAL && optional.contains(&advice)
                         || advice == Advice::Collapse;
                     assert!(excused, "{advice:?} of {name}: {error}");
@@ -1130,7 +1159,10 @@ fn will_need_reads_the_file_into_the_page_cache() {
     let file = std::fs::File::open(&path).unwrap();
     file.sync_all().unwrap();
     // SAFETY: asks the kernel to drop clean pages of this file.
-    assert_eq!(unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
+    assert_eq!(
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) },
+        0
+    );
     let map = FileMap::map(file).unwrap();
     let resident = |map: &FileMap| map.residency(..).unwrap().known().unwrap().resident_bytes();
     if resident(&map) > 0 {
@@ -1282,7 +1314,11 @@ fn a_guarded_page_is_an_error_and_reads_as_zero_when_the_guard_is_gone() {
     }
     let mut all = vec![0; 3 * page()];
     faulted(region.read_at(&mut all, 0), middle.clone(), FaultCause::Protection);
-    faulted(region.write_at(&[1], 2 * page() - 1), 2 * page() - 1..2 * page(), FaultCause::Protection);
+    faulted(
+        region.write_at(&[1], 2 * page() - 1),
+        2 * page() - 1..2 * page(),
+        FaultCause::Protection,
+    );
     holds(&region, 0, 1);
     holds(&region, 2, 3);
     // No area was split for it.
@@ -1408,7 +1444,8 @@ fn a_sealed_region_cannot_be_unmapped_or_protected_by_anyone() {
                 raw::munmap(start.wrapping_add(page()), page()).map(drop),
                 raw::mprotect(start, len, Prot::READ).map(drop),
                 raw::mremap(start, len, page(), 0, std::ptr::null_mut()).map(drop),
-                raw::mremap(start, len, 8 * len, libc::MREMAP_MAYMOVE, std::ptr::null_mut()).map(drop),
+                raw::mremap(start, len, 8 * len, libc::MREMAP_MAYMOVE, std::ptr::null_mut())
+                    .map(drop),
             ]
         };
         for result in refused {
@@ -1457,7 +1494,8 @@ fn a_name_is_shown_where_the_kernel_has_names() {
     let region = numbered(2);
     let named = region.name_area("folio test").unwrap();
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let line = maps.lines().find(|line| line.starts_with(&format!("{:x}-", region.as_ptr() as usize)));
+    let line =
+        maps.lines().find(|line| line.starts_with(&format!("{:x}-", region.as_ptr() as usize)));
     let shown = line.is_some_and(|line| line.ends_with("[anon:folio test]"));
     assert_eq!(shown, named, "{line:?}");
     if !named {
@@ -1553,7 +1591,8 @@ fn populate_for_writing_fills_the_holes_of_a_file_and_for_reading_leaves_them() 
     use std::os::unix::fs::MetadataExt;
     let dir = disk_dir();
     let path = dir.path().join("holes");
-    let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let file =
+        std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     file.set_len(4 * page() as u64).unwrap();
     let map = FileMapMut::map(file).unwrap();
     let bytes = || std::fs::metadata(&path).unwrap().blocks() as usize * 512;
@@ -1612,7 +1651,8 @@ fn residency_of_anonymous_memory_is_its_touched_pages() {
 fn residency_of_a_file_is_the_page_cache() {
     let dir = disk_dir();
     let path = dir.path().join("sparse");
-    let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let file =
+        std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     file.set_len(64 * page() as u64).unwrap();
     file.write_all_at(&[1], 40 * page() as u64).unwrap();
     let map = FileMap::map(file).unwrap();
@@ -1648,8 +1688,9 @@ fn residency_of_a_file_of_another_owner_is_unknown_and_not_a_hundred_percent() {
         // Answers of the kernel that folio does not pass on.
         let mut pages = [0_u8; 16];
         // SAFETY: `pages` has a byte for each page of the map.
-        let said =
-            unsafe { libc::mincore(owned.as_ptr().cast_mut().cast(), 16 * page(), pages.as_mut_ptr()) };
+        let said = unsafe {
+            libc::mincore(owned.as_ptr().cast_mut().cast(), 16 * page(), pages.as_mut_ptr())
+        };
         assert_eq!((said, pages), (0, [1; 16]));
         assert_eq!(owned.residency(..).unwrap(), Residency::NotOwner);
         // Found by its name, or not found at all: still unknown.
@@ -1733,11 +1774,14 @@ fn residency_outside_the_map_is_refused() {
 fn cachestat_counts_cached_and_dirty_bytes() {
     let dir = disk_dir();
     let path = dir.path().join("file");
-    let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let file =
+        std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     file.set_len(64 * page() as u64).unwrap();
     let stat = match CacheStat::of(&file, 0, 0) {
         Ok(stat) => stat,
-        Err(error) if error.errno() == Errno::NOSYS => return skip("cachestat came with Linux 6.5"),
+        Err(error) if error.errno() == Errno::NOSYS => {
+            return skip("cachestat came with Linux 6.5");
+        }
         Err(error) => panic!("{error}"),
     };
     assert_eq!(stat, CacheStat::default(), "a file of holes has nothing cached");
@@ -1761,7 +1805,8 @@ fn cachestat_counts_cached_and_dirty_bytes() {
 fn cachestat_of_a_map_is_of_the_part_it_shows() {
     let dir = disk_dir();
     let path = dir.path().join("file");
-    let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let file =
+        std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     file.set_len(64 * page() as u64).unwrap();
     file.write_all_at(&[1], 0).unwrap();
     let start = 48 * page() as u64 + 10;
@@ -1769,7 +1814,9 @@ fn cachestat_of_a_map_is_of_the_part_it_shows() {
     let cached = |range: Range<usize>| map.cache_stat(range).map(|stat| stat.cached);
     match cached(0..page()) {
         Ok(cached) => assert_eq!(cached, 0, "the cached page is not in the map"),
-        Err(error) if error.errno() == Errno::NOSYS => return skip("cachestat came with Linux 6.5"),
+        Err(error) if error.errno() == Errno::NOSYS => {
+            return skip("cachestat came with Linux 6.5");
+        }
         Err(error) => panic!("{error}"),
     }
     let _ = map.read::<u8>(0).unwrap();
@@ -1795,9 +1842,12 @@ fn a_range_mapped_by_the_raw_door_is_unmapped_with_its_region() {
     child_succeeds(|| {
         let flags = folio::MapFlags::PRIVATE | folio::MapFlags::ANONYMOUS;
         // SAFETY: a new map, anywhere.
-        let start = unsafe { raw::mmap(std::ptr::null_mut(), 2 * page(), Prot::READ, flags, -1, 0) }.unwrap();
+        let start =
+            unsafe { raw::mmap(std::ptr::null_mut(), 2 * page(), Prot::READ, flags, -1, 0) }
+                .unwrap();
         // SAFETY: just mapped, and nobody else's.
-        let region = unsafe { Region::from_raw_parts(start, 2 * page(), PageSize::system()) }.unwrap();
+        let region =
+            unsafe { Region::from_raw_parts(start, 2 * page(), PageSize::system()) }.unwrap();
         drop(region);
         assert!(!is_mapped(start) && !is_mapped(start.wrapping_add(page())));
     });
@@ -1807,9 +1857,12 @@ fn a_range_mapped_by_the_raw_door_is_unmapped_with_its_region() {
 fn raw_parts_that_are_no_whole_pages_are_refused() {
     let region = numbered(2);
     let (start, page_size) = (region.as_ptr(), PageSize::system());
-    for (address, length) in
-        [(start.wrapping_add(1), page()), (start, page() + 1), (start, 0), (std::ptr::null_mut(), page())]
-    {
+    for (address, length) in [
+        (start.wrapping_add(1), page()),
+        (start, page() + 1),
+        (start, 0),
+        (std::ptr::null_mut(), page()),
+    ] {
         // SAFETY: refused for its numbers; no region is made.
         let result = unsafe { Region::from_raw_parts(address, length, page_size) };
         refused_by_rule(result, Errno::INVAL, "multiples of the page size");

@@ -4,7 +4,8 @@
 use crate::common::{End, child_succeeds, disk_dir, file_with, in_child, page, pattern, skip};
 use crate::regions::{area_at, is_mapped, refused_by_kernel, refused_by_rule};
 use folio::{
-    Anon, Errno, FileMap, Fork, MapFlags, MapOptions, PageSize, Prot, Region, Reservation, SharedMem, raw,
+    Anon, Errno, FileMap, Fork, MapFlags, MapOptions, PageSize, Prot, Region, Reservation,
+    SharedMem, raw,
 };
 use proptest::prelude::*;
 use std::sync::Barrier;
@@ -181,7 +182,9 @@ fn commits_of_several_threads_all_succeed_and_never_overlap() {
                         slice
                     })
                     .collect();
-                assert!(slices.iter().all(|slice| slice.iter().all(|&byte| byte == thread as u8 + 1)));
+                assert!(
+                    slices.iter().all(|slice| slice.iter().all(|&byte| byte == thread as u8 + 1))
+                );
             });
         }
     });
@@ -220,7 +223,8 @@ fn every_kind_of_map_can_be_placed() {
     assert_eq!(read_only.read::<u8>(0).unwrap(), 0xEE);
     assert_eq!(private.read::<u8>(0).unwrap(), 0xEE);
     assert_eq!((anon[0], &sealed[..]), (0, &[3; 5][..]));
-    for (pointer, offset) in [(read_only.as_ptr(), 0), (private.as_ptr(), 4), (sealed.as_ptr(), 8)] {
+    for (pointer, offset) in [(read_only.as_ptr(), 0), (private.as_ptr(), 4), (sealed.as_ptr(), 8)]
+    {
         assert_eq!(pointer, reservation.as_ptr().wrapping_add(offset * page()).cast_const());
     }
     drop((read_only, shared, private, anon, memory, sealed));
@@ -257,8 +261,11 @@ fn a_place_outside_the_reservation_or_between_pages_is_refused() {
     refused_by_rule(place(&reservation, 4, 1), Errno::NOMEM, "the reservation has");
     refused_by_rule(place(&reservation, 3, 2), Errno::NOMEM, "the reservation has");
     let between = MapOptions::new().within(&reservation, page() + 1);
-    let error =
-        refused_by_rule(between.region(page(), Prot::READ), Errno::INVAL, "multiple of the page size");
+    let error = refused_by_rule(
+        between.region(page(), Prot::READ),
+        Errno::INVAL,
+        "multiple of the page size",
+    );
     assert!(error.to_string().contains(&format!("use {} or {}", page(), 2 * page())), "{error}");
     assert_eq!(reservation.used(), 0);
 }
@@ -312,8 +319,9 @@ fn neighbours_in_one_reservation_can_be_merged_and_those_of_two_cannot() {
         // Two reservations side by side: among many, the kernel makes some.
         let all: Vec<_> = (0..64).map(|_| Reservation::new(page()).unwrap()).collect();
         let behind = |low: &Reservation| low.as_ptr().wrapping_add(page());
-        let pair =
-            all.iter().find_map(|low| Some((low, all.iter().find(|high| high.as_ptr() == behind(low))?)));
+        let pair = all
+            .iter()
+            .find_map(|low| Some((low, all.iter().find(|high| high.as_ptr() == behind(low))?)));
         let Some((low, high)) = pair else {
             return skip("the kernel did not place two reservations side by side");
         };
@@ -327,7 +335,8 @@ fn neighbours_in_one_reservation_can_be_merged_and_those_of_two_cannot() {
 fn the_kernel_places_nobody_in_a_reservation() {
     child_succeeds(|| {
         let reservation = Reservation::new(64 * page()).unwrap();
-        let range = reservation.as_ptr() as usize..reservation.as_ptr() as usize + reservation.len();
+        let range =
+            reservation.as_ptr() as usize..reservation.as_ptr() as usize + reservation.len();
         for number in 0..16 {
             drop(place(&reservation, 4 * number, 3).unwrap());
         }
@@ -388,7 +397,8 @@ fn a_refused_placement_never_opens_the_place_to_another_thread() {
                 let mut taken = false;
                 while !ended.load(Ordering::Relaxed) {
                     // SAFETY: NOREPLACE replaces nothing.
-                    let map = unsafe { raw::mmap(place as *mut u8, page(), Prot::NONE, flags, -1, 0) };
+                    let map =
+                        unsafe { raw::mmap(place as *mut u8, page(), Prot::NONE, flags, -1, 0) };
                     taken |= map.is_ok();
                 }
                 taken
@@ -422,7 +432,10 @@ fn a_region_outlives_its_reservation() {
         assert!(!kernel_places_one_in(range, 100), "the space was given back under its region");
         drop(region);
         for number in 0..4 {
-            assert!(!is_mapped(start.wrapping_add(number * page())), "page {number} is still mapped");
+            assert!(
+                !is_mapped(start.wrapping_add(number * page())),
+                "page {number} is still mapped"
+            );
         }
     });
 }
@@ -436,7 +449,10 @@ fn a_reservation_gives_everything_back() {
         drop(place(&reservation, 4, 2).unwrap());
         drop(reservation);
         for number in 0..8 {
-            assert!(!is_mapped(start.wrapping_add(number * page())), "page {number} is still mapped");
+            assert!(
+                !is_mapped(start.wrapping_add(number * page())),
+                "page {number} is still mapped"
+            );
         }
     });
 }
@@ -499,7 +515,10 @@ fn capacity_is_given_back_with_the_memory() {
         let start = block.as_ptr().cast_mut();
         drop(block);
         for number in 0..8 {
-            assert!(!is_mapped(start.wrapping_add(number * page())), "page {number} is still mapped");
+            assert!(
+                !is_mapped(start.wrapping_add(number * page())),
+                "page {number} is still mapped"
+            );
         }
     });
 }
@@ -549,7 +568,10 @@ fn a_touch_before_a_guarded_map_kills() {
 #[test]
 fn a_touch_behind_a_guarded_map_kills() {
     assert_eq!(guarded(|start, len| load(start.wrapping_add(len))), End::Killed(libc::SIGSEGV));
-    assert_eq!(guarded(|start, len| load(start.wrapping_add(len + page() - 1))), End::Killed(libc::SIGSEGV));
+    assert_eq!(
+        guarded(|start, len| load(start.wrapping_add(len + page() - 1))),
+        End::Killed(libc::SIGSEGV)
+    );
 }
 
 #[test]
@@ -734,7 +756,8 @@ fn a_file_map_placed_in_a_reservation_with_an_offset_shows_the_asked_bytes() {
     let all = pattern(3);
     let path = file_with(dir.path(), &all);
     let reservation = Reservation::new(4 * page()).unwrap();
-    let options = MapOptions::new().within(&reservation, page()).offset(page() as u64 + 5).len(page());
+    let options =
+        MapOptions::new().within(&reservation, page()).offset(page() as u64 + 5).len(page());
     let map: FileMap = options.map(std::fs::File::open(path).unwrap()).unwrap();
     // The page below the offset lies at the place.
     assert_eq!(map.as_ptr(), reservation.as_ptr().wrapping_add(page() + 5).cast_const());

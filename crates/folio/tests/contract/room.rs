@@ -1,7 +1,9 @@
 //! Files in memory get no more than there is: a request that is too large is an error before any
 //! memory is taken, and the OOM killer finds nothing to do.
 
-use crate::common::{Mounted, child_succeeds, disk_dir, file_with, page, pattern, sealable_memfd, skip};
+use crate::common::{
+    Mounted, child_succeeds, disk_dir, file_with, page, pattern, sealable_memfd, skip,
+};
 use folio::shm::Channel;
 use folio::{Errno, Error, FileMapMut, MapOptions, Sealed, SharedMem};
 use rustix::fs::SealFlags;
@@ -24,8 +26,8 @@ impl Group {
                 .find(|line| line[1].split(',').any(|name| name == controllers))
                 .map(|line| line[2].to_owned())
         };
-        let v1 =
-            own("memory").map(|group| (format!("/sys/fs/cgroup/memory{group}"), "memory.limit_in_bytes"));
+        let v1 = own("memory")
+            .map(|group| (format!("/sys/fs/cgroup/memory{group}"), "memory.limit_in_bytes"));
         let v2 = own("").map(|group| (format!("/sys/fs/cgroup{group}"), "memory.max"));
         v1.into_iter().chain(v2).find_map(|(parent, limit)| {
             let dir = PathBuf::from(parent).join(format!("folio-{name}-{}", std::process::id()));

@@ -88,7 +88,10 @@ fn a_file_map_cannot_be_wiped_before_it_has_bytes_either() {
     let (_dir, file) = empty_file();
     let mut map = FileMap::map(file).unwrap();
     let error = map.set_fork(Fork::Wiped).unwrap_err();
-    assert!(error.errno() == Errno::INVAL && error.to_string().contains("map of a file"), "{error}");
+    assert!(
+        error.errno() == Errno::INVAL && error.to_string().contains("map of a file"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -98,7 +101,10 @@ fn the_protection_of_a_map_of_an_empty_file_holds_once_it_has_bytes() {
     map.protect(.., Prot::READ).unwrap();
     file.set_len(page() as u64).unwrap();
     map.resize_to_file().unwrap();
-    assert_eq!(map.write_at(&[1], 0).unwrap_err().fault().unwrap().cause(), folio::FaultCause::Protection);
+    assert_eq!(
+        map.write_at(&[1], 0).unwrap_err().fault().unwrap().cause(),
+        folio::FaultCause::Protection
+    );
     assert_eq!(map.read::<u8>(0).unwrap(), 0);
 }
 

@@ -121,7 +121,11 @@ fn a_stray_signal_of_one_thread_leaves_the_faults_of_others_errors() {
 
 #[test]
 fn a_handler_that_two_threads_are_in_at_once_leaves_faults_errors() {
-    extern "C" fn meets_and_takes_itself_away(signal: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    extern "C" fn meets_and_takes_itself_away(
+        signal: i32,
+        _: *mut libc::siginfo_t,
+        _: *mut libc::c_void,
+    ) {
         CALLS.fetch_add(1, Ordering::SeqCst);
         while CALLS.load(Ordering::SeqCst) < 2 {
             std::hint::spin_loop();
@@ -290,7 +294,11 @@ fn a_handler_for_one_signal_only_is_called_once() {
                 drop(teller);
                 let mut calls = Vec::new();
                 told.read_to_end(&mut calls).unwrap();
-                assert_eq!((end, calls.len()), (End::Killed(libc::SIGSEGV), 1), "with folio: {folio_too}");
+                assert_eq!(
+                    (end, calls.len()),
+                    (End::Killed(libc::SIGSEGV), 1),
+                    "with folio: {folio_too}"
+                );
             }
         }
     }
@@ -415,7 +423,8 @@ fn a_handler_without_restart_ends_a_blocking_call_of_the_program() {
                     // SAFETY: only asks.
                     thread.store(unsafe { libc::pthread_self() } as usize, Ordering::SeqCst);
                     // SAFETY: the buffer has room for the byte.
-                    let count = unsafe { libc::read(reader.as_raw_fd(), [0_u8].as_mut_ptr().cast(), 1) };
+                    let count =
+                        unsafe { libc::read(reader.as_raw_fd(), [0_u8].as_mut_ptr().cast(), 1) };
                     let error = std::io::Error::last_os_error();
                     ended.store(true, Ordering::SeqCst);
                     assert_eq!((count, error.raw_os_error()), (-1, Some(libc::EINTR)));

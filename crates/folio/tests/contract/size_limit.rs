@@ -59,7 +59,10 @@ fn block() {
     unsafe {
         let mut only: libc::sigset_t = std::mem::zeroed();
         libc::sigaddset(&raw mut only, libc::SIGXFSZ);
-        assert_eq!(libc::pthread_sigmask(libc::SIG_BLOCK, &raw const only, std::ptr::null_mut()), 0);
+        assert_eq!(
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const only, std::ptr::null_mut()),
+            0
+        );
     }
 }
 
@@ -95,7 +98,8 @@ fn a_pager_starts_under_a_limit_of_zero_and_maps_or_says_efbig() {
     let path = file_with(dir.path(), &pattern(4));
     child_succeeds(|| {
         lower_limit(libc::RLIMIT_FSIZE, 0);
-        match Pager::builder().budget(8 << 20).build().unwrap().map(LocalFile::open(&path).unwrap()) {
+        match Pager::builder().budget(8 << 20).build().unwrap().map(LocalFile::open(&path).unwrap())
+        {
             Ok(map) => assert_eq!(map[..], pattern(4)[..]),
             // Where faults come as signals, the map is of a memfd, which is a file too.
             refused => assert_too_large(refused),

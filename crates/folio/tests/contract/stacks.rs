@@ -56,7 +56,8 @@ fn a_map_is_not_placed_where_the_main_stack_may_grow() {
 #[test]
 fn a_stack_without_a_limit_keeps_the_gap_below_it() {
     child_succeeds(|| {
-        let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+        let unlimited =
+            libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
         // SAFETY: the limit is one.
         if unsafe { libc::setrlimit(libc::RLIMIT_STACK, &raw const unlimited) } != 0 {
             return skip("the hard limit of stacks is lower");
@@ -127,7 +128,8 @@ fn a_map_is_not_placed_in_the_gap_below_any_area_that_grows_down() {
         let flags = MapFlags::PRIVATE | MapFlags::ANONYMOUS | MapFlags::GROWSDOWN;
         let length = 4 * gap();
         // Room of its own, so that nothing else lies below.
-        let room = MapOptions::new().region(length, Prot::NONE).unwrap().into_raw_parts().unwrap().0 as usize;
+        let room = MapOptions::new().region(length, Prot::NONE).unwrap().into_raw_parts().unwrap().0
+            as usize;
         // SAFETY: the range was mapped just now, for this.
         unsafe { raw::munmap(room as *mut u8, length) }.unwrap();
         let top = room + length - page();

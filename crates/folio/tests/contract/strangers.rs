@@ -1,6 +1,8 @@
 //! Objects that only seem to be files, and code of the same process that opens objects of others.
 
-use crate::common::{child_succeeds, disk_dir, file_with, is_root, page, pattern, sealable_memfd, skip};
+use crate::common::{
+    child_succeeds, disk_dir, file_with, is_root, page, pattern, sealable_memfd, skip,
+};
 use folio::{Device, Errno, FileMap, FileMapMut, FileMapPrivate, MapOptions, Sealed, SharedMem};
 use std::fs::File;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -50,7 +52,9 @@ fn a_ring_of_perf_is_no_file() {
     // Software event 2, page faults, of user space only.
     let attributes = [1 | 64_u64 << 32, 2, 1, 8, 0, 1 << 5, 0, 0];
     // SAFETY: the kernel reads the attributes.
-    match descriptor(unsafe { libc::syscall(libc::SYS_perf_event_open, attributes.as_ptr(), 0, -1, -1, 0) }) {
+    match descriptor(unsafe {
+        libc::syscall(libc::SYS_perf_event_open, attributes.as_ptr(), 0, -1, -1, 0)
+    }) {
         Ok(event) => is_no_file(&event, 0),
         Err(error) => skip(&format!("no perf events: {error}")),
     }
@@ -62,8 +66,9 @@ fn an_array_of_bpf_is_no_file() {
     // Array, 4 bytes a key, a page a value, one entry, BPF_F_MMAPABLE.
     let attributes = [2_u32, 4, page() as u32, 1, 1 << 10];
     // SAFETY: the kernel reads the attributes.
-    let made =
-        unsafe { libc::syscall(libc::SYS_bpf, MAP_CREATE, attributes.as_ptr(), size_of_val(&attributes)) };
+    let made = unsafe {
+        libc::syscall(libc::SYS_bpf, MAP_CREATE, attributes.as_ptr(), size_of_val(&attributes))
+    };
     match descriptor(made) {
         Ok(array) => is_no_file(&array, 0),
         Err(error) => skip(&format!("no BPF: {error}")),
@@ -72,7 +77,9 @@ fn an_array_of_bpf_is_no_file() {
 
 #[test]
 fn a_vcpu_of_kvm_is_no_file() {
-    let Ok(kvm) = File::options().read(true).write(true).open("/dev/kvm") else { return skip("no /dev/kvm") };
+    let Ok(kvm) = File::options().read(true).write(true).open("/dev/kvm") else {
+        return skip("no /dev/kvm");
+    };
     let call = |fd: &dyn std::os::fd::AsRawFd, request: libc::c_ulong| {
         // SAFETY: the requests take a number.
         descriptor(unsafe { libc::ioctl(fd.as_raw_fd(), request, 0) }.into())
@@ -143,7 +150,9 @@ fn found(name: &str) -> Vec<File> {
         std::fs::read_link(entry.path()).is_ok_and(|link| link.to_string_lossy().starts_with(name))
     };
     let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().flatten().filter(named);
-    descriptors.filter_map(|entry| File::options().read(true).write(true).open(entry.path()).ok()).collect()
+    descriptors
+        .filter_map(|entry| File::options().read(true).write(true).open(entry.path()).ok())
+        .collect()
 }
 
 #[test]
@@ -204,13 +213,18 @@ fn punched(name: &str) -> File {
 fn holes_of_received_sealed_memory_are_filled() {
     for read_only in [false, true] {
         let file = punched("folio-holes");
-        let sealing =
-            rustix::fs::SealFlags::WRITE | rustix::fs::SealFlags::SHRINK | rustix::fs::SealFlags::GROW;
+        let sealing = rustix::fs::SealFlags::WRITE
+            | rustix::fs::SealFlags::SHRINK
+            | rustix::fs::SealFlags::GROW;
         rustix::fs::fcntl_add_seals(&file, sealing).unwrap();
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
         let sent = if read_only { File::open(path).unwrap() } else { file.try_clone().unwrap() };
         let sealed = Sealed::from_fd(sent).unwrap();
-        assert_eq!(file.metadata().unwrap().blocks() * 512, 16 * page() as u64, "read-only: {read_only}");
+        assert_eq!(
+            file.metadata().unwrap().blocks() * 512,
+            16 * page() as u64,
+            "read-only: {read_only}"
+        );
         assert_eq!((sealed[0], sealed[3 * page()]), (pattern(1)[0], 0));
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::common::{child_succeeds, disk_dir, file_with, page, pattern};
 use folio::{
-    Anon, Discard, Errno, FileMapMut, Fork, MapOptions, Prot, Region, Reservation, Resize, Sealed, SharedMem,
+    Anon, Discard, Errno, FileMapMut, Fork, MapOptions, Prot, Region, Reservation, Resize, Sealed,
+    SharedMem,
 };
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -32,7 +33,8 @@ fn a_ring_of_pages_that_are_mapped_twice_is_written_by_views_and_atomics() {
     assert_eq!(&start, b"und");
     assert!(view.set(page() + 1, b'N'));
     assert_eq!(ring.view(..3).unwrap().read::<[u8; 3]>(0).unwrap(), *b"uNd");
-    let (low, high) = (ring.atomic::<AtomicU32>(8).unwrap(), ring.atomic::<AtomicU32>(page() + 8).unwrap());
+    let (low, high) =
+        (ring.atomic::<AtomicU32>(8).unwrap(), ring.atomic::<AtomicU32>(page() + 8).unwrap());
     low.store(5, Ordering::Relaxed);
     child_succeeds(|| assert_eq!(high.fetch_add(1, Ordering::Relaxed), 5));
     assert_eq!(
@@ -97,7 +99,8 @@ fn memory_whose_pages_can_go_has_no_views() {
     gone(&file);
     // A region that a file's is joined to.
     let reservation = Reservation::new(4 * page()).unwrap();
-    let mut joined = MapOptions::new().within(&reservation, 0).region(page(), Prot::READ_WRITE).unwrap();
+    let mut joined =
+        MapOptions::new().within(&reservation, 0).region(page(), Prot::READ_WRITE).unwrap();
     let map = std::fs::File::options().read(true).write(true).open(&path).unwrap();
     let next = MapOptions::new().within(&reservation, page()).map_mut(&map).unwrap().into_region();
     joined.merge(next).unwrap();

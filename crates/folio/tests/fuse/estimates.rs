@@ -5,7 +5,12 @@ use crate::fuse_server::{FuseServer, Served};
 use folio::{Errno, FaultCause, FileMap, FileMapMut, FileMapPrivate};
 
 fn serve(bytes: &[u8], direct_io: bool, said_size: u64) -> Option<FuseServer> {
-    let served = Served { bytes: bytes.to_vec(), direct_io, said_size: Some(said_size), ..Served::default() };
+    let served = Served {
+        bytes: bytes.to_vec(),
+        direct_io,
+        said_size: Some(said_size),
+        ..Served::default()
+    };
     FuseServer::start(served).map_err(|why| skip(&why)).ok()
 }
 
@@ -37,7 +42,11 @@ fn a_verified_read_sees_that_a_direct_file_has_fewer_bytes_than_reported() {
     for (offset, length, first) in [(0, 4096, 5), (3, 100, 5), (4, 2, 5), (4000, 10, 4000)] {
         let error = map.read_at_verified(&mut vec![0; length], offset).unwrap_err();
         let fault = error.fault().unwrap();
-        assert_eq!((fault.cause(), fault.range()), (FaultCause::PastEnd, first..offset + length), "{error}");
+        assert_eq!(
+            (fault.cause(), fault.range()),
+            (FaultCause::PastEnd, first..offset + length),
+            "{error}"
+        );
     }
     // Where whole pages are missing, the kernel itself may see it.
     let Some(server) = serve(b"12345", true, 100_000) else { return };

@@ -56,7 +56,12 @@ fn a_stuck_read_ends_when_the_server_is_dropped() {
 
 #[test]
 fn a_direct_file_says_a_size_that_is_not_its_own() {
-    let served = Served { bytes: b"12345".to_vec(), direct_io: true, said_size: Some(4096), restless: false };
+    let served = Served {
+        bytes: b"12345".to_vec(),
+        direct_io: true,
+        said_size: Some(4096),
+        restless: false,
+    };
     let Ok(server) = FuseServer::start(served).map_err(|why| skip(&why)) else { return };
     let file = std::fs::File::open(server.path()).unwrap();
     assert_eq!(file.metadata().unwrap().len(), 4096);
@@ -93,11 +98,15 @@ fn others_go_on(pager: &Pager) {
     std::thread::spawn(move || {
         let memory = pager.map(Memory::from(bytes())).unwrap();
         let dir = crate::common::disk_dir();
-        let file =
-            pager.map(LocalFile::open(crate::common::file_with(dir.path(), &bytes())).unwrap()).unwrap();
+        let file = pager
+            .map(LocalFile::open(crate::common::file_with(dir.path(), &bytes())).unwrap())
+            .unwrap();
         done.send(memory[..] == bytes()[..] && file[..] == bytes()[..])
     });
-    assert!(ended.recv_timeout(Duration::from_secs(20)).unwrap_or(false), "they wait for the stuck file");
+    assert!(
+        ended.recv_timeout(Duration::from_secs(20)).unwrap_or(false),
+        "they wait for the stuck file"
+    );
 }
 
 /// A server with a file for each way to open it; the file is mapped and its requests stick as
@@ -163,7 +172,8 @@ fn a_stuck_spill_directory_delays_no_map() {
     let Some(server) = served(bytes()) else { return };
     for features in ["", "-io_uring"] {
         let spill = server.path().with_file_name("spill");
-        let pager = Pager::builder().budget(4 << 20).spill_dir(spill).features(features).build().unwrap();
+        let pager =
+            Pager::builder().budget(4 << 20).spill_dir(spill).features(features).build().unwrap();
         let made = Function::new("made", 1 << 30, |offset, buffer: &mut [u8]| {
             buffer.fill((offset >> 21) as u8);
             Ok(())
@@ -214,7 +224,8 @@ fn hashes_that_no_directory_takes_in_time_keep_the_budget_and_are_reported() {
     let mut stats = pager.stats().unwrap();
     while stats.hashes_refused == 0 {
         assert!(start.elapsed() < Duration::from_secs(60), "{stats:?}");
-        map.read_at(&mut [0], next.next().expect("the hashes of so many pages have no room")).unwrap();
+        map.read_at(&mut [0], next.next().expect("the hashes of so many pages have no room"))
+            .unwrap();
         std::thread::sleep(Duration::from_millis(1));
         stats = pager.stats().unwrap();
     }
@@ -250,7 +261,8 @@ fn a_write_that_outlives_its_map_keeps_the_file_from_other_processes() {
     let served = Served { bytes: bytes(), direct_io: true, ..Served::default() };
     let Ok(server) = FuseServer::start(served).map_err(|why| skip(&why)) else { return };
     let pager = Pager::builder().budget(16 << 20).build().unwrap();
-    let file = LocalFile::open_writable(server.path()).unwrap().deadline(Duration::from_millis(300));
+    let file =
+        LocalFile::open_writable(server.path()).unwrap().deadline(Duration::from_millis(300));
     let mut map = pager.map_mut(file).unwrap();
     map[5_000] ^= 0xFF;
     let _go = server.lets_go();
@@ -264,7 +276,11 @@ fn a_write_that_outlives_its_map_keeps_the_file_from_other_processes() {
             assert_eq!(made.unwrap_err().errno(), folio::Errno::BUSY);
         })
     };
-    assert_eq!(map_in_child(), crate::common::End::Exited(0), "the file is free before the write has ended");
+    assert_eq!(
+        map_in_child(),
+        crate::common::End::Exited(0),
+        "the file is free before the write has ended"
+    );
     server.stick_writes(false);
     let start = Instant::now();
     while let Err(error) = pager.map_mut(LocalFile::open_writable(server.path()).unwrap()) {
@@ -278,8 +294,9 @@ fn many_stuck_reads_delay_no_other_map() {
     let served = Served { bytes: vec![7; 4 << 20], direct_io: true, ..Served::default() };
     let Ok(server) = FuseServer::start(served).map_err(|why| skip(&why)) else { return };
     every_pager(|pager| {
-        let maps: Vec<_> =
-            (0..3).map(|_| pager.map_private(LocalFile::open(server.path()).unwrap()).unwrap()).collect();
+        let maps: Vec<_> = (0..3)
+            .map(|_| pager.map_private(LocalFile::open(server.path()).unwrap()).unwrap())
+            .collect();
         server.stick_reads(true);
         std::thread::scope(|scope| {
             let _go = server.lets_go();
@@ -344,6 +361,10 @@ fn a_file_that_changes_during_each_read_is_an_error_after_some() {
         let before = server.reads();
         let error = map.read_at(&mut [0], 0).unwrap_err();
         assert_eq!(error.fault().unwrap().cause(), FaultCause::Changed, "{error}");
-        assert!((before + 3..before + 40).contains(&server.reads()), "{} reads", server.reads() - before);
+        assert!(
+            (before + 3..before + 40).contains(&server.reads()),
+            "{} reads",
+            server.reads() - before
+        );
     });
 }

@@ -62,7 +62,10 @@ fn a_bell_is_readable_when_there_is_a_message() {
         assert!(!quiet || round % 10 != 0 || receiver.try_recv(&mut bytes).unwrap().is_none());
         sender.send(b"one").unwrap();
         sender.send(b"two").unwrap();
-        assert!(is_readable(receiver.poll_fd().unwrap(), Duration::from_millis(100)), "round {round}");
+        assert!(
+            is_readable(receiver.poll_fd().unwrap(), Duration::from_millis(100)),
+            "round {round}"
+        );
         assert_eq!(receiver.try_recv(&mut bytes).unwrap(), Some(3));
         // One of two was received: it is still readable.
         assert!(is_readable(receiver.poll_fd().unwrap(), Duration::ZERO), "round {round}");
@@ -159,7 +162,8 @@ fn the_end_of_a_process_has_rung_when_it_is_known() {
     for _ in 0..10 {
         let (mut out, mut told) = std::io::pipe().unwrap();
         let victim = Victim::new(|| {
-            let _sides = (channel.sender().unwrap(), back.receiver().unwrap(), log.writer().unwrap());
+            let _sides =
+                (channel.sender().unwrap(), back.receiver().unwrap(), log.writer().unwrap());
             told.write_all(&[1]).unwrap();
             std::thread::sleep(PATIENCE);
         });
@@ -313,7 +317,8 @@ fn futures_of_several_receivers_are_woken_by_one_thread() {
     });
     assert_eq!(received.load(Ordering::Relaxed), 200);
     let threads = std::fs::read_dir("/proc/self/task").unwrap().filter(|task| {
-        let name = std::fs::read_to_string(task.as_ref().unwrap().path().join("comm")).unwrap_or_default();
+        let name =
+            std::fs::read_to_string(task.as_ref().unwrap().path().join("comm")).unwrap_or_default();
         name.trim_end() == "folio-bells"
     });
     assert_eq!(threads.count(), 1);
@@ -391,7 +396,8 @@ fn a_waker_that_panics_keeps_no_other_future_asleep() {
         let mut bytes = Vec::new();
         let waker = Arc::new(Odd(true, ()));
         let mut future = pin!(receiver.recv_async(&mut bytes));
-        let polled = future.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(&waker))));
+        let polled =
+            future.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(&waker))));
         assert!(polled.is_pending());
         sender.send(b"wakes").unwrap();
         let started = Instant::now();
@@ -495,7 +501,9 @@ fn a_waker_that_owns_another_receiver_is_dropped_without_a_deadlock() {
     let (mut bytes, mut others) = (Vec::new(), Vec::new());
     let mut owned = other.receiver().unwrap();
     let quiet = Waker::from(Arc::new(Odd(false, ())));
-    assert!(pin!(owned.recv_async(&mut others)).poll(&mut Context::from_waker(&quiet)).is_pending());
+    assert!(
+        pin!(owned.recv_async(&mut others)).poll(&mut Context::from_waker(&quiet)).is_pending()
+    );
     let owner = Waker::from(Arc::new(Odd(false, owned)));
     let mut future = pin!(receiver.recv_async(&mut bytes));
     assert!(future.as_mut().poll(&mut Context::from_waker(&owner)).is_pending());

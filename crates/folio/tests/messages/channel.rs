@@ -52,11 +52,16 @@ fn the_name_is_free_when_both_have_gone() {
 fn files_that_are_no_channel_of_the_kind_are_refused() {
     let _world = World::new();
     let _channel = Channel::create("kind", 64).unwrap();
-    fails_with(ChannelOptions::new().many_senders().open("kind"), Errno::INVAL, "channel of one sender");
+    fails_with(
+        ChannelOptions::new().many_senders().open("kind"),
+        Errno::INVAL,
+        "channel of one sender",
+    );
     fails_with(folio::shm::Log::open("kind"), Errno::INVAL, "channel");
     // The size is that of a new one.
     assert_eq!(Channel::open_or_create("kind", 1 << 20).unwrap().bytes(), 64);
-    let _numbers = folio::shm::SegmentOptions::new().count(1000).create::<[u64]>("numbers").unwrap();
+    let _numbers =
+        folio::shm::SegmentOptions::new().count(1000).create::<[u64]>("numbers").unwrap();
     fails_with(Channel::open("numbers"), Errno::INVAL, "elements");
 }
 
@@ -240,7 +245,11 @@ fn sides_that_sleep_are_woken() {
         }
         // A wake that is missed costs a slice of 20 ms: here and there one on a machine that is
         // stopped, not each time.
-        assert!(started.elapsed() < Duration::from_secs(10), "{len} bytes: {:?}", started.elapsed());
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "{len} bytes: {:?}",
+            started.elapsed()
+        );
         assert!(spin > 0 || receiver.parks() >= 500, "{} parks", receiver.parks());
         assert_eq!(wait(pid), End::Exited(0));
     }
@@ -450,7 +459,10 @@ fn a_new_receiver_goes_on_at_the_first_message_a_killed_one_did_not_release() {
                 receiver.recv(&mut bytes).unwrap();
                 let (_, got) = whole(&bytes, 300);
                 // The last one's last release may have come through unnoticed.
-                assert!(got == next || (next == before && got == next + 1), "{got} instead of {next}");
+                assert!(
+                    got == next || (next == before && got == next + 1),
+                    "{got} instead of {next}"
+                );
                 next = got + 1;
                 number.store(next, order);
             }
@@ -536,7 +548,10 @@ fn in_a_forked_child_the_parents_places_are_refused_and_harmless() {
 
 /// The child's copies of its parent's handles: a handle that is dropped here lives on in the
 /// parent.
-fn unsafe_copies(sender: &mut folio::shm::Sender, receiver: &mut Receiver) -> (folio::shm::Sender, Receiver) {
+fn unsafe_copies(
+    sender: &mut folio::shm::Sender,
+    receiver: &mut Receiver,
+) -> (folio::shm::Sender, Receiver) {
     // SAFETY: the child ends without dropping the originals.
     unsafe { (std::ptr::read(sender), std::ptr::read(receiver)) }
 }
@@ -642,7 +657,8 @@ fn a_channel_is_passed_over_a_socket() {
         let options = if many { options.many_senders() } else { options };
         let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
         let (pid, _messages) = spawn_child(|| {
-            let channel = if many { options.receive_from(&there) } else { Channel::receive_from(&there) };
+            let channel =
+                if many { options.receive_from(&there) } else { Channel::receive_from(&there) };
             channel.unwrap().sender().unwrap().send(b"from afar").unwrap();
         });
         let channel = options.anonymous().unwrap();

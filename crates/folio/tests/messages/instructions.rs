@@ -26,7 +26,13 @@ fn used(many: bool, messages: u64) -> (Channel, Receiver, u64) {
 
 /// Kills a sender at the instructions of `work`, which sends `count` messages from a number on, all
 /// or none if `together`.
-fn sender_dies(what: &str, many: bool, count: u64, together: bool, work: impl Fn(&mut Sender, u64)) {
+fn sender_dies(
+    what: &str,
+    many: bool,
+    count: u64,
+    together: bool,
+    work: impl Fn(&mut Sender, u64),
+) {
     let (mut ledger, mut round) = (Ledger::default(), 0);
     sweep(
         &mut ledger,
@@ -49,7 +55,9 @@ fn sender_dies(what: &str, many: bool, count: u64, together: bool, work: impl Fn
             }
             ledger.corrupted += u64::from(seen > count || (together && seen != 0 && seen != count));
             for number in 0..5 {
-                if sender.send(&message(1, number, MOST)).is_err() || receiver.recv(&mut bytes).is_err() {
+                if sender.send(&message(1, number, MOST)).is_err()
+                    || receiver.recv(&mut bytes).is_err()
+                {
                     ledger.hung += 1;
                     return;
                 }
@@ -113,7 +121,8 @@ fn a_receiver_may_die_at_every_instruction() {
             message.release().unwrap();
         },
         |ledger, (channel, next)| {
-            let (mut sender, mut receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+            let (mut sender, mut receiver) =
+                (channel.sender().unwrap(), channel.receiver().unwrap());
             // The first may have been released or not; the second was not.
             let (mut bytes, mut seen) = (Vec::new(), Vec::new());
             while receiver.try_recv(&mut bytes).unwrap().is_some() {

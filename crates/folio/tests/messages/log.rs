@@ -134,11 +134,15 @@ fn after_a_restart_the_history_is_there_and_the_numbers_go_on() {
             let mut writer = Log::open_or_create_file(&path, 1 << 14).unwrap().writer().unwrap();
             assert_eq!(writer.next_seq(), 10 * run);
             for number in 0..10 {
-                assert_eq!(writer.append(&message(0, 10 * run + number, 100)).unwrap(), 10 * run + number);
+                assert_eq!(
+                    writer.append(&message(0, 10 * run + number, 100)).unwrap(),
+                    10 * run + number
+                );
             }
             writer.sync().unwrap();
         });
-        let mut reader = Log::open_or_create_file(&path, 1 << 14).unwrap().reader(Start::Oldest).unwrap();
+        let mut reader =
+            Log::open_or_create_file(&path, 1 << 14).unwrap().reader(Start::Oldest).unwrap();
         for number in 0..10 * (run + 1) {
             let (seq, bytes) = entry(&mut reader);
             assert_eq!((seq, whole(&bytes, 100)), (number, (0, number)));
@@ -151,7 +155,10 @@ fn after_a_restart_the_history_is_there_and_the_numbers_go_on() {
 fn a_named_log_stays_when_nobody_uses_it_unless_it_is_said_otherwise() {
     let world = World::new();
     Log::create("kept", 1024).unwrap().writer().unwrap().append(b"still here").unwrap();
-    assert_eq!(entry(&mut Log::open("kept").unwrap().reader(Start::Oldest).unwrap()).1, b"still here");
+    assert_eq!(
+        entry(&mut Log::open("kept").unwrap().reader(Start::Oldest).unwrap()).1,
+        b"still here"
+    );
     let brief = LogOptions::new().segment(SegmentOptions::new()).create("brief").unwrap();
     drop(brief);
     assert_eq!(world.files(), ["folio.kept"]);
@@ -307,7 +314,10 @@ fn a_writer_killed_at_any_instruction_leaves_whole_entries_and_numbers_go_on() {
                 Ok(result) => break take(result, &bytes),
                 // The one before it has died, and this one has not begun.
                 Err(error) => {
-                    assert!(error.errno() == Errno::PIPE && started.elapsed() < PATIENCE, "{error}");
+                    assert!(
+                        error.errno() == Errno::PIPE && started.elapsed() < PATIENCE,
+                        "{error}"
+                    );
                 }
             }
         }
@@ -362,7 +372,8 @@ fn garbage_in_a_log_is_an_error_and_never_a_panic() {
     let (mut wrong, mut right) = (0, 0);
     for round in 0..scaled(400) {
         let name = format!("garbage-{round}");
-        let log = LogOptions::new().bytes(1 << 10).segment(SegmentOptions::new()).create(&name).unwrap();
+        let log =
+            LogOptions::new().bytes(1 << 10).segment(SegmentOptions::new()).create(&name).unwrap();
         let (mut writer, mut reader) = (log.writer().unwrap(), log.reader(Start::Oldest).unwrap());
         reader.set_wait(Wait::new().timeout(Duration::from_millis(1)));
         let file = std::fs::OpenOptions::new().write(true).open(world.file(&name)).unwrap();

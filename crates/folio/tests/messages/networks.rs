@@ -5,8 +5,8 @@ use crate::common::kill_sweep::{EVERY_STEP, Ledger, Step, Victim, can_trace, swe
 use crate::common::segment_dir::World;
 use crate::common::{End, child_succeeds, in_child, is_root, lower_limit, skip};
 use folio::shm::{
-    self, Channel, ChannelOptions, Event, Lifetime, Log, Mutex, Read as Found, Receiver, Role, Segment,
-    SegmentOptions, SegmentState, Start,
+    self, Channel, ChannelOptions, Event, Lifetime, Log, Mutex, Read as Found, Receiver, Role,
+    Segment, SegmentOptions, SegmentState, Start,
 };
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -32,7 +32,8 @@ fn is_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {
 fn leave_network() -> bool {
     // SAFETY: changes the network that this process, which has one thread, sees.
     unsafe {
-        libc::unshare(libc::CLONE_NEWNET) == 0 || libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) == 0
+        libc::unshare(libc::CLONE_NEWNET) == 0
+            || libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) == 0
     }
 }
 
@@ -46,8 +47,13 @@ fn leave_network_for_good() {
         // SAFETY: `kind` has room for the answer; nothing in this child drops the owner of the
         // descriptor.
         unsafe {
-            let asked =
-                libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_TYPE, (&raw mut kind).cast(), &raw mut len);
+            let asked = libc::getsockopt(
+                fd,
+                libc::SOL_SOCKET,
+                libc::SO_TYPE,
+                (&raw mut kind).cast(),
+                &raw mut len,
+            );
             if asked == 0 && kind == libc::SOCK_DGRAM {
                 libc::close(fd);
             }
@@ -228,13 +234,16 @@ fn an_event_and_a_lock_are_heard_of_from_another_network() {
         return skip("this process may make no network namespace");
     }
     let world = World::new();
-    let (event, lock) =
-        (Segment::<Event>::create("event").unwrap(), Segment::<Mutex<u64>>::create("lock").unwrap());
+    let (event, lock) = (
+        Segment::<Event>::create("event").unwrap(),
+        Segment::<Mutex<u64>>::create("lock").unwrap(),
+    );
     // While all are of one network: a bell that has no FIFO yet.
     let mut listener = event.shared_ref().listen().unwrap();
     while listener.try_take().unwrap() {}
     let (here, there) = Line::new();
-    let open = || (Segment::<Event>::open("event").unwrap(), Segment::<Mutex<u64>>::open("lock").unwrap());
+    let open =
+        || (Segment::<Event>::open("event").unwrap(), Segment::<Mutex<u64>>::open("lock").unwrap());
     let _other = elsewhere(&there, open, |(event, lock), byte| {
         if byte == 0 {
             return event.shared_ref().set();
@@ -465,11 +474,17 @@ fn leavings_of_a_killed_receiver_are_collected_and_nothing_else() {
         (of.unwrap(), entry.state, entry.users.iter().map(|user| user.pid).collect::<Vec<_>>())
     };
     let theirs = bells(&world).into_iter().find(|file| !mine.contains(file)).unwrap();
-    assert_eq!(state_of(&theirs), ("killed".into(), SegmentState::InUse, vec![victim.pid() as u32]));
+    assert_eq!(
+        state_of(&theirs),
+        ("killed".into(), SegmentState::InUse, vec![victim.pid() as u32])
+    );
     assert!(shm::remove_stale(false).unwrap().removed.is_empty());
     assert!(victim.kill());
     assert_eq!(state_of(&theirs), ("killed".into(), SegmentState::Leftover, vec![]));
-    assert_eq!(state_of(&mine[0]), ("living".into(), SegmentState::InUse, vec![std::process::id()]));
+    assert_eq!(
+        state_of(&mine[0]),
+        ("living".into(), SegmentState::InUse, vec![std::process::id()])
+    );
     let would: Vec<_> =
         shm::remove_stale(true).unwrap().removed.into_iter().map(|entry| entry.name).collect();
     assert_eq!(would, [theirs.as_str(), "killed"]);
@@ -493,11 +508,13 @@ fn a_forked_child_takes_no_fifo_away() {
     child_succeeds(|| {
         // Numbers that the parent's descriptors had are those of the child's, by which it is a
         // party of these.
-        let own = ["one", "two", "three", "four"].map(|name| Channel::create(name, 1 << 12).unwrap());
+        let own =
+            ["one", "two", "three", "four"].map(|name| Channel::create(name, 1 << 12).unwrap());
         drop(receiver.take());
         assert_eq!(bells(&world), before);
         let used = shm::list().unwrap().into_iter().filter(|entry| {
-            entry.role == Role::Segment && entry.users.iter().any(|user| user.pid == std::process::id())
+            entry.role == Role::Segment
+                && entry.users.iter().any(|user| user.pid == std::process::id())
         });
         assert_eq!(used.count(), own.len());
     });
@@ -566,7 +583,9 @@ fn possible_names(path: &Path) -> Vec<String> {
     let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
     let (id, owner) = (word(32), word(4096) << 32 | 1);
     let places = (8192..bytes.len() - 8).step_by(8).filter(|&at| word(at) == owner);
-    places.map(|at| format!(".folio.bell-{id:016x}-{owner:016x}-{:016x}", word(at + 8) & !1)).collect()
+    places
+        .map(|at| format!(".folio.bell-{id:016x}-{owner:016x}-{:016x}", word(at + 8) & !1))
+        .collect()
 }
 
 #[test]
@@ -594,8 +613,10 @@ fn a_file_planted_under_a_fifos_name_is_not_touched_and_the_timer_rings() {
         std::fs::write(&target, "target").unwrap();
         let channel = Channel::create("planted", 1 << 12).unwrap();
         let mut receiver = listening(&channel);
-        let planted: Vec<PathBuf> =
-            possible_names(&world.file("planted")).iter().map(|name| world.path().join(name)).collect();
+        let planted: Vec<PathBuf> = possible_names(&world.file("planted"))
+            .iter()
+            .map(|name| world.path().join(name))
+            .collect();
         assert!(!planted.is_empty());
         for path in &planted {
             plant(path, &target);
@@ -642,7 +663,8 @@ fn a_user_of_the_segment_may_ring_its_bells() {
     for (mode, group) in [(0o600, None), (0o660, Some(group))] {
         let segment = SegmentOptions::new().mode(mode);
         let segment = group.map_or(segment.clone(), |group| segment.clone().group(group));
-        let channel = ChannelOptions::new().bytes(1 << 12).segment(segment).create("shared").unwrap();
+        let channel =
+            ChannelOptions::new().bytes(1 << 12).segment(segment).create("shared").unwrap();
         mix(&world.file("shared"));
         let _receiver = listening(&channel);
         let of = |path: PathBuf| {
@@ -673,7 +695,10 @@ fn a_user_of_the_group_hears_and_is_heard() {
         // SAFETY: changes the user of this process, and no memory.
         unsafe {
             assert_eq!(libc::setgroups(1, [GROUP].as_ptr()), 0);
-            assert_eq!((libc::setresgid(4322, 4322, 4322), libc::setresuid(4322, 4322, 4322)), (0, 0));
+            assert_eq!(
+                (libc::setresgid(4322, 4322, 4322), libc::setresuid(4322, 4322, 4322)),
+                (0, 0)
+            );
         }
         options.open("shared").unwrap().sender().unwrap()
     };
@@ -709,7 +734,13 @@ fn killed_at_any_step_of_a_bell_nothing_is_left_and_the_next_one_rings() {
             &mut ledger,
             Step::Call,
             EVERY_STEP,
-            || if late { Channel::create("swept", 1 << 12).unwrap() } else { mixed(&world, "swept") },
+            || {
+                if late {
+                    Channel::create("swept", 1 << 12).unwrap()
+                } else {
+                    mixed(&world, "swept")
+                }
+            },
             |_| {
                 let mut receiver = Channel::open("swept").unwrap().receiver().unwrap();
                 if late {
@@ -725,7 +756,8 @@ fn killed_at_any_step_of_a_bell_nothing_is_left_and_the_next_one_rings() {
                 let mut receiver = listening(&channel);
                 ledger.corrupted += u64::from(bells(&world).len() != 1);
                 channel.sender().unwrap().send(b"rings").unwrap();
-                ledger.corrupted += u64::from(!is_readable(receiver.poll_fd().unwrap(), Duration::ZERO));
+                ledger.corrupted +=
+                    u64::from(!is_readable(receiver.poll_fd().unwrap(), Duration::ZERO));
                 ledger.hung += u64::from(start.elapsed() > PATIENCE);
                 drop((receiver, channel));
                 ledger.leaked += world.leaked(&[]);

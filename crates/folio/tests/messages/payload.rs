@@ -18,14 +18,23 @@ pub(crate) fn message(sender: u64, number: u64, most: usize) -> Vec<u8> {
 /// Sender and number of a message, which must be whole.
 #[track_caller]
 pub(crate) fn whole(bytes: &[u8], most: usize) -> (u64, u64) {
-    let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("a message is not whole"));
+    let word = |at: usize| {
+        u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("a message is not whole"))
+    };
     let (sender, number) = (word(0), word(8));
-    assert!(bytes == message(sender, number, most), "message {number} of sender {sender} is not whole");
+    assert!(
+        bytes == message(sender, number, most),
+        "message {number} of sender {sender} is not whole"
+    );
     (sender, number)
 }
 
 /// Receives so many messages of each of `N` senders, each sender's in its order.
-pub(crate) fn receive_all<const N: usize>(receiver: &mut folio::shm::Receiver, of_each: u64, most: usize) {
+pub(crate) fn receive_all<const N: usize>(
+    receiver: &mut folio::shm::Receiver,
+    of_each: u64,
+    most: usize,
+) {
     let (mut next, mut bytes) = ([0; N], Vec::new());
     while next != [of_each; N] {
         receiver.recv(&mut bytes).unwrap();
@@ -37,7 +46,11 @@ pub(crate) fn receive_all<const N: usize>(receiver: &mut folio::shm::Receiver, o
 
 /// Checks a channel's error by its errno and words.
 #[track_caller]
-pub(crate) fn fails_with<T: std::fmt::Debug>(result: folio::Result<T>, errno: folio::Errno, words: &str) {
+pub(crate) fn fails_with<T: std::fmt::Debug>(
+    result: folio::Result<T>,
+    errno: folio::Errno,
+    words: &str,
+) {
     let error = result.expect_err("it should have failed");
     assert!(error.errno() == errno && error.to_string().contains(words), "{error}");
 }

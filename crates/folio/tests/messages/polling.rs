@@ -149,7 +149,8 @@ fn poll_once(mut sender: Sender) -> Sender {
 
 #[test]
 fn a_sender_that_waits_by_its_bell_may_die_at_every_step() {
-    let kill = |what, steps, full| Kill { what, many: &[false, true], steps, full, victim_sends: true };
+    let kill =
+        |what, steps, full| Kill { what, many: &[false, true], steps, full, victim_sends: true };
     let check = |most| {
         move |ledger: &mut Ledger, scene: &mut Scene| {
             let mut receiver = scene.channel.receiver().unwrap();
@@ -215,7 +216,8 @@ fn a_sender_that_gives_back_the_turn_may_die_at_every_step() {
             victim_sends: true,
         },
         |scene| {
-            let (holder, mut other) = (scene.channel.sender().unwrap(), scene.channel.sender().unwrap());
+            let (holder, mut other) =
+                (scene.channel.sender().unwrap(), scene.channel.sender().unwrap());
             other.poll_fd().unwrap();
             (holder, other)
         },

@@ -84,7 +84,8 @@ fn receive_slowly(channel: &Channel, count: u64, pause: Duration) {
 fn a_process_that_polls_for_room_is_woken_each_time() {
     for channel in [Channel::anonymous(64).unwrap(), of_many(64)] {
         // It pauses longer than the other looks before it polls.
-        let (pid, _messages) = spawn_child(|| receive_slowly(&channel, 300, Duration::from_micros(100)));
+        let (pid, _messages) =
+            spawn_child(|| receive_slowly(&channel, 300, Duration::from_micros(100)));
         let mut sender = channel.sender().unwrap();
         let started = Instant::now();
         for number in 0..300_u64 {
@@ -235,7 +236,8 @@ fn senders_that_wait_for_room_do_not_ring_each_other() {
 #[test]
 fn a_future_is_ready_when_its_message_is_sent() {
     for channel in [Channel::anonymous(64).unwrap(), of_many(64)] {
-        let (pid, _messages) = spawn_child(|| receive_slowly(&channel, 50, Duration::from_millis(2)));
+        let (pid, _messages) =
+            spawn_child(|| receive_slowly(&channel, 50, Duration::from_millis(2)));
         let mut sender = channel.sender().unwrap();
         for number in 0..50_u64 {
             let bytes = number.to_ne_bytes().repeat(5);

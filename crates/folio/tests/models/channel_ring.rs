@@ -148,7 +148,10 @@ impl Memory {
 }
 
 /// A thread that sends.
-fn sending(memory: &Arc<Memory>, work: impl FnOnce(&Memory, Producer) + 'static) -> thread::JoinHandle<()> {
+fn sending(
+    memory: &Arc<Memory>,
+    work: impl FnOnce(&Memory, Producer) + 'static,
+) -> thread::JoinHandle<()> {
     let memory = Arc::clone(memory);
     thread::spawn(move || {
         let producer = Producer::resume(&*memory, memory.capacity()).unwrap();

@@ -349,7 +349,10 @@ impl Ledger {
                 return false;
             }
             let seen = self.writer.load();
-            if seen != 0 && self.is_dead.load(Ordering::Acquire) && self.writer.take_over(seen, OTHER) {
+            if seen != 0
+                && self.is_dead.load(Ordering::Acquire)
+                && self.writer.take_over(seen, OTHER)
+            {
                 return self.writing.has_begun();
             }
             thread::yield_now();

@@ -162,7 +162,9 @@ fn futures_that_take_an_event_all_get_one_each() {
                 break;
             }
             let before = bell.lie_down();
-            if event.compare_exchange(CLEAR, WAITED, Ordering::Relaxed, Ordering::Relaxed) != Err(SET) {
+            if event.compare_exchange(CLEAR, WAITED, Ordering::Relaxed, Ordering::Relaxed)
+                != Err(SET)
+            {
                 bell.sleep(before);
             }
         };

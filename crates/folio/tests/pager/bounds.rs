@@ -13,7 +13,8 @@ use std::time::Duration;
 #[test]
 fn the_longest_deadline_is_no_deadline() {
     child_succeeds(|| {
-        let pager = Pager::builder().budget(4 * MIB).write_back_after(Duration::MAX).build().unwrap();
+        let pager =
+            Pager::builder().budget(4 * MIB).write_back_after(Duration::MAX).build().unwrap();
         let source = Function::new("fives", 16 << 20, |_, buffer: &mut [u8]| {
             buffer.fill(5);
             Ok(())
@@ -85,7 +86,9 @@ impl Group {
         let one = path(&|controllers| controllers.split(',').any(|word| word == "memory"));
         let two = path(&str::is_empty);
         let places = [
-            one.map(|path| (Path::new("/sys/fs/cgroup/memory").join(path), "memory.limit_in_bytes")),
+            one.map(|path| {
+                (Path::new("/sys/fs/cgroup/memory").join(path), "memory.limit_in_bytes")
+            }),
             two.map(|path| (Path::new("/sys/fs/cgroup").join(path), "memory.max")),
         ];
         places.into_iter().flatten().find_map(|(parent, file)| {

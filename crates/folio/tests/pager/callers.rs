@@ -106,7 +106,10 @@ fn a_stuck_source_does_not_delay_another_one() {
         let map = pager.map(Arc::clone(&other)).unwrap();
         let (done, ended) = std::sync::mpsc::channel();
         std::thread::spawn(move || done.send(map[..] == pattern(MIB)[..]));
-        assert!(ended.recv_timeout(Duration::from_secs(20)).unwrap_or(false), "it waits for the stuck one");
+        assert!(
+            ended.recv_timeout(Duration::from_secs(20)).unwrap_or(false),
+            "it waits for the stuck one"
+        );
     });
 }
 
@@ -156,7 +159,10 @@ fn sources_that_read_through_maps_of_their_own_pager_do_not_deadlock() {
     }
     let (done, ended) = std::sync::mpsc::channel();
     std::thread::spawn(move || done.send(map[..] == pattern(MIB)[..]));
-    assert!(ended.recv_timeout(Duration::from_secs(25)).unwrap_or(false), "they wait for each other");
+    assert!(
+        ended.recv_timeout(Duration::from_secs(25)).unwrap_or(false),
+        "they wait for each other"
+    );
 }
 
 /// As [`in_child`]. The machine is probed before: a child that is forked while another test probes

@@ -345,7 +345,8 @@ fn maps_of_one_version_and_of_stable_pages_are_not_the_same_map() {
     let pager = pager(16 * MIB);
     let strict = || LocalFile::open(&path).unwrap().one_version();
     let by_page = || LocalFile::open(&path).unwrap();
-    let maps = [pager.map(by_page()), pager.map(strict()), pager.map(by_page())].map(Result::unwrap);
+    let maps =
+        [pager.map(by_page()), pager.map(strict()), pager.map(by_page())].map(Result::unwrap);
     let file = File::options().write(true).open(&path).unwrap();
     file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     let [first, second, third] = maps.map(|map| map.read_at(&mut [0], 0));

@@ -7,8 +7,8 @@
 
 use crate::common::random::Random;
 use crate::common::{
-    End, FailingDisk, Mounted, child_succeeds, disk_dir, file_with, in_child, is_in_memory, memory_dir, page,
-    pattern, skip,
+    End, FailingDisk, Mounted, child_succeeds, disk_dir, file_with, in_child, is_in_memory,
+    memory_dir, page, pattern, skip,
 };
 use crate::engines::{Access, EVERY_ACCESS, Engine, Map, every_engine, every_kind};
 use crate::given::{MIB, is_all};
@@ -79,7 +79,10 @@ fn a_hole_reads_as_zeros_and_can_be_stored_to() {
     every_engine(|engine| {
         File::create(&path).unwrap().set_len(len as u64).unwrap();
         let mut map = map_at(engine, &path, Access::Shared);
-        assert_eq!((map.load(0), map.load(len - 1), map.read(len / 2..len / 2 + 3)), (0, 0, vec![0; 3]));
+        assert_eq!(
+            (map.load(0), map.load(len - 1), map.read(len / 2..len / 2 + 3)),
+            (0, 0, vec![0; 3])
+        );
         map.store(len - 1, 7);
         map.write_at(&[8; 2], len / 2 - 1).unwrap();
         map.sync(0..len, WriteBack::Wait).unwrap();
@@ -99,7 +102,10 @@ fn the_rest_of_the_last_page_reads_as_zeros() {
     every_engine(|engine| {
         for access in EVERY_ACCESS {
             let map = map_at(engine, &path, access);
-            assert_eq!((map.load(page() + 99), map.load(page() + 100), map.load(2 * page() - 1)), (7, 0, 0));
+            assert_eq!(
+                (map.load(page() + 99), map.load(page() + 100), map.load(2 * page() - 1)),
+                (7, 0, 0)
+            );
         }
     });
 }
@@ -337,7 +343,10 @@ fn the_descriptor_may_be_closed_early_and_the_name_may_go() {
         map.store(6 * page(), 2);
         map.sync(0..map.len(), WriteBack::Wait).unwrap();
         map.advise(0..map.len(), Advice::PageOut).unwrap();
-        assert_eq!((map.load(5 * page()), map.load(6 * page()), map.load(0)), (1, 2, pattern(1)[0]));
+        assert_eq!(
+            (map.load(5 * page()), map.load(6 * page()), map.load(0)),
+            (1, 2, pattern(1)[0])
+        );
     });
 }
 
@@ -442,7 +451,8 @@ fn empty_ranges_are_no_error() {
             map.write_at(&[], at).unwrap();
             map.sync(at..at, WriteBack::Wait).unwrap();
             for advice in ADVICE {
-                map.advise(at..at, advice).unwrap_or_else(|error| panic!("{advice:?} at {at}: {error}"));
+                map.advise(at..at, advice)
+                    .unwrap_or_else(|error| panic!("{advice:?} at {at}: {error}"));
             }
         }
         assert_eq!(map.read_all(), pattern(3));
@@ -518,7 +528,10 @@ fn a_map_that_grows_shows_zeros_and_its_file_has_the_length() {
         for len in [5_001, 3 * page(), 40 * page() + 1, 5 * MIB] {
             let old = map.len();
             map.resize(len).unwrap();
-            assert_eq!((map.len() as u64, fs::metadata(&path).unwrap().len()), (len as u64, len as u64));
+            assert_eq!(
+                (map.len() as u64, fs::metadata(&path).unwrap().len()),
+                (len as u64, len as u64)
+            );
             assert!(is_all(&map.read(old..len), 0), "from {old} to {len}");
             map.store(len - 1, 0);
         }
@@ -576,7 +589,10 @@ fn a_read_past_a_truncation_is_an_error_and_never_zeros() {
                 assert_eq!(error.fault().unwrap().range(), at..at + 1, "{access:?}: {error}");
                 assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
             }
-            assert!(map.advise(30 * page()..31 * page(), Advice::PopulateRead).is_err(), "{access:?}");
+            assert!(
+                map.advise(30 * page()..31 * page(), Advice::PopulateRead).is_err(),
+                "{access:?}"
+            );
         }
     });
 }
@@ -687,7 +703,8 @@ fn calls_of_a_child_on_a_map_that_it_has_not_are_errors() {
             let path = file_with(dir.path(), &pattern(4));
             let mut map = map_at(engine, &path, access);
             child_succeeds(|| {
-                let mut results = vec![map.read_at(&mut [0; 5], 0), map.advise(0..page(), Advice::WillNeed)];
+                let mut results =
+                    vec![map.read_at(&mut [0; 5], 0), map.advise(0..page(), Advice::WillNeed)];
                 if access != Access::Read {
                     results.push(map.write_at(&[1], 0));
                     results.push(map.sync(0..page(), WriteBack::Wait));
@@ -710,7 +727,10 @@ fn a_childs_load_of_a_map_that_it_has_not_ends_the_child_and_not_the_parent() {
             let map = map_at(engine, &path, access);
             if !matches!(engine, Engine::Handles(_)) {
                 let end = end_of(|| _ = std::hint::black_box(map.load(5)));
-                assert!(matches!(end, End::Killed(libc::SIGBUS | libc::SIGSEGV)), "{access:?}: {end:?}");
+                assert!(
+                    matches!(end, End::Killed(libc::SIGBUS | libc::SIGSEGV)),
+                    "{access:?}: {end:?}"
+                );
             }
             assert_eq!(map.load(5), pattern(1)[5]);
         }
@@ -739,7 +759,9 @@ fn handles_that_a_child_drops_stay_the_parents() {
 #[test]
 fn a_full_disk_is_an_error_and_pages_that_fit_later_are_written_later() {
     every_engine(|engine| {
-        let Some(full) = Mounted::tmpfs("size=512k") else { return skip("needs the right to mount") };
+        let Some(full) = Mounted::tmpfs("size=512k") else {
+            return skip("needs the right to mount");
+        };
         let (path, filler) = (full.path().join("sparse"), full.path().join("filler"));
         File::create(&path).unwrap().set_len(128 << 10).unwrap();
         fs::write(&filler, vec![1; 480 << 10]).unwrap();
@@ -764,7 +786,9 @@ fn a_device_that_fails_to_store_a_page_is_an_error_to_sync() {
     every_kind(|engine| {
         // The failed write is reported once more when the map is dropped: in a child.
         child_succeeds(|| {
-            let Some(disk) = FailingDisk::new(16) else { return skip("no loop device is to be had") };
+            let Some(disk) = FailingDisk::new(16) else {
+                return skip("no loop device is to be had");
+            };
             let file = writable(Path::new(disk.path()));
             let mut map = engine().map(file, Access::Shared).unwrap();
             assert_eq!(map.len(), 16 * page());

@@ -37,7 +37,8 @@ impl Plain {
         let flags = if private { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
         let rights = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new map, anywhere.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), MOST, rights, flags, file.as_raw_fd(), 0) };
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), MOST, rights, flags, file.as_raw_fd(), 0) };
         assert_ne!(start, libc::MAP_FAILED);
         Self { len: file.metadata().unwrap().len() as usize, file, start: start.cast() }
     }
@@ -227,7 +228,8 @@ fn run(kind: Kind) {
             }
             79..82 => {
                 doing("prefetch");
-                ours.prefetch(&[range, random.range(len, PIECE), random.range(len, PIECE)]).unwrap();
+                ours.prefetch(&[range, random.range(len, PIECE), random.range(len, PIECE)])
+                    .unwrap();
             }
             82..85 => {
                 doing("pin");
@@ -266,7 +268,11 @@ fn run(kind: Kind) {
                         LEN / 2 + random.below(MOST - LEN / 2) + 1
                     };
                     // Between two pages, too.
-                    let new = if random.below(3) == 0 { new.next_multiple_of(4_096).min(MOST) } else { new };
+                    let new = if random.below(3) == 0 {
+                        new.next_multiple_of(4_096).min(MOST)
+                    } else {
+                        new
+                    };
                     place.doing = format!("resize from {len} to {new}");
                     let Paged::Mut(map) = &mut ours else { unreachable!("a writable map") };
                     map.resize(new).unwrap();

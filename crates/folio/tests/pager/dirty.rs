@@ -38,7 +38,8 @@ fn fill_with_dirt(map: &mut PagedMut) -> (usize, Error) {
 
 #[test]
 fn unwritable_dirty_pages_that_fill_the_budget_are_an_error_and_not_lost() {
-    let source = Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(1));
+    let source =
+        Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(1));
     let mut map = pager(4 * MIB).map_mut(Arc::clone(&source)).unwrap();
     source.writes(Answer::Error);
     let (stored, error) = fill_with_dirt(&mut map);
@@ -56,7 +57,8 @@ fn unwritable_dirty_pages_that_fill_the_budget_are_an_error_and_not_lost() {
 
 #[test]
 fn a_budget_that_is_full_of_dirty_pages_is_said_to_be_so() {
-    let source = Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(1));
+    let source =
+        Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(1));
     let mut map = pager(4 * MIB).map_mut(Arc::clone(&source)).unwrap();
     source.writes(Answer::Error);
     let (_, error) = fill_with_dirt(&mut map);
@@ -71,7 +73,8 @@ fn a_budget_that_is_full_of_dirty_pages_is_said_to_be_so() {
 #[test]
 fn a_map_that_cannot_be_written_leaves_memory_for_reads_of_others() {
     let budget = 4 * MIB;
-    let full = Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(2));
+    let full =
+        Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(2));
     let other = Faulty::with_deadline(Memory::from(pattern(16 * MIB)), Duration::from_secs(30));
     let pager = pager(budget);
     let mut map = pager.map_mut(Arc::clone(&full)).unwrap();
@@ -85,7 +88,11 @@ fn a_map_that_cannot_be_written_leaves_memory_for_reads_of_others() {
     let start = Instant::now();
     read.read_at(&mut bytes, 0).unwrap();
     assert!(bytes == pattern(16 * MIB), "another map is read in full");
-    assert!(start.elapsed() < Duration::from_secs(30), "within its deadline: {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(30),
+        "within its deadline: {:?}",
+        start.elapsed()
+    );
     // The stored pages are there, and so are the earlier bytes of the page that was not stored.
     let mut page = [0; 4_096];
     map.read_at(&mut page, stored).unwrap();
@@ -107,7 +114,8 @@ fn a_map_that_cannot_be_written_leaves_memory_for_reads_of_others() {
 #[test]
 fn a_store_over_the_limit_is_a_signal_that_names_the_failed_write() {
     let end = in_child(|| {
-        let full = Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(1));
+        let full =
+            Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(1));
         let mut map = pager(4 * MIB).map_mut(Arc::clone(&full)).unwrap();
         full.writes(Answer::Full);
         map.fill(9);
@@ -118,7 +126,8 @@ fn a_store_over_the_limit_is_a_signal_that_names_the_failed_write() {
 #[test]
 fn a_map_whose_writes_never_end_delays_neither_reads_nor_writes_of_others() {
     let pager = pager(BUDGET);
-    let stuck = Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(2));
+    let stuck =
+        Faulty::with_deadline(WritableMemory::new(pattern(16 * MIB)), Duration::from_secs(2));
     let mut map = pager.map_mut(Arc::clone(&stuck)).unwrap();
     let other = another(&pager);
     stuck.writes(Answer::Silence);
@@ -126,7 +135,8 @@ fn a_map_whose_writes_never_end_delays_neither_reads_nor_writes_of_others() {
     assert_eq!(cause(&error), FaultCause::Deadline, "{error}");
     assert!(stored > BUDGET / 4 && stored < BUDGET / 8 * 7, "{stored}");
     read_in_full(&other);
-    let good = Faulty::with_deadline(WritableMemory::new(vec![0; 8 * MIB]), Duration::from_secs(60));
+    let good =
+        Faulty::with_deadline(WritableMemory::new(vec![0; 8 * MIB]), Duration::from_secs(60));
     let mut written = pager.map_mut(Arc::clone(&good)).unwrap();
     for at in (0..8 * MIB).step_by(MIB) {
         written.write_at(&vec![0xCD; MIB], at).unwrap();
@@ -166,10 +176,15 @@ fn assert_spill_error_is_named(
 
 #[test]
 fn a_full_spill_directory_is_the_reason_of_the_refused_store() {
-    let Some(mounted) = Mounted::tmpfs("size=1m") else { return skip("nothing can be mounted here") };
+    let Some(mounted) = Mounted::tmpfs("size=1m") else {
+        return skip("nothing can be mounted here");
+    };
     let spill = mounted.path();
     let mend = || {
-        let grown = std::process::Command::new("mount").args(["-o", "remount,size=64m"]).arg(spill).status();
+        let grown = std::process::Command::new("mount")
+            .args(["-o", "remount,size=64m"])
+            .arg(spill)
+            .status();
         assert!(grown.unwrap().success());
     };
     assert_spill_error_is_named(spill, "No space left on device", || (), mend);

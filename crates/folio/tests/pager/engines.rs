@@ -4,8 +4,8 @@
 use crate::given::{MIB, pager};
 use folio::source::LocalFile;
 use folio::{
-    Advice, FileMap, FileMapMut, FileMapPrivate, Fork, MapOptions, Paged, PagedMut, PagedShared, Pager,
-    Result, WriteBack,
+    Advice, FileMap, FileMapMut, FileMapPrivate, Fork, MapOptions, Paged, PagedMut, PagedShared,
+    Pager, Result, WriteBack,
 };
 use std::fs::File;
 use std::io;
@@ -76,7 +76,9 @@ impl Engine {
                 Box::new(Writable { file: file.try_clone()?, map: kernel().map_mut(file)? })
             }
             (Self::Kernel, Access::Private) => Box::new(kernel().map_private(file)?),
-            (Self::Pager(pager) | Self::Handles(pager), Access::Read) => Box::new(pager.map(source(file)?)?),
+            (Self::Pager(pager) | Self::Handles(pager), Access::Read) => {
+                Box::new(pager.map(source(file)?)?)
+            }
             (Self::Pager(pager) | Self::Handles(pager), Access::Private) => {
                 Box::new(pager.map_private(source(file)?)?)
             }

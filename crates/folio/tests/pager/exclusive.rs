@@ -4,7 +4,8 @@
 use crate::common::{End, child_succeeds, disk_dir, lower_limit, spawn_child, wait};
 use crate::given::{MIB, pager};
 use folio::source::{
-    FlushRequest, Identity, LocalFile, Memory, ReadRequest, Source, Version, WritableMemory, WriteRequest,
+    FlushRequest, Identity, LocalFile, Memory, ReadRequest, Source, Version, WritableMemory,
+    WriteRequest,
 };
 use folio::{Errno, FaultCause, Pager, WriteBack};
 use std::fs::{self, File};
@@ -147,7 +148,10 @@ fn without_locks() {
     // SAFETY: the kernel copies the filter, which concerns no memory.
     unsafe {
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter), 0);
+        assert_eq!(
+            libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter),
+            0
+        );
     }
 }
 
@@ -336,7 +340,8 @@ fn a_panic_of_resize_is_an_error_after_which_other_writers_are_still_seen() {
     let (inner, _) = calling(|| (), 8);
     let version = Arc::new(AtomicU64::new(1));
     let deadline = Duration::from_secs(30);
-    let mut map = pager.map_mut(Counted { inner, version: Arc::clone(&version), deadline }).unwrap();
+    let mut map =
+        pager.map_mut(Counted { inner, version: Arc::clone(&version), deadline }).unwrap();
     assert!(map.resize(MIB + 1).unwrap_err().to_string().contains("on purpose"));
     map[0] = 7;
     map.sync(.., WriteBack::Wait).unwrap();
@@ -356,7 +361,10 @@ fn add(pager: &Pager, path: &Path, times: u64) {
                 Ok(map) => break map,
                 Err(error) => {
                     assert_eq!(error.errno(), Errno::BUSY, "{error}");
-                    assert!(start.elapsed() < Duration::from_secs(60), "it is busy for ever: {error}");
+                    assert!(
+                        start.elapsed() < Duration::from_secs(60),
+                        "it is busy for ever: {error}"
+                    );
                     std::thread::yield_now();
                 }
             }
@@ -408,7 +416,8 @@ fn a_source_whose_map_was_dropped_with_an_error_is_free_at_once() {
     let (source, bytes) = calling(|| (), 7);
     let again = Calling { bytes, call: Arc::clone(&source.call), identity: source.identity };
     let version = Arc::new(AtomicU64::new(1));
-    let source = Counted { inner: source, version: Arc::clone(&version), deadline: Duration::from_secs(30) };
+    let source =
+        Counted { inner: source, version: Arc::clone(&version), deadline: Duration::from_secs(30) };
     let mut map = pager.map_mut(source).unwrap();
     map[0] = 7;
     version.store(99, Ordering::SeqCst);
@@ -480,7 +489,8 @@ fn a_source_maps_other_sources_in_write_and_its_own_is_an_error() {
             call: Arc::new(Mutex::new(call)),
             identity,
         };
-        let _ = told.send((other.ok(), mapping.map(itself).map(drop).map_err(|error| error.errno())));
+        let _ =
+            told.send((other.ok(), mapping.map(itself).map(drop).map_err(|error| error.errno())));
     };
     let (source, bytes) = calling(call, 3);
     let mut map = pager.map_mut(source).unwrap();

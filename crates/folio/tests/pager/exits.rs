@@ -117,8 +117,9 @@ fn an_exit_waits_a_bounded_time_for_a_source_that_does_not_answer() {
     let healthy = dir.path().join("file");
     let end = in_child(|| {
         let pager = patient();
-        let mut stuck =
-            pager.map_mut(Requests(LocalFile::create(&path, MIB as u64).unwrap(), || false)).unwrap();
+        let mut stuck = pager
+            .map_mut(Requests(LocalFile::create(&path, MIB as u64).unwrap(), || false))
+            .unwrap();
         stuck.fill(1);
         let mut written = pager.map_mut(LocalFile::create(&healthy, MIB as u64).unwrap()).unwrap();
         written.fill(2);
@@ -149,10 +150,12 @@ fn a_forked_child_with_a_pager_of_its_own_writes_its_own_maps_at_exit() {
     let dir = disk_dir();
     let paths = ["parent", "child"].map(|name| dir.path().join(name));
     let end = in_child(|| {
-        let mut map = pager(8 * MIB).map_mut(LocalFile::create(&paths[0], MIB as u64).unwrap()).unwrap();
+        let mut map =
+            pager(8 * MIB).map_mut(LocalFile::create(&paths[0], MIB as u64).unwrap()).unwrap();
         map.fill(1);
         let child = in_child(|| {
-            let mut map = patient().map_mut(LocalFile::create(&paths[1], MIB as u64).unwrap()).unwrap();
+            let mut map =
+                patient().map_mut(LocalFile::create(&paths[1], MIB as u64).unwrap()).unwrap();
             map.fill(2);
             exit(3);
         });

@@ -111,7 +111,8 @@ fn a_page_that_comes_before_the_deadline_is_no_error() {
 fn a_slow_read_does_not_hold_up_other_maps() {
     let slow = memory(MIB);
     let pager = pager(16 * MIB);
-    let (waits, goes_on) = (pager.map(Arc::clone(&slow)).unwrap(), pager.map(memory(8 * MIB)).unwrap());
+    let (waits, goes_on) =
+        (pager.map(Arc::clone(&slow)).unwrap(), pager.map(memory(8 * MIB)).unwrap());
     slow.reads(Answer::Late(Duration::from_secs(3)));
     std::thread::scope(|scope| {
         let start = Instant::now();
@@ -264,8 +265,11 @@ fn a_flush_that_fails_is_an_error_to_sync_until_one_succeeds() {
 #[test]
 fn a_write_that_failed_in_the_background_is_known_to_the_next_sync() {
     let source = writable(MIB);
-    let pager =
-        folio::Pager::builder().budget(16 * MIB).write_back_after(Duration::from_millis(20)).build().unwrap();
+    let pager = folio::Pager::builder()
+        .budget(16 * MIB)
+        .write_back_after(Duration::from_millis(20))
+        .build()
+        .unwrap();
     let mut map = pager.map_mut(Arc::clone(&source)).unwrap();
     source.writes(Answer::Error);
     map[5] = 200;

@@ -4,7 +4,9 @@
 use crate::common::disk_dir;
 use crate::common::random::Random;
 use crate::given::{MIB, pager, pattern};
-use folio::source::{FlushRequest, LocalFile, ReadRequest, Source, Version, WritableMemory, WriteRequest};
+use folio::source::{
+    FlushRequest, LocalFile, ReadRequest, Source, Version, WritableMemory, WriteRequest,
+};
 use folio::{Error, FaultCause, Pager, WriteBack};
 use std::fs::{self, File};
 use std::io;
@@ -174,7 +176,11 @@ fn merged_stores_leave_the_other_bytes_of_their_pages_alone() {
         (expected[100], expected[101]) = (200 + round, 210 + round);
         assert!(fs::read(&path).unwrap() == expected, "round {round}");
     }
-    assert_eq!(map[101], pattern(MIB)[101], "the map does not show what others write to a page in memory");
+    assert_eq!(
+        map[101],
+        pattern(MIB)[101],
+        "the map does not show what others write to a page in memory"
+    );
 }
 
 /// Stores to even bytes by a map, and writes to odd bytes by someone else, at random, with a budget
@@ -185,7 +191,8 @@ fn all_stores_are_merged(shared: bool) {
     let path = dir.path().join("file");
     fs::write(&path, pattern(LEN)).unwrap();
     let other = File::options().write(true).open(&path).unwrap();
-    let pager = Pager::builder().budget(4 * MIB).write_back_after(Duration::ZERO).merge_stores(true);
+    let pager =
+        Pager::builder().budget(4 * MIB).write_back_after(Duration::ZERO).merge_stores(true);
     let pager = pager.build().unwrap();
     let mut expected = pattern(LEN);
     let mut random = Random(11);

@@ -105,8 +105,11 @@ fn a_childs_calls_on_its_parents_pager_are_echild() {
 #[test]
 fn a_childs_load_from_its_parents_map_ends_it_with_sigbus() {
     let maps = maps();
-    let loads: [(&str, &dyn Fn() -> u8); 3] =
-        [("read", &|| maps.read[5]), ("write", &|| maps.write[5]), ("private", &|| maps.private[5])];
+    let loads: [(&str, &dyn Fn() -> u8); 3] = [
+        ("read", &|| maps.read[5]),
+        ("write", &|| maps.write[5]),
+        ("private", &|| maps.private[5]),
+    ];
     for (name, load) in loads {
         let end = in_child(|| {
             std::hint::black_box(load());
@@ -170,7 +173,10 @@ fn pins_that_a_child_drops_stay_pinned_in_the_parent() {
     maps.read.advise(.., Advice::Cold).unwrap();
     let resident = maps.read.resident().unwrap();
     assert!(
-        resident.iter().map(|range| range.end.min(100_000).saturating_sub(range.start)).sum::<usize>()
+        resident
+            .iter()
+            .map(|range| range.end.min(100_000).saturating_sub(range.start))
+            .sum::<usize>()
             == 100_000,
         "{resident:?}"
     );

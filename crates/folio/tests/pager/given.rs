@@ -11,7 +11,8 @@ pub(crate) const MIB: usize = 1 << 20;
 pub(crate) fn pattern(len: usize) -> Vec<u8> {
     // By blocks of 256, which the last two terms are the same for: byte by byte takes an
     // unoptimised build a second for 64 MiB.
-    let blocks: Vec<[u8; 256]> = (0..=255).map(|rest| std::array::from_fn(|n| n as u8 ^ rest)).collect();
+    let blocks: Vec<[u8; 256]> =
+        (0..=255).map(|rest| std::array::from_fn(|n| n as u8 ^ rest)).collect();
     let mut bytes = Vec::with_capacity(len.next_multiple_of(256));
     for block in 0..len.div_ceil(256) {
         bytes.extend_from_slice(&blocks[usize::from((block ^ (block >> 8)) as u8)]);

@@ -105,7 +105,9 @@ fn private_stores_keep_to_the_budget() {
             check();
         }
         assert!(
-            map.chunks(MIB).enumerate().all(|(n, part)| part.iter().step_by(512).all(|&b| b == n as u8 + 1))
+            map.chunks(MIB)
+                .enumerate()
+                .all(|(n, part)| part.iter().step_by(512).all(|&b| b == n as u8 + 1))
         );
     });
 }
@@ -123,7 +125,10 @@ fn shared_stores_keep_to_the_budget() {
         }
     });
     let bytes = fs::read(&path).unwrap();
-    let wrong = bytes.chunks(MIB).enumerate().find(|(n, part)| part.iter().any(|&byte| byte != *n as u8 + 1));
+    let wrong = bytes
+        .chunks(MIB)
+        .enumerate()
+        .find(|(n, part)| part.iter().any(|&byte| byte != *n as u8 + 1));
     // The child ended without a sync, so only those of its last stores are there that were written
     // back.
     assert!(wrong.is_none_or(|(n, _)| n >= 48 - 9), "MiB {:?}", wrong.map(|(n, _)| n));
@@ -138,7 +143,9 @@ fn one_budget_is_for_all_maps_of_a_pager() {
             for map in &maps {
                 let range = random.range(map.len(), 100_000);
                 let from = range.start;
-                assert!(map[range].iter().zip(from..).all(|(&byte, at)| byte == (at >> 3) as u8 | 1));
+                assert!(
+                    map[range].iter().zip(from..).all(|(&byte, at)| byte == (at >> 3) as u8 | 1)
+                );
             }
             check();
             // A prefetch of all is no way around it.
@@ -205,7 +212,8 @@ fn a_pinned_range_stays_when_all_else_is_evicted() {
     assert!(map[..] == pattern(32 * MIB)[..]);
     map.advise(.., Advice::Cold).unwrap();
     let resident = map.resident().unwrap();
-    let of_it = |run: &std::ops::Range<usize>| run.end.min(6 * MIB).saturating_sub(run.start.max(5 * MIB));
+    let of_it =
+        |run: &std::ops::Range<usize>| run.end.min(6 * MIB).saturating_sub(run.start.max(5 * MIB));
     assert_eq!(resident.iter().map(of_it).sum::<usize>(), MIB, "{resident:?}");
     let before = pager.stats().unwrap().faults();
     assert!(pinned[..] == pattern(6 * MIB)[5 * MIB..]);
@@ -237,8 +245,9 @@ fn hundreds_of_maps_live_in_one_pager() {
     let pager = pager(8 * MIB);
     let bytes = pattern(MIB);
     let count = scaled(400).max(100) as usize;
-    let maps: Vec<_> =
-        (0..count).map(|n| pager.map(Memory::from(bytes[n..n + 50_000].to_vec())).unwrap()).collect();
+    let maps: Vec<_> = (0..count)
+        .map(|n| pager.map(Memory::from(bytes[n..n + 50_000].to_vec())).unwrap())
+        .collect();
     for _ in 0..2 {
         for (n, map) in maps.iter().enumerate() {
             assert!(map[..] == bytes[n..n + 50_000], "map {n}");
@@ -299,7 +308,10 @@ fn pagers_that_are_gone_leave_no_memory_and_no_descriptor() {
             let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
             while descriptors() > want.0 || memory_in_use() > want.1 {
                 let now = (descriptors(), memory_in_use());
-                assert!(std::time::Instant::now() < end, "{now:?} descriptors and bytes, {want:?} before");
+                assert!(
+                    std::time::Instant::now() < end,
+                    "{now:?} descriptors and bytes, {want:?} before"
+                );
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
         };

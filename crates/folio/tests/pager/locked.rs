@@ -43,7 +43,11 @@ fn maps_are_right(pager: &Pager) {
         }
         for at in (0..len).step_by(4096) {
             assert_eq!((private[at], private[at + 1]), (6, 5), "private, round {round}, byte {at}");
-            assert_eq!((written[at], written[at + 1]), (5, 7), "writable, round {round}, byte {at}");
+            assert_eq!(
+                (written[at], written[at + 1]),
+                (5, 7),
+                "writable, round {round}, byte {at}"
+            );
         }
         let mut bytes = vec![0; len];
         shared.read_at(&mut bytes, 0).unwrap();

@@ -127,7 +127,8 @@ fn shared_handles_see_each_others_stores() {
 fn a_source_has_many_readers_or_one_writer() {
     let pager = pager(16 * MIB);
     let source = Arc::new(WritableMemory::new(vec![1; MIB]));
-    let readers = (pager.map(Arc::clone(&source)).unwrap(), pager.map(Arc::clone(&source)).unwrap());
+    let readers =
+        (pager.map(Arc::clone(&source)).unwrap(), pager.map(Arc::clone(&source)).unwrap());
     let refused = pager.map_mut(Arc::clone(&source)).unwrap_err();
     assert!(refused.to_string().contains("mapped read-only"), "{refused}");
     drop(readers);
@@ -220,7 +221,9 @@ fn many_threads_fault_on_one_map() {
             scope.spawn(move || {
                 let mut at = seed;
                 for _ in 0..scaled(5_000) {
-                    at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    at = at
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1_442_695_040_888_963_407);
                     let n = (at >> 20) % bytes.len();
                     assert_eq!(map[n], bytes[n], "byte {n}");
                 }
@@ -361,7 +364,11 @@ fn locked_pages_leave_and_come_back_as_they_were() {
     written[5 * page] = 77;
     for _ in 0..3 {
         map.prefetch(&[0..16 * page, 16 * page..20 * page]).unwrap();
-        assert!(map[..] == bytes[..] && written[5 * page] == 77 && written[9 * page..] == bytes[9 * page..]);
+        assert!(
+            map[..] == bytes[..]
+                && written[5 * page] == 77
+                && written[9 * page..] == bytes[9 * page..]
+        );
         for start in [map.as_ptr(), written.as_ptr()] {
             // SAFETY: pages of the maps; locking changes no byte.
             let locked = unsafe { libc::mlock(start.add(8 * page).cast(), page) };
@@ -372,7 +379,9 @@ fn locked_pages_leave_and_come_back_as_they_were() {
         map.advise(.., Advice::Cold).unwrap();
         written.advise(.., Advice::Cold).unwrap();
     }
-    assert!(map[..] == bytes[..] && written[5 * page] == 77 && written[6 * page..] == bytes[6 * page..]);
+    assert!(
+        map[..] == bytes[..] && written[5 * page] == 77 && written[6 * page..] == bytes[6 * page..]
+    );
 }
 
 #[test]
@@ -384,8 +393,9 @@ fn a_page_past_the_end_that_was_asked_for_is_there_once_the_map_has_grown() {
     std::io::Write::write_all(&mut writer, b"x").unwrap();
     // SAFETY: the kernel tries to store to a page past the end of the map, inside its own
     // addresses.
-    let got =
-        unsafe { libc::read(std::os::fd::AsRawFd::as_raw_fd(&reader), map.as_mut_ptr().add(page).cast(), 1) };
+    let got = unsafe {
+        libc::read(std::os::fd::AsRawFd::as_raw_fd(&reader), map.as_mut_ptr().add(page).cast(), 1)
+    };
     assert_eq!(got, -1, "the page is past the end");
     map.resize(3 * page).unwrap();
     assert!(is_all(&map[page..], 0));

@@ -31,7 +31,8 @@ fn read(bytes: &[u8], first: usize, backwards: bool, slow: bool) {
         let page = if backwards { pages - 1 - n } else { n };
         assert_eq!(bytes[page * 4096], (first / 4096 + page) as u8);
         if slow {
-            let sum: u32 = bytes[page * 4096..][..4096].iter().step_by(4).map(|&byte| u32::from(byte)).sum();
+            let sum: u32 =
+                bytes[page * 4096..][..4096].iter().step_by(4).map(|&byte| u32::from(byte)).sum();
             std::hint::black_box(sum);
         }
     }

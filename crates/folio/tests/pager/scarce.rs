@@ -22,9 +22,12 @@ impl Cgroup {
     fn new(limit: usize) -> Option<Self> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let path =
-            own.lines().find_map(|line| line.split_once(":memory:")).map(|(_, path)| path.to_owned())?;
-        let name = format!("folio-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = own
+            .lines()
+            .find_map(|line| line.split_once(":memory:"))
+            .map(|(_, path)| path.to_owned())?;
+        let name =
+            format!("folio-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = PathBuf::from(format!("/sys/fs/cgroup/memory{path}")).join(name);
         fs::create_dir(&dir).ok()?;
         let group = Self(dir);
@@ -60,7 +63,9 @@ fn made(len: usize) -> Function {
 
 #[test]
 fn a_pager_lives_in_a_cgroup_with_little_more_than_its_budget() {
-    let Some(group) = Cgroup::new(40 * MIB) else { return skip("no memory cgroup of version 1 can be made") };
+    let Some(group) = Cgroup::new(40 * MIB) else {
+        return skip("no memory cgroup of version 1 can be made");
+    };
     let dir = disk_dir();
     let end = in_child(|| {
         group.join();
@@ -70,7 +75,8 @@ fn a_pager_lives_in_a_cgroup_with_little_more_than_its_budget() {
         let mut written =
             pager.map_mut(LocalFile::create(dir.path().join("file"), 64 << 20).unwrap()).unwrap();
         let mut private = pager.map_private(Zeros::new(64 << 20)).unwrap();
-        let shared = pager.map_shared(folio::source::WritableMemory::new(vec![0; 2 * MIB])).unwrap();
+        let shared =
+            pager.map_shared(folio::source::WritableMemory::new(vec![0; 2 * MIB])).unwrap();
         for at in (0..64 * MIB).step_by(4_096) {
             (written[at], private[at]) = (7, 8);
             shared.view().unwrap().set(at % (2 * MIB), 9);
@@ -87,7 +93,8 @@ struct Watch(fs::File);
 
 impl Watch {
     fn new() -> Option<Self> {
-        let mut file = fs::File::options().read(true).write(true).open("/proc/pressure/memory").ok()?;
+        let mut file =
+            fs::File::options().read(true).write(true).open("/proc/pressure/memory").ok()?;
         file.write_all(b"some 200000 2000000\0").ok()?;
         Some(Self(file))
     }
@@ -107,7 +114,9 @@ fn a_pager_gives_memory_back_while_the_machine_is_short_of_it() {
         return;
     }
     let Some(watch) = Watch::new() else { return skip("no pressure information here") };
-    let Some(group) = Cgroup::new(16 * MIB) else { return skip("no memory cgroup of version 1 can be made") };
+    let Some(group) = Cgroup::new(16 * MIB) else {
+        return skip("no memory cgroup of version 1 can be made");
+    };
     let pager = Pager::builder().budget(64 * MIB).shrink_under_pressure(true).build().unwrap();
     let map = pager.map(made(64 * MIB)).unwrap();
     assert!(map.iter().step_by(4_096).all(|&byte| byte & 1 == 1));
@@ -147,7 +156,8 @@ fn a_pager_gives_memory_back_while_the_machine_is_short_of_it() {
 /// Splits a map of its own until the process has all but `left` of the areas that it may have: in
 /// children only. Dropping the result undoes that.
 fn fill_areas(left: usize) -> folio::Reservation {
-    let limit: usize = fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
+    let limit: usize =
+        fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
     let mut areas = fs::read_to_string("/proc/self/maps").unwrap().lines().count();
     let page = crate::common::page();
     let reservation = folio::Reservation::new((limit + 16) * page).unwrap();
@@ -156,8 +166,9 @@ fn fill_areas(left: usize) -> folio::Reservation {
             break;
         }
         // SAFETY: a page of the reservation, which nobody uses.
-        let done =
-            unsafe { libc::mprotect(reservation.as_ptr().add(index * page).cast(), page, libc::PROT_READ) };
+        let done = unsafe {
+            libc::mprotect(reservation.as_ptr().add(index * page).cast(), page, libc::PROT_READ)
+        };
         assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
         areas += 2;
     }
@@ -196,7 +207,11 @@ fn near_the_limit_of_areas_a_page_is_right_or_an_error_and_later_it_is_right() {
         for at in (0..48 * MIB).step_by(128 << 10) {
             private.write_at(&[99], at + 5).unwrap();
         }
-        assert!((0..48 * MIB).step_by(128 << 10).all(|at| private[at + 5] == 99 && private[at] == bytes[at]));
+        assert!(
+            (0..48 * MIB)
+                .step_by(128 << 10)
+                .all(|at| private[at + 5] == 99 && private[at] == bytes[at])
+        );
     });
 }
 

@@ -139,7 +139,8 @@ fn a_write_back_beyond_the_limit_of_files_is_an_error_of_the_sync() {
         let path = file_with(dir.path(), &pattern(4 * MIB));
         child_succeeds(|| {
             soon();
-            let mut map = pager(features).map_mut(LocalFile::open_writable(&path).unwrap()).unwrap();
+            let mut map =
+                pager(features).map_mut(LocalFile::open_writable(&path).unwrap()).unwrap();
             lower_limit(libc::RLIMIT_FSIZE, MIB as u64);
             map.write_at(&[7; 5000], 2 * MIB).unwrap();
             map.write_at(&[8; 5000], MIB / 2).unwrap();
@@ -207,8 +208,9 @@ fn a_lost_page_kills_by_sigbus_also_where_the_message_is_beyond_the_limit() {
     let dir = disk_dir();
     let end = in_child(|| {
         soon();
-        let lost =
-            Function::new("lost", MIB as u64, |_, _: &mut [u8]| Err(std::io::ErrorKind::NotFound.into()));
+        let lost = Function::new("lost", MIB as u64, |_, _: &mut [u8]| {
+            Err(std::io::ErrorKind::NotFound.into())
+        });
         let map = pager("").map(lost).unwrap();
         with_full_messages(dir.path());
         std::hint::black_box(map[5000]);

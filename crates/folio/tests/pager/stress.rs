@@ -111,7 +111,11 @@ fn writers_of_ranges_of_their_own_lose_nothing_to_write_back_and_eviction() {
                     for step in 1..scaled(8_000) {
                         let n = random.below(want.len());
                         let at = writer * EACH + n * 512;
-                        assert_eq!(view.read::<u64>(at).unwrap(), want[n], "writer {writer}, byte {at}");
+                        assert_eq!(
+                            view.read::<u64>(at).unwrap(),
+                            want[n],
+                            "writer {writer}, byte {at}"
+                        );
                         want[n] = (writer as u64) << 32 | step;
                         view.write(at, &want[n]).unwrap();
                     }
@@ -141,13 +145,18 @@ fn private_writers_lose_nothing_to_the_spill_file() {
                 let mut want = vec![0_u64; part.len() / PAGE];
                 for step in 1..scaled(6_000) {
                     let n = random.below(want.len());
-                    let word: &mut [u8; 8] = (&mut part[n * PAGE..n * PAGE + 8]).try_into().unwrap();
+                    let word: &mut [u8; 8] =
+                        (&mut part[n * PAGE..n * PAGE + 8]).try_into().unwrap();
                     assert_eq!(u64::from_ne_bytes(*word), want[n], "writer {writer}, page {n}");
                     want[n] = step;
                     *word = step.to_ne_bytes();
                 }
                 for (n, want) in want.iter().enumerate() {
-                    assert_eq!(part[n * PAGE..n * PAGE + 8], want.to_ne_bytes(), "page {n} at the end");
+                    assert_eq!(
+                        part[n * PAGE..n * PAGE + 8],
+                        want.to_ne_bytes(),
+                        "page {n} at the end"
+                    );
                 }
             });
         }
@@ -164,7 +173,9 @@ fn direct(path: &std::path::Path) -> Option<File> {
 /// they are written.
 fn moves() -> Result<bool, &'static str> {
     let report = PagerReport::now().unwrap();
-    let used = |name| report.capabilities.iter().any(|capability| capability.name == name && capability.used);
+    let used = |name| {
+        report.capabilities.iter().any(|capability| capability.name == name && capability.used)
+    };
     match report.written_delivery {
         Delivery::Syscall | Delivery::Device => Ok(used("move")),
         _ => Err("system calls on missing pages are EFAULT with this delivery"),
@@ -174,8 +185,9 @@ fn moves() -> Result<bool, &'static str> {
 /// read(2) into a part of a map.
 fn read_into(file: &File, from: usize, part: &mut [u8]) {
     // SAFETY: the kernel writes into the slice, which is borrowed mutably.
-    let got =
-        unsafe { libc::pread(file.as_raw_fd(), part.as_mut_ptr().cast(), part.len(), from as libc::off_t) };
+    let got = unsafe {
+        libc::pread(file.as_raw_fd(), part.as_mut_ptr().cast(), part.len(), from as libc::off_t)
+    };
     assert_eq!(got, part.len() as isize, "{}", std::io::Error::last_os_error());
 }
 
@@ -208,7 +220,9 @@ fn read_directly_into(map: &mut PagedMut, file: &File, bytes: &[u8], want: &mut 
 fn direct_reads_into_a_map_are_not_lost_to_write_back_and_eviction() {
     match moves() {
         Err(why) => return skip_in_first_way(why),
-        Ok(false) => return skip_in_first_way("without UFFDIO_MOVE direct I/O is for pinned ranges"),
+        Ok(false) => {
+            return skip_in_first_way("without UFFDIO_MOVE direct I/O is for pinned ranges");
+        }
         Ok(true) => {}
     }
     let dir = disk_dir();
@@ -234,7 +248,9 @@ fn direct_reads_into_a_map_are_not_lost_to_write_back_and_eviction() {
 fn direct_reads_into_a_private_map_are_not_lost_to_the_spill_file() {
     match moves() {
         Err(why) => return skip_in_first_way(why),
-        Ok(false) => return skip_in_first_way("without UFFDIO_MOVE direct I/O is for pinned ranges"),
+        Ok(false) => {
+            return skip_in_first_way("without UFFDIO_MOVE direct I/O is for pinned ranges");
+        }
         Ok(true) => {}
     }
     let dir = disk_dir();
@@ -282,7 +298,8 @@ fn direct_reads_into_pins(pager: &Pager, syncs: bool) {
                 }
             });
             // SAFETY: the pinned bytes of the map; nobody looks at them before the call is over.
-            let got = unsafe { libc::pread(file.as_raw_fd(), to as *mut _, len, source as libc::off_t) };
+            let got =
+                unsafe { libc::pread(file.as_raw_fd(), to as *mut _, len, source as libc::off_t) };
             assert_eq!(got, len as isize, "{}", std::io::Error::last_os_error());
         });
         drop(pinned);

@@ -16,7 +16,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The tests that run in each way by default.
-const PART: [&str; 4] = ["contract::", "differential::", "stress::writers_of", "stress::private_writers"];
+const PART: [&str; 4] =
+    ["contract::", "differential::", "stress::writers_of", "stress::private_writers"];
 
 /// One after the other: each run has threads enough of its own.
 static ONE: Mutex<()> = Mutex::new(());

@@ -22,7 +22,9 @@ fn people_are_seen_by_name_while_somebody_has_them() {
     let world = World::new();
     let read = || shm_people(&["read", "people"]).output().unwrap();
     let none = read();
-    assert!(!none.status.success() && String::from_utf8_lossy(&none.stderr).contains("no such segment"));
+    assert!(
+        !none.status.success() && String::from_utf8_lossy(&none.stderr).contains("no such segment")
+    );
     let mut writer = shm_people(&["write", "people"]).spawn().unwrap();
     let mut said = String::new();
     BufReader::new(writer.stdout.take().unwrap()).read_line(&mut said).unwrap();

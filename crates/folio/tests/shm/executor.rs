@@ -74,7 +74,8 @@ pub(crate) fn run_all_on<'a>(
     let left = std::sync::atomic::AtomicUsize::new(futures.len());
     let work = || {
         loop {
-            let over = |queue: &mut VecDeque<usize>| queue.is_empty() && left.load(Ordering::SeqCst) > 0;
+            let over =
+                |queue: &mut VecDeque<usize>| queue.is_empty() && left.load(Ordering::SeqCst) > 0;
             let (mut queue, late) =
                 ready.1.wait_timeout_while(ready.0.lock().unwrap(), PATIENCE, over).unwrap();
             assert!(!late.timed_out(), "{} futures are never ready", left.load(Ordering::SeqCst));
@@ -82,10 +83,9 @@ pub(crate) fn run_all_on<'a>(
             drop(queue);
             let waker = Waker::from(Arc::new(Of(Arc::clone(&ready), next)));
             let mut future = futures[next].lock().unwrap();
-            if future
-                .as_mut()
-                .is_some_and(|future| future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready())
-            {
+            if future.as_mut().is_some_and(|future| {
+                future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready()
+            }) {
                 *future = None;
                 if left.fetch_sub(1, Ordering::SeqCst) == 1 {
                     let _queue = ready.0.lock().unwrap();
@@ -99,14 +99,18 @@ pub(crate) fn run_all_on<'a>(
 
 /// Runs many futures on this thread until all are ready; each is polled when it was woken, and only
 /// then.
-pub(crate) fn run_all<'a>(futures: impl IntoIterator<Item = Pin<Box<dyn Future<Output = ()> + 'a>>>) {
+pub(crate) fn run_all<'a>(
+    futures: impl IntoIterator<Item = Pin<Box<dyn Future<Output = ()> + 'a>>>,
+) {
     let ready: Arc<Ready> = Arc::default();
     let mut futures: Vec<_> = futures.into_iter().map(Some).collect();
     ready.0.lock().unwrap().extend(0..futures.len());
     let mut left = futures.len();
     while left > 0 {
-        let (mut queue, late) =
-            ready.1.wait_timeout_while(ready.0.lock().unwrap(), PATIENCE, |queue| queue.is_empty()).unwrap();
+        let (mut queue, late) = ready
+            .1
+            .wait_timeout_while(ready.0.lock().unwrap(), PATIENCE, |queue| queue.is_empty())
+            .unwrap();
         assert!(!late.timed_out(), "{left} futures are never ready");
         let Some(next) = queue.pop_front() else { continue };
         drop(queue);

@@ -335,7 +335,15 @@ fn killed_while_their_futures_compete_nobody_hangs_and_nothing_is_lost() {
         run_all((0..5).map(one));
     };
     let waits = || field!(desk.waits).load(Ordering::SeqCst);
-    compete(&mut ledger, WORKERS, kills, PATIENCE, |_| spawn_child(work), || field!(desk.go).set(), waits);
+    compete(
+        &mut ledger,
+        WORKERS,
+        kills,
+        PATIENCE,
+        |_| spawn_child(work),
+        || field!(desk.go).set(),
+        waits,
+    );
     settle(&mut ledger, field!(desk.pair).lock_with(patiently()));
     settle(&mut ledger, field!(desk.table).write_with(patiently()));
     drop(desk);

@@ -7,8 +7,8 @@ use crate::common::{End, Heir, child_succeeds, in_child, is_root, lower_limit, s
 use crate::executor::{PATIENCE, Told, block_on, poll_once, run_all, run_all_on};
 use folio::Errno;
 use folio::shm::{
-    Condvar, Event, Guard, Listener, Locked, Mutex, Once, ReadGuard, ReadLocked, RwLock, Segment, Share,
-    Wait, field,
+    Condvar, Event, Guard, Listener, Locked, Mutex, Once, ReadGuard, ReadLocked, RwLock, Segment,
+    Share, Wait, field,
 };
 use std::future::Future;
 use std::os::fd::{AsFd, AsRawFd};
@@ -89,7 +89,10 @@ fn is_woken(told: &Arc<Told>) {
 fn is_readable(fd: impl AsFd, time: Duration) -> bool {
     let mut poll = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one descriptor, as it says.
-    unsafe { libc::poll(&raw mut poll, 1, time.as_millis() as i32) == 1 && poll.revents & libc::POLLIN != 0 }
+    unsafe {
+        libc::poll(&raw mut poll, 1, time.as_millis() as i32) == 1
+            && poll.revents & libc::POLLIN != 0
+    }
 }
 
 #[test]
@@ -320,7 +323,8 @@ fn a_future_that_waits_for_a_killed_holder_gets_the_torn_value() {
         drop(block_on(later).unwrap().clean().unwrap());
 
         // And a reader that is killed leaves nothing.
-        let pid = stays(&desk, || std::mem::forget(field!(desk.table).shared_ref().read().unwrap()));
+        let pid =
+            stays(&desk, || std::mem::forget(field!(desk.table).shared_ref().read().unwrap()));
         drop(after_the_end_of(pid, table.write_async()).unwrap().clean().unwrap());
     }
     assert!(started.elapsed() < SOON, "only the timer wakes: {:?}", started.elapsed());
@@ -399,7 +403,13 @@ fn a_hundred_futures_and_another_process_at_one_lock_all_get_it() {
     let desk = desk();
     let (pid, _messages) = spawn_child(|| {
         for _ in 0..OTHERS {
-            field!(desk.number).lock().unwrap().clean().unwrap().update(|number| *number += 1).unwrap();
+            field!(desk.number)
+                .lock()
+                .unwrap()
+                .clean()
+                .unwrap()
+                .update(|number| *number += 1)
+                .unwrap();
         }
     });
     let work = |_| {
@@ -424,7 +434,8 @@ fn a_hundred_futures_and_another_process_at_one_lock_all_get_it() {
 fn a_process_short_of_descriptors_gets_an_error_or_waits_and_wakes_as_ever() {
     for room in 0..9 {
         let desk = desk();
-        let holder = stays(&desk, || std::mem::forget(field!(desk.number).shared_ref().lock().unwrap()));
+        let holder =
+            stays(&desk, || std::mem::forget(field!(desk.number).shared_ref().lock().unwrap()));
         let (pid, _messages) = spawn_child(|| {
             desk.check().unwrap();
             let (number, table, go) = (field!(desk.number), field!(desk.table), field!(desk.go));
@@ -526,7 +537,10 @@ fn no_signal_of_the_program_reaches_the_thread_that_waits_for_bells() {
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
             libc::sigaddset(&raw mut set, libc::SIGUSR1);
-            assert_eq!(libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()), 0);
+            assert_eq!(
+                libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()),
+                0
+            );
             assert_eq!(libc::kill(libc::getpid(), libc::SIGUSR1), 0);
             // Any thread that does not block it takes it meanwhile, and ends the process.
             std::thread::sleep(Duration::from_millis(50));
@@ -569,7 +583,14 @@ fn a_waker_may_poll_its_future_itself_and_drop_the_last_handle() {
             for _ in 0..10 {
                 field!(desk.go).take_async().await.unwrap();
                 let number = field!(desk.number);
-                number.lock_async().await.unwrap().clean().unwrap().update(|number| *number += 1).unwrap();
+                number
+                    .lock_async()
+                    .await
+                    .unwrap()
+                    .clean()
+                    .unwrap()
+                    .update(|number| *number += 1)
+                    .unwrap();
                 field!(desk.held).set();
             }
             drop(desk);
@@ -677,7 +698,9 @@ fn thousands_of_futures_in_several_segments_are_woken_by_any_polling_threads() {
             yield_once().await;
             guard.set(seen + 1).unwrap();
             drop(guard);
-            let ReadLocked::Clean(reads) = table.read_async().await.unwrap() else { panic!("torn") };
+            let ReadLocked::Clean(reads) = table.read_async().await.unwrap() else {
+                panic!("torn")
+            };
             yield_once().await;
             drop(reads);
             let mut writes = table.write_async().await.unwrap().clean().unwrap();
@@ -739,7 +762,8 @@ fn a_future_that_is_dropped_holds_nothing_takes_nothing_and_leaves_no_waker() {
         let mut reads = table.read_async();
         told.push(waits(&mut reads));
         assert!(table.try_read().unwrap().is_none());
-        let (mut takes, mut looks, mut done) = (go.take_async(), go.wait_async(), once.wait_async());
+        let (mut takes, mut looks, mut done) =
+            (go.take_async(), go.wait_async(), once.wait_async());
         told.extend([waits(&mut takes), waits(&mut looks), waits(&mut done)]);
         go.set();
     }
@@ -751,7 +775,9 @@ fn a_future_that_is_dropped_holds_nothing_takes_nothing_and_leaves_no_waker() {
     drop(table.try_read().unwrap().unwrap());
     kill(pid);
     let mut locks = number.lock_async();
-    let Poll::Ready(torn) = poll_once(&mut locks) else { panic!("a dead one's lock is waited for") };
+    let Poll::Ready(torn) = poll_once(&mut locks) else {
+        panic!("a dead one's lock is waited for")
+    };
     drop(torn.unwrap().or_repair(|_| Ok(())).unwrap());
     // A guard that was given and never taken out of its future is no guard.
     drop(poll_once(&mut number.lock_async()));
@@ -880,7 +906,8 @@ fn a_future_in_a_truncated_segment_gets_the_error() {
     let guard = field!(desk.number);
     let guard = guard.lock().unwrap();
     let (number, table, go) = (field!(desk.number), field!(desk.table), field!(desk.go));
-    let (mut locks, mut looks, mut reads) = (number.lock_async(), go.wait_async(), table.read_async());
+    let (mut locks, mut looks, mut reads) =
+        (number.lock_async(), go.wait_async(), table.read_async());
     let told = [waits(&mut locks), waits(&mut looks)];
     let writes = table.write().unwrap();
     let waits_to_read = waits(&mut reads);
@@ -904,14 +931,17 @@ fn guards_and_futures_may_be_sent_to_other_threads() {
     }
     let desk = desk();
     let (number, table) = (field!(desk.number), field!(desk.table));
-    let mut guard: Guard<'_, u64> = sent(block_on(sent(number.lock_async())).unwrap().clean().unwrap());
+    let mut guard: Guard<'_, u64> =
+        sent(block_on(sent(number.lock_async())).unwrap().clean().unwrap());
     std::thread::scope(|scope| {
         scope.spawn(move || {
             guard.set(3).unwrap();
             drop(guard);
         });
     });
-    let ReadLocked::Clean(reads) = sent(block_on(sent(table.read_async())).unwrap()) else { panic!("torn") };
+    let ReadLocked::Clean(reads) = sent(block_on(sent(table.read_async())).unwrap()) else {
+        panic!("torn")
+    };
     let reads: ReadGuard<'_, _> = sent(reads);
     std::thread::scope(|scope| drop(scope.spawn(move || drop(reads))));
     drop(block_on(sent(table.write_async())).unwrap().clean().unwrap());

@@ -4,10 +4,13 @@
 use crate::common::random::{Random, seed};
 use crate::common::segment_dir::World;
 use crate::common::{
-    End, Mounted, become_nobody, child_succeeds, in_child, is_root, lower_limit, skip, spawn_child, wait,
+    End, Mounted, become_nobody, child_succeeds, in_child, is_root, lower_limit, skip, spawn_child,
+    wait,
 };
 use folio::Errno;
-use folio::shm::{self, Lifetime, Mutex, RwLock, Segment, SegmentOptions, SegmentState, Share, Wait, field};
+use folio::shm::{
+    self, Lifetime, Mutex, RwLock, Segment, SegmentOptions, SegmentState, Share, Wait, field,
+};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +31,8 @@ fn a_peer_that_truncates_is_an_error_and_no_signal() {
     let world = World::new();
     for left in [0_u64, 100, 4096, 8192, 12_288] {
         let end = in_child(|| {
-            let numbers = SegmentOptions::new().count(100_000).create::<[AtomicU64]>("cut").unwrap();
+            let numbers =
+                SegmentOptions::new().count(100_000).create::<[AtomicU64]>("cut").unwrap();
             numbers.shared(0).unwrap().fetch_add(1, Ordering::SeqCst);
             let last = numbers.shared(99_999).unwrap();
             writable(&world, "cut").set_len(left).unwrap();
@@ -62,7 +66,8 @@ fn plain_loads_and_locks_of_truncated_memory_are_errors() {
         let locks = SegmentOptions::new().count(4).create::<[RwLock<[u8; 4096]>]>(name).unwrap();
         writable(&world, name).set_len(8192).unwrap();
         let place = locks.get(3).unwrap();
-        let error = if write { place.write().map(drop).err() } else { place.read().map(drop).err() };
+        let error =
+            if write { place.write().map(drop).err() } else { place.read().map(drop).err() };
         assert_eq!(error.unwrap().errno(), Errno::IO, "{name}");
     }
 }
@@ -111,7 +116,8 @@ fn bytes_that_go_away_during_a_copy_are_an_error_and_no_zeros() {
 #[test]
 fn a_truncated_segment_does_not_grow_together_again() {
     let world = World::new();
-    let numbers = SegmentOptions::new().count(10_000).capacity(100_000).create::<[u64]>("cut").unwrap();
+    let numbers =
+        SegmentOptions::new().count(10_000).capacity(100_000).create::<[u64]>("cut").unwrap();
     numbers.get(9_999).unwrap().store(7).unwrap();
     writable(&world, "cut").set_len(8192 + 4096).unwrap();
     // Nobody has met a page that is gone.
@@ -147,7 +153,8 @@ fn a_thread_that_waits_in_a_truncated_segment_gets_the_error() {
     let lock = Segment::<Mutex<u64>>::create("cut").unwrap();
     let guard = lock.shared_ref().lock().unwrap();
     let waited = std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| lock.shared_ref().lock_with(Wait::new().timeout(LONG)).map(drop));
+        let waiter =
+            scope.spawn(|| lock.shared_ref().lock_with(Wait::new().timeout(LONG)).map(drop));
         std::thread::sleep(Duration::from_millis(30));
         writable(&world, "cut").set_len(0).unwrap();
         waiter.join().unwrap()
@@ -196,7 +203,10 @@ fn random_garbage_is_no_segment_and_harms_nobody() {
         std::fs::write(world.file("garbage"), &bytes).unwrap();
         assert!(Segment::<u64>::open("garbage").is_err(), "seed {seed}, round {round}");
         let entry = shm::list().unwrap().remove(0);
-        assert!(matches!(entry.state, SegmentState::Damaged(_)), "seed {seed}, round {round}: {entry:?}");
+        assert!(
+            matches!(entry.state, SegmentState::Damaged(_)),
+            "seed {seed}, round {round}: {entry:?}"
+        );
         // Nobody knows whose it is: it is not collected, but may be removed by name.
         assert!(shm::remove_stale(false).unwrap().removed.is_empty());
         shm::remove("garbage").unwrap();
@@ -297,7 +307,8 @@ fn other_users_are_kept_out_unless_they_are_let_in() {
     let world = World::new();
     std::fs::set_permissions(world.path(), PermissionsExt::from_mode(0o1777)).unwrap();
     let private = Segment::<u64>::create("private").unwrap();
-    let group = SegmentOptions::new().mode(0o660).group(65534).create::<AtomicU64>("group").unwrap();
+    let group =
+        SegmentOptions::new().mode(0o660).group(65534).create::<AtomicU64>("group").unwrap();
     let all = SegmentOptions::new().mode(0o666).create::<AtomicU64>("all").unwrap();
     child_succeeds(|| {
         become_nobody();
@@ -307,7 +318,11 @@ fn other_users_are_kept_out_unless_they_are_let_in() {
         Segment::<AtomicU64>::open("group").unwrap().fetch_add(1, Ordering::SeqCst);
         // It was not said that the whole world may write.
         assert_eq!(Segment::<AtomicU64>::open("all").unwrap_err().errno(), Errno::PERM);
-        SegmentOptions::new().mode(0o666).open::<AtomicU64>("all").unwrap().fetch_add(1, Ordering::SeqCst);
+        SegmentOptions::new()
+            .mode(0o666)
+            .open::<AtomicU64>("all")
+            .unwrap()
+            .fetch_add(1, Ordering::SeqCst);
         let names = shm::list().unwrap();
         assert!(matches!(names.last().unwrap().state, SegmentState::Closed(_)), "{names:?}");
         // A trap for root.
@@ -378,8 +393,9 @@ fn lock(file: &File, start: i64, length: i64, kind: i32) {
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     (lock.l_start, lock.l_len, lock.l_type) = (start, length, kind as i16);
     // SAFETY: the kernel reads one `struct flock`.
-    let result =
-        unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(file), libc::F_OFD_SETLK, &raw const lock) };
+    let result = unsafe {
+        libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(file), libc::F_OFD_SETLK, &raw const lock)
+    };
     assert_eq!(result, 0);
 }
 
@@ -511,7 +527,10 @@ fn a_process_that_bars_all_slots_is_no_user() {
     lock(&file, 1 << 62, 257, libc::F_WRLCK);
     assert!(shm::list().unwrap()[0].users.is_empty());
     let error = shm::remove("barred").unwrap_err();
-    assert!(error.errno() == Errno::BUSY && error.to_string().contains("does not let go"), "{error}");
+    assert!(
+        error.errno() == Errno::BUSY && error.to_string().contains("does not let go"),
+        "{error}"
+    );
     lock(&file, 1 << 62, 257, libc::F_UNLCK);
     shm::remove("barred").unwrap();
 }
@@ -568,7 +587,10 @@ fn a_leaving_user_takes_no_other_segment_along_than_its_own() {
     // leave.
     writable(&world, "mine").write_all_at(&header, 0).unwrap();
     let error = Segment::<u64>::open("mine").unwrap_err();
-    assert!(error.errno() == Errno::UCLEAN && error.to_string().contains("changed its header"), "{error}");
+    assert!(
+        error.errno() == Errno::UCLEAN && error.to_string().contains("changed its header"),
+        "{error}"
+    );
     drop(mine);
     assert_eq!(world.files(), ["folio.kept", "folio.mine"]);
 }
@@ -582,7 +604,10 @@ fn a_limit_on_the_size_of_files_is_an_error_and_no_signal() {
         lower_limit(libc::RLIMIT_FSIZE, 1 << 16);
         let says = |error: folio::Error| {
             let text = error.to_string();
-            assert!(error.errno() == Errno::FBIG && text.contains("65536 bytes (RLIMIT_FSIZE)"), "{text}");
+            assert!(
+                error.errno() == Errno::FBIG && text.contains("65536 bytes (RLIMIT_FSIZE)"),
+                "{text}"
+            );
         };
         says(before.grow(100_000).unwrap_err());
         says(SegmentOptions::new().count(100_000).create::<[u64]>("large").unwrap_err());

@@ -6,8 +6,8 @@ use crate::common::segment_dir::World;
 use crate::common::{skip, spawn_child};
 use crate::torn_pair::{PATIENCE, Pair, change, patiently, repair, settle};
 use folio::shm::{
-    self, Condvar, Lifetime, Mutex, Once, ReadLocked, RwLock, Segment, SegmentOptions, Share, Shared,
-    SharedRef, Wait, field,
+    self, Condvar, Lifetime, Mutex, Once, ReadLocked, RwLock, Segment, SegmentOptions, Share,
+    Shared, SharedRef, Wait, field,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -93,9 +93,19 @@ fn open_and_leave_disturb_nobody_at_any_step() {
             &mut ledger,
             Step::Call,
             100,
-            || (!alone).then(|| made(Lifetime::WhileUsed).count(4).create_with("used", init).unwrap()),
+            || {
+                (!alone)
+                    .then(|| made(Lifetime::WhileUsed).count(4).create_with("used", init).unwrap())
+            },
             |_| (),
-            |()| drop(made(Lifetime::WhileUsed).count(4).open_or_create_with::<[u64]>("used", init).unwrap()),
+            |()| {
+                drop(
+                    made(Lifetime::WhileUsed)
+                        .count(4)
+                        .open_or_create_with::<[u64]>("used", init)
+                        .unwrap(),
+                )
+            },
             |ledger, mine| {
                 let start = Instant::now();
                 let entry = shm::list().unwrap().pop();
@@ -106,7 +116,10 @@ fn open_and_leave_disturb_nobody_at_any_step() {
                     ledger.corrupted += u64::from(users.iter().map(|user| user.pid).ne([me]));
                     ledger.corrupted += u64::from(mine.get(0).unwrap().load().unwrap() != WRITTEN);
                 } else {
-                    let again = made(Lifetime::WhileUsed).count(4).open_or_create_with("used", init).unwrap();
+                    let again = made(Lifetime::WhileUsed)
+                        .count(4)
+                        .open_or_create_with("used", init)
+                        .unwrap();
                     ledger.corrupted += u64::from(again.get(1).unwrap().load().unwrap() != WRITTEN);
                 }
                 ledger.hung += u64::from(start.elapsed() > PATIENCE);
@@ -223,8 +236,9 @@ fn a_waiter_of_a_condition_may_die_at_every_instruction() {
                 let waiter = scope.spawn(|| {
                     let lock = field!(desk.pair);
                     let guard = lock.lock().unwrap().or_repair(repair).unwrap();
-                    let none =
-                        |_: SharedRef<'_, Pair>| Ok(field!(desk.ready).word.load(Ordering::SeqCst) == 0);
+                    let none = |_: SharedRef<'_, Pair>| {
+                        Ok(field!(desk.ready).word.load(Ordering::SeqCst) == 0)
+                    };
                     drop(field!(desk.changed).wait_while(guard, none).unwrap());
                 });
                 std::thread::yield_now();

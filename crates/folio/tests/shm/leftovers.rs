@@ -5,7 +5,9 @@ use crate::common::kill_sweep::{Ended, Ledger, Step, can_trace, compete, run_aro
 use crate::common::segment_dir::World;
 use crate::common::{End, child_succeeds, in_child, is_root, lower_limit, skip, spawn_child, wait};
 use folio::Errno;
-use folio::shm::{self, ChannelOptions, Lifetime, LogOptions, Segment, SegmentOptions, SegmentState, Start};
+use folio::shm::{
+    self, ChannelOptions, Lifetime, LogOptions, Segment, SegmentOptions, SegmentState, Start,
+};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -99,8 +101,9 @@ fn is_locked(path: &std::path::Path) -> bool {
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = libc::F_WRLCK as i16;
     // SAFETY: the kernel reads and writes one `struct flock`.
-    let result =
-        unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&file), libc::F_OFD_GETLK, &raw mut lock) };
+    let result = unsafe {
+        libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&file), libc::F_OFD_GETLK, &raw mut lock)
+    };
     assert_eq!(result, 0);
     i32::from(lock.l_type) != libc::F_UNLCK
 }
@@ -118,14 +121,20 @@ fn a_leftover_that_its_last_user_may_not_remove_counts_as_absent() {
     for killed in [false, true] {
         leave_behind("left", 100, killed);
         let entry = shm::list().unwrap().remove(0);
-        assert_eq!((&entry.state, entry.owner, entry.users.len()), (&SegmentState::Leftover, ANNA, 0));
+        assert_eq!(
+            (&entry.state, entry.owner, entry.users.len()),
+            (&SegmentState::Leftover, ANNA, 0)
+        );
         as_user(CARL, || {
             for _ in 0..2 {
                 assert_eq!(ours().open::<[u64]>("left").unwrap_err().errno(), Errno::NOENT);
             }
             // Its file says so, whichever way one comes to it.
             let error = ours().open_file::<[u64]>(world.file("left")).unwrap_err();
-            assert!(error.errno() == Errno::UCLEAN && error.to_string().contains("leftover"), "{error}");
+            assert!(
+                error.errno() == Errno::UCLEAN && error.to_string().contains("leftover"),
+                "{error}"
+            );
             let file = std::fs::File::open(world.file("left")).unwrap();
             assert_eq!(ours().from_fd::<[u64]>(&file).unwrap_err().errno(), Errno::NOENT);
             // It is Anna's, and root's, to take away.
@@ -140,7 +149,10 @@ fn a_leftover_that_its_last_user_may_not_remove_counts_as_absent() {
             // A creator that does not ask for mode 660 gets no segment that a group may write to.
             let private = SegmentOptions::new().owner(ANNA);
             let error = private.create::<[u64]>("left").unwrap_err();
-            assert!(error.errno() == Errno::PERM && error.to_string().contains("mode 660"), "{error}");
+            assert!(
+                error.errno() == Errno::PERM && error.to_string().contains("mode 660"),
+                "{error}"
+            );
         });
         assert_eq!(shm::list().unwrap()[0].state, SegmentState::Leftover);
         assert_eq!(world.files(), ["folio.left"]);
@@ -152,7 +164,8 @@ fn a_leftover_that_its_last_user_may_not_remove_counts_as_absent() {
 #[test]
 fn the_next_of_the_group_makes_it_anew_and_finds_zeros() {
     let Some(world) = sticky() else { return };
-    for (killed, before, count) in [(false, 1000, 10), (true, 1000, 10), (false, 10, 5000), (true, 10, 5000)]
+    for (killed, before, count) in
+        [(false, 1000, 10), (true, 1000, 10), (false, 10, 5000), (true, 10, 5000)]
     {
         leave_behind("left", before, killed);
         let inode = std::fs::metadata(world.file("left")).unwrap().ino();
@@ -195,7 +208,9 @@ fn the_next_of_the_group_makes_it_anew_and_finds_zeros() {
         });
         drop(made.unwrap());
     });
-    as_user(BERT, || assert_eq!(ours().open::<AtomicU64>("left").unwrap().load(Ordering::SeqCst), NEW));
+    as_user(BERT, || {
+        assert_eq!(ours().open::<AtomicU64>("left").unwrap().load(Ordering::SeqCst), NEW)
+    });
     assert_eq!(shm::list().unwrap()[0].state, SegmentState::Idle);
     shm::remove("left").unwrap();
 }
@@ -228,12 +243,16 @@ fn a_child_that_never_used_the_old_one_cannot_join_the_new_one_by_it() {
     };
     let (anna, _messages) = spawn_child(|| {
         become_user(ANNA);
-        let segment = ours().count(100).create_with::<[u64]>("left", |segment| fill(segment, OLD)).unwrap();
+        let segment =
+            ours().count(100).create_with::<[u64]>("left", |segment| fill(segment, OLD)).unwrap();
         let (child, _messages) = spawn_child(|| {
             wait_until(2);
             // The file has the name, and holds another segment.
             let error = segment.check().unwrap_err();
-            assert!(error.errno() == Errno::NOENT && error.to_string().contains("forked child"), "{error}");
+            assert!(
+                error.errno() == Errno::NOENT && error.to_string().contains("forked child"),
+                "{error}"
+            );
             assert_eq!(segment.get(0).unwrap().store(OLD).unwrap_err().errno(), Errno::NOENT);
             let fresh = ours().open::<[u64]>("left").unwrap();
             assert!(fresh.id() != segment.id() && is_full_of(&fresh, NEW));
@@ -242,7 +261,8 @@ fn a_child_that_never_used_the_old_one_cannot_join_the_new_one_by_it() {
             drop(segment.clone());
             let again = ours().open::<[u64]>("left").unwrap();
             assert!(
-                again.id() == fresh.id() && again.get(0).unwrap().as_ptr() == fresh.get(0).unwrap().as_ptr()
+                again.id() == fresh.id()
+                    && again.get(0).unwrap().as_ptr() == fresh.get(0).unwrap().as_ptr()
             );
             gate.store(3, Ordering::SeqCst);
         });
@@ -255,7 +275,8 @@ fn a_child_that_never_used_the_old_one_cannot_join_the_new_one_by_it() {
     assert_eq!(wait(anna), End::Exited(0));
     as_user(CARL, || {
         wait_until(1);
-        let fresh = ours().count(100).create_with::<[u64]>("left", |segment| fill(segment, NEW)).unwrap();
+        let fresh =
+            ours().count(100).create_with::<[u64]>("left", |segment| fill(segment, NEW)).unwrap();
         gate.store(2, Ordering::SeqCst);
         wait_until(3);
         assert!(is_full_of(&fresh, NEW));
@@ -315,7 +336,8 @@ fn many_that_make_it_anew_at_once_make_one_segment() {
                         gate.fetch_add(0x100, Ordering::SeqCst);
                         fill(segment, NEW)
                     };
-                    let open = || ours().count(50).open_or_create_with::<[u64]>("left", made).unwrap();
+                    let open =
+                        || ours().count(50).open_or_create_with::<[u64]>("left", made).unwrap();
                     // Its threads are as quick as other processes.
                     let (segment, other) = std::thread::scope(|scope| {
                         let other = scope.spawn(open);
@@ -338,7 +360,9 @@ fn many_that_make_it_anew_at_once_make_one_segment() {
             start();
             while gate.load(Ordering::SeqCst) >> 16 != EACH {
                 match ours().open::<[u64]>("left") {
-                    Ok(segment) => assert!(segment.len() == 50 && is_full_of(&segment, NEW), "round {round}"),
+                    Ok(segment) => {
+                        assert!(segment.len() == 50 && is_full_of(&segment, NEW), "round {round}")
+                    }
                     Err(error) => assert_eq!(error.errno(), Errno::NOENT, "round {round}: {error}"),
                 }
             }
@@ -431,7 +455,8 @@ fn whatever_others_make_of_it_between_two_steps_it_is_made_of_zeros() {
                     assert!(is_full_of(segment, 0));
                     fill(segment, NEW)
                 };
-                let segment = ours().capacity(8000).open_or_create_with::<[u64]>("left", made).unwrap();
+                let segment =
+                    ours().capacity(8000).open_or_create_with::<[u64]>("left", made).unwrap();
                 assert!(is_full_of(&segment, NEW));
             },
             || {
@@ -474,7 +499,8 @@ fn killed_while_others_make_it_anew_and_leave_it_nobody_sees_old_bytes() {
                 fill(segment, NEW)
             };
             loop {
-                let segment = ours().count(100).open_or_create_with::<[u64]>("left", zeros).unwrap();
+                let segment =
+                    ours().count(100).open_or_create_with::<[u64]>("left", zeros).unwrap();
                 assert!(segment.len() == 100 && is_full_of(&segment, NEW), "it is whole");
                 drop(segment);
                 rounds.fetch_add(1, Ordering::SeqCst);

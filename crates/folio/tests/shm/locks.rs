@@ -3,7 +3,8 @@
 use crate::common::{End, child_succeeds, in_child, spawn_child, wait};
 use folio::Errno;
 use folio::shm::{
-    Condvar, Event, Locked, Mutex, Once, ReadLocked, RwLock, Segment, SegmentOptions, Share, Wait, field,
+    Condvar, Event, Locked, Mutex, Once, ReadLocked, RwLock, Segment, SegmentOptions, Share, Wait,
+    field,
 };
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -238,7 +239,10 @@ fn garbage_in_a_lock_is_a_dead_owners() {
             matches!(numbers.shared_ref().try_read().unwrap().unwrap(), ReadLocked::Torn(_)),
             "{garbage:#x}"
         );
-        assert!(matches!(numbers.shared_ref().read().unwrap(), ReadLocked::Torn(_)), "{garbage:#x}");
+        assert!(
+            matches!(numbers.shared_ref().read().unwrap(), ReadLocked::Torn(_)),
+            "{garbage:#x}"
+        );
         assert!(numbers.shared_ref().write().unwrap().is_torn(), "{garbage:#x}");
         let read = crate::executor::block_on(numbers.shared_ref().read_async()).unwrap();
         let ReadLocked::Torn(torn) = read else { panic!("{garbage:#x} is taken for order") };
@@ -369,10 +373,14 @@ fn a_dead_reader_holds_nobody_up_and_a_dead_writer_is_reported_to_readers() {
         guard.field(|table| &table[0]).store(9).unwrap();
         std::mem::forget(guard);
     });
-    let ReadLocked::Torn(torn) = table.read_with(patiently()).unwrap() else { panic!("said to be clean") };
+    let ReadLocked::Torn(torn) = table.read_with(patiently()).unwrap() else {
+        panic!("said to be clean")
+    };
     assert_eq!(torn.shared_ref().load().unwrap(), [9, 0]);
     // It is this thread's alone.
-    child_succeeds(|| assert_eq!(field!(desk.table).read_with(short).unwrap_err().errno(), Errno::TIMEDOUT));
+    child_succeeds(|| {
+        assert_eq!(field!(desk.table).read_with(short).unwrap_err().errno(), Errno::TIMEDOUT)
+    });
     drop(torn.repair(|table| table.store([9, 9])).unwrap());
     let ReadLocked::Clean(guard) = table.read().unwrap() else { panic!("torn") };
     assert_eq!(guard.get().unwrap(), [9, 9]);
@@ -381,7 +389,8 @@ fn a_dead_reader_holds_nobody_up_and_a_dead_writer_is_reported_to_readers() {
 #[test]
 fn an_event_is_seen_by_all_waiters_and_taken_by_one() {
     let desk = desk();
-    let waiters: Vec<_> = (0..2).map(|_| spawn_child(|| field!(desk.go).wait().unwrap()).0).collect();
+    let waiters: Vec<_> =
+        (0..2).map(|_| spawn_child(|| field!(desk.go).wait().unwrap()).0).collect();
     let parked = std::time::Instant::now();
     while parked.elapsed() < Duration::from_millis(20) {
         std::thread::yield_now();
@@ -468,7 +477,9 @@ fn a_writer_behind_a_dead_reader_gets_on_however_busy_others_keep_it() {
     let desk = Segment::<RwLock<u64>>::anonymous().unwrap();
     let ready = Segment::<AtomicU64>::anonymous().unwrap();
     let (reader, _messages) = spawn_child(|| {
-        let ReadLocked::Clean(guard) = desk.shared_ref().read().unwrap() else { panic!("nobody wrote") };
+        let ReadLocked::Clean(guard) = desk.shared_ref().read().unwrap() else {
+            panic!("nobody wrote")
+        };
         ready.store(1, Ordering::SeqCst);
         std::thread::sleep(LONG * 4);
         drop(guard);
@@ -477,7 +488,8 @@ fn a_writer_behind_a_dead_reader_gets_on_however_busy_others_keep_it() {
         std::thread::yield_now();
     }
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| desk.shared_ref().write_with(patiently()).map(|locked| locked.is_torn()));
+        let writer = scope
+            .spawn(|| desk.shared_ref().write_with(patiently()).map(|locked| locked.is_torn()));
         // Each reader that finds the writer waiting leaves again, which ends the writer's park.
         let busy = scope.spawn(|| {
             while ready.load(Ordering::SeqCst) != 2 {
@@ -560,7 +572,9 @@ fn a_writer_that_is_killed_while_it_waits_for_readers_tears_nothing() {
     assert!(table.write_with(patiently()).unwrap().is_torn());
     // It stays torn through one that takes it, waits for nobody, and is killed.
     dies_after(&desk, || std::mem::forget(field!(desk.table).shared_ref().write().unwrap()));
-    let ReadLocked::Torn(torn) = table.read_with(patiently()).unwrap() else { panic!("said to be clean") };
+    let ReadLocked::Torn(torn) = table.read_with(patiently()).unwrap() else {
+        panic!("said to be clean")
+    };
     drop(torn.repair(|_| Ok(())).unwrap());
     drop(table.try_write().unwrap().unwrap().clean().unwrap());
 }
@@ -602,7 +616,9 @@ fn a_try_waits_for_no_living_holder() {
     assert!(table.is_poisoned() && table.clear_poison() && !table.is_poisoned());
     drop(table.try_write().unwrap().unwrap().or_repair(|_| Ok(())).unwrap());
     let numbers = field!(desk.numbers);
-    assert!(numbers.try_lock().unwrap().is_some() && !numbers.is_poisoned() && !numbers.clear_poison());
+    assert!(
+        numbers.try_lock().unwrap().is_some() && !numbers.is_poisoned() && !numbers.clear_poison()
+    );
 }
 
 #[test]
@@ -646,10 +662,11 @@ fn a_notification_without_waiters_makes_no_system_call() {
         return crate::common::skip("this process may not trace its children");
     }
     let desk = desk();
-    let calls = |work: &dyn Fn()| match run(Step::Call, u64::MAX, || desk.check().unwrap(), |()| work()) {
-        Some(Ended::Through(steps)) => steps,
-        other => panic!("{other:?}"),
-    };
+    let calls =
+        |work: &dyn Fn()| match run(Step::Call, u64::MAX, || desk.check().unwrap(), |()| work()) {
+            Some(Ended::Through(steps)) => steps,
+            other => panic!("{other:?}"),
+        };
     let (changed, numbers, go) = (field!(desk.changed), field!(desk.numbers), field!(desk.go));
     let wait_once = || {
         let guard = numbers.lock().unwrap().clean().unwrap();

@@ -4,7 +4,8 @@
 use crate::common::segment_dir::World;
 use crate::executor::{PATIENCE, block_on};
 use folio::shm::{
-    Channel, ChannelOptions, Event, Lifetime, Log, Mutex, Once, RwLock, Segment, SegmentOptions, Start, Wait,
+    Channel, ChannelOptions, Event, Lifetime, Log, Mutex, Once, RwLock, Segment, SegmentOptions,
+    Start, Wait,
 };
 use folio::{Errno, Error};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -93,8 +94,9 @@ fn each_wait_ends_when_the_name_is_removed() {
     std::thread::scope(|scope| {
         let waits = [
             scope.spawn(|| lock.shared_ref().lock().map(drop)),
-            scope
-                .spawn(|| lock.shared_ref().lock_with(Wait::new().timeout(PATIENCE).always_spin()).map(drop)),
+            scope.spawn(|| {
+                lock.shared_ref().lock_with(Wait::new().timeout(PATIENCE).always_spin()).map(drop)
+            }),
             scope.spawn(|| table.shared_ref().write_with(wait).map(drop)),
             scope.spawn(|| event.shared_ref().wait_with(wait).map(drop)),
             scope.spawn(|| once.shared_ref().wait(wait)),
@@ -184,7 +186,9 @@ fn futures_end_when_the_name_is_removed() {
         let waits = [
             scope.spawn(|| block_on(lock.shared_ref().lock_async()).map(drop)),
             scope.spawn(|| block_on(event.shared_ref().wait_async())),
-            scope.spawn(|| block_on(channel.receiver().unwrap().recv_async(&mut Vec::new())).map(drop)),
+            scope.spawn(|| {
+                block_on(channel.receiver().unwrap().recv_async(&mut Vec::new())).map(drop)
+            }),
         ];
         std::thread::sleep(Duration::from_millis(50));
         for name in ["lock", "event", "channel"] {

@@ -11,7 +11,12 @@ use std::time::Duration;
 #[test]
 fn a_descriptor_that_is_no_segment_is_not_to_be_removed() {
     let null = File::options().read(true).write(true).open("/dev/null").unwrap();
-    says(Segment::<u64>::from_fd(&null), Errno::INVAL, &["regular file", "Segment::file"], &["shm rm"]);
+    says(
+        Segment::<u64>::from_fd(&null),
+        Errno::INVAL,
+        &["regular file", "Segment::file"],
+        &["shm rm"],
+    );
     let file = tempfile::tempfile().unwrap();
     says(Segment::<u64>::from_fd(&file), Errno::UCLEAN, &["Segment::file"], &["shm rm"]);
 }
@@ -25,7 +30,12 @@ fn only_names_of_the_directory_are_removed_by_the_command() {
     let path = dir.path().join("bad");
     std::fs::write(&path, "no segment").unwrap();
     says(SegmentOptions::new().open_file::<u64>(&path), Errno::UCLEAN, &["rm(1)"], &["shm rm"]);
-    says(SegmentOptions::new().create_file::<u64>(&path), Errno::EXIST, &["there is a file"], &["shm rm"]);
+    says(
+        SegmentOptions::new().create_file::<u64>(&path),
+        Errno::EXIST,
+        &["there is a file"],
+        &["shm rm"],
+    );
 }
 
 #[test]
@@ -58,7 +68,9 @@ fn a_leftover_of_an_untrusted_user_is_reported_as_one() {
         });
     };
     // The child ends without the destructors that would take the name away.
-    as_user(STRANGER, &|| std::mem::forget(SegmentOptions::new().mode(0o666).create::<u64>("left").unwrap()));
+    as_user(STRANGER, &|| {
+        std::mem::forget(SegmentOptions::new().mode(0o666).create::<u64>("left").unwrap())
+    });
     as_user(OTHER, &|| {
         let made = SegmentOptions::new().mode(0o666).create::<u64>("left");
         says(made, Errno::EXIST, &["a leftover", "user 60005", "folio shm rm"], &["in use"]);
@@ -71,7 +83,12 @@ fn a_wait_that_is_over_names_its_object() {
     let channel = Channel::anonymous(1 << 16).unwrap();
     let mut receiver = channel.receiver().unwrap();
     receiver.set_wait(short);
-    says(receiver.recv(&mut Vec::new()), Errno::TIMEDOUT, &["a sender sends"], &["who has it", "shm ls"]);
+    says(
+        receiver.recv(&mut Vec::new()),
+        Errno::TIMEDOUT,
+        &["a sender sends"],
+        &["who has it", "shm ls"],
+    );
     let channel = Channel::anonymous(1 << 12).unwrap();
     let (mut sender, _receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     sender.set_wait(short);
@@ -110,16 +127,31 @@ fn without_proc_shared_memory_says_that_proc_is_missing() {
                     libc::MS_REC | libc::MS_PRIVATE,
                     std::ptr::null(),
                 ) == 0
-                && libc::mount(c"none".as_ptr(), c"/proc".as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null())
-                    == 0
+                && libc::mount(
+                    c"none".as_ptr(),
+                    c"/proc".as_ptr(),
+                    c"tmpfs".as_ptr(),
+                    0,
+                    std::ptr::null(),
+                ) == 0
         };
         if !hidden {
             return skip("hiding /proc is not allowed");
         }
         let wrong = ["there is no such file", "does not exist"];
-        says(Segment::<u64>::from_fd(segment.file()), Errno::NOENT, &["no /proc is mounted"], &wrong);
+        says(
+            Segment::<u64>::from_fd(segment.file()),
+            Errno::NOENT,
+            &["no /proc is mounted"],
+            &wrong,
+        );
         says(Segment::<u64>::anonymous(), Errno::NOENT, &["no /proc is mounted"], &wrong);
         let path = dir.path().join("segment");
-        says(SegmentOptions::new().create_file::<u64>(path), Errno::NOENT, &["no /proc is mounted"], &wrong);
+        says(
+            SegmentOptions::new().create_file::<u64>(path),
+            Errno::NOENT,
+            &["no /proc is mounted"],
+            &wrong,
+        );
     });
 }

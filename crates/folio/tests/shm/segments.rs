@@ -2,7 +2,9 @@
 
 use crate::common::segment_dir::World;
 use crate::common::{End, child_succeeds, in_child, lower_limit};
-use folio::shm::{self, Lifetime, Locked, Mutex, ReadLocked, RwLock, Segment, SegmentOptions, Share, field};
+use folio::shm::{
+    self, Lifetime, Locked, Mutex, ReadLocked, RwLock, Segment, SegmentOptions, Share, field,
+};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -42,7 +44,8 @@ fn two_processes_that_know_a_name_share_a_value() {
 #[test]
 fn growth_is_seen_by_all_and_moves_nothing() {
     let _world = World::new();
-    let numbers = SegmentOptions::new().count(10).capacity(1 << 20).create::<[u64]>("numbers").unwrap();
+    let numbers =
+        SegmentOptions::new().count(10).capacity(1 << 20).create::<[u64]>("numbers").unwrap();
     let first = numbers.get(0).unwrap().as_ptr();
     let end = in_child(|| {
         numbers.grow(100_000).unwrap();
@@ -124,7 +127,10 @@ fn an_initializer_that_fails_leaves_nothing() {
     let options = SegmentOptions::new();
     let failing = |_: &Segment<u64>| Err(folio::FileMap::open("/nowhere").unwrap_err());
     assert_eq!(options.create_with("none", failing).unwrap_err().errno(), folio::Errno::NOENT);
-    assert_eq!(options.open_or_create_with("none", failing).unwrap_err().errno(), folio::Errno::NOENT);
+    assert_eq!(
+        options.open_or_create_with("none", failing).unwrap_err().errno(),
+        folio::Errno::NOENT
+    );
     assert_eq!(world.files(), [""; 0]);
 }
 
@@ -241,7 +247,10 @@ fn many_processes_that_start_at_once_make_one_segment() {
 fn a_field_is_a_part_of_its_value() {
     let board = Segment::<Board>::anonymous().unwrap();
     let base = board.shared_ref().as_ptr() as usize;
-    assert_eq!(field!(board.title).shared_ref().as_ptr() as usize - base, std::mem::offset_of!(Board, title));
+    assert_eq!(
+        field!(board.title).shared_ref().as_ptr() as usize - base,
+        std::mem::offset_of!(Board, title)
+    );
     let large = SegmentOptions::new().anonymous::<[[u64; 1000]; 10]>().unwrap();
     let one = large.shared_ref().field(|rows| &rows[3][7]);
     assert_eq!(one.as_ptr() as usize - large.shared_ref().as_ptr() as usize, 3007 * 8);
@@ -362,7 +371,8 @@ fn a_user_keeps_the_name_however_others_come_leave_and_collect() {
                     // The file behind the name is this one, from the first moment to the last.
                     let mine = rustix::fs::fstat(segment.file()).unwrap().st_ino;
                     for _ in 0..3 {
-                        let named = std::fs::metadata(&path).expect("the name was taken away under a party");
+                        let named = std::fs::metadata(&path)
+                            .expect("the name was taken away under a party");
                         assert_eq!(named.ino(), mine, "two segments have one name");
                         std::thread::yield_now();
                     }
@@ -545,7 +555,12 @@ fn plain_data_is_viewed_where_it_lies() {
     assert_eq!((one.load().unwrap().a, one.view().unwrap().len()), (5, 8));
     // Missing bytes are an error, and no signal to the holder of a view.
     let view = numbers.view().unwrap();
-    std::fs::OpenOptions::new().write(true).open(numbers.path().unwrap()).unwrap().set_len(8192).unwrap();
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(numbers.path().unwrap())
+        .unwrap()
+        .set_len(8192)
+        .unwrap();
     assert_eq!(view.get(32), Some(0));
     assert_eq!(numbers.view().unwrap_err().errno(), folio::Errno::IO);
     assert!(numbers.get(0).unwrap().view_mut().is_err());
@@ -601,7 +616,9 @@ fn guards_of_a_struct_that_is_larger_than_the_stack_reach_its_parts() {
         guard.view_mut().unwrap().copy_from(&[9; 4], 8).unwrap();
         field!(guard.number).store(2).unwrap();
         drop(guard);
-        let ReadLocked::Clean(guard) = table.shared_ref().read().unwrap() else { panic!("nobody died") };
+        let ReadLocked::Clean(guard) = table.shared_ref().read().unwrap() else {
+            panic!("nobody died")
+        };
         assert_eq!(field!(guard.number).load().unwrap(), 2);
         assert_eq!(guard.get_field(|wide| &wide.number).unwrap(), 2);
         assert_eq!(field!(guard.rows).get(3).unwrap().load().unwrap(), 9);
@@ -628,7 +645,9 @@ fn guards_of_a_struct_that_is_larger_than_the_stack_reach_its_parts() {
 #[test]
 fn atomics_under_a_lock_held_for_reading_are_used_in_place() {
     let counts = Segment::<RwLock<[AtomicU64; 2]>>::anonymous().unwrap();
-    let ReadLocked::Clean(guard) = counts.shared_ref().read().unwrap() else { panic!("nobody died") };
+    let ReadLocked::Clean(guard) = counts.shared_ref().read().unwrap() else {
+        panic!("nobody died")
+    };
     guard.read_ref().get(1).unwrap().fetch_add(5, Ordering::SeqCst);
     assert_eq!(guard.field(|counts| &counts[1]).load(Ordering::SeqCst), 5);
 }

@@ -56,9 +56,14 @@ pub(super) fn explain(errno: Errno, subject: &Subject) -> (Text, Text) {
         Errno::IO => fixed("the device failed to read or to free the pages", "check the device"),
         Errno::NOMEM => not_mapped(subject).unwrap_or_else(|| match subject.huge {
             Some(page) if populates(subject.advice) => huge_pool_of(Some(page), subject),
-            _ => fixed("there is not enough memory for the pages", "free memory, or ask for fewer pages"),
+            _ => fixed(
+                "there is not enough memory for the pages",
+                "free memory, or ask for fewer pages",
+            ),
         }),
-        Errno::OPNOTSUPP => fixed("the file's file system cannot punch holes", "write zeros instead"),
+        Errno::OPNOTSUPP => {
+            fixed("the file's file system cannot punch holes", "write zeros instead")
+        }
         Errno::PERM if process::is_sealed(&addresses(subject)) => fixed(
             "the advice would destroy the contents of memory that is sealed (mseal) and not writable",
             "leave the advice out: the contents stay for the life of the process",
@@ -67,10 +72,13 @@ pub(super) fn explain(errno: Errno, subject: &Subject) -> (Text, Text) {
             "the file is sealed against writing, or is append-only, immutable or in use as swap space",
             "F_GET_SEALS and lsattr(1) show which; or use DontNeed, which drops the pages from the map only",
         ),
-        Errno::PERM => {
-            fixed("the advice needs CAP_SYS_ADMIN", "run with the capability, or leave the advice out")
+        Errno::PERM => fixed(
+            "the advice needs CAP_SYS_ADMIN",
+            "run with the capability, or leave the advice out",
+        ),
+        Errno::HWPOISON => {
+            fixed("a page of the range is poisoned by a memory failure", "give the range up")
         }
-        Errno::HWPOISON => fixed("a page of the range is poisoned by a memory failure", "give the range up"),
         _ => file(errno, subject),
     }
 }
@@ -78,7 +86,8 @@ pub(super) fn explain(errno: Errno, subject: &Subject) -> (Text, Text) {
 /// EINVAL: the version of the kernel first, then the memory that the advice was given for.
 fn invalid(subject: &Subject) -> (Text, Text) {
     let Some(advice) = subject.advice else { return unknown() };
-    if let Some((major, minor)) = since(advice).filter(|&needed| process::kernel_version() < needed) {
+    if let Some((major, minor)) = since(advice).filter(|&needed| process::kernel_version() < needed)
+    {
         return (
             format!("the advice needs Linux {major}.{minor}, and this kernel is older").into(),
             "leave the advice out, or use a newer kernel".into(),
@@ -105,7 +114,9 @@ fn invalid(subject: &Subject) -> (Text, Text) {
             "the pages are populated for writing, and the protection of some of them forbids writing",
             "populate them for reading, or make them writable first (protect)",
         ),
-        libc::MADV_FREE | libc::MADV_WIPEONFORK if !areas.iter().all(process::Vma::is_private_anonymous) => {
+        libc::MADV_FREE | libc::MADV_WIPEONFORK
+            if !areas.iter().all(process::Vma::is_private_anonymous) =>
+        {
             fixed(
                 "the advice (FREE, WIPEONFORK) is for private anonymous memory, and some of the range is not this kind of memory",
                 "leave it out here",
@@ -119,9 +130,10 @@ fn invalid(subject: &Subject) -> (Text, Text) {
             "locked pages are not dropped and not paged out, and the range has some",
             "unlock them first, or drop them with Discard::DontNeedLocked (since 5.18)",
         ),
-        libc::MADV_MERGEABLE | libc::MADV_UNMERGEABLE => {
-            fixed("this kernel was built without the merging of pages (KSM)", "leave the advice out")
-        }
+        libc::MADV_MERGEABLE | libc::MADV_UNMERGEABLE => fixed(
+            "this kernel was built without the merging of pages (KSM)",
+            "leave the advice out",
+        ),
         libc::MADV_HUGEPAGE | libc::MADV_NOHUGEPAGE => fixed(
             "this kernel was built without transparent huge pages, or the memory is of a kind that cannot have them",
             "leave the advice out",
@@ -135,7 +147,10 @@ fn invalid(subject: &Subject) -> (Text, Text) {
             fixed("pages of the hugetlb pool do not take the advice", "leave the advice out here")
         }
         libc::MADV_DONTNEED | DONTNEED_LOCKED | libc::MADV_REMOVE if subject.huge.is_some() => {
-            fixed("pages of the hugetlb pool are dropped whole only", "pass a range of whole huge pages")
+            fixed(
+                "pages of the hugetlb pool are dropped whole only",
+                "pass a range of whole huge pages",
+            )
         }
         libc::MADV_DOFORK | libc::MADV_DODUMP => fixed(
             "the memory is a device's, whose driver keeps it from children and from core dumps",

@@ -64,9 +64,10 @@ pub(super) fn explain(call: &'static str, errno: Errno, subject: &Subject) -> (T
             "the file is sealed against growing or against writing",
             "F_GET_SEALS shows the seals; leave the reservation out",
         ),
-        ("fallocate", Errno::BADF) => {
-            fixed("the descriptor is not open for writing", "open the file with read(true).write(true)")
-        }
+        ("fallocate", Errno::BADF) => fixed(
+            "the descriptor is not open for writing",
+            "open the file with read(true).write(true)",
+        ),
         ("fsync", Errno::IO) => fixed(
             "the device failed to store a page: stored bytes may be lost",
             "write them again, or treat the file as damaged",
@@ -91,7 +92,9 @@ pub(super) fn explain(call: &'static str, errno: Errno, subject: &Subject) -> (T
         ("save" | "load", Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::FBIG) => {
             general(call, errno, subject)
         }
-        ("open" | "save" | "load", errno) => open(errno).unwrap_or_else(|| general(call, errno, subject)),
+        ("open" | "save" | "load", errno) => {
+            open(errno).unwrap_or_else(|| general(call, errno, subject))
+        }
         _ => general(call, errno, subject),
     }
 }
@@ -107,14 +110,17 @@ fn open(errno: Errno) -> Option<(Text, Text)> {
         Errno::ISDIR => fixed("it is a directory", "name a file in it"),
         Errno::NOTDIR => fixed("a part of the path is no directory", "check the path"),
         Errno::LOOP => fixed("the path leads through too many symbolic links", "check the links"),
-        Errno::NAMETOOLONG => {
-            fixed("the path, or a name in it, is longer than the file system allows", "use a shorter one")
-        }
+        Errno::NAMETOOLONG => fixed(
+            "the path, or a name in it, is longer than the file system allows",
+            "use a shorter one",
+        ),
         Errno::NXIO => fixed(
             "it is a socket, or a device without a driver, or a FIFO that nobody reads",
             "name a file; a socket is connected to, not opened",
         ),
-        Errno::ROFS => fixed("the file system is mounted read-only", "open the file for reading only"),
+        Errno::ROFS => {
+            fixed("the file system is mounted read-only", "open the file for reading only")
+        }
         Errno::TXTBSY => fixed(
             "the file is a program that runs, or is in use as swap space, and must not be written to",
             "open it for reading only",

@@ -177,7 +177,8 @@ fn mmap_invalid(subject: &Subject, flags: MapFlags) -> (Text, Text) {
         );
     }
     let placed = MapFlags::FIXED | MapFlags::FIXED_NOREPLACE;
-    if let Some(address) = subject.address.filter(|&a| !page.divides(a) && flags.intersects(placed)) {
+    if let Some(address) = subject.address.filter(|&a| !page.divides(a) && flags.intersects(placed))
+    {
         let below = page.floor(address);
         return (
             format!("the address must be a multiple of the page size ({page})").into(),
@@ -282,7 +283,10 @@ fn passes_the_addresses(subject: &Subject, flags: MapFlags) -> Option<(Text, Tex
     let end = start.checked_add(subject.length.unwrap_or(0));
     end.is_none_or(|end| end > highest).then(|| {
         (
-            format!("the range passes the end of the process's addresses, which lies at {highest:#x}").into(),
+            format!(
+                "the range passes the end of the process's addresses, which lies at {highest:#x}"
+            )
+            .into(),
             "choose a lower address, or none".into(),
         )
     })
@@ -295,8 +299,8 @@ fn limits(need: &Need) -> Option<(Text, Text)> {
     }
     let reached = |resource, used: Option<u64>, asked: u64| {
         let used = used.unwrap_or(0);
-        let limit =
-            process::limit(resource).filter(|&limit| asked > 0 && used.saturating_add(asked) > limit)?;
+        let limit = process::limit(resource)
+            .filter(|&limit| asked > 0 && used.saturating_add(asked) > limit)?;
         Some((limit, used))
     };
     if let Some((limit, used)) = reached(Resource::As, process::address_space(), need.space) {
@@ -309,7 +313,8 @@ fn limits(need: &Need) -> Option<(Text, Text)> {
             "map less, or raise the limit (ulimit -v)".into(),
         ));
     }
-    if let Some((limit, used)) = reached(Resource::Data, process::private_writable(), need.private) {
+    if let Some((limit, used)) = reached(Resource::Data, process::private_writable(), need.private)
+    {
         let asked = need.private;
         return Some((
             format!(
@@ -338,7 +343,10 @@ fn no_memory(need: &Need) -> (Text, Text) {
             _ => "heuristic: refuses what is obviously more than the machine has",
         };
         (
-            format!("the kernel does not promise that much memory (vm.overcommit_memory: {policy})").into(),
+            format!(
+                "the kernel does not promise that much memory (vm.overcommit_memory: {policy})"
+            )
+            .into(),
             "ask for less, or pass NORESERVE for memory that will mostly stay untouched".into(),
         )
     })
@@ -348,7 +356,8 @@ fn memlock(rule: &'static str, subject: &Subject) -> (Text, Text) {
     let limit = process::limit(Resource::Memlock);
     let limit = limit.map_or_else(|| "unlimited".to_owned(), |bytes| format!("{bytes} bytes"));
     let locked = process::locked().unwrap_or(0);
-    let asked = subject.length.map_or_else(String::new, |bytes| format!(", {bytes} were asked for"));
+    let asked =
+        subject.length.map_or_else(String::new, |bytes| format!(", {bytes} were asked for"));
     (
         format!("{rule}: the limit is {limit}, {locked} bytes are locked{asked}").into(),
         "lock less, or raise the limit (ulimit -l, LimitMEMLOCK=, or CAP_IPC_LOCK)".into(),
@@ -453,8 +462,11 @@ fn mremap(errno: Errno, subject: &Subject) -> (Text, Text) {
         ),
         Errno::FAULT => not_mapped(subject).unwrap_or_else(|| several_areas(subject)),
         Errno::INVAL => aligned(subject).unwrap_or_else(|| mremap_invalid(subject)),
-        Errno::NOMEM if subject.huge.is_some() && growth(subject) > 0 => areas()
-            .unwrap_or_else(|| huge_pool_of(subject.huge, &subject.clone().with_length(growth(subject)))),
+        Errno::NOMEM if subject.huge.is_some() && growth(subject) > 0 => {
+            areas().unwrap_or_else(|| {
+                huge_pool_of(subject.huge, &subject.clone().with_length(growth(subject)))
+            })
+        }
         Errno::NOMEM => {
             let space = growth(subject) as u64;
             let private = if counts_as_data(subject) { space } else { 0 };
@@ -482,14 +494,18 @@ fn several_areas(subject: &Subject) -> (Text, Text) {
     let differ = |test: &dyn Fn(&process::Vma, &process::Vma) -> bool| {
         areas.windows(2).any(|pair| test(&pair[0], &pair[1]))
     };
-    let has = |area: &process::Vma, flag: &str| area.flags.split_whitespace().any(|known| known == flag);
+    let has =
+        |area: &process::Vma, flag: &str| area.flags.split_whitespace().any(|known| known == flag);
     let (part, remedy) = if differ(&|one, other| one.rights != other.rights) {
         (
             "its parts have different protections",
             "give all parts one protection first, or resize or move each part by itself",
         )
     } else if differ(&|one, other| has(one, "lo") != has(other, "lo")) {
-        ("a part of it is locked and another part is not", "lock all of it, or unlock all of it, first")
+        (
+            "a part of it is locked and another part is not",
+            "lock all of it, or unlock all of it, first",
+        )
     } else if differ(&|one, other| one.inode != other.inode || one.device != other.device) {
         ("its parts are of different objects", "resize or move each part by itself")
     } else if differ(&|one, other| one.object != other.object) {

@@ -194,7 +194,15 @@ impl FileMapMut {
         match self.protect(.., Prot::READ) {
             Ok(()) => {
                 let Self { mapping, guarded, keep, start, made, .. } = self;
-                Ok(MappedFile { mapping, guarded, keep, start, made, promised: false, access: PhantomData })
+                Ok(MappedFile {
+                    mapping,
+                    guarded,
+                    keep,
+                    start,
+                    made,
+                    promised: false,
+                    access: PhantomData,
+                })
             }
             Err(error) => Err(ConversionError::new(self, error)),
         }
@@ -464,9 +472,13 @@ impl<A: FileAccess> MappedFile<A> {
         let before = self.guarded.epoch();
         if before & 1 != 0 {
             let bytes = whole.start + range.start..whole.start + range.end;
-            return self.guarded.access(&bytes, &whole, access).map_err(|trap| self.fault(call, trap, range));
+            return self
+                .guarded
+                .access(&bytes, &whole, access)
+                .map_err(|trap| self.fault(call, trap, range));
         }
-        let result = access(Piece { at: whole.start + range.start, skip: 0, len, checked: whole.clone() });
+        let result =
+            access(Piece { at: whole.start + range.start, skip: 0, len, checked: whole.clone() });
         if self.guarded.undisturbed(before) {
             return result.map_err(|trap| self.fault(call, trap, range));
         }
@@ -481,7 +493,9 @@ impl<A: FileAccess> MappedFile<A> {
             lead: self.mapping.lead,
             file_start: Some(self.start),
             file_size: fd.and_then(|fd| sys::file::present_length(fd).ok()),
-            object: fd.map(|fd| Subject::file(fd).object().to_owned()).or_else(|| self.mapped_object()),
+            object: fd
+                .map(|fd| Subject::file(fd).object().to_owned())
+                .or_else(|| self.mapped_object()),
         };
         let mut fault = self.mapping.region.fault(call, trap, range, &origin);
         fault.detail = self.guarded.why_given_up().map(sys::guard_table::explain_loss);
@@ -791,7 +805,8 @@ impl<A: WriteAccess> MappedFile<A> {
         };
         let careful = move |Piece { at, skip, len, checked }| {
             // SAFETY: as for `read_at`.
-            let result = unsafe { sys::copy::copy(at as *mut u8, from.wrapping_add(skip), len, checked) };
+            let result =
+                unsafe { sys::copy::copy(at as *mut u8, from.wrapping_add(skip), len, checked) };
             fence(Ordering::SeqCst);
             result
         };

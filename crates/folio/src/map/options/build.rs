@@ -62,8 +62,15 @@ impl MapOptions {
     }
 
     fn anon_of(&self, zero: Option<BorrowedFd<'_>>, length: usize) -> Result<Anon> {
-        self.check("anonymous memory", FREE_FLAGS.difference(MapFlags::SYNC | MapFlags::SHARED_VALIDATE))?;
-        self.forbid(self.reserve.is_some(), "anonymous memory", "reserve is for files and shared memory")?;
+        self.check(
+            "anonymous memory",
+            FREE_FLAGS.difference(MapFlags::SYNC | MapFlags::SHARED_VALIDATE),
+        )?;
+        self.forbid(
+            self.reserve.is_some(),
+            "anonymous memory",
+            "reserve is for files and shared memory",
+        )?;
         self.forbid_file_range("anonymous memory")?;
         let prot = Prot::READ_WRITE;
         let region = self.memory_region(zero, length, prot, MapFlags::PRIVATE)?;
@@ -105,7 +112,8 @@ impl MapOptions {
 
     /// What an [`Anon`] made with these options grows by. What children get of it is the region's to say.
     pub(in crate::map) fn more_anon(&self, length: usize, place: Placement) -> Result<Region> {
-        let more = Self { place, capacity: None, guard_pages: false, fork: Fork::Inherit, ..self.clone() };
+        let more =
+            Self { place, capacity: None, guard_pages: false, fork: Fork::Inherit, ..self.clone() };
         more.anonymous_region(length, Prot::READ_WRITE, MapFlags::PRIVATE)
     }
 
@@ -138,10 +146,21 @@ impl MapOptions {
     ///
     /// As [`anon`](Self::anon); EINVAL or EOPNOTSUPP before 6.11.
     pub fn droppable(&self, length: usize) -> Result<Region> {
-        self.check("droppable memory", FREE_FLAGS.difference(MapFlags::SYNC | MapFlags::SHARED_VALIDATE))?;
-        self.forbid(self.reserve.is_some(), "droppable memory", "reserve is for files and shared memory")?;
+        self.check(
+            "droppable memory",
+            FREE_FLAGS.difference(MapFlags::SYNC | MapFlags::SHARED_VALIDATE),
+        )?;
+        self.forbid(
+            self.reserve.is_some(),
+            "droppable memory",
+            "reserve is for files and shared memory",
+        )?;
         self.forbid(self.huge.is_some(), "droppable memory", "huge pages cannot be dropped")?;
-        self.forbid(self.lock != LockOption::Unlocked, "droppable memory", "locked pages cannot be dropped")?;
+        self.forbid(
+            self.lock != LockOption::Unlocked,
+            "droppable memory",
+            "locked pages cannot be dropped",
+        )?;
         self.forbid(self.capacity.is_some(), "droppable memory", "capacity is for Anon")?;
         self.forbid(length == 0, "droppable memory", "the length must not be zero")?;
         self.forbid_file_range("droppable memory")?;
@@ -195,8 +214,9 @@ impl MapOptions {
         self.forbid_reserve_without_commit("shared memory")?;
         self.forbid_huge_shared()?;
         let name = self.name.as_deref().unwrap_or("folio");
-        let fd = sys::memfd::create(name, None)
-            .map_err(|errno| Error::kernel("memfd_create", errno, Subject::named(format!("memfd:{name}"))))?;
+        let fd = sys::memfd::create(name, None).map_err(|errno| {
+            Error::kernel("memfd_create", errno, Subject::named(format!("memfd:{name}")))
+        })?;
         set_length(fd.as_fd(), length as u64)?;
         // Before it is mapped: any code of the process can open the memfd through /proc, and shorten it.
         file_object::seal(fd.as_fd(), sys::memfd::Seals::SHRINK)?;
@@ -236,7 +256,11 @@ impl MapOptions {
         let size = status(fd.as_fd())?.size as usize;
         let length = self.length.unwrap_or(size);
         self.forbid(length > size, "shared memory", "the length must not pass the memfd's end")?;
-        self.forbid(sys::file::huge_page_bytes(fd.as_fd()).is_some(), "shared memory", NO_HUGE_SHARED)?;
+        self.forbid(
+            sys::file::huge_page_bytes(fd.as_fd()).is_some(),
+            "shared memory",
+            NO_HUGE_SHARED,
+        )?;
         let few = || sys::file::missing(fd.as_fd(), &(0..length as u64)) <= length as u64 / 2;
         let fill = self.reserve.unwrap_or_else(few);
         self.shared_from_fd_of(fd, length, fill)
@@ -294,11 +318,23 @@ impl MapOptions {
         self.forbid(self.name.is_some(), "a device", "the device has a name")?;
         self.forbid(self.reserve.is_some(), "a device", "reserve is for files and shared memory")?;
         self.forbid_anonymous_shape("a device")?;
-        let Some(length) = self.length.or_else(|| status(fd).ok().map(|status| status.size as usize)) else {
-            return Err(Error::rule("map", Subject::file(fd), "a device needs a length", "pass `length`"));
+        let Some(length) =
+            self.length.or_else(|| status(fd).ok().map(|status| status.size as usize))
+        else {
+            return Err(Error::rule(
+                "map",
+                Subject::file(fd),
+                "a device needs a length",
+                "pass `length`",
+            ));
         };
         if length == 0 {
-            return Err(Error::rule("map", Subject::file(fd), "the device tells no size", "pass `length`"));
+            return Err(Error::rule(
+                "map",
+                Subject::file(fd),
+                "the device tells no size",
+                "pass `length`",
+            ));
         }
         // Files are taken too, and those of hugetlbfs are mapped in whole huge pages.
         let page = file_object::page_size(fd);
@@ -364,7 +400,11 @@ impl MapOptions {
     /// EINVAL if it is no memfd, or not sealed against writing, growing and shrinking.
     pub fn sealed_from_fd(&self, fd: OwnedFd) -> Result<Sealed> {
         self.check("sealed memory", FREE_FLAGS.difference(MapFlags::SYNC))?;
-        self.forbid(self.huge.is_some(), "sealed memory", "the size of the pages is the memfd's own")?;
+        self.forbid(
+            self.huge.is_some(),
+            "sealed memory",
+            "the size of the pages is the memfd's own",
+        )?;
         self.forbid(self.name.is_some(), "sealed memory", "the memfd has a name")?;
         self.forbid_file_range("sealed memory")?;
         self.forbid_sealed_options()?;
@@ -372,7 +412,8 @@ impl MapOptions {
     }
 
     fn sealed_from(&self, fd: OwnedFd, length: Option<usize>) -> Result<Sealed> {
-        if !sys::memfd::seals(fd.as_fd()).is_ok_and(|seals| seals.contains(sys::memfd::UNCHANGING)) {
+        if !sys::memfd::seals(fd.as_fd()).is_ok_and(|seals| seals.contains(sys::memfd::UNCHANGING))
+        {
             return Err(Error::rule(
                 "map",
                 Subject::file(fd.as_fd()),
@@ -399,7 +440,8 @@ impl MapOptions {
             // Before 6.7 a descriptor that could write is refused a shared map of sealed memory, even a read-only
             // one. A private one shows the same pages, which nobody can change.
             Errno::PERM => {
-                request.flags = self.flags.difference(MapFlags::SHARED_VALIDATE) | MapFlags::PRIVATE;
+                request.flags =
+                    self.flags.difference(MapFlags::SHARED_VALIDATE) | MapFlags::PRIVATE;
                 Region::create(&request)
             }
             _ => Err(error),
@@ -414,14 +456,22 @@ impl MapOptions {
     }
 
     /// The three kinds of file maps.
-    pub(in crate::map) fn map_file<A: FileAccess>(&self, file: impl MapFile) -> Result<MappedFile<A>> {
-        let sync = if A::SHARED { MapFlags::empty() } else { MapFlags::SYNC | MapFlags::SHARED_VALIDATE };
+    pub(in crate::map) fn map_file<A: FileAccess>(
+        &self,
+        file: impl MapFile,
+    ) -> Result<MappedFile<A>> {
+        let sync =
+            if A::SHARED { MapFlags::empty() } else { MapFlags::SYNC | MapFlags::SHARED_VALIDATE };
         let kind = "a file map";
         self.check(kind, FREE_FLAGS.difference(sync))?;
         self.forbid(self.huge.is_some(), kind, "the size of a file's pages is the file system's")?;
         self.forbid(self.name.is_some(), kind, "the file has a name")?;
         let reserve = self.reserve == Some(true);
-        self.forbid(reserve && !A::SHARED, kind, "copied pages are memory, which no file can reserve")?;
+        self.forbid(
+            reserve && !A::SHARED,
+            kind,
+            "copied pages are memory, which no file can reserve",
+        )?;
         self.forbid_reserve_without_commit(kind)?;
         self.forbid_anonymous_shape(kind)?;
         let fd = file.descriptor();
@@ -467,7 +517,8 @@ impl MapOptions {
             self.finish(Region::create(&request)?, A::PROT.contains(Prot::WRITE))?
         };
         // An empty map has no page to lie in: it starts where it was asked to, and gets its options when it gets bytes.
-        let (lead, start) = if length == 0 { (0, self.offset) } else { (cover.lead, cover.file_offset) };
+        let (lead, start) =
+            if length == 0 { (0, self.offset) } else { (cover.lead, cover.file_offset) };
         // To give an empty map bytes, to map more of the file in a reservation, or to back more of it with space.
         let needed = length == 0 || reserve || matches!(self.place, Placement::Within(..));
         let made = needed.then(|| {
@@ -525,8 +576,12 @@ impl MapOptions {
         {
             return Err(Error::rule(
                 "place",
-                Subject::named("a reservation").with_address(space.start()).with_range(*offset as u64, 0),
-                format!("the map's pages have {page}, and lie at addresses that are multiples of it"),
+                Subject::named("a reservation")
+                    .with_address(space.start())
+                    .with_range(*offset as u64, 0),
+                format!(
+                    "the map's pages have {page}, and lie at addresses that are multiples of it"
+                ),
                 "make it with Reservation::aligned, and choose an offset that is a multiple too",
             ));
         }
@@ -535,7 +590,8 @@ impl MapOptions {
 
     fn page_size(&self) -> Result<PageSize> {
         let Some(huge) = self.huge else { return Ok(PageSize::system()) };
-        let size = huge.size().or_else(|| sys::process::default_huge_page().and_then(PageSize::new));
+        let size =
+            huge.size().or_else(|| sys::process::default_huge_page().and_then(PageSize::new));
         size.ok_or_else(|| {
             Error::rule_as(
                 Errno::OPNOTSUPP,
@@ -562,8 +618,10 @@ impl MapOptions {
         let page = self.page_size()?;
         let too_long = || too_long("anonymous memory", length);
         let len = page.ceil(length).ok_or_else(too_long)?;
-        let room =
-            self.capacity.map(|bytes| page.ceil(bytes.max(length)).ok_or_else(too_long)).transpose()?;
+        let room = self
+            .capacity
+            .map(|bytes| page.ceil(bytes.max(length)).ok_or_else(too_long))
+            .transpose()?;
         self.forbid(
             (room.is_some() || self.guard_pages) && !matches!(self.place, Placement::Anywhere),
             "anonymous memory",

@@ -36,8 +36,14 @@ impl MapOptions {
                 MapFlags::SHARED | MapFlags::PRIVATE | MapFlags::ANONYMOUS,
                 "who shares it follows from the kind of map",
             ),
-            (MapFlags::FIXED | MapFlags::FIXED_NOREPLACE, "a place is asked for with `at` or `within`"),
-            (MapFlags::GROWSDOWN, "it grows below its region: only the raw door (raw::mmap) has it"),
+            (
+                MapFlags::FIXED | MapFlags::FIXED_NOREPLACE,
+                "a place is asked for with `at` or `within`",
+            ),
+            (
+                MapFlags::GROWSDOWN,
+                "it grows below its region: only the raw door (raw::mmap) has it",
+            ),
             (MapFlags::HUGETLB, "huge pages are asked for with `huge_pages`"),
         ];
         // SHARED_VALIDATE is two bits that mean one thing; each alone is another flag.
@@ -74,7 +80,8 @@ impl MapOptions {
             "huge pages are promised when the map is made; without that (NORESERVE) a store could find the pool empty",
         )?;
         self.forbid(
-            self.fork == Fork::Wiped && !matches!(kind, "anonymous memory" | "a region" | "droppable memory"),
+            self.fork == Fork::Wiped
+                && !matches!(kind, "anonymous memory" | "a region" | "droppable memory"),
             kind,
             "only private anonymous memory can be wiped on fork",
         )?;

@@ -147,7 +147,8 @@ impl ChunkTable {
     /// Bytes that the records themselves take.
     pub(crate) fn bytes(&self) -> usize {
         let marks: usize = self.marks.iter().map(IntMap::len).sum();
-        self.chunks.len() * (size_of::<[u32; CHUNK as usize]>() + 48) + marks * (size_of::<ChunkBits>() + 32)
+        self.chunks.len() * (size_of::<[u32; CHUNK as usize]>() + 48)
+            + marks * (size_of::<ChunkBits>() + 32)
     }
 }
 

@@ -60,7 +60,8 @@ impl Core {
 
     /// Whether a pin for stores has to wait for write-back. With nothing to write, it has not.
     pub(super) fn pin_waits(&self, object: ObjectId, pin: PinnedRange) -> bool {
-        let Some(this) = self.objects.get(&object).filter(|this| this.traits.tracked && pin.stores) else {
+        let Some(this) = self.objects.get(&object).filter(|this| this.traits.tracked && pin.stores)
+        else {
             return false;
         };
         let dirty = this.table.extents_in(pin.first, pin.end).into_iter().map(|id| {
@@ -87,13 +88,16 @@ impl Core {
     pub(super) fn pump_throttled(&mut self) {
         for _ in 0..self.throttle.stores.len() {
             let Some(fault) = self.throttle.stores.pop_front() else { break };
-            let Some(this) = self.objects.get(&fault.object).filter(|object| !object.leaving) else {
+            let Some(this) = self.objects.get(&fault.object).filter(|object| !object.leaving)
+            else {
                 continue;
             };
             let frame = this.table.extent_at(fault.page);
             let dirty = frame.is_some_and(|id| self.frames[id].dirty);
             match frame {
-                _ if !dirty && self.may_dirty(fault.object) == 0 => self.throttle.stores.push_back(fault),
+                _ if !dirty && self.may_dirty(fault.object) == 0 => {
+                    self.throttle.stores.push_back(fault)
+                }
                 Some(id) => self.fault_in_extent(id, fault.page, true, fault.since),
                 None => self.missing(fault),
             }
@@ -120,7 +124,8 @@ impl Core {
     pub(super) fn dirtied_private(&mut self, id: ExtentId) {
         if self.private_order.len() as u64 > 64 + 2 * self.dirty {
             let frames = &self.frames;
-            self.private_order.retain(|&(id, at)| frames.get(id).is_some_and(|frame| dirty_since(frame, at)));
+            self.private_order
+                .retain(|&(id, at)| frames.get(id).is_some_and(|frame| dirty_since(frame, at)));
         }
         self.private_order.push_back((id, self.now));
     }
@@ -133,11 +138,15 @@ impl Core {
                 break;
             }
             let Some((id, at)) = self.private_order.pop_front() else { break };
-            let Some(frame) = self.frames.get(id).filter(|frame| dirty_since(frame, at)) else { continue };
+            let Some(frame) = self.frames.get(id).filter(|frame| dirty_since(frame, at)) else {
+                continue;
+            };
             self.private_order.push_back((id, at));
             let due = may_retry(frame, self.now);
-            let idle = frame.place == ExtentState::Installed && !frame.writing && frame.waiters.is_empty();
-            let free = idle && self.may_write(frame.object) && !self.is_pinned(frame.object, frame.run);
+            let idle =
+                frame.place == ExtentState::Installed && !frame.writing && frame.waiters.is_empty();
+            let free =
+                idle && self.may_write(frame.object) && !self.is_pinned(frame.object, frame.run);
             if due && free {
                 self.take_out(id);
                 room -= 1;
@@ -181,7 +190,9 @@ impl Core {
     /// The pages of failed stores leave their maps and are poisoned: only a missing page can be.
     fn pump_refused(&mut self) {
         for (object, page, reason) in std::mem::take(&mut self.throttle.refused) {
-            let Some(this) = self.objects.get(&object).filter(|object| !object.leaving) else { continue };
+            let Some(this) = self.objects.get(&object).filter(|object| !object.leaving) else {
+                continue;
+            };
             let Some(id) = this.table.extent_at(page) else {
                 self.fail(object, page, true, &reason);
                 continue;

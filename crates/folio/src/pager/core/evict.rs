@@ -63,7 +63,9 @@ impl Core {
     pub(super) fn make_room(&mut self, pages: u64) -> bool {
         let mut limit = self.limit();
         while self.used + pages > limit {
-            let Some(frame) = self.unused_for_long().or_else(|| self.droppable()) else { return false };
+            let Some(frame) = self.unused_for_long().or_else(|| self.droppable()) else {
+                return false;
+            };
             self.drop_extent(frame);
             limit = self.limit();
         }
@@ -155,7 +157,8 @@ impl Core {
             let Some(victim) = self.frames.front(queue) else { break };
             let frame = &self.frames[victim];
             let (object, run) = (frame.object, frame.run);
-            let may = frame.place == ExtentState::Installed && !frame.writing && frame.waiters.is_empty();
+            let may =
+                frame.place == ExtentState::Installed && !frame.writing && frame.waiters.is_empty();
             if !may || self.is_pinned(object, run) {
                 refused += u64::from(!from_small);
                 self.frames.enqueue(victim, EvictionQueue::Main);
@@ -175,7 +178,9 @@ impl Core {
                 next = self.frames.after(id);
                 let frame = &self.frames[id];
                 let (object, run) = (frame.object, frame.run);
-                let may = frame.place == ExtentState::Installed && !frame.writing && frame.waiters.is_empty();
+                let may = frame.place == ExtentState::Installed
+                    && !frame.writing
+                    && frame.waiters.is_empty();
                 if may && !self.is_pinned(object, run) {
                     self.take_out(id);
                     left -= 1;
@@ -200,7 +205,8 @@ impl Core {
     }
 
     pub(super) fn taken_out(&mut self, id: ExtentId, result: &Result<(), FailureReason>) {
-        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == ExtentState::Leaving) else {
+        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == ExtentState::Leaving)
+        else {
             return;
         };
         let (len, tracked) = (u64::from(frame.run.len), self.objects[&frame.object].traits.tracked);
@@ -224,7 +230,9 @@ impl Core {
         (frame.place, frame.buffer, frame.protected) = (ExtentState::Buffered, true, false);
         let wanted = !frame.waiters.is_empty() || frame.eager;
         match (frame.doom, frame.dirty) {
-            (Disposal::Now, _) | (Disposal::WhenClean, false) if !wanted || frame.doom == Disposal::Now => {
+            (Disposal::Now, _) | (Disposal::WhenClean, false)
+                if !wanted || frame.doom == Disposal::Now =>
+            {
                 self.drop_extent(id);
             }
             _ if wanted => self.install(id),

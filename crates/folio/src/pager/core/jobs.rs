@@ -82,7 +82,9 @@ impl Core {
         }
         let present: u64 = frames
             .into_iter()
-            .filter(|&id| matches!(self.frames[id].place, ExtentState::Installed | ExtentState::Copying))
+            .filter(|&id| {
+                matches!(self.frames[id].place, ExtentState::Installed | ExtentState::Copying)
+            })
             .filter(|&id| !pin.stores || !self.awaits_write(id))
             .map(|id| {
                 let run = self.frames[id].run;
@@ -108,7 +110,9 @@ impl Core {
 
     /// Pages of these that are pinned for stores can be stored to from now on, and are dirty.
     pub(super) fn hold(&mut self, object: ObjectId, first: u64, end: u64) {
-        let Some(this) = self.objects.get(&object).filter(|this| this.traits.tracked) else { return };
+        let Some(this) = self.objects.get(&object).filter(|this| this.traits.tracked) else {
+            return;
+        };
         for (first, end) in this.pins.held_in(first, end) {
             for id in self.objects[&object].table.extents_in(first, end) {
                 let frame = &self.frames[id];
@@ -123,7 +127,8 @@ impl Core {
     /// Whether a frame is being written from the map's own memory, which must not change before that has ended.
     pub(super) fn awaits_write(&self, id: ExtentId) -> bool {
         let frame = &self.frames[id];
-        let tracked = |object: &super::CoreObject| object.traits.tracked && object.traits.shares_buffer;
+        let tracked =
+            |object: &super::CoreObject| object.traits.tracked && object.traits.shares_buffer;
         self.objects.get(&frame.object).is_some_and(tracked)
             && (frame.writing || frame.place == ExtentState::Copying)
             && !frame.copied
@@ -190,7 +195,9 @@ impl Core {
     pub(super) fn expire_pins(&mut self) {
         let now = self.now;
         let late = |pin: &PinJob| {
-            self.objects.get(&pin.object).is_none_or(|object| pin.progress + object.traits.deadline <= now)
+            self.objects
+                .get(&pin.object)
+                .is_none_or(|object| pin.progress + object.traits.deadline <= now)
         };
         if self.pin_jobs.iter().any(late) {
             let pins = std::mem::take(&mut self.pin_jobs);
@@ -220,8 +227,10 @@ impl Core {
     /// Whether all of a want was asked for. An object has at most `most` pages under way for it, or a quarter of the budget.
     fn advance_want(&mut self, object: ObjectId, want: &mut WantedPages, most: u64) -> bool {
         loop {
-            let Some(this) =
-                self.objects.get(&object).filter(|this| want.next < want.end && want.next < this.pages)
+            let Some(this) = self
+                .objects
+                .get(&object)
+                .filter(|this| want.next < want.end && want.next < this.pages)
             else {
                 return true;
             };
@@ -290,7 +299,11 @@ impl Core {
             this.table.forget_marks(first, end);
             // What was still to be prefetched there, or in the page that is cut, would come back.
             let last = first.saturating_sub(1);
-            self.wants.get_mut(&object).into_iter().flatten().for_each(|want| want.end = want.end.min(last));
+            self.wants
+                .get_mut(&object)
+                .into_iter()
+                .flatten()
+                .for_each(|want| want.end = want.end.min(last));
             self.cut_prefetch(object, last);
         }
         let ids = self.objects[&object].table.extents_in(first, end);
@@ -312,7 +325,9 @@ impl Core {
         let frame = &self.frames[id];
         match frame.place {
             ExtentState::Installed if !frame.writing => self.take_out(id),
-            ExtentState::Buffered if !frame.writing && (!frame.dirty || frame.doom == Disposal::Now) => {
+            ExtentState::Buffered
+                if !frame.writing && (!frame.dirty || frame.doom == Disposal::Now) =>
+            {
                 self.drop_extent(id)
             }
             ExtentState::Buffered if !frame.writing => self.queue_write(id),
@@ -368,7 +383,11 @@ impl Core {
             }
             return false;
         }
-        if job.pending.is_empty() && object.table.is_empty() && object.writes.is_empty() && !object.flushing {
+        if job.pending.is_empty()
+            && object.table.is_empty()
+            && object.writes.is_empty()
+            && !object.flushing
+        {
             self.objects.remove(&job.object);
             self.actions.push_back(CoreAction::Detached { object: job.object });
             return true;

@@ -106,11 +106,14 @@ impl std::fmt::Display for FailureReason {
             Self::Short => f.write_str("the source gave fewer bytes than its length"),
             Self::Changed => f.write_str("the source has changed since it was mapped"),
             Self::Deadline => f.write_str("the source did not answer within its deadline"),
-            Self::NoMemory => {
-                f.write_str("the pager's budget is used up by pages that are pinned or cannot be written")
-            }
+            Self::NoMemory => f.write_str(
+                "the pager's budget is used up by pages that are pinned or cannot be written",
+            ),
             Self::Unwritten { message, .. } => {
-                write!(f, "the pager's budget is used up by dirty pages whose write-back failed: {message}")
+                write!(
+                    f,
+                    "the pager's budget is used up by dirty pages whose write-back failed: {message}"
+                )
             }
             Self::PastEnd => f.write_str("it lies past the end"),
             Self::Refused { errno } => write!(f, "the kernel refused: errno {errno}"),
@@ -562,7 +565,8 @@ impl Core {
     /// The runs of an object that are in the map now, in order.
     pub(crate) fn resident(&self, object: ObjectId) -> Vec<PageRun> {
         let Some(this) = self.objects.get(&object) else { return Vec::new() };
-        let installed = |frame: &ExtentId| self.frames[*frame].place == extents::ExtentState::Installed;
+        let installed =
+            |frame: &ExtentId| self.frames[*frame].place == extents::ExtentState::Installed;
         let frames = this.table.extents_in(0, this.pages);
         frames.into_iter().filter(installed).map(|frame| self.frames[frame].run).collect()
     }
@@ -580,7 +584,8 @@ impl Core {
 
     /// Whether something waits for time to pass.
     pub(crate) fn wants_ticks(&self) -> bool {
-        let waits = !self.waiting.is_empty() || !self.stalled.is_empty() || !self.pin_jobs.is_empty();
+        let waits =
+            !self.waiting.is_empty() || !self.stalled.is_empty() || !self.pin_jobs.is_empty();
         waits
             || !self.throttle.is_empty()
             || self.dirty > 0

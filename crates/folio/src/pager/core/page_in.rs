@@ -54,7 +54,9 @@ impl Core {
     pub(super) fn fault_in_extent(&mut self, id: ExtentId, page: u64, write: bool, since: u64) {
         let waiter = FaultWaiter { page, write, since };
         match self.frames[id].place {
-            ExtentState::Installed if write && (self.frames[id].protected || self.frames[id].dirty) => {
+            ExtentState::Installed
+                if write && (self.frames[id].protected || self.frames[id].dirty) =>
+            {
                 self.counts.faults_write += 1;
                 self.wait(id, waiter);
                 self.settle(id);
@@ -143,7 +145,8 @@ impl Core {
         let mut page = first;
         while page < end {
             if self.objects[&object].table.extent_at(page).is_none() {
-                let run = self.absent(object, page, PageRun { first: page, len: (end - page) as u32 });
+                let run =
+                    self.absent(object, page, PageRun { first: page, len: (end - page) as u32 });
                 let id = self.read(object, run);
                 self.frames[id].eager = true;
                 page = run.end();
@@ -175,8 +178,11 @@ impl Core {
         let id = self.frames.add(object, run, ExtentState::Reading);
         let this = self.objects.get_mut(&object).expect("only objects that are attached are read");
         this.table.set(run, Some(id));
-        let from =
-            if this.table.is_marked(Mark::Spilled, run.first) { Backing::Spill } else { Backing::Source };
+        let from = if this.table.is_marked(Mark::Spilled, run.first) {
+            Backing::Spill
+        } else {
+            Backing::Source
+        };
         this.reading += u64::from(run.len);
         self.frames[id].buffer = true;
         self.used += u64::from(run.len);
@@ -194,13 +200,16 @@ impl Core {
         let frame = &self.frames[id];
         if frame.place == ExtentState::Installed {
             self.frames.enqueue_first(id, EvictionQueue::Small);
-        } else if frame.place == ExtentState::Buffered && self.frames.queue(id) == EvictionQueue::Inactive {
+        } else if frame.place == ExtentState::Buffered
+            && self.frames.queue(id) == EvictionQueue::Inactive
+        {
             self.frames.enqueue_first(id, EvictionQueue::Inactive);
         }
     }
 
     pub(super) fn read_done(&mut self, id: ExtentId, result: Result<(), FailureReason>) {
-        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == ExtentState::Reading) else {
+        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == ExtentState::Reading)
+        else {
             return;
         };
         let len = u64::from(frame.run.len);
@@ -214,7 +223,9 @@ impl Core {
         }
         let frame = &mut self.frames[id];
         frame.place = ExtentState::Buffered;
-        if frame.doom == Disposal::Now || (frame.doom == Disposal::WhenClean && frame.waiters.is_empty()) {
+        if frame.doom == Disposal::Now
+            || (frame.doom == Disposal::WhenClean && frame.waiters.is_empty())
+        {
             return self.drop_extent(id);
         }
         if frame.waiters.is_empty() && !frame.eager {
@@ -270,7 +281,11 @@ impl Core {
                 self.wait(frame, FaultWaiter { page, write, since });
                 continue;
             }
-            let run = self.absent(object, page, PageRun { first: page - page % block, len: block as u32 });
+            let run = self.absent(
+                object,
+                page,
+                PageRun { first: page - page % block, len: block as u32 },
+            );
             if self.make_room(u64::from(run.len)) {
                 let id = self.read(object, run);
                 self.wait(id, FaultWaiter { page, write, since });
@@ -281,7 +296,13 @@ impl Core {
     }
 
     /// A page cannot be supplied: whoever waits for it gets the reason.
-    pub(super) fn fail(&mut self, object: ObjectId, page: u64, faulted: bool, reason: &FailureReason) {
+    pub(super) fn fail(
+        &mut self,
+        object: ObjectId,
+        page: u64,
+        faulted: bool,
+        reason: &FailureReason,
+    ) {
         if faulted {
             self.counts.poisoned += 1;
             if let Some(object) = self.objects.get_mut(&object) {
@@ -323,7 +344,9 @@ impl Core {
         let stored = run.len == 1 && frame.waiters.iter().any(|waiter| waiter.write);
         let mode = match (traits.tracked, frame.writing) {
             (false, _) => StoreAccess::ReadOnly,
-            (true, false) if frame.dirty || (stored && self.may_dirty(object) > 0) => StoreAccess::Writable,
+            (true, false) if frame.dirty || (stored && self.may_dirty(object) > 0) => {
+                StoreAccess::Writable
+            }
             (true, _) => StoreAccess::Protected,
         };
         let frame = &mut self.frames[id];
@@ -345,7 +368,9 @@ impl Core {
     }
 
     pub(super) fn installed(&mut self, id: ExtentId, result: Result<(), FailureReason>) {
-        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == ExtentState::Installing) else {
+        let Some(frame) =
+            self.frames.get(id).filter(|frame| frame.place == ExtentState::Installing)
+        else {
             return;
         };
         let (object, run) = (frame.object, frame.run);
@@ -361,9 +386,11 @@ impl Core {
         }
         for waiter in &self.frames[id].waiters {
             let took = self.now.saturating_sub(waiter.since);
-            self.latency[((u64::BITS - took.leading_zeros()) as usize).min(super::BUCKETS - 1)] += 1;
+            self.latency[((u64::BITS - took.leading_zeros()) as usize).min(super::BUCKETS - 1)] +=
+                1;
         }
-        if let Some(recording) = self.objects.get_mut(&object).and_then(|object| object.recording.as_mut())
+        if let Some(recording) =
+            self.objects.get_mut(&object).and_then(|object| object.recording.as_mut())
             && recording.len() < RECORDED
         {
             recording.push(run);
@@ -422,7 +449,8 @@ impl Core {
             } else if frame.protected {
                 self.make_writable(id, waiter.page);
             } else {
-                self.actions.push_back(CoreAction::Unprotect { object, run: PageRun::one(waiter.page) });
+                self.actions
+                    .push_back(CoreAction::Unprotect { object, run: PageRun::one(waiter.page) });
             }
         }
         let frame = &self.frames[id];
@@ -445,7 +473,8 @@ impl Core {
     pub(super) fn pump_stalled(&mut self) {
         for _ in 0..self.stalled.len() {
             let Some(fault) = self.stalled.pop_front() else { return };
-            let Some(object) = self.objects.get(&fault.object).filter(|object| !object.leaving) else {
+            let Some(object) = self.objects.get(&fault.object).filter(|object| !object.leaving)
+            else {
                 continue;
             };
             match object.table.extent_at(fault.page) {
@@ -501,8 +530,10 @@ impl Core {
         }
         let mut kept = std::collections::VecDeque::new();
         for fault in std::mem::take(&mut self.stalled) {
-            let late =
-                self.objects.get(&fault.object).is_some_and(|o| fault.since + o.traits.deadline <= now);
+            let late = self
+                .objects
+                .get(&fault.object)
+                .is_some_and(|o| fault.since + o.traits.deadline <= now);
             if late {
                 let reason = self.no_memory();
                 self.fail(fault.object, fault.page, true, &reason);

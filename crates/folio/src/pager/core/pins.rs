@@ -39,7 +39,11 @@ impl Pins {
     fn parts_in(&self, first: u64, end: u64) -> impl Iterator<Item = (u64, Part)> {
         let before = self.parts.range(..first).next_back().filter(|(_, part)| part.end > first);
         let inside = self.parts.range(first..end.max(first));
-        before.into_iter().chain(inside).map(|(&start, &part)| (start, part)).filter(move |_| first < end)
+        before
+            .into_iter()
+            .chain(inside)
+            .map(|(&start, &part)| (start, part))
+            .filter(move |_| first < end)
     }
 
     /// Pages of a range that nothing pins.
@@ -172,7 +176,9 @@ mod tests {
         pins.add(b);
         pins.add(b);
         assert_eq!(pins.pages(), 20);
-        assert!(!pins.hold(PageRun { first: 0, len: 5 }) && pins.hold(PageRun { first: 0, len: 6 }));
+        assert!(
+            !pins.hold(PageRun { first: 0, len: 5 }) && pins.hold(PageRun { first: 0, len: 6 })
+        );
         assert_eq!(pins.held_in(0, 100), [(5, 10), (10, 20)]);
         assert!(pins.remove(b) && pins.overlap(PageRun::one(19)));
         assert!(pins.remove(b) && !pins.remove(b));
@@ -213,10 +219,13 @@ mod tests {
     #[test]
     fn a_hundred_thousand_pins_cost_no_more_each_than_a_few() {
         let (mut pins, began) = (Pins::default(), Instant::now());
-        let pin = |n: u64| PinnedRange { first: 3 * n, end: 3 * n + 2, stores: n.is_multiple_of(2) };
+        let pin =
+            |n: u64| PinnedRange { first: 3 * n, end: 3 * n + 2, stores: n.is_multiple_of(2) };
         (0..100_000).for_each(|n| pins.add(pin(n)));
         assert!(
-            (0..100_000).all(|n| pins.overlap(PageRun::one(3 * n)) && !pins.overlap(PageRun::one(3 * n + 2)))
+            (0..100_000).all(
+                |n| pins.overlap(PageRun::one(3 * n)) && !pins.overlap(PageRun::one(3 * n + 2))
+            )
         );
         assert!((0..100_000).rev().all(|n| pins.remove(pin(n))));
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());

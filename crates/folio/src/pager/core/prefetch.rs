@@ -60,7 +60,8 @@ impl Core {
                 if !self.stalled.is_empty() || self.pins_lack || self.turn == 0 {
                     return true;
                 }
-                let Some(this) = self.objects.get(&object).filter(|this| want.next < this.pages) else {
+                let Some(this) = self.objects.get(&object).filter(|this| want.next < this.pages)
+                else {
                     return false;
                 };
                 let next = if let Some(id) = this.table.extent_at(want.next) {

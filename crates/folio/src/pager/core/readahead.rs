@@ -150,7 +150,9 @@ impl Readahead {
 
     /// There was no memory for `run`, which stream `number` wants ahead, from `page` on: it asks again as it goes on.
     pub(crate) fn refused(&mut self, number: u64, run: PageRun, page: u64) {
-        let Some(stream) = self.streams.iter_mut().find(|stream| stream.number == number) else { return };
+        let Some(stream) = self.streams.iter_mut().find(|stream| stream.number == number) else {
+            return;
+        };
         stream.edge = match stream.way {
             StreamDirection::Unknown => stream.edge,
             StreamDirection::Forwards => stream.edge.min(page).max(stream.last.end()),
@@ -170,7 +172,8 @@ impl Readahead {
             };
         }
         let (clock, block) = (self.clock, self.block);
-        if let Some(stream) = self.streams.iter_mut().find(|stream| stream.goes_on_at(page, block)) {
+        if let Some(stream) = self.streams.iter_mut().find(|stream| stream.goes_on_at(page, block))
+        {
             stream.used = clock;
             return stream.go_on(page, missing, block, self.widest, window);
         }
@@ -266,19 +269,35 @@ impl Stream {
             StreamDirection::Backwards => page < self.last.first && page + 1 >= self.edge,
             StreamDirection::Strided(step) => {
                 let from = page.cast_signed() - self.last.first.cast_signed();
-                from != 0 && from % step == 0 && (1..=i64::from(STRIDES) + 1).contains(&(from / step))
+                from != 0
+                    && from % step == 0
+                    && (1..=i64::from(STRIDES) + 1).contains(&(from / step))
             }
         }
     }
 
-    fn go_on(&mut self, page: u64, missing: bool, block: u32, widest: u32, window: Window) -> ReadaheadPlan {
+    fn go_on(
+        &mut self,
+        page: u64,
+        missing: bool,
+        block: u32,
+        widest: u32,
+        window: Window,
+    ) -> ReadaheadPlan {
         let stream = Some(self.number);
         let window = window.of(page.abs_diff(self.start));
         let widest = Window::unit(window, block, widest);
         if self.way == StreamDirection::Unknown {
-            self.way =
-                if page >= self.last.end() { StreamDirection::Forwards } else { StreamDirection::Backwards };
-            self.edge = if self.way == StreamDirection::Forwards { self.last.end() } else { self.last.first };
+            self.way = if page >= self.last.end() {
+                StreamDirection::Forwards
+            } else {
+                StreamDirection::Backwards
+            };
+            self.edge = if self.way == StreamDirection::Forwards {
+                self.last.end()
+            } else {
+                self.last.first
+            };
         }
         let mut ahead = Vec::new();
         if let StreamDirection::Strided(step) = self.way {
@@ -331,7 +350,14 @@ impl Stream {
     }
 
     /// Asks for the strides up to `depth` after `page` that were not asked for yet.
-    fn strides_ahead(&mut self, page: u64, step: i64, block: u32, window: u64, ahead: &mut Vec<PageRun>) {
+    fn strides_ahead(
+        &mut self,
+        page: u64,
+        step: i64,
+        block: u32,
+        window: u64,
+        ahead: &mut Vec<PageRun>,
+    ) {
         let most = i64::try_from(window / u64::from(block)).unwrap_or(i64::MAX).max(1);
         for count in 1..=i64::from(self.depth).min(most) {
             let Some(next) = page.checked_add_signed(step * count) else { break };
@@ -352,7 +378,10 @@ mod tests {
     const ALONE: Window = Window { pages: u64::MAX, shared: false };
 
     /// Plays accesses against a memory that keeps everything; returns how many of them missed.
-    fn misses(readahead: &mut Readahead, accesses: impl IntoIterator<Item = u64>) -> (usize, usize) {
+    fn misses(
+        readahead: &mut Readahead,
+        accesses: impl IntoIterator<Item = u64>,
+    ) -> (usize, usize) {
         let (mut there, mut used) = (BTreeSet::new(), BTreeSet::new());
         let mut misses = 0;
         for page in accesses {
@@ -377,7 +406,9 @@ mod tests {
         let mut readahead = Readahead::new(1, 512);
         let mut page = 1_u64;
         let accesses = std::iter::repeat_with(|| {
-            page = page.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            page = page
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             page >> 30
         });
         let (misses, read) = misses(&mut readahead, accesses.take(10_000));
@@ -403,7 +434,8 @@ mod tests {
 
     #[test]
     fn several_streams_are_followed_at_once() {
-        let accesses = (0..10_000).flat_map(|n| [n, 1_000_000 + n, 3_000_000 - n, 5_000_000 + 100 * n]);
+        let accesses =
+            (0..10_000).flat_map(|n| [n, 1_000_000 + n, 3_000_000 - n, 5_000_000 + 100 * n]);
         assert!(misses(&mut Readahead::new(1, 512), accesses).0 < 60);
     }
 

@@ -144,7 +144,8 @@ impl Core {
     }
 
     fn drop_ahead(&mut self) -> bool {
-        let Some(oldest) = self.frames.front(EvictionQueue::Ahead).filter(|&id| self.may_drop(id)) else {
+        let Some(oldest) = self.frames.front(EvictionQueue::Ahead).filter(|&id| self.may_drop(id))
+        else {
             return false;
         };
         self.drop_extent(oldest);

@@ -52,7 +52,12 @@ struct Scan {
 }
 
 impl Scan {
-    fn new(budget: u64, objects: &[u64], pattern: AccessPattern, (latency, each): (u64, u64)) -> Self {
+    fn new(
+        budget: u64,
+        objects: &[u64],
+        pattern: AccessPattern,
+        (latency, each): (u64, u64),
+    ) -> Self {
         let mut core = Core::new(Limits { budget, dirty_age: 5_000_000, page: 4096 });
         for (n, &pages) in (0..).zip(objects) {
             let traits = ObjectTraits {
@@ -131,7 +136,8 @@ impl Scan {
                     let (object, page) = (reader.object, reader.at);
                     if self.map.contains(&(object, page)) {
                         reader.left -= 1;
-                        reader.at = if reader.backwards { page.saturating_sub(1) } else { page + 1 };
+                        reader.at =
+                            if reader.backwards { page.saturating_sub(1) } else { page + 1 };
                         reader.ready = self.now + reader.work;
                     } else {
                         reader.blocked = true;
@@ -238,8 +244,12 @@ fn a_prefetch_from_a_stuck_source_delays_no_pin_of_another_map() {
     while let Some(action) = core.next_action() {
         match action {
             CoreAction::Read { object: ObjectId(0), .. } => {}
-            CoreAction::Read { frame, .. } => core.handle(CoreEvent::ReadDone { frame, result: Ok(()) }),
-            CoreAction::Install { frame, .. } => core.handle(CoreEvent::Installed { frame, result: Ok(()) }),
+            CoreAction::Read { frame, .. } => {
+                core.handle(CoreEvent::ReadDone { frame, result: Ok(()) })
+            }
+            CoreAction::Install { frame, .. } => {
+                core.handle(CoreEvent::Installed { frame, result: Ok(()) })
+            }
             CoreAction::Reply { result, .. } => replied = result.is_ok(),
             other => panic!("{other:?}"),
         }
@@ -278,8 +288,9 @@ fn the_streams_of_a_map_that_is_gone_leave_their_window_to_others() {
 fn more_streams_than_are_followed_keep_the_budget() {
     let part = DATA / 64;
     let mut scan = Scan::new(2048, &[DATA], AccessPattern::Sequential, (100, 1));
-    scan.readers =
-        (0..64).map(|n| ScanReader::new(ObjectId(0), (n * part, (n + 1) * part), n % 2 == 1, 5)).collect();
+    scan.readers = (0..64)
+        .map(|n| ScanReader::new(ObjectId(0), (n * part, (n + 1) * part), n % 2 == 1, 5))
+        .collect();
     scan.run();
     assert!(scan.core.ahead <= scan.core.ahead_share() + u64::from(scan.core.max_run()));
 }

@@ -7,8 +7,8 @@
 
 use super::extents::{Extent, ExtentState};
 use super::{
-    AccessPattern, Backing, Core, CoreAction, CoreEvent, ExtentId, Failure, FailureReason, Limits, ObjectId,
-    ObjectTraits, PageRun, PinnedRange, Stability, StoreAccess, Ticket,
+    AccessPattern, Backing, Core, CoreAction, CoreEvent, ExtentId, Failure, FailureReason, Limits,
+    ObjectId, ObjectTraits, PageRun, PinnedRange, Stability, StoreAccess, Ticket,
 };
 use crate::effort::{number, scaled};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -59,7 +59,11 @@ enum PlayedOutcome {
     /// A thread's fault is read.
     Fault(usize),
     /// What an immediate action answers, a moment later.
-    Event(fn(ExtentId, Result<(), FailureReason>) -> CoreEvent, ExtentId, Result<(), FailureReason>),
+    Event(
+        fn(ExtentId, Result<(), FailureReason>) -> CoreEvent,
+        ExtentId,
+        Result<(), FailureReason>,
+    ),
 }
 
 #[derive(Debug)]
@@ -251,19 +255,32 @@ impl Simulation {
             })
             .sum();
         assert_eq!(used, self.core.used(), "the count of pages is not that of the frames");
-        let dirty: u64 =
-            (self.core.frames.iter()).map(|(_, f)| if f.dirty { f.run.len.into() } else { 0 }).sum();
+        let dirty: u64 = (self.core.frames.iter())
+            .map(|(_, f)| if f.dirty { f.run.len.into() } else { 0 })
+            .sum();
         assert_eq!(dirty, self.core.dirty(), "the count of dirty pages is not that of the frames");
         let dirty: u64 = self.core.objects.values().map(|object| object.dirty).sum();
         assert_eq!(dirty, self.core.dirty(), "the count of dirty pages is not that of the objects");
         let writing: u64 = self.core.objects.values().map(|object| object.writing).sum();
-        assert_eq!(writing, self.core.writing, "the count of pages being written is not that of the objects");
+        assert_eq!(
+            writing, self.core.writing,
+            "the count of pages being written is not that of the objects"
+        );
         let held: u64 = self.core.objects.values().map(|object| object.pins.held()).sum();
-        assert_eq!(held, self.core.held, "the count of pages pinned for stores is not that of the objects");
+        assert_eq!(
+            held, self.core.held,
+            "the count of pages pinned for stores is not that of the objects"
+        );
         let reading: u64 = self.core.objects.values().map(|object| object.reading).sum();
-        assert_eq!(reading, self.core.reading, "the count of pages being read is not that of the objects");
+        assert_eq!(
+            reading, self.core.reading,
+            "the count of pages being read is not that of the objects"
+        );
         let ahead = super::readahead_share::counted(&self.core.frames);
-        assert_eq!(ahead, self.core.ahead, "the count of pages read ahead is not that of the frames");
+        assert_eq!(
+            ahead, self.core.ahead,
+            "the count of pages read ahead is not that of the frames"
+        );
     }
 
     fn act(&mut self) {
@@ -298,8 +315,10 @@ impl Simulation {
                     assert_eq!(world.traits.tracked, mode != StoreAccess::ReadOnly);
                     for (page, value) in (run.first..).zip(bytes) {
                         assert!(!world.poisoned.contains_key(&page), "{page} is poisoned");
-                        let old =
-                            world.map.insert(page, Mapped { value, writable: mode == StoreAccess::Writable });
+                        let old = world.map.insert(
+                            page,
+                            Mapped { value, writable: mode == StoreAccess::Writable },
+                        );
                         assert!(old.is_none(), "{page} is in the map already");
                     }
                     let being_written =
@@ -310,8 +329,14 @@ impl Simulation {
                     }
                     self.wake(object, run);
                 }
-                let result = if refused { Err(FailureReason::Refused { errno: 12 }) } else { Ok(()) };
-                self.answer(object, |frame, result| CoreEvent::Installed { frame, result }, frame, result);
+                let result =
+                    if refused { Err(FailureReason::Refused { errno: 12 }) } else { Ok(()) };
+                self.answer(
+                    object,
+                    |frame, result| CoreEvent::Installed { frame, result },
+                    frame,
+                    result,
+                );
             }
             CoreAction::TakeOut { frame, object, run, bytes } => {
                 let busy = self.errors > 0 && self.random.one_in(30);
@@ -322,16 +347,23 @@ impl Simulation {
                     "{run:?} may be stored to while it is copied"
                 );
                 if !busy {
-                    let bytes =
-                        (run.first..run.end()).map(|page| world.map.remove(&page).unwrap().value).collect();
+                    let bytes = (run.first..run.end())
+                        .map(|page| world.map.remove(&page).unwrap().value)
+                        .collect();
                     let old = world.buffers.insert(frame, (run, bytes));
                     assert!(old.is_none(), "{frame:?} has a buffer already");
                 } else if world.traits.tracked {
                     // Put back, without the protection.
-                    (run.first..run.end()).for_each(|page| world.map.get_mut(&page).unwrap().writable = true);
+                    (run.first..run.end())
+                        .for_each(|page| world.map.get_mut(&page).unwrap().writable = true);
                 }
                 let result = if busy { Err(FailureReason::Busy) } else { Ok(()) };
-                self.answer(object, |frame, result| CoreEvent::TakenOut { frame, result }, frame, result);
+                self.answer(
+                    object,
+                    |frame, result| CoreEvent::TakenOut { frame, result },
+                    frame,
+                    result,
+                );
             }
             CoreAction::Copy { frame, object, run, protect } => {
                 let busy = self.errors > 0 && self.random.one_in(30);
@@ -350,12 +382,18 @@ impl Simulation {
                     }
                 }
                 let result = if busy { Err(FailureReason::Busy) } else { Ok(()) };
-                self.answer(object, |frame, result| CoreEvent::Copied { frame, result }, frame, result);
+                self.answer(
+                    object,
+                    |frame, result| CoreEvent::Copied { frame, result },
+                    frame,
+                    result,
+                );
             }
             CoreAction::Unprotect { object, run } => {
                 let world = self.worlds.get_mut(&object).unwrap();
                 for page in run.first..run.end() {
-                    let mapped = world.map.get_mut(&page).expect("only pages in the map are unprotected");
+                    let mapped =
+                        world.map.get_mut(&page).expect("only pages in the map are unprotected");
                     mapped.writable = true;
                 }
                 self.wake(object, run);
@@ -387,10 +425,13 @@ impl Simulation {
             CoreAction::Poison { object, page, reason } => {
                 self.worlds.get_mut(&object).unwrap().poisoned.insert(page, reason.clone());
                 assert!(
-                    self.may_fail || reason == FailureReason::Deadline || reason == FailureReason::NoMemory,
+                    self.may_fail
+                        || reason == FailureReason::Deadline
+                        || reason == FailureReason::NoMemory,
                     "{reason:?} without cause"
                 );
-                let lacks = matches!(reason, FailureReason::NoMemory | FailureReason::Unwritten { .. });
+                let lacks =
+                    matches!(reason, FailureReason::NoMemory | FailureReason::Unwritten { .. });
                 assert!(
                     self.unwritable.is_none_or(|unwritable| unwritable == object) || !lacks,
                     "page {page} of {object:?} is not read for another's writes: {reason:?}\n{}",
@@ -405,13 +446,20 @@ impl Simulation {
                 }
             }
             CoreAction::Unpoison { object, page } => {
-                self.worlds.get_mut(&object).unwrap().poisoned.remove(&page).expect("only what is poisoned");
+                self.worlds
+                    .get_mut(&object)
+                    .unwrap()
+                    .poisoned
+                    .remove(&page)
+                    .expect("only what is poisoned");
             }
             CoreAction::Wake { object, run } => self.wake(object, run),
             CoreAction::Reply { ticket, result } => self.replied(ticket, result),
             CoreAction::Detached { object } => {
                 let world = self.worlds.get_mut(&object).unwrap();
-                assert!(world.map.is_empty() && world.buffers.is_empty() && world.writing.is_empty());
+                assert!(
+                    world.map.is_empty() && world.buffers.is_empty() && world.writing.is_empty()
+                );
                 world.detached = true;
             }
         }
@@ -447,7 +495,10 @@ impl Simulation {
                     world.expected.insert(page, self.stored);
                     if world.traits.shares_buffer && world.writing.iter().any(|w| w.holds(page)) {
                         let frame = self.core.objects[&object].table.extent_at(page).unwrap();
-                        assert!(world.beside.contains(&frame), "page {page} changed while it was written");
+                        assert!(
+                            world.beside.contains(&frame),
+                            "page {page} changed while it was written"
+                        );
                     }
                 }
             }
@@ -466,14 +517,20 @@ impl Simulation {
         match (asked, result) {
             (Asked::Pin(pin), Ok(())) => {
                 for page in pin.first..pin.end {
-                    assert!(world.map.contains_key(&page), "page {page} is pinned and not in the map");
+                    assert!(
+                        world.map.contains_key(&page),
+                        "page {page} is pinned and not in the map"
+                    );
                 }
                 self.pins.push((object, pin));
             }
             (Asked::Sync(first, end, at_call), Ok(())) if !world.traits.private => {
                 for (page, value) in at_call.range(first..end) {
                     let durable = world.durable[page];
-                    assert!(durable >= *value, "page {page}: {durable} is durable, {value} was synced");
+                    assert!(
+                        durable >= *value,
+                        "page {page}: {durable} is durable, {value} was synced"
+                    );
                     world.promised.insert(*page, durable);
                 }
             }
@@ -498,7 +555,8 @@ impl Simulation {
                 + if world.traits.shares_buffer {
                     // A buffer is the map's own page, where it is in the map.
                     let outside = |run: &PageRun| {
-                        (run.first..run.end()).filter(|page| !world.map.contains_key(page)).count() as u64
+                        (run.first..run.end()).filter(|page| !world.map.contains_key(page)).count()
+                            as u64
                     };
                     let pages = |(frame, (run, _)): (&ExtentId, &(PageRun, Vec<u64>))| {
                         if world.beside.contains(frame) { u64::from(run.len) } else { outside(run) }
@@ -513,8 +571,17 @@ impl Simulation {
             }
         }
         // What an action takes is counted before it is done, and what it gives back after.
-        assert!(used <= self.core.used().max(self.budget), "{used} in use, {} counted", self.core.used());
-        assert!(used <= self.budget, "{used} pages in use of {}, {} counted", self.budget, self.core.used());
+        assert!(
+            used <= self.core.used().max(self.budget),
+            "{used} in use, {} counted",
+            self.core.used()
+        );
+        assert!(
+            used <= self.budget,
+            "{used} pages in use of {}, {} counted",
+            self.budget,
+            self.core.used()
+        );
     }
 
     fn ticket(&mut self, object: ObjectId, asked: Asked) -> Ticket {
@@ -537,12 +604,15 @@ impl Simulation {
             return assert_eq!(mapped.value, want, "page {page} of {object:?} in the map");
         }
         let is_wanted = |value: Option<&u64>| value == Some(&want);
-        let in_buffer = world
-            .buffers
-            .values()
-            .any(|(run, values)| run.holds(page) && is_wanted(values.get((page - run.first) as usize)));
+        let in_buffer = world.buffers.values().any(|(run, values)| {
+            run.holds(page) && is_wanted(values.get((page - run.first) as usize))
+        });
         let backing = is_wanted(world.spill.get(&page)) || is_wanted(world.source.get(&page));
-        assert!(in_buffer || backing, "page {page} of {object:?} is nowhere: {want}\n{}", self.story());
+        assert!(
+            in_buffer || backing,
+            "page {page} of {object:?} is nowhere: {want}\n{}",
+            self.story()
+        );
     }
 
     /// The process dies, and the machine with it: of what was written and not flushed, anything may be durable. The next process
@@ -565,7 +635,9 @@ impl Simulation {
             // Writes that were under way, too.
             let mut written = world.source.clone();
             if !world.traits.private {
-                for (run, values) in world.buffers.values().filter(|(run, _)| world.writing.contains(run)) {
+                for (run, values) in
+                    world.buffers.values().filter(|(run, _)| world.writing.contains(run))
+                {
                     for (page, value) in (run.first..).zip(values) {
                         written.insert(page, *value);
                     }
@@ -581,7 +653,10 @@ impl Simulation {
             }
             for (page, promised) in &world.promised {
                 let found = written[page];
-                assert!(found >= *promised, "page {page} has {found} after a crash, {promised} was synced");
+                assert!(
+                    found >= *promised,
+                    "page {page} has {found} after a crash, {promised} was synced"
+                );
             }
             let untouched = written.iter().all(|(page, value)| *value == page + 1);
             assert!(
@@ -636,7 +711,8 @@ impl Simulation {
             return;
         }
         self.check_one_page();
-        let due: Vec<usize> = (0..self.pending.len()).filter(|&n| self.pending[n].at <= self.now).collect();
+        let due: Vec<usize> =
+            (0..self.pending.len()).filter(|&n| self.pending[n].at <= self.now).collect();
         if !due.is_empty() {
             let which = due[self.random.below(due.len() as u64) as usize];
             let pending = self.pending.swap_remove(which);
@@ -649,7 +725,9 @@ impl Simulation {
         }
         let n = self.random.below(self.threads.len() as u64) as usize;
         let object = self.threads[n].object;
-        if self.threads[n].blocked.is_none() && self.resize.is_none_or(|resize| resize.object != object) {
+        if self.threads[n].blocked.is_none()
+            && self.resize.is_none_or(|resize| resize.object != object)
+        {
             self.program(n);
         }
     }
@@ -720,8 +798,9 @@ impl Simulation {
                 self.event(CoreEvent::Evict { object, first: page, end, discard: false, ticket });
             }
             6 => {
-                let pattern = [AccessPattern::Normal, AccessPattern::Sequential, AccessPattern::Random]
-                    [self.random.below(3) as usize];
+                let pattern =
+                    [AccessPattern::Normal, AccessPattern::Sequential, AccessPattern::Random]
+                        [self.random.below(3) as usize];
                 self.event(CoreEvent::Advise { object, pattern });
             }
             _ => {
@@ -736,7 +815,8 @@ impl Simulation {
         let held = |pin: &&(ObjectId, PinnedRange)| pin.0 == object && pin.1.stores;
         let Some(&(_, pin)) = self.pins.iter().find(held) else { return };
         let page = pin.first + self.random.below(pin.end - pin.first);
-        let frame = self.core.objects[&object].table.extent_at(page).map(|id| &self.core.frames[id]);
+        let frame =
+            self.core.objects[&object].table.extent_at(page).map(|id| &self.core.frames[id]);
         let world = self.worlds.get_mut(&object).unwrap();
         // The driver copies in one step; here the end of it may be still to come.
         let copying = frame.is_some_and(|frame| frame.place == ExtentState::Copying);
@@ -777,7 +857,10 @@ impl Simulation {
                     let world = self.worlds.get_mut(&object).unwrap();
                     let values = if from == Backing::Spill { &world.spill } else { &world.source };
                     let bytes = (run.first..run.end()).map(|page| values[&page]).collect();
-                    world.buffers.insert(frame, (run, bytes)).expect("the buffer stays until the read ends");
+                    world
+                        .buffers
+                        .insert(frame, (run, bytes))
+                        .expect("the buffer stays until the read ends");
                     Ok(())
                 };
                 self.event(CoreEvent::ReadDone { frame, result });
@@ -786,14 +869,18 @@ impl Simulation {
                 let world = self.worlds.get_mut(&object).unwrap();
                 world.writing.retain(|other| *other != run);
                 let bytes = world.buffers[&frame].1.clone();
-                let values = if to == Backing::Spill { &mut world.spill } else { &mut world.source };
+                let values =
+                    if to == Backing::Spill { &mut world.spill } else { &mut world.source };
                 for (page, value) in (run.first..).zip(bytes) {
                     // A write that fails may have come to any of its pages.
                     if failed && self.random.one_in(2) {
                         continue;
                     }
                     let old = values.insert(page, value).unwrap_or(0);
-                    assert!(old <= value, "page {page}: {value} is written over {old}, which is newer");
+                    assert!(
+                        old <= value,
+                        "page {page}: {value} is written over {old}, which is newer"
+                    );
                 }
                 let result = if failed {
                     Err(FailureReason::Source { message: "full".into(), errno: Some(28) })
@@ -846,7 +933,8 @@ impl Simulation {
 
     /// What the core knows of the pages that threads wait for.
     fn story(&self) -> String {
-        let blocked = self.threads.iter().filter_map(|thread| Some((thread.object, thread.blocked?.0)));
+        let blocked =
+            self.threads.iter().filter_map(|thread| Some((thread.object, thread.blocked?.0)));
         let told = blocked.map(|(object, page)| {
             let this = &self.core.objects[&object];
             let frame = this.table.extent_at(page).map(|frame| &self.core.frames[frame]);
@@ -865,8 +953,9 @@ impl Simulation {
         let mut kinds = BTreeMap::new();
         for (_, frame) in core.frames.iter() {
             let Extent { object, place, dirty, writing, .. } = frame;
-            *kinds.entry(format!("{object:?} {place:?}, dirty {dirty}, writing {writing}")).or_insert(0) +=
-                frame.run.len;
+            *kinds
+                .entry(format!("{object:?} {place:?}, dirty {dirty}, writing {writing}"))
+                .or_insert(0) += frame.run.len;
         }
         told.chain([memory, format!("pages by state: {kinds:?}")]).collect::<Vec<_>>().join("\n")
     }
@@ -898,7 +987,8 @@ impl Simulation {
         }
         let objects: Vec<ObjectId> = self.worlds.keys().copied().collect();
         for &object in &objects {
-            let (pages, expected) = (self.worlds[&object].pages, self.worlds[&object].expected.clone());
+            let (pages, expected) =
+                (self.worlds[&object].pages, self.worlds[&object].expected.clone());
             for _ in 0..3 {
                 let ticket = self.ticket(object, Asked::Sync(0, pages, expected.clone()));
                 self.event(CoreEvent::Sync { object, first: 0, end: pages, flush: true, ticket });
@@ -935,7 +1025,8 @@ fn reads_of_a_map_never_lack_memory_for_anothers_failing_writes() {
             let (tracked, deadline) = (n == 0, DEADLINE);
             let private = tracked && seed % 2 == 1;
             let shares_buffer = seed % 4 < 2;
-            let traits = ObjectTraits { tracked, private, shares_buffer, block: 1, cut: 1, deadline };
+            let traits =
+                ObjectTraits { tracked, private, shares_buffer, block: 1, cut: 1, deadline };
             let source = (0..400).map(|page| (page, page + 1)).collect();
             this.core.handle(CoreEvent::Attach { object: ObjectId(n), pages: 400, traits });
             this.worlds.insert(ObjectId(n), World::new(400, traits, source));
@@ -946,9 +1037,11 @@ fn reads_of_a_map_never_lack_memory_for_anothers_failing_writes() {
         for _ in 0..30_000 {
             this.step();
         }
-        let unwritten =
-            |reason: &&FailureReason| matches!(reason, FailureReason::Unwritten { errno: Some(28), .. });
-        refused += u64::from(this.worlds[&ObjectId(0)].poisoned.values().any(|reason| unwritten(&reason)));
+        let unwritten = |reason: &&FailureReason| {
+            matches!(reason, FailureReason::Unwritten { errno: Some(28), .. })
+        };
+        refused +=
+            u64::from(this.worlds[&ObjectId(0)].poisoned.values().any(|reason| unwritten(&reason)));
         read += this.core.counts().pages_read;
         // The kept pages are written as soon as writes succeed.
         this.unwritable = None;
@@ -956,11 +1049,20 @@ fn reads_of_a_map_never_lack_memory_for_anothers_failing_writes() {
         let expected = this.worlds[&ObjectId(0)].expected.clone();
         for _ in 0..3 {
             let ticket = this.ticket(ObjectId(0), Asked::Sync(0, 400, expected.clone()));
-            this.event(CoreEvent::Sync { object: ObjectId(0), first: 0, end: 400, flush: true, ticket });
+            this.event(CoreEvent::Sync {
+                object: ObjectId(0),
+                first: 0,
+                end: 400,
+                flush: true,
+                ticket,
+            });
             this.finish();
         }
         let world = &this.worlds[&ObjectId(0)];
-        assert!(world.traits.private || world.durable == world.expected, "a store was lost (seed {seed})");
+        assert!(
+            world.traits.private || world.durable == world.expected,
+            "a store was lost (seed {seed})"
+        );
     }
     assert!(
         refused == schedules && read > schedules * 400,

@@ -112,7 +112,8 @@ impl Core {
             let this = if std::mem::replace(&mut kept, true) {
                 let this = self.frames.add(object, piece, ExtentState::Installed);
                 let frame = &mut self.frames[this];
-                (frame.doom, frame.protected, frame.buffer, frame.seen) = (doom, protected, buffer, true);
+                (frame.doom, frame.protected, frame.buffer, frame.seen) =
+                    (doom, protected, buffer, true);
                 self.frames.enqueue(this, queue);
                 this
             } else {
@@ -143,7 +144,8 @@ impl Core {
     }
 
     fn numbered_end(&mut self, id: ExtentId, object: ObjectId) {
-        if let (Some(number), Some(object)) = (self.write_numbers.remove(&id), self.objects.get_mut(&object))
+        if let (Some(number), Some(object)) =
+            (self.write_numbers.remove(&id), self.objects.get_mut(&object))
         {
             object.writes.remove(&number);
         }
@@ -179,7 +181,8 @@ impl Core {
     }
 
     pub(super) fn copied(&mut self, id: ExtentId, result: Result<(), FailureReason>) {
-        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == ExtentState::Copying) else {
+        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == ExtentState::Copying)
+        else {
             return;
         };
         let (object, run) = (frame.object, frame.run);
@@ -196,7 +199,10 @@ impl Core {
             if reason == FailureReason::Busy {
                 // Direct I/O lets go of a page in a moment: who syncs waits for it.
                 for sync in self.syncs.iter_mut().filter(|sync| sync.object == object) {
-                    if sync.first < run.end() && run.first < sync.end && sync.phase != SyncPhase::Flushing {
+                    if sync.first < run.end()
+                        && run.first < sync.end
+                        && sync.phase != SyncPhase::Flushing
+                    {
                         sync.pending.push_front(run.first);
                         sync.phase = SyncPhase::Starting;
                     }
@@ -262,7 +268,8 @@ impl Core {
                 self.counts.pages_written += if private { 0 } else { u64::from(run.len) };
                 self.counts.pages_spilled += if private { u64::from(run.len) } else { 0 };
                 if private && let Some(object) = self.objects.get_mut(&object) {
-                    (run.first..run.end()).for_each(|page| object.table.mark(Mark::Spilled, page, true));
+                    (run.first..run.end())
+                        .for_each(|page| object.table.mark(Mark::Spilled, page, true));
                 }
             }
             Err(reason) => {
@@ -307,7 +314,13 @@ impl Core {
             if std::mem::take(&mut frame.copied) {
                 self.used -= u64::from(run.len);
             }
-            self.actions.push_back(CoreAction::Discard { frame: id, object, run, last: false, shown: false });
+            self.actions.push_back(CoreAction::Discard {
+                frame: id,
+                object,
+                run,
+                last: false,
+                shown: false,
+            });
         }
     }
 
@@ -377,12 +390,13 @@ impl Core {
         let now = self.now;
         for _ in 0..self.dirty_order.len() {
             let Some((id, dirtied)) = self.dirty_order.pop_front() else { return };
-            let Some(frame) = self.frames.get(id).filter(|frame| dirty_since(frame, dirtied)) else {
+            let Some(frame) = self.frames.get(id).filter(|frame| dirty_since(frame, dirtied))
+            else {
                 continue;
             };
             // What is pinned is not written before somebody asks.
-            let many =
-                self.throttle.waits() || self.dirty.saturating_sub(self.pinned) > self.limits.budget / 4;
+            let many = self.throttle.waits()
+                || self.dirty.saturating_sub(self.pinned) > self.limits.budget / 4;
             let old = dirtied + self.limits.dirty_age <= now;
             let due = may_retry(frame, now);
             let window = self.may_write(frame.object) && !self.is_held(frame.object, frame.run);
@@ -400,7 +414,9 @@ impl Core {
                 }
             }
             self.dirty_order.push_back((id, dirtied));
-            if !(old || many || !due) && self.dirty_order.front().is_some_and(|first| first.1 >= dirtied) {
+            if !(old || many || !due)
+                && self.dirty_order.front().is_some_and(|first| first.1 >= dirtied)
+            {
                 break;
             }
         }
@@ -409,7 +425,10 @@ impl Core {
             return;
         }
         let failed = |frame: &Extent| {
-            frame.place == ExtentState::Buffered && frame.dirty && !frame.writing && frame.failed != 0
+            frame.place == ExtentState::Buffered
+                && frame.dirty
+                && !frame.writing
+                && frame.failed != 0
         };
         let all: Vec<(ExtentId, u64)> = self
             .frames
@@ -422,7 +441,14 @@ impl Core {
         due.for_each(|(id, _)| self.queue_write(id));
     }
 
-    pub(super) fn sync(&mut self, object: ObjectId, first: u64, end: u64, flush: bool, ticket: Ticket) {
+    pub(super) fn sync(
+        &mut self,
+        object: ObjectId,
+        first: u64,
+        end: u64,
+        flush: bool,
+        ticket: Ticket,
+    ) {
         let Some(this) = self.objects.get(&object) else {
             return self.reply(ticket, Err(Self::failure(first, &FailureReason::PastEnd)));
         };

@@ -54,7 +54,9 @@ impl Driver {
         let victims = self.victims(id);
         let mut lost = false;
         while bytes > most
-            && victims.iter().any(|id| self.objects.get_mut(id).is_some_and(|object| object.records.lose()))
+            && victims
+                .iter()
+                .any(|id| self.objects.get_mut(id).is_some_and(|object| object.records.lose()))
         {
             lost = true;
             bytes = hashes(&self.objects);
@@ -72,7 +74,12 @@ impl Driver {
         [id, most.map_or(id, |(&most, _)| most)]
     }
 
-    pub(super) fn leaves_written(&mut self, id: ObjectId, leaves: &[(u64, u64)], result: &io::Result<()>) {
+    pub(super) fn leaves_written(
+        &mut self,
+        id: ObjectId,
+        leaves: &[(u64, u64)],
+        result: &io::Result<()>,
+    ) {
         match result {
             Ok(()) => self.shed_failed = None,
             Err(error) => {
@@ -93,7 +100,9 @@ impl Driver {
     /// The bytes of a read are there: the rest of the last page is zeroed, and pages that the program has
     /// seen must not have changed. `None` if a leaf of hashes has to be read first.
     pub(super) fn finish_read(&mut self, op: Operation) -> Option<Result<(), FailureReason>> {
-        let Some(object) = self.objects.get_mut(&op.object) else { return Some(Err(FailureReason::PastEnd)) };
+        let Some(object) = self.objects.get_mut(&op.object) else {
+            return Some(Err(FailureReason::PastEnd));
+        };
         let room = op.run.len as usize * self.page;
         // SAFETY: the slot is `room` bytes, and this thread's alone again.
         let bytes = unsafe {
@@ -122,13 +131,20 @@ impl Driver {
     }
 
     /// The reads that waited for a leaf are judged, or fail with it.
-    pub(super) fn leaf_loaded(&mut self, id: ObjectId, leaf: u64, bytes: io::Result<Box<[u8; FILE_BYTES]>>) {
+    pub(super) fn leaf_loaded(
+        &mut self,
+        id: ObjectId,
+        leaf: u64,
+        bytes: io::Result<Box<[u8; FILE_BYTES]>>,
+    ) {
         let Some(object) = self.objects.get_mut(&id) else { return };
         let result = bytes.map(|bytes| object.records.loaded(leaf, &bytes)).map_err(|error| {
-            let text = format!("the hashes of its pages cannot be read from the spill directory: {error}");
+            let text =
+                format!("the hashes of its pages cannot be read from the spill directory: {error}");
             reason_of(&io::Error::new(error.kind(), text))
         });
-        let waited = object.unjudged.extract_if(.., |&mut (other, _)| other == leaf).map(|(_, op)| op);
+        let waited =
+            object.unjudged.extract_if(.., |&mut (other, _)| other == leaf).map(|(_, op)| op);
         for op in waited.collect::<Vec<_>>() {
             let frame = op.frame;
             let outcome = match &result {

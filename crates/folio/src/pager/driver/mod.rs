@@ -256,8 +256,11 @@ unsafe impl Send for Driver {}
 impl Driver {
     pub(crate) fn new(config: Config, inbox: Arc<CommandQueue>) -> Self {
         let page = rustix::param::page_size();
-        let limits =
-            Limits { budget: (config.budget / page) as u64, dirty_age: micros(config.dirty_age), page };
+        let limits = Limits {
+            budget: (config.budget / page) as u64,
+            dirty_age: micros(config.dirty_age),
+            page,
+        };
         let mover = config.uffd.clone().filter(|_| config.moves);
         let now = Instant::now();
         Self {
@@ -265,7 +268,11 @@ impl Driver {
             pool: Pool::new(2 * config.budget + (64 << 20), mover, config.huge),
             objects: IntMap::default(),
             areas: BTreeMap::new(),
-            deliveries: config.uffd.iter().map(|uffd| FaultSource::Uffd(Arc::clone(uffd))).collect(),
+            deliveries: config
+                .uffd
+                .iter()
+                .map(|uffd| FaultSource::Uffd(Arc::clone(uffd)))
+                .collect(),
             slots: OperationTable::default(),
             hash_bytes: 0,
             shed_failed: None,
@@ -283,7 +290,8 @@ impl Driver {
             inbox,
             secret: Secret::draw(),
             page,
-            most_areas: process::sysctl("vm/max_map_count").map_or(32_000, |most| most as usize / 2),
+            most_areas: process::sysctl("vm/max_map_count")
+                .map_or(32_000, |most| most as usize / 2),
             next: 0,
             started: now,
             ticked: now,
@@ -427,7 +435,8 @@ impl Driver {
 
     /// Follows the machine's memory: less of the budget under pressure, more when it is over.
     fn adapt_to_pressure(&mut self) {
-        let budget = self.pressure.as_mut().and_then(|pressure| pressure.change(self.config.budget));
+        let budget =
+            self.pressure.as_mut().and_then(|pressure| pressure.change(self.config.budget));
         if let Some(budget) = budget {
             self.event(CoreEvent::Budget { pages: (budget / self.page) as u64 });
             self.pool.trim(usize::MAX);
@@ -450,7 +459,8 @@ impl Driver {
 
     /// The faults that come as signals.
     fn sigsegv_cells(&mut self) -> Result<&SigsegvFaults, Errno> {
-        let there = self.deliveries.iter().position(|delivery| matches!(delivery, FaultSource::Signal(_)));
+        let there =
+            self.deliveries.iter().position(|delivery| matches!(delivery, FaultSource::Signal(_)));
         let at = if let Some(at) = there {
             at
         } else {
@@ -492,7 +502,11 @@ impl Driver {
                 && fault.address - start < len
             {
                 let page = ((fault.address - start) / self.page) as u64;
-                self.event(CoreEvent::Fault { object, page, write: fault.write || fault.protected });
+                self.event(CoreEvent::Fault {
+                    object,
+                    page,
+                    write: fault.write || fault.protected,
+                });
             }
         }
         !faults.is_empty()
@@ -530,7 +544,9 @@ impl Driver {
                 let _ = done.send(Ok(()));
             }
             Command::Resizing { object, on } => {
-                if let Some(guard) = self.objects.get_mut(&object).and_then(|object| object.guard.as_mut()) {
+                if let Some(guard) =
+                    self.objects.get_mut(&object).and_then(|object| object.guard.as_mut())
+                {
                     guard.resizing(on);
                 }
             }
@@ -550,7 +566,12 @@ impl Driver {
                 let _ = reply.send(runs.into_iter().map(|run| (run.first, run.end())).collect());
             }
             Command::Resident(object, reply) => {
-                let runs = self.core.resident(object).into_iter().map(|run| (run.first, run.end())).collect();
+                let runs = self
+                    .core
+                    .resident(object)
+                    .into_iter()
+                    .map(|run| (run.first, run.end()))
+                    .collect();
                 let _ = reply.send(runs);
             }
             Command::Ended { id, result } => self.ended(id, result),
@@ -573,12 +594,19 @@ impl Driver {
             (false, tracked) => !tracked || self.config.tracks,
         };
         let store = match self.config.uffd.clone().filter(|_| told) {
-            Some(uffd) if new.shared => Store::Memfd(MemfdStore::new(&name, pages, uffd, new.tracked)?),
+            Some(uffd) if new.shared => {
+                Store::Memfd(MemfdStore::new(&name, pages, uffd, new.tracked)?)
+            }
             Some(uffd) => {
                 let Config { moves, huge, .. } = self.config;
                 Store::Private(AnonStore::new(&name, pages, uffd, new.tracked, moves, huge)?)
             }
-            None => Store::Trapped(MprotectStore::new(&name, pages, self.sigsegv_cells()?, new.tracked)?),
+            None => Store::Trapped(MprotectStore::new(
+                &name,
+                pages,
+                self.sigsegv_cells()?,
+                new.tracked,
+            )?),
         };
         let trapped = matches!(store, Store::Trapped(_));
         self.next += 1;
@@ -597,7 +625,8 @@ impl Driver {
         };
         // As far as the store reaches: a fault behind the last page has to end, too.
         self.areas.insert(address, (pages.next_multiple_of(store::CHUNK) * self.page, id));
-        let constant = !new.tracked && matches!(new.reach, SourceAccess::Zeros | SourceAccess::Bytes(..));
+        let constant =
+            !new.tracked && matches!(new.reach, SourceAccess::Zeros | SourceAccess::Bytes(..));
         let records = PageHashes::new(self.secret, self.page);
         let most = self.config.source_threads;
         let merges = self.config.merges && new.tracked && !new.private;
@@ -621,7 +650,11 @@ impl Driver {
             held: None,
         };
         self.objects.insert(id, object);
-        self.event(CoreEvent::Attach { object: id, pages: new.len.div_ceil(self.page as u64), traits });
+        self.event(CoreEvent::Attach {
+            object: id,
+            pages: new.len.div_ceil(self.page as u64),
+            traits,
+        });
         self.event(CoreEvent::Advise { object: id, pattern: new.pattern });
         Ok((id, address))
     }
@@ -718,8 +751,11 @@ impl Driver {
             }
             CoreAction::Poison { object, page, reason } => {
                 let marks = self.config.marks;
-                let _ =
-                    self.objects.get_mut(&object)?.store.poison(page as usize, marks, &reason.to_string());
+                let _ = self.objects.get_mut(&object)?.store.poison(
+                    page as usize,
+                    marks,
+                    &reason.to_string(),
+                );
                 None
             }
             CoreAction::Unpoison { object, page } => {
@@ -740,7 +776,8 @@ impl Driver {
             CoreAction::Detached { object } => {
                 if let Some(object) = self.objects.remove(&object) {
                     self.areas.remove(&object.store.address());
-                    let DriverObject { caller, reach, records, hash_file, spill, held, .. } = object;
+                    let DriverObject { caller, reach, records, hash_file, spill, held, .. } =
+                        object;
                     caller.drop_all(held, (reach, records, hash_file, spill));
                 }
                 None
@@ -778,9 +815,10 @@ impl Driver {
                 here.map_or_else(|| object.store.copy_out(&mut self.pool, run), Ok).map(Some)
             }));
         }
-        let leaves = |(departure, outcome): &(&PendingEviction, &Result<Option<BufferSlot>, Errno>)| {
-            outcome.is_ok() && self.objects.contains_key(&departure.object)
-        };
+        let leaves =
+            |(departure, outcome): &(&PendingEviction, &Result<Option<BufferSlot>, Errno>)| {
+                outcome.is_ok() && self.objects.contains_key(&departure.object)
+            };
         let going: Vec<usize> = departing
             .iter()
             .zip(&outcomes)
@@ -830,7 +868,11 @@ impl Driver {
         }
     }
 
-    fn fill(&mut self, frame: ExtentId, slot: Result<BufferSlot, Errno>) -> Result<(), FailureReason> {
+    fn fill(
+        &mut self,
+        frame: ExtentId,
+        slot: Result<BufferSlot, Errno>,
+    ) -> Result<(), FailureReason> {
         match slot {
             Ok(slot) => {
                 self.slots.insert(frame, slot);
@@ -848,14 +890,17 @@ impl Driver {
         mode: StoreAccess,
         keep: bool,
     ) -> Result<(), FailureReason> {
-        let (Some(object), Some(slot)) = (self.objects.get_mut(&object), self.slots.remove(frame)) else {
+        let (Some(object), Some(slot)) = (self.objects.get_mut(&object), self.slots.remove(frame))
+        else {
             return Err(FailureReason::PastEnd);
         };
         if mode == StoreAccess::Writable
             && let Some(images) = object.images.as_mut().filter(|images| images.lacks(run))
         {
             // SAFETY: the slot holds the run's bytes, outside the map, and only this thread has it.
-            images.keep(run, unsafe { std::slice::from_raw_parts(slot.buffer(), slot.pages() * self.page) });
+            images.keep(run, unsafe {
+                std::slice::from_raw_parts(slot.buffer(), slot.pages() * self.page)
+            });
             self.imaged = true;
         }
         let mode = match mode {
@@ -887,7 +932,8 @@ impl Driver {
         let Some(object) = self.objects.get_mut(&id) else { return self.pool.give(slot) };
         if shown && !object.constant {
             // SAFETY: the slot holds the run's bytes, outside the map, and only this thread has it.
-            let bytes = unsafe { std::slice::from_raw_parts(slot.buffer(), slot.pages() * self.page) };
+            let bytes =
+                unsafe { std::slice::from_raw_parts(slot.buffer(), slot.pages() * self.page) };
             object.records.insert(run, bytes);
             self.spill_hashes(id);
         }
@@ -964,7 +1010,10 @@ impl Driver {
                     return Err(FailureReason::Short);
                 }
                 // SAFETY: as above. The source's bytes are there while it lives, which the object sees to, and are not the pool's.
-                unsafe { buffer.copy_from_nonoverlapping((address as *const u8).add(offset as usize), len) };
+                unsafe {
+                    buffer
+                        .copy_from_nonoverlapping((address as *const u8).add(offset as usize), len)
+                };
                 self.finish_read(op).transpose()
             }
             SourceAccess::Requests | SourceAccess::Constant | SourceAccess::SlowFile(_) => {
@@ -1006,7 +1055,8 @@ impl Driver {
             }
             OperationKind::Write => {
                 if op.backing == Backing::Source {
-                    file.check_inside(offset, op.len - op.done).map_err(|error| reason_of(&error))?;
+                    file.check_inside(offset, op.len - op.done)
+                        .map_err(|error| reason_of(&error))?;
                 }
                 let plan = file.plan_write(offset, op.len - op.done, at as usize);
                 FileOperation::Write { fd: plan.fd, from: at, len: plan.len, offset }
@@ -1036,11 +1086,16 @@ impl Driver {
         let Some(mut op) = self.ops.remove(&number) else { return };
         let (frame, object, kind) = (op.frame, op.object, op.kind);
         let op_counts = op.backing == Backing::Source
-            && (kind == OperationKind::Write || (kind == OperationKind::Flush && op.file.is_none()));
+            && (kind == OperationKind::Write
+                || (kind == OperationKind::Flush && op.file.is_none()));
         let outcome = match result {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) && gave_up_direct(&op) => None,
             Err(error) => Some(Err(reason_of(&error))),
-            Ok(count) if op.file.is_none() && kind != OperationKind::Flush && count > op.len - op.done => {
+            Ok(count)
+                if op.file.is_none()
+                    && kind != OperationKind::Flush
+                    && count > op.len - op.done =>
+            {
                 let message = "it claims more bytes than there was room for".into();
                 Some(Err(FailureReason::Source { message, errno: None }))
             }
@@ -1104,7 +1159,8 @@ impl Driver {
         if let Some(stamp) = self.stamps.get(&id) {
             return Ok(*stamp);
         }
-        let file = self.objects.get(&id).and_then(DriverObject::file).ok_or(FailureReason::PastEnd)?;
+        let file =
+            self.objects.get(&id).and_then(DriverObject::file).ok_or(FailureReason::PastEnd)?;
         let stamp = file.stamp().map_err(|error| reason_of(&error))?;
         self.stamps.insert(id, stamp);
         Ok(stamp)
@@ -1129,7 +1185,10 @@ impl Driver {
                 let after = self.stamp(op.object)?;
                 // SAFETY: the slot is as long as the run, and this thread's alone again; `len` bytes of it were read.
                 let bytes = unsafe { std::slice::from_raw_parts(op.buffer, op.len) };
-                Ok(op.settling.as_mut().map_or(ReadVerdict::Settled, |settling| settling.judge(after, bytes)))
+                Ok(op
+                    .settling
+                    .as_mut()
+                    .map_or(ReadVerdict::Settled, |settling| settling.judge(after, bytes)))
             }
             VersionRule::Any => Ok(ReadVerdict::Settled),
         }
@@ -1146,8 +1205,8 @@ impl Driver {
         let offset = run.first * self.page as u64;
         let object = self.objects.get_mut(&id).ok_or(FailureReason::PastEnd)?;
         let buffer = self.slots.get(frame).ok_or(FailureReason::PastEnd)?.buffer();
-        let mut len =
-            (object.len - offset.min(object.len)).min(u64::from(run.len) * self.page as u64) as usize;
+        let mut len = (object.len - offset.min(object.len))
+            .min(u64::from(run.len) * self.page as u64) as usize;
         if to == Backing::Spill {
             len = run.len as usize * self.page;
         }
@@ -1262,7 +1321,9 @@ impl Driver {
     /// Keeps the bytes of a run in the map that can be stored to from now on.
     fn keep_image(&mut self, id: ObjectId, run: PageRun) {
         let Some(object) = self.objects.get_mut(&id) else { return };
-        let Some(images) = object.images.as_mut().filter(|images| images.lacks(run)) else { return };
+        let Some(images) = object.images.as_mut().filter(|images| images.lacks(run)) else {
+            return;
+        };
         if let Ok(bytes) = object.store.bytes_of(run_of(run)) {
             images.keep(run, &bytes);
         }
@@ -1321,7 +1382,8 @@ impl Driver {
     fn spill_made(&mut self, id: ObjectId, file: io::Result<LocalFile>) {
         let Some(object) = self.objects.get_mut(&id) else { return };
         let awaiting = std::mem::take(&mut object.awaiting);
-        let made = file.map(|file| object.spill = Some(Arc::new(file))).map_err(|error| reason_of(&error));
+        let made =
+            file.map(|file| object.spill = Some(Arc::new(file))).map_err(|error| reason_of(&error));
         for op in awaiting {
             let frame = op.frame;
             if let Err(reason) = made.clone().and_then(|()| self.start(op)) {

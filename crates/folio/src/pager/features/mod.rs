@@ -196,7 +196,9 @@ impl Masks {
         let mut mask = Features::empty();
         let words = features.split(|c: char| c == ',' || c.is_whitespace());
         for word in words.filter(|word| !word.is_empty()) {
-            let known = word.strip_prefix('-').and_then(|name| NAMES.iter().find(|known| known.name == name));
+            let known = word
+                .strip_prefix('-')
+                .and_then(|name| NAMES.iter().find(|known| known.name == name));
             let Some(known) = known else {
                 let all: Vec<_> = NAMES.iter().map(|known| format!("-{}", known.name)).collect();
                 return Err(Error::rule(
@@ -258,7 +260,9 @@ impl Choice {
         }
         for known in NAMES.iter().filter(|known| (probe.offered - mask).contains(known.feature)) {
             let lost = known.feature.needs() - features;
-            let why = if delivery == Delivery::Signal && Features::OF_USERFAULTFD.contains(&known.feature) {
+            let why = if delivery == Delivery::Signal
+                && Features::OF_USERFAULTFD.contains(&known.feature)
+            {
                 "it is userfaultfd's, and faults are delivered by signals".to_owned()
             } else if lost.is_empty() {
                 continue;
@@ -273,7 +277,8 @@ impl Choice {
             features -= known.feature;
             unused.push((known.feature, why));
         }
-        let with = |needed: Features| if features.contains(needed) { delivery } else { Delivery::Signal };
+        let with =
+            |needed: Features| if features.contains(needed) { delivery } else { Delivery::Signal };
         let written_delivery = with(Features::WP);
         let shared_delivery = with(Features::MINOR_SHMEM | Features::WP_SHMEM);
         if delivery != Delivery::Signal {
@@ -330,7 +335,10 @@ fn name_of(feature: Features) -> &'static str {
 }
 
 /// The delivery, and why none of the better ones.
-fn deliver(probe: &Probe, forced: Option<Forced>) -> Result<(Delivery, Vec<(&'static str, String)>)> {
+fn deliver(
+    probe: &Probe,
+    forced: Option<Forced>,
+) -> Result<(Delivery, Vec<(&'static str, String)>)> {
     let mut better = Vec::new();
     for (way, state) in &probe.ways {
         match (forced, state) {
@@ -341,7 +349,9 @@ fn deliver(probe: &Probe, forced: Option<Forced>) -> Result<(Delivery, Vec<(&'st
                 ));
             }
             (_, Ok(())) => return Ok((*way, better)),
-            (Some(Forced::Only(only)), Err(why)) if only == *way => return Err(missing(only.name(), why)),
+            (Some(Forced::Only(only)), Err(why)) if only == *way => {
+                return Err(missing(only.name(), why));
+            }
             (_, Err(why)) => better.push((way.name(), why.clone())),
         }
     }
@@ -372,7 +382,8 @@ mod tests {
     /// A machine that has everything.
     fn rich() -> Probe {
         Probe {
-            ways: [Delivery::Syscall, Delivery::Device, Delivery::UserModeOnly].map(|way| (way, Ok(()))),
+            ways: [Delivery::Syscall, Delivery::Device, Delivery::UserModeOnly]
+                .map(|way| (way, Ok(()))),
             offered: Features::all(),
             lacking: Vec::new(),
         }
@@ -380,7 +391,8 @@ mod tests {
 
     #[test]
     fn words_may_be_separated_by_commas_and_spaces() {
-        let masks = Masks::parse(Asker::Builder, " -move, -poison  -io_uring,,", " device ").unwrap();
+        let masks =
+            Masks::parse(Asker::Builder, " -move, -poison  -io_uring,,", " device ").unwrap();
         assert_eq!(masks.features, Features::MOVE | Features::POISON | Features::IO_URING);
         assert_eq!(masks.forced, Some(Forced::Only(Delivery::Device)));
         assert_eq!(
@@ -397,7 +409,8 @@ mod tests {
             ("-", "", "-move"),
             ("", "sysfs", "user-mode-only"),
         ] {
-            let error = Masks::parse(Asker::Environment, features, delivery).unwrap_err().to_string();
+            let error =
+                Masks::parse(Asker::Environment, features, delivery).unwrap_err().to_string();
             assert!(error.contains(known), "{error}");
         }
     }
@@ -412,8 +425,9 @@ mod tests {
             assert_eq!(choice.delivery, Delivery::Syscall);
             let tracks = known.feature != Features::WP;
             assert_eq!(choice.written_delivery == Delivery::Syscall, tracks, "{}", known.name);
-            let shares =
-                tracks && known.feature != Features::MINOR_SHMEM && known.feature != Features::WP_SHMEM;
+            let shares = tracks
+                && known.feature != Features::MINOR_SHMEM
+                && known.feature != Features::WP_SHMEM;
             assert_eq!(choice.shared_delivery == Delivery::Syscall, shares, "{}", known.name);
             assert_eq!(
                 choice.private_store_moves,
@@ -423,7 +437,10 @@ mod tests {
             );
         }
         let choice = Choice::make(&rich(), Features::empty(), None).unwrap();
-        assert_eq!((choice.features, choice.unused.len(), choice.better.len()), (Features::all(), 0, 0));
+        assert_eq!(
+            (choice.features, choice.unused.len(), choice.better.len()),
+            (Features::all(), 0, 0)
+        );
     }
 
     #[test]
@@ -442,7 +459,10 @@ mod tests {
         let forced = |forced| Choice::make(&probe, Features::empty(), Some(forced));
         let error = forced(Forced::Only(Delivery::Device)).unwrap_err().to_string();
         assert!(error.contains("nobody made the node") && error.contains("device"), "{error}");
-        assert_eq!(forced(Forced::Only(Delivery::UserModeOnly)).unwrap().delivery, Delivery::UserModeOnly);
+        assert_eq!(
+            forced(Forced::Only(Delivery::UserModeOnly)).unwrap().delivery,
+            Delivery::UserModeOnly
+        );
         for way in &mut probe.ways {
             way.1 = Err("nobody made the node".to_owned());
         }
@@ -488,8 +508,10 @@ mod tests {
         let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
         // SAFETY: the kernel copies the filter, which has `len` entries.
         unsafe {
-            check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1_usize, 0_usize, 0_usize, 0_usize)).unwrap();
-            check(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)).unwrap();
+            check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1_usize, 0_usize, 0_usize, 0_usize))
+                .unwrap();
+            check(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program))
+                .unwrap();
         }
     }
 
@@ -503,14 +525,18 @@ mod tests {
                 deny_userfaultfd();
                 let probe = Probe::new();
                 let choice = Choice::make(&probe, Features::empty(), None).unwrap();
-                let reason =
-                    |name| choice.better.iter().find(|better| better.0 == name).map(|better| &better.1);
+                let reason = |name| {
+                    choice.better.iter().find(|better| better.0 == name).map(|better| &better.1)
+                };
                 let denied = reason("syscall").is_some_and(|why| why.contains("EPERM"));
-                let forced = Choice::make(&probe, Features::empty(), Some(Forced::Only(Delivery::Syscall)));
+                let forced =
+                    Choice::make(&probe, Features::empty(), Some(Forced::Only(Delivery::Syscall)));
                 let says = forced.is_err_and(|error| error.to_string().contains("EPERM"));
                 let other = match choice.delivery {
                     Delivery::Device => reason("user-mode-only").is_none(),
-                    Delivery::Signal => reason("user-mode-only").is_some_and(|why| why.contains("seccomp")),
+                    Delivery::Signal => {
+                        reason("user-mode-only").is_some_and(|why| why.contains("seccomp"))
+                    }
                     Delivery::Syscall | Delivery::UserModeOnly => false,
                 };
                 denied && says && other

@@ -27,7 +27,12 @@ impl Probe {
         }
         let fresh = Box::leak(Box::new(Self::new()));
         let fresh_at = std::ptr::from_mut(fresh);
-        match MACHINE.compare_exchange(std::ptr::null_mut(), fresh_at, Ordering::AcqRel, Ordering::Acquire) {
+        match MACHINE.compare_exchange(
+            std::ptr::null_mut(),
+            fresh_at,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        ) {
             Ok(_) => fresh,
             // SAFETY: another thread's, which is leaked as well; this one is forgotten.
             Err(known) => unsafe { &*known },
@@ -37,7 +42,8 @@ impl Probe {
     /// Tries everything again.
     pub(crate) fn new() -> Self {
         let mut found = Self {
-            ways: [Delivery::Syscall, Delivery::Device, Delivery::UserModeOnly].map(|way| (way, Ok(()))),
+            ways: [Delivery::Syscall, Delivery::Device, Delivery::UserModeOnly]
+                .map(|way| (way, Ok(()))),
             offered: Features::empty(),
             lacking: Vec::new(),
         };
@@ -71,7 +77,9 @@ impl Probe {
             }
             return;
         };
-        let bit = |wanted: u64, since: &str| if bits & wanted == wanted { Ok(()) } else { Err(older(since)) };
+        let bit = |wanted: u64, since: &str| {
+            if bits & wanted == wanted { Ok(()) } else { Err(older(since)) }
+        };
         let shmem = feature::MISSING_SHMEM | feature::MINOR_SHMEM;
         let shmem_wp = shmem | feature::PAGEFAULT_FLAG_WP | feature::WP_HUGETLBFS_SHMEM;
         let wp = feature::PAGEFAULT_FLAG_WP;
@@ -80,8 +88,14 @@ impl Probe {
             (Features::MOVE, bit(feature::MOVE, "6.8").and_then(|()| moves(way))),
             (Features::POISON, bit(feature::POISON, "6.6").and_then(|()| poisons(way))),
             (Features::MINOR_SHMEM, bit(shmem, "5.14").and_then(|()| continues(way, shmem, false))),
-            (Features::WP_SHMEM, bit(shmem_wp, "5.19").and_then(|()| continues(way, shmem_wp, true))),
-            (Features::THREAD_ID, bit(feature::THREAD_ID, "4.14").and_then(|()| names_threads(way))),
+            (
+                Features::WP_SHMEM,
+                bit(shmem_wp, "5.19").and_then(|()| continues(way, shmem_wp, true)),
+            ),
+            (
+                Features::THREAD_ID,
+                bit(feature::THREAD_ID, "4.14").and_then(|()| names_threads(way)),
+            ),
         ];
         for (feature, result) in tried {
             self.note(feature, result);
@@ -211,8 +225,9 @@ fn settle(mut step: impl FnMut() -> Progress) -> Result<(), Errno> {
 }
 
 fn said(call: &str, result: Result<(), Errno>) -> Result<(), String> {
-    result
-        .map_err(|errno| format!("the kernel names it, but {call} on one page failed with {}", words(errno)))
+    result.map_err(|errno| {
+        format!("the kernel names it, but {call} on one page failed with {}", words(errno))
+    })
 }
 
 fn protects(way: UffdOpen) -> Result<(), String> {
@@ -268,9 +283,11 @@ fn continues(way: UffdOpen, features: u64, protect: bool) -> Result<(), String> 
         Ok(true) => Ok(()),
         Ok(false) => Err("UFFDIO_CONTINUE took MODE_WP, and the page was writable".to_owned()),
         // Linux 5.19 to 6.3 protect shared memory, but not in the same step.
-        Err(Errno::INVAL) if protect => {
-            Err(format!("UFFDIO_CONTINUE with MODE_WP failed with {}: {}", words(Errno::INVAL), older("6.4")))
-        }
+        Err(Errno::INVAL) if protect => Err(format!(
+            "UFFDIO_CONTINUE with MODE_WP failed with {}: {}",
+            words(Errno::INVAL),
+            older("6.4")
+        )),
         Err(errno) => said("UFFDIO_CONTINUE", Err(errno)),
     }
 }

@@ -76,8 +76,15 @@ impl Report {
             delivery: choice.delivery,
             written_delivery: choice.written_delivery,
             shared_delivery: choice.shared_delivery,
-            capabilities: super::NAMES.iter().map(|known| capability(known, probe, &choice)).collect(),
-            io_engine: if choice.features.contains(Features::IO_URING) { "io_uring" } else { "threads" },
+            capabilities: super::NAMES
+                .iter()
+                .map(|known| capability(known, probe, &choice))
+                .collect(),
+            io_engine: if choice.features.contains(Features::IO_URING) {
+                "io_uring"
+            } else {
+                "threads"
+            },
             huge_pages: probe::huge_mode().ok(),
             max_map_count: process::sysctl("vm/max_map_count"),
             areas: process::vma_count(),

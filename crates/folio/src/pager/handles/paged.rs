@@ -58,7 +58,11 @@ macro_rules! paged_calls {
         /// # Errors
         ///
         /// EINVAL for other advice, which is about the kernel's pages; for `PopulateRead` the page's own error.
-        pub fn advise(&self, range: impl std::ops::RangeBounds<usize>, advice: crate::Advice) -> Result<()> {
+        pub fn advise(
+            &self,
+            range: impl std::ops::RangeBounds<usize>,
+            advice: crate::Advice,
+        ) -> Result<()> {
             self.lease.advise(self.lease.bytes("advise", range, self.len)?, advice)
         }
 
@@ -146,7 +150,8 @@ impl Paged {
     /// EINVAL past the end of the map; a [`Fault`](crate::Fault) for a page that cannot be supplied: `buffer` then holds
     /// what comes before it; ECHILD in a forked child.
     pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
-        let range = self.lease.bytes("read_at", offset..offset.saturating_add(buffer.len()), self.len)?;
+        let range =
+            self.lease.bytes("read_at", offset..offset.saturating_add(buffer.len()), self.len)?;
         in_pieces(&self.lease, "read_at", range, false, |piece| {
             buffer[piece.start - offset..piece.end - offset].copy_from_slice(&self[piece]);
         })

@@ -39,7 +39,8 @@ impl PagedMut {
     ///
     /// As for [`Paged::read_at`](crate::Paged::read_at).
     pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
-        let range = self.lease.bytes("read_at", offset..offset.saturating_add(buffer.len()), self.len)?;
+        let range =
+            self.lease.bytes("read_at", offset..offset.saturating_add(buffer.len()), self.len)?;
         in_pieces(&self.lease, "read_at", range, false, |piece| {
             buffer[piece.start - offset..piece.end - offset].copy_from_slice(&self[piece]);
         })
@@ -53,7 +54,8 @@ impl PagedMut {
     /// A fault with [`NoMemory`](crate::FaultCause::NoMemory) that names the failed write-back, if dirty
     /// pages have their part of the budget and none could be written within the source's deadline.
     pub fn write_at(&mut self, bytes: &[u8], offset: usize) -> Result<()> {
-        let range = self.lease.bytes("write_at", offset..offset.saturating_add(bytes.len()), self.len)?;
+        let range =
+            self.lease.bytes("write_at", offset..offset.saturating_add(bytes.len()), self.len)?;
         let lease = Arc::clone(&self.lease);
         in_pieces(&lease, "write_at", range, true, |piece| {
             self[piece.clone()].copy_from_slice(&bytes[piece.start - offset..piece.end - offset]);
@@ -110,7 +112,13 @@ impl PagedMut {
         if self.is_private() {
             let subject = Subject::named(self.name()).with_length(self.len).with_new_length(len);
             let rule = "a private map has the length of its source";
-            return Err(Error::rule_as(Errno::NOTSUP, "resize", subject, rule, "copy it into an Anon"));
+            return Err(Error::rule_as(
+                Errno::NOTSUP,
+                "resize",
+                subject,
+                rule,
+                "copy it into an Anon",
+            ));
         }
         if len != self.len {
             self.lease.resize(self.len, len)?;
@@ -163,6 +171,9 @@ impl AsMut<[u8]> for PagedMut {
 
 impl std::fmt::Debug for PagedMut {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PagedMut").field("name", &self.name()).field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("PagedMut")
+            .field("name", &self.name())
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }

@@ -47,11 +47,13 @@ impl PagedShared {
     ///
     /// As for [`Paged::read_at`](crate::Paged::read_at).
     pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
-        let range = self.lease.bytes("read_at", offset..offset.saturating_add(buffer.len()), self.len)?;
+        let range =
+            self.lease.bytes("read_at", offset..offset.saturating_add(buffer.len()), self.len)?;
         let view = self.view()?;
         let mut result = Ok(());
         in_pieces(&self.lease, "read_at", range, false, |piece| {
-            let copied = view.copy_to(&mut buffer[piece.start - offset..piece.end - offset], piece.start);
+            let copied =
+                view.copy_to(&mut buffer[piece.start - offset..piece.end - offset], piece.start);
             result = std::mem::replace(&mut result, Ok(())).and(copied);
         })?;
         result
@@ -65,11 +67,13 @@ impl PagedShared {
     /// A fault with [`NoMemory`](crate::FaultCause::NoMemory) that names the failed write-back, if dirty
     /// pages have their part of the budget and none could be written within the source's deadline.
     pub fn write_at(&self, bytes: &[u8], offset: usize) -> Result<()> {
-        let range = self.lease.bytes("write_at", offset..offset.saturating_add(bytes.len()), self.len)?;
+        let range =
+            self.lease.bytes("write_at", offset..offset.saturating_add(bytes.len()), self.len)?;
         let view = self.view()?;
         let mut result = Ok(());
         in_pieces(&self.lease, "write_at", range, true, |piece| {
-            let copied = view.copy_from(&bytes[piece.start - offset..piece.end - offset], piece.start);
+            let copied =
+                view.copy_from(&bytes[piece.start - offset..piece.end - offset], piece.start);
             result = std::mem::replace(&mut result, Ok(())).and(copied);
         })?;
         result

@@ -40,7 +40,11 @@ pub struct Pinned<'a> {
 
 impl<'a> Pinned<'a> {
     /// `bytes` are those of `range`.
-    pub(super) fn new(lease: &'a MappedObject, bytes: &'a [u8], range: Range<usize>) -> Result<Self> {
+    pub(super) fn new(
+        lease: &'a MappedObject,
+        bytes: &'a [u8],
+        range: Range<usize>,
+    ) -> Result<Self> {
         Ok(Self { _pin: PinGuard::new(lease, range, false)?, bytes })
     }
 }

@@ -160,7 +160,13 @@ impl AnonStore {
     }
 
     /// Undoes a move that did not come to its end. Watched pages come back protected, dirty or not.
-    fn put_back(&self, pool: &mut Pool, run: SlotRun, slot: &BufferSlot, moved: usize) -> Result<(), Errno> {
+    fn put_back(
+        &self,
+        pool: &mut Pool,
+        run: SlotRun,
+        slot: &BufferSlot,
+        moved: usize,
+    ) -> Result<(), Errno> {
         let (to, _) = span(self.memory.address, self.page, run);
         pool.note(slot, 0..moved / self.page, true);
         let mut done = 0;

@@ -3,7 +3,9 @@
 //! A run that was taken out of the map keeps its bytes in the memfd until it is punched: a store that was late faults, and
 //! none is lost.
 
-use super::{BufferPlace, BufferSlot, CHUNK, InstallMode, SlotRun, advance, open_up, reserve, span};
+use super::{
+    BufferPlace, BufferSlot, CHUNK, InstallMode, SlotRun, advance, open_up, reserve, span,
+};
 use crate::pager::sys::discard::discard;
 use crate::pager::sys::pager_areas::PagerArea;
 use crate::pager::sys::uffd::{Uffd, watch};
@@ -59,7 +61,9 @@ impl Views {
     pub(super) fn punch(&self, run: SlotRun) -> Result<(), Errno> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let (offset, len) = span(0, self.page, run);
-        rustix::io::retry_on_intr(|| rustix::fs::fallocate(&self.fd, flags, offset as u64, len as u64))
+        rustix::io::retry_on_intr(|| {
+            rustix::fs::fallocate(&self.fd, flags, offset as u64, len as u64)
+        })
     }
 }
 
@@ -87,7 +91,12 @@ pub(crate) struct MemfdStore {
 
 impl MemfdStore {
     /// A map of `pages`, all missing, of the object `name`. `tracked`: stores are watched.
-    pub(crate) fn new(name: &str, pages: usize, uffd: Arc<Uffd>, tracked: bool) -> Result<Self, Errno> {
+    pub(crate) fn new(
+        name: &str,
+        pages: usize,
+        uffd: Arc<Uffd>,
+        tracked: bool,
+    ) -> Result<Self, Errno> {
         let views = Views::new(pages)?;
         // Missing as well: a page that is in no cache would else be zeros.
         let mode = watch::MISSING | watch::MINOR | if tracked { watch::WP } else { 0 };

@@ -178,7 +178,8 @@ impl Store {
         let (from, len) = self.addresses(run);
         let mut bytes = vec![0; len];
         // SAFETY: the run is in the map, so no fault waits for this thread; the bytes are this call's.
-        let copied = unsafe { copy::copy(bytes.as_mut_ptr(), from as *const u8, len, from..from + len) };
+        let copied =
+            unsafe { copy::copy(bytes.as_mut_ptr(), from as *const u8, len, from..from + len) };
         copied.map(|()| bytes).map_err(|_| Errno::FAULT)
     }
 
@@ -264,7 +265,12 @@ impl Store {
     }
 
     /// The bytes of a run that was taken out, or never put in, are not wanted any more.
-    pub(crate) fn discard(&mut self, pool: &mut Pool, run: SlotRun, slot: BufferSlot) -> Result<(), Errno> {
+    pub(crate) fn discard(
+        &mut self,
+        pool: &mut Pool,
+        run: SlotRun,
+        slot: BufferSlot,
+    ) -> Result<(), Errno> {
         match self {
             Self::Private(_) => {
                 pool.give(slot);

@@ -27,10 +27,20 @@ pub(crate) struct MprotectStore {
 
 impl MprotectStore {
     /// A map of `pages`, all missing, of the object `name`. `tracked`: the program may store to it.
-    pub(crate) fn new(name: &str, pages: usize, queue: &SigsegvFaults, tracked: bool) -> Result<Self, Errno> {
+    pub(crate) fn new(
+        name: &str,
+        pages: usize,
+        queue: &SigsegvFaults,
+        tracked: bool,
+    ) -> Result<Self, Errno> {
         let views = Views::new(pages)?;
-        let watched = Arc::new(WatchedArea::new(queue.cells_of_process(), views.len / views.page, tracked));
-        let area = PagerArea::watched(views.address..views.address + views.len, name, Arc::clone(&watched));
+        let watched =
+            Arc::new(WatchedArea::new(queue.cells_of_process(), views.len / views.page, tracked));
+        let area = PagerArea::watched(
+            views.address..views.address + views.len,
+            name,
+            Arc::clone(&watched),
+        );
         Ok(Self { area, views, watched, borders: 0, owed: Vec::new() })
     }
 
@@ -54,7 +64,9 @@ impl MprotectStore {
     /// Borders between the pages of a range, and to those beside it.
     fn borders_of(&self, pages: &Range<usize>) -> usize {
         let last = (self.views.len / self.views.page - 1).min(pages.end);
-        (pages.start.max(1)..=last).filter(|&page| self.protection(page - 1) != self.protection(page)).count()
+        (pages.start.max(1)..=last)
+            .filter(|&page| self.protection(page - 1) != self.protection(page))
+            .count()
     }
 
     /// The part of a range, from its start, whose pages have the same protection.
@@ -122,7 +134,8 @@ impl MprotectStore {
     }
 
     pub(super) fn install(&mut self, run: SlotRun, mode: InstallMode) -> Result<(), Errno> {
-        let right = if mode == InstallMode::Writable { PageProt::Writable } else { PageProt::Readable };
+        let right =
+            if mode == InstallMode::Writable { PageProt::Writable } else { PageProt::Readable };
         self.give(run, right)?;
         self.settle(run);
         self.wake_all(run);

@@ -79,7 +79,8 @@ struct Standing {
 
 impl PoolChunk {
     fn first_fit(&self, pages: usize) -> Option<usize> {
-        let first = |bits: &SlotBits| runs(bits).find(|run| run.len() >= pages).map(|run| run.start);
+        let first =
+            |bits: &SlotBits| runs(bits).find(|run| run.len() >= pages).map(|run| run.start);
         // Best where there is memory already.
         first(&both(&self.free, &self.warm)).or_else(|| first(&self.free))
     }
@@ -249,7 +250,9 @@ impl Pool {
         let mut trimmed = 0;
         self.gather();
         while trimmed < bytes {
-            let warm = [false, true].into_iter().find_map(|huge| self.index.set(huge, true).last().copied());
+            let warm = [false, true]
+                .into_iter()
+                .find_map(|huge| self.index.set(huge, true).last().copied());
             let Some((_, index)) = warm else { break };
             let chunk = &self.chunks[index];
             let idle = both(&chunk.free, &chunk.warm);
@@ -335,8 +338,10 @@ mod tests {
     fn slots_never_overlap_and_come_back() {
         let mut pool = Pool::new(64 << 20, None, false);
         let page = rustix::param::page_size();
-        let slots: Vec<_> = [1, 512, 300, 212, 7, 512, 3].map(|pages| pool.take(pages).unwrap()).into();
-        let mut ranges: Vec<_> = slots.iter().map(|s| (s.address, s.address + s.pages() * page)).collect();
+        let slots: Vec<_> =
+            [1, 512, 300, 212, 7, 512, 3].map(|pages| pool.take(pages).unwrap()).into();
+        let mut ranges: Vec<_> =
+            slots.iter().map(|s| (s.address, s.address + s.pages() * page)).collect();
         ranges.sort_unstable();
         assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{ranges:x?}");
         for slot in slots {
@@ -377,7 +382,8 @@ mod tests {
             let idle: usize = pool.chunks.iter().map(super::PoolChunk::idle).sum();
             assert_eq!(pool.resident_idle(), (idle + pool.loose.len()) * page);
         }
-        let mut ranges: Vec<_> = taken.iter().map(|s| (s.address, s.address + s.pages() * page)).collect();
+        let mut ranges: Vec<_> =
+            taken.iter().map(|s| (s.address, s.address + s.pages() * page)).collect();
         ranges.sort_unstable();
         assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0));
         let used: usize = taken.iter().map(super::BufferSlot::pages).sum();

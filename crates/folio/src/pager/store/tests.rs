@@ -50,7 +50,9 @@ fn offered(kind: StoreKind, tracked: bool) -> Option<TestDriver> {
         | match kind {
             StoreKind::Moved => feature::MOVE,
             StoreKind::Copied | StoreKind::Trapped => 0,
-            StoreKind::Memfd => feature::MISSING_SHMEM | feature::MINOR_SHMEM | feature::WP_HUGETLBFS_SHMEM,
+            StoreKind::Memfd => {
+                feature::MISSING_SHMEM | feature::MINOR_SHMEM | feature::WP_HUGETLBFS_SHMEM
+            }
         };
     if all & wanted != wanted {
         return None;
@@ -60,17 +62,31 @@ fn offered(kind: StoreKind, tracked: bool) -> Option<TestDriver> {
     let moves = kind == StoreKind::Moved;
     let pool = Pool::new(64 << 20, moves.then(|| Arc::clone(&uffd)), moves);
     let store = match kind {
-        StoreKind::Memfd => Store::Memfd(MemfdStore::new(NAME, 1024, Arc::clone(&uffd), tracked).unwrap()),
-        _ => Store::Private(AnonStore::new(NAME, 1024, Arc::clone(&uffd), tracked, moves, true).unwrap()),
+        StoreKind::Memfd => {
+            Store::Memfd(MemfdStore::new(NAME, 1024, Arc::clone(&uffd), tracked).unwrap())
+        }
+        _ => Store::Private(
+            AnonStore::new(NAME, 1024, Arc::clone(&uffd), tracked, moves, true).unwrap(),
+        ),
     };
-    Some(TestDriver { delivery: FaultSource::Uffd(uffd), pool, store, page: rustix::param::page_size() })
+    Some(TestDriver {
+        delivery: FaultSource::Uffd(uffd),
+        pool,
+        store,
+        page: rustix::param::page_size(),
+    })
 }
 
 fn trapped(pages: usize, tracked: bool, cells: usize) -> TestDriver {
     let queue = SigsegvFaults::new(cells).unwrap();
     let store = Store::Trapped(MprotectStore::new(NAME, pages, &queue, tracked).unwrap());
     let pool = Pool::new(64 << 20, None, false);
-    TestDriver { delivery: FaultSource::Signal(queue), pool, store, page: rustix::param::page_size() }
+    TestDriver {
+        delivery: FaultSource::Signal(queue),
+        pool,
+        store,
+        page: rustix::param::page_size(),
+    }
 }
 
 impl TestDriver {
@@ -119,7 +135,8 @@ fn word(at: usize) -> &'static AtomicU64 {
     unsafe { &*(at as *const AtomicU64) }
 }
 
-const KINDS: [StoreKind; 4] = [StoreKind::Moved, StoreKind::Copied, StoreKind::Memfd, StoreKind::Trapped];
+const KINDS: [StoreKind; 4] =
+    [StoreKind::Moved, StoreKind::Copied, StoreKind::Memfd, StoreKind::Trapped];
 
 #[test]
 fn a_load_of_a_missing_page_waits_for_its_bytes() {
@@ -173,8 +190,11 @@ fn no_store_is_lost_to_eviction_or_to_a_snapshot() {
                     let after = word(slot.buffer() as usize).load(Ordering::SeqCst);
                     assert_eq!(before, after, "{kind:?}: the slot changed");
                     if round % 2 == 0 {
-                        let mode =
-                            if round % 4 == 0 { InstallMode::Protected } else { InstallMode::Writable };
+                        let mode = if round % 4 == 0 {
+                            InstallMode::Protected
+                        } else {
+                            InstallMode::Writable
+                        };
                         shard.store.install(&mut shard.pool, RUN, slot, mode, false).unwrap();
                     } else {
                         shard.pool.give(slot);
@@ -217,7 +237,8 @@ fn a_system_call_on_a_poisoned_page_is_efault_until_it_is_supplied() {
             let Some(mut shard) = shard(kind, true) else { continue };
             if marks
                 && kind != StoreKind::Trapped
-                && Uffd::open(UffdOpen::Syscall).unwrap().handshake(0).unwrap() & feature::POISON == 0
+                && Uffd::open(UffdOpen::Syscall).unwrap().handshake(0).unwrap() & feature::POISON
+                    == 0
             {
                 continue;
             }
@@ -431,7 +452,12 @@ fn a_checked_copy_of_a_lost_page_is_an_error() {
         let mut bytes = vec![0_u8; 2 * shard.page];
         // SAFETY: the buffer has as many bytes; the other side is the shard's map.
         let trap = unsafe {
-            copy::copy(bytes.as_mut_ptr(), start as *const u8, bytes.len(), start..start + bytes.len())
+            copy::copy(
+                bytes.as_mut_ptr(),
+                start as *const u8,
+                bytes.len(),
+                start..start + bytes.len(),
+            )
         };
         assert!(
             (start + shard.page..start + 2 * shard.page).contains(&trap.unwrap_err().address),
@@ -450,7 +476,8 @@ fn a_checked_copy_of_a_missing_page_waits_for_its_bytes() {
         let copier = std::thread::spawn(move || {
             let mut bytes = [0_u8; 100];
             // SAFETY: the buffer has as many bytes; the other side is the shard's map.
-            unsafe { copy::copy(bytes.as_mut_ptr(), at as *const u8, 100, at..at + 100) }.map(|()| bytes[99])
+            unsafe { copy::copy(bytes.as_mut_ptr(), at as *const u8, 100, at..at + 100) }
+                .map(|()| bytes[99])
         });
         let fault = loop {
             if let Some(&fault) = shard.take().first() {
@@ -624,7 +651,8 @@ fn areas_in(range: std::ops::Range<usize>) -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     maps.lines()
         .filter(|line| {
-            usize::from_str_radix(line.split('-').next().unwrap(), 16).is_ok_and(|at| range.contains(&at))
+            usize::from_str_radix(line.split('-').next().unwrap(), 16)
+                .is_ok_and(|at| range.contains(&at))
         })
         .count()
 }
@@ -638,7 +666,8 @@ fn the_areas_that_a_map_takes_are_counted() {
     for _ in 0..600 {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let first = (random >> 33) as usize % 1000;
-        let run = SlotRun { first, pages: 1 + (random >> 50) as usize % (CHUNK - first % CHUNK).min(24) };
+        let run =
+            SlotRun { first, pages: 1 + (random >> 50) as usize % (CHUNK - first % CHUNK).min(24) };
         match random >> 60 & 3 {
             0 => shard.fill(run, 1, InstallMode::Protected),
             1 => shard.fill(run, 1, InstallMode::Writable),
@@ -665,7 +694,8 @@ fn at_the_limit_of_areas_a_map_stays_as_it_was() {
         let len = 2 * limit * shard.page;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new map.
-        let filler = unsafe { mm::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) }.unwrap();
+        let filler =
+            unsafe { mm::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) }.unwrap();
         // SAFETY: pages of that map.
         let split = |n: usize| unsafe {
             mm::mprotect(filler.add((2 * n + 1) * shard.page), shard.page, libc::PROT_READ)
@@ -677,8 +707,11 @@ fn at_the_limit_of_areas_a_map_stays_as_it_was() {
         let middle = SlotRun { first: 20, pages: 1 };
         let slot = shard.store.stage(&mut shard.pool, middle).unwrap();
         let mode = InstallMode::Protected;
-        let also =
-            shard.store.install(&mut shard.pool, middle, slot, mode, false).err().map(|(_, errno)| errno);
+        let also = shard
+            .store
+            .install(&mut shard.pool, middle, slot, mode, false)
+            .err()
+            .map(|(_, errno)| errno);
         // SAFETY: the filler is nobody's.
         unsafe { mm::munmap(filler, len) }.unwrap();
         assert_eq!((refused, also), (Some(Errno::NOMEM), Some(Errno::NOMEM)));
@@ -700,8 +733,9 @@ fn areas_come_and_go_while_threads_wait_in_others() {
                     let others: Vec<_> = (0..20).map(|_| trapped(8, true, 1)).collect();
                     let mut shard = trapped(64, true, 2);
                     let at = shard.at(RUN);
-                    let loaders: Vec<_> =
-                        (0..3).map(|_| std::thread::spawn(move || word(at).load(Ordering::SeqCst))).collect();
+                    let loaders: Vec<_> = (0..3)
+                        .map(|_| std::thread::spawn(move || word(at).load(Ordering::SeqCst)))
+                        .collect();
                     while shard.faults() == 0 {
                         std::thread::yield_now();
                     }

@@ -40,17 +40,14 @@ impl Discarder {
         let mut done = 0;
         let mut doubt = false;
         while ranges.len() - done > 1 {
-            let Some(process) = self.process.as_ref().filter(|_| identity::token() == self.token) else {
+            let Some(process) = self.process.as_ref().filter(|_| identity::token() == self.token)
+            else {
                 break;
             };
             self.ranges.clear();
-            self.ranges.extend(
-                ranges
-                    .clone()
-                    .skip(done)
-                    .take(MOST)
-                    .map(|(start, len)| libc::iovec { iov_base: start as *mut libc::c_void, iov_len: len }),
-            );
+            self.ranges.extend(ranges.clone().skip(done).take(MOST).map(|(start, len)| {
+                libc::iovec { iov_base: start as *mut libc::c_void, iov_len: len }
+            }));
             let (first, count) = (self.ranges.as_ptr(), self.ranges.len());
             // SAFETY: the kernel reads `count` ranges; what they name is the caller's to give back.
             let result = check(unsafe {
@@ -102,7 +99,9 @@ pub(crate) unsafe fn discard(start: usize, len: usize) -> Result<bool, Errno> {
     unsafe {
         match mm::madvise(start as *mut u8, len, libc::MADV_DONTNEED) {
             Ok(()) => Ok(true),
-            Err(Errno::INVAL) => mm::madvise(start as *mut u8, len, DONTNEED_LOCKED).map(|()| false),
+            Err(Errno::INVAL) => {
+                mm::madvise(start as *mut u8, len, DONTNEED_LOCKED).map(|()| false)
+            }
             Err(errno) => Err(errno),
         }
     }
@@ -115,9 +114,11 @@ mod tests {
 
     fn pages(count: usize) -> (usize, usize) {
         let size = rustix::param::page_size();
-        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let (prot, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: a new map, which the test keeps.
-        let start = unsafe { mm::mmap(std::ptr::null_mut(), count * size, prot, flags, -1, 0) }.unwrap();
+        let start =
+            unsafe { mm::mmap(std::ptr::null_mut(), count * size, prot, flags, -1, 0) }.unwrap();
         // SAFETY: just mapped, writable.
         unsafe { start.write_bytes(7, count * size) };
         (start as usize, size)

@@ -24,7 +24,9 @@ impl AccessKind {
         const WRITE: i64 = 1 << 1;
         const FETCH: i64 = 1 << 4;
         // SAFETY: as the caller promised.
-        let code = unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_ERR as usize] };
+        let code = unsafe {
+            (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_ERR as usize]
+        };
         match code {
             code if code & FETCH != 0 => Self::Fetch,
             code if code & WRITE != 0 => Self::Store,
@@ -52,7 +54,9 @@ impl AccessKind {
                 let header = records.add(at).cast::<[u32; 2]>().read_unaligned();
                 match header {
                     [ESR_MAGIC, _] => {
-                        return Self::of_syndrome(records.add(at + HEADER).cast::<u64>().read_unaligned());
+                        return Self::of_syndrome(
+                            records.add(at + HEADER).cast::<u64>().read_unaligned(),
+                        );
                     }
                     [0, _] => break,
                     [_, len] if (len as usize) < HEADER => break,

@@ -57,13 +57,17 @@ impl FaultCell {
     pub(super) fn claim(&self) -> bool {
         // Most cells that are looked at are taken, and a look costs a load.
         self.state.load(Ordering::Relaxed) == FREE
-            && self.state.compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            && self
+                .state
+                .compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
     }
 
     /// Lets the shard see the fault. For whoever claimed the cell.
     pub(super) fn ask(&self, fault: RawFault) {
         self.address.store(fault.address, Ordering::Relaxed);
-        self.about.store(u32::from(fault.write) | u32::from(fault.protected) << 1, Ordering::Relaxed);
+        self.about
+            .store(u32::from(fault.write) | u32::from(fault.protected) << 1, Ordering::Relaxed);
         self.thread.store(fault.thread.unwrap_or(0), Ordering::Relaxed);
         self.state.store(ASKED, Ordering::Release);
     }
@@ -97,11 +101,13 @@ impl FaultCell {
     /// Lets the thread try again if its address lies in `range`, whether its fault was taken or not. Whether it did.
     pub(super) fn done(&self, range: &Range<usize>) -> bool {
         let state = self.state.load(Ordering::Acquire);
-        if !matches!(state, ASKED | TAKEN) || !range.contains(&self.address.load(Ordering::Relaxed)) {
+        if !matches!(state, ASKED | TAKEN) || !range.contains(&self.address.load(Ordering::Relaxed))
+        {
             return false;
         }
         // If the cell is someone else's by now, that thread faults once more.
-        let done = self.state.compare_exchange(state, DONE, Ordering::Release, Ordering::Relaxed).is_ok();
+        let done =
+            self.state.compare_exchange(state, DONE, Ordering::Release, Ordering::Relaxed).is_ok();
         if done {
             futex::wake(&self.state);
         }

@@ -108,7 +108,8 @@ impl Ring {
     /// Adds a poll that goes on: each time that `events` come to a descriptor is a completion, as long as those say that there
     /// are more to come (5.13; EINVAL before).
     pub(crate) fn push_poll(&mut self, fd: RawFd, events: i16, user: u64) -> io::Result<()> {
-        let poll = opcode::PollAdd::new(types::Fd(fd), u32::from(events.cast_unsigned())).multi(true);
+        let poll =
+            opcode::PollAdd::new(types::Fd(fd), u32::from(events.cast_unsigned())).multi(true);
         self.push(&poll.build(), user)?;
         self.polls.push(user);
         Ok(())
@@ -169,8 +170,9 @@ impl Ring {
                 return Ok(());
             }
             // As many as are known to come: a poll may never fire, but then the caller waits for it.
-            let wanted =
-                (count - self.ready.len()).min(self.in_flight).min(self.inner.params().cq_entries() as usize);
+            let wanted = (count - self.ready.len())
+                .min(self.in_flight)
+                .min(self.inner.params().cq_entries() as usize);
             match self.inner.submit_and_wait(wanted) {
                 Ok(_) => {}
                 Err(error) => self.make_room(error)?,

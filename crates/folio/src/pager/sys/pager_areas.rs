@@ -100,8 +100,10 @@ impl PagerArea {
             .iter()
             .position(of_page)
             .unwrap_or_else(|| entry.next_message.fetch_add(1, Ordering::Relaxed) % KEPT);
-        let fresh =
-            Box::into_raw(Box::new(AreaMessage { page, reason: into_plain(reason.into()).into_owned() }));
+        let fresh = Box::into_raw(Box::new(AreaMessage {
+            page,
+            reason: into_plain(reason.into()).into_owned(),
+        }));
         let old = entry.messages[index].swap(fresh, Ordering::AcqRel);
         // Hide first, then count; a reader counts first, then reads: one of the two sees the other.
         fence(Ordering::SeqCst);
@@ -185,7 +187,12 @@ impl AreaBlock {
     fn next_or_grow(&self) -> &'static Self {
         self.next().unwrap_or_else(|| {
             let fresh = Box::into_raw(Box::new(Self::new()));
-            match self.next.compare_exchange(ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire) {
+            match self.next.compare_exchange(
+                ptr::null_mut(),
+                fresh,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
                 // SAFETY: just leaked.
                 Ok(_) => unsafe { &*fresh },
                 Err(other) => {
@@ -205,8 +212,8 @@ fn hide_inherited(range: &Range<usize>, who: ThreadKey) {
     let mut block = Some(&TABLE);
     while let Some(AreaBlock { places, .. }) = block {
         for AreaSlot { start, end, slot } in places {
-            let overlaps =
-                end.load(Ordering::Acquire) > range.start && start.load(Ordering::Relaxed) < range.end;
+            let overlaps = end.load(Ordering::Acquire) > range.start
+                && start.load(Ordering::Relaxed) < range.end;
             // An area's process is stored before its end, so an area that another thread enters just
             // now is known to be this process's. Those of a parent never change.
             if overlaps && !slot.is_of(who) {
@@ -243,7 +250,9 @@ fn find<R>(address: usize, mut work: impl FnMut(&AreaEntry) -> Option<R>) -> Opt
             }
             // SAFETY: an area silences its slot before it frees the entry; in a child its parent's entries are never freed.
             let found = unsafe {
-                slot.with_entry(who, |entry| entry.range.contains(&address).then(|| work(entry)).flatten())
+                slot.with_entry(who, |entry| {
+                    entry.range.contains(&address).then(|| work(entry)).flatten()
+                })
             };
             if found.is_some() {
                 return found;
@@ -362,11 +371,20 @@ impl AreaEntry {
         let reason = match (why, kept) {
             (EndReason::Poisoned, Some(message)) => message.reason.as_str(),
             (EndReason::Poisoned, None) => "the reason is not known",
-            (EndReason::OwnThread, _) => "a pager's own thread, which would have to supply it, touched it",
+            (EndReason::OwnThread, _) => {
+                "a pager's own thread, which would have to supply it, touched it"
+            }
             (EndReason::Closed, _) => "its pager is gone",
         };
-        let parts =
-            ["folio: ", &self.name, ": page at offset ", offset, " could not be supplied: ", reason, "\n"];
+        let parts = [
+            "folio: ",
+            &self.name,
+            ": page at offset ",
+            offset,
+            " could not be supplied: ",
+            reason,
+            "\n",
+        ];
         write_line(&parts.map(str::as_bytes));
         end_process()
     }
@@ -404,7 +422,12 @@ fn end_process() -> ! {
     unsafe {
         let action: libc::sigaction = std::mem::MaybeUninit::zeroed().assume_init();
         libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut());
-        libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::syscall(libc::SYS_gettid), libc::SIGBUS);
+        libc::syscall(
+            libc::SYS_tgkill,
+            libc::getpid(),
+            libc::syscall(libc::SYS_gettid),
+            libc::SIGBUS,
+        );
         let mut only = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
         libc::sigemptyset(only.as_mut_ptr());
         libc::sigaddset(only.as_mut_ptr(), libc::SIGBUS);

@@ -60,7 +60,8 @@ impl SigsegvFaults {
         let event = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
         // SAFETY: the kernel just made it, for nobody else.
         let event = unsafe { OwnedFd::from_raw_fd(event as i32) };
-        let cells: Box<[FaultCell]> = std::iter::repeat_with(FaultCell::new).take(cells.max(1)).collect();
+        let cells: Box<[FaultCell]> =
+            std::iter::repeat_with(FaultCell::new).take(cells.max(1)).collect();
         Ok(Self(Arc::new(SigsegvCells {
             cells: Box::into_raw(cells),
             next: AtomicUsize::new(0),
@@ -84,7 +85,8 @@ impl SigsegvFaults {
         loop {
             // SAFETY: the kernel writes eight bytes.
             let got =
-                check(unsafe { libc::read(self.0.event.as_raw_fd(), (&raw mut count).cast(), 8) } as i64);
+                check(unsafe { libc::read(self.0.event.as_raw_fd(), (&raw mut count).cast(), 8) }
+                    as i64);
             match got {
                 Err(Errno::INTR) => {}
                 // Nobody rang, so nobody asked: a thread asks first, then rings.
@@ -227,7 +229,9 @@ impl WatchedArea {
             }
             (PageProt::Poisoned, _) => return Err(FaultStep::End(EndReason::Poisoned)),
             // It came while the page was being put there.
-            (PageProt::Writable, _) | (PageProt::Readable, AccessKind::Load) => return Err(FaultStep::Retry),
+            (PageProt::Writable, _) | (PageProt::Readable, AccessKind::Load) => {
+                return Err(FaultStep::Retry);
+            }
             _ => {}
         }
         if self.traps.closed.load(Ordering::SeqCst) {

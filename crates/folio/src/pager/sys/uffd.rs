@@ -175,8 +175,11 @@ impl Uffd {
                 check(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })?
             }
             UffdOpen::Device => {
-                let device =
-                    rustix::fs::open("/dev/userfaultfd", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+                let device = rustix::fs::open(
+                    "/dev/userfaultfd",
+                    OFlags::RDWR | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?;
                 // SAFETY: as above; the argument is a number.
                 check(unsafe { libc::ioctl(device.as_raw_fd(), IOC_NEW as _, flags) })?
             }
@@ -216,7 +219,13 @@ impl Uffd {
     /// # Safety
     ///
     /// `from` has `len` bytes that nobody changes meanwhile, and the target is the caller's to fill.
-    pub(crate) unsafe fn copy(&self, to: usize, from: usize, len: usize, protect: bool) -> Progress {
+    pub(crate) unsafe fn copy(
+        &self,
+        to: usize,
+        from: usize,
+        len: usize,
+        protect: bool,
+    ) -> Progress {
         const MODE_WP: u64 = 1 << 1;
         let mode = if protect { MODE_WP } else { 0 };
         // SAFETY: passed on.
@@ -258,7 +267,12 @@ impl Uffd {
 
     /// UFFDIO_WRITEPROTECT: stores to pages of the range that are there wait for an answer; or do so no more, and those
     /// that wait are woken.
-    pub(crate) fn write_protect(&self, start: usize, len: usize, protect: bool) -> Result<(), Errno> {
+    pub(crate) fn write_protect(
+        &self,
+        start: usize,
+        len: usize,
+        protect: bool,
+    ) -> Result<(), Errno> {
         const MODE_WP: u64 = 1 << 0;
         let mode = if protect { MODE_WP } else { 0 };
         loop {
@@ -282,8 +296,9 @@ impl Uffd {
             let wanted = left.min(BATCH);
             let room = wanted * size_of::<RawUffdMessage>();
             // SAFETY: the kernel writes whole messages, of which there is room for `room` bytes.
-            let got =
-                check(unsafe { libc::read(self.0.as_raw_fd(), messages.as_mut_ptr().cast(), room) as i64 });
+            let got = check(unsafe {
+                libc::read(self.0.as_raw_fd(), messages.as_mut_ptr().cast(), room) as i64
+            });
             let count = match got {
                 Ok(bytes) => bytes as usize / size_of::<RawUffdMessage>(),
                 Err(Errno::AGAIN) => return Ok(()),
@@ -319,7 +334,8 @@ impl Uffd {
         len: usize,
         mode: u64,
     ) -> Progress {
-        let mut call = TransferCall { to: to as u64, from: from as u64, len: len as u64, mode, done: 0 };
+        let mut call =
+            TransferCall { to: to as u64, from: from as u64, len: len as u64, mode, done: 0 };
         // SAFETY: the struct is the one of both ioctls; the ranges are the caller's.
         let result = unsafe { self.call(request, &raw mut call) };
         Progress::of(result, len, call.done)

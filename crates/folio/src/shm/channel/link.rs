@@ -86,7 +86,8 @@ impl ChannelMemory {
     pub(super) fn disconnected(&self, call: &'static str, who: &'static str, died: bool) -> Error {
         // Of the last sender, too, a new one is a sender.
         let role = who.trim_start_matches("last ");
-        let remedy = format!("what is in the channel stays there; go on when there is a new {role}");
+        let remedy =
+            format!("what is in the channel stays there; go on when there is a new {role}");
         self.memory.alone(call, &format!("the {who}"), died, remedy)
     }
 }

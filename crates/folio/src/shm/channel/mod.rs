@@ -177,8 +177,13 @@ impl ChannelOptions {
     fn making(&self) -> RingOptions<'_, ChannelControl> {
         let (type_name, fingerprint) =
             if self.many { ("channel of many senders", 2) } else { ("channel of one sender", 1) };
-        let any =
-            SegmentContents { kind: SegmentKind::Channel, fingerprint, type_name, element: 1, length: 0 };
+        let any = SegmentContents {
+            kind: SegmentKind::Channel,
+            fingerprint,
+            type_name,
+            element: 1,
+            length: 0,
+        };
         RingOptions { segment: &self.segment, any, bytes: self.bytes, beside: PhantomData }
     }
 
@@ -338,7 +343,9 @@ pub(crate) fn survive(input: &[u8]) {
         match what % 8 {
             0..4 => channel.link.scribble(at, bytes),
             4 if what & 64 == 0 => {
-                drop(sender.as_mut().map(|sender| sender.send(&bytes.repeat(usize::from(what / 8)))));
+                drop(
+                    sender.as_mut().map(|sender| sender.send(&bytes.repeat(usize::from(what / 8)))),
+                );
             }
             4 => {
                 if let Some(sender) = &mut sender {
@@ -347,7 +354,8 @@ pub(crate) fn survive(input: &[u8]) {
                 }
             }
             5 => {
-                if let Some(Ok(len)) = receiver.as_mut().map(|receiver| receiver.recv(&mut buffer)) {
+                if let Some(Ok(len)) = receiver.as_mut().map(|receiver| receiver.recv(&mut buffer))
+                {
                     assert!(len == buffer.len() && len <= RING);
                 }
             }
@@ -422,8 +430,10 @@ mod tests {
     #[test]
     fn constant_changes_of_the_two_sides_keep_nobody_from_an_answer() {
         let channel = Channel::anonymous(256).unwrap();
-        let sides =
-            [std::mem::offset_of!(ChannelControl, senders), std::mem::offset_of!(ChannelControl, receiver)];
+        let sides = [
+            std::mem::offset_of!(ChannelControl, senders),
+            std::mem::offset_of!(ChannelControl, receiver),
+        ];
         crate::shm::ring::memory::while_scribbled(&channel.link, &sides, || {
             let answers = [channel.sender().map(drop), channel.receiver().map(drop)];
             for error in answers.into_iter().filter_map(Result::err) {
@@ -436,7 +446,11 @@ mod tests {
     fn bytes_from_anywhere_are_survived() {
         proptest::proptest!(|(bytes in proptest::collection::vec(0_u8.., 0..600))| super::survive(&bytes));
         // Small numbers and lone bits, which lengths and positions are.
-        let step = (0_u8.., 0_u16.., proptest::prop_oneof![0_u64..600, (0_u32..64).prop_map(|bit| 1 << bit)]);
+        let step = (
+            0_u8..,
+            0_u16..,
+            proptest::prop_oneof![0_u64..600, (0_u32..64).prop_map(|bit| 1 << bit)],
+        );
         proptest::proptest!(|(first: u8, steps in proptest::collection::vec(step, 0..80))| {
             let bytes = steps.iter().flat_map(|(what, at, word)| {
                 [&[*what][..], &at.to_le_bytes(), &word.to_le_bytes()].concat()

@@ -39,7 +39,8 @@ impl Receiver {
     pub(super) fn new(link: ChannelMemory) -> Result<Self> {
         link.attachment.check()?;
         let control = link.control();
-        link.claim(&control.receiver.0.owner).map_err(|why| link.taken("receiver", "receiver", why))?;
+        link.claim(&control.receiver.0.owner)
+            .map_err(|why| link.taken("receiver", "receiver", why))?;
         // What the last one wanted to be told by is of no use to this one.
         control.receiver.0.doze.cancel_wait(ASLEEP | BELL);
         let consumer = match Consumer::resume(&link, link.capacity()) {
@@ -286,7 +287,8 @@ impl Receiver {
                 return Ok(Check::Again);
             }
             // A sender that left before the announcement told nobody.
-            let is_ready = || consumer.is_ready(link) || matches!(senders(link, false), Senders::Gone { .. });
+            let is_ready =
+                || consumer.is_ready(link) || matches!(senders(link, false), Senders::Gone { .. });
             let Some(word) = doze.prepare_wait_and_settle(ASLEEP, is_ready) else {
                 doze.cancel_wait(ASLEEP);
                 return Ok(Check::Again);
@@ -335,7 +337,11 @@ impl Receiver {
 }
 
 #[inline]
-fn next(link: &ChannelMemory, consumer: &mut Consumer, call: &'static str) -> Result<Option<FoundMessage>> {
+fn next(
+    link: &ChannelMemory,
+    consumer: &mut Consumer,
+    call: &'static str,
+) -> Result<Option<FoundMessage>> {
     consumer.next(link).map_err(|corrupt| link.corrupt(call, corrupt))
 }
 
@@ -376,7 +382,8 @@ impl Pollable for Receiver {
     fn poll_handle(&mut self) -> Result<&mut PollHandle> {
         self.link.check("bell", self.process)?;
         if self.bell.is_none() {
-            let bell = PollHandle::with_own_slot(&self.link.attachment, self.link.receiver_notifier(), 0)?;
+            let bell =
+                PollHandle::with_own_slot(&self.link.attachment, self.link.receiver_notifier(), 0)?;
             self.bell = Some(Box::new(bell));
             if !self.consumer.is_ready(&self.link) {
                 self.arm();

@@ -77,7 +77,8 @@ struct ProducerBatch {
 impl Producer {
     /// Takes up the work where the last producer left it, be it in the middle of a message. Nobody else publishes.
     pub(crate) fn resume(ring: &impl ChannelRing, capacity: u64) -> Result<Self, Corrupt> {
-        let (head, hint) = (ring.head().load(Ordering::Acquire), ring.tail().load(Ordering::Acquire));
+        let (head, hint) =
+            (ring.head().load(Ordering::Acquire), ring.tail().load(Ordering::Acquire));
         if !(head | hint).is_multiple_of(WORD) {
             return Err(Corrupt { what: "a position is no multiple of eight", at: head | hint });
         }
@@ -87,7 +88,10 @@ impl Producer {
         } else if head.wrapping_sub(hint) <= capacity {
             head
         } else {
-            return Err(Corrupt { what: "the two sides are further apart than the ring is long", at: hint });
+            return Err(Corrupt {
+                what: "the two sides are further apart than the ring is long",
+                at: hint,
+            });
         };
         loop {
             let word = ring.word((tail & (capacity - 1)) as usize).load(Ordering::Acquire);
@@ -131,7 +135,11 @@ impl Producer {
 
     /// Finds room for a message of `len` bytes, at most [`limit`].
     #[inline]
-    pub(crate) fn find(&mut self, ring: &impl ChannelRing, len: u64) -> Result<MessagePlace, NoPlace> {
+    pub(crate) fn find(
+        &mut self,
+        ring: &impl ChannelRing,
+        len: u64,
+    ) -> Result<MessagePlace, NoPlace> {
         let footprint = footprint(len);
         let offset = self.tail & (self.capacity - 1);
         let room = self.capacity - offset;
@@ -187,7 +195,9 @@ impl Producer {
         let head = ring.head().load(Ordering::Acquire);
         // It moves forwards only, and never past what was published.
         let published = self.batch.map_or(self.tail, |batch| batch.start);
-        if !head.is_multiple_of(WORD) || published.wrapping_sub(head) > published.wrapping_sub(self.head) {
+        if !head.is_multiple_of(WORD)
+            || published.wrapping_sub(head) > published.wrapping_sub(self.head)
+        {
             return Err(Corrupt { what: "the receiver's position is none", at: head });
         }
         self.head = head;
@@ -211,7 +221,8 @@ impl Producer {
         self.zero(ring, end);
         let word = message_header::message(len, place.position);
         if place.skip.is_none() && self.batch.is_none() {
-            ring.word((place.position & (self.capacity - 1)) as usize).store(word, Ordering::Release);
+            ring.word((place.position & (self.capacity - 1)) as usize)
+                .store(word, Ordering::Release);
             ring.tail().store(end, Ordering::Relaxed);
         } else {
             self.publish_apart(ring, place, word);
@@ -245,7 +256,9 @@ impl Producer {
 
     /// Publishes all messages since [`begin`](Self::begin) with one store. Whether there were any.
     pub(crate) fn commit(&mut self, ring: &impl ChannelRing) -> bool {
-        let Some((at, word)) = self.batch.take().and_then(|batch| batch.first) else { return false };
+        let Some((at, word)) = self.batch.take().and_then(|batch| batch.first) else {
+            return false;
+        };
         ring.word((at & (self.capacity - 1)) as usize).store(word, Ordering::Release);
         ring.tail().store(self.tail, Ordering::Relaxed);
         true
@@ -277,9 +290,13 @@ pub(crate) struct Consumer {
 impl Consumer {
     /// Starts at the first message that was not given back. Nobody else receives.
     pub(crate) fn resume(ring: &impl ChannelRing, capacity: u64) -> Result<Self, Corrupt> {
-        let (position, hint) = (ring.head().load(Ordering::Acquire), ring.tail().load(Ordering::Acquire));
+        let (position, hint) =
+            (ring.head().load(Ordering::Acquire), ring.tail().load(Ordering::Acquire));
         if !(position | hint).is_multiple_of(WORD) {
-            return Err(Corrupt { what: "a position is no multiple of eight", at: position | hint });
+            return Err(Corrupt {
+                what: "a position is no multiple of eight",
+                at: position | hint,
+            });
         }
         // The producer may have published more meanwhile, and a killed one may have noted less.
         if hint.wrapping_sub(position) > capacity && position.wrapping_sub(hint) > capacity {
@@ -299,7 +316,10 @@ impl Consumer {
 
     /// The next message, if there is one.
     #[inline]
-    pub(crate) fn next(&mut self, ring: &impl ChannelRing) -> Result<Option<FoundMessage>, Corrupt> {
+    pub(crate) fn next(
+        &mut self,
+        ring: &impl ChannelRing,
+    ) -> Result<Option<FoundMessage>, Corrupt> {
         loop {
             let at = (self.position & (self.capacity - 1)) as usize;
             let word = ring.word(at).load(Ordering::Acquire);

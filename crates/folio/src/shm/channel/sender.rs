@@ -56,7 +56,9 @@ impl WouldBlock {
         has_receiver_left(link)
             || match self {
                 Self::Turn => self.holder(link).is_none(),
-                Self::NoRoom(position) => !is_before(control.head.0.load(Ordering::Acquire), position),
+                Self::NoRoom(position) => {
+                    !is_before(control.head.0.load(Ordering::Acquire), position)
+                }
             }
     }
 
@@ -300,7 +302,11 @@ impl Sender {
 
     /// Room for a message, or what there is in the way. The turn is kept only with the room.
     #[inline]
-    fn attempt(&mut self, call: &'static str, len: usize) -> Result<Result<MessagePlace, WouldBlock>> {
+    fn attempt(
+        &mut self,
+        call: &'static str,
+        len: usize,
+    ) -> Result<Result<MessagePlace, WouldBlock>> {
         if self.link.many && !self.has_turn {
             let attachment = &self.link.attachment;
             match self.link.control().turn.0.lock.try_lock(attachment, attachment.me())? {
@@ -487,7 +493,8 @@ impl Sender {
                 return Ok(Check::Again);
             }
             // What was published just before may have to be told once more: its end of the ring may have come since.
-            let slept = doze.prepare_wait_and_settle(ASLEEP, || producer.find(link, len as u64).is_ok());
+            let slept =
+                doze.prepare_wait_and_settle(ASLEEP, || producer.find(link, len as u64).is_ok());
             let Some(word) = slept else {
                 doze.cancel_wait(ASLEEP);
                 return Ok(Check::Again);
@@ -533,8 +540,11 @@ impl Pollable for Sender {
     fn poll_handle(&mut self) -> Result<&mut PollHandle> {
         self.check("bell")?;
         if self.bell.is_none() {
-            let bell =
-                PollHandle::with_own_slot(&self.link.attachment, self.link.sender_notifiers(), self.place)?;
+            let bell = PollHandle::with_own_slot(
+                &self.link.attachment,
+                self.link.sender_notifiers(),
+                self.place,
+            )?;
             self.bell = Some(Box::new(bell));
             // Whether there is room or not: the first try is the caller's, and arms it.
             self.ring();

@@ -83,7 +83,10 @@ fn is_still_there(ring: &impl LogRing, position: u64) -> Result<bool, Corrupt> {
     fence(Ordering::Acquire);
     let oldest = ring.oldest().load(Ordering::Relaxed);
     if !oldest.is_multiple_of(WORD) {
-        return Err(Corrupt { what: "the oldest entry's position is no multiple of eight", at: oldest });
+        return Err(Corrupt {
+            what: "the oldest entry's position is no multiple of eight",
+            at: oldest,
+        });
     }
     Ok(!is_before(position, oldest))
 }
@@ -177,7 +180,11 @@ impl EntryWriter {
 
     /// Makes room for an entry of `len` bytes, at most [`limit`], giving up the oldest ones if need be.
     #[inline]
-    pub(crate) fn make_room(&mut self, ring: &impl LogRing, len: u64) -> Result<EntryPlace, Corrupt> {
+    pub(crate) fn make_room(
+        &mut self,
+        ring: &impl LogRing,
+        len: u64,
+    ) -> Result<EntryPlace, Corrupt> {
         let footprint = footprint(len);
         let room = self.capacity - (self.tail & (self.capacity - 1));
         let skip = (footprint > room).then_some(self.tail);
@@ -201,11 +208,17 @@ impl EntryWriter {
                 Stands::Skip(next) => oldest = next,
                 Stands::Entry(found) => oldest = found.end(),
                 Stands::Nothing => {
-                    return Err(Corrupt { what: "the chain of entries ends too early", at: oldest });
+                    return Err(Corrupt {
+                        what: "the chain of entries ends too early",
+                        at: oldest,
+                    });
                 }
             }
             if is_before(self.tail, oldest) {
-                return Err(Corrupt { what: "the chain of entries goes past the last one", at: oldest });
+                return Err(Corrupt {
+                    what: "the chain of entries goes past the last one",
+                    at: oldest,
+                });
             }
         }
         self.oldest = oldest;
@@ -217,7 +230,13 @@ impl EntryWriter {
 
     /// Publishes the entry whose `len` bytes are in place.
     #[inline]
-    pub(crate) fn publish(&mut self, ring: &impl LogRing, place: EntryPlace, len: u64, checksum: u64) {
+    pub(crate) fn publish(
+        &mut self,
+        ring: &impl LogRing,
+        place: EntryPlace,
+        len: u64,
+        checksum: u64,
+    ) {
         let end = place.position.wrapping_add(footprint(len));
         let at = (place.position & (self.capacity - 1)) as usize;
         self.word(ring, end).store(0, Ordering::Relaxed);
@@ -256,7 +275,12 @@ fn is_beginning(capacity: u64, oldest: u64, last: u64) -> bool {
 
 impl RecoveredLog {
     /// From the last entry on, as a writer left it that may have been killed.
-    fn trusted(ring: &impl LogRing, capacity: u64, oldest: u64, last: u64) -> Result<Self, Corrupt> {
+    fn trusted(
+        ring: &impl LogRing,
+        capacity: u64,
+        oldest: u64,
+        last: u64,
+    ) -> Result<Self, Corrupt> {
         if !(oldest | last).is_multiple_of(WORD) {
             return Err(Corrupt { what: "a position is no multiple of eight", at: oldest | last });
         }
@@ -389,7 +413,8 @@ impl EntryReader {
             if !position.is_multiple_of(WORD) || before.replace(position) == Some(position) {
                 return Err(Corrupt { what: "the last entry's position is none", at: position });
             }
-            let mut reader = Self { capacity, position, seq: first_seq(position), overtaken: false };
+            let mut reader =
+                Self { capacity, position, seq: first_seq(position), overtaken: false };
             // The hint names an entry; the chain leads on from there, and a writer that is quicker starts this anew.
             while let Some(found) = reader.glance(ring)? {
                 (reader.position, reader.seq) = (found.end(), found.seq.wrapping_add(1));
@@ -458,7 +483,8 @@ impl EntryReader {
     #[inline]
     pub(crate) fn is_ready(&self, ring: &impl LogRing) -> bool {
         self.overtaken
-            || ring.word((self.position & (self.capacity - 1)) as usize).load(Ordering::Acquire) != 0
+            || ring.word((self.position & (self.capacity - 1)) as usize).load(Ordering::Acquire)
+                != 0
             || !matches!(is_still_there(ring, self.position), Ok(true))
     }
 
@@ -512,7 +538,11 @@ impl EntryReader {
 
     /// Whether the bytes that were copied since [`next`](Self::next) are the entry's. If so the reader moves on.
     #[inline]
-    pub(crate) fn confirm(&mut self, ring: &impl LogRing, found: &FoundEntry) -> Result<bool, Corrupt> {
+    pub(crate) fn confirm(
+        &mut self,
+        ring: &impl LogRing,
+        found: &FoundEntry,
+    ) -> Result<bool, Corrupt> {
         if !is_still_there(ring, found.position)? {
             self.overtaken = true;
             return Ok(false);
@@ -549,7 +579,10 @@ const LOOKS: usize = 1000;
 /// Some process changes a position all the time, which no writer does.
 #[cold]
 fn restless(position: &AtomicU64) -> Corrupt {
-    Corrupt { what: "the log changes whenever it is looked at", at: position.load(Ordering::Relaxed) }
+    Corrupt {
+        what: "the log changes whenever it is looked at",
+        at: position.load(Ordering::Relaxed),
+    }
 }
 
 /// Position and number of the oldest entry; of the first one to come, if the log is empty.
@@ -557,7 +590,10 @@ fn oldest(ring: &impl LogRing, capacity: u64) -> Result<(u64, u64), Corrupt> {
     for _ in 0..LOOKS {
         let start = ring.oldest().load(Ordering::Acquire);
         if !start.is_multiple_of(WORD) {
-            return Err(Corrupt { what: "the oldest entry's position is no multiple of eight", at: start });
+            return Err(Corrupt {
+                what: "the oldest entry's position is no multiple of eight",
+                at: start,
+            });
         }
         // Looked at before the entry is: who has appended another one had published the first before.
         let last = ring.last().load(Ordering::Acquire);

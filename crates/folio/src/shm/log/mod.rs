@@ -316,7 +316,9 @@ pub(crate) fn survive(input: &[u8]) {
         let at = at / 8 * 8;
         match what % 8 {
             0..3 => log.link.scribble(at, bytes),
-            3 | 4 => drop(writer.as_mut().map(|writer| writer.append(&bytes.repeat(usize::from(what / 8))))),
+            3 | 4 => drop(
+                writer.as_mut().map(|writer| writer.append(&bytes.repeat(usize::from(what / 8)))),
+            ),
             5 => {
                 if let Some(reader) = &mut reader {
                     reader.set_wait(Wait::new().spin(0).timeout(Duration::ZERO));
@@ -327,7 +329,8 @@ pub(crate) fn survive(input: &[u8]) {
             }
             6 => {
                 let seq = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
-                let start = [Start::Oldest, Start::Newest, Start::At(seq)][usize::from(what / 8) % 3];
+                let start =
+                    [Start::Oldest, Start::Newest, Start::At(seq)][usize::from(what / 8) % 3];
                 drop(reader.as_mut().map(|reader| reader.seek(start)));
             }
             _ => {
@@ -359,8 +362,11 @@ mod tests {
     fn bytes_from_anywhere_are_survived() {
         proptest::proptest!(|(bytes in proptest::collection::vec(0_u8.., 0..600))| super::survive(&bytes));
         // Small numbers and lone bits, which lengths and positions are.
-        let step =
-            (0_u8.., 0_u16.., proptest::prop_oneof![0_u64..3000, (0_u32..64).prop_map(|bit| 1 << bit)]);
+        let step = (
+            0_u8..,
+            0_u16..,
+            proptest::prop_oneof![0_u64..3000, (0_u32..64).prop_map(|bit| 1 << bit)],
+        );
         proptest::proptest!(|(steps in proptest::collection::vec(step, 0..80))| {
             let bytes = steps.iter().flat_map(|(what, at, word)| {
                 [&[*what][..], &at.to_le_bytes(), &word.to_le_bytes()].concat()

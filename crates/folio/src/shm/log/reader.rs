@@ -64,7 +64,15 @@ impl LogReader {
     pub(super) fn new(link: LogMemory, start: Start) -> Result<Self> {
         link.attachment.check()?;
         let chain = begin(&link, start, "reader")?;
-        Ok(Self { link, chain, wait: Wait::new(), parks: 0, bell: None, asked: None, checked: None })
+        Ok(Self {
+            link,
+            chain,
+            wait: Wait::new(),
+            parks: 0,
+            bell: None,
+            asked: None,
+            checked: None,
+        })
     }
 
     /// How it waits for entries. [`Wait::new`] at first.
@@ -222,7 +230,9 @@ impl LogReader {
             }
             // Others may sleep on the same word: the announcement stays. A writer that left before it told nobody.
             let is_ready = || chain.is_ready(link) || writer_gone(link, false).is_some();
-            let Some(word) = doze.prepare_wait_and_settle(ASLEEP, is_ready) else { return Ok(Check::Again) };
+            let Some(word) = doze.prepare_wait_and_settle(ASLEEP, is_ready) else {
+                return Ok(Check::Again);
+            };
             Ok(Check::Sleep(word))
         })
     }
@@ -286,7 +296,8 @@ impl Pollable for LogReader {
             ));
         }
         if self.bell.is_none() {
-            let Some(bell) = PollHandle::with_any_slot(&self.link.attachment, &self.link.control().bells)?
+            let Some(bell) =
+                PollHandle::with_any_slot(&self.link.attachment, &self.link.control().bells)?
             else {
                 return Err(Error::rule_as(
                     Errno::AGAIN,

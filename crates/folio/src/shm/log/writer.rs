@@ -36,7 +36,8 @@ impl LogWriter {
             .map_err(|corrupt| link.corrupt("writer", corrupt))
             .and_then(|chain| {
                 // What is in memory alone does not outlive the machine.
-                let outlives = trust == Trust::Nothing && !sys::file::is_on_tmpfs(link.attachment.file());
+                let outlives =
+                    trust == Trust::Nothing && !sys::file::is_on_tmpfs(link.attachment.file());
                 if outlives && chain.erase(&link) {
                     sync(&link)?;
                 }
@@ -106,14 +107,18 @@ impl LogWriter {
             Errno::MSGSIZE,
             "append",
             self.link.subject().with_length(len),
-            format!("an entry of this log has at most {} bytes, a quarter of it", self.max_entry_len()),
+            format!(
+                "an entry of this log has at most {} bytes, a quarter of it",
+                self.max_entry_len()
+            ),
             "append it in parts, or create the log with more bytes",
         )
     }
 }
 
 fn sync(link: &LogMemory) -> Result<()> {
-    rustix::fs::fsync(link.attachment.file()).map_err(|errno| Error::kernel("fsync", errno, link.subject()))
+    rustix::fs::fsync(link.attachment.file())
+        .map_err(|errno| Error::kernel("fsync", errno, link.subject()))
 }
 
 impl Drop for LogWriter {

@@ -74,7 +74,9 @@ impl<C: ControlBlock> RingOptions<'_, C> {
                 Err(error) if error.errno() == Errno::NOENT => {}
                 opened => return opened,
             }
-            if let Some(made) = self.segment.create_at(spot, contents, contents.length, |_| Ok(()))? {
+            if let Some(made) =
+                self.segment.create_at(spot, contents, contents.length, |_| Ok(()))?
+            {
                 return Ok(made);
             }
         }

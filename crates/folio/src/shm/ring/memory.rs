@@ -116,13 +116,22 @@ impl<C: ControlBlock> RingMemory<C> {
             ));
         }
         let base = attachment.base();
-        Ok(Self { control: base.cast::<C>(), data: base.wrapping_add(RING_AT), capacity, attachment })
+        Ok(Self {
+            control: base.cast::<C>(),
+            data: base.wrapping_add(RING_AT),
+            capacity,
+            attachment,
+        })
     }
 
     /// Whether the process that `process` names is this one, and the memory whole.
     #[inline]
     pub(in crate::shm) fn check(&self, call: &'static str, process: u64) -> Result<()> {
-        if sys::identity::token() == process { self.attachment.check() } else { Err(self.foreign(call)) }
+        if sys::identity::token() == process {
+            self.attachment.check()
+        } else {
+            Err(self.foreign(call))
+        }
     }
 
     #[cold]
@@ -185,7 +194,12 @@ impl<C: ControlBlock> RingMemory<C> {
 
     /// Copies `len` bytes into `buffer`, in place of what it held.
     #[inline]
-    pub(in crate::shm) fn copy_to(&self, at: usize, len: usize, buffer: &mut Vec<u8>) -> Result<()> {
+    pub(in crate::shm) fn copy_to(
+        &self,
+        at: usize,
+        len: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Result<()> {
         buffer.clear();
         buffer.reserve(len);
         // SAFETY: the buffer has room for `len` bytes, which are there when the copy has gone well.
@@ -229,7 +243,8 @@ impl<C: ControlBlock> RingMemory<C> {
         let word = bytes.first_chunk::<8>().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
         assert!(at.is_multiple_of(8) && at + 8 <= self.attachment.len());
         // SAFETY: inside the data, aligned, and mapped; it is accessed by atomics and copies that expect it.
-        unsafe { &*self.attachment.base().add(at).cast::<AtomicU64>() }.store(word, Ordering::Relaxed);
+        unsafe { &*self.attachment.base().add(at).cast::<AtomicU64>() }
+            .store(word, Ordering::Relaxed);
     }
 
     pub(in crate::shm) fn subject(&self) -> Subject {
@@ -264,7 +279,13 @@ impl<C: ControlBlock> RingMemory<C> {
 
     /// The other side, `who`, is not there any more.
     #[cold]
-    pub(in crate::shm) fn alone(&self, call: &'static str, who: &str, died: bool, remedy: String) -> Error {
+    pub(in crate::shm) fn alone(
+        &self,
+        call: &'static str,
+        who: &str,
+        died: bool,
+        remedy: String,
+    ) -> Error {
         let how = if died { "has died" } else { "has left" };
         Error::rule_as(Errno::PIPE, call, self.subject(), format!("{who} {how}"), remedy)
     }
@@ -276,7 +297,12 @@ impl<C: ControlBlock> RingMemory<C> {
 
     /// The place of `who` was not claimed.
     #[cold]
-    pub(in crate::shm) fn taken(&self, call: &'static str, who: &'static str, why: Unclaimed) -> Error {
+    pub(in crate::shm) fn taken(
+        &self,
+        call: &'static str,
+        who: &'static str,
+        why: Unclaimed,
+    ) -> Error {
         let noun = C::NOUN;
         match why {
             Unclaimed::Held(holder) => Error::rule_as(
@@ -293,7 +319,9 @@ impl<C: ControlBlock> RingMemory<C> {
                 call,
                 self.subject(),
                 format!("another process keeps changing who is the {noun}'s {who}"),
-                format!("find out which process writes over it; folio changes it once for each {who}"),
+                format!(
+                    "find out which process writes over it; folio changes it once for each {who}"
+                ),
             ),
         }
     }

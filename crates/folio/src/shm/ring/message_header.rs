@@ -55,7 +55,10 @@ pub(crate) fn decode(
     let room = capacity - (position & (capacity - 1));
     let len = word << (64 - KINDS - LENGTHS) >> (64 - LENGTHS);
     if (word ^ mark(position)) >> (KINDS + LENGTHS) != 0 {
-        return Err(Corrupt { what: "a message's word was not written for its place", at: position });
+        return Err(Corrupt {
+            what: "a message's word was not written for its place",
+            at: position,
+        });
     }
     match word & 3 {
         1 if header + len.next_multiple_of(WORD) <= room => Ok((MessageKind::Message, len)),

@@ -174,7 +174,11 @@ impl Attachment {
     /// it, and no signal.
     #[inline]
     pub(in crate::shm) fn ensure_joined(&self) -> Result<()> {
-        if self.process.load(Ordering::Acquire) == sys::identity::token() { Ok(()) } else { self.join() }
+        if self.process.load(Ordering::Acquire) == sys::identity::token() {
+            Ok(())
+        } else {
+            self.join()
+        }
     }
 
     /// The half of [`check`](Self::check) that tells after an access of how it went: whether nothing of the segment is lost.
@@ -228,7 +232,12 @@ impl Attachment {
 
     /// Says to all that pages of it are gone.
     fn note_loss(&self) {
-        let _ = self.changing().state.compare_exchange(READY, LOST, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.changing().state.compare_exchange(
+            READY,
+            LOST,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
     }
 
     /// Whether this process makes it anew: to the others it is gone until then.
@@ -557,9 +566,10 @@ impl Attachment {
         reserve: u64,
         lifetime: Lifetime,
     ) -> Result<Arc<Self>> {
-        let subject = path
-            .as_ref()
-            .map_or_else(|| Subject::file(file.as_fd()), |path| Subject::named(path.display().to_string()));
+        let subject = path.as_ref().map_or_else(
+            || Subject::file(file.as_fd()),
+            |path| Subject::named(path.display().to_string()),
+        );
         let subject = subject.with_length(contents.length as usize);
         let facts = new_facts(contents, reserve, lifetime, &subject)?;
         allocate(file.as_fd(), 0..facts.data_at + contents.length, &subject)?;
@@ -581,7 +591,8 @@ impl Attachment {
         lifetime: Lifetime,
     ) -> Result<Option<Arc<Self>>> {
         let opened = sys::fork::held_off(|forks| {
-            crate::shm::sys::unnamed_file::reopen(file.as_fd()).map(|fd| forks.keep_from_children(fd))
+            crate::shm::sys::unnamed_file::reopen(file.as_fd())
+                .map(|fd| forks.keep_from_children(fd))
         });
         let subject = || Subject::named(path.display().to_string());
         let lease = opened.map_err(|errno| super::by_descriptor("open", errno, subject()))?;
@@ -616,7 +627,8 @@ impl Attachment {
         reserve: u64,
         duration: Lifetime,
     ) -> Result<Option<Self>> {
-        let subject = Subject::named(path.display().to_string()).with_length(contents.length as usize);
+        let subject =
+            Subject::named(path.display().to_string()).with_length(contents.length as usize);
         let failed = |call| {
             let subject = subject.clone();
             move |errno| Error::kernel(call, errno, subject)
@@ -689,7 +701,8 @@ impl Attachment {
                 |path| Subject::named(path.display().to_string()),
             )
         };
-        let header = read_header(file.as_fd()).map_err(|errno| Error::kernel("pread", errno, subject()))?;
+        let header =
+            read_header(file.as_fd()).map_err(|errno| Error::kernel("pread", errno, subject()))?;
         let (facts, length) = match header {
             Err(flaw) if flaw.is_gone => return Ok(None),
             header => header.map_err(|flaw| no_segment(call, subject(), path.as_deref(), &flaw))?,
@@ -699,7 +712,11 @@ impl Attachment {
     }
 
     /// The process's one attachment to a file that holds `header_fields`; `None` if it does not any more.
-    fn attach(file: OwnedFd, path: Option<PathBuf>, facts: HeaderFields) -> Result<Option<Arc<Self>>> {
+    fn attach(
+        file: OwnedFd,
+        path: Option<PathBuf>,
+        facts: HeaderFields,
+    ) -> Result<Option<Arc<Self>>> {
         let inode = inode_of(file.as_fd())?;
         let found = sys::fork::held_off(|_| ALL.lock().get(&inode).and_then(Weak::upgrade));
         if let Some(found) = found.filter(|found| !found.is_stale(&facts)) {
@@ -728,7 +745,8 @@ impl Attachment {
     fn map(file: OwnedFd, path: Option<PathBuf>, facts: HeaderFields) -> Result<Self> {
         let inode = inode_of(file.as_fd())?;
         let page = PageSize::system();
-        let end = usize::try_from(facts.data_at + facts.reserve).ok().and_then(|end| page.ceil(end));
+        let end =
+            usize::try_from(facts.data_at + facts.reserve).ok().and_then(|end| page.ceil(end));
         let Some(len) = end else { return Err(too_large("attach", Subject::file(file.as_fd()))) };
         let region = Region::create(&Request {
             len,
@@ -805,7 +823,8 @@ impl Drop for Attachment {
             drop(all);
             let lease = self.lease.lock().take();
             if let Some(lease) = lease.filter(|_| mine) {
-                let owner = Owner::in_word(self.owner.load(Ordering::Relaxed)).unwrap_or(Owner::NOBODY);
+                let owner =
+                    Owner::in_word(self.owner.load(Ordering::Relaxed)).unwrap_or(Owner::NOBODY);
                 participant::leave(lease.as_fd(), self.slots(), owner);
                 if let Some(name) = self.name.get()
                     && self.facts.lifetime == Lifetime::WhileUsed
@@ -909,8 +928,8 @@ fn say_gone(fd: BorrowedFd<'_>) -> Result<(), Errno> {
 }
 
 fn inode_of(file: BorrowedFd<'_>) -> Result<Inode> {
-    let status =
-        sys::file::status(file).map_err(|errno| Error::kernel("fstat", errno, Subject::file(file)))?;
+    let status = sys::file::status(file)
+        .map_err(|errno| Error::kernel("fstat", errno, Subject::file(file)))?;
     Ok((status.device, status.inode))
 }
 
@@ -941,7 +960,9 @@ fn new_facts(
 fn write(file: BorrowedFd<'_>, bytes: &[u8], subject: &Subject) -> Result<()> {
     match sys::size_limit::within(|| rustix::io::pwrite(file, bytes, 0)) {
         Ok(count) if count == bytes.len() => Ok(()),
-        result => Err(Error::kernel("pwrite", result.err().unwrap_or(Errno::NOSPC), subject.clone())),
+        result => {
+            Err(Error::kernel("pwrite", result.err().unwrap_or(Errno::NOSPC), subject.clone()))
+        }
     }
 }
 
@@ -995,10 +1016,13 @@ fn allocate(file: BorrowedFd<'_>, range: Range<u64>, subject: &Subject) -> Resul
             return Err(Error::short(subject.clone(), short));
         }
         Err(short) => short.errno,
-        Ok(_) => match sys::size_limit::within(|| rustix::fs::fallocate(file, flags, start, end - start)) {
-            Ok(()) => return Ok(()),
-            Err(errno) => errno,
-        },
+        Ok(_) => {
+            match sys::size_limit::within(|| rustix::fs::fallocate(file, flags, start, end - start))
+            {
+                Ok(()) => return Ok(()),
+                Err(errno) => errno,
+            }
+        }
     };
     if !matches!(errno, Errno::NOSPC | Errno::DQUOT) {
         return Err(Error::kernel("fallocate", errno, subject.clone()));
@@ -1020,7 +1044,12 @@ fn too_large(call: &'static str, subject: Subject) -> Error {
 }
 
 #[cold]
-fn no_segment(call: &'static str, subject: Subject, path: Option<&Path>, flaw: &HeaderError) -> Error {
+fn no_segment(
+    call: &'static str,
+    subject: Subject,
+    path: Option<&Path>,
+    flaw: &HeaderError,
+) -> Error {
     let other_version = flaw.field == "layout version";
     let errno = if other_version { Errno::INVAL } else { Errno::UCLEAN };
     // The command knows the names of the directory, and no others.
@@ -1030,11 +1059,21 @@ fn no_segment(call: &'static str, subject: Subject, path: Option<&Path>, flaw: &
             "use the same version of folio in all programs, or remove it (`folio shm rm`)"
         }
         (true, _) => "use the same version of folio in all programs",
-        (false, Some(_)) if is_name => "remove it (`folio shm rm`), and let the programs make it anew",
-        (false, Some(_)) => "check the path; a file that was a segment is removed with rm(1) and made anew",
+        (false, Some(_)) if is_name => {
+            "remove it (`folio shm rm`), and let the programs make it anew"
+        }
+        (false, Some(_)) => {
+            "check the path; a file that was a segment is removed with rm(1) and made anew"
+        }
         (false, None) => "pass the descriptor of a segment (Segment::file, Segment::send)",
     };
-    Error::rule_as(errno, call, subject, format!("it is no segment that can be used: {flaw}"), remedy)
+    Error::rule_as(
+        errno,
+        call,
+        subject,
+        format!("it is no segment that can be used: {flaw}"),
+        remedy,
+    )
 }
 
 /// Whether a segment holds what is wanted.
@@ -1053,7 +1092,9 @@ fn compare(
     if facts.kind != kind {
         return refuse(format!("it holds {}, and {kind} is asked for", facts.kind));
     }
-    let of = |name: &str, bytes: u64, print: u64| format!("`{name}` ({bytes} bytes, layout {print:016x})");
+    let of = |name: &str, bytes: u64, print: u64| {
+        format!("`{name}` ({bytes} bytes, layout {print:016x})")
+    };
     if (facts.fingerprint, facts.element) != (fingerprint, element) {
         let there = of(&facts.type_name, facts.element, facts.fingerprint);
         let asked = of(type_name, element, fingerprint);
@@ -1068,8 +1109,8 @@ fn compare(
 #[cfg(test)]
 mod tests {
     use super::{
-        Attachment, Lifetime, MembershipVerdict, SegmentContents, SegmentKind, Subject, compare, inode_of,
-        new_facts, retire,
+        Attachment, Lifetime, MembershipVerdict, SegmentContents, SegmentKind, Subject, compare,
+        inode_of, new_facts, retire,
     };
     use crate::shm::segment::anonymous;
     use std::os::fd::{AsFd, OwnedFd};
@@ -1086,13 +1127,18 @@ mod tests {
 
     /// A segment that is to go with its last user, who does not know its name.
     fn nameless(path: &Path) -> Arc<Attachment> {
-        let file = std::fs::File::options().read(true).write(true).create_new(true).open(path).unwrap();
+        let file =
+            std::fs::File::options().read(true).write(true).create_new(true).open(path).unwrap();
         Attachment::create(OwnedFd::from(file), None, &NUMBERS, 8, Lifetime::WhileUsed).unwrap()
     }
 
     #[test]
     fn a_peers_type_name_reaches_no_terminal_unescaped() {
-        let evil = SegmentContents { type_name: "Vec\u{1b}]0;owned\u{7}\u{202e}", fingerprint: 2, ..NUMBERS };
+        let evil = SegmentContents {
+            type_name: "Vec\u{1b}]0;owned\u{7}\u{202e}",
+            fingerprint: 2,
+            ..NUMBERS
+        };
         let facts = new_facts(&evil, 8, Lifetime::Kept, &Subject::named("peer")).unwrap();
         let error = compare("open", || Subject::named("peer"), &facts, 8, &NUMBERS).unwrap_err();
         for text in [error.to_string(), error.call_error().unwrap().rule().to_owned()] {
@@ -1106,7 +1152,8 @@ mod tests {
         const GROWTHS: usize = 20_000;
         let segment = anonymous(&NUMBERS, 1 << 28).unwrap();
         std::thread::scope(|scope| {
-            let grower = scope.spawn(|| (1..=GROWTHS).for_each(|times| segment.grow(times * 4096).unwrap()));
+            let grower =
+                scope.spawn(|| (1..=GROWTHS).for_each(|times| segment.grow(times * 4096).unwrap()));
             while !grower.is_finished() {
                 segment.check_file().expect("nobody cut it short");
             }

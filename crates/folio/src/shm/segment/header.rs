@@ -157,12 +157,22 @@ pub(crate) struct HeaderError {
 
 impl HeaderError {
     fn new(field: &'static str, found: impl fmt::Display, wanted: impl fmt::Display) -> Self {
-        Self { field, found: found.to_string(), wanted: wanted.to_string(), lifetime: None, is_gone: false }
+        Self {
+            field,
+            found: found.to_string(),
+            wanted: wanted.to_string(),
+            lifetime: None,
+            is_gone: false,
+        }
     }
 
     fn gone() -> Self {
         let found = "gone: all processes that had it open have ended";
-        Self { lifetime: Some(Lifetime::WhileUsed), is_gone: true, ..Self::new("state", found, "ready") }
+        Self {
+            lifetime: Some(Lifetime::WhileUsed),
+            is_gone: true,
+            ..Self::new("state", found, "ready")
+        }
     }
 }
 
@@ -278,17 +288,27 @@ impl HeaderFields {
         }
         let name = bytes[NAME_AT..NAME_AT + NAME_ROOM].get(..word(60) as usize);
         let name = name.and_then(|name| std::str::from_utf8(name).ok());
-        let name =
-            name.ok_or_else(|| HeaderError::new("type name", "no text", "text of at most 256 bytes"))?;
+        let name = name
+            .ok_or_else(|| HeaderError::new("type name", "no text", "text of at most 256 bytes"))?;
         let element = long(64);
         match word(STATE_AT) {
             READY => {}
-            LOST => return Err(HeaderError::new("state", "lost: a process took pages of it away", "ready")),
+            LOST => {
+                return Err(HeaderError::new(
+                    "state",
+                    "lost: a process took pages of it away",
+                    "ready",
+                ));
+            }
             other => return Err(HeaderError::new("state", other, READY)),
         }
         let length = long(FIXED + 8);
         if length > reserve {
-            return Err(HeaderError::new("length", length, format_args!("at most its reserve of {reserve}")));
+            return Err(HeaderError::new(
+                "length",
+                length,
+                format_args!("at most its reserve of {reserve}"),
+            ));
         }
         if file < data + length {
             let wanted = format!("{} or more, as its header says", data + length);
@@ -358,7 +378,9 @@ pub(crate) fn survive(input: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{CHECKSUM_AT, FIXED, GONE, HEAD, HeaderFields, Lifetime, STATE_AT, SegmentKind, data_at};
+    use super::{
+        CHECKSUM_AT, FIXED, GONE, HEAD, HeaderFields, Lifetime, STATE_AT, SegmentKind, data_at,
+    };
 
     fn facts() -> HeaderFields {
         HeaderFields {
@@ -389,7 +411,10 @@ mod tests {
             for bit in 0..8 {
                 let mut bytes = good;
                 bytes[at] ^= 1 << bit;
-                assert!(HeaderFields::parse(&bytes, 1 << 20, 4096).is_err(), "byte {at}, bit {bit}");
+                assert!(
+                    HeaderFields::parse(&bytes, 1 << 20, 4096).is_err(),
+                    "byte {at}, bit {bit}"
+                );
             }
         }
     }
@@ -402,7 +427,10 @@ mod tests {
         for at in 16..CHECKSUM_AT {
             bytes[at] = bytes[at].wrapping_mul(31).wrapping_add(7);
             let flaw = HeaderFields::parse(&bytes, 4096, 4096).unwrap_err();
-            assert!(flaw.is_gone && flaw.lifetime == Some(Lifetime::WhileUsed), "byte {at}: {flaw}");
+            assert!(
+                flaw.is_gone && flaw.lifetime == Some(Lifetime::WhileUsed),
+                "byte {at}: {flaw}"
+            );
         }
         // A file that is none of folio's is not.
         bytes[0] ^= 1;

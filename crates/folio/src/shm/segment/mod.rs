@@ -304,7 +304,10 @@ impl SegmentOptions {
     /// # Errors
     ///
     /// As [`open_or_create`](Self::open_or_create).
-    pub fn open_or_create_file<T: Shape + ?Sized>(&self, path: impl AsRef<Path>) -> Result<Segment<T>> {
+    pub fn open_or_create_file<T: Shape + ?Sized>(
+        &self,
+        path: impl AsRef<Path>,
+    ) -> Result<Segment<T>> {
         self.open_or_create_file_with(path, |_| Ok(()))
     }
 
@@ -367,8 +370,9 @@ impl SegmentOptions {
             let rule = "a type in a segment has bytes, and is aligned to a page at most";
             return Err(Error::rule(call, subject(), rule, "use another type"));
         }
-        let bytes =
-            |count: usize| count.checked_mul(T::ELEMENT).filter(|&bytes| isize::try_from(bytes).is_ok());
+        let bytes = |count: usize| {
+            count.checked_mul(T::ELEMENT).filter(|&bytes| isize::try_from(bytes).is_ok())
+        };
         let (Some(length), Some(reserve)) = (bytes(least), bytes(most)) else {
             let rule = "a segment must fit into the process's addresses";
             return Err(Error::rule(call, subject(), rule, "ask for fewer elements"));
@@ -409,9 +413,10 @@ impl SegmentOptions {
     ) -> Result<Segment<T>> {
         let shape = self.shape::<T>("open_or_create")?;
         let spot = self.path_of("open_or_create", target)?;
-        let attachment = self.open_or_create_at(&spot, &shape.contents, shape.reserve, |attachment| {
-            init(&Segment::new(Arc::clone(attachment)))
-        })?;
+        let attachment =
+            self.open_or_create_at(&spot, &shape.contents, shape.reserve, |attachment| {
+                init(&Segment::new(Arc::clone(attachment)))
+            })?;
         Ok(Segment::new(attachment))
     }
 
@@ -457,17 +462,20 @@ impl SegmentOptions {
                 return Ok(None);
             }
         }
-        let unnamed = crate::shm::sys::unnamed_file::create(name::parent(path), || name::temporary(path))
-            .map_err(|errno| Error::kernel("open", errno, subject()))?;
+        let unnamed =
+            crate::shm::sys::unnamed_file::create(name::parent(path), || name::temporary(path))
+                .map_err(|errno| Error::kernel("open", errno, subject()))?;
         let own = |errno| Error::kernel("chmod", errno, subject());
         if let Some(group) = self.group {
             let group = rustix::fs::Gid::from_raw(group);
             rustix::fs::fchown(&unnamed.fd, None, Some(group)).map_err(own)?;
         }
-        rustix::fs::fchmod(&unnamed.fd, rustix::fs::Mode::from_raw_mode(self.mode & 0o666)).map_err(own)?;
+        rustix::fs::fchmod(&unnamed.fd, rustix::fs::Mode::from_raw_mode(self.mode & 0o666))
+            .map_err(own)?;
         let fd = crate::shm::sys::unnamed_file::reopen(unnamed.fd.as_fd())
             .map_err(|errno| by_descriptor("open", errno, subject()))?;
-        let attachment = Attachment::create(fd, Some(path.to_owned()), contents, reserve, spot.lifetime)?;
+        let attachment =
+            Attachment::create(fd, Some(path.to_owned()), contents, reserve, spot.lifetime)?;
         init(&attachment)?;
         loop {
             match unnamed.link(path) {
@@ -518,7 +526,9 @@ impl SegmentOptions {
                 StaleOutcome::Reclaimed => return Ok(NameStatus::Free),
                 StaleOutcome::Stays => return Ok(NameStatus::Stale(fd)),
                 // Somebody looks at a leftover, or makes it anew.
-                StaleOutcome::Used if is_gone(fd.as_fd()) == Ok(true) && Instant::now() < deadline => {
+                StaleOutcome::Used
+                    if is_gone(fd.as_fd()) == Ok(true) && Instant::now() < deadline =>
+                {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 StaleOutcome::Used => return Ok(NameStatus::Taken),
@@ -529,7 +539,8 @@ impl SegmentOptions {
     /// Whether a file that a segment is to be made of lets nobody in but those that are asked for.
     fn check_mode_covers(&self, fd: &OwnedFd, path: &Path) -> Result<()> {
         let subject = Subject::named(path.display().to_string());
-        let stat = rustix::fs::fstat(fd).map_err(|errno| Error::kernel("fstat", errno, subject.clone()))?;
+        let stat = rustix::fs::fstat(fd)
+            .map_err(|errno| Error::kernel("fstat", errno, subject.clone()))?;
         let group = self.group.unwrap_or_else(|| rustix::process::getegid().as_raw());
         let mode = stat.st_mode & 0o666;
         if mode & !self.mode == 0 && (mode & 0o060 == 0 || stat.st_gid == group) {
@@ -572,7 +583,8 @@ impl SegmentOptions {
             }
             let own = rustix::io::fcntl_dupfd_cloexec(&fd, 0)
                 .map_err(|errno| Error::kernel("dup", errno, subject()))?;
-            let Some(attachment) = Attachment::open("open", own, Some(path.to_owned()), contents)? else {
+            let Some(attachment) = Attachment::open("open", own, Some(path.to_owned()), contents)?
+            else {
                 if !spot.is_name && is_gone(fd.as_fd()) == Ok(true) {
                     return Err(stale_error("open", Errno::UCLEAN, subject()));
                 }
@@ -618,7 +630,8 @@ impl SegmentOptions {
     /// Whether a file may be this process's segment: a file, of a user that is trusted.
     fn check_trusted(&self, fd: &OwnedFd, path: &Path) -> Result<()> {
         let subject = || Subject::named(path.display().to_string());
-        let stat = rustix::fs::fstat(fd).map_err(|errno| Error::kernel("fstat", errno, subject()))?;
+        let stat =
+            rustix::fs::fstat(fd).map_err(|errno| Error::kernel("fstat", errno, subject()))?;
         if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
             let rule = "a segment is a regular file, and this is none";
             return Err(Error::rule("open", subject(), rule, "choose another name"));
@@ -630,7 +643,10 @@ impl SegmentOptions {
                 Errno::PERM,
                 "open",
                 subject(),
-                format!("it belongs to user {}, who could truncate it and store anything in it", stat.st_uid),
+                format!(
+                    "it belongs to user {}, who could truncate it and store anything in it",
+                    stat.st_uid
+                ),
                 "find out who that is; to trust them, name them with SegmentOptions::owner",
             ));
         }
@@ -667,7 +683,8 @@ fn reclaim_stale(fd: &OwnedFd, path: &Path) -> Result<StaleOutcome> {
         return Ok(StaleOutcome::Used);
     }
     let status = sys::file::status(fd).map_err(failed)?;
-    let judge = || Ok(if is_leftover() { MembershipVerdict::Leftover } else { MembershipVerdict::Stays });
+    let judge =
+        || Ok(if is_leftover() { MembershipVerdict::Leftover } else { MembershipVerdict::Stays });
     match retire(fd, path, (status.device, status.inode), judge) {
         Ok(true) => Ok(StaleOutcome::Reclaimed),
         Ok(false) => Ok(StaleOutcome::Used),
@@ -677,10 +694,13 @@ fn reclaim_stale(fd: &OwnedFd, path: &Path) -> Result<StaleOutcome> {
 }
 
 /// The segment behind a descriptor of this process's own.
-pub(in crate::shm) fn from_own_fd(own: OwnedFd, contents: &SegmentContents<'_>) -> Result<Arc<Attachment>> {
+pub(in crate::shm) fn from_own_fd(
+    own: OwnedFd,
+    contents: &SegmentContents<'_>,
+) -> Result<Arc<Attachment>> {
     let subject = Subject::file(own.as_fd());
-    let status =
-        sys::file::status(own.as_fd()).map_err(|errno| Error::kernel("fstat", errno, subject.clone()))?;
+    let status = sys::file::status(own.as_fd())
+        .map_err(|errno| Error::kernel("fstat", errno, subject.clone()))?;
     if status.kind != rustix::fs::FileType::RegularFile {
         let rule = "a segment is a memfd or a regular file, and this is none";
         return Err(Error::rule(
@@ -706,7 +726,8 @@ pub(crate) fn anonymous(contents: &SegmentContents<'_>, reserve: u64) -> Result<
     let fd = sys::memfd::create("folio segment", None)
         .map_err(|errno| Error::kernel("memfd_create", errno, subject()))?;
     let seals = sys::memfd::Seals::SHRINK;
-    sys::memfd::add_seals(fd.as_fd(), seals).map_err(|errno| Error::kernel("fcntl", errno, subject()))?;
+    sys::memfd::add_seals(fd.as_fd(), seals)
+        .map_err(|errno| Error::kernel("fcntl", errno, subject()))?;
     Attachment::create(fd, None, contents, reserve, Lifetime::WhileUsed)
 }
 
@@ -718,7 +739,8 @@ pub(in crate::shm) fn exists(options: &SegmentOptions, spot: &SegmentPath) -> Er
         Error::rule_as(Errno::EXIST, "create", subject, rule, remedy.to_owned())
     };
     let other = if spot.is_name { "choose another name" } else { "choose another path" };
-    let kind = rustix::fs::lstat(path).map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode));
+    let kind =
+        rustix::fs::lstat(path).map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode));
     if kind.is_ok_and(|kind| kind != rustix::fs::FileType::RegularFile) {
         return refuse(
             "the name is taken by something that is no regular file, and so no segment".into(),
@@ -741,7 +763,10 @@ pub(in crate::shm) fn exists(options: &SegmentOptions, spot: &SegmentPath) -> Er
                 "have its owner or root remove it (`folio shm rm`), or trust the owner (SegmentOptions::owner)",
             );
         }
-        return refuse(format!("the name is taken by a file that is not accepted: {why}"), refusal.remedy());
+        return refuse(
+            format!("the name is taken by a file that is not accepted: {why}"),
+            refusal.remedy(),
+        );
     }
     if !spot.is_name {
         return refuse(
@@ -758,7 +783,8 @@ pub(in crate::shm) fn exists(options: &SegmentOptions, spot: &SegmentPath) -> Er
 /// The error of a call that goes by a descriptor's name in `/proc`: ENOENT says nothing of the file.
 pub(in crate::shm) fn by_descriptor(call: &'static str, errno: Errno, subject: Subject) -> Error {
     if errno == Errno::NOENT && !sys::process::has_proc() {
-        let rule = "shared memory opens its file anew by /proc/self/fd, and no /proc is mounted here";
+        let rule =
+            "shared memory opens its file anew by /proc/self/fd, and no /proc is mounted here";
         return Error::rule_as(errno, call, subject, rule, "mount it (mount -t proc proc /proc)");
     }
     Error::kernel(call, errno, subject)
@@ -1141,5 +1167,9 @@ impl SegmentOptions {
 
 /// Opens a file for reading and writing, and no symbolic link. Only a holder of a lease on the file is waited for.
 fn open_segment(path: &Path) -> Result<OwnedFd, Errno> {
-    sys::open::open(path, rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOFOLLOW, rustix::fs::Mode::empty())
+    sys::open::open(
+        path,
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOFOLLOW,
+        rustix::fs::Mode::empty(),
+    )
 }

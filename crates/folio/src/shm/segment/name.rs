@@ -107,9 +107,13 @@ mod tests {
 
     #[test]
     fn a_file_on_its_way_has_a_name_that_has_room() {
-        for name in
-            ["a".repeat(255), format!("a{}", "é".repeat(127)), "é".repeat(127), "€".repeat(85), "a".into()]
-        {
+        for name in [
+            "a".repeat(255),
+            format!("a{}", "é".repeat(127)),
+            "é".repeat(127),
+            "€".repeat(85),
+            "a".into(),
+        ] {
             let temporary = temporary(Path::new(&name));
             let temporary = temporary.as_os_str();
             assert!(temporary.len() <= 255 && is_temporary(temporary), "{temporary:?}");
@@ -122,7 +126,8 @@ mod tests {
         let of_bell = |name: &str| of_notifier_fifo(name.as_ref());
         assert_eq!(of_bell(&name), Some((7, u64::MAX)));
         assert!(of_file(name.as_ref()).is_none() && !is_temporary(name.as_ref()));
-        for other in [&name[1..], &name[..name.len() - 1], &format!("{name}-0"), &name.replace('f', "F"), ""]
+        for other in
+            [&name[1..], &name[..name.len() - 1], &format!("{name}-0"), &name.replace('f', "F"), ""]
         {
             assert_eq!(of_bell(other), None, "{other}");
         }

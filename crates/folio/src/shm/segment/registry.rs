@@ -120,8 +120,7 @@ pub fn list() -> Result<Vec<SegmentEntry>> {
             return Error::kernel("open", errno, subject);
         }
         let rule = "segments lie in a directory, and this is none";
-        let remedy =
-            "see what the environment variable FOLIO_SHM_DIR says; without it, mount a tmpfs at /dev/shm";
+        let remedy = "see what the environment variable FOLIO_SHM_DIR says; without it, mount a tmpfs at /dev/shm";
         Error::rule_as(errno, "open", subject, rule, remedy)
     };
     // All names before anything is looked at: who makes a bell is a party before that has its name.
@@ -139,14 +138,20 @@ pub fn list() -> Result<Vec<SegmentEntry>> {
         }
     }
     for (file, path) in &files {
-        entries.extend(name::of_notifier_fifo(file).and_then(|of| examine_fifo(file, path, of, &known)));
+        entries.extend(
+            name::of_notifier_fifo(file).and_then(|of| examine_fifo(file, path, of, &known)),
+        );
     }
     entries.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(entries)
 }
 
 /// A file of the directory, which nothing is known of yet; `None` if it went away.
-fn find(name: &OsStr, path: &Path, role: Role) -> Option<(SegmentEntry, rustix::fs::FileType, OwnedFd)> {
+fn find(
+    name: &OsStr,
+    path: &Path,
+    role: Role,
+) -> Option<(SegmentEntry, rustix::fs::FileType, OwnedFd)> {
     let found = sys::file::find(path).ok()?;
     let stat = rustix::fs::fstat(&found).ok()?;
     let entry = SegmentEntry {
@@ -185,7 +190,9 @@ fn examine_fifo(
     entry.state = match crate::shm::sys::fifo::is_read(path) {
         Ok(true) => SegmentState::InUse,
         // Who lives is about to read it, or to take it away. A party that is dead never comes back.
-        Ok(false) if party.is_some() || (!is_known && is_young(found.as_fd())) => SegmentState::InUse,
+        Ok(false) if party.is_some() || (!is_known && is_young(found.as_fd())) => {
+            SegmentState::InUse
+        }
         Ok(false) => SegmentState::Leftover,
         Err(Errno::NOENT) => return None,
         Err(errno) => closed(errno),
@@ -198,14 +205,20 @@ fn closed(errno: Errno) -> SegmentState {
 }
 
 /// What a file of the directory is; `None` if it went away.
-fn examine(name: &OsStr, path: &Path, role: Role, known: &mut Vec<KnownSegment>) -> Option<SegmentEntry> {
+fn examine(
+    name: &OsStr,
+    path: &Path,
+    role: Role,
+    known: &mut Vec<KnownSegment>,
+) -> Option<SegmentEntry> {
     let (mut entry, kind, _) = find(name, path, role)?;
     if kind != rustix::fs::FileType::RegularFile {
         entry.state = SegmentState::Damaged("it is no regular file".into());
         return Some(entry);
     }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let looked = rustix::fs::open(path, flags, Mode::empty()).and_then(|fd| look(&mut entry, &fd, known));
+    let looked =
+        rustix::fs::open(path, flags, Mode::empty()).and_then(|fd| look(&mut entry, &fd, known));
     if let Err(errno) = looked {
         if errno == Errno::NOENT {
             return None;
@@ -215,20 +228,26 @@ fn examine(name: &OsStr, path: &Path, role: Role, known: &mut Vec<KnownSegment>)
     Some(entry)
 }
 
-fn look(entry: &mut SegmentEntry, fd: &OwnedFd, known: &mut Vec<KnownSegment>) -> Result<(), Errno> {
+fn look(
+    entry: &mut SegmentEntry,
+    fd: &OwnedFd,
+    known: &mut Vec<KnownSegment>,
+) -> Result<(), Errno> {
     let fd = fd.as_fd();
     // First who it is: that waits for those who only remove it.
     let parties = participants(fd)?;
     entry.users = parties.iter().map(|(_, user)| user.clone()).collect();
     let anybody = !entry.users.is_empty() || participant::is_anybody_there(fd)?;
     if entry.role == Role::Unfinished {
-        entry.state = if anybody || is_young(fd) { SegmentState::InUse } else { SegmentState::Leftover };
+        entry.state =
+            if anybody || is_young(fd) { SegmentState::InUse } else { SegmentState::Leftover };
         return Ok(());
     }
     match read_header(fd)? {
         Ok((HeaderFields { kind, lifetime, type_name, id, .. }, _)) => {
             known.push(KnownSegment { id, name: entry.name.clone(), parties });
-            (entry.kind, entry.lifetime, entry.type_name) = (Some(kind), Some(lifetime), Some(type_name));
+            (entry.kind, entry.lifetime, entry.type_name) =
+                (Some(kind), Some(lifetime), Some(type_name));
             entry.state = match lifetime {
                 _ if anybody => SegmentState::InUse,
                 Lifetime::Kept => SegmentState::Idle,
@@ -272,8 +291,10 @@ fn participants(fd: BorrowedFd<'_>) -> Result<Vec<(Owner, User)>, Errno> {
         let word = bytes[..count].get(at..at + 4).and_then(|word| word.try_into().ok());
         word.map_or(0, u32::from_ne_bytes)
     };
-    let (generation, pid) =
-        (std::mem::offset_of!(ParticipantSlot, generation), std::mem::offset_of!(ParticipantSlot, pid));
+    let (generation, pid) = (
+        std::mem::offset_of!(ParticipantSlot, generation),
+        std::mem::offset_of!(ParticipantSlot, pid),
+    );
     let party = |slot| (Owner::new(slot, word(slot, generation)), User { pid: word(slot, pid) });
     Ok(taken.into_iter().map(party).collect())
 }
@@ -312,7 +333,10 @@ fn remove_file(path: &Path) -> Result<()> {
         }
         again = true;
     }
-    Err(busy(path, "a process holds all of its slots, as if to remove it, and does not let go".into()))
+    Err(busy(
+        path,
+        "a process holds all of its slots, as if to remove it, and does not let go".into(),
+    ))
 }
 
 fn busy(path: &Path, rule: String) -> Error {
@@ -331,7 +355,13 @@ fn retire_or_users(path: &Path) -> Result<Option<Vec<User>>> {
         }
         Err(Errno::NXIO) => {
             let rule = "it is a socket, or a device without a driver, and so no segment";
-            return Err(Error::rule_as(Errno::NXIO, "remove", subject(), rule, "remove it with rm(1)"));
+            return Err(Error::rule_as(
+                Errno::NXIO,
+                "remove",
+                subject(),
+                rule,
+                "remove it with rm(1)",
+            ));
         }
         Err(Errno::ISDIR) => {
             let rule = "it is a directory, and so no segment";
@@ -355,7 +385,9 @@ fn retire_or_users(path: &Path) -> Result<Option<Vec<User>>> {
         return Err(Error::rule("remove", subject(), rule, "remove it with rm(1)"));
     }
     let inode = (status.device, status.inode);
-    if retire(fd.as_fd(), path, inode, || Ok(MembershipVerdict::Goes)).map_err(|errno| stays(path, errno))? {
+    if retire(fd.as_fd(), path, inode, || Ok(MembershipVerdict::Goes))
+        .map_err(|errno| stays(path, errno))?
+    {
         return Ok(None);
     }
     users(fd.as_fd()).map(Some).map_err(failed("fcntl"))
@@ -434,7 +466,11 @@ fn remove_stale_segment(path: &Path) -> Result<bool, Errno> {
     let file = path.file_name().unwrap_or_default();
     retire(fd, path, (status.device, status.inode), || {
         if name::is_temporary(file) {
-            return Ok(if is_young(fd) { MembershipVerdict::Stays } else { MembershipVerdict::Goes });
+            return Ok(if is_young(fd) {
+                MembershipVerdict::Stays
+            } else {
+                MembershipVerdict::Goes
+            });
         }
         let is_leftover = lifetime(fd)? == Some(Lifetime::WhileUsed);
         Ok(if is_leftover { MembershipVerdict::Leftover } else { MembershipVerdict::Stays })
@@ -444,7 +480,8 @@ fn remove_stale_segment(path: &Path) -> Result<bool, Errno> {
 #[cfg(test)]
 mod tests {
     use super::{
-        Role, SETTLED, SegmentState, examine, examine_fifo, name, remove_dead_fifo, remove_stale_segment,
+        Role, SETTLED, SegmentState, examine, examine_fifo, name, remove_dead_fifo,
+        remove_stale_segment,
     };
     use crate::shm::segment::attachment::{Attachment, SegmentContents};
     use crate::shm::{Lifetime, Segment, SegmentKind, SegmentOptions};
@@ -453,7 +490,12 @@ mod tests {
     use std::time::SystemTime;
 
     /// A FIFO as it is before its maker has opened it, and what a collection takes it for.
-    fn state_of(dir: &Path, segment: u64, owner: u64, known: &[super::KnownSegment]) -> (SegmentState, Role) {
+    fn state_of(
+        dir: &Path,
+        segment: u64,
+        owner: u64,
+        known: &[super::KnownSegment],
+    ) -> (SegmentState, Role) {
         let file = name::notifier_fifo(segment, owner, 2);
         let path = dir.join(&file);
         rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
@@ -478,8 +520,10 @@ mod tests {
         let of = || Role::Bell { of: None };
         assert_eq!(state_of(dir.path(), id ^ 1, me, &known), (SegmentState::InUse, of()));
         let old = SystemTime::now() - 2 * SETTLED;
-        let (file, since) =
-            (name::notifier_fifo(id ^ 1, me, 4), old.duration_since(SystemTime::UNIX_EPOCH).unwrap());
+        let (file, since) = (
+            name::notifier_fifo(id ^ 1, me, 4),
+            old.duration_since(SystemTime::UNIX_EPOCH).unwrap(),
+        );
         let fifo = dir.path().join(&file);
         rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         let time = rustix::fs::Timespec { tv_sec: since.as_secs().cast_signed(), tv_nsec: 0 };
@@ -521,7 +565,9 @@ mod tests {
             element: 8,
             length: 8,
         };
-        let open = |options: &mut std::fs::OpenOptions| options.read(true).write(true).open(&path).unwrap();
+        let open = |options: &mut std::fs::OpenOptions| {
+            options.read(true).write(true).open(&path).unwrap()
+        };
         let file = open(std::fs::File::options().create_new(true)).into();
         // Its maker does not know its name, and leaves it behind.
         drop(Attachment::create(file, None, &numbers, 8, Lifetime::WhileUsed).unwrap());

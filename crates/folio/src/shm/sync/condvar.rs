@@ -60,7 +60,11 @@ impl<'a> SharedRef<'a, Condvar> {
     /// # Errors
     ///
     /// Those of [`wait`](Self::wait).
-    pub fn wait_with<'g, T: Share>(&self, guard: Guard<'g, T>, wait: Wait) -> Result<(Locked<'g, T>, bool)> {
+    pub fn wait_with<'g, T: Share>(
+        &self,
+        guard: Guard<'g, T>,
+        wait: Wait,
+    ) -> Result<(Locked<'g, T>, bool)> {
         let notified = self.notified();
         let mutex = guard.held();
         let before = notified.load(Ordering::Relaxed);
@@ -158,9 +162,12 @@ impl<'a> SharedRef<'a, Condvar> {
         let before = if count == u32::MAX {
             let quiet = |word: u32| (word & !WAITED).wrapping_add(ONE);
             let mut seen = notified.load(Ordering::Relaxed);
-            while let Err(other) =
-                notified.compare_exchange_weak(seen, quiet(seen), Ordering::AcqRel, Ordering::Relaxed)
-            {
+            while let Err(other) = notified.compare_exchange_weak(
+                seen,
+                quiet(seen),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
                 seen = other;
             }
             seen
@@ -267,7 +274,11 @@ impl Shared<Condvar> {
     /// # Errors
     ///
     /// Those of [`SharedRef::wait_with`].
-    pub fn wait_with<'g, T: Share>(&self, guard: Guard<'g, T>, wait: Wait) -> Result<(Locked<'g, T>, bool)> {
+    pub fn wait_with<'g, T: Share>(
+        &self,
+        guard: Guard<'g, T>,
+        wait: Wait,
+    ) -> Result<(Locked<'g, T>, bool)> {
         self.shared_ref().wait_with(guard, wait)
     }
 

@@ -148,7 +148,8 @@ impl<'a> SharedRef<'a, Event> {
                 return Ok(true);
             }
             sleeper.prepare_wait(waker, None)?;
-            let announced = self.word().compare_exchange(CLEAR, WAITED, Ordering::Relaxed, Ordering::Relaxed);
+            let announced =
+                self.word().compare_exchange(CLEAR, WAITED, Ordering::Relaxed, Ordering::Relaxed);
             if announced != Err(SET) {
                 return Ok(false);
             }

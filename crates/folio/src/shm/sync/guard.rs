@@ -62,7 +62,10 @@ impl<'a, T: Share, L: Guards<T>> Locked<'a, T, L> {
     /// # Errors
     ///
     /// What `repair` returns.
-    pub fn or_repair(self, repair: impl FnOnce(SharedRef<'_, T>) -> Result<()>) -> Result<Guard<'a, T, L>> {
+    pub fn or_repair(
+        self,
+        repair: impl FnOnce(SharedRef<'_, T>) -> Result<()>,
+    ) -> Result<Guard<'a, T, L>> {
         match self {
             Self::Clean(guard) => Ok(guard),
             Self::Torn(torn) => torn.repair(repair),
@@ -266,7 +269,10 @@ impl<'a, T: Share, L: Guards<T>> Torn<'a, T, L> {
     /// # Errors
     ///
     /// What `work` returns: then the value stays torn, and the lock is free.
-    pub fn repair(self, work: impl FnOnce(SharedRef<'_, T>) -> Result<()>) -> Result<Guard<'a, T, L>> {
+    pub fn repair(
+        self,
+        work: impl FnOnce(SharedRef<'_, T>) -> Result<()>,
+    ) -> Result<Guard<'a, T, L>> {
         work(self.0.shared_ref())?;
         self.0.lock().mend();
         Ok(self.0)

@@ -75,7 +75,13 @@ impl<'a> Listener<'a> {
             .map_err(|errno| Error::kernel("eventfd", errno, at.attachment().subject()))?;
         let flag = Arc::new(Flag(fd));
         let waker = Waker::from(Arc::clone(&flag));
-        Ok(Self { at, process: identity::token(), flag, waker, sleeper: Sleeper::new(at.attachment()) })
+        Ok(Self {
+            at,
+            process: identity::token(),
+            flag,
+            waker,
+            sleeper: Sleeper::new(at.attachment()),
+        })
     }
 
     /// Whether the event is set; it stays so.

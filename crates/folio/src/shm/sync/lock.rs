@@ -30,7 +30,12 @@ const POISONED: u32 = 2;
 impl Lock {
     /// Takes the lock. `true` if the data may be torn. On an error it is not held.
     #[inline]
-    pub(in crate::shm) fn lock(&self, attachment: &Attachment, wait: Wait, me: Owner) -> Result<bool> {
+    pub(in crate::shm) fn lock(
+        &self,
+        attachment: &Attachment,
+        wait: Wait,
+        me: Owner,
+    ) -> Result<bool> {
         self.lock_unless(attachment, wait, me, || true)
     }
 
@@ -113,7 +118,11 @@ impl Lock {
     }
 
     /// As [`lock`](Self::lock), but does not wait for a holder that lives: `None` then.
-    pub(in crate::shm) fn try_lock(&self, attachment: &Attachment, me: Owner) -> Result<Option<bool>> {
+    pub(in crate::shm) fn try_lock(
+        &self,
+        attachment: &Attachment,
+        me: Owner,
+    ) -> Result<Option<bool>> {
         Ok(self.attempt(attachment, me, false, || true)?.mine())
     }
 

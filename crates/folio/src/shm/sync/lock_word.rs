@@ -43,14 +43,20 @@ impl LockWord {
         if seen == wanted {
             return Some(wanted);
         }
-        self.0.compare_exchange(seen, wanted, Ordering::Relaxed, Ordering::Relaxed).ok().map(|_| wanted)
+        self.0
+            .compare_exchange(seen, wanted, Ordering::Relaxed, Ordering::Relaxed)
+            .ok()
+            .map(|_| wanted)
     }
 
     /// As [`announce`](Self::announce), for who will not sleep on the word, and so has to look at it anew: whether that holder still has it.
     /// A word that names nobody has nobody to ask.
     pub(crate) fn announce_anew(&self, seen: u64) -> bool {
         seen & !WAITERS != 0
-            && self.0.compare_exchange(seen, seen | WAITERS, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            && self
+                .0
+                .compare_exchange(seen, seen | WAITERS, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
     }
 
     /// Takes the lock from a holder that is dead, if the word is still exactly what it left.

@@ -65,8 +65,11 @@ impl<T> fmt::Debug for RwLock<T> {
 
 // SAFETY: a lock, words and a value, for each of which all bits are valid; see `Mutex`.
 unsafe impl<T: Share> Share for RwLock<T> {
-    const FINGERPRINT: Fingerprint<Self> =
-        Fingerprint::of("folio::RwLock").and("value", offset_of!(Self, value), T::FINGERPRINT.get());
+    const FINGERPRINT: Fingerprint<Self> = Fingerprint::of("folio::RwLock").and(
+        "value",
+        offset_of!(Self, value),
+        T::FINGERPRINT.get(),
+    );
 }
 
 impl<T: Share> Guards<T> for RwLock<T> {}
@@ -207,7 +210,9 @@ impl<T: Share> Drop for ReadGuard<'_, T> {
     }
 }
 
-pub(in crate::shm) fn parts<T: Share>(at: SharedRef<'_, RwLock<T>>) -> (&Lock, &[ReaderWord; SLOTS]) {
+pub(in crate::shm) fn parts<T: Share>(
+    at: SharedRef<'_, RwLock<T>>,
+) -> (&Lock, &[ReaderWord; SLOTS]) {
     // SAFETY: a place is aligned and mapped; both are made of atomics alone.
     unsafe { (&(*at.as_ptr()).lock, &(*at.as_ptr()).readers) }
 }
@@ -263,7 +268,11 @@ impl<'a, T: Share> SharedRef<'a, RwLock<T>> {
                 }
                 let WaitPhase::Park { ask } = phase else { return Ok(Check::Again) };
                 if ask && !Owner::in_word(seen).is_some_and(|holder| attachment.is_alive(holder)) {
-                    return Ok(if self.end_of_writer(seen, me) { Check::Done(()) } else { Check::Again });
+                    return Ok(if self.end_of_writer(seen, me) {
+                        Check::Done(())
+                    } else {
+                        Check::Again
+                    });
                 }
                 Ok(lock.word.announce(seen).map_or(Check::Again, |word| Check::Sleep(word as u32)))
             })?;
@@ -398,7 +407,8 @@ impl<'a, T: Share> SharedRef<'a, RwLock<T>> {
     /// Those of [`read_async`](Self::read_async).
     pub fn write_async(
         &self,
-    ) -> impl Future<Output = Result<Locked<'a, T, RwLock<T>>>> + Send + Sync + Unpin + use<'a, T> {
+    ) -> impl Future<Output = Result<Locked<'a, T, RwLock<T>>>> + Send + Sync + Unpin + use<'a, T>
+    {
         WriteLockRequest::new(*self)
     }
 
@@ -438,7 +448,12 @@ impl<'a, T: Share> SharedRef<'a, RwLock<T>> {
     }
 
     /// For a writer: the readers have gone.
-    pub(in crate::shm) fn begin(&self, me: Owner, process: u64, torn: bool) -> Locked<'a, T, RwLock<T>> {
+    pub(in crate::shm) fn begin(
+        &self,
+        me: Owner,
+        process: u64,
+        torn: bool,
+    ) -> Locked<'a, T, RwLock<T>> {
         // What those readers did comes before what is done now.
         fence(Ordering::Acquire);
         writing(*self).begin();
@@ -563,7 +578,8 @@ impl<T: Share> Shared<RwLock<T>> {
     /// As [`SharedRef::write_async`].
     pub fn write_async(
         &self,
-    ) -> impl Future<Output = Result<Locked<'_, T, RwLock<T>>>> + Send + Sync + Unpin + use<'_, T> {
+    ) -> impl Future<Output = Result<Locked<'_, T, RwLock<T>>>> + Send + Sync + Unpin + use<'_, T>
+    {
         self.shared_ref().write_async()
     }
 

@@ -37,7 +37,9 @@ impl<'a, T: Share> Future for ReadFuture<'a, T> {
         let lock = parts(*at).0;
         for _ in 0..LOOKS {
             if let Some(to_write) = repairing {
-                let Poll::Ready(locked) = Pin::new(to_write).poll(context) else { return Poll::Pending };
+                let Poll::Ready(locked) = Pin::new(to_write).poll(context) else {
+                    return Poll::Pending;
+                };
                 *repairing = None;
                 if let Locked::Torn(torn) = locked? {
                     return Poll::Ready(Ok(ReadLocked::Torn(torn)));

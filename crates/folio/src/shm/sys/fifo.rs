@@ -33,7 +33,9 @@ impl Fifo {
                 return Err(Errno::PERM);
             }
             // One that can be written as well: it never ends, and so is readable for bytes only.
-            fork::held_off(|forks| open(&found, OFlags::RDWR).map(|fd| forks.keep_from_children(fd)))
+            fork::held_off(|forks| {
+                open(&found, OFlags::RDWR).map(|fd| forks.keep_from_children(fd))
+            })
         });
         match opened {
             Ok(fd) => {
@@ -63,7 +65,8 @@ impl Fifo {
         /// As many as a FIFO holds; whoever rings all the time is no reason to stay here.
         const READS: usize = 16;
         let mut bytes = [0; 4096];
-        let _ = (0..READS).find(|_| !matches!(rustix::io::read(self.as_fd(), &mut bytes), Ok(4096)));
+        let _ =
+            (0..READS).find(|_| !matches!(rustix::io::read(self.as_fd(), &mut bytes), Ok(4096)));
     }
 }
 
@@ -156,8 +159,11 @@ fn write_quietly(fd: &OwnedFd) -> Result<(), Errno> {
     if written == Err(Errno::PIPE) && !had_one && waiting() {
         let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: the kernel reads the set and the time, and stores nothing.
-        let take =
-            || check(unsafe { libc::sigtimedwait(&raw const pipe, std::ptr::null_mut(), &raw const now) });
+        let take = || {
+            check(unsafe {
+                libc::sigtimedwait(&raw const pipe, std::ptr::null_mut(), &raw const now)
+            })
+        };
         while take() == Err(Errno::INTR) {}
     }
     // SAFETY: the mask that this thread had.
@@ -186,8 +192,11 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn is_readable(fifo: &Fifo) -> bool {
-        let mut fds = [rustix::event::PollFd::from_borrowed_fd(fifo.as_fd(), rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+        let mut fds =
+            [rustix::event::PollFd::from_borrowed_fd(fifo.as_fd(), rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 }))
+            .unwrap()
+            == 1
     }
 
     #[test]

@@ -86,7 +86,8 @@ impl NotifySocket {
 
     /// Makes it readable when the process of this number ends, for as long as the returned descriptor lives.
     pub(crate) fn watch(&self, pid: u32) -> Result<OwnedFd, Errno> {
-        let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).ok_or(Errno::SRCH)?;
+        let pid =
+            i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).ok_or(Errno::SRCH)?;
         let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
         self.add(process.as_fd(), END)?;
         Ok(process)
@@ -96,7 +97,8 @@ impl NotifySocket {
     pub(crate) fn watches_an_end(&self) -> bool {
         let mut events = Vec::with_capacity(OTHERS + 1);
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        let heard = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&now));
+        let heard =
+            epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&now));
         heard.is_ok() && events.iter().any(|event: &epoll::Event| event.data.u64() == END)
     }
 
@@ -147,7 +149,9 @@ fn unbound() -> std::io::Result<UnixDatagram> {
 /// A descriptor that is readable once in every `interval`.
 fn timer(interval: Duration) -> Result<OwnedFd, Errno> {
     // SAFETY: a system call without pointers.
-    let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK) };
+    let fd = unsafe {
+        libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK)
+    };
     let fd = i32::try_from(check(fd)?).map_err(|_| Errno::BADF)?;
     // SAFETY: just made, and nobody else's.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };

@@ -29,7 +29,9 @@ pub(crate) fn create(dir: &Path, temporary: impl FnOnce() -> PathBuf) -> Result<
     match rustix::fs::open(dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
         Ok(fd) => Ok(Unnamed { fd, temporary: None }),
         // A kernel or a file system that does not know such files takes the directory for what is to be opened.
-        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => create_named(temporary()),
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {
+            create_named(temporary())
+        }
         Err(errno) => Err(errno),
     }
 }
@@ -53,7 +55,8 @@ impl Unnamed {
 
 /// Opens a file for reading and writing. ELOOP for a symbolic link; nothing is waited for.
 pub(crate) fn open(path: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags =
+        OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
 }
 

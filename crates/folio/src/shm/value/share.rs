@@ -84,7 +84,11 @@ impl<T> Fingerprint<T> {
     ///
     /// `fields` are all fields of the struct, each made with its own offset.
     #[doc(hidden)]
-    pub const unsafe fn of_struct(name: &str, parameters: &[Parameter], fields: &[Field<T>]) -> Self {
+    pub const unsafe fn of_struct(
+        name: &str,
+        parameters: &[Parameter],
+        fields: &[Field<T>],
+    ) -> Self {
         let mut print = Self::of(name);
         let mut at = 0;
         while at < parameters.len() {
@@ -178,7 +182,11 @@ impl<S> Field<S> {
     /// # Safety
     ///
     /// The field that `pick` names has this offset.
-    pub const unsafe fn new<F: Share>(name: &'static str, offset: usize, pick: fn(&S) -> &F) -> Self {
+    pub const unsafe fn new<F: Share>(
+        name: &'static str,
+        offset: usize,
+        pick: fn(&S) -> &F,
+    ) -> Self {
         let _ = pick;
         Self {
             name,

@@ -297,8 +297,9 @@ impl<'a, T: Share, const N: usize> SharedRef<'a, [T; N]> {
     #[inline]
     pub fn get(&self, index: usize) -> Option<SharedRef<'a, T>> {
         // SAFETY: aligned as the array is, and inside it.
-        (index < N)
-            .then(|| unsafe { SharedRef::new(self.attachment, self.at.cast::<T>().wrapping_add(index)) })
+        (index < N).then(|| unsafe {
+            SharedRef::new(self.attachment, self.at.cast::<T>().wrapping_add(index))
+        })
     }
 
     /// The elements of an array.

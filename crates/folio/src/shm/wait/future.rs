@@ -93,7 +93,11 @@ impl Waiting {
     }
 
     /// Wakes `waker` once, when `fd` is readable; an earlier one of this descriptor is forgotten.
-    pub(crate) fn wake_when_readable(&mut self, fd: BorrowedFd<'_>, waker: &Waker) -> Result<(), Errno> {
+    pub(crate) fn wake_when_readable(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        waker: &Waker,
+    ) -> Result<(), Errno> {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
         let reactor = match &mut self.reactor {
             Some(reactor) => reactor,

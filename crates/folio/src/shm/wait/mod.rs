@@ -215,7 +215,9 @@ impl Wait {
                 return over();
             }
             has_parked = true;
-            let left = deadline.flatten().map_or(slice, |deadline| deadline.saturating_duration_since(start));
+            let left = deadline
+                .flatten()
+                .map_or(slice, |deadline| deadline.saturating_duration_since(start));
             PARKS.fetch_add(1, Ordering::Relaxed);
             attachment.parks.fetch_add(1, Ordering::Relaxed);
             *parks += 1;
@@ -242,7 +244,11 @@ impl Wait {
     fn learn(&self, was_worth_it: bool) {
         if self.spin == Spin::Adaptive {
             let rounds = ROUNDS.get();
-            ROUNDS.set(if was_worth_it { (rounds * 2).min(MOST) } else { (rounds / 2).max(FEWEST) });
+            ROUNDS.set(if was_worth_it {
+                (rounds * 2).min(MOST)
+            } else {
+                (rounds / 2).max(FEWEST)
+            });
         }
     }
 }
@@ -288,7 +294,9 @@ pub(crate) enum Check<R> {
 #[cold]
 fn timed_out(attachment: &Attachment, call: &'static str) -> Error {
     let awaited = match (attachment.header_fields().kind, call) {
-        (SegmentKind::Channel, call) if call.starts_with("send") => "whether the receiver takes messages",
+        (SegmentKind::Channel, call) if call.starts_with("send") => {
+            "whether the receiver takes messages"
+        }
         (SegmentKind::Channel, _) => "whether a sender sends messages",
         (SegmentKind::Log, call) if call.starts_with("append") => "which process writes the log",
         (SegmentKind::Log, _) => "whether the writer appends entries",
@@ -296,7 +304,8 @@ fn timed_out(attachment: &Attachment, call: &'static str) -> Error {
         _ => "whether a process notifies those that wait",
     };
     // The command lists segments that have a name.
-    let names = if attachment.path().is_some() { " (`folio shm ls` names the processes)" } else { "" };
+    let names =
+        if attachment.path().is_some() { " (`folio shm ls` names the processes)" } else { "" };
     Error::rule_as(
         Errno::TIMEDOUT,
         call,
@@ -308,7 +317,8 @@ fn timed_out(attachment: &Attachment, call: &'static str) -> Error {
 
 /// Whether an error is that of a wait whose time was over.
 pub(crate) fn is_timeout(error: &Error) -> bool {
-    error.errno() == Errno::TIMEDOUT && error.call_error().is_some_and(|refusal| !refusal.by_kernel())
+    error.errno() == Errno::TIMEDOUT
+        && error.call_error().is_some_and(|refusal| !refusal.by_kernel())
 }
 
 /// The half of a word of 64 bits that holds its low bits, which is what a futex can wait for.

@@ -39,7 +39,8 @@ fn socket_name(segment: u64, owner: u64, number: u64) -> Vec<u8> {
 /// The path of a bell's FIFO, if the segment has a directory.
 fn fifo_path(attachment: &Attachment, owner: u64, number: u64) -> Result<Option<PathBuf>, Errno> {
     let directory = attachment.directory()?;
-    Ok(directory.map(|directory| directory.join(name::notifier_fifo(attachment.id(), owner, number))))
+    Ok(directory
+        .map(|directory| directory.join(name::notifier_fifo(attachment.id(), owner, number))))
 }
 
 /// Rings the bell of these numbers, which may be any. Whether it rings.
@@ -62,7 +63,11 @@ fn signal(attachment: &Attachment, owner: u64, number: u64) -> bool {
 }
 
 /// Takes the FIFOs away that the bells of a segment's dead parties left in its directory.
-pub(in crate::shm) fn remove_dead_fifos(directory: &Path, segment: u64, is_alive: impl Fn(Owner) -> bool) {
+pub(in crate::shm) fn remove_dead_fifos(
+    directory: &Path,
+    segment: u64,
+    is_alive: impl Fn(Owner) -> bool,
+) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         if let Some((id, owner)) = name::of_notifier_fifo(&entry.file_name())
             && id == segment
@@ -86,7 +91,8 @@ impl NotifierSlot {
     /// The same, for who has found this owner there.
     fn notify_owner(&self, attachment: &Attachment, owner: u64) {
         if notify(attachment, owner, &self.number) == NotifyOutcome::Dead
-            && let Err(heir) = self.owner.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Acquire)
+            && let Err(heir) =
+                self.owner.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Acquire)
             && heir != 0
         {
             // A new one was at it just now: what was disarmed may have been its own, and is rung after all.
@@ -152,7 +158,8 @@ impl Notifier {
         let refused = |errno| Error::kernel("bind", errno, Subject::named("a bell"));
         let owner = attachment.me().word();
         let name = socket_name(attachment.id(), owner, number);
-        let inner = crate::shm::sys::notify_socket::NotifySocket::new(&name, BACKSTOP).map_err(refused)?;
+        let inner =
+            crate::shm::sys::notify_socket::NotifySocket::new(&name, BACKSTOP).map_err(refused)?;
         let mut bell = Self { inner, owner, number, reaches: false, watched: Vec::new() };
         // It may have changed its network namespace since it has become a party.
         if attachment.is_mixed_with_this_thread() {
@@ -190,7 +197,9 @@ impl Notifier {
     pub(crate) fn try_register(&self, cord: &NotifierSlot, attachment: &Attachment) -> bool {
         let (me, found) = (attachment.me().word(), cord.owner.load(Ordering::Relaxed));
         let free = Owner::in_word(found).is_none_or(|owner| !attachment.is_alive(owner));
-        if free && cord.owner.compare_exchange(found, me, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+        if free
+            && cord.owner.compare_exchange(found, me, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        {
             cord.number.store(self.number, Ordering::Release);
             return true;
         }
@@ -238,7 +247,8 @@ impl Notifier {
     /// Has it ring when one of these parties ends, and no others. Those that were named before are taken to be alive.
     pub(crate) fn watch(&mut self, attachment: &Attachment, parties: impl Iterator<Item = Owner>) {
         let mut before = std::mem::take(&mut self.watched);
-        let hears_an_end = before.iter().any(|(_, process)| process.is_some()) && self.inner.watches_an_end();
+        let hears_an_end =
+            before.iter().any(|(_, process)| process.is_some()) && self.inner.watches_an_end();
         for party in parties {
             // One process may be several senders.
             if self.watched.iter().any(|(owner, _)| *owner == party) {
@@ -258,7 +268,9 @@ impl Notifier {
             // The number is what the party says itself, and may be another process's here: of another pid namespace. Or the party has
             // outlived its process, in a child that has its lock. Such an end would ring for ever.
             let (ended, process) = match watched {
-                Some(process) if hears_an_end && crate::shm::sys::notify_socket::has_ended(&process) => {
+                Some(process)
+                    if hears_an_end && crate::shm::sys::notify_socket::has_ended(&process) =>
+                {
                     (Some(process), None)
                 }
                 process => (None, process),
@@ -271,7 +283,10 @@ impl Notifier {
             }
         }
         // A forked child may have copies, which would keep a dead one's descriptor in the bell.
-        before.iter().filter_map(|(_, process)| process.as_ref()).for_each(|fd| self.inner.forget(fd));
+        before
+            .iter()
+            .filter_map(|(_, process)| process.as_ref())
+            .for_each(|fd| self.inner.forget(fd));
     }
 
     /// Rings if this party has ended: whoever had its number may have been another by then, and nobody rings.

@@ -27,8 +27,8 @@ pub(crate) fn check_notifiers() {
 pub(crate) fn disarm(word: &AtomicU64) -> Option<u64> {
     let armed = word.load(Ordering::Acquire);
     let number = armed & !ARMED;
-    let mine =
-        armed != number && word.compare_exchange(armed, number, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    let mine = armed != number
+        && word.compare_exchange(armed, number, Ordering::AcqRel, Ordering::Relaxed).is_ok();
     mine.then_some(number)
 }
 

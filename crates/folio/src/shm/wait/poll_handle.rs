@@ -86,9 +86,14 @@ impl PollHandle {
     }
 
     /// Has it ring when one of these parties ends, but for this process's own.
-    pub(in crate::shm) fn watch(&mut self, attachment: &Attachment, parties: impl Iterator<Item = Owner>) {
+    pub(in crate::shm) fn watch(
+        &mut self,
+        attachment: &Attachment,
+        parties: impl Iterator<Item = Owner>,
+    ) {
         // Those that have ended are asked about in another place.
-        let others = parties.filter(|&owner| owner != attachment.me() && attachment.is_alive(owner));
+        let others =
+            parties.filter(|&owner| owner != attachment.me() && attachment.is_alive(owner));
         self.bell.watch(attachment, others);
     }
 

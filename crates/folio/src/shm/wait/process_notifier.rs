@@ -124,7 +124,11 @@ impl<'a> Sleeper<'a> {
     /// # Errors
     ///
     /// EMFILE, ENFILE, EAGAIN; those of [`Attachment::check_name`].
-    pub(in crate::shm) fn prepare_wait(&mut self, waker: &Waker, holder: Option<Owner>) -> Result<()> {
+    pub(in crate::shm) fn prepare_wait(
+        &mut self,
+        waker: &Waker,
+        holder: Option<Owner>,
+    ) -> Result<()> {
         let attachment = self.attachment;
         attachment.check_name()?;
         let (bell, mut number) = match self.bell.take() {

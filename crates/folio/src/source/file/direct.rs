@@ -27,7 +27,8 @@ pub(crate) fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno
     let again = rustix::fs::open(path, flags | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())?;
     let (ours, theirs) = (rustix::fs::fstat(&again)?, rustix::fs::fstat(fd)?);
     // What lies at /proc is not always the kernel's.
-    let same = (ours.st_dev, ours.st_ino, ours.st_rdev) == (theirs.st_dev, theirs.st_ino, theirs.st_rdev);
+    let same =
+        (ours.st_dev, ours.st_ino, ours.st_rdev) == (theirs.st_dev, theirs.st_ino, theirs.st_rdev);
     if same { Ok(again) } else { Err(Errno::STALE) }
 }
 
@@ -91,7 +92,8 @@ impl DirectFile {
     }
 
     fn aligned(&self, offset: u64, len: usize, address: usize, unit: usize) -> usize {
-        let fits = offset.is_multiple_of(unit as u64) && address.is_multiple_of(self.memory as usize);
+        let fits =
+            offset.is_multiple_of(unit as u64) && address.is_multiple_of(self.memory as usize);
         if fits && self.is_usable() { len & !(unit - 1) } else { 0 }
     }
 }

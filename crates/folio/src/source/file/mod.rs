@@ -106,13 +106,16 @@ impl LocalFile {
         let name = sys::file::name(file.as_fd());
         let name = name.map_or_else(|| "a file".into(), |path| path.display().to_string());
         let flags = rustix::fs::fcntl_getfl(&file)?;
-        let refuse = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} {why}")));
+        let refuse =
+            |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} {why}")));
         if flags.contains(OFlags::PATH) {
             return refuse("is open as a path only (O_PATH): open it for reading");
         }
         let access = flags & OFlags::RWMODE;
         if access == OFlags::WRONLY {
-            return refuse("is open for writing only: a page has to be read before a part of it is written");
+            return refuse(
+                "is open for writing only: a page has to be read before a part of it is written",
+            );
         }
         if access == OFlags::RDWR && flags.contains(OFlags::APPEND) {
             return refuse("is open for appending (O_APPEND): pwrite(2) would ignore the offset");
@@ -146,11 +149,15 @@ impl LocalFile {
             FileType::Directory => Some((io::ErrorKind::IsADirectory, "is a directory")),
             FileType::Fifo => Some((io::ErrorKind::NotSeekable, "is a pipe")),
             FileType::Socket => Some((io::ErrorKind::NotSeekable, "is a socket")),
-            FileType::CharacterDevice => Some((io::ErrorKind::NotSeekable, "is a character device")),
+            FileType::CharacterDevice => {
+                Some((io::ErrorKind::NotSeekable, "is a character device"))
+            }
             _ => Some((io::ErrorKind::InvalidInput, "is no file")),
         };
         if let Some((kind, what)) = what {
-            let text = format!("{name} {what}: only a regular file or a block device has bytes at offsets");
+            let text = format!(
+                "{name} {what}: only a regular file or a block device has bytes at offsets"
+            );
             return Err(io::Error::new(kind, text));
         }
         let direct = direct::DirectFile::open(file.as_fd(), writable).map(Arc::new);
@@ -175,7 +182,8 @@ impl LocalFile {
         match direct {
             Direct::Never => self.direct = None,
             Direct::Auto if self.direct.is_none() => {
-                self.direct = direct::DirectFile::open(self.file.as_fd(), self.writable).map(Arc::new);
+                self.direct =
+                    direct::DirectFile::open(self.file.as_fd(), self.writable).map(Arc::new);
             }
             Direct::Auto => {}
         }
@@ -341,8 +349,9 @@ impl LocalFile {
 
 /// A write that would make the file longer.
 pub(super) fn past_end(offset: u64, len: usize, end: u64) -> io::Error {
-    let text =
-        format!("a write of {len} bytes at {offset} ends past the source's end at {end}: resize it first");
+    let text = format!(
+        "a write of {len} bytes at {offset} ends past the source's end at {end}: resize it first"
+    );
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 

@@ -25,13 +25,19 @@ impl LocalFile {
     /// A file system may refuse direct I/O that it had agreed to, with EINVAL: then
     /// [`give_up_direct`](Self::give_up_direct), and plan again.
     pub(crate) fn plan_read(&self, offset: u64, len: usize, address: usize) -> IoPlan {
-        let direct = self.direct.as_ref().map(|file| (file.as_raw_fd(), file.readable(offset, len, address)));
+        let direct = self
+            .direct
+            .as_ref()
+            .map(|file| (file.as_raw_fd(), file.readable(offset, len, address)));
         self.plan(direct, len)
     }
 
     /// Where a write of `len` bytes goes, which all lie within the file: a direct write is whole pages, the rest is buffered.
     pub(crate) fn plan_write(&self, offset: u64, len: usize, address: usize) -> IoPlan {
-        let direct = self.direct.as_ref().map(|file| (file.as_raw_fd(), file.writable(offset, len, address)));
+        let direct = self
+            .direct
+            .as_ref()
+            .map(|file| (file.as_raw_fd(), file.writable(offset, len, address)));
         self.plan(direct, len)
     }
 
@@ -68,7 +74,9 @@ impl LocalFile {
             let rest = &mut buffer[done..];
             let at = offset.checked_add(done as u64).ok_or(io::ErrorKind::InvalidInput)?;
             let plan = self.plan_read(at, rest.len(), rest.as_ptr().addr());
-            match retry_on_intr(|| rustix::io::pread(self.borrowed(plan), &mut rest[..plan.len], at)) {
+            match retry_on_intr(|| {
+                rustix::io::pread(self.borrowed(plan), &mut rest[..plan.len], at)
+            }) {
                 Ok(0) => break,
                 Ok(count) => done += count,
                 Err(Errno::INVAL) if plan.direct => self.give_up_direct(),
@@ -88,7 +96,9 @@ impl LocalFile {
             let rest = &bytes[done..];
             let at = offset + done as u64;
             let plan = self.plan_write(at, rest.len(), rest.as_ptr().addr());
-            match size_limit::within(|| rustix::io::pwrite(self.borrowed(plan), &rest[..plan.len], at)) {
+            match size_limit::within(|| {
+                rustix::io::pwrite(self.borrowed(plan), &rest[..plan.len], at)
+            }) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => done += count,
                 Err(Errno::INVAL) if plan.direct => self.give_up_direct(),

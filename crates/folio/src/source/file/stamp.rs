@@ -21,8 +21,9 @@ pub(crate) struct Stamp {
 impl Stamp {
     pub(crate) fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
         let status = rustix::fs::fstat(fd)?;
-        let nanoseconds =
-            |seconds: i64, rest: u64| seconds.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(rest);
+        let nanoseconds = |seconds: i64, rest: u64| {
+            seconds.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(rest)
+        };
         Ok(Self {
             modified: nanoseconds(status.st_mtime, status.st_mtime_nsec),
             changed: nanoseconds(status.st_ctime, status.st_ctime_nsec),

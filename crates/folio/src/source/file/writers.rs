@@ -21,7 +21,8 @@ const ELSEWHERE: [u32; 10] = [
 impl LocalFile {
     /// Whether the file's time of modification tells of each write, and of nothing later.
     pub(crate) fn tells_of_writes(&self) -> bool {
-        let kind = rustix::fs::fstat(&self.file).map(|status| FileType::from_raw_mode(status.st_mode));
+        let kind =
+            rustix::fs::fstat(&self.file).map(|status| FileType::from_raw_mode(status.st_mode));
         let system = rustix::fs::fstatfs(&self.file).map(|system| system.f_type);
         kind == Ok(FileType::RegularFile)
             && system.is_ok_and(|system: FsWord| !ELSEWHERE.contains(&(system as u32)))

@@ -12,7 +12,12 @@ const STOP: usize = 496;
 ///
 /// As [`super::copy`].
 #[inline]
-pub(super) unsafe fn copy(to: *mut u8, from: *const u8, len: usize, checked: Range<usize>) -> Outcome {
+pub(super) unsafe fn copy(
+    to: *mut u8,
+    from: *const u8,
+    len: usize,
+    checked: Range<usize>,
+) -> Outcome {
     // SAFETY: as the caller promised.
     unsafe { copy_routine(to, from, len, 0, checked.start, checked.end) }
 }
@@ -47,7 +52,12 @@ pub(super) unsafe fn load(from: *const u8, width: Width, checked: Range<usize>) 
 ///
 /// As [`super::store`].
 #[inline]
-pub(super) unsafe fn store(to: *mut u8, width: Width, value: u64, checked: Range<usize>) -> Outcome {
+pub(super) unsafe fn store(
+    to: *mut u8,
+    width: Width,
+    value: u64,
+    checked: Range<usize>,
+) -> Outcome {
     // SAFETY: as the caller promised.
     unsafe { access_routine(to, value, 1, width as u32, checked.start, checked.end) }
 }
@@ -66,7 +76,12 @@ pub(super) fn program_counter(context: &libc::ucontext_t) -> usize {
 }
 
 /// See [`super::recover`].
-pub(super) fn recover(context: &mut libc::ucontext_t, address: usize, signal: i32, code: i32) -> bool {
+pub(super) fn recover(
+    context: &mut libc::ucontext_t,
+    address: usize,
+    signal: i32,
+    code: i32,
+) -> bool {
     let machine = &mut context.uc_mcontext;
     let pc = machine.pc as usize;
     let starts = [copy_routine as *const () as usize, access_routine as *const () as usize];

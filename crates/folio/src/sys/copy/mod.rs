@@ -123,7 +123,11 @@ pub(crate) unsafe fn quick(
 ///
 /// The handler is installed, `from` is aligned to `width` and lies in `checked`, where nothing but mappings may be.
 #[inline]
-pub(crate) unsafe fn load(from: *const u8, width: Width, checked: Range<usize>) -> Result<u64, Trap> {
+pub(crate) unsafe fn load(
+    from: *const u8,
+    width: Width,
+    checked: Range<usize>,
+) -> Result<u64, Trap> {
     // SAFETY: passed on.
     unsafe { arch::load(from, width, checked) }.value().map(|value| value as u64)
 }
@@ -134,7 +138,12 @@ pub(crate) unsafe fn load(from: *const u8, width: Width, checked: Range<usize>) 
 ///
 /// As for [`load`].
 #[inline]
-pub(crate) unsafe fn store(to: *mut u8, width: Width, value: u64, checked: Range<usize>) -> Result<(), Trap> {
+pub(crate) unsafe fn store(
+    to: *mut u8,
+    width: Width,
+    value: u64,
+    checked: Range<usize>,
+) -> Result<(), Trap> {
     // SAFETY: passed on.
     unsafe { arch::store(to, width, value, checked) }.value().map(drop)
 }
@@ -156,7 +165,12 @@ pub(crate) unsafe fn touch(at: *mut u8, checked: Range<usize>) -> Result<(), Tra
 ///
 /// `context` is the `ucontext_t` that the kernel passed to the handler.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-pub(super) unsafe fn recover(context: *mut libc::c_void, address: usize, signal: i32, code: i32) -> bool {
+pub(super) unsafe fn recover(
+    context: *mut libc::c_void,
+    address: usize,
+    signal: i32,
+    code: i32,
+) -> bool {
     // SAFETY: the caller passes the kernel's context, which is the handler's to change until it returns.
     unsafe { arch::recover(&mut *context.cast(), address, signal, code) }
 }
@@ -199,8 +213,9 @@ mod tests {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let len = READABLE + PAGE;
         // SAFETY: a new anonymous map.
-        let start =
-            unsafe { mm::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+        let start = unsafe {
+            mm::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+        };
         let start = start.unwrap();
         for i in 0..READABLE {
             // SAFETY: inside the map just made.
@@ -216,8 +231,8 @@ mod tests {
     fn every_length_and_alignment(copy: Copy) {
         signal::install();
         let area = pages();
-        let lengths =
-            (0..300).chain([511, 512, 513, 1000, 2048, 4000, 4096, 5000, 16384, 32767, 32768, 40_000]);
+        let lengths = (0..300)
+            .chain([511, 512, 513, 1000, 2048, 4000, 4096, 5000, 16384, 32767, 32768, 40_000]);
         for len in lengths {
             for shift in [0, 1, 3, 8, 15] {
                 let from = (area.start + shift) as *const u8;
@@ -239,8 +254,12 @@ mod tests {
             let mut to = vec![0_u8; len];
             let from = (edge + 1 - len) as *const u8;
             // SAFETY: as above; the last byte lies on the page without access.
-            let trap = unsafe { copy(to.as_mut_ptr(), from, len, area.clone()) }.value().unwrap_err();
-            assert!((edge..edge + PAGE).contains(&trap.address), "length {len}: {trap:?}, edge {edge:#x}");
+            let trap =
+                unsafe { copy(to.as_mut_ptr(), from, len, area.clone()) }.value().unwrap_err();
+            assert!(
+                (edge..edge + PAGE).contains(&trap.address),
+                "length {len}: {trap:?}, edge {edge:#x}"
+            );
         }
         let mut to = [0_u8; 1];
         // SAFETY: as above.
@@ -313,7 +332,14 @@ mod tests {
             // SAFETY: passed on.
             unsafe {
                 outcome(
-                    portable::quick(to, from, len, side(to, from, &checked), checked.clone(), EPOCH),
+                    portable::quick(
+                        to,
+                        from,
+                        len,
+                        side(to, from, &checked),
+                        checked.clone(),
+                        EPOCH,
+                    ),
                     &checked,
                 )
             }
@@ -373,7 +399,11 @@ mod tests {
                     to.sub(1).copy_to(found.as_mut_ptr(), len + 2);
                 }
                 assert_eq!(found[1..=len], bytes, "length {len}, shift {shift}");
-                assert_eq!((found[0], found[len + 1]), (0xAB, 0xAB), "length {len} wrote past its ends");
+                assert_eq!(
+                    (found[0], found[len + 1]),
+                    (0xAB, 0xAB),
+                    "length {len} wrote past its ends"
+                );
             }
         }
     }
@@ -408,19 +438,28 @@ mod tests {
             (arch::load as unsafe fn(_, _, _) -> _, arch::store as unsafe fn(_, _, _, _) -> _),
             (portable::load, portable::store),
         ] {
-            for (width, mask) in
-                [(Width::B1, 0xff), (Width::B2, 0xffff), (Width::B4, 0xffff_ffff), (Width::B8, u64::MAX)]
-            {
+            for (width, mask) in [
+                (Width::B1, 0xff),
+                (Width::B2, 0xffff),
+                (Width::B4, 0xffff_ffff),
+                (Width::B8, u64::MAX),
+            ] {
                 // SAFETY: aligned, in the area.
                 unsafe {
                     store(at, Width::B8, 0x1111_1111_1111_1111, area.clone()).value().unwrap();
                     store(at, width, u64::MAX - 1, area.clone()).value().unwrap();
-                    assert_eq!(load(at, width, area.clone()).value().unwrap() as u64, (u64::MAX - 1) & mask);
+                    assert_eq!(
+                        load(at, width, area.clone()).value().unwrap() as u64,
+                        (u64::MAX - 1) & mask
+                    );
                     let rest = load(at, Width::B8, area.clone()).value().unwrap() as u64 & !mask;
                     assert_eq!(rest, 0x1111_1111_1111_1111 & !mask, "wrote wider than {width:?}");
                     arch::touch(at, area.clone()).value().unwrap();
                     portable::touch(at, area.clone()).value().unwrap();
-                    assert_eq!(load(at, width, area.clone()).value().unwrap() as u64, (u64::MAX - 1) & mask);
+                    assert_eq!(
+                        load(at, width, area.clone()).value().unwrap() as u64,
+                        (u64::MAX - 1) & mask
+                    );
                     let none = at.add(READABLE);
                     assert!(arch::touch(none, area.clone()).value().is_err());
                     assert!(load(none, width, area.clone()).value().is_err());

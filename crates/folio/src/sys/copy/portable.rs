@@ -7,20 +7,32 @@ use std::ops::Range;
 /// # Safety
 ///
 /// As [`super::copy`].
-pub(super) unsafe fn copy(to: *mut u8, from: *const u8, len: usize, checked: Range<usize>) -> CopyOutcome {
+pub(super) unsafe fn copy(
+    to: *mut u8,
+    from: *const u8,
+    len: usize,
+    checked: Range<usize>,
+) -> CopyOutcome {
     let reading = checked.contains(&(from as usize));
     let (ours, theirs) = if reading { (to, from.cast_mut()) } else { (from.cast_mut(), to) };
     let mut done = 0;
     while done < len {
-        let vector =
-            |base: *mut u8| libc::iovec { iov_base: base.wrapping_add(done).cast(), iov_len: len - done };
+        let vector = |base: *mut u8| libc::iovec {
+            iov_base: base.wrapping_add(done).cast(),
+            iov_len: len - done,
+        };
         let (local, remote) = (vector(ours), vector(theirs));
         let call = if reading { libc::process_vm_readv } else { libc::process_vm_writev };
         // SAFETY: `local` is the caller's, valid for the access; the kernel checks `remote` page by page.
         match unsafe { call(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) } {
             count if count > 0 => done += count.cast_unsigned(),
             // A short count is followed by EFAULT at the page that stopped it.
-            _ => return CopyOutcome { value: theirs as usize + done, signal: libc::SIGSEGV as usize },
+            _ => {
+                return CopyOutcome {
+                    value: theirs as usize + done,
+                    signal: libc::SIGSEGV as usize,
+                };
+            }
         }
     }
     CopyOutcome { value: 0, signal: 0 }
@@ -63,7 +75,12 @@ pub(super) unsafe fn load(from: *const u8, width: Width, checked: Range<usize>) 
 /// # Safety
 ///
 /// As [`super::store`].
-pub(super) unsafe fn store(to: *mut u8, width: Width, value: u64, checked: Range<usize>) -> CopyOutcome {
+pub(super) unsafe fn store(
+    to: *mut u8,
+    width: Width,
+    value: u64,
+    checked: Range<usize>,
+) -> CopyOutcome {
     let len = width as usize;
     let word = value.to_ne_bytes();
     let at = if cfg!(target_endian = "little") { 0 } else { 8 - len };

@@ -23,7 +23,12 @@ const STRING: usize = 2;
 ///
 /// As [`super::copy`].
 #[inline]
-pub(super) unsafe fn copy(to: *mut u8, from: *const u8, len: usize, checked: Range<usize>) -> CopyOutcome {
+pub(super) unsafe fn copy(
+    to: *mut u8,
+    from: *const u8,
+    len: usize,
+    checked: Range<usize>,
+) -> CopyOutcome {
     // The routine asks for long copies only.
     let way = if len < AVX_FROM || !std::is_x86_feature_detected!("avx") {
         0
@@ -116,7 +121,12 @@ pub(super) unsafe fn load(from: *const u8, width: Width, checked: Range<usize>) 
 ///
 /// As [`super::store`].
 #[inline]
-pub(super) unsafe fn store(to: *mut u8, width: Width, value: u64, checked: Range<usize>) -> CopyOutcome {
+pub(super) unsafe fn store(
+    to: *mut u8,
+    width: Width,
+    value: u64,
+    checked: Range<usize>,
+) -> CopyOutcome {
     // SAFETY: as the caller promised.
     unsafe { access_routine(to, value, 1, width as u32, checked.start, checked.end) }
 }
@@ -135,7 +145,12 @@ pub(super) fn program_counter(context: &libc::ucontext_t) -> usize {
 }
 
 /// See [`super::recover`].
-pub(super) fn recover(context: &mut libc::ucontext_t, address: usize, signal: i32, code: i32) -> bool {
+pub(super) fn recover(
+    context: &mut libc::ucontext_t,
+    address: usize,
+    signal: i32,
+    code: i32,
+) -> bool {
     let registers = &mut context.uc_mcontext.gregs;
     let pc = registers[libc::REG_RIP as usize] as usize;
     let routines = [
@@ -144,7 +159,8 @@ pub(super) fn recover(context: &mut libc::ucontext_t, address: usize, signal: i3
         (quick_64 as *const () as usize, QUICK_STOP),
         (quick_16 as *const () as usize, QUICK_STOP),
     ];
-    let Some((start, stop)) = routines.into_iter().find(|&(start, stop)| (start..start + stop).contains(&pc))
+    let Some((start, stop)) =
+        routines.into_iter().find(|&(start, stop)| (start..start + stop).contains(&pc))
     else {
         return false;
     };
@@ -152,7 +168,8 @@ pub(super) fn recover(context: &mut libc::ucontext_t, address: usize, signal: i3
     let checked = if stop == QUICK_STOP {
         // The access itself, from the start of its page on, which is the map's; a machine check names the start of what may
         // be a huge page.
-        let page = if (signal, code) == (libc::SIGBUS, libc::BUS_MCEERR_AR) { 1 << 30 } else { 4096 };
+        let page =
+            if (signal, code) == (libc::SIGBUS, libc::BUS_MCEERR_AR) { 1 << 30 } else { 4096 };
         (low & !(page - 1))..low.saturating_add(registers[libc::REG_RCX as usize] as usize)
     } else {
         low..registers[libc::REG_R9 as usize] as usize
@@ -172,7 +189,7 @@ unsafe extern "C" fn copy_routine(
     to: *mut u8,       // rdi
     from: *const u8,   // rsi
     len: usize,        // rdx
-    way: usize,        // rcx: none or AVX, if the length is AVX_FROM or more, or both AVX and STRING
+    way: usize, // rcx: none or AVX, if the length is AVX_FROM or more, or both AVX and STRING
     checked_lo: usize, // r8
     checked_hi: usize, // r9
 ) -> CopyOutcome {
