@@ -162,7 +162,7 @@ impl Drop for Told {
     }
 }
 
-fn send(memory: &Memory, producer: &mut Producer, bytes: &[u8]) -> Result<(), Blocked> {
+fn send(memory: &Memory, producer: &mut Producer, bytes: &[u8]) -> Result<(), NoPlace> {
     let place = producer.find(memory, bytes.len() as u64)?;
     memory.fill(producer.bytes_at(place), bytes);
     producer.publish(memory, place, bytes.len() as u64);
@@ -395,13 +395,13 @@ fn append(memory: &Memory, writer: &mut EntryWriter, bytes: &[u8]) -> u64 {
 }
 
 /// A writer after the machine went down, and whether it had anything to erase.
-fn restarted_writer(memory: &Memory) -> (Writer, bool) {
+fn restarted_writer(memory: &Memory) -> (EntryWriter, bool) {
     let writer = open_writer(memory, Trust::Nothing).expect("a log that cannot be written to");
     let erased = writer.erase(memory);
     (writer, erased)
 }
 
-fn open_writer(memory: &Memory, trust: Trust) -> Result<Writer, message_header::Corrupt> {
+fn open_writer(memory: &Memory, trust: Trust) -> Result<EntryWriter, message_header::Corrupt> {
     EntryWriter::resume(memory, memory.capacity(), trust, |found| {
         checksum(found.seq, &memory.bytes(found.at, found.len)) == found.checksum
     })
@@ -439,7 +439,7 @@ fn a_log_keeps_its_newest_entries_for_every_reader() {
         let capacity = memory.capacity();
         let mut all: Vec<Vec<u8>> = Vec::new();
         let mut writer = open_writer(&memory, Trust::Memory).unwrap();
-        let mut readers: Vec<(Reader, u64)> = Vec::new();
+        let mut readers: Vec<(EntryReader, u64)> = Vec::new();
         for _ in 0..300 {
             match random.below_u64(8) {
                 0..3 => {
@@ -751,7 +751,7 @@ fn a_reader_that_is_led_in_circles_gives_up() {
 /// A ring whose writer appends at each look at the oldest position, as long as it is to.
 struct Quick {
     memory: Memory,
-    writer: std::cell::RefCell<Writer>,
+    writer: std::cell::RefCell<EntryWriter>,
     appends: Cell<usize>,
 }
 
