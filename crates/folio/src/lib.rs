@@ -90,15 +90,18 @@ pub mod faults;
 mod flags;
 mod map;
 mod page;
+#[cfg(feature = "pager")]
 mod pager;
 mod prot;
 pub mod raw;
 mod region;
 mod residency;
+#[cfg(feature = "shm")]
 pub mod shm;
 #[cfg(test)]
 #[path = "../tests/common/skip.rs"]
 mod skip;
+#[cfg(feature = "pager")]
 pub mod source;
 mod sys;
 
@@ -112,6 +115,7 @@ pub use map::{
     WriteAccess,
 };
 pub use page::PageSize;
+#[cfg(feature = "pager")]
 pub use pager::{
     Builder as PagerBuilder, Capability, Delivery, Paged, PagedMut, PagedShared, Pager, Pinned,
     PinnedMut, PinnedShared, Report as PagerReport, Stats as PagerStats, WorkingSet,

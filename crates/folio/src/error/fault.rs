@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 
 /// Bytes that could not be supplied, or stored.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     pub(crate) call: &'static str,
     pub(crate) object: String,
@@ -15,6 +15,8 @@ pub struct Fault {
     /// What the source said.
     pub(crate) detail: Option<String>,
 }
+
+impl std::error::Error for Fault {}
 
 impl Fault {
     /// The bytes of the map, of those that were asked for, that lie on the first page that could not be supplied.

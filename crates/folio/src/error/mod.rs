@@ -14,22 +14,32 @@ use std::borrow::Cow;
 use std::fmt;
 
 /// Why folio could not do what it was asked. Nothing was changed, unless the call's own documentation says otherwise.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Error {
     /// The kernel refused a call, or folio refused it first because it breaks a rule.
-    #[error(transparent)]
-    Refused(Box<CallError>),
+    Call(Box<CallError>),
     /// A page could not be supplied: what would have been a SIGBUS or a SIGSEGV.
-    #[error(transparent)]
     Fault(Box<Fault>),
 }
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Call(error) => error.fmt(f),
+            Self::Fault(fault) => fault.fmt(f),
+        }
+    }
+}
+
+// The message is the inner error's own, so the inner error is no source of this one.
+impl std::error::Error for Error {}
 
 /// A result whose error is folio's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A call that was refused: by the kernel, or by folio before the kernel was asked.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone)]
 pub struct CallError {
     call: &'static str,
     subject: Subject,
@@ -38,6 +48,8 @@ pub struct CallError {
     rule: Cow<'static, str>,
     remedy: Cow<'static, str>,
 }
+
+impl std::error::Error for CallError {}
 
 impl CallError {
     /// The system call, or folio's own operation, that was refused.
@@ -86,7 +98,7 @@ impl Error {
         }
         let (rule, remedy) = explain::explain(call, errno, &subject);
         let rule = sys::into_plain(rule);
-        Self::Refused(Box::new(CallError { call, subject, errno, by_kernel: true, rule, remedy }))
+        Self::Call(Box::new(CallError { call, subject, errno, by_kernel: true, rule, remedy }))
     }
 
     /// A file in memory that is not given the bytes that it lacks, since there is too little memory or space.
@@ -167,13 +179,13 @@ impl Error {
     ) -> Self {
         // Names of a peer's types may be in it.
         let (rule, remedy) = (sys::into_plain(rule.into()), sys::into_plain(remedy.into()));
-        Self::Refused(Box::new(CallError { call, subject, errno, by_kernel: false, rule, remedy }))
+        Self::Call(Box::new(CallError { call, subject, errno, by_kernel: false, rule, remedy }))
     }
 
     /// The errno: what the kernel answered, or what best names a rule that folio checked itself. EFAULT for a fault.
     pub fn errno(&self) -> Errno {
         match self {
-            Self::Refused(refusal) => refusal.errno,
+            Self::Call(refusal) => refusal.errno,
             Self::Fault(_) => Errno::FAULT,
         }
     }
@@ -186,7 +198,7 @@ impl Error {
     /// The refusal, if this is one.
     pub fn call_error(&self) -> Option<&CallError> {
         match self {
-            Self::Refused(refusal) => Some(refusal),
+            Self::Call(refusal) => Some(refusal),
             Self::Fault(_) => None,
         }
     }
@@ -195,7 +207,7 @@ impl Error {
     pub fn fault(&self) -> Option<&Fault> {
         match self {
             Self::Fault(fault) => Some(fault),
-            Self::Refused(_) => None,
+            Self::Call(_) => None,
         }
     }
 }

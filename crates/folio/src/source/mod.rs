@@ -153,6 +153,13 @@ impl fmt::Debug for FastPath<'_> {
 }
 
 /// A source that shows another version than the map.
-#[derive(Debug, thiserror::Error)]
-#[error("the source has another version than when it was mapped")]
+#[derive(Debug)]
 pub(crate) struct ChangedVersion;
+
+impl fmt::Display for ChangedVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the source has another version than when it was mapped")
+    }
+}
+
+impl std::error::Error for ChangedVersion {}

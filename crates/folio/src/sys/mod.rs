@@ -30,8 +30,10 @@
 pub(crate) mod cgroup;
 pub(crate) mod copy;
 pub(crate) mod file;
+#[cfg(any(feature = "pager", feature = "shm"))]
 pub(crate) mod fork;
 pub(crate) mod fork_mutex;
+#[cfg(any(feature = "pager", feature = "shm"))]
 pub(crate) mod futex;
 pub(crate) mod guard_table;
 pub(crate) mod handler_table;
@@ -40,8 +42,10 @@ pub(crate) mod lost_pages;
 pub(crate) mod memfd;
 pub(crate) mod memory_room;
 pub(crate) mod mm;
+#[cfg(any(feature = "pager", feature = "shm"))]
 pub(crate) mod ofd_lock;
 pub(crate) mod open;
+#[cfg(feature = "pager")]
 pub(crate) mod per_process;
 mod plain;
 pub(crate) mod process;
