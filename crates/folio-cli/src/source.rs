@@ -421,7 +421,7 @@ fn read(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
         match file.read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                wait(file.as_fd(), PollFlags::IN)?
+                wait(file.as_fd(), PollFlags::IN)?;
             }
             result => return result,
         }

@@ -273,11 +273,11 @@ fn a_request_that_is_dropped_has_failed() {
     let (send, receive) = mpsc::channel();
     let kept = send.clone();
     drop(ReadRequest::into_buffer(0, vec![0; 10].into(), move |_, result| {
-        kept.send(result).unwrap()
+        kept.send(result).unwrap();
     }));
     let kept = send.clone();
     drop(WriteRequest::of_buffer(0, vec![0; 10].into(), move |_, result| {
-        kept.send(result).unwrap()
+        kept.send(result).unwrap();
     }));
     drop(FlushRequest::then(move |result| send.send(result.map(|()| 0)).unwrap()));
     for _ in 0..3 {

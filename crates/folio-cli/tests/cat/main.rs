@@ -228,9 +228,9 @@ fn past_the_end() {
         assert!(output.stdout.is_empty());
         let nothing = cat(&[&file, &"--offset", &offset, &"--length", &"0"]);
         if offset == "5000" {
-            printed(&nothing, b"")
+            printed(&nothing, b"");
         } else {
-            failed(&nothing, 1, &["past the end"])
+            failed(&nothing, 1, &["past the end"]);
         }
     }
     // A length past the end is cut.
@@ -272,7 +272,7 @@ fn the_start_of_an_empty_source_exists() {
 #[test]
 fn the_end_of_a_source_is_a_place_to_print_nothing_from() {
     each_way(b"0123456789", &[&"--offset", &"10", &"--length", &"0"], |output| {
-        printed(output, b"")
+        printed(output, b"");
     });
     each_way(b"0123456789", &[&"--offset", &"10"], |output| failed(output, 1, &["past the end"]));
     let past: [&dyn AsRef<OsStr>; 4] = [&"--offset", &"11", &"--length", &"0"];

@@ -48,6 +48,7 @@ impl Groups {
     }
 
     /// The least limit in bytes from the process's groups up to the tops of their hierarchies; `None` if there is none.
+    #[cfg(feature = "pager")]
     pub(crate) fn memory_limit(&self) -> Option<u64> {
         self.0.iter().filter_map(Membership::memory_limit).min()
     }
@@ -59,6 +60,7 @@ impl Groups {
     }
 
     /// The file that tells of the memory pressure of the process's own group, in version 2.
+    #[cfg(feature = "pager")]
     pub(crate) fn pressure_file(&self) -> Option<PathBuf> {
         let own = |member: &&Membership| {
             member.version == CgroupVersion::Two && member.group != member.mount
@@ -73,6 +75,7 @@ impl Membership {
         self.group.ancestors().take_while(|group| group.starts_with(&self.mount))
     }
 
+    #[cfg(feature = "pager")]
     fn memory_limit(&self) -> Option<u64> {
         // Version 2 says `max` for no limit, version 1 the largest number of bytes in whole pages.
         let limited = |&bytes: &u64| bytes < 1 << 62;

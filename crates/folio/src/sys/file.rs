@@ -18,6 +18,7 @@ pub(crate) struct Status {
     pub(crate) inode: u64,
     pub(crate) owner: u32,
     /// How many names the inode has.
+    #[cfg(feature = "shm")]
     pub(crate) links: u64,
     /// The file system's preferred block, in bytes: for hugetlbfs, its page.
     pub(crate) block: usize,
@@ -42,6 +43,7 @@ impl From<rustix::fs::Stat> for Status {
             inode: stat.st_ino,
             owner: stat.st_uid,
             // Of another width on other machines.
+            #[cfg(feature = "shm")]
             #[allow(clippy::useless_conversion)]
             links: stat.st_nlink.into(),
             block: stat.st_blksize as usize,
@@ -56,6 +58,7 @@ pub(crate) fn status(fd: BorrowedFd<'_>) -> Result<Status, Errno> {
 }
 
 /// What has a path, by no descriptor; of a symbolic link, the link.
+#[cfg(feature = "shm")]
 pub(crate) fn status_of(path: &std::path::Path) -> Result<Status, Errno> {
     rustix::fs::lstat(path).map(Status::from)
 }
@@ -66,6 +69,7 @@ pub(crate) fn find(path: &std::path::Path) -> Result<OwnedFd, Errno> {
 }
 
 /// Whether an error says that this process, or the machine, has no descriptor or no memory left just now.
+#[cfg(feature = "shm")]
 pub(crate) fn is_exhausted(errno: Errno) -> bool {
     matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
 }
@@ -193,6 +197,7 @@ pub(crate) fn is_on_tmpfs(fd: BorrowedFd<'_>) -> bool {
 
 /// Whether a file is on a file system that answers by itself: no server, local or not, can keep a call on it waiting, and
 /// fstat(2) waits for no disk. What is not known is not local; overlayfs says nothing of the file systems below it.
+#[cfg(feature = "pager")]
 pub(crate) fn is_on_local_file_system(fd: BorrowedFd<'_>) -> bool {
     /// The magic numbers of statfs(2): ext2/3/4, XFS, Btrfs, F2FS, tmpfs, ramfs, hugetlbfs, ZFS, bcachefs, EROFS, SquashFS,
     /// ISO 9660, FAT, exFAT, NTFS3, JFS, NILFS.
@@ -270,12 +275,14 @@ pub(crate) fn extend(fd: BorrowedFd<'_>, length: u64) -> Result<(), Errno> {
 }
 
 /// How long this process may make files, if that is limited (RLIMIT_FSIZE).
+#[cfg(feature = "shm")]
 pub(crate) fn size_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Fsize).current
 }
 
 /// Makes zeros of the bytes from `start` on, of which there are `size - start`; they may lose their space. The file stays as long as it
 /// is where the file system can make holes, and else ends at `start`.
+#[cfg(feature = "shm")]
 pub(crate) fn zero_behind(fd: BorrowedFd<'_>, start: u64, size: u64) -> Result<(), Errno> {
     let Some(len) = size.checked_sub(start).filter(|&len| len > 0) else { return Ok(()) };
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;

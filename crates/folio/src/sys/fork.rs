@@ -13,14 +13,19 @@ struct Forks {
     /// Whether the handlers are there.
     handled: bool,
     /// How many forks have begun.
+    #[cfg(feature = "pager")]
     begun: u64,
     /// The descriptors that children do not keep.
     own: Vec<RawFd>,
 }
 
 /// Held by a thread that forks, and by whoever changes what a child finds.
-static FORKING: ForkMutex<Forks> =
-    ForkMutex::with(Forks { handled: false, begun: 0, own: Vec::new() });
+static FORKING: ForkMutex<Forks> = ForkMutex::with(Forks {
+    handled: false,
+    #[cfg(feature = "pager")]
+    begun: 0,
+    own: Vec::new(),
+});
 
 /// Runs `work` while no thread of this process forks, and no other thread is in here. Short, and never from within itself.
 pub(crate) fn held_off<R>(work: impl FnOnce(&mut NotForked) -> R) -> R {
@@ -33,24 +38,21 @@ pub(crate) fn held_off<R>(work: impl FnOnce(&mut NotForked) -> R) -> R {
         // twice, which they bear.
         held.handled = noted == 0;
     }
-    let Forks { begun, own, .. } = &mut *held;
-    work(&mut NotForked { begun: *begun, own })
+    work(&mut NotForked(&mut held))
 }
 
 /// Opens a descriptor that forked children do not keep. Threads may fork while `open` runs, since it may wait for a file
 /// system; it runs again if one did.
+#[cfg(feature = "pager")]
 pub(crate) fn open_own<E>(open: impl Fn() -> Result<OwnedFd, E>) -> Result<OwnFd, E> {
     /// Forks in a row that are waited out.
     const TRIES: usize = 64;
     for _ in 0..TRIES {
-        let begun = held_off(|forks| forks.begun);
+        let begun = held_off(|forks| forks.0.begun);
         let fd = open()?;
-        let kept =
-            held_off(
-                |forks| {
-                    if forks.begun == begun { Ok(forks.keep_from_children(fd)) } else { Err(fd) }
-                },
-            );
+        let kept = held_off(|forks| {
+            if forks.0.begun == begun { Ok(forks.keep_from_children(fd)) } else { Err(fd) }
+        });
         match kept {
             Ok(own) => return Ok(own),
             // Some child has a copy.
@@ -61,20 +63,18 @@ pub(crate) fn open_own<E>(open: impl Fn() -> Result<OwnedFd, E>) -> Result<OwnFd
 }
 
 /// The list of descriptors that forked children do not keep.
-pub(crate) struct NotForked<'a> {
-    begun: u64,
-    own: &'a mut Vec<RawFd>,
-}
+pub(crate) struct NotForked<'a>(&'a mut Forks);
 
 impl NotForked<'_> {
     /// From now on every forked child closes its copy of `fd` at once. No thread may have forked since it was opened, as
     /// within one [`held_off`].
     pub(crate) fn keep_from_children(&mut self, fd: OwnedFd) -> OwnFd {
-        self.own.push(fd.as_raw_fd());
+        self.0.own.push(fd.as_raw_fd());
         OwnFd(std::mem::ManuallyDrop::new(fd))
     }
 
     /// Closes a descriptor that children did not get.
+    #[cfg(feature = "shm")]
     pub(crate) fn close(&mut self, fd: OwnFd) {
         drop(self.release(fd));
     }
@@ -82,8 +82,8 @@ impl NotForked<'_> {
     /// From now on forked children keep the descriptor again: for one that it may take long to close.
     pub(crate) fn release(&mut self, mut fd: OwnFd) -> Option<OwnedFd> {
         let number = fd.0.as_raw_fd();
-        let at = self.own.iter().position(|&own| own == number)?;
-        self.own.swap_remove(at);
+        let at = self.0.own.iter().position(|&own| own == number)?;
+        self.0.own.swap_remove(at);
         // SAFETY: taken out once, here, and `fd` is not used again.
         Some(unsafe { std::mem::ManuallyDrop::take(&mut fd.0) })
     }
@@ -108,8 +108,15 @@ thread_local! {
 
 extern "C" fn before() {
     if !FORKS.replace(true) {
+        #[cfg_attr(
+            not(feature = "pager"),
+            expect(unused_mut, reason = "only the pager counts forks")
+        )]
         let mut held = FORKING.lock();
-        held.begun += 1;
+        #[cfg(feature = "pager")]
+        {
+            held.begun += 1;
+        }
         std::mem::forget(held);
     }
 }

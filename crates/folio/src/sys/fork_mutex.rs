@@ -19,6 +19,7 @@ pub(crate) struct ForkMutex<T> {
 unsafe impl<T: Send> Sync for ForkMutex<T> {}
 
 impl<T> ForkMutex<T> {
+    #[cfg(any(feature = "pager", feature = "shm"))]
     pub(crate) const fn with(value: T) -> Self {
         Self { holder: AtomicU64::new(0), value: UnsafeCell::new(value) }
     }
@@ -28,6 +29,7 @@ impl<T> ForkMutex<T> {
     /// # Safety
     ///
     /// This thread holds the lock, and uses the value no longer.
+    #[cfg(any(feature = "pager", feature = "shm"))]
     pub(super) unsafe fn unlock(&self) {
         self.holder.store(0, Ordering::Release);
     }

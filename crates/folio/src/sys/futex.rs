@@ -3,10 +3,9 @@
 //!
 //! Source: futex(2).
 
-use super::atomics::AtomicU32;
-
 /// Waits while the word is `value`. May return earlier.
-pub(crate) fn wait(word: &AtomicU32, value: u32) {
+#[cfg(feature = "pager")]
+pub(crate) fn wait(word: &std::sync::atomic::AtomicU32, value: u32) {
     let none = std::ptr::null::<libc::timespec>();
     // SAFETY: the kernel reads the word, which outlives the call, and changes nothing.
     unsafe {
@@ -21,7 +20,8 @@ pub(crate) fn wait(word: &AtomicU32, value: u32) {
 }
 
 /// Wakes the one thread that waits for the word to change, if it does already.
-pub(crate) fn wake(word: &AtomicU32) {
+#[cfg(feature = "pager")]
+pub(crate) fn wake(word: &std::sync::atomic::AtomicU32) {
     // SAFETY: the kernel looks for sleepers at the word's address, and touches no memory.
     unsafe {
         libc::syscall(
@@ -35,6 +35,7 @@ pub(crate) fn wake(word: &AtomicU32) {
 
 /// Waits while the word, which other processes may have mapped as well, is `value`, at most for `time`. May return earlier: who
 /// comes back looks at everything anew.
+#[cfg(feature = "shm")]
 pub(crate) fn wait_shared(
     word: &std::sync::atomic::AtomicU32,
     value: u32,
@@ -51,6 +52,7 @@ pub(crate) fn wait_shared(
 }
 
 /// Wakes up to `count` threads, of any process, that wait for the word. How many there were.
+#[cfg(feature = "shm")]
 pub(crate) fn wake_shared(word: &std::sync::atomic::AtomicU32, count: u32) -> u32 {
     let count = i32::try_from(count).unwrap_or(i32::MAX);
     // SAFETY: the kernel looks for sleepers at the word's address, and touches no memory.

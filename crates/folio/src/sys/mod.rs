@@ -67,6 +67,7 @@ pub(crate) fn last_errno() -> Errno {
 }
 
 /// Tells stderr. Nobody is left to tell of an error, and none ends the caller.
+#[cfg(feature = "pager")]
 pub(crate) fn say(text: std::fmt::Arguments<'_>) {
     let line = format!("folio: {}\n", plain(&text.to_string()));
     let write = || std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
@@ -85,8 +86,8 @@ pub(crate) fn check(result: impl Into<i64>) -> Result<i64, Errno> {
 
 /// What [`handler_table`] and [`trap_cell`] are built on; their models in the tests put other ones there.
 pub(crate) mod atomics {
-    pub(crate) use std::sync::atomic::{
-        AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
-    };
+    #[cfg(feature = "pager")]
+    pub(crate) use std::sync::atomic::AtomicU32;
+    pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
     pub(crate) use std::thread::yield_now;
 }

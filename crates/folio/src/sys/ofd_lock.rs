@@ -61,6 +61,7 @@ pub(crate) fn is_held_elsewhere(
 }
 
 /// Whether the first lock in the range that another description or owner holds is a record lock of this very process (`F_SETLK`).
+#[cfg(feature = "pager")]
 pub(crate) fn is_own_record_lock(fd: BorrowedFd<'_>, range: &Range<u64>) -> bool {
     let mut lock = request(libc::F_WRLCK, range);
     // SAFETY: the kernel reads and writes one `struct flock`.

@@ -235,12 +235,14 @@ pub(crate) fn limit(resource: rustix::process::Resource) -> Option<u64> {
 
 /// Whether this program runs with rights that whoever started it does not have (set-user-ID, file capabilities): then what the
 /// environment says is not to be trusted.
+#[cfg(feature = "shm")]
 pub(crate) fn has_more_rights_than_its_starter() -> bool {
     // SAFETY: only asks.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
 /// The number of this thread's network namespace: what it binds, others of the same one reach.
+#[cfg(feature = "shm")]
 pub(crate) fn network() -> Option<u64> {
     rustix::fs::stat("/proc/thread-self/ns/net").ok().map(|stat| stat.st_ino)
 }

@@ -75,7 +75,7 @@ pub(super) struct Shadow {
     shift: u32,
     by: CloneBy,
     /// The start of the shadow's mapping; zero without one.
-    shadow: usize,
+    mapping: usize,
     /// How many runs of pages were replaced.
     runs: AtomicU32,
 }
@@ -124,7 +124,7 @@ impl Shadow {
         let this = start.cast::<Self>();
         let runs = AtomicU32::new(0);
         // SAFETY: the record is at least a header long, writable, page-aligned, and nobody else knows it.
-        unsafe { this.write(Self { record, lo, hi, shift, by, shadow, runs }) };
+        unsafe { this.write(Self { record, lo, hi, shift, by, mapping: shadow, runs }) };
         NonNull::new(this).ok_or(Errno::NOMEM)
     }
 
@@ -134,7 +134,7 @@ impl Shadow {
     pub(super) unsafe fn free(this: *mut Self) {
         // SAFETY: as the caller promised.
         let it = unsafe { &*this };
-        if it.shadow != 0 {
+        if it.mapping != 0 {
             it.free_shadow();
         }
         let record = it.record;
@@ -144,8 +144,8 @@ impl Shadow {
 
     /// Unmaps the shadow, but for the pages that are not its own any more.
     fn free_shadow(&self) {
-        let end = self.shadow + Self::shadow_bytes(self.lo, self.hi, self.shift);
-        let (mut start, mut page) = (self.shadow, 0);
+        let end = self.mapping + Self::shadow_bytes(self.lo, self.hi, self.shift);
+        let (mut start, mut page) = (self.mapping, 0);
         while start < end {
             let gone = self.gone().first(page..self.count());
             let part = start..gone.map_or(end, |gone| self.shadow_of(gone));
@@ -165,7 +165,7 @@ impl Shadow {
 
     /// Where page `index` lies in the shadow, aligned as a page.
     pub(super) fn shadow_of(&self, index: usize) -> usize {
-        let start = (self.shadow + self.page_bytes() - 1) & !(self.page_bytes() - 1);
+        let start = (self.mapping + self.page_bytes() - 1) & !(self.page_bytes() - 1);
         start + (index << self.shift)
     }
 

@@ -66,6 +66,7 @@ pub(crate) type AreaFault = unsafe fn(*const libc::c_void, usize, i32, i32) -> b
 static AREA_FAULTS: AtomicPtr<AreaFaults> = AtomicPtr::new(ptr::null_mut());
 
 /// The handler asks `faults` from now on. The pager calls this before its first area exists.
+#[cfg(feature = "pager")]
 pub(crate) fn set_area_faults(faults: &'static AreaFaults) {
     AREA_FAULTS.store(ptr::from_ref(faults).cast_mut(), Ordering::Release);
 }

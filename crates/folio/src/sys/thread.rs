@@ -3,13 +3,13 @@
 //! Source: pthread_sigmask(3), signal(7).
 
 use std::cell::Cell;
-use std::ptr;
 
 thread_local! {
     static OWN: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Starts a thread of this name, in which no zero byte is.
+#[cfg(any(feature = "pager", feature = "shm"))]
 pub(crate) fn start(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     // The thread inherits the mask, so that there is no moment at which a signal of the program's could reach it.
     let _blocked = BlockedSignals::new();
@@ -26,10 +26,12 @@ pub(crate) fn is_own() -> bool {
 }
 
 /// No signal reaches this thread while this lives, but for those of its own faults.
+#[cfg(any(feature = "pager", feature = "shm"))]
 struct BlockedSignals {
     before: libc::sigset_t,
 }
 
+#[cfg(any(feature = "pager", feature = "shm"))]
 impl BlockedSignals {
     fn new() -> Self {
         // SAFETY: a signal set is plain data, which `sigfillset` fills; the calls get sets that live here.
@@ -46,11 +48,12 @@ impl BlockedSignals {
     }
 }
 
+#[cfg(any(feature = "pager", feature = "shm"))]
 impl Drop for BlockedSignals {
     fn drop(&mut self) {
         // SAFETY: the mask that this thread had.
         unsafe {
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut())
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut())
         };
     }
 }

@@ -62,7 +62,7 @@ pub(crate) fn run_around<P>(
 ) -> Option<Ended> {
     let mut meanwhile = Some(meanwhile);
     trace(start(prepare, work), step, steps, |_| {
-        meanwhile.take().into_iter().for_each(|work| work())
+        meanwhile.take().into_iter().for_each(|work| work());
     })
 }
 

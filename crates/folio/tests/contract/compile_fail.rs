@@ -81,7 +81,7 @@ impl Compiler {
             match compiler.compile(control) {
                 Ok(()) => return compiler,
                 Err(errors) => {
-                    write!(said, "with {}:\n{errors}\n", compiler.library.display()).unwrap()
+                    write!(said, "with {}:\n{errors}\n", compiler.library.display()).unwrap();
                 }
             }
         }

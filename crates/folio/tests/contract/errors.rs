@@ -1312,8 +1312,8 @@ fn collapsing_a_range_with_a_pinned_page_is_eagain() {
     };
     let (reader, writer) = std::io::pipe().unwrap();
     let bytes = libc::iovec { iov_base: region.as_ptr().cast(), iov_len: page() };
-    // SAFETY: the pipe takes a reference to the page, which stays mapped.
     assert_eq!(
+        // SAFETY: the pipe takes a reference to the page, which stays mapped.
         unsafe { libc::vmsplice(writer.as_raw_fd(), &raw const bytes, 1, 0) },
         page() as isize
     );

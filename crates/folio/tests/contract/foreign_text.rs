@@ -56,8 +56,8 @@ fn the_words_of_a_source_are_escaped_in_errors() {
 fn the_words_of_a_source_are_escaped_in_the_message_of_a_lost_page() {
     let (mut messages, writer) = std::io::pipe().unwrap();
     let end = in_child(|| {
-        // SAFETY: replaces the child's descriptor of messages.
         assert_eq!(
+            // SAFETY: replaces the child's descriptor of messages.
             unsafe { libc::dup2(writer.as_raw_fd(), libc::STDERR_FILENO) },
             libc::STDERR_FILENO
         );

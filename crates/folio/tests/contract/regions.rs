@@ -1158,8 +1158,8 @@ fn will_need_reads_the_file_into_the_page_cache() {
     let path = file_with(dir.path(), &pattern(16));
     let file = std::fs::File::open(&path).unwrap();
     file.sync_all().unwrap();
-    // SAFETY: asks the kernel to drop clean pages of this file.
     assert_eq!(
+        // SAFETY: asks the kernel to drop clean pages of this file.
         unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) },
         0
     );

@@ -2,7 +2,7 @@
 //! model allows (loom).
 
 #[path = "../../src/pager/sys/fault_cell.rs"]
-mod fault_cell;
+mod cell;
 
 /// Loom's versions of the atomics under the cell.
 mod atomics {
@@ -24,7 +24,7 @@ mod futex {
     pub(super) fn wake(_: &AtomicU32) {}
 }
 
-use fault_cell::{FaultCell, RawFault};
+use cell::{FaultCell, RawFault};
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;

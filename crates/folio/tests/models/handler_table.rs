@@ -2,7 +2,7 @@
 //! allows (loom).
 
 #[path = "../../src/sys/handler_table.rs"]
-mod handler_table;
+mod table;
 
 /// Loom's versions of the atomics under the slot.
 mod atomics {
@@ -10,9 +10,9 @@ mod atomics {
     pub(super) use loom::thread::yield_now;
 }
 
-use handler_table::{HandlerSlot, ThreadKey};
 use loom::sync::Arc;
 use loom::thread;
+use table::{HandlerSlot, ThreadKey};
 
 fn slot() -> HandlerSlot<loom::cell::UnsafeCell<u32>> {
     HandlerSlot {

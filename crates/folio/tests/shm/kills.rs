@@ -104,7 +104,7 @@ fn open_and_leave_disturb_nobody_at_any_step() {
                         .count(4)
                         .open_or_create_with::<[u64]>("used", init)
                         .unwrap(),
-                )
+                );
             },
             |ledger, mine| {
                 let start = Instant::now();

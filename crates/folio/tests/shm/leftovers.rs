@@ -209,7 +209,7 @@ fn the_next_of_the_group_makes_it_anew_and_finds_zeros() {
         drop(made.unwrap());
     });
     as_user(BERT, || {
-        assert_eq!(ours().open::<AtomicU64>("left").unwrap().load(Ordering::SeqCst), NEW)
+        assert_eq!(ours().open::<AtomicU64>("left").unwrap().load(Ordering::SeqCst), NEW);
     });
     assert_eq!(shm::list().unwrap()[0].state, SegmentState::Idle);
     shm::remove("left").unwrap();
@@ -361,7 +361,7 @@ fn many_that_make_it_anew_at_once_make_one_segment() {
             while gate.load(Ordering::SeqCst) >> 16 != EACH {
                 match ours().open::<[u64]>("left") {
                     Ok(segment) => {
-                        assert!(segment.len() == 50 && is_full_of(&segment, NEW), "round {round}")
+                        assert!(segment.len() == 50 && is_full_of(&segment, NEW), "round {round}");
                     }
                     Err(error) => assert_eq!(error.errno(), Errno::NOENT, "round {round}: {error}"),
                 }

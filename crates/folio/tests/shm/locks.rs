@@ -379,7 +379,7 @@ fn a_dead_reader_holds_nobody_up_and_a_dead_writer_is_reported_to_readers() {
     assert_eq!(torn.shared_ref().load().unwrap(), [9, 0]);
     // It is this thread's alone.
     child_succeeds(|| {
-        assert_eq!(field!(desk.table).read_with(short).unwrap_err().errno(), Errno::TIMEDOUT)
+        assert_eq!(field!(desk.table).read_with(short).unwrap_err().errno(), Errno::TIMEDOUT);
     });
     drop(torn.repair(|table| table.store([9, 9])).unwrap());
     let ReadLocked::Clean(guard) = table.read().unwrap() else { panic!("torn") };

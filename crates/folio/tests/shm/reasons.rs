@@ -69,7 +69,7 @@ fn a_leftover_of_an_untrusted_user_is_reported_as_one() {
     };
     // The child ends without the destructors that would take the name away.
     as_user(STRANGER, &|| {
-        std::mem::forget(SegmentOptions::new().mode(0o666).create::<u64>("left").unwrap())
+        std::mem::forget(SegmentOptions::new().mode(0o666).create::<u64>("left").unwrap());
     });
     as_user(OTHER, &|| {
         let made = SegmentOptions::new().mode(0o666).create::<u64>("left");

@@ -79,7 +79,7 @@ pub(crate) fn long_test_names(tree: &Tree) -> Vec<Violation> {
 
 pub(crate) fn allowed_dead_code(tree: &Tree) -> Vec<Violation> {
     let allows =
-        |text: &str| text.trim_start().starts_with("#") && text.contains("allow(dead_code");
+        |text: &str| text.trim_start().starts_with('#') && text.contains("allow(dead_code");
     let lines =
         tree.library().flat_map(|file| file.lines().map(move |(line, text)| (file, line, text)));
     lines

@@ -31,9 +31,7 @@ impl Tree {
                 let kind = entry.file_type().expect("the type of an entry");
                 if kind.is_dir() && name != "target" && !name.starts_with('.') {
                     folders.push(path);
-                } else if kind.is_file()
-                    && [".rs", ".md", ".toml"].iter().any(|end| name.ends_with(end))
-                {
+                } else if kind.is_file() && has_extension(&path, &["rs", "md", "toml"]) {
                     let text = fs::read_to_string(root.join(&path)).expect("a text file");
                     files.push(File { path: path.to_str().expect("UTF-8").to_owned(), text });
                 }
@@ -46,7 +44,7 @@ impl Tree {
 
     /// The Rust files.
     pub(crate) fn rust(&self) -> impl Iterator<Item = &File> {
-        self.files.iter().filter(|file| file.path.ends_with(".rs"))
+        self.files.iter().filter(|file| has_extension(Path::new(&file.path), &["rs"]))
     }
 
     /// The Rust files of the library.
@@ -68,8 +66,8 @@ impl File {
     /// The numbered lines of prose: comments of a Rust file, the text of a Markdown file. Code
     /// blocks, tables and lines with an address are no prose.
     pub(crate) fn prose(&self) -> Vec<(usize, &str)> {
-        let rust = self.path.ends_with(".rs");
-        if !rust && !self.path.ends_with(".md") {
+        let rust = has_extension(Path::new(&self.path), &["rs"]);
+        if !rust && !has_extension(Path::new(&self.path), &["md"]) {
             return Vec::new();
         }
         let mut in_code = false;
@@ -100,4 +98,8 @@ fn comment(line: &str) -> Option<&str> {
     let line = line.trim_start();
     let text = ["//!", "///", "//"].iter().find_map(|start| line.strip_prefix(start))?;
     Some(text.trim_start())
+}
+
+fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    path.extension().is_some_and(|own| extensions.iter().any(|extension| own == *extension))
 }

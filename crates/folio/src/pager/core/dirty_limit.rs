@@ -96,7 +96,7 @@ impl Core {
             let dirty = frame.is_some_and(|id| self.frames[id].dirty);
             match frame {
                 _ if !dirty && self.may_dirty(fault.object) == 0 => {
-                    self.throttle.stores.push_back(fault)
+                    self.throttle.stores.push_back(fault);
                 }
                 Some(id) => self.fault_in_extent(id, fault.page, true, fault.since),
                 None => self.missing(fault),

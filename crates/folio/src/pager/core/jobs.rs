@@ -328,7 +328,7 @@ impl Core {
             ExtentState::Buffered
                 if !frame.writing && (!frame.dirty || frame.doom == Disposal::Now) =>
             {
-                self.drop_extent(id)
+                self.drop_extent(id);
             }
             ExtentState::Buffered if !frame.writing => self.queue_write(id),
             _ => {}

@@ -613,7 +613,7 @@ impl Core {
             CoreEvent::Pin { object, pin, ticket } => self.pin(object, pin, ticket),
             CoreEvent::Unpin { object, pin } => self.unpin(object, pin),
             CoreEvent::Sync { object, first, end, flush, ticket } => {
-                self.sync(object, first, end, flush, ticket)
+                self.sync(object, first, end, flush, ticket);
             }
             CoreEvent::Evict { object, first, end, discard, ticket } => {
                 self.evict(object, first, end, discard, Some(ticket));

@@ -245,10 +245,10 @@ fn a_prefetch_from_a_stuck_source_delays_no_pin_of_another_map() {
         match action {
             CoreAction::Read { object: ObjectId(0), .. } => {}
             CoreAction::Read { frame, .. } => {
-                core.handle(CoreEvent::ReadDone { frame, result: Ok(()) })
+                core.handle(CoreEvent::ReadDone { frame, result: Ok(()) });
             }
             CoreAction::Install { frame, .. } => {
-                core.handle(CoreEvent::Installed { frame, result: Ok(()) })
+                core.handle(CoreEvent::Installed { frame, result: Ok(()) });
             }
             CoreAction::Reply { result, .. } => replied = result.is_ok(),
             other => panic!("{other:?}"),

@@ -1012,7 +1012,7 @@ impl Driver {
                 // SAFETY: as above. The source's bytes are there while it lives, which the object sees to, and are not the pool's.
                 unsafe {
                     buffer
-                        .copy_from_nonoverlapping((address as *const u8).add(offset as usize), len)
+                        .copy_from_nonoverlapping((address as *const u8).add(offset as usize), len);
                 };
                 self.finish_read(op).transpose()
             }

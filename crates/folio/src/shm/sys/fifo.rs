@@ -158,8 +158,8 @@ fn write_quietly(fd: &OwnedFd) -> Result<(), Errno> {
     let written = rustix::io::write(fd, &[1]).map(drop);
     if written == Err(Errno::PIPE) && !had_one && waiting() {
         let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the kernel reads the set and the time, and stores nothing.
         let take = || {
+            // SAFETY: the kernel reads the set and the time, and stores nothing.
             check(unsafe {
                 libc::sigtimedwait(&raw const pipe, std::ptr::null_mut(), &raw const now)
             })
