@@ -75,7 +75,7 @@ impl Bare {
                 let from = if last { 0 } else { offset };
                 // SAFETY: the slot is this thread's, and a unit long; `from` is a unit before the source's end at least.
                 unsafe {
-                    (slot as *mut u8).copy_from_nonoverlapping(source[from..].as_ptr(), UNIT)
+                    (slot as *mut u8).copy_from_nonoverlapping(source[from..].as_ptr(), UNIT);
                 };
                 uffd.shift(address, slot, UNIT)?;
                 if last {
