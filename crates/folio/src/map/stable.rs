@@ -115,3 +115,28 @@ impl<A: FileAccess> From<Stable<A>> for bytes::Bytes {
         Self::from_owner(stable)
     }
 }
+
+impl<A: FileAccess> MappedFile<A> {
+    /// Takes the promise that the file stays as it is, for the map's whole life: the result derefs to `&[u8]`.
+    ///
+    /// # Safety
+    ///
+    /// Until the result is dropped or turned back, nobody changes or truncates the mapped part of the file, and the map is
+    /// readable throughout (it does not reach past the file's last page, and was not protected otherwise).
+    pub unsafe fn assume_stable(self) -> Stable<A> {
+        Stable(self.promised(true))
+    }
+}
+
+impl<A: WriteAccess> MappedFile<A> {
+    /// Takes the promise that this map alone is used to read or write its part of the file: the result derefs to `&[u8]` and
+    /// `&mut [u8]`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`assume_stable`](Self::assume_stable), and writable throughout; nobody reads the bytes through another map
+    /// in this process.
+    pub unsafe fn assume_exclusive(self) -> StableMut<A> {
+        StableMut(self.promised(true))
+    }
+}

@@ -1,17 +1,40 @@
 //! What reaches a shard from other threads: commands of handles, and the ends of requests.
 
-use super::core::{CoreEvent, Failure, ObjectId, Ticket};
-use super::driver::NewObject;
+use super::core::{AccessPattern, CoreEvent, Failure, ObjectId, Ticket};
 use super::page_hashes::FILE_BYTES;
+use super::source_facts::{SourceAccess, VersionRule};
 use super::stats::Stats;
 use super::wake_queue::{WakeQueue, WakeSignal};
 use crate::source::request::Sink;
-use crate::source::{LocalFile, Version};
+use crate::source::{LocalFile, Source, Version};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+/// An object to attach.
+pub(crate) struct NewObject {
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) name: String,
+    pub(crate) reach: SourceAccess,
+    pub(crate) len: u64,
+    /// Bytes of addresses, for growth.
+    pub(crate) reserve: u64,
+    pub(crate) shows: VersionRule,
+    /// The version of a source that is to be written, if it has one.
+    pub(crate) stamp: Option<Version>,
+    /// As the source says, in bytes.
+    pub(crate) block: usize,
+    pub(crate) deadline: Duration,
+    pub(crate) tracked: bool,
+    pub(crate) private: bool,
+    /// Shared by handles: on the memfd store.
+    pub(crate) shared: bool,
+    pub(crate) pattern: AccessPattern,
+}
 
 /// How an operation ended.
 pub(crate) type CommandResult = Result<(), Failure>;

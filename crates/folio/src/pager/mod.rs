@@ -14,7 +14,6 @@
 //! | [`records`] | hashes of pages that left memory |
 //! | [`hash_file`] | the file for hashes that memory has no room for |
 //! | [`lease`] | an object that is mapped, and the calls of its handles |
-//! | [`registry`] | the objects of the process, and what each is mapped for |
 //! | [`exclusive`] | one writing pager a file, among all processes |
 //! | [`conflict`] | whether someone else writes to an object |
 //! | [`merge`] | byte-exact write-back |
@@ -36,7 +35,6 @@ mod merge;
 pub(crate) mod object;
 mod page_hashes;
 mod pressure;
-mod registry;
 mod source_calls;
 mod source_facts;
 mod stats;
@@ -64,7 +62,8 @@ use crate::source::Source;
 use crate::sys::identity;
 use command::{Command, CommandQueue};
 use features::{Asker, Choice, Features, Masks, Probe};
-use object::{MappedObject, Purpose};
+use object::MappedObject;
+use source_facts::Purpose;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};

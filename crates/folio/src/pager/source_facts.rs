@@ -1,13 +1,21 @@
 //! The answers of a source, asked once, on the thread of the caller that maps it. A shard asks a source nothing: it might
 //! wait for the answer, or take the source's panic for its own.
 
-use super::object::Purpose;
 use crate::error::{Errno, Error, Result, Subject};
 use crate::source::function::caught;
 use crate::source::{FastPathKind, Identity, LocalFile, Source, Version};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What a source is mapped for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Read,
+    Write,
+    Private,
+    Shared,
+}
 
 /// Which of its source's bytes a map may show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -59,9 +59,9 @@ pub use segment::registry::{
 pub use segment::{Segment, SegmentOptions, Shape};
 pub use sync::condvar::Condvar;
 pub use sync::event::Event;
-pub use sync::guard::{Guard, Guards, Locked, Torn};
 pub use sync::listener::Listener;
 pub use sync::mutex::Mutex;
+pub use sync::mutex::guard::{Guard, Guards, Locked, Torn};
 pub use sync::once::Once;
 pub use sync::rwlock::{ReadGuard, ReadLocked, RwLock};
 pub use value::read_ref::ReadRef;

@@ -76,7 +76,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn a_lock_beyond_the_end_of_a_file_is_seen_by_other_descriptions_only_and_ends_with_its_own() {
+    fn a_lock_behind_a_files_end_is_seen_by_others_and_ends_with_its_description() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let other = file.reopen().unwrap();
         let (mine, theirs) = (file.as_file().as_fd(), other.as_fd());

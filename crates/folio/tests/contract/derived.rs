@@ -165,8 +165,8 @@ fn padding_of_a_struct_with_parameters_is_refused_on_every_way_in() {
         "Segment::<Holds<[Pad<A, B>; 2]>>::anonymous().unwrap();",
         // No type of the segment's own leads here: a safe cast of its bytes may.
         "Segment::<[u64; 2]>::anonymous().unwrap().field(cast::<A, B>).load().unwrap();",
-        "Segment::<[u64; 2]>::anonymous().unwrap().place().field(cast::<A, B>).load().unwrap();",
-        "Segment::<Mutex<[u64; 2]>>::anonymous().unwrap().place().lock().unwrap().clean().unwrap()
+        "Segment::<[u64; 2]>::anonymous().unwrap().shared_ref().field(cast::<A, B>).load().unwrap();",
+        "Segment::<Mutex<[u64; 2]>>::anonymous().unwrap().shared_ref().lock().unwrap().clean().unwrap()
             .field(cast::<A, B>).load().unwrap();",
     ];
     for way in ways {

@@ -33,7 +33,7 @@ pub(crate) fn circles(tree: &Tree) -> Vec<Violation> {
 }
 
 /// Whether `root` is the `mod.rs` of a folder that `path` lies in.
-fn is_root_of(root: &str, path: &str) -> bool {
+pub(crate) fn is_root_of(root: &str, path: &str) -> bool {
     root.strip_suffix("mod.rs").is_some_and(|folder| path.starts_with(folder)) || root == "lib.rs"
 }
 

@@ -7,7 +7,6 @@ use super::file_object;
 use super::handle::{handle_calls, typed_reads, typed_writes};
 use super::mapping::Mapping;
 use super::options::MapOptions;
-use super::stable::{Stable, StableMut};
 use crate::access::{NoResult, View, ViewMut, guarded};
 use crate::advice::Discard;
 use crate::error::{ConversionError, Errno, Error, Fault, FaultCause, Result, Subject};
@@ -127,7 +126,7 @@ pub struct MappedFile<A> {
     start: u64,
     /// How it was asked for, if it was made without bytes, in a reservation, or with reserved space: to give it more.
     made: Option<Box<MapOptions>>,
-    /// A [`Stable`] or [`StableMut`] has it: no page may be replaced under its slice.
+    /// A [`Stable`](crate::Stable) or [`StableMut`](crate::StableMut) has it: no page may be replaced under its slice.
     promised: bool,
     access: PhantomData<A>,
 }
@@ -617,16 +616,6 @@ impl<A: FileAccess> MappedFile<A> {
         })
     }
 
-    /// Takes the promise that the file stays as it is, for the map's whole life: the result derefs to `&[u8]`.
-    ///
-    /// # Safety
-    ///
-    /// Until the result is dropped or turned back, nobody changes or truncates the mapped part of the file, and the map is
-    /// readable throughout (it does not reach past the file's last page, and was not protected otherwise).
-    pub unsafe fn assume_stable(self) -> Stable<A> {
-        Stable(self.promised(true))
-    }
-
     pub(super) fn promised(mut self, promised: bool) -> Self {
         self.promised = promised;
         self
@@ -847,17 +836,6 @@ impl<A: WriteAccess> MappedFile<A> {
     /// The first byte, for stores that the caller answers for.
     pub fn as_mut_ptr(&self) -> *mut u8 {
         self.mapping.start()
-    }
-
-    /// Takes the promise that this map alone is used to read or write its part of the file: the result derefs to `&[u8]` and
-    /// `&mut [u8]`.
-    ///
-    /// # Safety
-    ///
-    /// As for [`assume_stable`](Self::assume_stable), and writable throughout; nobody reads the bytes through another map
-    /// in this process.
-    pub unsafe fn assume_exclusive(self) -> StableMut<A> {
-        StableMut(self.promised(true))
     }
 
     /// Writes changed pages back to the file; see [`Region::sync`]. A private map has nothing to write back.

@@ -1,11 +1,11 @@
 //! The driver: one thread that owns a core, its objects and their pages. It reads faults, performs the core's actions, and
 //! tells it how they ended.
 
-use super::command::{Command, CommandQueue, CommandResult};
+use super::command::{Command, CommandQueue, CommandResult, NewObject};
 use super::core::int_hash::IntMap;
 use super::core::{
-    AccessPattern, Backing, Core, CoreAction, CoreEvent, ExtentId, FailureReason, Limits, ObjectId,
-    ObjectTraits, PageRun, Stability, StoreAccess, Ticket,
+    Backing, Core, CoreAction, CoreEvent, ExtentId, FailureReason, Limits, ObjectId, ObjectTraits,
+    PageRun, Stability, StoreAccess, Ticket,
 };
 use super::fault_source::FaultSource;
 use super::file_io::{FileIo, FileOperation, WATCHED};
@@ -23,7 +23,7 @@ use crate::pager::sys::sigsegv_faults::{CELLS, SigsegvFaults};
 use crate::pager::sys::uffd::Uffd;
 use crate::source::file::stamp::{ReadVerdict, Settling, Stamp};
 use crate::source::request::{FlushRequest, ReadRequest, Sink, WriteRequest};
-use crate::source::{ChangedVersion, LocalFile, Source, Version};
+use crate::source::{ChangedVersion, LocalFile, Version};
 use crate::sys::{Errno, process};
 use std::collections::BTreeMap;
 use std::io;
@@ -67,27 +67,6 @@ pub(crate) struct Config {
     pub(crate) source_threads: usize,
     /// Write the stored bytes only.
     pub(crate) merges: bool,
-}
-
-/// An object to attach.
-pub(crate) struct NewObject {
-    pub(crate) source: Arc<dyn Source>,
-    pub(crate) name: String,
-    pub(crate) reach: SourceAccess,
-    pub(crate) len: u64,
-    /// Bytes of addresses, for growth.
-    pub(crate) reserve: u64,
-    pub(crate) shows: VersionRule,
-    /// The version of a source that is to be written, if it has one.
-    pub(crate) stamp: Option<Version>,
-    /// As the source says, in bytes.
-    pub(crate) block: usize,
-    pub(crate) deadline: Duration,
-    pub(crate) tracked: bool,
-    pub(crate) private: bool,
-    /// Shared by handles: on the memfd store.
-    pub(crate) shared: bool,
-    pub(crate) pattern: AccessPattern,
 }
 
 struct DriverObject {

@@ -3,7 +3,8 @@
 use crate::error::{ConversionError, Errno, Error, Result, Subject};
 use crate::pager::handles::paged::{in_pieces, paged_calls};
 use crate::pager::handles::pinned::{Pinned, PinnedMut};
-use crate::pager::object::{MappedObject, Purpose};
+use crate::pager::object::MappedObject;
+use crate::pager::source_facts::Purpose;
 use crate::region::WriteBack;
 use std::ops::{Deref, DerefMut, RangeBounds};
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use crate::shm::ring::message_header::Corrupt;
 use crate::shm::segment::attachment::Attachment;
 use crate::shm::segment::owner::Owner;
 use crate::shm::wait::eventcount::{ASLEEP, BELL, EventCount};
-use crate::shm::wait::notifier::{NotifierSlot, participant_name};
+use crate::shm::wait::notifier::NotifierSlot;
 use crate::sys;
 use crate::sys::copy::Trap;
 use crate::sys::futex;
@@ -309,7 +309,7 @@ impl<C: ControlBlock> RingMemory<C> {
                 Errno::BUSY,
                 call,
                 self.subject(),
-                format!("the {noun} has a {who}: {}", participant_name(&self.attachment, holder)),
+                format!("the {noun} has a {who}: {}", self.attachment.participant_name(holder)),
                 format!(
                     "a {noun} has one {who} at a time; wait until it is dropped, or its process has ended"
                 ),

@@ -13,17 +13,16 @@ use crate::shm::segment::header::{
     FIXED, GONE, HeaderError, HeaderFields, LOST, Lifetime, MIXED, MutableHeader, NETWORK_AT,
     ParticipantSlot, READY, SLOTS, SLOTS_AT, STATE_AT, SegmentKind, data_at, short_name,
 };
-use crate::shm::segment::name;
 use crate::shm::segment::owner::Owner;
 use crate::shm::segment::participant::{self, NoSlot};
-use crate::shm::wait::notifier;
-use crate::shm::wait::process_notifier::ProcessNotifier;
+use crate::shm::segment::{dead_fifos, name};
 use crate::sys;
 use crate::sys::fork::OwnFd;
 use crate::sys::fork_mutex::ForkMutex;
 use crate::sys::guard_table::Guarded;
 use crate::sys::shadow::CloneBy;
 use crate::sys::spare::Stores;
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -49,6 +48,20 @@ type Inode = ((u32, u32), u64);
 
 /// The attachments of this process. Changed while no thread forks only, so that a child finds it whole.
 static ALL: ForkMutex<BTreeMap<Inode, Weak<Attachment>>> = ForkMutex::with(BTreeMap::new());
+
+/// The notifier that wakes all futures of a process that wait in a segment. The attachment keeps
+/// it, and knows no more of it than this.
+pub(in crate::shm) trait FutureNotifier:
+    Any + Send + Sync + std::fmt::Debug
+{
+    /// Whether this process made it. A forked child has its parent's.
+    fn is_mine(&self) -> bool;
+
+    /// The attachment ends, and nobody waits any more.
+    fn end(&self);
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -78,7 +91,7 @@ pub(crate) struct Attachment {
     /// What holds the party's lock. Touched while no thread forks only.
     lease: ForkMutex<Option<OwnFd>>,
     /// What wakes the futures of the process whose it is. Set while no thread forks only.
-    bell: ForkMutex<Option<Arc<ProcessNotifier>>>,
+    bell: ForkMutex<Option<Arc<dyn FutureNotifier>>>,
     /// How often threads of this process have parked here.
     pub(in crate::shm) parks: AtomicU64,
 }
@@ -141,21 +154,39 @@ impl Attachment {
         &self.changing().bells
     }
 
-    /// This process's bell for the segment, made if there is none.
-    pub(in crate::shm) fn process_notifier(&self) -> Result<Arc<ProcessNotifier>> {
+    /// This process's notifier for the futures of the segment. `make` makes it if there is none.
+    pub(in crate::shm) fn future_notifier(
+        &self,
+        make: impl FnOnce(&Self) -> Result<Arc<dyn FutureNotifier>>,
+    ) -> Result<Arc<dyn FutureNotifier>> {
         let found = || self.bell.lock().as_ref().filter(|bell| bell.is_mine()).map(Arc::clone);
         if let Some(bell) = found() {
             return Ok(bell);
         }
-        let fresh = Arc::new(ProcessNotifier::new(self)?);
+        let fresh = make(self)?;
         Ok(sys::fork::held_off(|_| {
             // Another thread may have been first.
             found().unwrap_or_else(|| {
-                // What a forked child has of its parent's is left as it is.
+                // A forked child leaves its parent's notifier as it is.
                 std::mem::forget(self.bell.lock().replace(Arc::clone(&fresh)));
                 Arc::clone(&fresh)
             })
         }))
+    }
+
+    /// The number of a participant's process. The process itself stored it.
+    pub(in crate::shm) fn pid_of(&self, participant: Owner) -> Option<u32> {
+        let pid = self.slots()[participant.slot()?].pid.load(Ordering::Relaxed);
+        (pid != 0).then_some(pid)
+    }
+
+    /// How errors name a participant.
+    pub(in crate::shm) fn participant_name(&self, participant: Owner) -> String {
+        let me = if participant == self.me() { ", which is this one" } else { "" };
+        match self.pid_of(participant) {
+            Some(pid) => format!("process {pid}{me}"),
+            None => "a process that has no number here".to_owned(),
+        }
     }
 
     /// Whether the segment can be used: by this process (a forked child becomes a party of its own here), and with nothing of
@@ -893,7 +924,7 @@ fn execute(fd: BorrowedFd<'_>, path: &Path, verdict: MembershipVerdict) -> Resul
     }
     // First: when the name has gone, or the header says so, nobody can tell any more whose they were.
     if let Some(segment) = mixed(fd) {
-        notifier::remove_dead_fifos(name::parent(path), segment, |_| false);
+        dead_fifos::remove(name::parent(path), segment, |_| false);
     }
     match rustix::fs::unlink(path) {
         // In a directory with the sticky bit only its owner may. Others must not find what it holds.

@@ -11,6 +11,7 @@
 // | `registry` | all segments with a name: list, remove, collect |
 
 pub(super) mod attachment;
+pub(super) mod dead_fifos;
 pub(super) mod header;
 pub(super) mod name;
 pub(super) mod owner;

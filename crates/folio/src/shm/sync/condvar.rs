@@ -1,8 +1,8 @@
 //! Waiting, across processes, for what a mutex guards to change.
 
 use crate::error::Result;
-use crate::shm::sync::guard::{Guard, Locked};
 use crate::shm::sync::lock::LOOKS;
+use crate::shm::sync::mutex::guard::{Guard, Locked};
 use crate::shm::sync::mutex::{LockFuture, Mutex};
 use crate::shm::value::share::{Fingerprint, Share};
 use crate::shm::value::shared_ref::{Shared, SharedRef};

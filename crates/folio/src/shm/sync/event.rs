@@ -1,7 +1,6 @@
 //! A flag that threads of all processes wait for.
 
 use crate::error::Result;
-use crate::shm::sync::listener::Listener;
 use crate::shm::sync::lock::LOOKS;
 use crate::shm::value::share::{Fingerprint, Share};
 use crate::shm::value::shared_ref::{Shared, SharedRef};
@@ -117,15 +116,6 @@ impl<'a> SharedRef<'a, Event> {
     /// Those of [`wait_async`](Self::wait_async).
     pub fn take_async(&self) -> impl Future<Output = Result<()>> + Send + Sync + Unpin + use<'a> {
         EventFuture { at: *self, takes: true, sleeper: Sleeper::new(self.attachment()) }
-    }
-
-    /// A descriptor that is readable when the flag may be set, for poll(2) and epoll(7).
-    ///
-    /// # Errors
-    ///
-    /// EMFILE, ENFILE; EIO if the segment was truncated.
-    pub fn listen(&self) -> Result<Listener<'a>> {
-        Listener::new(*self)
     }
 
     /// Whether it is set; with `takes` it is clear afterwards.
@@ -265,14 +255,5 @@ impl Shared<Event> {
     /// As [`SharedRef::take_async`].
     pub fn take_async(&self) -> impl Future<Output = Result<()>> + Send + Sync + Unpin + use<'_> {
         self.shared_ref().take_async()
-    }
-
-    /// As [`SharedRef::listen`].
-    ///
-    /// # Errors
-    ///
-    /// Those of [`SharedRef::listen`].
-    pub fn listen(&self) -> Result<Listener<'_>> {
-        self.shared_ref().listen()
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::error::{Errno, Error, Result};
 use crate::shm::sync::event::Event;
-use crate::shm::value::shared_ref::SharedRef;
+use crate::shm::value::shared_ref::{Shared, SharedRef};
 use crate::shm::wait::process_notifier::Sleeper;
 use crate::sys::identity;
 use rustix::event::{EventfdFlags, eventfd};
@@ -129,5 +129,27 @@ impl<'a> Listener<'a> {
 impl AsFd for Listener<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.flag.0.as_fd()
+    }
+}
+
+impl<'a> SharedRef<'a, Event> {
+    /// A descriptor that is readable when the flag may be set, for poll(2) and epoll(7).
+    ///
+    /// # Errors
+    ///
+    /// EMFILE, ENFILE; EIO if the segment was truncated.
+    pub fn listen(&self) -> Result<Listener<'a>> {
+        Listener::new(*self)
+    }
+}
+
+impl Shared<Event> {
+    /// As [`SharedRef::listen`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SharedRef::listen`].
+    pub fn listen(&self) -> Result<Listener<'_>> {
+        self.shared_ref().listen()
     }
 }

@@ -10,12 +10,12 @@
 
 use crate::error::{Errno, Error, Result, Subject};
 use crate::shm::segment::attachment::Attachment;
-use crate::shm::segment::name;
 use crate::shm::segment::owner::Owner;
+use crate::shm::segment::{dead_fifos, name};
 use crate::shm::wait::notifier_word::{self, ARMED};
 use crate::sys;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -60,23 +60,6 @@ fn signal(attachment: &Attachment, owner: u64, number: u64) -> bool {
         let _ = crate::shm::sys::fifo::remove_unread(&path);
     }
     rung.is_ok()
-}
-
-/// Takes the FIFOs away that the bells of a segment's dead parties left in its directory.
-pub(in crate::shm) fn remove_dead_fifos(
-    directory: &Path,
-    segment: u64,
-    is_alive: impl Fn(Owner) -> bool,
-) {
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        if let Some((id, owner)) = name::of_notifier_fifo(&entry.file_name())
-            && id == segment
-            && !Owner::in_word(owner).is_some_and(&is_alive)
-        {
-            // One that is read all the same is about to be dropped, by a process that is a party no more.
-            let _ = crate::shm::sys::fifo::remove_unread(&entry.path());
-        }
-    }
 }
 
 impl NotifierSlot {
@@ -124,21 +107,6 @@ pub(crate) fn notify(attachment: &Attachment, owner: u64, word: &AtomicU64) -> N
     NotifyOutcome::Dead
 }
 
-/// The number of a party's process, as it says itself.
-fn pid(attachment: &Attachment, party: Owner) -> Option<u32> {
-    let pid = attachment.slots()[party.slot()?].pid.load(Ordering::Relaxed);
-    (pid != 0).then_some(pid)
-}
-
-/// How errors name a party.
-pub(crate) fn participant_name(attachment: &Attachment, party: Owner) -> String {
-    let me = if party == attachment.me() { ", which is this one" } else { "" };
-    match pid(attachment, party) {
-        Some(pid) => format!("process {pid}{me}"),
-        None => "a process that has no number here".to_owned(),
-    }
-}
-
 /// The bell itself, in the process that hears it.
 #[derive(Debug)]
 pub(crate) struct Notifier {
@@ -182,7 +150,9 @@ impl Notifier {
     fn make_fifo(&mut self, attachment: &Attachment) -> Result<(), Errno> {
         let Some(path) = fifo_path(attachment, self.owner, self.number)? else { return Ok(()) };
         // So that those who die again and again leave one, and not one each time.
-        remove_dead_fifos(name::parent(&path), attachment.id(), |owner| attachment.is_alive(owner));
+        dead_fifos::remove(name::parent(&path), attachment.id(), |owner| {
+            attachment.is_alive(owner)
+        });
         self.inner.attach_fifo(crate::shm::sys::fifo::Fifo::make(&path, attachment.file())?)
     }
 
@@ -257,7 +227,7 @@ impl Notifier {
             let watched = if let Some(at) = before.iter().position(|(owner, _)| *owner == party) {
                 before.swap_remove(at).1
             } else {
-                let process = pid(attachment, party).map(|pid| self.inner.watch(pid));
+                let process = attachment.pid_of(party).map(|pid| self.inner.watch(pid));
                 self.signal_for_the_dead(attachment, party);
                 match process {
                     // There may be a descriptor for it the next time.

@@ -7,13 +7,14 @@
 //! half second: for what no ring tells.
 
 use crate::error::{Errno, Result};
-use crate::shm::segment::attachment::Attachment;
+use crate::shm::segment::attachment::{Attachment, FutureNotifier};
 use crate::shm::segment::header::{ParticipantSlot, SLOTS};
 use crate::shm::segment::owner::Owner;
 use crate::shm::wait::future::{self, Waiting, refused};
 use crate::shm::wait::notifier::{Notifier, NotifyOutcome, notify};
 use crate::shm::wait::notifier_word::{ARMED, check_notifiers};
 use crate::sys::identity;
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,7 +48,7 @@ struct ListenedState {
 }
 
 impl ProcessNotifier {
-    pub(in crate::shm) fn new(attachment: &Attachment) -> Result<Self> {
+    fn new(attachment: &Attachment) -> Result<Self> {
         let heard = ListenedState {
             bell: Notifier::new(attachment)?,
             waiting: Waiting::new(),
@@ -60,24 +61,35 @@ impl ProcessNotifier {
         Ok(Self { process: identity::token(), heard: Mutex::new(heard) })
     }
 
-    /// Whether it is this process's.
-    pub(in crate::shm) fn is_mine(&self) -> bool {
-        self.process == identity::token()
+    /// This process's notifier for the segment, made if there is none.
+    fn of(attachment: &Attachment) -> Result<Arc<Self>> {
+        let found =
+            attachment.future_notifier(|attachment| Ok(Arc::new(Self::new(attachment)?)))?;
+        Ok(found.into_any().downcast().expect("an attachment's notifier is of this one type"))
     }
 
     /// Wakers are the callers' code: they are cloned, woken and dropped while this is not held.
     fn heard(&self) -> MutexGuard<'_, ListenedState> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// The attachment goes, and nobody waits any more.
-    pub(in crate::shm) fn end(&self) {
+impl FutureNotifier for ProcessNotifier {
+    fn is_mine(&self) -> bool {
+        self.process == identity::token()
+    }
+
+    fn end(&self) {
         let mut heard = self.heard();
         let ListenedState { bell, waiting, .. } = &mut *heard;
         let waker = waiting.end(bell.as_fd());
         let wakers = std::mem::take(&mut heard.wakers);
         drop(heard);
         drop((waker, wakers));
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
     }
 }
 
@@ -135,7 +147,7 @@ impl<'a> Sleeper<'a> {
             Some((bell, number)) if bell.is_mine() => (bell, number),
             other => {
                 leave_to_parent(other);
-                (attachment.process_notifier()?, 0)
+                (ProcessNotifier::of(attachment)?, 0)
             }
         };
         let waker = waker.clone();

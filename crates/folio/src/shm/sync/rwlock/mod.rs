@@ -1,16 +1,18 @@
 //! A lock across processes for many readers or one writer. A count of readers that all share could not be repaired after one of
 //! them died; so each process has a word of its own.
 
+mod futures;
+
 use crate::access::View;
 use crate::error::{Errno, Error, Result};
 use crate::shm::segment::attachment::Attachment;
 use crate::shm::segment::header::SLOTS;
 use crate::shm::segment::owner::Owner;
-use crate::shm::sync::guard::{Guard, Guards, Locked, Torn, sealed};
 use crate::shm::sync::lock::{LOOKS, Lock, LockOutcome};
 use crate::shm::sync::lock_word::Unlocked;
+use crate::shm::sync::mutex::guard::{Guard, Guards, Locked, Torn, sealed};
 use crate::shm::sync::reader_word::{Entered, MOST, ReaderWord, look_at_readers};
-use crate::shm::sync::rwlock_futures::{ReadFuture, WriteLockRequest};
+use crate::shm::sync::rwlock::futures::{ReadFuture, WriteLockRequest};
 use crate::shm::sync::writing::Writing;
 use crate::shm::value::read_ref::ReadRef;
 use crate::shm::value::share::{Fingerprint, InPlace, Plain, Share};

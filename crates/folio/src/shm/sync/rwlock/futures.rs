@@ -2,8 +2,8 @@
 
 use crate::error::Result;
 use crate::shm::segment::owner::Owner;
-use crate::shm::sync::guard::Locked;
 use crate::shm::sync::lock::LOOKS;
+use crate::shm::sync::mutex::guard::Locked;
 use crate::shm::sync::reader_word::look_at_readers;
 use crate::shm::sync::rwlock::{ReadLocked, ReaderWait, RwLock, open_to_all, parts, writing};
 use crate::shm::value::share::Share;

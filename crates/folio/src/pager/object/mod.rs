@@ -1,18 +1,19 @@
 //! Who has an object mapped, and as what: many readers, or one writer, or many shared writers. What all handles do is here.
 
+pub(super) mod registry;
+
 use super::at_exit::ExitFlush;
-use super::command::Command;
+use super::command::{Command, NewObject};
 use super::core::{
     AccessPattern as Reading, CoreEvent, Failure, FailureReason, ObjectId, PinnedRange,
 };
-use super::driver::NewObject;
-use super::registry::{MapConflict, ObjectEntry, RegistryEntry};
-use super::source_facts::SourceFacts;
+use super::source_facts::{Purpose, SourceFacts};
 use super::writer_lock::{LockAttempt, WriterLock};
 use super::{Inner, ended, store};
 use crate::advice::{Advice, Pattern};
 use crate::error::{Errno, Error, Fault, FaultCause, Result, Subject};
 use crate::page;
+use crate::pager::object::registry::{MapConflict, ObjectEntry, RegistryEntry};
 use crate::source::file::stamp::Stamp;
 use crate::source::function::caught;
 use crate::source::{LocalFile, Source, Version};
@@ -20,15 +21,6 @@ use std::io;
 use std::ops::{Range, RangeBounds};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-/// What a source is mapped for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    Read,
-    Write,
-    Private,
-    Shared,
-}
 
 /// An object and its memory, for as long as a handle has it.
 pub(crate) struct MappedObject {

@@ -5,8 +5,8 @@
 //! The registry's lock is held for a look only. Nothing is written, attached or asked of a source under it: an object whose
 //! map comes or goes is marked, and a thread that wants the same object waits for the mark to go.
 
-use super::object::{MappedObject, Purpose};
-use super::source_facts::VersionRule;
+use crate::pager::object::MappedObject;
+use crate::pager::source_facts::{Purpose, VersionRule};
 use crate::source::{Identity, Version};
 use crate::sys::per_process::PerProcess;
 use crate::sys::{identity as process, thread};

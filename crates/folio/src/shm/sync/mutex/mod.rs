@@ -1,9 +1,11 @@
 //! A lock across processes that survives the death of its holder, and makes the next one look at what is left.
 
+pub(in crate::shm) mod guard;
+
 use crate::error::Result;
 use crate::shm::segment::owner::Owner;
-use crate::shm::sync::guard::{Guard, Guards, Locked, Torn, sealed};
 use crate::shm::sync::lock::Lock;
+use crate::shm::sync::mutex::guard::{Guard, Guards, Locked, Torn, sealed};
 use crate::shm::value::share::{Fingerprint, Share};
 use crate::shm::value::shared_ref::{Shared, SharedRef};
 use crate::shm::wait::Wait;
