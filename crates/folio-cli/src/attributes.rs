@@ -12,15 +12,17 @@ use std::path::Path;
 /// The access control list (acl(5)).
 const ACL: &CStr = c"system.posix_acl_access";
 
-/// Attributes that belong to a file's bytes: the kernel itself removes or remakes them when the bytes change.
+/// Attributes that belong to a file's bytes: the kernel itself removes or remakes them when the
+/// bytes change.
 const OF_BYTES: [&CStr; 3] = [c"security.capability", c"security.ima", c"security.evm"];
 
 /// The kernel's limits for all names of a file, and for one value (xattr(7)).
 const LONGEST_LIST: usize = 65_536;
 const LONGEST_VALUE: usize = 65_536;
 
-/// Gives `new` the owner, the group, the mode, the ACL and the extended attributes of the file at `path`, so that nobody gets
-/// more rights, or fewer, by the replacement. `old` is that file's metadata, and `name` its name for messages.
+/// Gives `new` the owner, the group, the mode, the ACL and the extended attributes of the file at
+/// `path`, so that nobody gets more rights, or fewer, by the replacement. `old` is that file's
+/// metadata, and `name` its name for messages.
 pub(crate) fn adopt(new: &File, path: &Path, old: &Metadata, name: &str) -> Result<(), Failure> {
     let failed = |error: &io::Error| Failure::io(Kind::Output, name, error);
     let refused = |what: String, why: &io::Error| {
@@ -39,7 +41,8 @@ pub(crate) fn adopt(new: &File, path: &Path, old: &Metadata, name: &str) -> Resu
     }
     let attributes = attributes(path).map_err(|errno| failed(&errno.into()))?;
     let has_acl = attributes.iter().any(|name| name.as_c_str() == ACL);
-    // With an ACL the group's bits of the mode are the ACL's mask. Until the ACL is there they would be the group's rights.
+    // With an ACL the group's bits of the mode are the ACL's mask. Until the ACL is there they
+    // would be the group's rights.
     let mode = old.mode() & if has_acl { 0o7707 } else { 0o7777 };
     new.set_permissions(Permissions::from_mode(mode)).map_err(|error| failed(&error))?;
     if !has_acl {

@@ -33,12 +33,13 @@ Exit codes:
 
 /// Print a file, or a part of it, from memory-mapped pages
 ///
-/// A file has the length it had when it was opened: what grows later is not printed, and what is truncated meanwhile is an
-/// error that names the offset, after all bytes before it. What cannot be mapped (pipes, /proc, /sys, character devices,
-/// standard input) is read instead.
+/// A file has the length it had when it was opened: what grows later is not printed, and what is
+/// truncated meanwhile is an error that names the offset, after all bytes before it. What cannot be
+/// mapped (pipes, /proc, /sys, character devices, standard input) is read instead.
 ///
-/// The kernel's engine takes the pages from the kernel's cache. The pager's engine reads them into memory of its own, within a
-/// budget and around that cache where the file system allows (O_DIRECT); a file that changes meanwhile is an error to it.
+/// The kernel's engine takes the pages from the kernel's cache. The pager's engine reads them into
+/// memory of its own, within a budget and around that cache where the file system allows
+/// (O_DIRECT); a file that changes meanwhile is an error to it.
 ///
 /// N is a number of bytes: 4096, 4K, 4KiB, 1.5M or 0x1000; K, M, G, T, P and E are powers of 1024.
 #[derive(Debug, clap::Args)]
@@ -48,7 +49,8 @@ pub(crate) struct Args {
     #[arg(value_name = "SOURCE")]
     source: PathBuf,
 
-    /// Start at this byte. A place past the end is an error, and so is the end itself, except for `--length 0` and offset 0
+    /// Start at this byte. A place past the end is an error, and so is the end itself, except for
+    /// `--length 0` and offset 0
     #[arg(long, value_name = "N", value_parser = size::parse, allow_negative_numbers = true)]
     offset: Option<u64>,
 
@@ -56,20 +58,24 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = size::parse, allow_negative_numbers = true)]
     length: Option<u64>,
 
-    /// Who maps a file or block device: kernel, or folio's own pager; auto is the kernel. What cannot be mapped is read
+    /// Who maps a file or block device: kernel, or folio's own pager; auto is the kernel. What
+    /// cannot be mapped is read
     #[arg(long, value_enum, default_value_t, value_name = "ENGINE")]
     engine: Mapping,
 
-    /// Bytes of memory for the pager's pages, 4M at least; 64M unless told. Only with `--engine pager`
+    /// Bytes of memory for the pager's pages, 4M at least; 64M by default. Only with `--engine
+    /// pager`
     #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_negative_numbers = true)]
     budget: Option<u64>,
 
-    /// Write to FILE, made or replaced when all was printed and not before. It keeps its owner, mode, ACL and extended
-    /// attributes, and holes stay holes. A pipe, a device or a descriptor (/dev/stderr, /dev/fd/3) is written to directly
+    /// Write to FILE, made or replaced when all was printed and not before. It keeps its owner,
+    /// mode, ACL and extended attributes, and holes stay holes. A pipe, a device or a descriptor
+    /// (/dev/stderr, /dev/fd/3) is written to directly
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Say on stderr how the bytes were got, why a source was read instead of mapped, and what the pager did
+    /// Say on stderr how the bytes were got, why a source was read instead of mapped, and what the
+    /// pager did
     #[arg(short, long)]
     verbose: bool,
 

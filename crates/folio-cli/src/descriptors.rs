@@ -1,7 +1,8 @@
 //! The descriptors that the process was started with.
 //!
-//! Rust's runtime opens `/dev/null` over standard descriptors that are closed, before `main`. A command would then lose its
-//! output and end with success. So this file looks before the runtime does.
+//! Rust's runtime opens `/dev/null` over standard descriptors that are closed, before `main`. A
+//! command would then lose its output and end with success. So this file looks before the runtime
+//! does.
 #![allow(unsafe_code)]
 
 use crate::failure::{Failure, Kind};
@@ -13,8 +14,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// One bit for each of the descriptors 0, 1 and 2 that was closed when the process started.
 static CLOSED_AT_START: AtomicU8 = AtomicU8::new(0);
 
-// SAFETY: the C library calls each function of `.init_array` once, before `main`, with the C calling convention. `look` takes
-// no arguments, so those that glibc passes are ignored. It calls fcntl(2) and stores to an atomic: neither needs Rust's runtime.
+// SAFETY: the C library calls each function of `.init_array` once, before `main`, with the C
+// calling convention. `look` takes no arguments, so those that glibc passes are ignored. It calls
+// fcntl(2) and stores to an atomic: neither needs Rust's runtime.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static LOOK: extern "C" fn() = look;
@@ -28,8 +30,8 @@ extern "C" fn look() {
     CLOSED_AT_START.store(closed, Ordering::Relaxed);
 }
 
-/// Another descriptor of the same open file as the inherited descriptor `number`: both share one position. `name` is for the
-/// error of a process that was started without that descriptor.
+/// Another descriptor of the same open file as the inherited descriptor `number`: both share one
+/// position. `name` is for the error of a process that was started without that descriptor.
 pub(crate) fn inherited(number: RawFd, kind: Kind, name: &str) -> Result<File, Failure> {
     duplicate(number).map_err(|error| {
         let failure = Failure::io(kind, name, &error);
@@ -62,7 +64,8 @@ fn duplicate(number: RawFd) -> io::Result<File> {
 ///
 /// Those of close(2): a server may refuse only here the bytes that it took before.
 pub(crate) fn close(file: File) -> io::Result<()> {
-    // SAFETY: `into_raw_fd` gives the only owner's descriptor away, so nothing else uses or closes it.
+    // SAFETY: `into_raw_fd` gives the only owner's descriptor away, so nothing else uses or closes
+    // it.
     let result = unsafe { libc::close(file.into_raw_fd()) };
     let error = io::Error::last_os_error();
     // The descriptor is gone, also when a signal came meanwhile (close(2)).

@@ -1,4 +1,5 @@
-//! `folio doctor`: what this machine offers the pager, what of it is used, and why not the better one.
+//! `folio doctor`: what this machine offers the pager, what of it is used, and why not the better
+//! one.
 
 use crate::failure::{Failure, say};
 use crate::paging::cannot_run;
@@ -22,8 +23,8 @@ Exit codes:
 
 /// Show what this machine offers the pager, what is used, and why not more
 ///
-/// Everything is tried, not guessed from versions: each line that is not used says what the kernel answered, or what masks it,
-/// and what is done instead.
+/// Everything is tried, not guessed from versions: each line that is not used says what the kernel
+/// answered, or what masks it, and what is done instead.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Args {

@@ -5,10 +5,12 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::ops::Range;
 
-/// Pieces of data that are counted. The count of a file with more pieces would take too long, and is left out.
+/// Pieces of data that are counted. The count of a file with more pieces would take too long, and
+/// is left out.
 const PIECES: usize = 4096;
 
-/// The end of the hole in which `range` starts, as far as the range goes. `None` if there is data, or if the file system does not tell.
+/// The end of the hole in which `range` starts, as far as the range goes. `None` if there is data,
+/// or if the file system does not tell.
 pub(crate) fn end_of_hole(file: &File, range: Range<u64>) -> Option<u64> {
     let end = match seek(file, SeekFrom::Data(range.start)) {
         Ok(data) => data.min(range.end),

@@ -4,7 +4,8 @@ use serde_json::{Map, Value};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-/// A name for messages: no control character of a file's name reaches the terminal, and none that turns the direction of text.
+/// A name for messages: no control character of a file's name reaches the terminal, and none that
+/// turns the direction of text.
 pub(crate) fn shown(name: impl AsRef<OsStr>) -> String {
     let turns = |c| matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let plain = |c: char| {
@@ -13,7 +14,8 @@ pub(crate) fn shown(name: impl AsRef<OsStr>) -> String {
     name.as_ref().to_string_lossy().chars().map(plain).collect()
 }
 
-/// Adds a name to a JSON object. A name that is no UTF-8 cannot be a JSON string: its bytes are then in `KEY_bytes`.
+/// Adds a name to a JSON object. A name that is no UTF-8 cannot be a JSON string: its bytes are
+/// then in `KEY_bytes`.
 pub(crate) fn insert(fields: &mut Map<String, Value>, key: &str, name: impl AsRef<OsStr>) {
     let name = name.as_ref();
     fields.insert(key.to_owned(), name.to_string_lossy().into());

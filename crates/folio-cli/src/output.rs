@@ -1,4 +1,5 @@
-//! Where the bytes go: standard output, or a file that appears when all of it was written and not before.
+//! Where the bytes go: standard output, or a file that appears when all of it was written and not
+//! before.
 
 use crate::failure::{Failure, Kind};
 use crate::name::shown;
@@ -15,8 +16,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Where the bytes are to go. It is known before the source is opened, so that no number of a descriptor can mean a file that the
-/// command itself has opened.
+/// Where the bytes are to go. It is known before the source is opened, so that no number of a
+/// descriptor can mean a file that the command itself has opened.
 #[derive(Debug)]
 pub(crate) enum Destination {
     /// A descriptor that the command was started with.
@@ -26,7 +27,8 @@ pub(crate) enum Destination {
 }
 
 impl Destination {
-    /// Standard output, for no path and for `-`; a descriptor, for a name of one such as /dev/stderr; else the path.
+    /// Standard output, for no path and for `-`; a descriptor, for a name of one such as
+    /// /dev/stderr; else the path.
     pub(crate) fn of(path: Option<&Path>) -> Result<Self, Failure> {
         let (number, name) = match path {
             Some(path) if path != Path::new("-") => match descriptor_of(path) {
@@ -47,7 +49,8 @@ impl Destination {
     }
 }
 
-/// The number of the descriptor that a path names: /dev/stdout, /dev/fd/3, /proc/self/fd/3, and links to these.
+/// The number of the descriptor that a path names: /dev/stdout, /dev/fd/3, /proc/self/fd/3, and
+/// links to these.
 fn descriptor_of(path: &Path) -> Option<RawFd> {
     let own: Vec<_> = ["/proc/self/fd", "/proc/thread-self/fd"]
         .iter()
@@ -72,7 +75,8 @@ pub(crate) struct Output {
     name: String,
     file: File,
     replacement: Option<Replacement>,
-    /// The bytes that RLIMIT_FSIZE leaves. Past it the kernel would send a signal instead of an error.
+    /// The bytes that RLIMIT_FSIZE leaves. Past it the kernel would send a signal instead of an
+    /// error.
     room: Option<u64>,
     pub(crate) written: u64,
     /// Whether the file ends with a hole, which no write has made part of it yet.
@@ -147,7 +151,8 @@ impl Output {
                 output.room = None;
                 return Ok(output);
             }
-            // A rename over the file would need no right to the file itself. Its owner may have taken that right away on purpose.
+            // A rename over the file would need no right to the file itself. Its owner may have
+            // taken that right away on purpose.
             rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS)
                 .map_err(|errno| failed(errno.into()))?;
         } else if path.as_os_str().as_bytes().ends_with(b"/") {
@@ -177,7 +182,8 @@ impl Output {
         self.replacement.is_some()
     }
 
-    /// Refuses an output for which the file system has no room: `bytes` are to be written, holes left out.
+    /// Refuses an output for which the file system has no room: `bytes` are to be written, holes
+    /// left out.
     pub(crate) fn needs(&self, bytes: u64) -> Result<(), Failure> {
         let Ok(stat) = rustix::fs::fstatfs(&self.file) else { return Ok(()) };
         let block = u64::try_from(stat.f_bsize).unwrap_or(0);
@@ -210,8 +216,8 @@ impl Output {
         Ok(())
     }
 
-    /// Whether the bytes, or what another program makes of them behind a pipe, may appear on the terminal: a progress bar
-    /// would lie in between.
+    /// Whether the bytes, or what another program makes of them behind a pipe, may appear on the
+    /// terminal: a progress bar would lie in between.
     pub(crate) fn may_be_seen(&self) -> bool {
         self.file.is_terminal()
             || self.file.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo())
@@ -271,7 +277,8 @@ impl Output {
     }
 }
 
-/// Of file systems that may need fewer bytes on the disk than a file has: btrfs, bcachefs, F2FS and ZFS.
+/// Of file systems that may need fewer bytes on the disk than a file has: btrfs, bcachefs, F2FS and
+/// ZFS.
 const COMPRESSING: [u64; 4] = [0x9123_683e, 0xca45_1a4e, 0xf2f5_2010, 0x2fc1_2fc1];
 
 impl Replacement {
@@ -287,7 +294,8 @@ impl Replacement {
         if stat.is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)) {
             return Err(refused("something is mounted on it (a bind mount)".to_owned()));
         }
-        // For rmdir(2) the kernel checks the same rights as for a rename over the file, and refuses a file only then.
+        // For rmdir(2) the kernel checks the same rights as for a rename over the file, and refuses
+        // a file only then.
         match rustix::fs::unlinkat(CWD, &self.target, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOTDIR) => {}
             Err(Errno::PERM | Errno::ACCESS) => {
@@ -305,8 +313,8 @@ impl Replacement {
         if let Some(old) = &self.old {
             attributes::adopt(file, &self.target, old, name)?;
         }
-        // Some disks and servers tell only now that they have no room. A crash must not leave an empty file behind the name of a
-        // full one either.
+        // Some disks and servers tell only now that they have no room. A crash must not leave an
+        // empty file behind the name of a full one either.
         match file.sync_data() {
             Err(error)
                 if matches!(

@@ -12,7 +12,8 @@ use std::io;
 /// The budget where none is given: what is printed once is needed once, so more would not help.
 const BUDGET: u64 = 64 << 20;
 
-/// Bytes that are under way before they are printed: enough to keep a disk busy while the output takes its time.
+/// Bytes that are under way before they are printed: enough to keep a disk busy while the output
+/// takes its time.
 const AHEAD: usize = 8 << 20;
 
 /// A source that the pager has mapped.
@@ -57,8 +58,8 @@ impl Paging {
         self.map.as_ref().map_or(0, |map| map.len() as u64)
     }
 
-    /// Copies from the front of `range`. `started` is up to where was read ahead. An error comes with the number of bytes
-    /// before it.
+    /// Copies from the front of `range`. `started` is up to where was read ahead. An error comes
+    /// with the number of bytes before it.
     pub(crate) fn copy(
         &self,
         range: std::ops::Range<usize>,
@@ -92,7 +93,8 @@ impl Paging {
     }
 }
 
-/// The pager did not start: for what was asked of it (by options or the environment), or since the machine does not let it.
+/// The pager did not start: for what was asked of it (by options or the environment), or since the
+/// machine does not let it.
 pub(crate) fn cannot_run(error: &folio::Error) -> Failure {
     let kind = if error.errno() == folio::Errno::INVAL { Kind::Usage } else { Kind::Pager };
     Failure::new(kind, plain(error))

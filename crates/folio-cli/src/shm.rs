@@ -29,8 +29,8 @@ Exit codes:
 
 /// List and remove named shared memory
 ///
-/// A segment is the file folio.NAME in /dev/shm. Nothing is removed that a living process has open, whatever its state:
-/// the kernel keeps the record, by a lock that ends with the process.
+/// A segment is the file folio.NAME in /dev/shm. Nothing is removed that a living process has open,
+/// whatever its state: the kernel keeps the record, by a lock that ends with the process.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP, arg_required_else_help = true)]
 pub(crate) struct Args {
@@ -42,15 +42,18 @@ pub(crate) struct Args {
 enum Command {
     /// List all segments: size, type, state, and the processes that have them open
     ///
-    /// "in use": processes have it open. "idle": nobody has, and it is to be kept. "leftover": nobody has, and it should have
-    /// gone with its last user, who was killed or might not remove it. "damaged": it is no segment that can be used. "closed": this user may not look.
+    /// "in use": processes have it open. "idle": nobody has, and it is to be kept. "leftover":
+    /// nobody has, and it should have gone with its last user, who was killed or might not remove
+    /// it. "damaged": it is no segment that can be used. "closed": this user may not look.
     ///
-    /// A type "bell of NAME" is no segment, but the FIFO by which a process is told of what comes in NAME by those of other network
-    /// namespaces (containers). Names that start with ".folio." are those of files.
+    /// A type "bell of NAME" is no segment, but the FIFO by which a process is told of what comes
+    /// in NAME by those of other network namespaces (containers). Names that start with ".folio."
+    /// are those of files.
     ///
-    /// With --json each object has: name, role ("segment", "unfinished" for a file on its way to becoming one, "bell"), of (the
-    /// segment of a bell, or null), path, size (bytes), kind, type, lifetime, state, why (of "damaged" and "closed"), users (pids),
-    /// owner (uid), mode (octal). A name that is no UTF-8 is also given in bytes: name_bytes, path_bytes, of_bytes.
+    /// With --json each object has: name, role ("segment", "unfinished" for a file on its way to
+    /// becoming one, "bell"), of (the segment of a bell, or null), path, size (bytes), kind, type,
+    /// lifetime, state, why (of "damaged" and "closed"), users (pids), owner (uid), mode (octal). A
+    /// name that is no UTF-8 is also given in bytes: name_bytes, path_bytes, of_bytes.
     #[command(after_help = HELP)]
     Ls {
         /// One JSON array on standard output

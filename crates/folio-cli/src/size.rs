@@ -4,7 +4,8 @@
 ///
 /// # Errors
 ///
-/// A sentence that says what is wrong, for what is not a number of bytes, or more than fits into 64 bits.
+/// A sentence that says what is wrong, for what is not a number of bytes, or more than fits into 64
+/// bits.
 pub(crate) fn parse(text: &str) -> Result<u64, String> {
     if text.starts_with('-') {
         return Err("a number of bytes cannot be negative".into());

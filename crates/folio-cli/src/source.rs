@@ -1,5 +1,5 @@
-//! What is printed: a file, by checked copies out of a map of it (the kernel's or the pager's); or, where there is no map, a
-//! stream that is read.
+//! What is printed: a file, by checked copies out of a map of it (the kernel's or the pager's); or,
+//! where there is no map, a stream that is read.
 
 use crate::descriptors;
 use crate::failure::{Failure, Kind, words};
@@ -15,10 +15,12 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Bytes that are copied at a time: large enough for few system calls, small enough for a CPU's cache.
+/// Bytes that are copied at a time: large enough for few system calls, small enough for a CPU's
+/// cache.
 pub(crate) const CHUNK: usize = 1 << 20;
 
-/// Bytes of the file that are mapped at a time: whatever the file's size, memory and address space stay bounded.
+/// Bytes of the file that are mapped at a time: whatever the file's size, memory and address space
+/// stay bounded.
 const WINDOW: u64 = 64 << 20;
 
 /// An open source.
@@ -89,7 +91,8 @@ impl Source {
         let start = offset.unwrap_or(0);
         let way = match &self.engine {
             Engine::Map { size } | Engine::Pager { size } => {
-                // Every source has a start, also an empty one. Its end is a place to print nothing from.
+                // Every source has a start, also an empty one. Its end is a place to print nothing
+                // from.
                 let must_have = start > 0 && length != Some(0);
                 if start > *size || (start == *size && must_have) {
                     return Err(self.past_end(start, Some(*size)));
@@ -147,12 +150,13 @@ impl Source {
         Ok(())
     }
 
-    /// Tries to leave bytes out without reading them. Some files in /proc can be read nowhere else than where they were
-    /// asked for. Devices that ignore a seek are no regular files.
+    /// Tries to leave bytes out without reading them. Some files in /proc can be read nowhere else
+    /// than where they were asked for. Devices that ignore a seek are no regular files.
     fn seek(&self, count: u64) -> Result<bool, Failure> {
         let mut file = &*self.file;
         let Ok(by) = i64::try_from(count) else { return Ok(false) };
-        // A seek goes past the end as well. A byte that can be read before the place shows that the place exists.
+        // A seek goes past the end as well. A byte that can be read before the place shows that the
+        // place exists.
         if !self.metadata.is_file() || file.seek(SeekFrom::Current(by - 1)).is_err() {
             return Ok(false);
         }
@@ -194,14 +198,16 @@ fn engine(file: &File, metadata: &Metadata, mapper: Mapper) -> io::Result<Engine
     if let Mapper::Pager(_) = mapper {
         return match file.read_at(&mut [0], size.saturating_sub(1)) {
             Ok(count) if count > 0 && size == 0 => read("it tells no size"),
-            // An error is not the end of an empty file: the reads that follow say what is wrong, or succeed.
+            // An error is not the end of an empty file: the reads that follow say what is wrong, or
+            // succeed.
             Err(_) if size == 0 => {
                 read("it tells no size, and its first byte cannot be read alone")
             }
             _ => Ok(Engine::Pager { size }),
         };
     }
-    // A file of /proc or /sys tells a size that means nothing, so it must not be believed before something was mapped.
+    // A file of /proc or /sys tells a size that means nothing, so it must not be believed before
+    // something was mapped.
     match MapOptions::new().len(size.min(1) as usize).map(file) {
         Err(error) => {
             let why = words(&io::Error::from(error.errno()));
@@ -256,7 +262,8 @@ impl Bytes<'_> {
         }
     }
 
-    /// Leaves a hole out that starts here, and tells its length: 0 for none. The next bytes end before the hole that follows.
+    /// Leaves a hole out that starts here, and tells its length: 0 for none. The next bytes end
+    /// before the hole that follows.
     pub(crate) fn skip_hole(&mut self) -> u64 {
         let end = match &self.way {
             Way::Map { end, .. } | Way::Pager { end, .. } if self.source.metadata.is_file() => *end,
@@ -272,7 +279,8 @@ impl Bytes<'_> {
         self.at - from
     }
 
-    /// The next bytes; none at the end. With a failure come the bytes that could still be had before it.
+    /// The next bytes; none at the end. With a failure come the bytes that could still be had
+    /// before it.
     pub(crate) fn next(&mut self, buffer: &mut [u8]) -> (usize, Option<Failure>) {
         let before_hole = self.data_end.checked_sub(self.at).filter(|&left| left > 0);
         let left = self.left().into_iter().chain(before_hole).min();
@@ -313,8 +321,8 @@ impl Bytes<'_> {
     }
 }
 
-/// Copies from the front of `range` of the file, by way of a map of a part of it. An error comes with the number of bytes
-/// before it.
+/// Copies from the front of `range` of the file, by way of a map of a part of it. An error comes
+/// with the number of bytes before it.
 fn checked(
     source: &Source,
     window: &mut Option<Box<FileMap>>,
@@ -332,7 +340,8 @@ fn checked(
     let mut lost = None;
     while want > 0 {
         let buffer = &mut buffer[..want];
-        // Truncation inside a page shows zeros and no fault: one fstat a chunk sees it. A device has no such end.
+        // Truncation inside a page shows zeros and no fault: one fstat a chunk sees it. A device
+        // has no such end.
         let result = if source.metadata.is_file() {
             map.read_at_verified(buffer, at)
         } else {

@@ -1,4 +1,5 @@
-//! The temporary file of an output that is not complete: a signal that ends the process removes it first.
+//! The temporary file of an output that is not complete: a signal that ends the process removes it
+//! first.
 #![allow(unsafe_code)]
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -8,15 +9,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
-/// The file, while it has its temporary name. The thread that a signal wakes keeps the lock until the process ends, so no
-/// file is made or renamed behind it.
+/// The file, while it has its temporary name. The thread that a signal wakes keeps the lock until
+/// the process ends, so no file is made or renamed behind it.
 static FILE: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 fn file() -> MutexGuard<'static, Option<PathBuf>> {
     FILE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes a file with a temporary name, and has it removed if a signal ends the process before [`rename`] or [`remove`].
+/// Makes a file with a temporary name, and has it removed if a signal ends the process before
+/// [`rename`] or [`remove`].
 pub(crate) fn make<T>(create: impl FnOnce() -> io::Result<(T, PathBuf)>) -> io::Result<T> {
     watch();
     let mut file = file();
@@ -64,7 +66,8 @@ fn watch() {
 fn is_ignored(signal: libc::c_int) -> bool {
     // SAFETY: all bytes zero is a `sigaction`.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: without a new action the call only stores the present one to `action`, which lives here.
+    // SAFETY: without a new action the call only stores the present one to `action`, which lives
+    // here.
     let result = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
     result == 0 && action.sa_sigaction == libc::SIG_IGN
 }

@@ -1,4 +1,5 @@
-//! The files that are read. They have no name from the start, so that nothing is left behind however the run ends.
+//! The files that are read. They have no name from the start, so that nothing is left behind
+//! however the run ends.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
@@ -42,7 +43,8 @@ impl Numbers {
     }
 }
 
-/// The first eight bytes of a page, by its number: whoever reads a page can see that it is the right one.
+/// The first eight bytes of a page, by its number: whoever reads a page can see that it is the
+/// right one.
 pub(crate) const fn stamp(page: usize) -> u64 {
     Numbers(page as u64).next()
 }
@@ -66,8 +68,8 @@ pub(crate) struct Data {
 }
 
 impl Data {
-    /// Writes `len` bytes that look random, and brings them to the disk. They stay in the page cache. Each page starts with its
-    /// [`stamp`].
+    /// Writes `len` bytes that look random, and brings them to the disk. They stay in the page
+    /// cache. Each page starts with its [`stamp`].
     pub(crate) fn create(dir: Option<&Path>, len: usize) -> Result<Self> {
         let dir = directory(dir, len as u64)?;
         let mut file = tempfile::tempfile_in(&dir)
@@ -140,8 +142,8 @@ impl Data {
     }
 }
 
-/// Makes sure that none of a file is in the page cache, but for a page in a thousand. What was written to it must be on the
-/// disk.
+/// Makes sure that none of a file is in the page cache, but for a page in a thousand. What was
+/// written to it must be on the disk.
 pub(crate) fn evict(file: &File, len: usize) -> Result<()> {
     for _ in 0..10 {
         // SAFETY: the call changes no byte of the file, nor of this process's memory.
@@ -157,7 +159,8 @@ pub(crate) fn evict(file: &File, len: usize) -> Result<()> {
     )
 }
 
-/// How many pages of a file are in the page cache, by mincore(2): it needs no new kernel, and this process owns the file.
+/// How many pages of a file are in the page cache, by mincore(2): it needs no new kernel, and this
+/// process owns the file.
 fn resident(file: &File, len: usize) -> Result<usize> {
     let map = plain::Map::new(file, len)?;
     let mut pages = vec![0_u8; len.div_ceil(page())];
@@ -167,8 +170,8 @@ fn resident(file: &File, len: usize) -> Result<usize> {
     Ok(pages.into_iter().filter(|page| page & 1 == 1).count())
 }
 
-/// The asked directory, or the first that is on a disk with room enough: this crate's target directory, or where
-/// temporary files go.
+/// The asked directory, or the first that is on a disk with room enough: this crate's target
+/// directory, or where temporary files go.
 pub(crate) fn directory(asked: Option<&Path>, room: u64) -> Result<PathBuf> {
     if let Some(dir) = asked {
         fits(dir, room)?;

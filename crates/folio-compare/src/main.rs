@@ -1,6 +1,6 @@
 //! folio measured beside its peers: `cargo compare SUITE [--quick] [--json]`.
 //!
-//! | file | what |
+//! | file | subject |
 //! | --- | --- |
 //! | `measure.rs` | taking turns, medians, ratios |
 //! | `report.rs` | the table, and JSON |
@@ -37,18 +37,23 @@ struct Command {
 enum Suite {
     /// The kernel engine beside memmap2, mmap-rs, plain libc calls and pread.
     ///
-    /// A ratio is folio's cost over the peer's: below 1, folio is cheaper. It is the median of the ratios of all rounds.
+    /// A ratio is folio's cost over the peer's: below 1, folio is cheaper. It is the median of the
+    /// ratios of all rounds.
     Kernel(Options),
-    /// The pager engine beside the kernel's own paging, the device, and the bare mechanisms it is made of.
+    /// The pager engine beside the kernel's own paging, the device, and the bare mechanisms it is
+    /// made of.
     ///
-    /// Both sides of a case that is larger than memory run in processes of their own, each in a memory cgroup with the
-    /// same limit. A ratio is folio's cost over the peer's, the median of the ratios of all rounds.
+    /// Both sides of a case that is larger than memory run in processes of their own, each in a
+    /// memory cgroup with the same limit. A ratio is folio's cost over the peer's, the median of
+    /// the ratios of all rounds.
     Pager(Options),
-    /// Shared memory between processes beside pipes, Unix sockets, ipc-channel, iceoryx2 and pthread mutexes.
+    /// Shared memory between processes beside pipes, Unix sockets, ipc-channel, iceoryx2 and
+    /// pthread mutexes.
     ///
-    /// A side is two processes, pinned to two cores. Costs are medians: half of the trips, or of the batches of messages, took
-    /// as long or less; lines whose case ends in -p99 tell what the slowest hundredth took. A ratio is folio's cost over the
-    /// peer's, the median of the ratios of all rounds.
+    /// A side is two processes, pinned to two cores. Costs are medians: half of the trips, or of
+    /// the batches of messages, took as long or less; lines whose case ends in -p99 tell what the
+    /// slowest hundredth took. A ratio is folio's cost over the peer's, the median of the ratios of
+    /// all rounds.
     Ipc(Options),
     /// One of the two processes of a side of `ipc`: started by the suite.
     #[command(hide = true)]
@@ -70,7 +75,8 @@ struct Options {
     /// Run only the cases whose names contain one of these.
     #[arg(long = "case", value_name = "NAME")]
     cases: Vec<String>,
-    /// Where to put the test files (1 GiB, for `pager` 5 GiB, for `ipc` none) meanwhile; a directory on a disk.
+    /// Where to put the test files (1 GiB, for `pager` 5 GiB, for `ipc` none) meanwhile; a
+    /// directory on a disk.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }

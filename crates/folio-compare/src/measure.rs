@@ -1,8 +1,9 @@
-//! Taking turns. In each round every side runs once, the order turning from round to round, so that a machine that
-//! speeds up or slows down does so for all of them.
+//! Taking turns. In each round every side runs once, the order turning from round to round, so that
+//! a machine that speeds up or slows down does so for all of them.
 //!
-//! The ratio of two sides is the median of the ratios of each round: the two samples of a round are neighbours in time,
-//! so what disturbs both cancels, which it does not in the ratio of two medians.
+//! The ratio of two sides is the median of the ratios of each round: the two samples of a round are
+//! neighbours in time, so what disturbs both cancels, which it does not in the ratio of two
+//! medians.
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,8 @@ impl From<f64> for Cost {
     }
 }
 
-/// One way of doing the work of a case. It returns what a sample cost; what it does untimed is its own affair.
+/// One way of doing the work of a case. It returns what a sample cost; what it does untimed is its
+/// own affair.
 pub(crate) struct Side<'a> {
     pub(crate) name: &'static str,
     sample: Box<dyn FnMut() -> Result<Cost> + 'a>,
@@ -138,8 +140,8 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     if values.len() % 2 == 1 { values[half] } else { f64::midpoint(values[half - 1], values[half]) }
 }
 
-/// The processor time that `work` takes, in nanoseconds, for each of `count` equal parts. The kernel's part of it is
-/// included; waiting while other programs run is not.
+/// The processor time that `work` takes, in nanoseconds, for each of `count` equal parts. The
+/// kernel's part of it is included; waiting while other programs run is not.
 pub(crate) fn busy<R>(count: usize, work: impl FnOnce() -> Result<R>) -> Result<f64> {
     let start = thread_time();
     let result = work()?;
@@ -148,7 +150,8 @@ pub(crate) fn busy<R>(count: usize, work: impl FnOnce() -> Result<R>) -> Result<
     Ok(time.as_nanos() as f64 / count as f64)
 }
 
-/// The time that passes while `work` is done, in nanoseconds, for each of `count` equal parts: for what waits for a disk.
+/// The time that passes while `work` is done, in nanoseconds, for each of `count` equal parts: for
+/// what waits for a disk.
 pub(crate) fn passing<R>(count: usize, work: impl FnOnce() -> Result<R>) -> Result<f64> {
     let start = Instant::now();
     let result = work()?;
@@ -160,7 +163,8 @@ pub(crate) fn passing<R>(count: usize, work: impl FnOnce() -> Result<R>) -> Resu
 /// The processor time that this thread has used.
 fn thread_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` has room for the answer. The clock exists on every Linux, so the call cannot fail.
+    // SAFETY: `time` has room for the answer. The clock exists on every Linux, so the call cannot
+    // fail.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
@@ -171,7 +175,8 @@ mod tests {
 
     #[test]
     fn the_ratio_is_the_median_of_the_rounds() {
-        // The machine slows down tenfold after the second round: the ratio of the medians would be 0.1 or 10.
+        // The machine slows down tenfold after the second round: the ratio of the medians would be
+        // 0.1 or 10.
         let rounds = Rounds {
             names: vec!["folio", "peer"],
             costs: [[1.0, 2.0, 20.0, 10.0, 10.0], [2.0, 4.0, 40.0, 20.0, 5.0]]

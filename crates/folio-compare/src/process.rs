@@ -1,6 +1,8 @@
-//! A side in a process of its own: a process of this program that takes one sample after the other, each when it is asked.
+//! A side in a process of its own: a process of this program that takes one sample after the other,
+//! each when it is asked.
 //!
-//! What it keeps from sample to sample is its own affair. It ends when nobody asks any more, or when the suite has ended.
+//! What it keeps from sample to sample is its own affair. It ends when nobody asks any more, or
+//! when the suite has ended.
 
 use crate::measure::Cost;
 use anyhow::{Context, Result, anyhow, bail};

@@ -1,4 +1,5 @@
-//! `#[derive(Share)]`: a struct that may lie in memory shared between processes. See `folio::shm::Share`.
+//! `#[derive(Share)]`: a struct that may lie in memory shared between processes. See
+//! `folio::shm::Share`.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -6,8 +7,9 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Error, Field, GenericParam, Member};
 
-/// Implements `folio::shm::Share` for a struct of `Share` fields, with `repr(C)` or `repr(transparent)` and without padding;
-/// beside it `Plain` if all fields are (and the struct is `Copy`), or `InPlace` if all fields are.
+/// Implements `folio::shm::Share` for a struct of `Share` fields, with `repr(C)` or
+/// `repr(transparent)` and without padding; beside it `Plain` if all fields are (and the struct is
+/// `Copy`), or `InPlace` if all fields are.
 #[proc_macro_derive(Share)]
 pub fn share(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let input = syn::parse_macro_input!(input as DeriveInput);
@@ -79,7 +81,8 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
         GenericParam::Lifetime(_) => None,
     });
     let text = name.to_string();
-    // For a struct without parameters the checks are made where it is defined, and not only where it is used.
+    // For a struct without parameters the checks are made where it is defined, and not only where
+    // it is used.
     let at_once = (generics.params.is_empty()).then(|| {
         quote! {
             const _: ::folio::shm::Fingerprint<#name> = <#name as ::folio::shm::Share>::FINGERPRINT;
@@ -172,7 +175,8 @@ fn check_layout(input: &DeriveInput) -> syn::Result<()> {
     let is_repr = |path: &syn::Path| path.get_ident().is_some_and(|ident| ident.unraw() == "repr");
     for attribute in input.attrs.iter().filter(|attribute| is_repr(attribute.path())) {
         attribute.parse_nested_meta(|meta| {
-            // `r#packed` is the same word. (What an attribute macro adds, `Fingerprint::of_struct` sees by the layout.)
+            // `r#packed` is the same word. (What an attribute macro adds, `Fingerprint::of_struct`
+            // sees by the layout.)
             let word = meta.path.get_ident().map(|ident| ident.unraw().to_string());
             if word.as_deref() == Some("packed") {
                 return Err(

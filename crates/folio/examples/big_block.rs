@@ -1,5 +1,5 @@
-//! Takes a large block of zeroed memory from the kernel and gives it back, as malloc(3) does, and prints what the process
-//! holds meanwhile.
+//! Takes a large block of zeroed memory from the kernel and gives it back, as malloc(3) does, and
+//! prints what the process holds meanwhile.
 //!
 //! Run: `cargo run -p folio --example big_block -- [MIB]`
 

@@ -1,4 +1,5 @@
-//! Says each line of standard input to whoever maps the same file: run `chat_reader` on it at any time.
+//! Says each line of standard input to whoever maps the same file: run `chat_reader` on it at any
+//! time.
 //!
 //! Run: `cargo run -p folio --example chat_writer -- FILE`
 
@@ -29,7 +30,8 @@ fn run() -> Result<(), Box<dyn Error>> {
     let map = FileMapMut::map(&file)?;
     for line in io::stdin().lines() {
         let line = line?;
-        // A store of many bytes can be seen half done; the lock keeps readers out until it is whole.
+        // A store of many bytes can be seen half done; the lock keeps readers out until it is
+        // whole.
         file.lock()?;
         map.write_at(line.as_bytes(), 4)?;
         map.write(0, &u32::try_from(line.len())?)?;

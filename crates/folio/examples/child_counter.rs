@@ -1,4 +1,5 @@
-//! A counter that a parent and its forked child share, in anonymous memory or in a map of `/dev/zero`.
+//! A counter that a parent and its forked child share, in anonymous memory or in a map of
+//! `/dev/zero`.
 //!
 //! Run: `cargo run -p folio --example child_counter -- anonymous` (or `dev-zero`)
 
@@ -28,7 +29,8 @@ fn run() -> Result<(), Box<dyn Error>> {
     let counter: &AtomicI32 = memory.atomic(0)?;
     counter.store(1, Ordering::Relaxed);
 
-    // SAFETY: this process has one thread, so no lock is held by another and the child may use everything.
+    // SAFETY: this process has one thread, so no lock is held by another and the child may use
+    // everything.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error().into()),
         0 => {

@@ -1,4 +1,5 @@
-//! Copies one region of a file over another, through a shared map: the file changes, without a write(2).
+//! Copies one region of a file over another, through a shared map: the file changes, without a
+//! write(2).
 //!
 //! Run: `cargo run -p folio --example copy_region -- FILE FROM TO LENGTH`
 
@@ -24,7 +25,8 @@ fn run() -> Result<(), Box<dyn Error>> {
     };
     let (from, to, length): (usize, usize, usize) = (from.parse()?, to.parse()?, length.parse()?);
     let map = FileMapMut::open(path)?;
-    // Copied out first, so the regions may overlap. A region past the end of the file is an error: a map cannot grow it.
+    // Copied out first, so the regions may overlap. A region past the end of the file is an error:
+    // a map cannot grow it.
     let bytes = map.read_vec(from..from.saturating_add(length))?;
     map.write_at(&bytes, to)?;
     // All who read the file see it by now; this waits until the disk has it, too.

@@ -1,5 +1,5 @@
-//! Draws to a frame buffer through its map, and writes what the buffer then holds to a PNG. Where the machine has no such
-//! device, the buffer is plain shared memory.
+//! Draws to a frame buffer through its map, and writes what the buffer then holds to a PNG. Where
+//! the machine has no such device, the buffer is plain shared memory.
 //!
 //! Run: `cargo run -p folio --example frame_buffer -- DEVICE PNG`, with `/dev/fb0` for the device
 
@@ -107,7 +107,8 @@ impl Screen {
         let lead = fixed.smem_start as usize % PageSize::system().bytes();
         let stride = fixed.line_length as usize;
         Ok(Self {
-            // SAFETY: the range is the visible memory that the driver names, whose stores are pixels.
+            // SAFETY: the range is the visible memory that the driver names, whose stores are
+            // pixels.
             memory: Memory::Device(unsafe {
                 Device::map_unchecked(file, 0, lead + fixed.smem_len as usize)
             }?),

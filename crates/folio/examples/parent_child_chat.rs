@@ -1,4 +1,5 @@
-//! A parent and its forked child talk through shared memory: one text at a time, and a word that says whose turn it is.
+//! A parent and its forked child talk through shared memory: one text at a time, and a word that
+//! says whose turn it is.
 //!
 //! Run: `cargo run -p folio --example parent_child_chat -- "How are you?" "Sleep well."`
 
@@ -56,7 +57,8 @@ fn run() -> Result<(), Box<dyn Error>> {
     let texts: Vec<String> = env::args().skip(1).collect();
     let chat = Chat(SharedMem::anonymous(4096)?);
 
-    // SAFETY: this process has one thread, so no lock is held by another and the child may use everything.
+    // SAFETY: this process has one thread, so no lock is held by another and the child may use
+    // everything.
     match unsafe { libc::fork() } {
         -1 => return Err(io::Error::last_os_error().into()),
         0 => {

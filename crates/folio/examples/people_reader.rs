@@ -1,4 +1,5 @@
-//! Maps ten records over a file that has five, and prints what it sees: run it while `people_writer` waits, and after.
+//! Maps ten records over a file that has five, and prints what it sees: run it while
+//! `people_writer` waits, and after.
 //!
 //! Run: `cargo run -p folio --example people_reader -- FILE`
 

@@ -1,7 +1,9 @@
-//! Maps ten records over a file with room for five, and writes all ten; `people_reader` looks at them meanwhile.
+//! Maps ten records over a file with room for five, and writes all ten; `people_reader` looks at
+//! them meanwhile.
 //!
-//! Run: `cargo run -p folio --example people_writer -- FILE [SECONDS]`. It waits before it unmaps the file, and again
-//! before it has the file written back: for a line on standard input, or that many seconds.
+//! Run: `cargo run -p folio --example people_writer -- FILE [SECONDS]`. It waits before it unmaps
+//! the file, and again before it has the file written back: for a line on standard input, or that
+//! many seconds.
 
 use folio::MapOptions;
 use std::error::Error;
@@ -49,7 +51,8 @@ fn run() -> Result<(), Box<dyn Error>> {
     println!("unmapped");
     wait(seconds)?;
 
-    // Not the unmap, but this takes the last five away: what lies past the file's end is zeroed on its way to the disk.
+    // Not the unmap, but this takes the last five away: what lies past the file's end is zeroed on
+    // its way to the disk.
     file.sync_all()?;
     println!("written back");
     Ok(())

@@ -33,7 +33,8 @@ fn run() -> Result<(), Box<dyn Error>> {
         );
     }
     let length = length.unwrap_or(u64::MAX).min(size - offset);
-    // The offset need not be a page multiple: folio maps from the page below and shows the bytes from here.
+    // The offset need not be a page multiple: folio maps from the page below and shows the bytes
+    // from here.
     let map = MapOptions::new().offset(offset).len(usize::try_from(length)?).map(&file)?;
     // Checked copies: a file that is truncated meanwhile ends in an error, not in a signal.
     io::copy(&mut map.reader(), &mut io::stdout().lock())?;

@@ -1,4 +1,5 @@
-//! Two unrelated processes talk through a channel: all that they share is its name. Start them in any order.
+//! Two unrelated processes talk through a channel: all that they share is its name. Start them in
+//! any order.
 //!
 //! Run: `cargo run -p folio --example shm_chat -- NAME hear` and, with lines on standard input,
 //! `cargo run -p folio --example shm_chat -- NAME say`

@@ -1,4 +1,5 @@
-//! A parent and its forked child talk through two channels: what `parent_child_chat` does by hand with a word and a sleep.
+//! A parent and its forked child talk through two channels: what `parent_child_chat` does by hand
+//! with a word and a sleep.
 //!
 //! Run: `cargo run -p folio --example shm_parent_child_chat -- "How are you?" "Sleep well."`
 
@@ -29,7 +30,8 @@ fn run() -> Result<(), Box<dyn Error>> {
     // Shared by the child, since it is forked; a name would do for any other process.
     let (there, back) = (Channel::anonymous(4096)?, Channel::anonymous(4096)?);
 
-    // SAFETY: this process has one thread, so no lock is held by another and the child may use everything.
+    // SAFETY: this process has one thread, so no lock is held by another and the child may use
+    // everything.
     match unsafe { libc::fork() } {
         -1 => return Err(io::Error::last_os_error().into()),
         0 => {

@@ -1,8 +1,10 @@
-//! Ten records that two programs share by a name: `people_writer` and `people_reader` on typed shared memory. A reader sees all
-//! ten of one writing, and learns when a writer was killed half way.
+//! Ten records that two programs share by a name: `people_writer` and `people_reader` on typed
+//! shared memory. A reader sees all ten of one writing, and learns when a writer was killed half
+//! way.
 //!
-//! Run: `cargo run -p folio --example shm_people -- write NAME [SECONDS]`, and meanwhile `... -- read NAME`. The writer waits
-//! before it leaves: for a line on standard input, or that many seconds.
+//! Run: `cargo run -p folio --example shm_people -- write NAME [SECONDS]`, and meanwhile `... --
+//! read NAME`. The writer waits before it leaves: for a line on standard input, or that many
+//! seconds.
 
 use folio::shm::{ReadLocked, RwLock, Segment, Share, Torn};
 use std::error::Error;

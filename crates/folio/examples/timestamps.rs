@@ -1,6 +1,8 @@
-//! When st_atime, st_mtime and st_ctime of a mapped file move: a table for each directory's file system.
+//! When st_atime, st_mtime and st_ctime of a mapped file move: a table for each directory's file
+//! system.
 //!
-//! Run: `cargo run -p folio --example timestamps -- [DIRECTORY]...` (without one: here, and on the tmpfs `/dev/shm`)
+//! Run: `cargo run -p folio --example timestamps -- [DIRECTORY]...` (without one: here, and on the
+//! tmpfs `/dev/shm`)
 
 use folio::{FileMapMut, FileMapPrivate, MapOptions, WriteBack};
 use std::error::Error;
@@ -64,7 +66,8 @@ fn row<T, E: Into<Box<dyn Error>>>(
     what: &str,
     step: impl FnOnce() -> Result<T, E>,
 ) -> Result<T> {
-    // With `relatime` an atime that is older than a day moves, one that is younger than mtime and a day does not.
+    // With `relatime` an atime that is older than a day moves, one that is younger than mtime and a
+    // day does not.
     let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     file.set_times(FileTimes::new().set_accessed(old).set_modified(old))?;
     let before = times(file)?;

@@ -1,5 +1,5 @@
-//! What the program tells the kernel about how it will use memory: madvise(2), sorted by what the advice can do to
-//! the bytes.
+//! What the program tells the kernel about how it will use memory: madvise(2), sorted by what the
+//! advice can do to the bytes.
 //!
 //! * [`Advice`] changes no byte: safe through a shared reference.
 //! * [`Discard`] changes bytes at once: it needs `&mut`.
@@ -19,20 +19,21 @@ pub enum Advice {
     Random,
     /// Pages are used in order: read far ahead, and let go early what was read.
     Sequential,
-    /// The pages will be used soon: start reading them now, in the background. Files, and swapped-out memory.
+    /// The pages will be used soon: start reading them now, in the background. Files, and
+    /// swapped-out memory.
     WillNeed,
     /// The pages will not be used soon: first to be reclaimed under memory pressure (since 5.4).
     Cold,
     /// Reclaim the pages now: write them back, or out to swap (since 5.4). Their bytes stay.
     PageOut,
-    /// Fault the pages in for reading, now (since 5.14). EFAULT for a page that cannot be supplied, without any
-    /// signal.
+    /// Fault the pages in for reading, now (since 5.14). EFAULT for a page that cannot be supplied,
+    /// without any signal.
     PopulateRead,
-    /// Fault the pages in for writing, now (since 5.14): copies private pages, allocates holes of shared files.
-    /// EFAULT for a page that cannot be supplied, without any signal.
+    /// Fault the pages in for writing, now (since 5.14): copies private pages, allocates holes of
+    /// shared files. EFAULT for a page that cannot be supplied, without any signal.
     PopulateWrite,
-    /// The memory may get transparent huge pages, and khugepaged will collapse it. EINVAL where the kernel was built
-    /// without them.
+    /// The memory may get transparent huge pages, and khugepaged will collapse it. EINVAL where the
+    /// kernel was built without them.
     HugePage,
     /// The memory never gets transparent huge pages.
     NoHugePage,
@@ -71,11 +72,12 @@ impl Advice {
     }
 }
 
-/// How a map will be read, told at its creation ([`MapOptions::pattern`](crate::MapOptions::pattern)): the three
-/// kinds of [`Advice`] that stay with a map and set the kernel's readahead.
+/// How a map will be read, told at its creation
+/// ([`MapOptions::pattern`](crate::MapOptions::pattern)): the three kinds of [`Advice`] that stay
+/// with a map and set the kernel's readahead.
 ///
-/// It can be the difference of a hundred times: on a device with a large `read_ahead_kb`, a random read through a map
-/// without [`Pattern::Random`] reads megabytes around each page.
+/// It can be the difference of a hundred times: on a device with a large `read_ahead_kb`, a random
+/// read through a map without [`Pattern::Random`] reads megabytes around each page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Pattern {
     /// The kernel guesses.
@@ -103,13 +105,15 @@ impl From<Pattern> for Advice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Discard {
-    /// Drop the pages from this map (MADV_DONTNEED). Anonymous memory reads as zero afterwards; a private file map
-    /// shows the file again, its own changes lost; a shared file map loses nothing. EINVAL for locked pages.
+    /// Drop the pages from this map (MADV_DONTNEED). Anonymous memory reads as zero afterwards; a
+    /// private file map shows the file again, its own changes lost; a shared file map loses
+    /// nothing. EINVAL for locked pages.
     DontNeed,
     /// The same for locked pages too (since 5.18).
     DontNeedLocked,
-    /// Give the pages back in the object itself (MADV_REMOVE): a hole in the file, zeros for everyone who maps it.
-    /// Only for shared writable maps of files that support holes (EACCES, EOPNOTSUPP).
+    /// Give the pages back in the object itself (MADV_REMOVE): a hole in the file, zeros for
+    /// everyone who maps it. Only for shared writable maps of files that support holes (EACCES,
+    /// EOPNOTSUPP).
     Remove,
 }
 
@@ -124,16 +128,19 @@ impl Discard {
     }
 }
 
-/// Advice whose effect on the bytes, or on who may touch them, comes later or from outside, so that the compiler's
-/// picture of memory breaks: `unsafe` ([`Region::advise_unchecked`](crate::Region::advise_unchecked)).
+/// Advice whose effect on the bytes, or on who may touch them, comes later or from outside, so that
+/// the compiler's picture of memory breaks: `unsafe`
+/// ([`Region::advise_unchecked`](crate::Region::advise_unchecked)).
 ///
 /// Source: madvise(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum UncheckedAdvice {
-    /// The kernel may take the pages at any later moment, and they read as zero from then on, until they are stored to.
+    /// The kernel may take the pages at any later moment, and they read as zero from then on, until
+    /// they are stored to.
     Free,
-    /// Every access is a SIGSEGV from now on, at no cost in areas (guard regions, since 6.13). The bytes are lost.
+    /// Every access is a SIGSEGV from now on, at no cost in areas (guard regions, since 6.13). The
+    /// bytes are lost.
     GuardInstall,
     /// Undo [`GuardInstall`](Self::GuardInstall): the pages read as zero (since 6.13).
     GuardRemove,
@@ -146,7 +153,8 @@ pub enum UncheckedAdvice {
     WipeOnFork,
     /// Undo [`WipeOnFork`](Self::WipeOnFork).
     KeepOnFork,
-    /// Poison the pages as a memory error would (CAP_SYS_ADMIN; for tests). The machine loses the page frame.
+    /// Poison the pages as a memory error would (CAP_SYS_ADMIN; for tests). The machine loses the
+    /// page frame.
     HwPoison,
     /// Move the pages' contents elsewhere and stop using the frames (CAP_SYS_ADMIN; for tests).
     SoftOffline,

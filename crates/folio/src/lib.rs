@@ -1,7 +1,7 @@
 //! folio: all of mmap(2), safe from Rust.
 //!
-//! **Memory is typed by who else can change it.** That decides which access safe Rust gets. The flag
-//! word of mmap(2) does not.
+//! **Memory is typed by who else can change it.** That decides which access safe Rust gets. The
+//! flag word of mmap(2) does not.
 //!
 //! | type | mmap(2) | who else can change or remove the bytes | safe access |
 //! | --- | --- | --- | --- |
@@ -66,8 +66,8 @@
 //!   contains them.
 //! * Part of a map may be unmapped.
 //! * SIGBUS means a page without backing. It does not mean memory of another process.
-//! * EAGAIN for a locked *file* is history: mandatory locks left the kernel in 5.15. Locked *memory*
-//!   still gives it.
+//! * EAGAIN for a locked *file* is history: mandatory locks left the kernel in 5.15.
+//!   Locked *memory* still gives it.
 //! * Anonymous shared memory reaches unrelated processes too, by a memfd whose descriptor is sent.
 //! * A private map shows later changes of the file in pages that it has not copied.
 //! * Stores reach readers of the file at once, not at msync(2) or munmap(2). msync(2) is about the
@@ -83,10 +83,10 @@
 //! explains. A fault still kills the process in an `unsafe` slice outside a guard, and in a thread
 //! that blocks SIGBUS or SIGSEGV. Truncation inside the file's last page shows zeros and no fault:
 //! [`MappedFile::read_at_verified`] sees it. A handler for SIGBUS or SIGSEGV that the program
-//! installs *after* folio's must call the handler that it replaced; [`faults::install`] puts folio's
-//! back in front. At the process's limit of VMAs (`vm.max_map_count`), addresses, private or locked
-//! memory a guard that meets a missing page gives up the whole map. All users of the map then get
-//! errors. For private huge pages and fork, see [`Anon`].
+//! installs *after* folio's must call the handler that it replaced; [`faults::install`] puts
+//! folio's back in front. At the process's limit of VMAs (`vm.max_map_count`), addresses, private
+//! or locked memory a guard that meets a missing page gives up the whole map. All users of the map
+//! then get errors. For private huge pages and fork, see [`Anon`].
 
 #![cfg_attr(
     not(all(feature = "pager", feature = "shm")),

@@ -1,7 +1,8 @@
 //! Page geometry: the one place that rounds, clamps and checks ranges.
 //!
-//! Every range that reaches a system call went through here, with the *mapping's own* page size (huge pages have
-//! theirs) and with the mapping's end as the limit, so that no call can reach past the mapping.
+//! Every range that reaches a system call went through here, with the *mapping's own* page size
+//! (huge pages have theirs) and with the mapping's end as the limit, so that no call can reach past
+//! the mapping.
 
 use std::fmt;
 use std::ops::{Bound, Range, RangeBounds};
@@ -53,8 +54,8 @@ impl PageSize {
         }
     }
 
-    /// All pages that hold a byte of `range`, cut at `limit` (the end of the mapping, itself a multiple). An empty
-    /// range touches no page.
+    /// All pages that hold a byte of `range`, cut at `limit` (the end of the mapping, itself a
+    /// multiple). An empty range touches no page.
     ///
     /// For what does no harm to a neighbouring byte: advice, locking, write-back.
     pub(crate) fn outward(self, range: Range<usize>, limit: usize) -> Range<usize> {
@@ -66,8 +67,8 @@ impl PageSize {
 
     /// `range` itself, if both its ends lie on page boundaries.
     ///
-    /// For what would destroy or change a neighbouring byte: unmapping, protecting, discarding. `Err` holds the
-    /// nearest range inside and the nearest outside, for the message.
+    /// For what would destroy or change a neighbouring byte: unmapping, protecting, discarding.
+    /// `Err` holds the nearest range inside and the nearest outside, for the message.
     pub(crate) fn exact(
         self,
         range: Range<usize>,
@@ -84,8 +85,9 @@ impl PageSize {
         Err(Misaligned { page: self, outer, inner })
     }
 
-    /// How to show `len` bytes from `offset` of a file: the page below the offset, the bytes that lie before it on
-    /// that page, and how many bytes have to be mapped. `None` if the numbers overflow.
+    /// How to show `len` bytes from `offset` of a file: the page below the offset, the bytes that
+    /// lie before it on that page, and how many bytes have to be mapped. `None` if the numbers
+    /// overflow.
     pub(crate) fn cover(self, offset: u64, len: usize) -> Option<Cover> {
         let file_offset = offset & !(self.bytes() as u64 - 1);
         let lead = (offset - file_offset) as usize;
@@ -135,8 +137,8 @@ pub(crate) struct Cover {
     pub(crate) mapped: usize,
 }
 
-/// The bytes that `range` means in an object of `len` bytes, or `None` if it starts or ends past the end, or ends
-/// before it starts.
+/// The bytes that `range` means in an object of `len` bytes, or `None` if it starts or ends past
+/// the end, or ends before it starts.
 pub(crate) fn resolve(range: impl RangeBounds<usize>, len: usize) -> Option<Range<usize>> {
     let start = match range.start_bound() {
         Bound::Included(&n) => n,

@@ -3,12 +3,14 @@
 use bitflags::bitflags;
 
 bitflags! {
-    /// The protection of a page: any combination, or [`Prot::NONE`]. Protection is per page and per process.
+    /// The protection of a page: any combination, or [`Prot::NONE`]. Protection is per page and per
+    /// process.
     ///
     /// Source: mmap(2), mprotect(2).
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
     pub struct Prot: i32 {
-        /// Pages may be read. On x86 and aarch64 a page that may be written or executed may also be read.
+        /// Pages may be read. On x86 and aarch64 a page that may be written or executed may also be
+        /// read.
         const READ = libc::PROT_READ;
         /// Pages may be written. On most machines this grants reading too.
         const WRITE = libc::PROT_WRITE;
@@ -16,8 +18,8 @@ bitflags! {
         const EXEC = libc::PROT_EXEC;
         /// Only for mprotect(2): extend the change down to the start of a map made with GROWSDOWN.
         const GROWSDOWN = libc::PROT_GROWSDOWN;
-        /// Only for mprotect(2): extend the change up to the end of a map that grows upwards (no Linux port that
-        /// folio runs on has one: EINVAL).
+        /// Only for mprotect(2): extend the change up to the end of a map that grows upwards (no
+        /// Linux port that folio runs on has one: EINVAL).
         const GROWSUP = libc::PROT_GROWSUP;
         // What later kernels and other machines add (BTI, MTE …) passes through untouched.
         const _ = !0;
@@ -25,7 +27,8 @@ bitflags! {
 }
 
 impl Prot {
-    /// Pages may not be accessed at all: every access is a SIGSEGV, and an error from a checked copy.
+    /// Pages may not be accessed at all: every access is a SIGSEGV, and an error from a checked
+    /// copy.
     pub const NONE: Self = Self::empty();
     /// [`READ`](Self::READ) and [`WRITE`](Self::WRITE).
     pub const READ_WRITE: Self = Self::READ.union(Self::WRITE);

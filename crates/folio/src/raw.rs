@@ -1,5 +1,6 @@
-//! The raw door: mmap(2) and its family with exactly the arguments that the system calls take, for those who need
-//! them. Nothing is rounded, checked or remembered; only the error is folio's, and explains itself.
+//! The raw door: mmap(2) and its family with exactly the arguments that the system calls take, for
+//! those who need them. Nothing is rounded, checked or remembered; only the error is folio's, and
+//! explains itself.
 //!
 //! Source: mmap(2), mprotect(2), mremap(2), msync(2), madvise(2), mlock(2).
 
@@ -16,16 +17,16 @@ use std::os::fd::{BorrowedFd, RawFd};
 ///
 /// # Errors
 ///
-/// The kernel's, each explained: EACCES, EAGAIN, EBADF, EEXIST, EINVAL, ENFILE, ENODEV, ENOMEM, EOPNOTSUPP, EOVERFLOW,
-/// EPERM, ETXTBSY. What of old lists is no more: EAGAIN for a locked file (mandatory locks left in 5.15), ETXTBSY for
-/// DENYWRITE (a file in use as swap space still gives it). Some files of `/proc` that cannot be mapped answer EIO, not
-/// ENODEV.
+/// The kernel's, each explained: EACCES, EAGAIN, EBADF, EEXIST, EINVAL, ENFILE, ENODEV, ENOMEM,
+/// EOPNOTSUPP, EOVERFLOW, EPERM, ETXTBSY. What of old lists is no more: EAGAIN for a locked file
+/// (mandatory locks left in 5.15), ETXTBSY for DENYWRITE (a file in use as swap space still gives
+/// it). Some files of `/proc` that cannot be mapped answer EIO, not ENODEV.
 ///
 /// # Safety
 ///
-/// With [`MapFlags::FIXED`] whatever was mapped in the range is gone: nothing may use it any more. What the new memory
-/// may be used for follows from who else can change it; see the crate's table of types. With
-/// [`MapFlags::GROWSDOWN`] the map extends below the address that is returned.
+/// With [`MapFlags::FIXED`] whatever was mapped in the range is gone: nothing may use it any more.
+/// What the new memory may be used for follows from who else can change it; see the crate's table
+/// of types. With [`MapFlags::GROWSDOWN`] the map extends below the address that is returned.
 pub unsafe fn mmap(
     addr: *mut u8,
     length: usize,
@@ -72,7 +73,8 @@ fn explained(
     }
 }
 
-/// munmap(2): unmaps all pages that hold a byte of the range. It is no error if nothing is mapped there.
+/// munmap(2): unmaps all pages that hold a byte of the range. It is no error if nothing is mapped
+/// there.
 ///
 /// # Errors
 ///
@@ -95,7 +97,8 @@ pub unsafe fn munmap(addr: *mut u8, length: usize) -> Result<()> {
 ///
 /// # Errors
 ///
-/// EACCES, EINVAL, ENOMEM, EPERM. On ENOMEM pages before the first that is not mapped may have changed.
+/// EACCES, EINVAL, ENOMEM, EPERM. On ENOMEM pages before the first that is not mapped may have
+/// changed.
 ///
 /// # Safety
 ///
@@ -111,8 +114,8 @@ pub unsafe fn mprotect(addr: *mut u8, length: usize, prot: Prot) -> Result<()> {
     })
 }
 
-/// mremap(2): grows, shrinks, moves or (from a length of zero) duplicates a map, and returns its address. `flags` are
-/// the MREMAP ones; `target` is where to, with MREMAP_FIXED.
+/// mremap(2): grows, shrinks, moves or (from a length of zero) duplicates a map, and returns its
+/// address. `flags` are the MREMAP ones; `target` is where to, with MREMAP_FIXED.
 ///
 /// # Errors
 ///
@@ -120,7 +123,8 @@ pub unsafe fn mprotect(addr: *mut u8, length: usize, prot: Prot) -> Result<()> {
 ///
 /// # Safety
 ///
-/// Nothing may go on using what goes away: the old range if it moves or shrinks, and what MREMAP_FIXED replaces.
+/// Nothing may go on using what goes away: the old range if it moves or shrinks, and what
+/// MREMAP_FIXED replaces.
 pub unsafe fn mremap(
     addr: *mut u8,
     old: usize,
@@ -159,8 +163,8 @@ pub fn msync(addr: *mut u8, length: usize, flags: i32) -> Result<()> {
 ///
 /// # Errors
 ///
-/// EACCES, EAGAIN (also at `vm.max_map_count`, where the others say ENOMEM), EBUSY, EFAULT, EINVAL, EIO, ENOMEM, EPERM.
-/// EBADF for memory without a file is given by kernels without swap only.
+/// EACCES, EAGAIN (also at `vm.max_map_count`, where the others say ENOMEM), EBUSY, EFAULT, EINVAL,
+/// EIO, ENOMEM, EPERM. EBADF for memory without a file is given by kernels without swap only.
 ///
 /// # Safety
 ///
@@ -173,8 +177,8 @@ pub unsafe fn madvise(addr: *mut u8, length: usize, advice: i32) -> Result<()> {
     })
 }
 
-/// mlock(2): faults all pages of the range in and keeps them in memory; with `on_fault` (mlock2(2), MLOCK_ONFAULT) it
-/// keeps those that are there, and others once they are touched.
+/// mlock(2): faults all pages of the range in and keeps them in memory; with `on_fault` (mlock2(2),
+/// MLOCK_ONFAULT) it keeps those that are there, and others once they are touched.
 ///
 /// # Errors
 ///

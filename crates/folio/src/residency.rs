@@ -1,4 +1,5 @@
-//! Which pages of a map are in memory (mincore(2)), and what the page cache holds of a file (cachestat(2)).
+//! Which pages of a map are in memory (mincore(2)), and what the page cache holds of a file
+//! (cachestat(2)).
 
 use crate::error::{Error, Result, Subject};
 use crate::page::PageSize;
@@ -14,13 +15,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 pub enum Residency {
     /// For each page, in order, whether it is in memory.
     Known(Pages),
-    /// The kernel hides it: since 5.2 it tells only who owns the file or may write to it, and says "all resident" to
-    /// everyone else. folio does not pass that answer on.
+    /// The kernel hides it: since 5.2 it tells only who owns the file or may write to it, and says
+    /// "all resident" to everyone else. folio does not pass that answer on.
     NotOwner,
 }
 
-/// Residency of pages, in order. It takes memory for each run of resident pages, and none for the pages themselves: a
-/// sparse map of terabytes costs as much as its resident runs.
+/// Residency of pages, in order. It takes memory for each run of resident pages, and none for the
+/// pages themselves: a sparse map of terabytes costs as much as its resident runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pages {
     page: PageSize,
@@ -34,8 +35,8 @@ impl Pages {
         self.page
     }
 
-    /// The runs of resident pages, in order: each from the number of its first page to the number behind its last.
-    /// Between two runs lies a page at least.
+    /// The runs of resident pages, in order: each from the number of its first page to the number
+    /// behind its last. Between two runs lies a page at least.
     pub fn runs(&self) -> &[Range<usize>] {
         &self.runs
     }
@@ -92,8 +93,8 @@ impl Residency {
         }
     }
 
-    /// The residency of the pages of a region that hold a byte of `range`. `file` says who may know, if the handle knows
-    /// it; else the area is looked up.
+    /// The residency of the pages of a region that hold a byte of `range`. `file` says who may
+    /// know, if the handle knows it; else the area is looked up.
     pub(crate) fn of(
         region: &Region,
         range: Range<usize>,
@@ -147,7 +148,8 @@ impl Region {
     }
 }
 
-/// The kernel's own rule (`can_do_mincore`): anonymous memory, own files, files that may be written to.
+/// The kernel's own rule (`can_do_mincore`): anonymous memory, own files, files that may be written
+/// to.
 fn may_know(address: usize, file: Option<BorrowedFd<'_>>) -> bool {
     if let Some(fd) = file {
         let own =
@@ -159,9 +161,9 @@ fn may_know(address: usize, file: Option<BorrowedFd<'_>>) -> bool {
     if area.inode == 0 {
         return true;
     }
-    // The descriptor may be closed; the file is found by its name, if that still names it. By now a pipe or a device may
-    // lie there, so it is not opened: O_PATH finds it only. (On Btrfs fstat(2) gives another device than the list of
-    // areas does; what is not sure is not told.)
+    // The descriptor may be closed; the file is found by its name, if that still names it. By now a
+    // pipe or a device may lie there, so it is not opened: O_PATH finds it only. (On Btrfs fstat(2)
+    // gives another device than the list of areas does; what is not sure is not told.)
     let same =
         |status: sys::file::Status| (status.device, status.inode) == (area.device, area.inode);
     let file = area
@@ -197,8 +199,8 @@ impl CacheStat {
     ///
     /// # Errors
     ///
-    /// ENOSYS before 6.5, EPERM for who neither owns the file nor may write to it (since 6.14), EOPNOTSUPP for
-    /// hugetlb files.
+    /// ENOSYS before 6.5, EPERM for who neither owns the file nor may write to it (since 6.14),
+    /// EOPNOTSUPP for hugetlb files.
     pub fn of(file: impl AsFd, offset: u64, length: u64) -> Result<Self> {
         let fd = file.as_fd();
         let stat = sys::mm::cachestat(fd.as_raw_fd(), offset, length).map_err(|errno| {

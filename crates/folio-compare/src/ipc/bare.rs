@@ -1,7 +1,9 @@
-//! A bare ring: what remains when a ring of messages checks nothing and survives nothing. With large messages it is nothing but
-//! two copies, one into shared memory and one out of it, and a word for each that tells when: the peer `memcpy`.
+//! A bare ring: what remains when a ring of messages checks nothing and survives nothing. With
+//! large messages it is nothing but two copies, one into shared memory and one out of it, and a
+//! word for each that tells when: the peer `memcpy`.
 //!
-//! Each slot has a word of its own that says which message is in it, so that a message costs one look at it.
+//! Each slot has a word of its own that says which message is in it, so that a message costs one
+//! look at it.
 
 use super::pair::Place;
 use super::port::{Inlet, Lane, Outlet, Transport, room};
@@ -124,7 +126,8 @@ impl<const N: usize> Outlet<N> for End<N> {
         }
         let slot = self.slot();
         let to = self.shared.at(slot + 8, N * 8).cast();
-        // SAFETY: the slot is inside the map, its words are aligned, and the reader leaves it alone until it is told.
+        // SAFETY: the slot is inside the map, its words are aligned, and the reader leaves it alone
+        // until it is told.
         unsafe { message.as_ptr().copy_to_nonoverlapping(to, N) };
         self.passed += 1;
         self.shared.word(slot).store(self.passed, Ordering::Release);
@@ -139,7 +142,8 @@ impl<const N: usize> Inlet<N> for End<N> {
         let word = self.shared.word(slot);
         while word.load(Ordering::Acquire) != self.passed + 1 {}
         let from = self.shared.at(slot + 8, N * 8).cast::<u64>();
-        // SAFETY: the slot is inside the map, its words are aligned, and the writer leaves it alone until it is told.
+        // SAFETY: the slot is inside the map, its words are aligned, and the writer leaves it alone
+        // until it is told.
         unsafe { from.copy_to_nonoverlapping(message.as_mut_ptr(), N) };
         self.passed += 1;
         if self.passed.is_multiple_of(Self::STEP) {

@@ -51,7 +51,8 @@ pub(super) fn pin(processor: usize) -> Result<()> {
 
 /// Has this process go before others. Whoever may not goes on as it is.
 pub(super) fn hurry() {
-    // SAFETY: the calls change nothing but when this process runs, and which terminal it belongs to.
+    // SAFETY: the calls change nothing but when this process runs, and which terminal it belongs
+    // to.
     unsafe {
         // The kernel shares the time out among sessions first.
         libc::setsid();

@@ -1,8 +1,9 @@
-//! `fan-out-4`: one core writes messages of 64 bytes, and four readers on the other read each of them. The time of a message is that
-//! until all four have copied it out.
+//! `fan-out-4`: one core writes messages of 64 bytes, and four readers on the other read each of
+//! them. The time of a message is that until all four have copied it out.
 //!
-//! A log does not wait for its readers, and a publisher of iceoryx2 sleeps when it has to. So on both sides the writer looks at a
-//! word that says how far the readers are, and lets them fall behind by 128 messages, fewer than either keeps: nothing is lost.
+//! A log does not wait for its readers, and a publisher of iceoryx2 sleeps when it has to. So on
+//! both sides the writer looks at a word that says how far the readers are, and lets them fall
+//! behind by 128 messages, fewer than either keeps: nothing is lost.
 
 use super::folio_side;
 use super::iceoryx;
@@ -31,7 +32,8 @@ pub(super) const WORDS: usize = 8;
 const READERS: usize = 4;
 /// Messages that readers may be behind.
 const BEHIND: u64 = room::<WORDS>() as u64 / 2;
-/// They say how far they are each time that they have read so many. Each in turn reads so many at a time, too.
+/// They say how far they are each time that they have read so many. Each in turn reads so many at a
+/// time, too.
 const STEP: usize = BEHIND as usize / 8;
 /// Messages of a batch: more than can lie ready.
 const BATCH: usize = 2 * BEHIND as usize;

@@ -1,12 +1,14 @@
 //! The peer `iceoryx2`, version 0.10: its publish-subscribe between processes (`ipc::Service`).
 //!
-//! It could write and read in place, as folio could. Here neither does: both sides copy each message as a whole, the one from an array of its
-//! own into shared memory, the other out of it into an array of its own. So all peers do the same work, and what a message's bytes cost is
-//! in all figures alike.
+//! It could write and read in place, as folio could. Here neither does: both sides copy each
+//! message as a whole, the one from an array of its own into shared memory, the other out of it
+//! into an array of its own. So all peers do the same work, and what a message's bytes cost is in
+//! all figures alike.
 //!
-//! A publisher loans a sample that is not initialized, copies the message into it, and sends it; a subscriber polls, as in the project's own
-//! benchmark of latency. Where it sleeps instead, each sample is followed by a notification, and the other side waits for it.
-//! Buffers hold what folio's do, nothing overflows, and a publisher that finds no room retries, so that nothing is lost.
+//! A publisher loans a sample that is not initialized, copies the message into it, and sends it; a
+//! subscriber polls, as in the project's own benchmark of latency. Where it sleeps instead, each
+//! sample is followed by a notification, and the other side waits for it. Buffers hold what folio's
+//! do, nothing overflows, and a publisher that finds no room retries, so that nothing is lost.
 
 use super::pair::{Place, wait_for};
 use super::port::{Inlet, Lane, Outlet, Transport, room};
@@ -56,7 +58,8 @@ fn told(error: impl Debug) -> anyhow::Error {
 fn node(place: &Place) -> Result<Node<ipc::Service>> {
     set_log_level(LogLevel::Error);
     let mut config = Config::default();
-    // It looks for dead nodes there, and finds those of this pair only. What begins with the prefix is the pair's to remove.
+    // It looks for dead nodes there, and finds those of this pair only. What begins with the prefix
+    // is the pair's to remove.
     config.global.set_root_path(&Path::new(place.dir.as_os_str().as_bytes()).map_err(told)?);
     config.global.prefix = FileName::new(place.name.as_bytes()).map_err(told)?;
     NodeBuilder::new()

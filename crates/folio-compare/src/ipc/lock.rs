@@ -1,5 +1,5 @@
-//! `lock`: a mutex in shared memory that nobody else wants is locked, a word under it is counted up, and it is unlocked. The other
-//! process has it mapped and open, too, and sleeps.
+//! `lock`: a mutex in shared memory that nobody else wants is locked, a word under it is counted
+//! up, and it is unlocked. The other process has it mapped and open, too, and sleeps.
 
 use super::pair::{Place, Role, Work};
 use super::shared::{APART, Shared};
@@ -89,11 +89,13 @@ impl Pthread {
     fn new(place: &Place, role: Role, robust: bool) -> Result<Self> {
         let counter = Self { shared: Shared::map(place)?, robust };
         if role == Role::First {
-            // SAFETY: zeros are a value of these bytes, which the first call below gives their meaning.
+            // SAFETY: zeros are a value of these bytes, which the first call below gives their
+            // meaning.
             let mut kind: libc::pthread_mutexattr_t = unsafe { std::mem::zeroed() };
             let robustness =
                 if robust { libc::PTHREAD_MUTEX_ROBUST } else { libc::PTHREAD_MUTEX_STALLED };
-            // SAFETY: `kind` is initialized by the first call, and the mutex, which nobody uses yet, by the fourth.
+            // SAFETY: `kind` is initialized by the first call, and the mutex, which nobody uses
+            // yet, by the fourth.
             unsafe {
                 check(libc::pthread_mutexattr_init(&raw mut kind))?;
                 check(libc::pthread_mutexattr_setpshared(

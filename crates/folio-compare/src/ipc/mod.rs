@@ -1,10 +1,11 @@
 //! The suite `ipc`: what folio's memory between processes costs beside its peers.
 //!
-//! A side is two processes, each pinned to a core of its own; what it sends is written by one and read by the other. Costs are the
-//! time that passes: the median of all trips, or of all batches of messages, and beside it the slowest hundredth. The machine's
-//! floor, one word that bounces between the same two cores, is measured in the same run.
+//! A side is two processes, each pinned to a core of its own; what it sends is written by one and
+//! read by the other. Costs are the time that passes: the median of all trips, or of all batches of
+//! messages, and beside it the slowest hundredth. The machine's floor, one word that bounces
+//! between the same two cores, is measured in the same run.
 //!
-//! | file | what |
+//! | file | subject |
 //! | --- | --- |
 //! | `trip.rs` | `rtt-spin`, `rtt-park` |
 //! | `one_way.rs` | `one-way-64`, `one-way-64k` |

@@ -1,8 +1,9 @@
-//! `one-way-64` and `one-way-64k`: one core sends messages as fast as the other takes them. The one that takes them times them, in
-//! batches of twice what the way holds, so that no batch can come out of what lay ready.
+//! `one-way-64` and `one-way-64k`: one core sends messages as fast as the other takes them. The one
+//! that takes them times them, in batches of twice what the way holds, so that no batch can come
+//! out of what lay ready.
 //!
-//! Both cases copy each message in and out. `memcpy`, the peer of the large ones, is the bare ring: one copy into shared memory, one
-//! out of it, and a word that says when.
+//! Both cases copy each message in and out. `memcpy`, the peer of the large ones, is the bare ring:
+//! one copy into shared memory, one out of it, and a word that says when.
 
 use super::bare::Bare;
 use super::folio_side::Folio;
@@ -87,7 +88,8 @@ fn ends<const N: usize, T: Transport<N> + 'static>(
     })
 }
 
-/// Small messages have each word written, and large ones the first and the last: what is copied is read and written as a whole.
+/// Small messages have each word written, and large ones the first and the last: what is copied is
+/// read and written as a whole.
 #[inline]
 fn mark<const N: usize>(message: &mut [u64; N], number: u64) {
     if N <= 64 {

@@ -1,8 +1,9 @@
 //! A side of this suite: two processes, each pinned to a core of its own.
 //!
-//! Both are asked for a sample at the same time; one of them times it, and the other answers when its part is done. While the
-//! other sides have their turn both wait for the next question, asleep. Both go before other programs where that is allowed, since
-//! one that spins waits for nothing while the other one has no core.
+//! Both are asked for a sample at the same time; one of them times it, and the other answers when
+//! its part is done. While the other sides have their turn both wait for the next question, asleep.
+//! Both go before other programs where that is allowed, since one that spins waits for nothing
+//! while the other one has no core.
 
 use super::{cores, fan_out, lock, one_way, trip};
 use crate::measure::Cost;
@@ -42,7 +43,8 @@ pub(super) struct Place {
     pub(super) dir: PathBuf,
     /// Memory of their own: a file of zeros that has no name.
     pub(super) memory: PathBuf,
-    /// A name that nobody else on this machine uses. What begins with it in /dev/shm is removed in the end.
+    /// A name that nobody else on this machine uses. What begins with it in /dev/shm is removed in
+    /// the end.
     pub(super) name: String,
 }
 
@@ -96,7 +98,8 @@ pub(super) struct Pair {
     _memory: File,
 }
 
-/// What a pair leaves in /dev/shm: iceoryx2 keeps a file there for the next, and one that was killed leaves more.
+/// What a pair leaves in /dev/shm: iceoryx2 keeps a file there for the next, and one that was
+/// killed leaves more.
 #[derive(Debug)]
 struct Leftovers(String);
 

@@ -1,4 +1,5 @@
-//! What every way of passing messages has to do: the loops of the cases are written once, and compiled for each.
+//! What every way of passing messages has to do: the loops of the cases are written once, and
+//! compiled for each.
 
 use super::pair::Place;
 use anyhow::Result;
@@ -51,8 +52,9 @@ impl Lane {
     }
 }
 
-/// How many messages of `N` words a way holds: 16 KiB or, of large ones, 512 KiB, which a core's own cache still holds. More made no
-/// peer faster, and samples so long that a busy machine disturbs them.
+/// How many messages of `N` words a way holds: 16 KiB or, of large ones, 512 KiB, which a core's
+/// own cache still holds. More made no peer faster, and samples so long that a busy machine
+/// disturbs them.
 pub(super) const fn room<const N: usize>() -> usize {
     if N <= 64 { 256 } else { 8 }
 }

@@ -1,4 +1,5 @@
-//! Memory that both processes of a side have mapped, as bare words: what the floor, the bare ring and the pthread mutexes lie in.
+//! Memory that both processes of a side have mapped, as bare words: what the floor, the bare ring
+//! and the pthread mutexes lie in.
 
 use super::pair::{MEMORY, Place};
 use anyhow::Result;
@@ -31,10 +32,12 @@ impl Shared {
     pub(super) fn word(&self, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(size_of::<AtomicU64>()), "not a word's place");
         let word = self.at(offset, size_of::<AtomicU64>()).cast::<AtomicU64>();
-        // SAFETY: it is aligned, mapped for as long as `self` lives, and written by atomic operations only.
+        // SAFETY: it is aligned, mapped for as long as `self` lives, and written by atomic
+        // operations only.
         unsafe { &*word }
     }
 }
 
-/// Two words that are this far apart lie in different lines, and in different pairs of lines, which processors fetch together.
+/// Two words that are this far apart lie in different lines, and in different pairs of lines, which
+/// processors fetch together.
 pub(super) const APART: usize = 128;

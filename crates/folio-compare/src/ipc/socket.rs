@@ -1,4 +1,5 @@
-//! The peer `socket`: a Unix stream socket for each direction, one write(2) and one read(2) a message.
+//! The peer `socket`: a Unix stream socket for each direction, one write(2) and one read(2) a
+//! message.
 
 use super::pair::Place;
 use super::port::{Inlet, Lane, Outlet, Transport, bytes, bytes_mut};

@@ -1,7 +1,8 @@
-//! Times that are short: a reading of the processor's counter costs less than a call of the clock, and what is timed here
-//! takes no longer than a few of those.
+//! Times that are short: a reading of the processor's counter costs less than a call of the clock,
+//! and what is timed here takes no longer than a few of those.
 //!
-//! The counter may move in steps of 10 ns. Where that is much, several pieces of work are timed as one.
+//! The counter may move in steps of 10 ns. Where that is much, several pieces of work are timed as
+//! one.
 
 use crate::measure::Cost;
 use std::sync::OnceLock;
@@ -77,7 +78,8 @@ impl Times {
         self.last = now;
     }
 
-    /// The median piece and the hundredth that took longest, in nanoseconds for each of a piece's `parts`.
+    /// The median piece and the hundredth that took longest, in nanoseconds for each of a piece's
+    /// `parts`.
     pub(super) fn cost(&mut self, parts: f64) -> Cost {
         Cost { typical: self.at(0.5, parts), tail: Some(self.at(0.99, parts)) }
     }

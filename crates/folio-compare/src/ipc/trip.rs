@@ -1,13 +1,18 @@
-//! `rtt-spin` and `rtt-park`: a message of 64 bytes goes to the other core, is changed there, and comes back.
+//! `rtt-spin` and `rtt-park`: a message of 64 bytes goes to the other core, is changed there, and
+//! comes back.
 //!
-//! When both are to sleep, each does something else for 10 µs before it sends, and by then the other one sleeps indeed: else a side that looks
-//! a little while before it sleeps would not be asleep in a mere exchange of messages. These 10 µs are taken off what was timed. The look of 2 µs that folio takes after it
-//! has said that it will sleep lies within the other's 10 µs, and so is in no figure: it costs the processor, and no message waits for it.
+//! When both are to sleep, each does something else for 10 µs before it sends, and by then the
+//! other one sleeps indeed: else a side that looks a little while before it sleeps would not be
+//! asleep in a mere exchange of messages. These 10 µs are taken off what was timed. The look of 2
+//! µs that folio takes after it has said that it will sleep lies within the other's 10 µs, and so
+//! is in no figure: it costs the processor, and no message waits for it.
 //!
-//! The slowest hundredth is that of single trips. The median is theirs as well when both sleep; when they spin, a trip takes a dozen
-//! of the clock's steps only, and it is the median of tens of trips.
+//! The slowest hundredth is that of single trips. The median is theirs as well when both sleep;
+//! when they spin, a trip takes a dozen of the clock's steps only, and it is the median of tens of
+//! trips.
 //!
-//! The floor is the machine's own: one atomic word that the two cores write in turn. It has no payload, and nobody can be faster.
+//! The floor is the machine's own: one atomic word that the two cores write in turn. It has no
+//! payload, and nobody can be faster.
 
 use super::folio_side::Folio;
 use super::iceoryx::Iceoryx;
@@ -218,7 +223,8 @@ fn trips<T: Transport<WORDS> + 'static>(
     place: &Place,
     plan: Plan,
 ) -> Result<Box<dyn Sampler>> {
-    // The ends of a lane are made at the same time, one lane after the other: some wait for the other end.
+    // The ends of a lane are made at the same time, one lane after the other: some wait for the
+    // other end.
     Ok(match role {
         Role::First => {
             let there = T::outlet(place, Lane::There)?;

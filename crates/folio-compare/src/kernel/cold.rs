@@ -1,10 +1,12 @@
-//! `cold-rand`: copies of 4 KiB from random pages of 1 GiB of which nothing is in the page cache, as an index or a large
-//! table is read. Each sample evicts the file, opens and maps it anew, and times the copies only.
+//! `cold-rand`: copies of 4 KiB from random pages of 1 GiB of which nothing is in the page cache,
+//! as an index or a large table is read. Each sample evicts the file, opens and maps it anew, and
+//! times the copies only.
 //!
-//! folio maps with `Pattern::Random`. memmap2 maps as its documentation shows, with no advice, so that each fault reads as
-//! much around its page as the device's `read_ahead_kb` says; with the same advice (`memmap2-random`) it has the same cost
-//! as folio. The copies are few beside the file, as they would be in one that is larger than memory: what readahead brings in
-//! beside a page is hardly ever hit.
+//! folio maps with `Pattern::Random`. memmap2 maps as its documentation shows, with no advice, so
+//! that each fault reads as much around its page as the device's `read_ahead_kb` says; with the
+//! same advice (`memmap2-random`) it has the same cost as folio. The copies are few beside the
+//! file, as they would be in one that is larger than memory: what readahead brings in beside a page
+//! is hardly ever hit.
 
 use super::memmap2;
 use crate::data::{Data, Numbers, page};

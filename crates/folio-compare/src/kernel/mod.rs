@@ -1,8 +1,9 @@
 //! The suite `kernel`: what folio's kernel engine costs beside its peers.
 //!
-//! Both sides of a case do the same work: they map shared and read-only, find out the file's length where the caller would
-//! have to, and run the same loop over the bytes, compiled once where both get a slice. The file's bytes, their order and
-//! what is in the page cache and the page tables beforehand are the same.
+//! Both sides of a case do the same work: they map shared and read-only, find out the file's length
+//! where the caller would have to, and run the same loop over the bytes, compiled once where both
+//! get a slice. The file's bytes, their order and what is in the page cache and the page tables
+//! beforehand are the same.
 
 mod cold;
 mod map_small;
@@ -90,7 +91,7 @@ fn memmap2(file: &std::fs::File) -> Result<memmap2::Mmap> {
     Ok(unsafe { memmap2::Mmap::map(file) }?)
 }
 
-/// The same by mmap-rs, which is told the length, and maps privately unless told otherwise.
+/// The same by mmap-rs, which is told the length, and maps privately by default otherwise.
 fn mmap_rs(file: &std::fs::File) -> Result<mmap_rs::Mmap> {
     let len = file.metadata()?.len() as usize;
     // SAFETY: as for `memmap2`.

@@ -1,7 +1,9 @@
 //! The wrapping sum of 1 GiB as native 64-bit words, from a map whose pages are all there.
 //!
-//! * `guard-sum`: through the slice of folio's `unsafe guard_slice`, beside memmap2's slice: one function sums both.
-//! * `guard-view-sum`: through the view of folio's safe `guard`, whose loads are volatile, beside the same slice.
+//! * `guard-sum`: through the slice of folio's `unsafe guard_slice`, beside memmap2's slice: one
+//!   function sums both.
+//! * `guard-view-sum`: through the view of folio's safe `guard`, whose loads are volatile, beside
+//!   the same slice.
 
 use super::memmap2;
 use crate::data::Data;

@@ -1,5 +1,6 @@
-//! `scan-amplification`: how many bytes a scan reads of its source, over the bytes that are there. The source counts them, so no
-//! time is measured. The reader is slower than the source, and the data is 32 times the budget. The peer is a limit.
+//! `scan-amplification`: how many bytes a scan reads of its source, over the bytes that are there.
+//! The source counts them, so no time is measured. The reader is slower than the source, and the
+//! data is 32 times the budget. The peer is a limit.
 
 use super::reads::Mapped;
 use super::{Files, folio_side, loops};

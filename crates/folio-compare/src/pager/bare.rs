@@ -40,8 +40,8 @@ impl Bare {
         Ok(Self { area, len, thread: Some(thread) })
     }
 
-    /// Copies a unit a fault into a pool of huge pages and moves it to its place, and moves the oldest unit out into the
-    /// pool when there are as many as `budget` holds.
+    /// Copies a unit a fault into a pool of huge pages and moves it to its place, and moves the
+    /// oldest unit out into the pool when there are as many as `budget` holds.
     pub(super) fn units(source: Arc<[u8]>, budget: usize) -> Result<Self> {
         const UNIT: usize = 2 << 20;
         let len = source.len();
@@ -73,7 +73,8 @@ impl Bare {
                 };
                 let last = offset == len;
                 let from = if last { 0 } else { offset };
-                // SAFETY: the slot is this thread's, and a unit long; `from` is a unit before the source's end at least.
+                // SAFETY: the slot is this thread's, and a unit long; `from` is a unit before the
+                // source's end at least.
                 unsafe {
                     (slot as *mut u8).copy_from_nonoverlapping(source[from..].as_ptr(), UNIT);
                 };

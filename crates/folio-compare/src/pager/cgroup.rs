@@ -1,6 +1,8 @@
-//! A memory cgroup of its own for a worker: what it maps, caches and has the kernel keep for it counts.
+//! A memory cgroup of its own for a worker: what it maps, caches and has the kernel keep for it
+//! counts.
 //!
-//! It is made below this process's own cgroup, so that limits from above hold on. Version 1 and version 2 are served.
+//! It is made below this process's own cgroup, so that limits from above hold on. Version 1 and
+//! version 2 are served.
 
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -118,7 +120,8 @@ fn parents(mounts: &str, own: &str) -> Vec<(Version, PathBuf)> {
             let below = Path::new(path).strip_prefix(root).unwrap_or(Path::new(""));
             if ours {
                 let dir = Path::new(point).join(below);
-                // Version 2 lets no cgroup that holds processes hand its memory to others: then one beside it.
+                // Version 2 lets no cgroup that holds processes hand its memory to others: then one
+                // beside it.
                 if let (Version::Two, Some(beside)) =
                     (version, dir.parent().filter(|_| below != Path::new("")))
                 {

@@ -1,8 +1,10 @@
-//! `scan-cold`: every word of a file of 2 GiB of which nothing is in the page cache, by sides that may use 256 MiB.
+//! `scan-cold`: every word of a file of 2 GiB of which nothing is in the page cache, by sides that
+//! may use 256 MiB.
 //!
-//! The kernel's side is the best of several: `sequential` advises MADV_SEQUENTIAL, `populate` has a second thread that maps
-//! 2 MiB at a time by MADV_POPULATE_READ, at most 32 MiB ahead (as folio has a thread of its own), and `plain` advises
-//! nothing. MADV_WILLNEED 32 MiB ahead was four times slower than no advice, and is left out.
+//! The kernel's side is the best of several: `sequential` advises MADV_SEQUENTIAL, `populate` has a
+//! second thread that maps 2 MiB at a time by MADV_POPULATE_READ, at most 32 MiB ahead (as folio
+//! has a thread of its own), and `plain` advises nothing. MADV_WILLNEED 32 MiB ahead was four times
+//! slower than no advice, and is left out.
 
 use super::reads::{FILE, LIMIT, Mapped};
 use super::worker::{Job, Work};

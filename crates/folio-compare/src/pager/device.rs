@@ -1,4 +1,5 @@
-//! What the device gives: reads of single pages by io_uring, 64 at a time, with direct I/O into plain buffers.
+//! What the device gives: reads of single pages by io_uring, 64 at a time, with direct I/O into
+//! plain buffers.
 
 use super::uffd::Area;
 use crate::data::{page, stamp};
@@ -43,7 +44,8 @@ impl Device {
                     .offset(u64::from(number) * size as u64)
                     .build()
                     .user_data(slot as u64);
-                // SAFETY: the buffer lives as long as the ring, and nobody else uses it until the read is done.
+                // SAFETY: the buffer lives as long as the ring, and nobody else uses it until the
+                // read is done.
                 unsafe { self.ring.submission().push(&read) }.context("the queue is full")?;
             }
             self.ring.submit_and_wait(1)?;

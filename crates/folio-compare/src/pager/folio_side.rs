@@ -10,7 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Pages that are told ahead in one call: a list is what the program has, so it gives more than one at a time.
+/// Pages that are told ahead in one call: a list is what the program has, so it gives more than one
+/// at a time.
 const BATCH: usize = 16;
 
 /// A pager with a budget.
@@ -27,7 +28,8 @@ pub(super) struct Map {
     pager: Settled,
 }
 
-/// A pager that has done all that it was asked when this has been dropped: the next side has the machine for itself.
+/// A pager that has done all that it was asked when this has been dropped: the next side has the
+/// machine for itself.
 #[derive(Debug)]
 struct Settled(folio::Pager);
 
@@ -54,7 +56,8 @@ impl Pager {
         Ok(self.shown(map, 0))
     }
 
-    /// Maps a source that makes `len` bytes and counts those that are read of it; also returns the count.
+    /// Maps a source that makes `len` bytes and counts those that are read of it; also returns the
+    /// count.
     pub(super) fn counted(&self, len: usize) -> Result<(Map, impl Fn() -> u64)> {
         let read = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&read);
@@ -67,15 +70,17 @@ impl Pager {
         Ok((self.shown(map, 0), move || read.load(Ordering::Relaxed)))
     }
 
-    /// Maps bytes of this process. Nothing of the map is there yet, whatever other maps of the same bytes have. Without
-    /// `sequential` each fault brings one page: else much of what is around it would come as well.
+    /// Maps bytes of this process. Nothing of the map is there yet, whatever other maps of the same
+    /// bytes have. Without `sequential` each fault brings one page: else much of what is around it
+    /// would come as well.
     pub(super) fn memory(&self, source: &Arc<[u8]>, sequential: bool) -> Result<Map> {
         let map = self.0.map(Memory::from(Arc::clone(source)))?;
         map.advise(.., if sequential { Advice::Sequential } else { Advice::Random })?;
         Ok(self.shown(map, 0))
     }
 
-    /// Maps a file for writing, lets `write` store to it, and returns when all of it is on the disk.
+    /// Maps a file for writing, lets `write` store to it, and returns when all of it is on the
+    /// disk.
     pub(super) fn rewrite(&self, path: &Path, write: impl FnOnce(&mut [u8])) -> Result<()> {
         let _settled = Settled(self.0.clone());
         let mut map = self.0.map_mut(LocalFile::open_writable(path)?)?;
@@ -113,7 +118,8 @@ fn note(pager: &folio::Pager) -> Option<String> {
     ))
 }
 
-/// Maps a file whose pages are read in no order, without advice. `ahead` pages of the list are told ahead; none if it is 0.
+/// Maps a file whose pages are read in no order, without advice. `ahead` pages of the list are told
+/// ahead; none if it is 0.
 pub(super) fn random(path: &Path, budget: usize, ahead: usize) -> Result<Box<dyn Mapped>> {
     let pager = Pager::new(budget)?;
     let map = pager.0.map(LocalFile::open(path)?)?;

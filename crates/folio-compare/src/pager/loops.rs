@@ -1,4 +1,5 @@
-//! The loops over a map's bytes: compiled once, the same for all sides. Each checks the pages' stamps.
+//! The loops over a map's bytes: compiled once, the same for all sides. Each checks the pages'
+//! stamps.
 
 use crate::data::{page, stamp};
 use anyhow::{Result, ensure};

@@ -1,12 +1,14 @@
 //! What is in memory already.
 //!
-//! * `fault-4k`: one thread touches the pages of a memory source in random order, each for the first time. `bare` is a
-//!   thread that reads a fault from the userfaultfd and copies the page there.
-//! * `fault-4-threads`: four threads do the same on one map; the time is that of all faults together, shared out. The peer
-//!   is folio with one thread.
-//! * `scan-memory`: every word of 1 GiB of a memory source, with a budget of 64 MiB. `bare` copies 2 MiB a fault into a pool of huge
-//!   pages, and moves them into the map and out again.
-//! * `resident-rand`: single bytes at random places of 2 GiB that are there, beside the kernel's map of a file in its page cache.
+//! * `fault-4k`: one thread touches the pages of a memory source in random order, each for the
+//!   first time. `bare` is a thread that reads a fault from the userfaultfd and copies the page
+//!   there.
+//! * `fault-4-threads`: four threads do the same on one map; the time is that of all faults
+//!   together, shared out. The peer is folio with one thread.
+//! * `scan-memory`: every word of 1 GiB of a memory source, with a budget of 64 MiB. `bare` copies
+//!   2 MiB a fault into a pool of huge pages, and moves them into the map and out again.
+//! * `resident-rand`: single bytes at random places of 2 GiB that are there, beside the kernel's
+//!   map of a file in its page cache.
 
 use super::bare::Bare;
 use super::reads::Mapped;

@@ -1,6 +1,7 @@
-//! The suite `pager`: what folio's pager engine costs beside the kernel's paging, the device, and the bare mechanisms.
+//! The suite `pager`: what folio's pager engine costs beside the kernel's paging, the device, and
+//! the bare mechanisms.
 //!
-//! | file | what |
+//! | file | subject |
 //! | --- | --- |
 //! | `memory.rs` | `fault-4k`, `fault-4-threads`, `scan-memory`, `resident-rand` |
 //! | `reads.rs` | `out-of-core-1`, `out-of-core-4`, `out-of-core-list`, `zipf` |

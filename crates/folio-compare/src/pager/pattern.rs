@@ -27,8 +27,8 @@ impl Pattern {
     }
 }
 
-/// Zipf's distribution: the page of rank `r` is read in proportion to `r` to the power of minus `exponent`. Ranks lie
-/// scattered over the pages, as the hot records of a table do.
+/// Zipf's distribution: the page of rank `r` is read in proportion to `r` to the power of minus
+/// `exponent`. Ranks lie scattered over the pages, as the hot records of a table do.
 #[derive(Debug)]
 pub(super) struct Zipf {
     /// By rank: the share of reads that go to this rank or one before it.

@@ -1,18 +1,21 @@
-//! Copies of random 4 KiB pages out of a file eight times larger than the memory that each side may use.
+//! Copies of random 4 KiB pages out of a file eight times larger than the memory that each side may
+//! use.
 //!
 //! * `out-of-core-1`, `out-of-core-4`: all pages alike, by one thread and by four.
-//! * `out-of-core-list`: the program knows which pages it will read, and tells 64 ahead. The kernel's side does so by
-//!   MADV_WILLNEED, with MADV_RANDOM: without it the costs were the same or worse, since a page that has left again before it
-//!   is touched brings others with it. The `device` side maps nothing: it is what such reads cost at least.
+//! * `out-of-core-list`: the program knows which pages it will read, and tells 64 ahead. The
+//!   kernel's side does so by MADV_WILLNEED, with MADV_RANDOM: without it the costs were the same
+//!   or worse, since a page that has left again before it is touched brings others with it. The
+//!   `device` side maps nothing: it is what such reads cost at least.
 //! * `zipf`: some pages are read much more often than others (exponent 0.99).
 //!
-//! `kernel` maps as mmap(2) does without advice, so that a fault reads as much around its page as the device's
-//! `read_ahead_kb` says: a few reads are enough to see what that costs. `kernel-random` advises MADV_RANDOM. `handler` and
-//! `in-thread` are prototypes (see `supply.rs`), told about in notes.
+//! `kernel` maps as mmap(2) does without advice, so that a fault reads as much around its page as
+//! the device's `read_ahead_kb` says: a few reads are enough to see what that costs.
+//! `kernel-random` advises MADV_RANDOM. `handler` and `in-thread` are prototypes (see `supply.rs`),
+//! told about in notes.
 //!
-//! Each worker first reads until its memory is full, and keeps what it has from sample to sample: pages leave as others
-//! come, on all sides. The two kernel sides read files of their own, or one would find in the page cache what the other has
-//! read.
+//! Each worker first reads until its memory is full, and keeps what it has from sample to sample:
+//! pages leave as others come, on all sides. The two kernel sides read files of their own, or one
+//! would find in the page cache what the other has read.
 
 use super::device::Device;
 use super::pattern::{Pattern, Zipf};
@@ -204,7 +207,8 @@ impl Sampler for Reading {
     }
 }
 
-/// Reads that fill the memory of a side more than once, so that pages leave from the first sample on.
+/// Reads that fill the memory of a side more than once, so that pages leave from the first sample
+/// on.
 const FULL: usize = LIMIT / 4096 * 9 / 8;
 
 fn group<'a>(

@@ -1,8 +1,10 @@
-//! `rewrite-sync`: a random tenth of the 4 KiB pages of 1 GiB is rewritten wholly through a map, then brought to the disk.
-//! Nothing is in the page cache, nor in folio's, beforehand; all of it fits, so that write-back is what is measured.
+//! `rewrite-sync`: a random tenth of the 4 KiB pages of 1 GiB is rewritten wholly through a map,
+//! then brought to the disk. Nothing is in the page cache, nor in folio's, beforehand; all of it
+//! fits, so that write-back is what is measured.
 //!
-//! The kernel's side writes into a shared map and calls msync(MS_SYNC). Both without advice (`kernel`) and with MADV_RANDOM
-//! (`kernel-random`) are told, since either may be the better one, depending on the device.
+//! The kernel's side writes into a shared map and calls msync(MS_SYNC). Both without advice
+//! (`kernel`) and with MADV_RANDOM (`kernel-random`) are told, since either may be the better one,
+//! depending on the device.
 
 use super::worker::{Job, Work};
 use super::{Files, folio_side, worker_side};

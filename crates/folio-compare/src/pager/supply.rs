@@ -1,5 +1,6 @@
-//! Prototypes that read a file's pages into a map as they are touched: by bare handler threads, or in the thread that
-//! touches them (userfaultfd's SIGBUS mode). They keep as many pages as their budget holds, the newest ones.
+//! Prototypes that read a file's pages into a map as they are touched: by bare handler threads, or
+//! in the thread that touches them (userfaultfd's SIGBUS mode). They keep as many pages as their
+//! budget holds, the newest ones.
 //!
 //! They end the process at the first failure: there is nobody to tell.
 
@@ -43,7 +44,8 @@ struct Supply {
     next: AtomicUsize,
 }
 
-/// What a thread that supplies pages has of its own. The signal handler uses it, so it is made beforehand.
+/// What a thread that supplies pages has of its own. The signal handler uses it, so it is made
+/// beforehand.
 struct Local {
     buffer: Area,
     leaving: [libc::iovec; BATCH],
@@ -113,7 +115,8 @@ impl Mapped for Supplied {
     fn leave_thread(&self) {
         let local = LOCAL.replace(std::ptr::null_mut());
         if !local.is_null() {
-            // SAFETY: made by `enter_thread`, and no fault of this thread's can come any more: it touches the map no longer.
+            // SAFETY: made by `enter_thread`, and no fault of this thread's can come any more: it
+            // touches the map no longer.
             let mut local = unsafe { Box::from_raw(local) };
             self.supply.let_go(&mut local);
         }
@@ -213,7 +216,8 @@ extern "C" fn on_fault(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void)
     if local.is_null() || !(start..start + supply.area.len()).contains(&address) {
         fail("a SIGBUS outside the map");
     }
-    // SAFETY: this thread's own; no other fault can come while the handler runs, since it touches the buffer only.
+    // SAFETY: this thread's own; no other fault can come while the handler runs, since it touches
+    // the buffer only.
     supply.supply(address, unsafe { &mut *local }, false);
 }
 

@@ -1,4 +1,5 @@
-//! userfaultfd(2) by raw calls, and the anonymous memory it watches: what the bare mechanisms are made of.
+//! userfaultfd(2) by raw calls, and the anonymous memory it watches: what the bare mechanisms are
+//! made of.
 
 use anyhow::{Context, Result, ensure};
 use std::io;
@@ -58,7 +59,8 @@ impl Area {
 
     /// madvise(2) on all of it.
     pub(super) fn advise(&self, advice: i32) -> Result<()> {
-        // SAFETY: the range is this value's. What its bytes are from now on is the affair of whoever supplies them.
+        // SAFETY: the range is this value's. What its bytes are from now on is the affair of
+        // whoever supplies them.
         let done = unsafe { libc::madvise(self.start.cast(), self.len, advice) };
         ensure!(done == 0, "madvise: {}", io::Error::last_os_error());
         Ok(())
@@ -115,7 +117,8 @@ impl Uffd {
         if got == 32 { Ok(message[2] as usize) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Puts bytes where pages are missing, and wakes who waits for them. False if there is a page by now.
+    /// Puts bytes where pages are missing, and wakes who waits for them. False if there is a page
+    /// by now.
     pub(super) fn copy(&self, to: usize, from: *const u8, len: usize) -> io::Result<bool> {
         let mut arguments = [to as u64, from as u64, len as u64, 0, 0];
         match self.call(ioctl_number(BOTH, 0x03, 40), &mut arguments) {
@@ -153,8 +156,8 @@ impl Uffd {
         number: libc::Ioctl,
         arguments: &mut [u64; N],
     ) -> io::Result<()> {
-        // SAFETY: the arguments are those of this call, which writes within them. The memory that they name belongs to areas
-        // that only ever show the bytes which are put there.
+        // SAFETY: the arguments are those of this call, which writes within them. The memory that
+        // they name belongs to areas that only ever show the bytes which are put there.
         let done = unsafe { libc::ioctl(self.0.as_raw_fd(), number, arguments.as_mut_ptr()) };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }

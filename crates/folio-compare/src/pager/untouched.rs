@@ -1,5 +1,6 @@
-//! `map-1t`: what a map of 1 TiB costs before any of it is touched: the resident bytes and page tables that a new process
-//! has more after it has built a pager and mapped a file of that length, which has no blocks. The peer is a limit.
+//! `map-1t`: what a map of 1 TiB costs before any of it is touched: the resident bytes and page
+//! tables that a new process has more after it has built a pager and mapped a file of that length,
+//! which has no blocks. The peer is a limit.
 
 use super::reads::Mapped;
 use super::worker::{Job, Work, Worker};

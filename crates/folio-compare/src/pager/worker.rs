@@ -1,8 +1,9 @@
-//! One side of a case in a process of its own, in a cgroup of its own: what it maps, and what the kernel caches for it, is
-//! counted against its limit and against nobody else's.
+//! One side of a case in a process of its own, in a cgroup of its own: what it maps, and what the
+//! kernel caches for it, is counted against its limit and against nobody else's.
 //!
-//! The suite starts a worker with a job, and asks it for one sample after the other; meanwhile other workers have their
-//! turn. A worker keeps its map and what is resident from sample to sample, and ends when nobody asks any more.
+//! The suite starts a worker with a job, and asks it for one sample after the other; meanwhile
+//! other workers have their turn. A worker keeps its map and what is resident from sample to
+//! sample, and ends when nobody asks any more.
 
 use super::cgroup::{self, Cgroup};
 use super::{cold, reads, rewrite, untouched};

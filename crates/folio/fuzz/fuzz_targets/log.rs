@@ -1,4 +1,5 @@
-//! Bytes from anywhere as what a peer writes over a log: errors and missing entries, and nothing worse.
+//! Bytes from anywhere as what a peer writes over a log: errors and missing entries, and nothing
+//! worse.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| folio::shm::fuzzing::log(bytes));

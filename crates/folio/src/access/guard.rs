@@ -1,8 +1,10 @@
-//! A guard: while a closure runs, a page of the map that cannot be supplied is replaced by a zero page instead of killing
-//! the process; then the closure's result is thrown away, and the fault returned instead.
+//! A guard: while a closure runs, a page of the map that cannot be supplied is replaced by a zero
+//! page instead of killing the process; then the closure's result is thrown away, and the fault
+//! returned instead.
 //!
-//! Wayland's `wl_shm_buffer_begin_access` is the model. The replacement is seen by the whole process, and undone when
-//! the last guard of the map ends; checked copies meanwhile notice it and never return its zeros.
+//! Wayland's `wl_shm_buffer_begin_access` is the model. The replacement is seen by the whole
+//! process, and undone when the last guard of the map ends; checked copies meanwhile notice it and
+//! never return its zeros.
 
 use crate::error::{Errno, Error, Subject};
 use crate::sys::copy::Trap;
@@ -52,8 +54,9 @@ pub(crate) enum NoResult {
     Replaced(Trap),
 }
 
-/// Runs `work` with the pages of `pages` guarded. `Err` if one that holds a byte of `range` was replaced meanwhile, by
-/// whatever thread's access. `by` is how the map's areas can be cloned meanwhile, and `stores` which stores they take.
+/// Runs `work` with the pages of `pages` guarded. `Err` if one that holds a byte of `range` was
+/// replaced meanwhile, by whatever thread's access. `by` is how the map's areas can be cloned
+/// meanwhile, and `stores` which stores they take.
 pub(crate) fn guarded<R>(
     guard: &Guarded,
     pages: &Range<usize>,

@@ -1,5 +1,5 @@
-//! How safe code reaches bytes that others can change: views over memory that stay honest about it, and guards that turn
-//! a fault inside a closure into an error.
+//! How safe code reaches bytes that others can change: views over memory that stay honest about it,
+//! and guards that turn a fault inside a closure into an error.
 
 mod guard;
 mod reader;

@@ -1,12 +1,15 @@
-//! A map as a stream: `Read`, `BufRead` and `Seek` by checked copies, so that a truncation in mid-read is an error.
+//! A map as a stream: `Read`, `BufRead` and `Seek` by checked copies, so that a truncation in
+//! mid-read is an error.
 
 use crate::error::Result;
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
-/// Bytes to hold at a time: large enough to make the copy's overhead small, small enough to stay in a CPU's cache.
+/// Bytes to hold at a time: large enough to make the copy's overhead small, small enough to stay in
+/// a CPU's cache.
 const BUFFER: usize = 16 << 10;
 
-/// Reads a map from a position to its end. Made by [`MappedFile::reader`](crate::MappedFile::reader).
+/// Reads a map from a position to its end. Made by
+/// [`MappedFile::reader`](crate::MappedFile::reader).
 pub struct Reader<'a> {
     read_at: Box<ReadFn<'a>>,
     len: usize,

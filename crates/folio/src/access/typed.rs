@@ -7,7 +7,8 @@ use zerocopy::FromBytes;
 /// The value whose bytes `read` fills in.
 pub(crate) fn read_value<T: FromBytes>(read: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<T> {
     let mut value = MaybeUninit::<T>::uninit();
-    // SAFETY: `value` is that many bytes, and all of them are written, padding included, before they are a slice.
+    // SAFETY: `value` is that many bytes, and all of them are written, padding included, before
+    // they are a slice.
     let bytes = unsafe {
         value.as_mut_ptr().write_bytes(0, 1);
         std::slice::from_raw_parts_mut(value.as_mut_ptr().cast::<u8>(), size_of::<T>())

@@ -1,12 +1,15 @@
-//! Views over memory that others can change: loads and stores are relaxed atomics, and no reference to the bytes exists.
+//! Views over memory that others can change: loads and stores are relaxed atomics, and no reference
+//! to the bytes exists.
 //!
-//! `&[u8]` over such bytes would be undefined behaviour, because the compiler may load twice and assume it saw the same.
-//! Volatile accesses would be a data race between the threads of this process. A relaxed atomic of the access's size is one
-//! instruction, the same as a plain access. Bulk copies are assembly, which may take bytes of two moments.
+//! `&[u8]` over such bytes would be undefined behaviour, because the compiler may load twice and
+//! assume it saw the same. Volatile accesses would be a data race between the threads of this
+//! process. A relaxed atomic of the access's size is one instruction, the same as a plain access.
+//! Bulk copies are assembly, which may take bytes of two moments.
 //!
-//! **Sizes.** Rust's memory model leaves open the result of two atomics of *different* sizes that overlap in time and bytes
-//! and of which one stores. The machines that folio runs on define it: each access is one access of its own size, and a
-//! compiler has no way to tell. Programs that want the letter of the model access each byte by one size only.
+//! **Sizes.** Rust's memory model leaves open the result of two atomics of *different* sizes that
+//! overlap in time and bytes and of which one stores. The machines that folio runs on define it:
+//! each access is one access of its own size, and a compiler has no way to tell. Programs that want
+//! the letter of the model access each byte by one size only.
 
 use super::typed::read_value;
 use crate::error::{Errno, Error, Result, Subject};
@@ -20,8 +23,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Bytes that others may change at any time, for reading.
 ///
-/// Offsets are in bytes. In a [guard](crate::MappedFile::guard) a load from a page that cannot be supplied gives zero, and
-/// the guard's result becomes an error; in [shared memory](crate::SharedMem::view) every page can be supplied.
+/// Offsets are in bytes. In a [guard](crate::MappedFile::guard) a load from a page that cannot be
+/// supplied gives zero, and the guard's result becomes an error; in [shared
+/// memory](crate::SharedMem::view) every page can be supplied.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     start: *const u8,
@@ -29,7 +33,8 @@ pub struct View<'a> {
     memory: PhantomData<&'a ()>,
 }
 
-// SAFETY: a view only makes atomic loads and checked copies from memory that is mapped, or guarded, for `'a`, in the whole process.
+// SAFETY: a view only makes atomic loads and checked copies from memory that is mapped, or guarded,
+// for `'a`, in the whole process.
 unsafe impl Send for View<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for View<'_> {}
@@ -41,7 +46,8 @@ unsafe impl Sync for View<'_> {}
 /// A load from there has an effect that is defined, and no Rust allocation lies there.
 #[inline]
 unsafe fn byte(at: *const u8) -> u8 {
-    // SAFETY: a relaxed load of a byte is one plain load, also where memory is read-only; no reference outlives it.
+    // SAFETY: a relaxed load of a byte is one plain load, also where memory is read-only; no
+    // reference outlives it.
     unsafe { AtomicU8::from_ptr(at.cast_mut()) }.load(Ordering::Relaxed)
 }
 
@@ -56,7 +62,8 @@ unsafe fn word(at: *const u8) -> u64 {
     unsafe { AtomicU64::from_ptr(at.cast_mut().cast()) }.load(Ordering::Relaxed)
 }
 
-/// The word that starts `shift` bits (whole bytes, one to seven) behind the start of `low`, and ends in `high`.
+/// The word that starts `shift` bits (whole bytes, one to seven) behind the start of `low`, and
+/// ends in `high`.
 #[inline]
 fn join(low: u64, high: u64, shift: u32) -> u64 {
     if cfg!(target_endian = "little") {
@@ -69,8 +76,8 @@ fn join(low: u64, high: u64, shift: u32) -> u64 {
 impl<'a> View<'a> {
     /// # Safety
     ///
-    /// For `'a`, loads from the `len` bytes at `start` have an effect that is defined: they are mapped readable, or
-    /// guarded. No Rust allocation lies there.
+    /// For `'a`, loads from the `len` bytes at `start` have an effect that is defined: they are
+    /// mapped readable, or guarded. No Rust allocation lies there.
     pub(crate) unsafe fn new(start: *const u8, len: usize) -> Self {
         Self { start, len, memory: PhantomData }
     }
@@ -123,7 +130,8 @@ impl<'a> View<'a> {
         (index < self.len).then(|| unsafe { byte(self.start.wrapping_add(index)) })
     }
 
-    /// A value of any type that every bit pattern is valid for, from its bytes at `offset`. It may tear.
+    /// A value of any type that every bit pattern is valid for, from its bytes at `offset`. It may
+    /// tear.
     ///
     /// # Errors
     ///
@@ -165,8 +173,8 @@ impl<'a> View<'a> {
         (0..len).map(move |index| unsafe { byte(start.wrapping_add(index)) })
     }
 
-    /// The bytes eight at a time, as native-endian words, the quickest way through a view; and the up to seven bytes
-    /// that are left, in [`Words::rest`].
+    /// The bytes eight at a time, as native-endian words, the quickest way through a view; and the
+    /// up to seven bytes that are left, in [`Words::rest`].
     pub fn words(&self) -> Words<'a> {
         Words { view: *self, next: 0 }
     }
@@ -199,7 +207,8 @@ impl Iterator for Words<'_> {
         self.next += 8;
         let past = at.addr() % 8;
         let aligned = at.wrapping_sub(past);
-        // SAFETY: a word that holds a byte of the view lies in that byte's page, whose loads are defined.
+        // SAFETY: a word that holds a byte of the view lies in that byte's page, whose loads are
+        // defined.
         Some(unsafe {
             match past {
                 0 => word(aligned),
@@ -227,7 +236,8 @@ impl Iterator for Words<'_> {
         }
         let mut state = init;
         let mut index = 0;
-        // SAFETY: `index` counts whole words inside the view, from an aligned one on; their loads are defined.
+        // SAFETY: `index` counts whole words inside the view, from an aligned one on; their loads
+        // are defined.
         let load = |index: usize| unsafe { word(start.wrapping_add(8 * index)) };
         while index + 4 <= words {
             let four = [load(index), load(index + 1), load(index + 2), load(index + 3)];
@@ -244,10 +254,11 @@ impl Iterator for Words<'_> {
 
 impl ExactSizeIterator for Words<'_> {}
 
-/// Bytes that others may change at any time, for reading and writing. It derefs to a [`View`] for the reads.
+/// Bytes that others may change at any time, for reading and writing. It derefs to a [`View`] for
+/// the reads.
 ///
-/// Stores through it are seen at once by all who share the memory. In a guard, stores to a page that cannot be supplied
-/// are lost, and the guard's result becomes an error.
+/// Stores through it are seen at once by all who share the memory. In a guard, stores to a page
+/// that cannot be supplied are lost, and the guard's result becomes an error.
 #[derive(Debug, Clone, Copy)]
 pub struct ViewMut<'a> {
     view: View<'a>,
@@ -343,7 +354,8 @@ mod tests {
         memory.copy_from_slice(&bytes);
         for start in 0..17 {
             for len in [0, 1, 7, 8, 9, 63, 64, 65, 256 - start] {
-                // SAFETY: the bytes are mapped while the view exists, and nothing else touches them.
+                // SAFETY: the bytes are mapped while the view exists, and nothing else touches
+                // them.
                 let view = unsafe { View::new(memory.as_ptr().wrapping_add(start), len) };
                 let expected = &bytes[start..start + len];
                 let whole: Vec<u64> = expected

@@ -1,4 +1,5 @@
-//! Vectors whose length a caller or a file decides: too long is an error, and neither an abort nor the OOM killer.
+//! Vectors whose length a caller or a file decides: too long is an error, and neither an abort nor
+//! the OOM killer.
 
 use crate::error::{Error, Result, Subject};
 use crate::sys;
@@ -20,8 +21,8 @@ pub(crate) fn zeroed_vec(call: &'static str, range: Range<usize>) -> Result<Vec<
     if bytes.is_null() {
         return Err(Error::no_heap(call, subject()));
     }
-    // SAFETY: the global allocator has given this block for the layout of `len` bytes, all of them are initialised, and nothing
-    // else owns it.
+    // SAFETY: the global allocator has given this block for the layout of `len` bytes, all of them
+    // are initialised, and nothing else owns it.
     let bytes = unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(bytes, len)) };
     Ok(bytes.into_vec())
 }

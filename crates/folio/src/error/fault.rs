@@ -19,7 +19,8 @@ pub struct Fault {
 impl std::error::Error for Fault {}
 
 impl Fault {
-    /// The bytes of the map, of those that were asked for, that lie on the first page that could not be supplied.
+    /// The bytes of the map, of those that were asked for, that lie on the first page that could
+    /// not be supplied.
     pub fn range(&self) -> Range<usize> {
         self.range.clone()
     }
@@ -39,7 +40,8 @@ impl Fault {
         self.detail.as_deref()
     }
 
-    /// The mapped object, as its maker named it: messages escape control characters, and this does not.
+    /// The mapped object, as its maker named it: messages escape control characters, and this does
+    /// not.
     pub fn object(&self) -> &str {
         &self.object
     }
@@ -70,8 +72,8 @@ impl fmt::Display for Fault {
 pub enum FaultCause {
     /// The page lies past the end of the file: it was mapped so, or the file was truncated since.
     PastEnd,
-    /// The page is inside the file and has no backing: the disk or the memory cgroup is full, the device failed to
-    /// read, or the pool of huge pages is empty.
+    /// The page is inside the file and has no backing: the disk or the memory cgroup is full, the
+    /// device failed to read, or the pool of huge pages is empty.
     NoBacking,
     /// The memory itself failed (hardware poison).
     MemoryFailure,
@@ -87,7 +89,8 @@ pub enum FaultCause {
     Deadline,
     /// The pager's budget is used up by what is pinned, or dirty and cannot be written.
     NoMemory,
-    /// What was stored could not be written to the source. The pages stay dirty, and are tried again.
+    /// What was stored could not be written to the source. The pages stay dirty, and are tried
+    /// again.
     NotWritten,
 }
 

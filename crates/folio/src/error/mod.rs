@@ -1,5 +1,5 @@
-//! The one error type. A refusal says which call, on which object and range, what rule was broken and how to mend it;
-//! a fault says which bytes could not be supplied and why.
+//! The one error type. A refusal says which call, on which object and range, what rule was broken
+//! and how to mend it; a fault says which bytes could not be supplied and why.
 
 mod explain;
 mod fault;
@@ -13,7 +13,8 @@ use crate::sys;
 use std::borrow::Cow;
 use std::fmt;
 
-/// Why folio could not do what it was asked. Nothing was changed, unless the call's own documentation says otherwise.
+/// Why folio could not do what it was asked. Nothing was changed, unless the call's own
+/// documentation says otherwise.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Error {
@@ -101,7 +102,8 @@ impl Error {
         Self::Call(Box::new(CallError { call, subject, errno, by_kernel: true, rule, remedy }))
     }
 
-    /// A file in memory that is not given the bytes that it lacks, since there is too little memory or space.
+    /// A file in memory that is not given the bytes that it lacks, since there is too little memory
+    /// or space.
     #[cold]
     pub(crate) fn short(subject: Subject, short: crate::sys::memory_room::Shortfall) -> Self {
         let crate::sys::memory_room::Shortfall { errno, bytes, free, limit } = short;
@@ -182,7 +184,8 @@ impl Error {
         Self::Call(Box::new(CallError { call, subject, errno, by_kernel: false, rule, remedy }))
     }
 
-    /// The errno: what the kernel answered, or what best names a rule that folio checked itself. EFAULT for a fault.
+    /// The errno: what the kernel answered, or what best names a rule that folio checked itself.
+    /// EFAULT for a fault.
     pub fn errno(&self) -> Errno {
         match self {
             Self::Call(refusal) => refusal.errno,
@@ -190,7 +193,8 @@ impl Error {
         }
     }
 
-    /// The errno's number, as [`std::io::Error::raw_os_error`] has it: [`errno`](Self::errno) for code without rustix.
+    /// The errno's number, as [`std::io::Error::raw_os_error`] has it: [`errno`](Self::errno) for
+    /// code without rustix.
     pub fn raw_os_error(&self) -> i32 {
         self.errno().raw_os_error()
     }

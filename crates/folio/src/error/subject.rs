@@ -114,8 +114,8 @@ impl Subject {
         self
     }
 
-    /// The name of the object: a path, `anonymous memory`, `memfd:x`. It is as its maker chose it: messages escape control
-    /// characters, and this does not.
+    /// The name of the object: a path, `anonymous memory`, `memfd:x`. It is as its maker chose it:
+    /// messages escape control characters, and this does not.
     pub fn object(&self) -> &str {
         &self.object
     }

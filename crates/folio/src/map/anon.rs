@@ -13,16 +13,19 @@ use crate::sys;
 use std::ops::{Deref, DerefMut, RangeBounds};
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// Zero-filled memory that nobody else can change (PRIVATE, ANONYMOUS): derefs to `&[u8]` and `&mut [u8]`.
+/// Zero-filled memory that nobody else can change (PRIVATE, ANONYMOUS): derefs to `&[u8]` and `&mut
+/// [u8]`.
 ///
-/// It comes straight from the kernel, page by page as it is touched, and goes straight back when it is dropped: what an
-/// allocator takes for a big block. With [`MapOptions`] it has huge pages, guard pages, room to grow, a lock.
+/// It comes straight from the kernel, page by page as it is touched, and goes straight back when it
+/// is dropped: what an allocator takes for a big block. With [`MapOptions`] it has huge pages,
+/// guard pages, room to grow, a lock.
 ///
-/// **Fork:** a child inherits a copy (copied on write), and drops only its own. With [`Fork::Absent`](crate::Fork::Absent)
-/// the child has nothing there and must not touch the slices; with [`Fork::Wiped`](crate::Fork::Wiped) it finds zeros.
+/// **Fork:** a child inherits a copy (copied on write), and drops only its own. With
+/// [`Fork::Absent`](crate::Fork::Absent) the child has nothing there and must not touch the slices;
+/// with [`Fork::Wiped`](crate::Fork::Wiped) it finds zeros.
 ///
-/// Huge pages and fork do not go well together: when parent and child both store to one, the kernel needs another from the
-/// pool, and a child that gets none is killed by a SIGBUS.
+/// Huge pages and fork do not go well together: when parent and child both store to one, the kernel
+/// needs another from the pool, and a child that gets none is killed by a SIGBUS.
 ///
 /// Source: mmap(2).
 ///
@@ -61,9 +64,9 @@ impl Anon {
         Self { mapping, made }
     }
 
-    /// `length` bytes, all zero, of a private map of an open `/dev/zero`, as systems without ANONYMOUS make such memory. It is
-    /// private memory as any other, and the descriptor may be closed; the kernel cannot wipe it in children
-    /// ([`Fork::Wiped`](crate::Fork::Wiped)).
+    /// `length` bytes, all zero, of a private map of an open `/dev/zero`, as systems without
+    /// ANONYMOUS make such memory. It is private memory as any other, and the descriptor may be
+    /// closed; the kernel cannot wipe it in children ([`Fork::Wiped`](crate::Fork::Wiped)).
     ///
     /// # Errors
     ///
@@ -72,12 +75,14 @@ impl Anon {
         MapOptions::new().anon_from_dev_zero(file, length)
     }
 
-    /// Reads everything that can be read from a descriptor, from its position to its end: for what cannot be mapped, such as
-    /// pipes, sockets and files of `/proc`. [`read_from_at_most`](Self::read_from_at_most) sets a limit.
+    /// Reads everything that can be read from a descriptor, from its position to its end: for what
+    /// cannot be mapped, such as pipes, sockets and files of `/proc`.
+    /// [`read_from_at_most`](Self::read_from_at_most) sets a limit.
     ///
     /// # Errors
     ///
-    /// What read(2) answers; ENOMEM, also before the machine or the memory cgroup runs out of memory.
+    /// What read(2) answers; ENOMEM, also before the machine or the memory cgroup runs out of
+    /// memory.
     pub fn read_from(file: impl AsFd) -> Result<Self> {
         Self::read_up_to(file.as_fd(), usize::MAX)
     }
@@ -86,8 +91,8 @@ impl Anon {
     ///
     /// # Errors
     ///
-    /// EFBIG if the source has more than `limit` bytes: then one byte more than these was taken from it. Else as
-    /// [`read_from`](Self::read_from).
+    /// EFBIG if the source has more than `limit` bytes: then one byte more than these was taken
+    /// from it. Else as [`read_from`](Self::read_from).
     pub fn read_from_at_most(file: impl AsFd, limit: usize) -> Result<Self> {
         Self::read_up_to(file.as_fd(), limit)
     }
@@ -129,13 +134,15 @@ impl Anon {
 
     handle_calls!();
 
-    /// Grows to `length` bytes without moving: what pointed into it stays valid. New bytes are zero, and come as the map
-    /// was made: huge, executable, locked, kept from children. Rounding leaves room in the last page; beyond it, the map
-    /// needs [`MapOptions::capacity`], or a free place behind it.
+    /// Grows to `length` bytes without moving: what pointed into it stays valid. New bytes are
+    /// zero, and come as the map was made: huge, executable, locked, kept from children. Rounding
+    /// leaves room in the last page; beyond it, the map needs [`MapOptions::capacity`], or a free
+    /// place behind it.
     ///
     /// # Errors
     ///
-    /// ENOMEM if there is no room (where a stack may grow is none), or no memory; EINVAL to shrink. Nothing changed then.
+    /// ENOMEM if there is no room (where a stack may grow is none), or no memory; EINVAL to shrink.
+    /// Nothing changed then.
     pub fn grow(&mut self, length: usize) -> Result<()> {
         let Mapping { region, len, .. } = &mut self.mapping;
         if length < *len {
@@ -188,13 +195,14 @@ impl Anon {
         self.mapping.show(length)
     }
 
-    /// Makes it `length` bytes long, at another address if need be. No byte is copied: pages move by their table entries.
-    /// New bytes are zero. A map that is cut to no bytes keeps one page, to grow from.
+    /// Makes it `length` bytes long, at another address if need be. No byte is copied: pages move
+    /// by their table entries. New bytes are zero. A map that is cut to no bytes keeps one page, to
+    /// grow from.
     ///
     /// # Errors
     ///
-    /// ENOMEM; EINVAL for a map with [`capacity`](MapOptions::capacity), or in another reservation, that would have to
-    /// shrink by pages. Nothing changed then.
+    /// ENOMEM; EINVAL for a map with [`capacity`](MapOptions::capacity), or in another reservation,
+    /// that would have to shrink by pages. Nothing changed then.
     pub fn resize(&mut self, length: usize) -> Result<()> {
         let Mapping { region, len, .. } = &mut self.mapping;
         let fixed = region.behind()?.is_some();
@@ -217,28 +225,32 @@ impl Anon {
         // What a later growth shows again on the last page must be zero.
         let kept = region.len().min(*len);
         if kept > length {
-            // SAFETY: the bytes are this map's, mapped writable, and `&mut self` says that nobody uses them.
+            // SAFETY: the bytes are this map's, mapped writable, and `&mut self` says that nobody
+            // uses them.
             unsafe { region.as_ptr().add(length).write_bytes(0, kept - length) };
         }
         self.mapping.show(length)
     }
 
-    /// Throws the bytes of whole pages away, and gives their memory back: they read as zero from now on. The range must
-    /// consist of whole pages; one that ends where the map ends takes the rest of its last page along.
+    /// Throws the bytes of whole pages away, and gives their memory back: they read as zero from
+    /// now on. The range must consist of whole pages; one that ends where the map ends takes the
+    /// rest of its last page along.
     ///
-    /// Pages from the hugetlb pool are zeroed and kept: once given back, the pool might have none for the next touch of the
-    /// slices, which would be a SIGBUS.
+    /// Pages from the hugetlb pool are zeroed and kept: once given back, the pool might have none
+    /// for the next touch of the slices, which would be a SIGBUS.
     ///
     /// # Errors
     ///
-    /// EINVAL for a range that is not whole pages (the error names the nearest), or is locked (but huge pages may be).
+    /// EINVAL for a range that is not whole pages (the error names the nearest), or is locked (but
+    /// huge pages may be).
     pub fn discard(&mut self, range: impl RangeBounds<usize>) -> Result<()> {
         let range = self.mapping.shift_whole("madvise", range)?;
         let region = &mut self.mapping.region;
         let page = region.page_size();
         if page > PageSize::system() && page.divides(range.start) && page.divides(range.end) {
             region.check_present("madvise", &range)?;
-            // SAFETY: the bytes are this map's, mapped writable, and `&mut self` says that nobody uses them.
+            // SAFETY: the bytes are this map's, mapped writable, and `&mut self` says that nobody
+            // uses them.
             unsafe { region.as_ptr().add(range.start).write_bytes(0, range.len()) };
             return Ok(());
         }
@@ -255,18 +267,20 @@ impl Anon {
         self.mapping.residency(range)
     }
 
-    /// Gives up the slices for the region, whose protection can be changed and which can be split and moved.
+    /// Gives up the slices for the region, whose protection can be changed and which can be split
+    /// and moved.
     pub fn into_region(self) -> Region {
         self.mapping.region.with_steady_pages(true)
     }
 
-    /// Gives all of it another protection: to run generated code from, say. The result has no slices.
+    /// Gives all of it another protection: to run generated code from, say. The result has no
+    /// slices.
     ///
     /// # Errors
     ///
-    /// With the map, unchanged: EACCES where a security policy forbids it, ENOMEM at `vm.max_map_count`. In the rare case that
-    /// the kernel changes a part, fails, and then refuses to change it back, the map that comes back has no bytes: theirs are
-    /// given up.
+    /// With the map, unchanged: EACCES where a security policy forbids it, ENOMEM at
+    /// `vm.max_map_count`. In the rare case that the kernel changes a part, fails, and then refuses
+    /// to change it back, the map that comes back has no bytes: theirs are given up.
     pub fn protect(self, prot: Prot) -> Result<Region, ConversionError<Self>> {
         let Self { mapping: Mapping { mut region, lead, len, .. }, made } = self;
         let error = match region.protect(.., prot) {
@@ -276,7 +290,8 @@ impl Anon {
         if !region.surely_has_protection(Prot::READ_WRITE) {
             // Its slices would fault. Nothing refers to the bytes, which go with the region.
             let mut none = Region::empty(region.page_size());
-            // The bytes to come are kept from children as these were. A region without bytes refuses no setting.
+            // The bytes to come are kept from children as these were. A region without bytes
+            // refuses no setting.
             let _ = none.set_fork(region.fork());
             return Err(ConversionError::new(
                 Self { mapping: Mapping::new(none, 0, 0), made: None },
@@ -286,17 +301,18 @@ impl Anon {
         Err(ConversionError::new(Self { mapping: Mapping::new(region, lead, len), made }, error))
     }
 
-    /// Takes a region as plain memory, all of it. In a reservation it cannot [`grow`](Self::grow) beyond its pages: what
-    /// lies behind them may be a guard page.
+    /// Takes a region as plain memory, all of it. In a reservation it cannot [`grow`](Self::grow)
+    /// beyond its pages: what lies behind them may be a guard page.
     ///
     /// # Errors
     ///
-    /// EINVAL, with the region, if a part of it was unmapped; ENOMEM in a child that does not have it.
+    /// EINVAL, with the region, if a part of it was unmapped; ENOMEM in a child that does not have
+    /// it.
     ///
     /// # Safety
     ///
-    /// The region is private anonymous memory, readable and writable throughout; nothing else refers to it, and no
-    /// advice that makes bytes vanish is in force.
+    /// The region is private anonymous memory, readable and writable throughout; nothing else
+    /// refers to it, and no advice that makes bytes vanish is in force.
     pub unsafe fn from_region(region: Region) -> Result<Self, ConversionError<Region>> {
         if region.mapped().ne((!region.is_empty()).then_some(0..region.len())) {
             let error = Error::rule_as(
@@ -326,8 +342,8 @@ impl Deref for Anon {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: the bytes are mapped readable for as long as the handle lives, nobody else can change them, and
-        // nothing changes protection or range while it is borrowed.
+        // SAFETY: the bytes are mapped readable for as long as the handle lives, nobody else can
+        // change them, and nothing changes protection or range while it is borrowed.
         unsafe { std::slice::from_raw_parts(self.mapping.start(), self.mapping.len) }
     }
 }

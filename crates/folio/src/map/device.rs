@@ -1,5 +1,5 @@
-//! Device memory: hardware may change it, and loads and stores may have effects, so each is made exactly once, with
-//! exactly the asked width.
+//! Device memory: hardware may change it, and loads and stores may have effects, so each is made
+//! exactly once, with exactly the asked width.
 
 use super::fd_ownership::MapFile;
 use super::handle::handle_calls;
@@ -16,20 +16,20 @@ use std::path::Path;
 /// Memory of a device (SHARED): a frame buffer, the registers of a PCI function, the rings
 /// of io_uring, a page of perf counters, the shared page of a KVM vCPU.
 ///
-/// A store to most of these can make hardware or the kernel write to memory that the program did not name. So it is `unsafe` to
-/// map them: [`map_unchecked`](Self::map_unchecked). Files, block devices and `/dev/zero` have no such stores, and
-/// [`map`](Self::map) takes them.
+/// A store to most of these can make hardware or the kernel write to memory that the program did
+/// not name. So it is `unsafe` to map them: [`map_unchecked`](Self::map_unchecked). Files, block
+/// devices and `/dev/zero` have no such stores, and [`map`](Self::map) takes them.
 ///
-/// [`load`](Self::load) and [`store`](Self::store) are single accesses of u8 to u64. Block copies, for frame buffers and the
-/// like, may split and repeat accesses.
+/// [`load`](Self::load) and [`store`](Self::store) are single accesses of u8 to u64. Block copies,
+/// for frame buffers and the like, may split and repeat accesses.
 ///
 /// An access that the device refuses (SIGBUS, SIGSEGV) is an error.
 ///
-/// Source: mmap(2), and the driver's own documentation. Files are taken too, since some devices (PCI resources in `/sys`)
-/// are files.
+/// Source: mmap(2), and the driver's own documentation. Files are taken too, since some devices
+/// (PCI resources in `/sys`) are files.
 ///
-/// **Fork:** a child shares the map, and drops only its own; where the driver keeps its memory from children (perf does), the
-/// handle is there as with [`Fork::Absent`](crate::Fork::Absent).
+/// **Fork:** a child shares the map, and drops only its own; where the driver keeps its memory from
+/// children (perf does), the handle is there as with [`Fork::Absent`](crate::Fork::Absent).
 #[derive(Debug)]
 pub struct Device {
     mapping: Mapping,
@@ -55,7 +55,8 @@ impl Device {
         MapOptions::new().offset(offset).len(length).device(file)
     }
 
-    /// Maps `length` bytes from `offset` of any open device. What the offset means is the driver's to say.
+    /// Maps `length` bytes from `offset` of any open device. What the offset means is the driver's
+    /// to say.
     ///
     /// # Errors
     ///
@@ -79,12 +80,13 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// EINVAL if it does not lie inside the map, or `offset` is no multiple of the width; a fault if the device refuses it.
+    /// EINVAL if it does not lie inside the map, or `offset` is no multiple of the width; a fault
+    /// if the device refuses it.
     pub fn load<R: Register>(&self, offset: usize) -> Result<R> {
         let range = self.register::<R>("load", offset)?;
         let from = self.mapping.start().wrapping_add(offset);
-        // SAFETY: `register` installed the handler and checked the alignment; the region is a device's, to which this
-        // handle gives no references.
+        // SAFETY: `register` installed the handler and checked the alignment; the region is a
+        // device's, to which this handle gives no references.
         unsafe { sys::copy::load(from, Width::of::<R>(), self.mapping.region.addresses()) }
             .map(R::from_word)
             .map_err(|trap| self.mapping.fault("load", trap, range))
@@ -144,7 +146,8 @@ impl Device {
         self.mapping.write_at("write_at", bytes, offset)
     }
 
-    /// Which pages are in memory, if the kernel tells this process: most drivers' pages have no such state.
+    /// Which pages are in memory, if the kernel tells this process: most drivers' pages have no
+    /// such state.
     ///
     /// # Errors
     ///

@@ -1,17 +1,18 @@
 //! Which descriptor a map is made from, and whether the map keeps it.
 //!
-//! mmap(2) needs the descriptor for the call only; closing it early leaves the map alone. A map that keeps one can do a
-//! little more: tell the file's present length, follow its growth, ask the page cache about it.
+//! mmap(2) needs the descriptor for the call only; closing it early leaves the map alone. A map
+//! that keeps one can do a little more: tell the file's present length, follow its growth, ask the
+//! page cache about it.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// A file to map: a borrow (the map keeps no descriptor), or an owned descriptor (the map keeps it until it is
-/// dropped).
+/// A file to map: a borrow (the map keeps no descriptor), or an owned descriptor (the map keeps it
+/// until it is dropped).
 ///
-/// Borrows: `&File`, `&OwnedFd`, [`BorrowedFd`]. Owned: [`File`], [`OwnedFd`], and [`Arc<File>`](Arc), which many maps can
-/// keep at once.
+/// Borrows: `&File`, `&OwnedFd`, [`BorrowedFd`]. Owned: [`File`], [`OwnedFd`], and
+/// [`Arc<File>`](Arc), which many maps can keep at once.
 pub trait MapFile: sealed::SealedMapFile {}
 
 pub(crate) mod sealed {

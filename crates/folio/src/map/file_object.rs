@@ -1,4 +1,5 @@
-//! The object behind a map: opened, measured, lengthened, its holes filled; with errors that explain themselves.
+//! The object behind a map: opened, measured, lengthened, its holes filled; with errors that
+//! explain themselves.
 
 use super::fd_ownership::FdOwnership;
 use crate::error::{Errno, Error, Result, Subject};
@@ -33,7 +34,8 @@ pub(super) fn size(fd: BorrowedFd<'_>, status: &sys::file::Status) -> Result<u64
             Err(no_file(fd))
         }
         FileType::CharacterDevice => Err(no_file(fd)),
-        // An anonymous inode (io_uring, KVM, perf, BPF …) has no kind. Some cannot be mapped at all.
+        // An anonymous inode (io_uring, KVM, perf, BPF …) has no kind. Some cannot be mapped at
+        // all.
         FileType::Unknown => Err(unmappable(fd).unwrap_or_else(|| no_file(fd))),
     }
 }
@@ -54,13 +56,14 @@ fn no_file(fd: BorrowedFd<'_>) -> Error {
     )
 }
 
-/// Refuses a device through which the kernel or hardware could write to memory that the program did not name. Files, block
-/// devices and the zero device are no such.
+/// Refuses a device through which the kernel or hardware could write to memory that the program did
+/// not name. Files, block devices and the zero device are no such.
 pub(super) fn check_device(fd: BorrowedFd<'_>, status: &sys::file::Status) -> Result<()> {
     let harmless = match status.kind {
         FileType::RegularFile => !sys::file::is_of_the_kernel(fd, status),
         FileType::CharacterDevice => status.is_dev_zero() || status.is_device == NULL,
-        // Some sockets have rings (packet(7), AF_XDP), by which the kernel writes to memory; most have no map at all.
+        // Some sockets have rings (packet(7), AF_XDP), by which the kernel writes to memory; most
+        // have no map at all.
         FileType::Unknown | FileType::Socket => match unmappable(fd) {
             Some(error) => return Err(error),
             None => false,
@@ -97,7 +100,8 @@ pub(super) fn check_zero(fd: BorrowedFd<'_>) -> Result<()> {
     ))
 }
 
-/// Refuses a file in memory that others made shorter or longer than `size` before a seal held its length.
+/// Refuses a file in memory that others made shorter or longer than `size` before a seal held its
+/// length.
 pub(super) fn check_sealed_length(fd: BorrowedFd<'_>, size: u64) -> Result<()> {
     let now = status(fd)?.size;
     if now == size {
@@ -144,7 +148,8 @@ pub(super) fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8], mut offset: u64) -
     Ok(())
 }
 
-/// Maps the first page and lets it go again: the kernel's word on whether the object can be mapped so.
+/// Maps the first page and lets it go again: the kernel's word on whether the object can be mapped
+/// so.
 pub(super) fn probe(fd: BorrowedFd<'_>, page: PageSize, prot: Prot, flags: MapFlags) -> Result<()> {
     let (len, place) = (page.bytes(), Placement::Anywhere);
     Region::create(&Request { len, page, prot, flags, fd: Some(fd), offset: 0, place }).map(drop)
@@ -185,8 +190,8 @@ pub(super) fn set_length(fd: BorrowedFd<'_>, length: u64) -> Result<()> {
     })
 }
 
-/// Makes a file at least `length` bytes long. Bytes that another process appends meanwhile stay, where the file system has
-/// fallocate(2).
+/// Makes a file at least `length` bytes long. Bytes that another process appends meanwhile stay,
+/// where the file system has fallocate(2).
 pub(super) fn lengthen(fd: BorrowedFd<'_>, length: u64) -> Result<()> {
     check_length(|| Subject::file(fd), length)?;
     match sys::file::extend(fd, length) {
@@ -204,8 +209,8 @@ pub(super) fn fill_holes(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Res
     let subject = |hole: &std::ops::Range<u64>| {
         Subject::file(fd).with_range(hole.start, (hole.end - hole.start) as usize)
     };
-    // A block device has no holes (and fallocate(2) drops what its page cache holds, on some kernels); a shared map of
-    // huge pages takes them from the pool by itself.
+    // A block device has no holes (and fallocate(2) drops what its page cache holds, on some
+    // kernels); a shared map of huge pages takes them from the pool by itself.
     if status(fd)?.kind != FileType::RegularFile || sys::file::huge_page_bytes(fd).is_some() {
         return Ok(());
     }
@@ -233,7 +238,8 @@ pub(super) fn fill_holes(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Res
     Ok(())
 }
 
-/// Opens a file for a map: to read, or to read and write. A FIFO is no file for a map, and nothing waits for its other end.
+/// Opens a file for a map: to read, or to read and write. A FIFO is no file for a map, and nothing
+/// waits for its other end.
 pub(super) fn open(path: impl AsRef<std::path::Path>, write: bool) -> Result<std::fs::File> {
     open_with(path.as_ref(), if write { OFlags::RDWR } else { OFlags::RDONLY })
 }

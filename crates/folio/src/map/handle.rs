@@ -1,7 +1,7 @@
 //! The calls that every handle has, written once. Ranges are in bytes of the handle.
 
-/// Calls for a handle with a field `mapping: Mapping`. They round ranges outwards to whole pages, within the map. A map without
-/// bytes remembers what is set, and has it when it gets bytes.
+/// Calls for a handle with a field `mapping: Mapping`. They round ranges outwards to whole pages,
+/// within the map. A map without bytes remembers what is set, and has it when it gets bytes.
 macro_rules! handle_calls {
     () => {
         /// Bytes in the map.
@@ -16,8 +16,8 @@ macro_rules! handle_calls {
             self.mapping.len == 0
         }
 
-        /// The first byte. Valid for as long as the map exists; what may be done with it depends on who else can change
-        /// the bytes.
+        /// The first byte. Valid for as long as the map exists; what may be done with it depends on
+        /// who else can change the bytes.
         #[inline]
         pub fn as_ptr(&self) -> *const u8 {
             self.mapping.start()
@@ -28,8 +28,9 @@ macro_rules! handle_calls {
             self.mapping.region.page_size()
         }
 
-        /// Gives advice; see [`Region::advise`](crate::Region::advise). A map without bytes remembers advice that stays with its
-        /// pages, as it does locks, the name and [`set_fork`](Self::set_fork), and has it when it gets bytes: an error comes then.
+        /// Gives advice; see [`Region::advise`](crate::Region::advise). A map without bytes
+        /// remembers advice that stays with its pages, as it does locks, the name and
+        /// [`set_fork`](Self::set_fork), and has it when it gets bytes: an error comes then.
         ///
         /// # Errors
         ///
@@ -73,9 +74,10 @@ macro_rules! handle_calls {
             self.mapping.unlock((range.start_bound().cloned(), range.end_bound().cloned()))
         }
 
-        /// Faults pages in, `step` bytes (rounded up to whole pages) at a time, and reports a page that cannot be supplied.
-        /// `progress` is told the bytes done and the bytes in all, both in whole pages, and returns whether to go on. Returns
-        /// the bytes that were populated; see [`Region::populate`](crate::Region::populate).
+        /// Faults pages in, `step` bytes (rounded up to whole pages) at a time, and reports a page
+        /// that cannot be supplied. `progress` is told the bytes done and the bytes in all, both in
+        /// whole pages, and returns whether to go on. Returns the bytes that were populated; see
+        /// [`Region::populate`](crate::Region::populate).
         ///
         /// # Errors
         ///
@@ -95,7 +97,8 @@ macro_rules! handle_calls {
             )
         }
 
-        /// Names the map's area, where the kernel has names; see [`Region::name_area`](crate::Region::name_area).
+        /// Names the map's area, where the kernel has names; see
+        /// [`Region::name_area`](crate::Region::name_area).
         ///
         /// # Errors
         ///
@@ -140,8 +143,9 @@ macro_rules! handle_calls {
 /// Typed access over `read_at_as`.
 macro_rules! typed_reads {
     () => {
-        /// The value whose bytes start at `offset`, of any type that every bit pattern is valid for. It need not be
-        /// aligned. If someone is writing it just now, it may show bytes of two moments.
+        /// The value whose bytes start at `offset`, of any type that every bit pattern is valid
+        /// for. It need not be aligned. If someone is writing it just now, it may show bytes of two
+        /// moments.
         ///
         /// # Errors
         ///
@@ -154,7 +158,8 @@ macro_rules! typed_reads {
         ///
         /// # Errors
         ///
-        /// As for `read_at`; ENOMEM if the program's allocator, or the machine, has no room for so many bytes.
+        /// As for `read_at`; ENOMEM if the program's allocator, or the machine, has no room for so
+        /// many bytes.
         pub fn read_vec(
             &self,
             range: impl std::ops::RangeBounds<usize>,
@@ -177,8 +182,8 @@ macro_rules! typed_reads {
 /// Typed access over `write_at_as`.
 macro_rules! typed_writes {
     () => {
-        /// Stores a value's bytes at `offset`, which need not be aligned. Who reads it meanwhile may see bytes of two
-        /// moments.
+        /// Stores a value's bytes at `offset`, which need not be aligned. Who reads it meanwhile
+        /// may see bytes of two moments.
         ///
         /// # Errors
         ///

@@ -1,5 +1,5 @@
-//! What every handle stands on: a region, and which of its bytes are shown. They differ where an offset was not a page
-//! multiple, or a length not a whole number of pages.
+//! What every handle stands on: a region, and which of its bytes are shown. They differ where an
+//! offset was not a page multiple, or a length not a whole number of pages.
 
 use super::settings::{Setting, Settings};
 use crate::advice::Advice;
@@ -18,8 +18,8 @@ pub(crate) struct Mapping {
     pub(crate) region: Region,
     pub(crate) lead: usize,
     pub(crate) len: usize,
-    /// The bytes that [`is_ready`](Self::is_ready) has nothing against: all, or none where each access must ask whether
-    /// this process has the map.
+    /// The bytes that [`is_ready`](Self::is_ready) has nothing against: all, or none where each
+    /// access must ask whether this process has the map.
     ready: usize,
     /// What was set while there were no bytes.
     settings: Settings,
@@ -122,7 +122,8 @@ impl Mapping {
         self.region.protect(range, prot)
     }
 
-    /// Applies to `region`, which is to take the place of this map's without bytes, everything that was set.
+    /// Applies to `region`, which is to take the place of this map's without bytes, everything that
+    /// was set.
     pub(crate) fn hand_settings_to(&self, region: &mut Region) -> Result<()> {
         let fork = self.region.fork();
         if region.fork() != fork {
@@ -131,8 +132,8 @@ impl Mapping {
         self.settings.apply(region)
     }
 
-    /// Shows `len` bytes, which the region has. The first ones get what was set while there were none. On an error nothing
-    /// is shown.
+    /// Shows `len` bytes, which the region has. The first ones get what was set while there were
+    /// none. On an error nothing is shown.
     pub(crate) fn show(&mut self, len: usize) -> Result<()> {
         if self.len == 0 && len > 0 {
             self.settings.apply(&mut self.region)?;
@@ -171,8 +172,9 @@ impl Mapping {
         }
     }
 
-    /// The shown bytes that `range` means, as bytes of the region that may be changed as a whole: a range that starts or
-    /// ends where the map does takes the rest of that page along, whose addresses are the map's alone.
+    /// The shown bytes that `range` means, as bytes of the region that may be changed as a whole: a
+    /// range that starts or ends where the map does takes the rest of that page along, whose
+    /// addresses are the map's alone.
     pub(crate) fn shift_whole(
         &self,
         call: &'static str,
@@ -187,8 +189,8 @@ impl Mapping {
         Ok(start..end)
     }
 
-    /// Whether [`bytes`](Self::bytes) has nothing to do for this range but to say where it lies, once the handler of faults
-    /// is installed.
+    /// Whether [`bytes`](Self::bytes) has nothing to do for this range but to say where it lies,
+    /// once the handler of faults is installed.
     #[inline]
     pub(crate) fn is_ready(&self, offset: usize, count: usize) -> bool {
         page::within(offset, count, self.ready).is_some()
@@ -228,7 +230,8 @@ impl Mapping {
     ) -> Result<()> {
         let range = self.bytes(call, offset, buffer.len())?;
         let from = self.start().wrapping_add(offset);
-        // SAFETY: `bytes` installed the handler; the region is mapped memory, to which this handle gives no references.
+        // SAFETY: `bytes` installed the handler; the region is mapped memory, to which this handle
+        // gives no references.
         unsafe { sys::copy::copy(buffer.as_mut_ptr(), from, buffer.len(), self.region.addresses()) }
             .map_err(|trap| self.fault(call, trap, range))
     }

@@ -1,6 +1,6 @@
 //! The handles: one type for each answer to "who else can change these bytes?", one file each.
 //!
-//! | file | what |
+//! | file | subject |
 //! | --- | --- |
 //! | [`options`] | the one builder |
 //! | [`anon`] | [`Anon`]: nobody else; slices |

@@ -1,4 +1,5 @@
-//! A descriptor over a Unix socket (SCM_RIGHTS), with one byte of data, since a message without data may be lost.
+//! A descriptor over a Unix socket (SCM_RIGHTS), with one byte of data, since a message without
+//! data may be lost.
 
 use crate::error::{Errno, Error, Result, Subject};
 use rustix::net::{

@@ -1,5 +1,5 @@
-//! Memory that nobody can ever change again: a memfd sealed against writing, growing and shrinking. It is the one kind
-//! of shared memory that is plain slices.
+//! Memory that nobody can ever change again: a memfd sealed against writing, growing and shrinking.
+//! It is the one kind of shared memory that is plain slices.
 
 use super::handle::handle_calls;
 use super::mapping::Mapping;
@@ -11,8 +11,8 @@ use std::ops::{Deref, RangeBounds};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-/// Bytes that no process can change, lengthen or shorten, ever: the kernel holds to the seals. Derefs to `&[u8]`, and can be
-/// passed to other processes without a copy.
+/// Bytes that no process can change, lengthen or shorten, ever: the kernel holds to the seals.
+/// Derefs to `&[u8]`, and can be passed to other processes without a copy.
 ///
 /// **Fork:** a child inherits the map and the descriptor, and drops only its own.
 ///
@@ -38,7 +38,8 @@ pub struct Sealed {
 }
 
 impl Sealed {
-    /// Makes `length` bytes: `fill` gets them zeroed and writes them, then they are copied into a memfd and sealed.
+    /// Makes `length` bytes: `fill` gets them zeroed and writes them, then they are copied into a
+    /// memfd and sealed.
     ///
     /// # Errors
     ///
@@ -56,15 +57,16 @@ impl Sealed {
         MapOptions::new().sealed_copy(bytes)
     }
 
-    /// Maps a memfd made elsewhere, after checking that it has the seals. Nothing that its maker does can break them.
+    /// Maps a memfd made elsewhere, after checking that it has the seals. Nothing that its maker
+    /// does can break them.
     ///
-    /// Holes are filled, since a slice must not fault when memory is short later: the memfd then has memory for its whole
-    /// length.
+    /// Holes are filled, since a slice must not fault when memory is short later: the memfd then
+    /// has memory for its whole length.
     ///
     /// # Errors
     ///
-    /// EINVAL if it is no memfd, or lacks a seal against writing, growing or shrinking; ENOMEM, before any memory is taken, if
-    /// there is not enough to fill the holes.
+    /// EINVAL if it is no memfd, or lacks a seal against writing, growing or shrinking; ENOMEM,
+    /// before any memory is taken, if there is not enough to fill the holes.
     pub fn from_fd(fd: impl Into<OwnedFd>) -> Result<Self> {
         MapOptions::new().sealed_from_fd(fd.into())
     }
@@ -73,7 +75,8 @@ impl Sealed {
         Self { mapping, fd }
     }
 
-    /// Passes the descriptor to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte of data.
+    /// Passes the descriptor to the process at the other end of a Unix socket (SCM_RIGHTS), with
+    /// one byte of data.
     ///
     /// # Errors
     ///
@@ -114,8 +117,9 @@ impl Deref for Sealed {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: the bytes are mapped readable for as long as the handle lives. The seals were checked on this very
-        // descriptor: while they hold, and they hold for ever, no process can change the bytes or take pages away.
+        // SAFETY: the bytes are mapped readable for as long as the handle lives. The seals were
+        // checked on this very descriptor: while they hold, and they hold for ever, no process can
+        // change the bytes or take pages away.
         unsafe { std::slice::from_raw_parts(self.mapping.start(), self.mapping.len) }
     }
 }

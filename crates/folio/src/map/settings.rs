@@ -1,5 +1,5 @@
-//! Settings that are made while a map has no bytes. The kernel has nothing yet to apply them to, so the map remembers them
-//! and applies them, in their order, when it gets bytes.
+//! Settings that are made while a map has no bytes. The kernel has nothing yet to apply them to, so
+//! the map remembers them and applies them, in their order, when it gets bytes.
 
 use crate::advice::Advice;
 use crate::error::Result;
@@ -74,7 +74,8 @@ impl Settings {
             .retain(|setting| !matches!(setting, Setting::Locked | Setting::LockedOnFault));
     }
 
-    /// Applies all of them to a region that has bytes now. They stay until [`forget`](Self::forget).
+    /// Applies all of them to a region that has bytes now. They stay until
+    /// [`forget`](Self::forget).
     pub(crate) fn apply(&self, region: &mut Region) -> Result<()> {
         let waiting = self.waiting().clone();
         waiting.into_iter().try_for_each(|setting| match setting {

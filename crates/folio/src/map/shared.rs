@@ -12,17 +12,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic;
 
-/// Memory shared between processes, whose pages nobody can take away: anonymous (for forked children), `/dev/zero` (the
-/// same, the old way), or a memfd sealed against shrinking (for whoever gets the descriptor, related or not).
+/// Memory shared between processes, whose pages nobody can take away: anonymous (for forked
+/// children), `/dev/zero` (the same, the old way), or a memfd sealed against shrinking (for whoever
+/// gets the descriptor, related or not).
 ///
-/// Space is reserved at creation where the kernel can: a full machine is an error then, not a signal later. But a peer can
-/// punch holes into a memfd: a hole takes memory when it is touched, and a machine with strict overcommit that has none left
-/// then sends a SIGBUS. There are no huge pages: who shares them could punch a hole, and an empty pool would then be a signal.
+/// Space is reserved at creation where the kernel can: a full machine is an error then, not a
+/// signal later. But a peer can punch holes into a memfd: a hole takes memory when it is touched,
+/// and a machine with strict overcommit that has none left then sends a SIGBUS. There are no huge
+/// pages: who shares them could punch a hole, and an empty pool would then be a signal.
 ///
 /// Source: mmap(2), memfd_create(2).
 ///
-/// **Fork:** a child shares the memory, and drops only its own map of it. With [`Fork::Absent`](crate::Fork::Absent) it has
-/// nothing there: asking for views and atomics is an error, and it must not touch those that the parent asked for.
+/// **Fork:** a child shares the memory, and drops only its own map of it. With
+/// [`Fork::Absent`](crate::Fork::Absent) it has nothing there: asking for views and atomics is an
+/// error, and it must not touch those that the parent asked for.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,7 +61,8 @@ impl SharedMem {
         MapOptions::new().shared_dev_zero(length)
     }
 
-    /// Memory behind a descriptor, sealed against shrinking: [`send_to`](Self::send_to) it to any process.
+    /// Memory behind a descriptor, sealed against shrinking: [`send_to`](Self::send_to) it to any
+    /// process.
     ///
     /// # Errors
     ///
@@ -72,7 +76,8 @@ impl SharedMem {
     ///
     /// # Errors
     ///
-    /// EINVAL if it is no memfd, not sealed against shrinking, or has huge pages; EPERM if it is sealed against writing.
+    /// EINVAL if it is no memfd, not sealed against shrinking, or has huge pages; EPERM if it is
+    /// sealed against writing.
     pub fn from_fd(fd: impl Into<OwnedFd>) -> Result<Self> {
         MapOptions::new().shared_from_fd(fd.into())
     }
@@ -86,7 +91,8 @@ impl SharedMem {
         self.fd.as_ref().map(AsFd::as_fd)
     }
 
-    /// Passes the descriptor to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte of data.
+    /// Passes the descriptor to the process at the other end of a Unix socket (SCM_RIGHTS), with
+    /// one byte of data.
     ///
     /// # Errors
     ///
@@ -122,8 +128,9 @@ impl SharedMem {
     pub fn view(&self) -> Result<ViewMut<'_>> {
         self.mapping.region.check_present("view", &(0..self.mapping.region.len()))?;
         crate::sys::signal::install();
-        // SAFETY: the bytes are mapped readable and writable while the handle is borrowed; no process can take their
-        // pages away, for the memory is anonymous or sealed against shrinking.
+        // SAFETY: the bytes are mapped readable and writable while the handle is borrowed; no
+        // process can take their pages away, for the memory is anonymous or sealed against
+        // shrinking.
         Ok(unsafe { ViewMut::new(self.mapping.start(), self.mapping.len) })
     }
 
@@ -140,8 +147,8 @@ impl SharedMem {
     ///
     /// # Errors
     ///
-    /// EINVAL if it does not lie inside the map, or `offset` is no multiple of its size; ENOMEM in a child that does not have
-    /// the memory.
+    /// EINVAL if it does not lie inside the map, or `offset` is no multiple of its size; ENOMEM in
+    /// a child that does not have the memory.
     pub fn atomic<A: Atom>(&self, offset: usize) -> Result<&A> {
         Ok(&self.atomics::<A>(offset, 1)?[0])
     }
@@ -169,8 +176,9 @@ impl SharedMem {
             ));
         }
         region.check_present("atomics", &(offset..offset + bytes))?;
-        // SAFETY: inside the map, aligned (the map starts on a page), any bits are valid, and all that safe code gets
-        // of these bytes are atomics and assembly copies. The pages stay, as for `view`.
+        // SAFETY: inside the map, aligned (the map starts on a page), any bits are valid, and all
+        // that safe code gets of these bytes are atomics and assembly copies. The pages stay, as
+        // for `view`.
         Ok(unsafe {
             std::slice::from_raw_parts(self.mapping.start().add(offset).cast::<A>(), count)
         })

@@ -1,14 +1,17 @@
-//! A file map with a promise: slices for parsers that want `&[u8]`, where somebody answers for the file.
+//! A file map with a promise: slices for parsers that want `&[u8]`, where somebody answers for the
+//! file.
 
 use super::file::{FileAccess, MappedFile, ReadOnly, ReadWrite, WriteAccess};
 use std::ops::{Deref, DerefMut};
 
-/// A file map whose bytes nobody changes and whose file nobody shortens, by promise: derefs to `&[u8]`.
+/// A file map whose bytes nobody changes and whose file nobody shortens, by promise: derefs to
+/// `&[u8]`.
 ///
 /// Made by [`MappedFile::assume_stable`]. What the parsers written for a plain map of a file take.
 ///
-/// **Fork:** a child inherits the map (shared, or copied on write) and drops only its own; the promise holds for it too.
-/// With [`Fork::Absent`](crate::Fork::Absent) it has nothing there, and must not touch the slice.
+/// **Fork:** a child inherits the map (shared, or copied on write) and drops only its own; the
+/// promise holds for it too. With [`Fork::Absent`](crate::Fork::Absent) it has nothing there, and
+/// must not touch the slice.
 ///
 /// Source: mmap(2).
 #[derive(Debug)]
@@ -18,9 +21,10 @@ pub struct Stable<A = ReadOnly>(pub(super) MappedFile<A>);
 ///
 /// Made by [`MappedFile::assume_exclusive`].
 ///
-/// **Fork:** a child inherits the map and drops only its own. A shared one is the same memory in both: it is the promise
-/// that one of them alone touches it. A private one is copied on write. With [`Fork::Absent`](crate::Fork::Absent) the child
-/// has nothing there, and must not touch the slices.
+/// **Fork:** a child inherits the map and drops only its own. A shared one is the same memory in
+/// both: it is the promise that one of them alone touches it. A private one is copied on write.
+/// With [`Fork::Absent`](crate::Fork::Absent) the child has nothing there, and must not touch the
+/// slices.
 ///
 /// Source: mmap(2).
 #[derive(Debug)]
@@ -34,9 +38,11 @@ impl<A: FileAccess> Stable<A> {
 }
 
 impl Stable<ReadOnly> {
-    /// The map, for its other calls. Only for a read-only one: another could be written to under the slice.
+    /// The map, for its other calls. Only for a read-only one: another could be written to under
+    /// the slice.
     ///
-    /// Its guards are an error (EPERM): a guard replaces pages that cannot be supplied, under the slice.
+    /// Its guards are an error (EPERM): a guard replaces pages that cannot be supplied, under the
+    /// slice.
     pub fn as_map(&self) -> &MappedFile<ReadOnly> {
         &self.0
     }
@@ -67,7 +73,8 @@ impl<A: FileAccess> Deref for Stable<A> {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: mapped readable while the handle lives, and promised to `assume_stable` to be left alone.
+        // SAFETY: mapped readable while the handle lives, and promised to `assume_stable` to be
+        // left alone.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr(), self.0.len()) }
     }
 }
@@ -77,7 +84,8 @@ impl<A: WriteAccess> Deref for StableMut<A> {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: mapped readable while the handle lives, and promised to `assume_exclusive` to be left alone.
+        // SAFETY: mapped readable while the handle lives, and promised to `assume_exclusive` to be
+        // left alone.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr(), self.0.len()) }
     }
 }
@@ -117,25 +125,27 @@ impl<A: FileAccess> From<Stable<A>> for bytes::Bytes {
 }
 
 impl<A: FileAccess> MappedFile<A> {
-    /// Takes the promise that the file stays as it is, for the map's whole life: the result derefs to `&[u8]`.
+    /// Takes the promise that the file stays as it is, for the map's whole life: the result derefs
+    /// to `&[u8]`.
     ///
     /// # Safety
     ///
-    /// Until the result is dropped or turned back, nobody changes or truncates the mapped part of the file, and the map is
-    /// readable throughout (it does not reach past the file's last page, and was not protected otherwise).
+    /// Until the result is dropped or turned back, nobody changes or truncates the mapped part of
+    /// the file, and the map is readable throughout (it does not reach past the file's last page,
+    /// and was not protected otherwise).
     pub unsafe fn assume_stable(self) -> Stable<A> {
         Stable(self.promised(true))
     }
 }
 
 impl<A: WriteAccess> MappedFile<A> {
-    /// Takes the promise that this map alone is used to read or write its part of the file: the result derefs to `&[u8]` and
-    /// `&mut [u8]`.
+    /// Takes the promise that this map alone is used to read or write its part of the file: the
+    /// result derefs to `&[u8]` and `&mut [u8]`.
     ///
     /// # Safety
     ///
-    /// As for [`assume_stable`](Self::assume_stable), and writable throughout; nobody reads the bytes through another map
-    /// in this process.
+    /// As for [`assume_stable`](Self::assume_stable), and writable throughout; nobody reads the
+    /// bytes through another map in this process.
     pub unsafe fn assume_exclusive(self) -> StableMut<A> {
         StableMut(self.promised(true))
     }

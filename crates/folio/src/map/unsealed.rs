@@ -1,5 +1,5 @@
-//! A memfd on its way to be sealed. Its bytes come by copies, and no slice of it exists before the seals hold: any code of
-//! the process can open it through /proc meanwhile, and change them.
+//! A memfd on its way to be sealed. Its bytes come by copies, and no slice of it exists before the
+//! seals hold: any code of the process can open it through /proc meanwhile, and change them.
 
 use super::file_object;
 use crate::error::{Errno, Error, Result, Subject};
@@ -20,8 +20,8 @@ pub(super) struct Unsealed {
     page: PageSize,
     /// The bytes to store.
     length: usize,
-    /// The length of the file: in whole pages if they are huge. For others the exact length tells receivers how much
-    /// there is.
+    /// The length of the file: in whole pages if they are huge. For others the exact length tells
+    /// receivers how much there is.
     size: u64,
 }
 
@@ -53,7 +53,8 @@ impl Unsealed {
         Ok(Self { fd, name: name.to_owned(), huge, page, length, size })
     }
 
-    /// Stores all bytes, a piece at a time: `piece` is told offset and count, and hands the bytes over.
+    /// Stores all bytes, a piece at a time: `piece` is told offset and count, and hands the bytes
+    /// over.
     #[expect(clippy::type_complexity, reason = "a name for it would say less")]
     pub(super) fn store(
         &self,

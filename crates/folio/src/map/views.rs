@@ -1,5 +1,5 @@
-//! Views and atomics of regions whose pages nobody can take away: what handles gave up, and what was joined of it. A ring
-//! whose pages are mapped twice, back to back, is one.
+//! Views and atomics of regions whose pages nobody can take away: what handles gave up, and what
+//! was joined of it. A ring whose pages are mapped twice, back to back, is one.
 
 use super::shared::Atom;
 use crate::access::{View, ViewMut};
@@ -12,26 +12,28 @@ use std::ops::{Range, RangeBounds};
 impl Region {
     /// The bytes of a range, for volatile reads.
     ///
-    /// The region must be one whose pages stay: it was made of anonymous, sealed or shared memory (an
-    /// [`Anon`](crate::Anon), a [`Sealed`](crate::Sealed), a [`SharedMem`](crate::SharedMem),
-    /// [`MapOptions::region`](crate::MapOptions::region)), or joined of such. Pages of a file can go away; read those by
-    /// [`read_at`](Self::read_at), or guard them with the file map.
+    /// The region must be one whose pages stay: it was made of anonymous, sealed or shared memory
+    /// (an [`Anon`](crate::Anon), a [`Sealed`](crate::Sealed), a [`SharedMem`](crate::SharedMem),
+    /// [`MapOptions::region`](crate::MapOptions::region)), or joined of such. Pages of a file can
+    /// go away; read those by [`read_at`](Self::read_at), or guard them with the file map.
     ///
     /// # Errors
     ///
-    /// EINVAL for a range outside the region; EOPNOTSUPP for other memory, and for shared memory that was resized beyond its
-    /// object; EACCES if the region is not readable throughout; ENOMEM for a part that was unmapped, and in a child that
-    /// does not have the region.
+    /// EINVAL for a range outside the region; EOPNOTSUPP for other memory, and for shared memory
+    /// that was resized beyond its object; EACCES if the region is not readable throughout; ENOMEM
+    /// for a part that was unmapped, and in a child that does not have the region.
     pub fn view(&self, range: impl RangeBounds<usize>) -> Result<View<'_>> {
         let range = self.steady("view", range, Prot::READ)?;
-        // SAFETY: inside the region, mapped readable, and nobody can take the pages away. Unmapping, protecting and
-        // resizing take the region whole or mutably, which the view's borrow forbids.
+        // SAFETY: inside the region, mapped readable, and nobody can take the pages away.
+        // Unmapping, protecting and resizing take the region whole or mutably, which the view's
+        // borrow forbids.
         Ok(unsafe { View::new(self.as_ptr().wrapping_add(range.start), range.len()) })
     }
 
     /// The bytes of a range, for volatile reads and writes.
     ///
-    /// A magic ring buffer: the same pages twice, back to back, so that a message that wraps around lies in one piece.
+    /// A magic ring buffer: the same pages twice, back to back, so that a message that wraps around
+    /// lies in one piece.
     ///
     /// ```
     /// use folio::{MapOptions, Reservation, SharedMem};
@@ -100,8 +102,9 @@ impl Region {
             ));
         }
         let range = self.steady("atomics", range, Prot::READ_WRITE)?;
-        // SAFETY: as for `view_mut`; aligned, since the region starts on a page; any bits are valid, and all that safe code
-        // gets of these bytes are atomics, volatile accesses and checked copies.
+        // SAFETY: as for `view_mut`; aligned, since the region starts on a page; any bits are
+        // valid, and all that safe code gets of these bytes are atomics, volatile accesses and
+        // checked copies.
         Ok(unsafe { std::slice::from_raw_parts(self.as_ptr().add(range.start).cast::<A>(), count) })
     }
 

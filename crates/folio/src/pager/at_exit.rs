@@ -1,8 +1,9 @@
 //! What was stored reaches its source when the program ends by exit(3), or by the end of `main`.
 //!
-//! Kernel maps keep their stores however the process ends. A pager's dirty pages are memory of the process: so a function of
-//! atexit(3) writes them, for at most [`BOUND`]. It is registered with the first writable map, and such functions run in the
-//! reverse order of their registration: those that the program registered later run before.
+//! Kernel maps keep their stores however the process ends. A pager's dirty pages are memory of the
+//! process: so a function of atexit(3) writes them, for at most [`BOUND`]. It is registered with
+//! the first writable map, and such functions run in the reverse order of their registration: those
+//! that the program registered later run before.
 //!
 //! Source: atexit(3), exit(3).
 
@@ -29,7 +30,8 @@ struct WritableObjects {
 
 static WRITTEN: PerProcess<Mutex<Vec<WritableObjects>>> = PerProcess::new();
 
-/// An object whose stores are written at the end of the program. It ends when they are written, or lost.
+/// An object whose stores are written at the end of the program. It ends when they are written, or
+/// lost.
 #[derive(Debug)]
 pub(super) struct ExitFlush {
     number: u64,
@@ -42,8 +44,9 @@ impl ExitFlush {
         // A forked child inherits the function with this.
         static REGISTERED: AtomicBool = AtomicBool::new(false);
         if !REGISTERED.swap(true, Ordering::AcqRel) {
-            // SAFETY: the function takes and returns nothing, does not unwind, and lives as long as the process. Where there is
-            // no memory to note it, stores are written by `sync` and on drop only.
+            // SAFETY: the function takes and returns nothing, does not unwind, and lives as long as
+            // the process. Where there is no memory to note it, stores are written by `sync` and on
+            // drop only.
             let _ = unsafe { libc::atexit(flush_all) };
         }
         let number = LAST.fetch_add(1, Ordering::Relaxed);
@@ -64,7 +67,8 @@ impl Drop for ExitFlush {
     }
 }
 
-/// What the C library calls. A thread that serves a source cannot wait for that source, so an exit from there writes nothing.
+/// What the C library calls. A thread that serves a source cannot wait for that source, so an exit
+/// from there writes nothing.
 extern "C" fn flush_all() {
     if !thread::is_own() && catch_unwind(AssertUnwindSafe(flush_within_bound)).is_err() {
         sys::say(format_args!("the program ended before stored bytes were written"));
@@ -77,7 +81,8 @@ fn flush_within_bound() {
         match WRITTEN.get().try_lock() {
             Ok(all) => break all,
             Err(TryLockError::Poisoned(all)) => break all.into_inner(),
-            // The list's lock is held for moments, unless its holder is the very thread that exits, in a signal handler.
+            // The list's lock is held for moments, unless its holder is the very thread that exits,
+            // in a signal handler.
             Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::yield_now(),
             Err(TryLockError::WouldBlock) => return,
         }

@@ -1,5 +1,5 @@
-//! Reads and writes of local files for a shard: by io_uring where it is allowed, else by a pool of threads with pread and
-//! pwrite.
+//! Reads and writes of local files for a shard: by io_uring where it is allowed, else by a pool of
+//! threads with pread and pwrite.
 
 use super::command::CommandQueue;
 use crate::pager::sys::io_uring::Ring;
@@ -83,11 +83,13 @@ impl FileIo {
     ///
     /// # Safety
     ///
-    /// Until it ends, the memory is mapped and the operation's alone, and the descriptor stays open.
+    /// Until it ends, the memory is mapped and the operation's alone, and the descriptor stays
+    /// open.
     pub(super) unsafe fn start(&mut self, operation: FileOperation, id: u64) -> io::Result<()> {
         match self {
             Self::Ring(ring, _) => match operation {
-                // SAFETY: the caller's promise. The kernel takes at most a 32-bit length; a run is 2 MiB.
+                // SAFETY: the caller's promise. The kernel takes at most a 32-bit length; a run is
+                // 2 MiB.
                 FileOperation::Read { fd, to, len, offset } => unsafe {
                     ring.push_read(fd, to, len as u32, offset, id)
                 },
@@ -105,7 +107,8 @@ impl FileIo {
         }
     }
 
-    /// Starts an operation on these threads, for a file that may keep a call waiting. Its end comes to the inbox.
+    /// Starts an operation on these threads, for a file that may keep a call waiting. Its end comes
+    /// to the inbox.
     ///
     /// # Safety
     ///
@@ -128,9 +131,10 @@ impl FileIo {
         }
     }
 
-    /// Hands over what was started, and waits until something ends, the time is over, or these descriptors (with events; a
-    /// negative one is none) have something; [`fired`](Self::fired) tells which, once [`completed`](Self::completed) has
-    /// nothing more. False where the ring cannot wait so: nothing was waited for.
+    /// Hands over what was started, and waits until something ends, the time is over, or these
+    /// descriptors (with events; a negative one is none) have something; [`fired`](Self::fired)
+    /// tells which, once [`completed`](Self::completed) has nothing more. False where the ring
+    /// cannot wait so: nothing was waited for.
     ///
     /// A descriptor that has something is told of once: it has to be emptied before the next wait.
     pub(super) fn wait(&mut self, watched: [(RawFd, i16); WATCHED], timeout: Duration) -> bool {
@@ -151,7 +155,8 @@ impl FileIo {
         true
     }
 
-    /// Which descriptors have had something since this was asked last; `None` where only poll(2) knows.
+    /// Which descriptors have had something since this was asked last; `None` where only poll(2)
+    /// knows.
     pub(super) fn fired(&mut self) -> Option<[bool; WATCHED]> {
         match self {
             Self::Ring(ring, watch) if !watch.refused && ring.can_wait() => {

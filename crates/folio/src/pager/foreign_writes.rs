@@ -1,8 +1,9 @@
 //! Whether someone else writes to an object that this pager writes: its version tells.
 //!
-//! A pager's own writes change the version too. So the version is looked at before the first write of a group, while no write
-//! is under way, and learnt again after the last. A write of someone else's in between goes unnoticed, as does one within the
-//! granularity of the version. Once another version is seen no write is made any more: whole pages would overwrite the other
+//! A pager's own writes change the version too. So the version is looked at before the first write
+//! of a group, while no write is under way, and learnt again after the last. A write of someone
+//! else's in between goes unnoticed, as does one within the granularity of the version. Once
+//! another version is seen no write is made any more: whole pages would overwrite the other
 //! writer's bytes.
 
 use super::core::FailureReason;
@@ -12,7 +13,8 @@ use crate::source::Version;
 #[derive(Debug)]
 pub(super) struct ForeignWrites<W> {
     state: CheckState,
-    /// The version after this pager's last write; `None` where that is not known, and the next look learns it.
+    /// The version after this pager's last write; `None` where that is not known, and the next look
+    /// learns it.
     known: Option<Version>,
     /// Writes under way.
     writing: usize,
@@ -88,7 +90,8 @@ impl<W> ForeignWrites<W> {
         last
     }
 
-    /// The version was looked at. Returns the writes that can be made now, or those that must not be made, and why.
+    /// The version was looked at. Returns the writes that can be made now, or those that must not
+    /// be made, and why.
     pub(super) fn looked(
         &mut self,
         version: Result<Version, FailureReason>,
@@ -117,8 +120,8 @@ impl<W> ForeignWrites<W> {
         Ok(waiting)
     }
 
-    /// The source's length is about to be changed by this process (`on`), or was changed or not: either way the version that
-    /// follows is this process's own.
+    /// The source's length is about to be changed by this process (`on`), or was changed or not:
+    /// either way the version that follows is this process's own.
     pub(super) fn resizing(&mut self, on: bool) {
         self.resizing = on;
         self.known = None;

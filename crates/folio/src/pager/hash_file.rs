@@ -25,7 +25,8 @@ impl HashFile {
         Self { object, inbox: Arc::clone(inbox), threads: Workers::new(1), file: Arc::default() }
     }
 
-    /// Calls `work` with the file on the thread, and sends the message that `done` makes of the result.
+    /// Calls `work` with the file on the thread, and sends the message that `done` makes of the
+    /// result.
     fn post<R>(
         &self,
         work: impl FnOnce(&mut Option<File>) -> io::Result<R> + Send + 'static,

@@ -1,6 +1,8 @@
-//! Byte-exact write-back: the bytes that a dirty page had before it was stored to, and the parts of it that differ now.
+//! Byte-exact write-back: the bytes that a dirty page had before it was stored to, and the parts of
+//! it that differ now.
 //!
-//! Only these parts are written, so that others can write to other bytes of the same page meanwhile.
+//! Only these parts are written, so that others can write to other bytes of the same page
+//! meanwhile.
 
 use super::core::{ExtentId, PageRun};
 use crate::source::request::Sink;
@@ -17,7 +19,8 @@ type ImagePages = HashMap<u64, Box<[u8]>>;
 pub(super) struct PreImages {
     page: usize,
     pages: ImagePages,
-    /// Those of pages that are being written, by frame: a page that is stored to meanwhile has a new one.
+    /// Those of pages that are being written, by frame: a page that is stored to meanwhile has a
+    /// new one.
     writing: HashMap<ExtentId, ImagePages>,
     /// Frames that were copied for a write while stores to them went on.
     unprotected: HashSet<ExtentId>,
@@ -38,7 +41,8 @@ impl PreImages {
         (run.first..run.end()).any(|page| !self.pages.contains_key(&page))
     }
 
-    /// The run has these bytes, and is stored to from now on. Pages that were stored to before keep the pre-image that they have.
+    /// The run has these bytes, and is stored to from now on. Pages that were stored to before keep
+    /// the pre-image that they have.
     pub(super) fn keep(&mut self, run: PageRun, bytes: &[u8]) {
         for (page, bytes) in (run.first..).zip(bytes.chunks_exact(self.page)) {
             self.pages.entry(page).or_insert_with(|| bytes.into());
@@ -50,7 +54,8 @@ impl PreImages {
         self.unprotected.insert(frame);
     }
 
-    /// The write of a frame's bytes begins: the ranges, from the start of the run and up to `len`, that are to be written.
+    /// The write of a frame's bytes begins: the ranges, from the start of the run and up to `len`,
+    /// that are to be written.
     pub(super) fn begin(
         &mut self,
         frame: ExtentId,
@@ -119,7 +124,8 @@ fn differing<'a>(before: &'a [u8], now: &'a [u8]) -> impl Iterator<Item = Range<
     })
 }
 
-/// Many small writes that are one operation: it ends with the last of them, and fails with the first that fails.
+/// Many small writes that are one operation: it ends with the last of them, and fails with the
+/// first that fails.
 pub(super) struct WriteParts {
     sink: Arc<dyn Sink>,
     /// The operation, and what it has done if all goes well.

@@ -1,6 +1,7 @@
-//! The pager engine: mmap's mechanism in user space. It maps any [`Source`] as plain memory, within a budget.
+//! The pager engine: mmap's mechanism in user space. It maps any [`Source`] as plain memory, within
+//! a budget.
 //!
-//! | file | what |
+//! | file | subject |
 //! | --- | --- |
 //! | [`core`] | the mind: page states, readahead, replacement, write-back. No I/O, no clock, no `unsafe` |
 //! | [`shard`] | the driver: one thread that owns a core, and does what it wants |
@@ -69,7 +70,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// How many threads call one source at once, unless told.
+/// How many threads call one source at once, by default.
 const SOURCE_THREADS: usize = 16;
 
 /// The least budget: 4 MiB.
@@ -77,8 +78,8 @@ const LEAST: usize = 4 << 20;
 
 /// Maps [sources](crate::source) as memory, and keeps no more of them in memory than its budget.
 ///
-/// One thread of the pager's own serves the faults of all its maps. Clones are the same pager; it ends when the last clone and the
-/// last map are gone.
+/// One thread of the pager's own serves the faults of all its maps. Clones are the same pager; it
+/// ends when the last clone and the last map are gone.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -127,7 +128,8 @@ impl Inner {
         std::ptr::from_ref(self).addr() as u64
     }
 
-    /// Whether this is the process that made the pager: a forked child has no thread that serves it.
+    /// Whether this is the process that made the pager: a forked child has no thread that serves
+    /// it.
     pub(crate) fn is_owner_process(&self) -> bool {
         self.process == identity::token()
     }
@@ -157,65 +159,71 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Bytes of memory for pages and the pager's records of them, 4 MiB at least. 256 MiB unless told.
+    /// Bytes of memory for pages and the pager's records of them, 4 MiB at least. 256 MiB unless
+    /// told.
     ///
-    /// The pager uses no more than three quarters of the least limit among the memory cgroups of the process (4 MiB at least), as
-    /// it is when the budget is set: [`Pager::budget`] tells. The rest is for the program.
+    /// The pager uses no more than three quarters of the least limit among the memory cgroups of
+    /// the process (4 MiB at least), as it is when the budget is set: [`Pager::budget`] tells. The
+    /// rest is for the program.
     pub fn budget(mut self, bytes: usize) -> Self {
         self.budget = bytes;
         self
     }
 
-    /// After how long what was stored is written back in the background. 5 seconds unless told.
+    /// After how long what was stored is written back in the background. 5 seconds by default.
     pub fn write_back_after(mut self, age: Duration) -> Self {
         self.dirty_age = age;
         self
     }
 
-    /// Where private pages go that do not fit into the budget: to a file without a name in this directory. `/var/tmp` unless
-    /// told.
+    /// Where private pages go that do not fit into the budget: to a file without a name in this
+    /// directory. `/var/tmp` by default.
     pub fn spill_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.spill_dir = dir.into();
         self
     }
 
-    /// How many threads may call one source at once, at least one. 16 unless told. Threads start when there is
-    /// something to call, go from source to source, and end when there is nothing for some seconds; each source has this limit
-    /// for itself, so sources that block, or read through another map of this pager, never wait for each other. Files of local file systems and bytes in memory
-    /// need none.
+    /// How many threads may call one source at once, at least one. 16 by default. Threads start
+    /// when there is something to call, go from source to source, and end when there is nothing for
+    /// some seconds; each source has this limit for itself, so sources that block, or read through
+    /// another map of this pager, never wait for each other. Files of local file systems and bytes
+    /// in memory need none.
     pub fn source_threads(mut self, threads: usize) -> Self {
         self.source_threads = threads;
         self
     }
 
-    /// Whether to use less than the budget while the process's cgroup is short of memory, or the machine, where the group has no
-    /// file of its own for that (pressure stall information, as far as the kernel has it and lets this process watch it): three
-    /// quarters at each sign of it, and by steps the whole again. No unless told.
+    /// Whether to use less than the budget while the process's cgroup is short of memory, or the
+    /// machine, where the group has no file of its own for that (pressure stall information, as far
+    /// as the kernel has it and lets this process watch it): three quarters at each sign of it, and
+    /// by steps the whole again. No by default.
     pub fn shrink_under_pressure(mut self, shrink: bool) -> Self {
         self.pressure = shrink;
         self
     }
 
-    /// Whether only the bytes that were stored are written back, and no others of their pages. No unless told.
+    /// Whether only the bytes that were stored are written back, and no others of their pages. No
+    /// by default.
     ///
-    /// The pager then keeps each dirty page a second time as it was before (in the budget), and writes where the two differ: a byte that was
-    /// stored as it was is not written. So others can write to other bytes of the same pages with write(2) or by kernel maps,
-    /// and a change of the source's version is no error of `sync`. Pages in memory do not show what others write. A page with many
-    /// changes apart from each other takes as many writes.
+    /// The pager then keeps each dirty page a second time as it was before (in the budget), and
+    /// writes where the two differ: a byte that was stored as it was is not written. So others can
+    /// write to other bytes of the same pages with write(2) or by kernel maps, and a change of the
+    /// source's version is no error of `sync`. Pages in memory do not show what others write. A
+    /// page with many changes apart from each other takes as many writes.
     pub fn merge_stores(mut self, merge: bool) -> Self {
         self.merges = merge;
         self
     }
 
-    /// Leaves features of the kernel out, as `FOLIO_FEATURES` does: `"-move,-poison"`. What is left out has a second way. The
-    /// words are those that `folio doctor` lists.
+    /// Leaves features of the kernel out, as `FOLIO_FEATURES` does: `"-move,-poison"`. What is left
+    /// out has a second way. The words are those that `folio doctor` lists.
     pub fn features(mut self, mask: &str) -> Self {
         mask.clone_into(&mut self.features);
         self
     }
 
-    /// Has faults delivered in this way and no other, as `FOLIO_DELIVERY` does: `"uffd"` (the best of the next three),
-    /// `"syscall"`, `"device"`, `"user-mode-only"` or `"signal"`.
+    /// Has faults delivered in this way and no other, as `FOLIO_DELIVERY` does: `"uffd"` (the best
+    /// of the next three), `"syscall"`, `"device"`, `"user-mode-only"` or `"signal"`.
     pub fn delivery(mut self, way: &str) -> Self {
         way.clone_into(&mut self.delivery);
         self
@@ -225,8 +233,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// EINVAL if the budget is less than 4 MiB, or a feature or delivery is not known or not there; EPERM or ENOSYS where the kernel allows no userfaultfd; EAGAIN if no thread can
-    /// be started.
+    /// EINVAL if the budget is less than 4 MiB, or a feature or delivery is not known or not there;
+    /// EPERM or ENOSYS where the kernel allows no userfaultfd; EAGAIN if no thread can be started.
     pub fn build(self) -> Result<Pager> {
         let subject = || Subject::named("a pager").with_length(self.budget);
         check_budget(self.budget)?;
@@ -275,7 +283,8 @@ impl Builder {
     }
 }
 
-/// Runs a shard. It must not end early: the kernel would show zeros for missing pages once the userfaultfd is closed.
+/// Runs a shard. It must not end early: the kernel would show zeros for missing pages once the
+/// userfaultfd is closed.
 fn serve(shard: driver::Driver) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shard.run())).is_err() {
         crate::sys::say(format_args!(
@@ -338,49 +347,56 @@ impl Pager {
 
     /// Maps a source for reading. Any number of read-only maps of one source share their pages.
     ///
-    /// The pages are not locked by mlockall(2) with MCL_FUTURE, whatever is mapped. mlockall with MCL_CURRENT reads all of every
-    /// map, and gives memory to all of a shared one.
+    /// The pages are not locked by mlockall(2) with MCL_FUTURE, whatever is mapped. mlockall with
+    /// MCL_CURRENT reads all of every map, and gives memory to all of a shared one.
     ///
-    /// The map shows the version that the source has now: if the source changes, pages that were not read yet are errors. Of a
-    /// [`LocalFile`](crate::source::LocalFile) each page is stable by itself, unless it asks for one version.
+    /// The map shows the version that the source has now: if the source changes, pages that were
+    /// not read yet are errors. Of a [`LocalFile`](crate::source::LocalFile) each page is stable by
+    /// itself, unless it asks for one version.
     ///
     /// # Errors
     ///
-    /// What the source says of its length and version; EAGAIN if its version changes meanwhile; EBUSY while the source is mapped
-    /// writable by any pager of this process (a map whose last handle is being dropped is waited for; a thread that calls a source
-    /// does not wait); ENOMEM for addresses. A panic of the source in an answer is an error, too.
+    /// What the source says of its length and version; EAGAIN if its version changes meanwhile;
+    /// EBUSY while the source is mapped writable by any pager of this process (a map whose last
+    /// handle is being dropped is waited for; a thread that calls a source does not wait); ENOMEM
+    /// for addresses. A panic of the source in an answer is an error, too.
     pub fn map(&self, source: impl Source) -> Result<Paged> {
         MappedObject::open(&self.inner, Arc::new(source), Purpose::Read, Pattern::Normal)
             .map(Paged::new)
     }
 
-    /// Maps a source for reading and writing, for one handle alone. What is stored reaches the source some time later
-    /// ([`Builder::write_back_after`], or when memory is needed), with [`PagedMut::sync`], and at the latest when the map is closed
-    /// or dropped.
+    /// Maps a source for reading and writing, for one handle alone. What is stored reaches the
+    /// source some time later ([`Builder::write_back_after`], or when memory is needed), with
+    /// [`PagedMut::sync`], and at the latest when the map is closed or dropped.
     ///
-    /// **The end of the program.** exit(3), and so the end of `main`, writes the dirty pages of all maps that still exist, and waits
-    /// for 10 seconds at most. It does so after the functions of atexit(3) that the program registered since its first writable map. An
-    /// exit in a thread that calls a source, and one in a forked child, write nothing for the map. What was not written is lost when a
-    /// signal kills the process (`kill -9`), and with `_exit`, `abort` and exec: only [`PagedMut::sync`] is safe from these.
+    /// **The end of the program.** exit(3), and so the end of `main`, writes the dirty pages of all
+    /// maps that still exist, and waits for 10 seconds at most. It does so after the functions of
+    /// atexit(3) that the program registered since its first writable map. An exit in a thread that
+    /// calls a source, and one in a forked child, write nothing for the map. What was not written
+    /// is lost when a signal kills the process (`kill -9`), and with `_exit`, `abort` and exec:
+    /// only [`PagedMut::sync`] is safe from these.
     ///
-    /// **Other pagers.** Whole pages are written back. So a local file is locked against the writable maps of pagers in other
-    /// processes: an exclusive lock of an open file description (fcntl(2)) on its byte 2^61. The lock stops neither write(2) nor the
-    /// kernel's maps, nor read-only maps. [`Stats::locks_refused`] counts the files that could not be locked.
+    /// **Other pagers.** Whole pages are written back. So a local file is locked against the
+    /// writable maps of pagers in other processes: an exclusive lock of an open file description
+    /// (fcntl(2)) on its byte 2^61. The lock stops neither write(2) nor the kernel's maps, nor
+    /// read-only maps. [`Stats::locks_refused`] counts the files that could not be locked.
     ///
     /// # Errors
     ///
-    /// As for [`map`](Self::map); EBUSY while the source is mapped at all by a pager of this process, or writable by one of another
-    /// process ([`FileMapMut`](crate::FileMapMut) shares a file among processes), or while a write of its last map has not ended;
-    /// EMFILE without a descriptor for the lock; EACCES if it cannot be written.
+    /// As for [`map`](Self::map); EBUSY while the source is mapped at all by a pager of this
+    /// process, or writable by one of another process ([`FileMapMut`](crate::FileMapMut) shares a
+    /// file among processes), or while a write of its last map has not ended; EMFILE without a
+    /// descriptor for the lock; EACCES if it cannot be written.
     pub fn map_mut(&self, source: impl Source) -> Result<PagedMut> {
         MappedObject::open(&self.inner, Arc::new(source), Purpose::Write, Pattern::Normal)
             .map(PagedMut::new)
     }
 
-    /// Maps a source copy-on-write: what is stored never reaches the source. Stored pages that do not fit into the budget go
-    /// to an unlinked file ([`Builder::spill_dir`]).
+    /// Maps a source copy-on-write: what is stored never reaches the source. Stored pages that do
+    /// not fit into the budget go to an unlinked file ([`Builder::spill_dir`]).
     ///
-    /// Which bytes of a changed source it shows, [`map`](Self::map) says; a page that was stored to is the map's own.
+    /// Which bytes of a changed source it shows, [`map`](Self::map) says; a page that was stored to
+    /// is the map's own.
     ///
     /// # Errors
     ///
@@ -390,7 +406,8 @@ impl Pager {
             .map(PagedMut::new)
     }
 
-    /// Maps a source for many writable handles: they see each other's stores at once, through volatile views.
+    /// Maps a source for many writable handles: they see each other's stores at once, through
+    /// volatile views.
     ///
     /// # Errors
     ///
@@ -414,12 +431,14 @@ impl Pager {
         Ok(stats)
     }
 
-    /// The budget in bytes: less than was asked for where the process's memory cgroup allows less ([`Builder::budget`]).
+    /// The budget in bytes: less than was asked for where the process's memory cgroup allows less
+    /// ([`Builder::budget`]).
     pub fn budget(&self) -> usize {
         self.inner.budget()
     }
 
-    /// Sets the budget, or as much of it as [`Builder::budget`] would. When it is lowered, pages leave memory until it is kept: soon, and dirty ones after they were written.
+    /// Sets the budget, or as much of it as [`Builder::budget`] would. When it is lowered, pages
+    /// leave memory until it is kept: soon, and dirty ones after they were written.
     ///
     /// # Errors
     ///

@@ -1,8 +1,10 @@
-//! What pages were when they left memory: a keyed hash of each, so that a page that is read again is the same, or an error.
+//! What pages were when they left memory: a keyed hash of each, so that a page that is read again
+//! is the same, or an error.
 //!
-//! The key is the pager's secret, drawn from the kernel: no safe [`Source`](crate::source::Source) can make up other bytes
-//! with the same hash. The hash is HighwayHash (Alakuijala, Cox, Wassenberg: "Fast keyed hash/pseudo-random function using SIMD
-//! multiply and permute", 2016), 64 bits.
+//! The key is the pager's secret, drawn from the kernel: no safe [`Source`](crate::source::Source)
+//! can make up other bytes with the same hash. The hash is HighwayHash (Alakuijala, Cox,
+//! Wassenberg: "Fast keyed hash/pseudo-random function using SIMD multiply and permute", 2016), 64
+//! bits.
 //!
 //! Hashes are kept in leaves. A leaf that leaves memory goes to a [file](super::hash_file), which
 //! another thread reads and writes: nothing here waits. Zero is no page's hash. In a leaf in memory
@@ -164,8 +166,8 @@ impl PageHashes {
         Verification::Same
     }
 
-    /// Takes the oldest leaves out of memory, up to `bytes` of them, to be written. They are known, and
-    /// count, until [`written`](Self::written); before that there are none to take.
+    /// Takes the oldest leaves out of memory, up to `bytes` of them, to be written. They are known,
+    /// and count, until [`written`](Self::written); before that there are none to take.
     pub(crate) fn spill(&mut self, bytes: usize) -> Vec<LeafWrite> {
         let mut writes = Vec::new();
         if !self.writing.is_empty() {
@@ -264,7 +266,8 @@ fn fill_up(hashes: &mut Leaf, older: &[u64]) {
 }
 
 impl LeafWrite {
-    /// The pieces that make the file complete: their offsets in the file, in bytes, and their bytes.
+    /// The pieces that make the file complete: their offsets in the file, in bytes, and their
+    /// bytes.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = (u64, Vec<u8>)> {
         let wanted = |at: usize| at >= self.stored || self.hashes[at] != 0;
         let mut ranges: Vec<Range<usize>> = Vec::new();

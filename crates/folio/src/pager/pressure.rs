@@ -1,5 +1,5 @@
-//! Memory pressure of the process's cgroup, or of the machine, as the kernel tells it, and how much of the budget is used under
-//! it.
+//! Memory pressure of the process's cgroup, or of the machine, as the kernel tells it, and how much
+//! of the budget is used under it.
 //!
 //! Source: Documentation/accounting/psi.rst.
 
@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 /// The pressure of the whole machine.
 const MACHINE: &str = "/proc/pressure/memory";
 
-/// A tenth of two seconds in which some task waited for memory. Windows of two seconds need no privilege (6.5).
+/// A tenth of two seconds in which some task waited for memory. Windows of two seconds need no
+/// privilege (6.5).
 const TRIGGER: &[u8] = b"some 200000 2000000\0";
 /// Calm for so long gives a step back.
 const CALM: Duration = Duration::from_secs(10);
@@ -31,7 +32,8 @@ pub(super) struct Pressure {
 }
 
 impl Pressure {
-    /// `None` where the kernel has no pressure information (CONFIG_PSI), or does not let this process watch.
+    /// `None` where the kernel has no pressure information (CONFIG_PSI), or does not let this
+    /// process watch.
     pub(super) fn watch(budget: usize) -> Option<Self> {
         // A group that is short of memory need not make the machine so.
         let own = Groups::now().pressure_file();
@@ -51,7 +53,8 @@ impl Pressure {
         self.shrunk
     }
 
-    /// The share to use from now on, if it changes: three quarters under pressure, an eighth of `budget` more after each calm.
+    /// The share to use from now on, if it changes: three quarters under pressure, an eighth of
+    /// `budget` more after each calm.
     pub(super) fn change(&mut self, budget: usize) -> Option<usize> {
         let felt = std::mem::take(&mut self.felt);
         let share = if felt {

@@ -1,5 +1,5 @@
-//! How requests reach a source that is not read by the shard itself: on threads of a pool that no stuck source of
-//! another map exhausts, with a look at its version before and after each read.
+//! How requests reach a source that is not read by the shard itself: on threads of a pool that no
+//! stuck source of another map exhausts, with a look at its version before and after each read.
 
 use super::command::{Command, CommandQueue};
 use super::core::ObjectId;
@@ -118,7 +118,8 @@ impl SourceCaller {
         });
     }
 
-    /// Asks for the version of a source that is written, or the stamp of the file that it is, and tells the shard.
+    /// Asks for the version of a source that is written, or the stamp of the file that it is, and
+    /// tells the shard.
     pub(super) fn ask_version(&self, object: ObjectId, file: Option<Arc<LocalFile>>) {
         let (source, inbox) = (Arc::clone(&self.source), Arc::clone(&self.inbox));
         self.threads.post(move |thread| {
@@ -130,8 +131,9 @@ impl SourceCaller {
         });
     }
 
-    /// Lets go of what keeps others from the source, then of the source, and of all else that may take its time when it is
-    /// dropped. A source may do anything then, such as closing another map.
+    /// Lets go of what keeps others from the source, then of the source, and of all else that may
+    /// take its time when it is dropped. A source may do anything then, such as closing another
+    /// map.
     pub(super) fn drop_all(self, held: impl Send + 'static, others: impl Send + 'static) {
         let threads = Arc::clone(&self.threads);
         let all = (self, others);

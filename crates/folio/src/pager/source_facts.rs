@@ -1,5 +1,5 @@
-//! The answers of a source, asked once, on the thread of the caller that maps it. A shard asks a source nothing: it might
-//! wait for the answer, or take the source's panic for its own.
+//! The answers of a source, asked once, on the thread of the caller that maps it. A shard asks a
+//! source nothing: it might wait for the answer, or take the source's panic for its own.
 
 use crate::error::{Errno, Error, Result, Subject};
 use crate::source::function::caught;
@@ -36,7 +36,8 @@ pub(crate) enum SourceAccess {
     /// By requests; the source never has another version.
     Constant,
     Zeros,
-    /// In memory: start and length of bytes that stay, and stay the same, for as long as the source lives.
+    /// In memory: start and length of bytes that stay, and stay the same, for as long as the source
+    /// lives.
     Bytes(usize, usize),
     /// By the shard's own reads and writes, which end whatever other processes do.
     File(Arc<LocalFile>),

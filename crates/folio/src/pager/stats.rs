@@ -25,7 +25,8 @@ pub struct Stats {
     pub readahead_used: u64,
     /// Of these, pages that were dropped before.
     pub readahead_wasted: u64,
-    /// Pages put into a map without a fault: by request, or since much of what is around them was wanted.
+    /// Pages put into a map without a fault: by request, or since much of what is around them was
+    /// wanted.
     pub pages_prefetched: u64,
     /// Pages that left memory.
     pub pages_evicted: u64,
@@ -51,13 +52,15 @@ pub struct Stats {
     pub record_bytes: u64,
     /// The budget, in bytes.
     pub budget: u64,
-    /// Times that hashes of pages could not be moved to a file of the spill directory, or not within half a
-    /// second. They then take up to a quarter of the budget; beyond that the oldest are given up, and
-    /// their pages are errors when they are wanted again.
+    /// Times that hashes of pages could not be moved to a file of the spill directory, or not
+    /// within half a second. They then take up to a quarter of the budget; beyond that the oldest
+    /// are given up, and their pages are errors when they are wanted again.
     pub hashes_refused: u64,
-    /// The errno of the last such refusal: ENOSPC, EMFILE, ENOENT; ETIMEDOUT of a directory that is too slow.
+    /// The errno of the last such refusal: ENOSPC, EMFILE, ENOENT; ETIMEDOUT of a directory that is
+    /// too slow.
     pub hash_refusal: Option<i32>,
-    /// Writable maps, since the pager was made, of files that could not be locked against pagers of other processes.
+    /// Writable maps, since the pager was made, of files that could not be locked against pagers of
+    /// other processes.
     pub locks_refused: u64,
     /// The errno of the last such refusal: ENOLCK where the file system has no locks.
     pub lock_refusal: Option<i32>,
@@ -71,7 +74,8 @@ impl Stats {
         self.faults_missing + self.faults_soft + self.faults_write + self.faults_spurious
     }
 
-    /// The time within which `share` (0 to 1) of the faults were served, to a factor of two; `None` if there was none.
+    /// The time within which `share` (0 to 1) of the faults were served, to a factor of two; `None`
+    /// if there was none.
     pub fn latency_quantile(&self, share: f64) -> Option<Duration> {
         let all: u64 = self.latency.iter().sum();
         #[allow(clippy::cast_precision_loss, reason = "counts of faults")]

@@ -1,4 +1,5 @@
-//! A queue whose one reader sleeps while there is nothing in it: who sends rings a bell, and only if the reader sleeps.
+//! A queue whose one reader sleeps while there is nothing in it: who sends rings a bell, and only
+//! if the reader sleeps.
 //!
 //! `tests/models/command_queue.rs` checks the protocol under every order of steps.
 
@@ -47,7 +48,8 @@ impl<T, B: WakeSignal> WakeQueue<T, B> {
 
     /// Says that the reader is about to sleep; whether it may: nothing has come.
     pub(crate) fn may_sleep(&self) -> bool {
-        // All that is done to the flag reads what was done before: a sender that comes after this finds it set.
+        // All that is done to the flag reads what was done before: a sender that comes after this
+        // finds it set.
         self.asleep.swap(true, Ordering::SeqCst);
         let empty = self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
         if !empty {

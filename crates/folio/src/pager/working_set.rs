@@ -1,4 +1,5 @@
-//! The pages that a program used, in the order in which it used them: kept in a file, and prefetched the next time.
+//! The pages that a program used, in the order in which it used them: kept in a file, and
+//! prefetched the next time.
 
 use crate::error::{Errno, Error, Result, Subject};
 use crate::sys;
@@ -78,8 +79,8 @@ impl WorkingSet {
     ///
     /// # Errors
     ///
-    /// What the file system says; EINVAL if it is no such file, with the line that is wrong; EFBIG if it has more than
-    /// 256 MiB, which is 8 million ranges.
+    /// What the file system says; EINVAL if it is no such file, with the line that is wrong; EFBIG
+    /// if it has more than 256 MiB, which is 8 million ranges.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         const MOST: u64 = 256 << 20;
         let mut text = String::new();

@@ -12,8 +12,8 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// A [`Fault`] for a page that cannot be supplied or must not be read; what `buffer` then holds is
-    /// unspecified. EINVAL for a range outside the region, ENOMEM for a part that was unmapped.
+    /// A [`Fault`] for a page that cannot be supplied or must not be read; what `buffer` then holds
+    /// is unspecified. EINVAL for a range outside the region, ENOMEM for a part that was unmapped.
     #[inline]
     pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
         self.read_at_as("read_at", buffer, offset)
@@ -29,19 +29,22 @@ impl Region {
     ) -> Result<()> {
         let range = self.bytes(call, offset, buffer.len())?;
         sys::signal::install();
-        // SAFETY: the handler is installed; the range is mapped by this region, which gives out no references.
+        // SAFETY: the handler is installed; the range is mapped by this region, which gives out no
+        // references.
         unsafe {
             sys::copy::copy(buffer.as_mut_ptr(), self.at(offset), buffer.len(), self.addresses())
         }
         .map_err(|trap| self.fault(call, trap, range, &Origin::default()).into())
     }
 
-    /// Copies `bytes` to `offset`. Where the map is shared, others see them at once, and the file changes.
+    /// Copies `bytes` to `offset`. Where the map is shared, others see them at once, and the file
+    /// changes.
     ///
     /// # Errors
     ///
-    /// A [`Fault`] for a page that cannot be supplied or must not be written; bytes before it may have been
-    /// stored. EINVAL for a range outside the region, ENOMEM for a part that was unmapped.
+    /// A [`Fault`] for a page that cannot be supplied or must not be written; bytes before it may
+    /// have been stored. EINVAL for a range outside the region, ENOMEM for a part that was
+    /// unmapped.
     #[inline]
     pub fn write_at(&self, bytes: &[u8], offset: usize) -> Result<()> {
         let range = self.bytes("write_at", offset, bytes.len())?;
@@ -51,13 +54,13 @@ impl Region {
             .map_err(|trap| self.fault("write_at", trap, range, &Origin::default()).into())
     }
 
-    /// Makes the page at `offset` one that was written, without changing a byte: for kernels without
-    /// MADV_POPULATE_WRITE.
+    /// Makes the page at `offset` one that was written, without changing a byte: for kernels
+    /// without MADV_POPULATE_WRITE.
     pub(super) fn touch_for_writing(&self, offset: usize) -> Result<()> {
         let range = self.bytes("populate", offset, 1)?;
         sys::signal::install();
-        // SAFETY: the page is mapped by this region, and the byte is written back as it was, without an instant in
-        // which another thread's store could be lost.
+        // SAFETY: the page is mapped by this region, and the byte is written back as it was,
+        // without an instant in which another thread's store could be lost.
         unsafe { sys::copy::touch(self.at(offset), self.addresses()) }
             .map_err(|trap| self.fault("populate", trap, range, &Origin::default()).into())
     }
@@ -72,8 +75,8 @@ impl Region {
         Ok(range)
     }
 
-    /// The error for a trap: which bytes of `asked` (in bytes of the region) lie on the page that could not be supplied,
-    /// and why.
+    /// The error for a trap: which bytes of `asked` (in bytes of the region) lie on the page that
+    /// could not be supplied, and why.
     #[cold]
     pub(crate) fn fault(
         &self,
@@ -90,8 +93,8 @@ impl Region {
         // Anonymous memory has an inode of zero, and no offset that means anything.
         let file = area.as_ref().filter(|area| area.inode != 0);
         let in_area = |area: &sys::process::Vma| {
-            // Of the first byte in the error and not of the trap, which may lie before it: a machine check names the
-            // page's start.
+            // Of the first byte in the error and not of the trap, which may lie before it: a
+            // machine check names the page's start.
             let start = self.at(range.start) as usize;
             area.offset + start.saturating_sub(area.range.start) as u64
         };

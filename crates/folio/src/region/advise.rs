@@ -1,5 +1,6 @@
-//! What leaves a region's bytes and range alone, and changes where the bytes are, when, and at what cost: write-back,
-//! advice, locking, populating, naming. (Discarding is here too, since it is advice to the kernel.)
+//! What leaves a region's bytes and range alone, and changes where the bytes are, when, and at what
+//! cost: write-back, advice, locking, populating, naming. (Discarding is here too, since it is
+//! advice to the kernel.)
 
 use super::{Errno, Error, Region, Result};
 use crate::advice::{Advice, Discard, UncheckedAdvice};
@@ -12,13 +13,14 @@ use std::ops::{ControlFlow, Range, RangeBounds};
 /// Source: msync(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WriteBack {
-    /// Write changed pages and wait until the device has them (MS_SYNC): what fdatasync(2) does for the range.
+    /// Write changed pages and wait until the device has them (MS_SYNC): what fdatasync(2) does for
+    /// the range.
     Wait,
-    /// Schedule the write (MS_ASYNC). Linux has always scheduled it by then, so it checks the range and returns; not even
-    /// the file's times move.
+    /// Schedule the write (MS_ASYNC). Linux has always scheduled it by then, so it checks the range
+    /// and returns; not even the file's times move.
     Start,
-    /// Wait, and ask other maps of the file to take over the new bytes (MS_SYNC and MS_INVALIDATE). On Linux all maps
-    /// show the same pages already; EBUSY for locked memory.
+    /// Wait, and ask other maps of the file to take over the new bytes (MS_SYNC and MS_INVALIDATE).
+    /// On Linux all maps show the same pages already; EBUSY for locked memory.
     Invalidate,
 }
 
@@ -34,14 +36,16 @@ pub enum Populate {
 }
 
 impl Region {
-    /// Writes changed pages back to the file. For maps that are not shared with a file, only checks the range.
+    /// Writes changed pages back to the file. For maps that are not shared with a file, only checks
+    /// the range.
     ///
-    /// Closing the descriptor or unmapping does not lose changes: they are in the page cache, and reach the device
-    /// later. This call says when they are there.
+    /// Closing the descriptor or unmapping does not lose changes: they are in the page cache, and
+    /// reach the device later. This call says when they are there.
     ///
     /// # Errors
     ///
-    /// EIO if the device failed: changes may be lost. EBUSY for [`WriteBack::Invalidate`] of locked memory.
+    /// EIO if the device failed: changes may be lost. EBUSY for [`WriteBack::Invalidate`] of locked
+    /// memory.
     pub fn sync(&self, range: impl RangeBounds<usize>, how: WriteBack) -> Result<()> {
         let flags = match how {
             WriteBack::Wait => libc::MS_SYNC,
@@ -57,8 +61,8 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// EINVAL where the kernel does not know the advice or does not take it for this memory, EFAULT (populating) for a page
-    /// that cannot be supplied; see each [`Advice`].
+    /// EINVAL where the kernel does not know the advice or does not take it for this memory, EFAULT
+    /// (populating) for a page that cannot be supplied; see each [`Advice`].
     pub fn advise(&self, range: impl RangeBounds<usize>, advice: Advice) -> Result<()> {
         self.advise_range(
             "madvise",
@@ -105,9 +109,9 @@ impl Region {
     ///
     /// # Safety
     ///
-    /// From now on nothing may rely on the bytes in a way that the advice breaks: no reference to them may exist while they
-    /// can vanish ([`Free`](UncheckedAdvice::Free)), fault ([`GuardInstall`](UncheckedAdvice::GuardInstall)), or,
-    /// in a child, be absent or zero.
+    /// From now on nothing may rely on the bytes in a way that the advice breaks: no reference to
+    /// them may exist while they can vanish ([`Free`](UncheckedAdvice::Free)), fault
+    /// ([`GuardInstall`](UncheckedAdvice::GuardInstall)), or, in a child, be absent or zero.
     pub unsafe fn advise_unchecked(
         &self,
         range: impl RangeBounds<usize>,
@@ -126,13 +130,14 @@ impl Region {
         )
     }
 
-    /// Faults all pages of the range in and keeps them in memory until [`unlock`](Self::unlock), the unmapping, or the
-    /// process's end (mlock(2)). Children do not inherit the lock.
+    /// Faults all pages of the range in and keeps them in memory until [`unlock`](Self::unlock),
+    /// the unmapping, or the process's end (mlock(2)). Children do not inherit the lock.
     ///
     /// # Errors
     ///
-    /// ENOMEM at RLIMIT_MEMLOCK or for a page past the end of the file, EPERM where the limit is zero. mlock(2) also names
-    /// EAGAIN, for a page that cannot be faulted in; outside a full memory cgroup it could not be provoked.
+    /// ENOMEM at RLIMIT_MEMLOCK or for a page past the end of the file, EPERM where the limit is
+    /// zero. mlock(2) also names EAGAIN, for a page that cannot be faulted in; outside a full
+    /// memory cgroup it could not be provoked.
     ///
     /// Source: mlock(2).
     pub fn lock(&self, range: impl RangeBounds<usize>) -> Result<()> {
@@ -141,8 +146,8 @@ impl Region {
         })
     }
 
-    /// Keeps in memory the pages of the range that are there, and others from their first touch on (mlock2(2),
-    /// MLOCK_ONFAULT, since 4.4).
+    /// Keeps in memory the pages of the range that are there, and others from their first touch on
+    /// (mlock2(2), MLOCK_ONFAULT, since 4.4).
     ///
     /// # Errors
     ///
@@ -183,18 +188,20 @@ impl Region {
         })
     }
 
-    /// Faults the pages of the range in, at most `step` bytes (rounded up to whole pages) at a time, so that it neither
-    /// blocks for ever nor hides what it does: `progress` is told the bytes done and the bytes in all after each step, and
-    /// ends the work early with [`ControlFlow::Break`]. Returns the bytes that were populated.
+    /// Faults the pages of the range in, at most `step` bytes (rounded up to whole pages) at a
+    /// time, so that it neither blocks for ever nor hides what it does: `progress` is told the
+    /// bytes done and the bytes in all after each step, and ends the work early with
+    /// [`ControlFlow::Break`]. Returns the bytes that were populated.
     ///
-    /// Needs nothing newer than Linux 5.10: MADV_POPULATE is used where it exists (5.14), else each page is touched by a
-    /// checked access.
+    /// Needs nothing newer than Linux 5.10: MADV_POPULATE is used where it exists (5.14), else each
+    /// page is touched by a checked access.
     ///
     /// # Errors
     ///
-    /// A fault for a page that cannot be supplied (past the end of the file, no huge page free): pages before it are in.
-    /// The same, with [`FaultCause::Protection`](crate::FaultCause::Protection), if
-    /// the pages' protection forbids it.
+    /// A fault for a page that cannot be supplied (past the end of the file, no huge page free):
+    /// pages before it are in. The same, with
+    /// [`FaultCause::Protection`](crate::FaultCause::Protection), if the pages' protection forbids
+    /// it.
     ///
     /// Source: madvise(2).
     pub fn populate(
@@ -227,7 +234,8 @@ impl Region {
             // SAFETY: changes no byte.
             match unsafe { sys::mm::madvise(self.at(range.start), range.len(), advice.raw()) } {
                 Ok(()) => return Ok(()),
-                // A signal came, or memory was short for a moment: what is in is in, the rest again.
+                // A signal came, or memory was short for a moment: what is in is in, the rest
+                // again.
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 // No such advice before 5.14; and for an error, touching tells which page and why.
                 Err(errno) => {
@@ -258,9 +266,9 @@ impl Region {
         Ok(())
     }
 
-    /// Names the area in `/proc/PID/maps` as `[anon:NAME]` (PR_SET_VMA_ANON_NAME, since 5.17): private anonymous memory.
-    /// Names are at most 79 printable characters without ``[]\$` ``. `false` where the kernel was built without names, or
-    /// the memory is of a kind that has none.
+    /// Names the area in `/proc/PID/maps` as `[anon:NAME]` (PR_SET_VMA_ANON_NAME, since 5.17):
+    /// private anonymous memory. Names are at most 79 printable characters without ``[]\$` ``.
+    /// `false` where the kernel was built without names, or the memory is of a kind that has none.
     ///
     /// # Errors
     ///

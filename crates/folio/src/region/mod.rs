@@ -1,11 +1,12 @@
-//! An owned address range: what every handle is built on. It gives the range back when it is dropped.
+//! An owned address range: what every handle is built on. It gives the range back when it is
+//! dropped.
 //!
-//! | file | what |
+//! | file | subject |
 //! | --- | --- |
 //! | `mod.rs` | making, owning, giving back |
-//! | [`rights`] | the protection of its pages, and how it is restored |
-//! | [`change`] | what changes the range itself: unmap, split, merge, protect, resize, relocate, seal |
-//! | [`upkeep`] | what leaves bytes and range alone: write-back, advice, locking, populating, naming |
+//! | [`protection`] | the protection of its pages, and how it is restored |
+//! | [`remap`] | what changes the range itself: unmap, split, merge, protect, resize, relocate, seal |
+//! | [`advise`] | what leaves bytes and range alone: write-back, advice, locking, populating, naming |
 //! | [`access`] | checked copies in and out |
 //! | [`reservation`] | address space without memory, to place regions in |
 
@@ -36,32 +37,36 @@ use std::sync::Arc;
 /// Source: fork(2), madvise(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Fork {
-    /// The same map: shared if it is shared, copied on write if it is private. In the child, dropping the handle
-    /// unmaps the child's map only.
+    /// The same map: shared if it is shared, copied on write if it is private. In the child,
+    /// dropping the handle unmaps the child's map only.
     #[default]
     Inherit,
-    /// Nothing (MADV_DONTFORK). In the child, the handle's checked accesses and calls are errors, dropping it does
-    /// nothing, and its slices must not be touched: the addresses may be anything's.
+    /// Nothing (MADV_DONTFORK). In the child, the handle's checked accesses and calls are errors,
+    /// dropping it does nothing, and its slices must not be touched: the addresses may be
+    /// anything's.
     Absent,
     /// The same addresses, zero-filled (MADV_WIPEONFORK; private anonymous memory only).
     Wiped,
 }
 
-/// An owned range of addresses, with whatever is mapped there: memory of any kind, with any protection.
+/// An owned range of addresses, with whatever is mapped there: memory of any kind, with any
+/// protection.
 ///
 /// A `Region` never gives out references to its bytes. The handles ([`Anon`](crate::Anon),
-/// [`FileMap`](crate::FileMap) …) do, as far as their kind of memory allows, and each can be turned into the region that
-/// it stands on. A region offers checked copies, which are safe whatever the protection is, and a pointer.
+/// [`FileMap`](crate::FileMap) …) do, as far as their kind of memory allows, and each can be turned
+/// into the region that it stands on. A region offers checked copies, which are safe whatever the
+/// protection is, and a pointer.
 ///
-/// Ranges are in bytes from [`as_ptr`](Self::as_ptr). Calls that cannot harm neighbouring bytes round a range outwards to
-/// whole pages, within the region; calls that could (unmapping, protecting, discarding) take whole pages only, and
-/// their error names the nearest ones.
+/// Ranges are in bytes from [`as_ptr`](Self::as_ptr). Calls that cannot harm neighbouring bytes
+/// round a range outwards to whole pages, within the region; calls that could (unmapping,
+/// protecting, discarding) take whole pages only, and their error names the nearest ones.
 ///
 /// Dropping it unmaps it; [`unmap`](Self::unmap) does the same and says if that failed.
 ///
-/// **Fork:** a child inherits the region, shared or copied on write as its memory is, and dropping it there unmaps the
-/// child's map only; locks are not inherited. [`set_fork`](Self::set_fork) keeps it from children or wipes it there; in
-/// a child that does not have it, calls are errors and dropping it does nothing.
+/// **Fork:** a child inherits the region, shared or copied on write as its memory is, and dropping
+/// it there unmaps the child's map only; locks are not inherited. [`set_fork`](Self::set_fork)
+/// keeps it from children or wipes it there; in a child that does not have it, calls are errors and
+/// dropping it does nothing.
 pub struct Region {
     base: NonNull<u8>,
     /// Bytes: a multiple of the page size.
@@ -75,7 +80,8 @@ pub struct Region {
 
 #[derive(Debug, Default)]
 struct RareState {
-    /// Parts that were unmapped, ordered, apart from each other, in bytes from the base. Another map may lie there.
+    /// Parts that were unmapped, ordered, apart from each other, in bytes from the base. Another
+    /// map may lie there.
     holes: Vec<Range<usize>>,
     /// The reservation that the region lies in, and that gets its addresses back.
     home: Option<Arc<reservation::Space>>,
@@ -100,8 +106,8 @@ struct Steady {
     private: bool,
 }
 
-// SAFETY: a region is a range of addresses and the right to unmap it; neither is tied to a thread, and the calls
-// that take `&self` change nothing but what the kernel itself synchronizes.
+// SAFETY: a region is a range of addresses and the right to unmap it; neither is tied to a thread,
+// and the calls that take `&self` change nothing but what the kernel itself synchronizes.
 unsafe impl Send for Region {}
 // SAFETY: as above.
 unsafe impl Sync for Region {}
@@ -166,8 +172,8 @@ impl Request<'_> {
 
     /// Maps it at a claimed address of a reservation. On an error the claim is given back.
     ///
-    /// It is mapped elsewhere first, and moved: nearly all that the kernel can say against it it says while the place
-    /// still reserves.
+    /// It is mapped elsewhere first, and moved: nearly all that the kernel can say against it it
+    /// says while the place still reserves.
     fn place_within(
         &self,
         space: &reservation::Space,
@@ -221,7 +227,8 @@ impl Region {
     pub(crate) fn create(request: &Request<'_>) -> Result<Self> {
         let refused = |errno, address| Err(Error::kernel("mmap", errno, request.subject(address)));
         if matches!(request.place, Placement::At(0)) {
-            // The kernel gives it to the privileged; but nothing in Rust lies at null, nor can a region.
+            // The kernel gives it to the privileged; but nothing in Rust lies at null, nor can a
+            // region.
             return Err(Error::rule_as(
                 Errno::PERM,
                 "mmap",
@@ -257,8 +264,8 @@ impl Region {
                         request.subject(Some(address)).with_flags(flags),
                     ))
                 };
-                // SHARED_VALIDATE refuses NOREPLACE as a flag it does not know (tried: 6.18); without it the address is a
-                // hint, which is taken where the place is free.
+                // SHARED_VALIDATE refuses NOREPLACE as a flag it does not know (tried: 6.18);
+                // without it the address is a hint, which is taken where the place is free.
                 let validate = request.flags.contains(MapFlags::SHARED_VALIDATE);
                 let exactly = if validate { MapFlags::empty() } else { MapFlags::FIXED_NOREPLACE };
                 // SAFETY: neither NOREPLACE nor a hint replaces anything.
@@ -296,8 +303,8 @@ impl Region {
         Ok(region)
     }
 
-    /// Takes over a range that was mapped by other means, such as [`raw::mmap`](crate::raw::mmap). `page` is the size
-    /// of its pages.
+    /// Takes over a range that was mapped by other means, such as [`raw::mmap`](crate::raw::mmap).
+    /// `page` is the size of its pages.
     ///
     /// # Errors
     ///
@@ -305,8 +312,8 @@ impl Region {
     ///
     /// # Safety
     ///
-    /// The whole range is mapped with pages of that size, belongs to nobody else, and no reference to its bytes is in
-    /// use.
+    /// The whole range is mapped with pages of that size, belongs to nobody else, and no reference
+    /// to its bytes is in use.
     pub unsafe fn from_raw_parts(address: *mut u8, length: usize, page: PageSize) -> Result<Self> {
         match NonNull::new(address) {
             Some(base) if length > 0 && page.divides(address as usize) && page.divides(length) => {
@@ -327,8 +334,8 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// EINVAL, with the region, if parts of it were unmapped or it lies in a [`Reservation`]: then it is no single range
-    /// of its own.
+    /// EINVAL, with the region, if parts of it were unmapped or it lies in a [`Reservation`]: then
+    /// it is no single range of its own.
     pub fn into_raw_parts(mut self) -> Result<(*mut u8, usize), ConversionError<Self>> {
         self.adopt_lost_pages();
         if let Some(RareState { holes, home, .. }) = self.rare.as_deref()
@@ -347,13 +354,14 @@ impl Region {
         Ok((this.base.as_ptr(), this.len))
     }
 
-    /// The first byte. Valid for what the protection allows, until the region is changed or dropped; for nothing if it
-    /// is empty.
+    /// The first byte. Valid for what the protection allows, until the region is changed or
+    /// dropped; for nothing if it is empty.
     pub fn as_ptr(&self) -> *mut u8 {
         self.base.as_ptr()
     }
 
-    /// Bytes from the first to the last, unmapped parts included: a multiple of [`page_size`](Self::page_size).
+    /// Bytes from the first to the last, unmapped parts included: a multiple of
+    /// [`page_size`](Self::page_size).
     pub fn len(&self) -> usize {
         self.len
     }
@@ -467,7 +475,8 @@ impl Region {
         Ok(range)
     }
 
-    /// Whether all of it is mapped, in every process that has it: then no range of it needs a look at the rest.
+    /// Whether all of it is mapped, in every process that has it: then no range of it needs a look
+    /// at the rest.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         self.rare.as_deref().is_none_or(|rare| rare.holes.is_empty() && rare.process.is_none())
@@ -572,7 +581,8 @@ impl Region {
         }
     }
 
-    /// Unmaps all that is mapped. On an error the part that failed, and those after it, are still there.
+    /// Unmaps all that is mapped. On an error the part that failed, and those after it, are still
+    /// there.
     fn release_all(&mut self) -> Result<(), Errno> {
         self.adopt_lost_pages();
         let process = self.rare.as_deref().and_then(|rare| rare.process);

@@ -1,20 +1,21 @@
-//! The protection of a region's pages. The kernel changes it area by area, and can fail after the first; then the region
-//! restores it, so it has to know how it was.
+//! The protection of a region's pages. The kernel changes it area by area, and can fail after the
+//! first; then the region restores it, so it has to know how it was.
 
 use super::{Error, Prot, Region, Result, stack_conflict};
 use crate::sys;
 use std::ops::{Range, RangeBounds};
 
 impl Region {
-    /// Sets the protection of whole pages. Only this process's pages; the object and other maps of it are not
-    /// concerned.
+    /// Sets the protection of whole pages. Only this process's pages; the object and other maps of
+    /// it are not concerned.
     ///
     /// # Errors
     ///
-    /// EINVAL if the range is not whole pages, EACCES where the file was not opened for it, ENOMEM at
-    /// `vm.max_map_count`, where a range with holes is named, or where pages without access would get it in the way of a
-    /// stack; EPERM for sealed memory. The protection is then as it was, except that of a region made by
-    /// [`from_raw_parts`](Self::from_raw_parts), which folio does not know: a part of it may have the new one.
+    /// EINVAL if the range is not whole pages, EACCES where the file was not opened for it, ENOMEM
+    /// at `vm.max_map_count`, where a range with holes is named, or where pages without access
+    /// would get it in the way of a stack; EPERM for sealed memory. The protection is then as it
+    /// was, except that of a region made by [`from_raw_parts`](Self::from_raw_parts), which folio
+    /// does not know: a part of it may have the new one.
     ///
     /// Source: mprotect(2).
     pub fn protect(&mut self, range: impl RangeBounds<usize>, prot: Prot) -> Result<()> {
@@ -50,8 +51,8 @@ impl Region {
     }
 
     fn set_protection(&self, range: &Range<usize>, prot: Prot) -> Result<(), super::Errno> {
-        // SAFETY: a region gives out no references, and its caller has it mutably: nothing else uses it now. Accesses
-        // through it are checked.
+        // SAFETY: a region gives out no references, and its caller has it mutably: nothing else
+        // uses it now. Accesses through it are checked.
         unsafe { sys::mm::mprotect(self.at(range.start), range.len(), prot.bits()) }
     }
 

@@ -1,5 +1,5 @@
-//! What changes a region's range, but for its [protection](super::rights). All of it takes the region whole or mutably, so that no
-//! borrow of its bytes can be in the way.
+//! What changes a region's range, but for its [protection](super::rights). All of it takes the
+//! region whole or mutably, so that no borrow of its bytes can be in the way.
 
 use super::{
     ConversionError, Errno, Error, Fork, MapFlags, Placement, Prot, Region, Reservation, Result,
@@ -16,12 +16,14 @@ use std::sync::Arc;
 pub enum Resize {
     /// It keeps its address, or the call fails with ENOMEM.
     InPlace,
-    /// It may get another address (MREMAP_MAYMOVE). Pages move by their table entries; no byte is copied.
+    /// It may get another address (MREMAP_MAYMOVE). Pages move by their table entries; no byte is
+    /// copied.
     MayMove,
 }
 
 impl Region {
-    /// Unmaps the region, and says if that failed: with the region, of which the failing part is still there.
+    /// Unmaps the region, and says if that failed: with the region, of which the failing part is
+    /// still there.
     ///
     /// # Errors
     ///
@@ -38,15 +40,16 @@ impl Region {
         }
     }
 
-    /// Unmaps whole pages out of the region and leaves a hole there, which any later map may take. The other parts
-    /// keep their place in the region. Accesses to the hole through the region are errors.
+    /// Unmaps whole pages out of the region and leaves a hole there, which any later map may take.
+    /// The other parts keep their place in the region. Accesses to the hole through the region are
+    /// errors.
     ///
     /// Parts that were unmapped before are passed over, as munmap(2) does.
     ///
     /// # Errors
     ///
-    /// EINVAL if the range is not whole pages of the region; ENOMEM where a hole would split an area and the process
-    /// has `vm.max_map_count` of them; EPERM for sealed memory.
+    /// EINVAL if the range is not whole pages of the region; ENOMEM where a hole would split an
+    /// area and the process has `vm.max_map_count` of them; EPERM for sealed memory.
     ///
     /// Source: munmap(2).
     pub fn unmap_range(&mut self, range: impl RangeBounds<usize>) -> Result<()> {
@@ -77,7 +80,8 @@ impl Region {
         Ok(())
     }
 
-    /// Takes note of pages that a call of the kernel's unmapped before it failed: holes from now on.
+    /// Takes note of pages that a call of the kernel's unmapped before it failed: holes from now
+    /// on.
     pub(super) fn adopt_lost_pages(&mut self) {
         if sys::lost_pages::any() {
             let addresses = self.addresses();
@@ -100,8 +104,8 @@ impl Region {
         });
     }
 
-    /// Splits the region at `offset`, a multiple of its page size: it keeps what lies before, and returns the rest.
-    /// Memory and kernel notice nothing.
+    /// Splits the region at `offset`, a multiple of its page size: it keeps what lies before, and
+    /// returns the rest. Memory and kernel notice nothing.
     ///
     /// # Errors
     ///
@@ -122,8 +126,8 @@ impl Region {
             ));
         }
         let mut rest = Self {
-            // SAFETY: `offset` is at most the length, so the address lies in the range or just behind it, and is not
-            // null.
+            // SAFETY: `offset` is at most the length, so the address lies in the range or just
+            // behind it, and is not null.
             base: unsafe { self.base.add(offset) },
             len: self.len - offset,
             page: self.page,
@@ -156,13 +160,13 @@ impl Region {
         Ok(rest)
     }
 
-    /// Joins `next`, which must start where this region ends. Memory and kernel notice nothing; areas with the same
-    /// rights are one to the kernel already.
+    /// Joins `next`, which must start where this region ends. Memory and kernel notice nothing;
+    /// areas with the same rights are one to the kernel already.
     ///
     /// # Errors
     ///
-    /// EINVAL, with `next`, if it is not adjacent, has another page size, or does not share this region's
-    /// reservation, process and seal.
+    /// EINVAL, with `next`, if it is not adjacent, has another page size, or does not share this
+    /// region's reservation, process and seal.
     pub fn merge(&mut self, mut next: Self) -> Result<(), ConversionError<Self>> {
         self.adopt_lost_pages();
         next.adopt_lost_pages();
@@ -213,15 +217,16 @@ impl Region {
         Ok(())
     }
 
-    /// Makes the region `length` bytes long, rounded up to whole pages. What is cut off is unmapped; what is new shows
-    /// more of the file, or zeros.
+    /// Makes the region `length` bytes long, rounded up to whole pages. What is cut off is
+    /// unmapped; what is new shows more of the file, or zeros.
     ///
     /// # Errors
     ///
-    /// ENOMEM if it cannot grow in place, or memory, areas or address space do not suffice; EINVAL for a length of
-    /// zero, a region that is empty, has holes, or lies in a reservation (place the further part there, and
-    /// [`merge`](Self::merge) it); EAGAIN when it is locked and RLIMIT_MEMLOCK is reached; EFAULT if it grows and its
-    /// parts differ; EPERM for sealed memory. The region is unchanged then.
+    /// ENOMEM if it cannot grow in place, or memory, areas or address space do not suffice; EINVAL
+    /// for a length of zero, a region that is empty, has holes, or lies in a reservation (place the
+    /// further part there, and [`merge`](Self::merge) it); EAGAIN when it is locked and
+    /// RLIMIT_MEMLOCK is reached; EFAULT if it grows and its parts differ; EPERM for sealed memory.
+    /// The region is unchanged then.
     ///
     /// Source: mremap(2).
     pub fn resize(&mut self, length: usize, how: Resize) -> Result<()> {
@@ -245,7 +250,8 @@ impl Region {
             .flatten();
         let base = match (stack, how) {
             (None, _) => {
-                // SAFETY: the range is this region's, and `&mut self` says that nothing uses it now.
+                // SAFETY: the range is this region's, and `&mut self` says that nothing uses it
+                // now.
                 unsafe {
                     sys::mm::mremap(self.as_ptr(), self.len, new, flags, std::ptr::null_mut())
                 }
@@ -274,7 +280,8 @@ impl Region {
         Ok(())
     }
 
-    /// Moves the region to where the kernel has room for `new` bytes: left to itself it would try in place first.
+    /// Moves the region to where the kernel has room for `new` bytes: left to itself it would try
+    /// in place first.
     fn move_away(&self, new: usize) -> Result<*mut u8, Errno> {
         let flags = MapFlags::PRIVATE | MapFlags::ANONYMOUS | MapFlags::NORESERVE;
         // SAFETY: no FIXED, so nothing is replaced.
@@ -282,8 +289,9 @@ impl Region {
             sys::mm::mmap(std::ptr::null_mut(), new, Prot::NONE.bits(), flags.bits(), -1, 0)
         }?;
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        // SAFETY: the target was made just now for this; the region's bytes are used by nothing else, as its caller has it
-        // mutably. On an error the target stays, or its addresses may be another's already.
+        // SAFETY: the target was made just now for this; the region's bytes are used by nothing
+        // else, as its caller has it mutably. On an error the target stays, or its addresses may be
+        // another's already.
         unsafe { sys::mm::mremap(self.as_ptr(), self.len, new, flags, room) }
     }
 
@@ -338,7 +346,8 @@ impl Region {
             .map(|home| Placement::Within(Arc::clone(home), self.addresses().end - home.start())))
     }
 
-    /// Takes over what was mapped [behind](Self::behind) the region. Children get of it what they get of the region.
+    /// Takes over what was mapped [behind](Self::behind) the region. Children get of it what they
+    /// get of the region.
     pub(crate) fn append(&mut self, mut next: Self) -> Result<()> {
         let (process, wiped) =
             self.rare.as_deref().map_or((None, false), |rare| (rare.process, rare.wiped));
@@ -358,14 +367,15 @@ impl Region {
         Ok(self.merge(next)?)
     }
 
-    /// Moves the region to `offset` of a reservation, without copying a byte (MREMAP_FIXED). Its old addresses are free
-    /// afterwards.
+    /// Moves the region to `offset` of a reservation, without copying a byte (MREMAP_FIXED). Its
+    /// old addresses are free afterwards.
     ///
     /// # Errors
     ///
-    /// With the region unchanged: ENOMEM or EEXIST if there is no room at that place, EINVAL if the place is not
-    /// aligned to the region's pages or the region is no single whole, EFAULT if its parts differ (in rights, advice or
-    /// object, so that they are several areas to the kernel), EPERM for sealed memory.
+    /// With the region unchanged: ENOMEM or EEXIST if there is no room at that place, EINVAL if the
+    /// place is not aligned to the region's pages or the region is no single whole, EFAULT if its
+    /// parts differ (in rights, advice or object, so that they are several areas to the kernel),
+    /// EPERM for sealed memory.
     ///
     /// Source: mremap(2).
     pub fn relocate(
@@ -389,7 +399,8 @@ impl Region {
                 ));
             }
             if !sys::process::is_one_vma(&self.addresses()) {
-                // Since 6.17 the kernel moves several areas one by one, and can fail after the first.
+                // Since 6.17 the kernel moves several areas one by one, and can fail after the
+                // first.
                 return Err(Error::rule_as(
                     Errno::FAULT,
                     "mremap",
@@ -413,7 +424,8 @@ impl Region {
             let space = reservation.space();
             let target = space.claim(offset, self.len)?;
             let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-            // SAFETY: the target is claimed, so nobody uses it; the region is owned, so nothing refers to its bytes.
+            // SAFETY: the target is claimed, so nobody uses it; the region is owned, so nothing
+            // refers to its bytes.
             match unsafe {
                 sys::mm::mremap(self.as_ptr(), self.len, self.len, flags, target as *mut u8)
             } {
@@ -444,12 +456,13 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// EINVAL for [`Fork::Wiped`] on anything but private anonymous memory, and for [`Fork::Absent`] in a reservation
-    /// that others share; ENOMEM for a region with holes.
+    /// EINVAL for [`Fork::Wiped`] on anything but private anonymous memory, and for
+    /// [`Fork::Absent`] in a reservation that others share; ENOMEM for a region with holes.
     pub fn set_fork(&mut self, fork: Fork) -> Result<()> {
         self.check_present("madvise", &(0..self.len))?;
         let advise = |region: &Self, advice: i32| {
-            // SAFETY: concerns children only; what they find is recorded below, or is inherited memory.
+            // SAFETY: concerns children only; what they find is recorded below, or is inherited
+            // memory.
             unsafe { sys::mm::madvise(region.as_ptr(), region.len, advice) }.map_err(|errno| {
                 let subject = region.subject(0..region.len).with_advice(advice);
                 Error::kernel("madvise", errno, subject.with_detail(format!("{fork:?}")))
@@ -467,7 +480,8 @@ impl Region {
         match fork {
             Fork::Inherit => {
                 advise(self, libc::MADV_DOFORK)?;
-                // Only private anonymous memory can have been wiped, and other memory refuses to be kept.
+                // Only private anonymous memory can have been wiped, and other memory refuses to be
+                // kept.
                 if let Err(error) = advise(self, libc::MADV_KEEPONFORK)
                     && error.errno() != Errno::INVAL
                 {
@@ -520,18 +534,20 @@ impl Region {
         Ok(())
     }
 
-    /// Records that the kernel keeps the region from children by itself, as it does with the memory of some devices.
+    /// Records that the kernel keeps the region from children by itself, as it does with the memory
+    /// of some devices.
     pub(crate) fn record_absent_in_children(&mut self) {
         self.rare().process = Some(sys::identity::token());
     }
 
-    /// Seals the region for the life of the process (mseal(2), since 6.10): it can never be unmapped, moved, resized
-    /// or protected otherwise, by anyone in the process. Its bytes are as changeable as before.
+    /// Seals the region for the life of the process (mseal(2), since 6.10): it can never be
+    /// unmapped, moved, resized or protected otherwise, by anyone in the process. Its bytes are as
+    /// changeable as before.
     ///
     /// # Errors
     ///
-    /// With the region: ENOSYS before 6.10, ENOMEM if it has holes or the process has `vm.max_map_count` areas. A part of it
-    /// may be sealed then.
+    /// With the region: ENOSYS before 6.10, ENOMEM if it has holes or the process has
+    /// `vm.max_map_count` areas. A part of it may be sealed then.
     pub fn seal(self) -> Result<&'static Self, ConversionError<Self>> {
         let mut this = self;
         match this.seal_in_place() {

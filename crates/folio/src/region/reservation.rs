@@ -1,5 +1,5 @@
-//! Address space without memory: a range that nothing else will take, in which regions are placed and memory is
-//! committed, so that what points into it stays valid while it grows.
+//! Address space without memory: a range that nothing else will take, in which regions are placed
+//! and memory is committed, so that what points into it stays valid while it grows.
 
 use super::{Errno, Error, Placement, Region, Request, Result, Subject, stack_conflict};
 use crate::flags::MapFlags;
@@ -10,17 +10,19 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// A range of addresses with nothing behind them (PROT_NONE, NORESERVE): it costs no memory, and nobody else is mapped
-/// there.
+/// A range of addresses with nothing behind them (PROT_NONE, NORESERVE): it costs no memory, and
+/// nobody else is mapped there.
 ///
-/// Memory comes into it in two ways. [`commit`](Self::commit) takes the next pages in order, zero-filled, for as long as the
-/// reservation lives: an arena whose addresses never change. [`MapOptions::within`](crate::MapOptions::within) places any
-/// map at any offset that is free; dropping that map makes its place free again. The addresses go back to the kernel
-/// when the reservation and all that lies in it are gone.
+/// Memory comes into it in two ways. [`commit`](Self::commit) takes the next pages in order,
+/// zero-filled, for as long as the reservation lives: an arena whose addresses never change.
+/// [`MapOptions::within`](crate::MapOptions::within) places any map at any offset that is free;
+/// dropping that map makes its place free again. The addresses go back to the kernel when the
+/// reservation and all that lies in it are gone.
 ///
-/// **Fork:** a child inherits the reservation and all that lies in it, each map as its own options say; what it commits or
-/// places is its own. If a map in it is [`Fork::Absent`](crate::Fork::Absent), the whole reservation is kept from
-/// children, and placing in it there is an error.
+/// **Fork:** a child inherits the reservation and all that lies in it, each map as its own options
+/// say; what it commits or places is its own. If a map in it is
+/// [`Fork::Absent`](crate::Fork::Absent), the whole reservation is kept from children, and placing
+/// in it there is an error.
 ///
 /// Source: mmap(2).
 #[derive(Debug)]
@@ -36,8 +38,8 @@ pub(crate) struct Space {
     page: PageSize,
     /// Parts in use: start to end, as addresses, apart from each other.
     taken: Mutex<BTreeMap<usize, usize>>,
-    /// Parts that another thread's map took in the moment between a call of ours that unmapped them and the next that
-    /// reserved them again: no longer ours. They stay in `taken`.
+    /// Parts that another thread's map took in the moment between a call of ours that unmapped them
+    /// and the next that reserved them again: no longer ours. They stay in `taken`.
     lost: Mutex<Vec<Range<usize>>>,
     /// The process that has it, if children do not inherit it.
     process: OnceLock<u64>,
@@ -126,12 +128,14 @@ impl Reservation {
         self.space.taken().iter().map(|(start, end)| end - start).sum()
     }
 
-    /// Commits `length` bytes, rounded up to whole pages, behind all that is in use: zero-filled memory that is yours
-    /// for as long as the reservation lives. Earlier commits keep their addresses, and may be in use meanwhile.
+    /// Commits `length` bytes, rounded up to whole pages, behind all that is in use: zero-filled
+    /// memory that is yours for as long as the reservation lives. Earlier commits keep their
+    /// addresses, and may be in use meanwhile.
     ///
     /// # Errors
     ///
-    /// ENOMEM if the reservation has no room behind what is in use, or the kernel does not promise the memory.
+    /// ENOMEM if the reservation has no room behind what is in use, or the kernel does not promise
+    /// the memory.
     #[expect(
         clippy::mut_from_ref,
         reason = "each commit is a range that no other call ever returns"
@@ -145,8 +149,8 @@ impl Reservation {
         let start = space.claim_behind(rounded)?;
         // SAFETY: the claim made the range this call's alone, and nothing is stored there yet.
         match unsafe { sys::mm::mprotect(start as *mut u8, rounded, Prot::READ_WRITE.bits()) } {
-            // SAFETY: zero-filled, readable and writable, claimed for nobody else until the space is dropped, which
-            // the borrow of the reservation outlives.
+            // SAFETY: zero-filled, readable and writable, claimed for nobody else until the space
+            // is dropped, which the borrow of the reservation outlives.
             Ok(()) => Ok(unsafe { std::slice::from_raw_parts_mut(start as *mut u8, length) }),
             Err(errno) => {
                 // A part may be writable already. A range that cannot be reclaimed stays claimed.
@@ -254,7 +258,8 @@ impl Space {
         Ok(start)
     }
 
-    /// Makes a claimed range, or a part of one, free again. Nothing must be mapped there but the reservation's own.
+    /// Makes a claimed range, or a part of one, free again. Nothing must be mapped there but the
+    /// reservation's own.
     pub(crate) fn give_back(&self, start: usize, len: usize) {
         let end = start + len;
         let mut taken = self.taken();
@@ -279,9 +284,9 @@ impl Space {
         Ok(())
     }
 
-    /// Reserves a claimed range again that a failed call may have unmapped. If something is mapped there it may be another
-    /// thread's map, which no mark tells from the reservation for sure: nothing is replaced then, and the range is lost to the
-    /// space.
+    /// Reserves a claimed range again that a failed call may have unmapped. If something is mapped
+    /// there it may be another thread's map, which no mark tells from the reservation for sure:
+    /// nothing is replaced then, and the range is lost to the space.
     pub(crate) fn plug(&self, start: usize, len: usize) -> bool {
         let flags = MapFlags::PRIVATE
             | MapFlags::ANONYMOUS
@@ -329,8 +334,8 @@ impl Drop for Space {
             let ends =
                 lost.iter().map(|part| part.start).chain(std::iter::once(self.base + self.len));
             for (start, end) in starts.zip(ends).filter(|(start, end)| start < end) {
-                // SAFETY: the reservation and all regions in it are gone, commits borrowed the reservation, and what
-                // others took is left out.
+                // SAFETY: the reservation and all regions in it are gone, commits borrowed the
+                // reservation, and what others took is left out.
                 unsafe { sys::mm::release(start as *mut u8, end - start) };
             }
         }
@@ -347,8 +352,8 @@ mod tests {
         let reservation = Reservation::new(4 * page).unwrap();
         let space = Arc::clone(reservation.space());
         let start = space.claim(page, page).unwrap();
-        // A call that replaces the claim unmaps it and fails; and another thread reserves there, with any mark that the
-        // kernel can be asked for.
+        // A call that replaces the claim unmaps it and fails; and another thread reserves there,
+        // with any mark that the kernel can be asked for.
         let flags = MapFlags::PRIVATE | MapFlags::ANONYMOUS | MapFlags::NORESERVE | MapFlags::FIXED;
         // SAFETY: the claimed range, which nobody uses.
         unsafe {

@@ -19,11 +19,12 @@
 //! # Ok::<(), folio::Error>(())
 //! ```
 //!
-//! A value is reached by handles: [`Segment`], [`Shared`], [`SharedRef`], and the guards of locks. Plain data ([`Plain`]) is copied in and
-//! out; what is made of atomics ([`InPlace`]) is used in place; everything else is reached field by field ([`field!`]). No
-//! reference to bytes exists that another process could change without an atomic, so nothing that one does makes this one unsound.
+//! A value is reached by handles: [`Segment`], [`Shared`], [`SharedRef`], and the guards of locks.
+//! Plain data ([`Plain`]) is copied in and out; what is made of atomics ([`InPlace`]) is used in
+//! place; everything else is reached field by field ([`field!`]). No reference to bytes exists that
+//! another process could change without an atomic, so nothing that one does makes this one unsound.
 
-// | folder | what |
+// | folder | subject |
 // | --- | --- |
 // | `segment` | segments: the map, the header, the parties, the names |
 // | `value` | which types may lie in shared memory, and references to a value |
@@ -99,11 +100,13 @@ pub mod fuzzing {
     }
 }
 
-/// What [`lock_word`], [`reader_word`], [`bell_word`], [`writing`] and [`doze`] are built on; their models in the tests put other ones there.
+/// What [`lock_word`], [`reader_word`], [`bell_word`], [`writing`] and [`doze`] are built on; their
+/// models in the tests put other ones there.
 mod atomics {
     pub(super) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-    /// The sleeper waits until what the publisher stored is seen: only the compiler must keep the order.
+    /// The sleeper waits until what the publisher stored is seen: only the compiler must keep the
+    /// order.
     #[inline]
     pub(super) fn publisher_fence() {
         std::sync::atomic::compiler_fence(Ordering::SeqCst);

@@ -33,7 +33,8 @@ impl<S: Source + ?Sized> Source for Arc<S> {
         (**self).is_writable()
     }
 
-    /// The inner source's; else its address, which no other source has while a map keeps this one alive.
+    /// The inner source's; else its address, which no other source has while a map keeps this one
+    /// alive.
     fn identity(&self) -> Option<Identity> {
         let address = Arc::as_ptr(self).cast::<()>() as u64;
         (**self).identity().or(Some(Identity(ADDRESS, address)))

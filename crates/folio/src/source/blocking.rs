@@ -21,8 +21,8 @@ pub trait ReadAt: Send + Sync + 'static {
         Ok(self.len()? == 0)
     }
 
-    /// Reads some bytes from an offset, and says how many. It may block. Fewer than there is room for are ordinary; zero
-    /// is the end.
+    /// Reads some bytes from an offset, and says how many. It may block. Fewer than there is room
+    /// for are ordinary; zero is the end.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
     /// Which version of the bytes this is, as [`Source::version`] says. It answers at once.
@@ -40,7 +40,8 @@ impl ReadAt for File {
         FileExt::read_at(self, buffer, offset)
     }
 
-    /// The time of the last change of its bytes, and its size: a new name, owner, mode or link is no new version.
+    /// The time of the last change of its bytes, and its size: a new name, owner, mode or link is
+    /// no new version.
     fn version(&self) -> io::Result<Version> {
         Ok(super::file::stamp::Stamp::of(self.as_fd())?.content())
     }
@@ -118,8 +119,8 @@ impl<R: ReadAt> Blocking<R> {
 }
 
 impl<R: Read + Seek + Send + 'static> Blocking<Seekable<R>> {
-    /// A source of what a reader gives that has to seek. Its length is asked for here, once, since later it might wait for a
-    /// read that is under way.
+    /// A source of what a reader gives that has to seek. Its length is asked for here, once, since
+    /// later it might wait for a read that is under way.
     pub fn seekable(name: impl Into<String>, mut reader: R) -> io::Result<Self> {
         let len = reader.seek(SeekFrom::End(0))?;
         Ok(Self::new(name, Seekable { len, reader: Mutex::new(reader) }).threads(1))

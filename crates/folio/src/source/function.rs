@@ -14,9 +14,11 @@ const THREADS: usize = 4;
 
 type Make = dyn Fn(u64, &mut [u8]) -> io::Result<()> + Send + Sync;
 
-/// Bytes that a function makes, each time they are read. It runs on threads of its own, several at once, and may be slow.
+/// Bytes that a function makes, each time they are read. It runs on threads of its own, several at
+/// once, and may be slow.
 ///
-/// It must give the same bytes for the same offset every time: bytes that differ are an error to whoever maps them.
+/// It must give the same bytes for the same offset every time: bytes that differ are an error to
+/// whoever maps them.
 ///
 /// ```
 /// use folio::source::Function;
@@ -39,8 +41,8 @@ pub struct Function {
 }
 
 impl Function {
-    /// A source of `len` bytes. `make` fills the buffer with the bytes from an offset; both end within `len`. The buffer is
-    /// zeros when it is called.
+    /// A source of `len` bytes. `make` fills the buffer with the bytes from an offset; both end
+    /// within `len`. The buffer is zeros when it is called.
     pub fn new(
         name: impl Into<String>,
         len: u64,

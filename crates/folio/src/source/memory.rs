@@ -8,8 +8,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Bytes in memory that never change.
 ///
-/// Made from owned bytes only, on purpose: a borrowed slice could be memory that the pager itself manages, and the pager
-/// would wait for itself.
+/// Made from owned bytes only, on purpose: a borrowed slice could be memory that the pager itself
+/// manages, and the pager would wait for itself.
 pub struct Memory {
     bytes: MemoryBytes,
 }
@@ -83,7 +83,8 @@ fn copy_out(bytes: &[u8], mut request: ReadRequest) {
     request.complete(Ok(count));
 }
 
-/// Bytes in memory that can be written and resized: scratch data, and a source to test with. Lost when it is dropped.
+/// Bytes in memory that can be written and resized: scratch data, and a source to test with. Lost
+/// when it is dropped.
 pub struct WritableMemory {
     bytes: RwLock<Vec<u8>>,
     version: AtomicU64,

@@ -1,7 +1,7 @@
 //! What the pager can put behind an address: anything that can be read in ranges.
 //!
-//! A [`Source`] knows no pager. It is given requests, each with a buffer of its own, and completes them in any order, at any time,
-//! from any thread.
+//! A [`Source`] knows no pager. It is given requests, each with a buffer of its own, and completes
+//! them in any order, at any time, from any thread.
 //!
 //! | source | what |
 //! | --- | --- |
@@ -33,14 +33,17 @@ use std::time::Duration;
 
 /// Bytes that can be read in ranges, and perhaps written.
 ///
-/// Every method but the three that take requests should answer at once. `name`, `len`, `block`, `deadline` and the like are
-/// asked on the thread that calls [`Pager::map`](crate::Pager::map), once for a map; a panic there is an error of `map`. The
-/// three may block, yet a source that can should start the work and return: the pager calls them, and `version`, on threads
-/// of which each source may have so many ([`PagerBuilder::source_threads`](crate::PagerBuilder::source_threads)). So a source may read
-/// through a map of the same pager, and one that never answers delays no other.
+/// Every method but the three that take requests should answer at once. `name`, `len`, `block`,
+/// `deadline` and the like are asked on the thread that calls [`Pager::map`](crate::Pager::map),
+/// once for a map; a panic there is an error of `map`. The three may block, yet a source that can
+/// should start the work and return: the pager calls them, and `version`, on threads of which each
+/// source may have so many ([`PagerBuilder::source_threads`](crate::PagerBuilder::source_threads)).
+/// So a source may read through a map of the same pager, and one that never answers delays no
+/// other.
 ///
-/// **No promise of a source is trusted.** What a source says twice differently, a page that is not the same when it is read
-/// again, a read that is short: all become errors, never a changed `&[u8]`.
+/// **No promise of a source is trusted.** What a source says twice differently, a page that is not
+/// the same when it is read again, a read that is short: all become errors, never a changed
+/// `&[u8]`.
 pub trait Source: Send + Sync + 'static {
     /// What messages call it: a path, a URL.
     fn name(&self) -> String;
@@ -53,14 +56,16 @@ pub trait Source: Send + Sync + 'static {
         Ok(self.len()? == 0)
     }
 
-    /// Which version of the bytes a read would give now. It changes when the bytes do; a read-only or private map shows one
-    /// version only. It is asked before and after each read, and the bytes are shown if both answers are the map's version: a
-    /// version that cannot be told is an error of the read.
+    /// Which version of the bytes a read would give now. It changes when the bytes do; a read-only
+    /// or private map shows one version only. It is asked before and after each read, and the bytes
+    /// are shown if both answers are the map's version: a version that cannot be told is an error
+    /// of the read.
     fn version(&self) -> io::Result<Version> {
         Ok(Version::CONSTANT)
     }
 
-    /// The natural unit of a read in bytes, a power of two: a random read costs no more than this. 4096 if there is none.
+    /// The natural unit of a read in bytes, a power of two: a random read costs no more than this.
+    /// 4096 if there is none.
     fn block(&self) -> usize {
         4096
     }
@@ -83,7 +88,8 @@ pub trait Source: Send + Sync + 'static {
     /// Starts these reads. A request that is dropped without completion has failed.
     fn read(&self, requests: Vec<ReadRequest>);
 
-    /// Starts these writes: each range is written as a whole, or has failed. No two that are under way overlap.
+    /// Starts these writes: each range is written as a whole, or has failed. No two that are under
+    /// way overlap.
     fn write(&self, requests: Vec<WriteRequest>) {
         for request in requests {
             request.complete(Err(io::ErrorKind::ReadOnlyFilesystem.into()));
@@ -121,7 +127,8 @@ impl Version {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity(pub u64, pub u64);
 
-/// How folio's own sources let the pager at their bytes; nobody else can make one that says more than "ask".
+/// How folio's own sources let the pager at their bytes; nobody else can make one that says more
+/// than "ask".
 #[doc(hidden)]
 #[derive(Clone, Copy)]
 pub struct FastPath<'a>(pub(crate) FastPathKind<'a>);

@@ -1,4 +1,5 @@
-//! A read, a write or a flush under way. Each ends once: by `complete`, or by being dropped, which is a failure.
+//! A read, a write or a flush under way. Each ends once: by `complete`, or by being dropped, which
+//! is a failure.
 
 use std::fmt;
 use std::io;
@@ -59,8 +60,8 @@ pub struct ReadRequest {
 impl ReadRequest {
     /// # Safety
     ///
-    /// `len` bytes from `start` are initialised, and nobody else uses them before `sink` is told of the end; `sink` keeps
-    /// them mapped.
+    /// `len` bytes from `start` are initialised, and nobody else uses them before `sink` is told of
+    /// the end; `sink` keeps them mapped.
     pub(crate) unsafe fn new(
         offset: u64,
         start: *mut u8,
@@ -75,8 +76,8 @@ impl ReadRequest {
         }
     }
 
-    /// A read into a buffer of the caller's, for a source that is built on another one. `done` gets the buffer back, and how
-    /// many bytes were read.
+    /// A read into a buffer of the caller's, for a source that is built on another one. `done` gets
+    /// the buffer back, and how many bytes were read.
     pub fn into_buffer(
         offset: u64,
         buffer: Box<[u8]>,
@@ -106,11 +107,13 @@ impl ReadRequest {
 
     /// Where the bytes go. It holds anything until it is filled.
     pub fn buffer(&mut self) -> &mut [u8] {
-        // SAFETY: initialised and the request's alone, by the promise made to `new`, or a box that `end` holds.
+        // SAFETY: initialised and the request's alone, by the promise made to `new`, or a box that
+        // `end` holds.
         unsafe { std::slice::from_raw_parts_mut(self.buffer.start, self.buffer.len) }
     }
 
-    /// The read has ended, with so many bytes from the start. Fewer than were wanted is an error to whoever waits.
+    /// The read has ended, with so many bytes from the start. Fewer than were wanted is an error to
+    /// whoever waits.
     pub fn complete(mut self, result: io::Result<usize>) {
         self.end.end(result);
     }
@@ -154,8 +157,8 @@ pub struct WriteRequest {
 impl WriteRequest {
     /// # Safety
     ///
-    /// `len` bytes from `start` are initialised, and nobody changes them before `sink` is told of the end; `sink` keeps them
-    /// mapped.
+    /// `len` bytes from `start` are initialised, and nobody changes them before `sink` is told of
+    /// the end; `sink` keeps them mapped.
     pub(crate) unsafe fn new(
         offset: u64,
         start: *const u8,
@@ -170,7 +173,8 @@ impl WriteRequest {
         }
     }
 
-    /// A write of the caller's own bytes, for a source that is built on another one. `done` gets them back.
+    /// A write of the caller's own bytes, for a source that is built on another one. `done` gets
+    /// them back.
     pub fn of_buffer(
         offset: u64,
         buffer: Box<[u8]>,
@@ -190,7 +194,8 @@ impl WriteRequest {
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: initialised and unchanging, by the promise made to `new`, or a box that `end` holds.
+        // SAFETY: initialised and unchanging, by the promise made to `new`, or a box that `end`
+        // holds.
         unsafe { std::slice::from_raw_parts(self.buffer.start, self.buffer.len) }
     }
 

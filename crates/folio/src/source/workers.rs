@@ -1,7 +1,8 @@
-//! Pools of threads for work that blocks. Threads start when there is work, and end when there is none for a while.
+//! Pools of threads for work that blocks. Threads start when there is work, and end when there is
+//! none for a while.
 //!
-//! All pools of the process have their idle threads in common: a pool has only as many threads as it has jobs under way, and
-//! thousands of pools need no more threads than one.
+//! All pools of the process have their idle threads in common: a pool has only as many threads as
+//! it has jobs under way, and thousands of pools need no more threads than one.
 
 use crate::sys::per_process::PerProcess;
 use crate::sys::{self, identity};
@@ -20,8 +21,8 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// Threads that do jobs in the order in which they came, several at once.
 ///
-/// Dropping it waits for nothing: jobs that are queued are still done. A thread that is stuck keeps only the queue alive, and
-/// what its job owns.
+/// Dropping it waits for nothing: jobs that are queued are still done. A thread that is stuck keeps
+/// only the queue alive, and what its job owns.
 pub(crate) struct Workers {
     queue: Arc<JobQueue>,
     most: usize,
@@ -74,7 +75,8 @@ impl Workers {
         Self { queue: Arc::default(), most: most.max(1), process: identity::token() }
     }
 
-    /// Queues a job. Where no thread can be had (in a forked child, or at the limit of threads), the caller does it.
+    /// Queues a job. Where no thread can be had (in a forked child, or at the limit of threads),
+    /// the caller does it.
     pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
         if self.process != identity::token() {
             return job();
@@ -85,8 +87,8 @@ impl Workers {
         }
     }
 
-    /// Queues a job that must not block the calling thread. Where no thread can be had, the calling thread gives the job an
-    /// error instead: then the job only says so to those who wait for it.
+    /// Queues a job that must not block the calling thread. Where no thread can be had, the calling
+    /// thread gives the job an error instead: then the job only says so to those who wait for it.
     pub(crate) fn post(&self, job: impl FnOnce(io::Result<()>) + Send + 'static) {
         let posted = Posted(Some(job));
         // Jobs that come back are dropped: that gives them the error.

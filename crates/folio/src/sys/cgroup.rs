@@ -1,7 +1,8 @@
-//! The memory cgroups of this process, in both versions: their limits, the room below these, and the file in which the
-//! kernel tells of their pressure.
+//! The memory cgroups of this process, in both versions: their limits, the room below these, and
+//! the file in which the kernel tells of their pressure.
 //!
-//! Source: cgroups(7), Documentation/admin-guide/cgroup-v2.rst, Documentation/admin-guide/cgroup-v1/memory.rst.
+//! Source: cgroups(7), Documentation/admin-guide/cgroup-v2.rst,
+//! Documentation/admin-guide/cgroup-v1/memory.rst.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,7 +39,8 @@ impl Groups {
             let Some(path) = memberships.lines().find_map(|line| path_in(version, line)) else {
                 continue;
             };
-            // A mount shows a part of the hierarchy, which need not hold the group: then its top is as near as one can get.
+            // A mount shows a part of the hierarchy, which need not hold the group: then its top is
+            // as near as one can get.
             let inside = Path::new(path).strip_prefix(&root).unwrap_or(Path::new(""));
             let inside = if path.starts_with("/..") { Path::new("") } else { inside };
             let group = mount.join(inside);
@@ -47,14 +49,15 @@ impl Groups {
         Self(found)
     }
 
-    /// The least limit in bytes from the process's groups up to the tops of their hierarchies; `None` if there is none.
+    /// The least limit in bytes from the process's groups up to the tops of their hierarchies;
+    /// `None` if there is none.
     #[cfg(feature = "pager")]
     pub(crate) fn memory_limit(&self) -> Option<u64> {
         self.0.iter().filter_map(Membership::memory_limit).min()
     }
 
-    /// The least room in bytes in the process's groups, up to the tops of their hierarchies; `None` if nothing limits it.
-    /// `swap` is the machine's free swap.
+    /// The least room in bytes in the process's groups, up to the tops of their hierarchies; `None`
+    /// if nothing limits it. `swap` is the machine's free swap.
     pub(crate) fn room(&self, swap: u64) -> Option<u64> {
         self.0.iter().filter_map(|member| member.room(swap)).min()
     }
@@ -142,7 +145,8 @@ fn statistics(group: &Path, fields: &[&str]) -> Option<u64> {
     fields.iter().filter_map(field).reduce(u64::saturating_add)
 }
 
-/// The version, the root and the place of a mount of cgroups that may concern memory, from a line of `/proc/self/mountinfo`.
+/// The version, the root and the place of a mount of cgroups that may concern memory, from a line
+/// of `/proc/self/mountinfo`.
 fn mount(line: &str) -> Option<(CgroupVersion, PathBuf, PathBuf)> {
     let (place, kind) = line.split_once(" - ")?;
     let mut place = place.split(' ').skip(3);
@@ -177,7 +181,8 @@ mod tests {
     use super::Groups;
     use std::fs;
 
-    /// A tree of files, and the answer of a process in `cgroup` with `mounts`, in which `ROOT` is the tree.
+    /// A tree of files, and the answer of a process in `cgroup` with `mounts`, in which `ROOT` is
+    /// the tree.
     fn with<R>(
         files: &[(&str, &str)],
         cgroup: &str,

@@ -1,4 +1,5 @@
-//! What a map needs to know of a file, and do to it: its size, owner and name, its holes, its space.
+//! What a map needs to know of a file, and do to it: its size, owner and name, its holes, its
+//! space.
 
 use crate::page::PageSize;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, SeekFrom};
@@ -68,13 +69,15 @@ pub(crate) fn find(path: &std::path::Path) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Whether an error says that this process, or the machine, has no descriptor or no memory left just now.
+/// Whether an error says that this process, or the machine, has no descriptor or no memory left
+/// just now.
 #[cfg(feature = "shm")]
 pub(crate) fn is_exhausted(errno: Errno) -> bool {
     matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
 }
 
-/// The name the kernel has for a descriptor: a path, possibly with " (deleted)", or `memfd:x`, `pipe:[5]` …
+/// The name the kernel has for a descriptor: a path, possibly with " (deleted)", or `memfd:x`,
+/// `pipe:[5]` …
 pub(crate) fn name(fd: BorrowedFd<'_>) -> Option<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()
 }
@@ -86,7 +89,8 @@ pub(crate) fn may_write(fd: BorrowedFd<'_>) -> bool {
         .is_ok()
 }
 
-/// The size of the pages that a map of this file has, where that is not the machine's base page: files in hugetlbfs.
+/// The size of the pages that a map of this file has, where that is not the machine's base page:
+/// files in hugetlbfs.
 pub(crate) fn huge_page_bytes(fd: BorrowedFd<'_>) -> Option<usize> {
     /// `HUGETLBFS_MAGIC` of linux/magic.h.
     const HUGETLBFS: i64 = 0x9584_58f6;
@@ -135,8 +139,9 @@ struct FileExtents {
     reserved: u32,
 }
 
-/// The first hole at or after `from`, as far as `end`, or `None` if there is none. An error where the file system does not
-/// tell (tmpfs). By FIEMAP: lseek(2) would move the position at which all who have the descriptor read and write.
+/// The first hole at or after `from`, as far as `end`, or `None` if there is none. An error where
+/// the file system does not tell (tmpfs). By FIEMAP: lseek(2) would move the position at which all
+/// who have the descriptor read and write.
 pub(crate) fn next_hole(
     fd: BorrowedFd<'_>,
     from: u64,
@@ -153,8 +158,9 @@ pub(crate) fn next_hole(
             ..FileExtents::default()
         };
         let mut answer = (head, [FileExtent::default(); ROOM]);
-        // SAFETY: the kernel reads and writes one `struct fiemap` and as many extents behind it as it says there is room
-        // for; both structs are whole multiples of eight bytes, and aligned to eight.
+        // SAFETY: the kernel reads and writes one `struct fiemap` and as many extents behind it as
+        // it says there is room for; both structs are whole multiples of eight bytes, and aligned
+        // to eight.
         unsafe { ioctl::ioctl(fd, ioctl::Updater::<FIEMAP, _>::new(&mut answer)) }?;
         let (head, extents) = &answer;
         let before = next;
@@ -172,13 +178,14 @@ pub(crate) fn next_hole(
     Ok(None)
 }
 
-/// Whether a regular file is one of a file system whose files are the kernel's own data or a device's registers: a map of
-/// one can be more than bytes of a file.
+/// Whether a regular file is one of a file system whose files are the kernel's own data or a
+/// device's registers: a map of one can be more than bytes of a file.
 pub(crate) fn is_of_the_kernel(fd: BorrowedFd<'_>, status: &Status) -> bool {
     /// procfs, sysfs, debugfs, tracefs, anonymous inodes and DMA buffers (linux/magic.h).
     const KERNELS: [rustix::fs::FsWord; 6] =
         [0x9fa0, 0x6265_6572, 0x6462_6720, 0x7472_6163, 0x0904_1934, 0x444d_4142];
-    // They lie on no device and take no space. A file that does costs no further call, which a server might have to answer.
+    // They lie on no device and take no space. A file that does costs no further call, which a
+    // server might have to answer.
     let may_be = status.device.0 == 0 && status.blocks == 0;
     may_be && rustix::fs::fstatfs(fd).is_ok_and(|stat| KERNELS.contains(&stat.f_type))
 }
@@ -195,12 +202,13 @@ pub(crate) fn is_on_tmpfs(fd: BorrowedFd<'_>) -> bool {
     tmpfs(fd).is_some()
 }
 
-/// Whether a file is on a file system that answers by itself: no server, local or not, can keep a call on it waiting, and
-/// fstat(2) waits for no disk. What is not known is not local; overlayfs says nothing of the file systems below it.
+/// Whether a file is on a file system that answers by itself: no server, local or not, can keep a
+/// call on it waiting, and fstat(2) waits for no disk. What is not known is not local; overlayfs
+/// says nothing of the file systems below it.
 #[cfg(feature = "pager")]
 pub(crate) fn is_on_local_file_system(fd: BorrowedFd<'_>) -> bool {
-    /// The magic numbers of statfs(2): ext2/3/4, XFS, Btrfs, F2FS, tmpfs, ramfs, hugetlbfs, ZFS, bcachefs, EROFS, SquashFS,
-    /// ISO 9660, FAT, exFAT, NTFS3, JFS, NILFS.
+    /// The magic numbers of statfs(2): ext2/3/4, XFS, Btrfs, F2FS, tmpfs, ramfs, hugetlbfs, ZFS,
+    /// bcachefs, EROFS, SquashFS, ISO 9660, FAT, exFAT, NTFS3, JFS, NILFS.
     const LOCAL: [u32; 17] = [
         0xEF53,
         0x5846_5342,
@@ -224,8 +232,8 @@ pub(crate) fn is_on_local_file_system(fd: BorrowedFd<'_>) -> bool {
     rustix::fs::fstatfs(fd).is_ok_and(|stat| LOCAL.contains(&(stat.f_type as u32)))
 }
 
-/// Whether tmpfs has a page for every byte of the range, in memory or in swap: there the page cache is the file, and
-/// cachestat(2) (since 6.5) counts it.
+/// Whether tmpfs has a page for every byte of the range, in memory or in swap: there the page cache
+/// is the file, and cachestat(2) (since 6.5) counts it.
 pub(crate) fn is_full_tmpfs(fd: BorrowedFd<'_>, range: &std::ops::Range<u64>) -> bool {
     let page = PageSize::system().bytes() as u64;
     let pages = range.end.div_ceil(page) - range.start / page;
@@ -240,7 +248,8 @@ pub(crate) fn missing(fd: BorrowedFd<'_>, range: &std::ops::Range<u64>) -> u64 {
     let len = range.end.saturating_sub(range.start);
     let present = match super::mm::cachestat(fd.as_raw_fd(), range.start, len) {
         Ok(stat) if len > 0 => (stat.cache + stat.evicted) * page,
-        // Before 6.5 only the pages of the whole file are known; those outside the range may all be there.
+        // Before 6.5 only the pages of the whole file are known; those outside the range may all be
+        // there.
         _ => rustix::fs::fstat(fd).map_or(0, |stat| {
             let outside = stat.st_size.cast_unsigned().saturating_sub(len);
             (stat.st_blocks.cast_unsigned() * 512).saturating_sub(outside)
@@ -249,8 +258,8 @@ pub(crate) fn missing(fd: BorrowedFd<'_>, range: &std::ops::Range<u64>) -> u64 {
     len.saturating_sub(present)
 }
 
-/// Whether lseek(2) finds no hole in the range. It moves the descriptor's position for a moment, so it is for file systems
-/// where nothing else answers.
+/// Whether lseek(2) finds no hole in the range. It moves the descriptor's position for a moment, so
+/// it is for file systems where nothing else answers.
 pub(crate) fn seeks_no_hole(
     fd: BorrowedFd<'_>,
     range: std::ops::Range<u64>,
@@ -268,8 +277,8 @@ pub(crate) fn allocate(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Resul
     })
 }
 
-/// Makes a file at least `length` bytes long, which is not zero, and backs the last one with space. Unlike ftruncate(2) it
-/// never cuts bytes off that another process has appended meanwhile.
+/// Makes a file at least `length` bytes long, which is not zero, and backs the last one with space.
+/// Unlike ftruncate(2) it never cuts bytes off that another process has appended meanwhile.
 pub(crate) fn extend(fd: BorrowedFd<'_>, length: u64) -> Result<(), Errno> {
     super::size_limit::within(|| rustix::fs::fallocate(fd, FallocateFlags::empty(), length - 1, 1))
 }
@@ -280,8 +289,9 @@ pub(crate) fn size_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Fsize).current
 }
 
-/// Makes zeros of the bytes from `start` on, of which there are `size - start`; they may lose their space. The file stays as long as it
-/// is where the file system can make holes, and else ends at `start`.
+/// Makes zeros of the bytes from `start` on, of which there are `size - start`; they may lose their
+/// space. The file stays as long as it is where the file system can make holes, and else ends at
+/// `start`.
 #[cfg(feature = "shm")]
 pub(crate) fn zero_behind(fd: BorrowedFd<'_>, start: u64, size: u64) -> Result<(), Errno> {
     let Some(len) = size.checked_sub(start).filter(|&len| len > 0) else { return Ok(()) };

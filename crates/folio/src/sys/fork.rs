@@ -1,8 +1,9 @@
 //! What fork(2) must not cut in two, and descriptors that a child must not have.
 //!
-//! A descriptor that holds a [lock](super::byte_lock) for its process is shared with forked children: the lock would outlive a
-//! killed parent as long as one of them lives. So a child closes its copies before anything else runs in it
-//! (pthread_atfork(3)). A child made by clone(2) without the C library keeps them until it ends or calls exec.
+//! A descriptor that holds a [lock](super::byte_lock) for its process is shared with forked
+//! children: the lock would outlive a killed parent as long as one of them lives. So a child closes
+//! its copies before anything else runs in it (pthread_atfork(3)). A child made by clone(2) without
+//! the C library keeps them until it ends or calls exec.
 
 use super::fork_mutex::ForkMutex;
 use std::cell::Cell;
@@ -27,22 +28,24 @@ static FORKING: ForkMutex<Forks> = ForkMutex::with(Forks {
     own: Vec::new(),
 });
 
-/// Runs `work` while no thread of this process forks, and no other thread is in here. Short, and never from within itself.
+/// Runs `work` while no thread of this process forks, and no other thread is in here. Short, and
+/// never from within itself.
 pub(crate) fn held_off<R>(work: impl FnOnce(&mut NotForked) -> R) -> R {
     let mut held = FORKING.lock();
     if !held.handled {
-        // SAFETY: the three functions have the signature that is asked for, and live as long as the process. Where there is
-        // no memory to note them a child keeps its copies, which is what a program without the call would have.
+        // SAFETY: the three functions have the signature that is asked for, and live as long as the
+        // process. Where there is no memory to note them a child keeps its copies, which is what a
+        // program without the call would have.
         let noted = unsafe { libc::pthread_atfork(Some(before), Some(after), Some(in_child)) };
-        // Not before: the call waits for a thread that forks, whose child has none of them. One that is forked in between may have them
-        // twice, which they bear.
+        // Not before: the call waits for a thread that forks, whose child has none of them. One
+        // that is forked in between may have them twice, which they bear.
         held.handled = noted == 0;
     }
     work(&mut NotForked(&mut held))
 }
 
-/// Opens a descriptor that forked children do not keep. Threads may fork while `open` runs, since it may wait for a file
-/// system; it runs again if one did.
+/// Opens a descriptor that forked children do not keep. Threads may fork while `open` runs, since
+/// it may wait for a file system; it runs again if one did.
 #[cfg(feature = "pager")]
 pub(crate) fn open_own<E>(open: impl Fn() -> Result<OwnedFd, E>) -> Result<OwnFd, E> {
     /// Forks in a row that are waited out.
@@ -66,8 +69,8 @@ pub(crate) fn open_own<E>(open: impl Fn() -> Result<OwnedFd, E>) -> Result<OwnFd
 pub(crate) struct NotForked<'a>(&'a mut Forks);
 
 impl NotForked<'_> {
-    /// From now on every forked child closes its copy of `fd` at once. No thread may have forked since it was opened, as
-    /// within one [`held_off`].
+    /// From now on every forked child closes its copy of `fd` at once. No thread may have forked
+    /// since it was opened, as within one [`held_off`].
     pub(crate) fn keep_from_children(&mut self, fd: OwnedFd) -> OwnFd {
         self.0.own.push(fd.as_raw_fd());
         OwnFd(std::mem::ManuallyDrop::new(fd))
@@ -79,7 +82,8 @@ impl NotForked<'_> {
         drop(self.release(fd));
     }
 
-    /// From now on forked children keep the descriptor again: for one that it may take long to close.
+    /// From now on forked children keep the descriptor again: for one that it may take long to
+    /// close.
     pub(crate) fn release(&mut self, mut fd: OwnFd) -> Option<OwnedFd> {
         let number = fd.0.as_raw_fd();
         let at = self.0.own.iter().position(|&own| own == number)?;
@@ -89,8 +93,8 @@ impl NotForked<'_> {
     }
 }
 
-/// A descriptor of this process alone. In a forked child it is closed already, and its number may be anyone's. It has no
-/// `Drop`: [`NotForked::close`] closes it.
+/// A descriptor of this process alone. In a forked child it is closed already, and its number may
+/// be anyone's. It has no `Drop`: [`NotForked::close`] closes it.
 #[derive(Debug)]
 pub(crate) struct OwnFd(std::mem::ManuallyDrop<OwnedFd>);
 
@@ -133,7 +137,8 @@ extern "C" fn in_child() {
     // The holder was the parent, and so is no holder here.
     let mut forks = FORKING.lock();
     for fd in forks.own.drain(..) {
-        // SAFETY: this process's copy of a descriptor that `keep_from_children` took; no value of this process closes it.
+        // SAFETY: this process's copy of a descriptor that `keep_from_children` took; no value of
+        // this process closes it.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
 }

@@ -1,7 +1,8 @@
 //! A lock that a forked child can take although a thread that it does not have held it.
 //!
-//! A `Mutex` that another thread of the parent holds at fork(2) stays locked in the child for ever. This one is held by a
-//! *process*: a holder that is not this process is no holder. What the lock guards must bear that a change was cut short.
+//! A `Mutex` that another thread of the parent holds at fork(2) stays locked in the child for ever.
+//! This one is held by a *process*: a holder that is not this process is no holder. What the lock
+//! guards must bear that a change was cut short.
 
 use super::identity;
 use std::cell::UnsafeCell;
@@ -37,7 +38,8 @@ impl<T> ForkMutex<T> {
     pub(crate) fn lock(&self) -> ForkMutexGuard<'_, T> {
         let me = identity::token();
         let mut holder = 0;
-        // What is done under the lock is short, or system calls that all threads would wait for anyway.
+        // What is done under the lock is short, or system calls that all threads would wait for
+        // anyway.
         while let Err(other) =
             self.holder.compare_exchange(holder, me, Ordering::Acquire, Ordering::Relaxed)
         {

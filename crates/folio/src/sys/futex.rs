@@ -1,5 +1,5 @@
-//! Waiting for a word of memory to change, within the process or across processes. Async-signal-safe: a handler may wait, if whoever changes the word never waits for
-//! its thread.
+//! Waiting for a word of memory to change, within the process or across processes.
+//! Async-signal-safe: a handler may wait, if whoever changes the word never waits for its thread.
 //!
 //! Source: futex(2).
 
@@ -33,8 +33,8 @@ pub(crate) fn wake(word: &std::sync::atomic::AtomicU32) {
     };
 }
 
-/// Waits while the word, which other processes may have mapped as well, is `value`, at most for `time`. May return earlier: who
-/// comes back looks at everything anew.
+/// Waits while the word, which other processes may have mapped as well, is `value`, at most for
+/// `time`. May return earlier: who comes back looks at everything anew.
 #[cfg(feature = "shm")]
 pub(crate) fn wait_shared(
     word: &std::sync::atomic::AtomicU32,
@@ -45,7 +45,8 @@ pub(crate) fn wait_shared(
         tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_nsec: time.subsec_nanos().into(),
     };
-    // SAFETY: the kernel reads the word (a page that is not there is EFAULT) and the time, and changes nothing.
+    // SAFETY: the kernel reads the word (a page that is not there is EFAULT) and the time, and
+    // changes nothing.
     unsafe {
         libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const time)
     };

@@ -1,8 +1,10 @@
-//! Guarded maps: the wait-free table in which the signal handler looks an address up, and what a fault in one does.
+//! Guarded maps: the wait-free table in which the signal handler looks an address up, and what a
+//! fault in one does.
 //!
-//! A page that cannot be supplied is [replaced](super::replaced) by a zero page. Guards whose bytes it concerns fail, as they must;
-//! checked copies read the clones, and learn the truth of each page. The handler allocates nothing but by mmap(2), and takes
-//! no lock. Two threads that fault on one page race for a bit; the loser returns, and faults again until the winner is done.
+//! A page that cannot be supplied is [replaced](super::replaced) by a zero page. Guards whose bytes
+//! it concerns fail, as they must; checked copies read the clones, and learn the truth of each
+//! page. The handler allocates nothing but by mmap(2), and takes no lock. Two threads that fault on
+//! one page race for a bit; the loser returns, and faults again until the winner is done.
 
 use super::copy::Trap;
 use super::fork_mutex::{ForkMutex, ForkMutexGuard};
@@ -20,17 +22,17 @@ use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
 
-/// What a map needs so that it can be guarded. It lies in the handle itself; while a guard is open, the handle is
-/// borrowed and cannot move.
+/// What a map needs so that it can be guarded. It lies in the handle itself; while a guard is open,
+/// the handle is borrowed and cannot move.
 #[derive(Debug, Default)]
 pub(crate) struct Guarded {
-    /// Even: no page is replaced. Odd: some may be. It grows with every replacement and with their undoing, so that
-    /// a copy that finds the same even number before and after saw no zero page.
+    /// Even: no page is replaced. Odd: some may be. It grows with every replacement and with their
+    /// undoing, so that a copy that finds the same even number before and after saw no zero page.
     epoch: AtomicU64,
     /// The pages that are replaced, or null.
     replaced: AtomicPtr<Shadow>,
-    /// The process had no areas or addresses left to replace single pages, or to put them back: the map as a whole was given
-    /// up, and shows zeros to open guards, and no access afterwards.
+    /// The process had no areas or addresses left to replace single pages, or to put them back: the
+    /// map as a whole was given up, and shows zeros to open guards, and no access afterwards.
     lost: AtomicBool,
     /// The errno for which the map was given up; zero if it was not.
     why: AtomicI32,
@@ -43,7 +45,8 @@ pub(crate) struct Guarded {
     cause: AtomicU64,
     /// The lowest address of a fault, plus one; zero if there was none.
     missing: AtomicUsize,
-    /// The guarded addresses, log2 of their page size, and how they are cloned; set before the map is entered in the table.
+    /// The guarded addresses, log2 of their page size, and how they are cloned; set before the map
+    /// is entered in the table.
     lo: AtomicUsize,
     hi: AtomicUsize,
     shift: AtomicU32,
@@ -56,7 +59,8 @@ const COVERED: u64 = 1;
 const BARE: u64 = 2;
 const COVERING: u64 = 3;
 
-/// The text for a map that was given up for an errno, judged by the process's limits as they are now.
+/// The text for a map that was given up for an errno, judged by the process's limits as they are
+/// now.
 #[cold]
 pub(crate) fn explain_loss(errno: Errno) -> String {
     use super::process::{limit, passes_address_limit, private_writable, sysctl, vma_count};
@@ -94,7 +98,8 @@ struct OpenGuard {
     slot: Option<&'static HandlerSlot<Guarded>>,
 }
 
-/// Replaces the page at `address`. For the signal handler. Whether the access is worth trying again.
+/// Replaces the page at `address`. For the signal handler. Whether the access is worth trying
+/// again.
 #[inline(never)]
 fn replace(guarded: &Guarded, address: usize, signal: i32, code: i32) -> bool {
     match replace_page(guarded, address, signal, code) {
@@ -128,8 +133,8 @@ fn yield_to_winner() {
 }
 
 impl Guarded {
-    /// Opens a guard over the pages of `range`. Every open is followed by a [`close`](Self::close), before the map
-    /// moves or changes its range.
+    /// Opens a guard over the pages of `range`. Every open is followed by a [`close`](Self::close),
+    /// before the map moves or changes its range.
     ///
     /// The memory and the areas of the last resort are made here, once for a map: a fault can have
     /// neither.
@@ -147,8 +152,9 @@ impl Guarded {
         }
         vma_reserve::hold().map_err(NotOpened::NoAreas)?;
         if let Some(slot) = open.slot.filter(|slot| !slot.is_of(who)) {
-            // This is a child. Of the threads that opened those guards it has the one that forked, at most: its guards go on,
-            // and those of the others will not be closed. Entered anew before the old entry goes: a fault finds one of them.
+            // This is a child. Of the threads that opened those guards it has the one that forked,
+            // at most: its guards go on, and those of the others will not be closed. Entered anew
+            // before the old entry goes: a fault finds one of them.
             let goes_on = slot.is_visible_to(who);
             open.slot = goes_on.then(|| register(self, who));
             open.guards = if goes_on { open.guards } else { 0 };
@@ -169,8 +175,8 @@ impl Guarded {
         Ok(())
     }
 
-    /// Ends a guard; the last one puts the replaced pages back. Returns the first address of `range` that was replaced
-    /// while any guard was open, with signal and code of the first fault.
+    /// Ends a guard; the last one puts the replaced pages back. Returns the first address of
+    /// `range` that was replaced while any guard was open, with signal and code of the first fault.
     pub(crate) fn close(&self, range: &Range<usize>) -> Option<Trap> {
         let mut open = self.gate.lock();
         let trap = self.first_replaced(&open, range);
@@ -180,7 +186,8 @@ impl Guarded {
         {
             slot.retire(this_thread_key());
             let record = self.replaced.load(Ordering::Acquire);
-            // SAFETY: no handler uses the record any more; copies do so under the lock, which is held.
+            // SAFETY: no handler uses the record any more; copies do so under the lock, which is
+            // held.
             let replaced = unsafe { record.as_ref() };
             if !self.lost.load(Ordering::SeqCst)
                 && let Some(Err(errno)) = replaced.map(Shadow::undo)
@@ -188,7 +195,8 @@ impl Guarded {
                 self.note_loss(errno);
             }
             if self.lost.load(Ordering::SeqCst) {
-                // The epoch stays odd, and every access an error: no zero page is ever taken for the file's.
+                // The epoch stays odd, and every access an error: no zero page is ever taken for
+                // the file's.
                 self.revoke_access();
             } else if replaced.is_some() {
                 self.epoch.fetch_add(1, Ordering::SeqCst);
@@ -267,9 +275,9 @@ impl Guarded {
         lost.then(|| Errno::from_raw_os_error(self.why.load(Ordering::Relaxed)))
     }
 
-    /// The last resort, for a process at a limit: the spare over the whole map, which takes no memory,
-    /// area or address more than there are. The file loses nothing, the map is of no use any more.
-    /// For the signal handler; whether the access is worth trying again.
+    /// The last resort, for a process at a limit: the spare over the whole map, which takes no
+    /// memory, area or address more than there are. The file loses nothing, the map is of no use
+    /// any more. For the signal handler; whether the access is worth trying again.
     #[inline(never)]
     fn give_up(&self, address: usize, errno: Errno) -> bool {
         self.note_loss(errno);
@@ -300,7 +308,8 @@ impl Guarded {
     #[inline(never)]
     fn install_spare(&self) -> bool {
         let (lo, hi) = (self.lo.load(Ordering::Relaxed), self.hi.load(Ordering::Relaxed));
-        // SAFETY: the range is the guarded map's own, whose owner asked for this by opening a guard.
+        // SAFETY: the range is the guarded map's own, whose owner asked for this by opening a
+        // guard.
         if let Some(result) = unsafe { self.spare.put_over(lo) } {
             return result.is_ok();
         }
@@ -319,7 +328,8 @@ impl Guarded {
         unsafe { mm::mprotect(at as *mut u8, 1 << shift, rights) }.is_ok()
     }
 
-    /// Ends all access to a map that was given up, but for pages that were lost: they may be another's.
+    /// Ends all access to a map that was given up, but for pages that were lost: they may be
+    /// another's.
     fn revoke_access(&self) {
         let mut rest = self.lo.load(Ordering::Relaxed)..self.hi.load(Ordering::Relaxed);
         while !rest.is_empty() {
@@ -389,7 +399,8 @@ impl Guarded {
         before & 1 == 0 && self.epoch.load(Ordering::Relaxed) == before
     }
 
-    /// Makes an access whose bytes are the map's and never a zero page's, while pages are being replaced around it.
+    /// Makes an access whose bytes are the map's and never a zero page's, while pages are being
+    /// replaced around it.
     #[cold]
     pub(crate) fn access(
         &self,
@@ -413,7 +424,8 @@ impl Guarded {
         }
     }
 
-    /// Accesses the bytes from `next` that lie together: in the map, or in the shadow. Returns where they end.
+    /// Accesses the bytes from `next` that lie together: in the map, or in the shadow. Returns
+    /// where they end.
     fn access_piece(
         &self,
         open: &ForkMutexGuard<'_, OpenGuard>,
@@ -464,7 +476,8 @@ pub(crate) struct Piece {
     pub(crate) checked: Range<usize>,
 }
 
-/// This process and this thread, as the table knows them. The address of a thread's own variable names it, also in a child.
+/// This process and this thread, as the table knows them. The address of a thread's own variable
+/// names it, also in a child.
 fn this_thread_key() -> ThreadKey {
     ThreadKey { process: identity::token(), thread: this_thread() }
 }
@@ -538,8 +551,8 @@ fn register(guarded: &Guarded, who: ThreadKey) -> &'static HandlerSlot<Guarded> 
     }
 }
 
-/// Whether the signal says that a page could not be supplied, and not that an access was wrong in itself; with a zero page
-/// there, the access would succeed.
+/// Whether the signal says that a page could not be supplied, and not that an access was wrong in
+/// itself; with a zero page there, the access would succeed.
 fn is_missing_page(signal: i32, code: i32) -> bool {
     const SEGV_MAPERR: i32 = 1;
     const SEGV_ACCERR: i32 = 2;
@@ -550,8 +563,9 @@ fn is_missing_page(signal: i32, code: i32) -> bool {
     }
 }
 
-/// For the signal handler: supplies a zero page if `address` is guarded. Whether it did, so that the access can be tried
-/// again. `pc` is where the interrupted code was: running a page as code is not what a zero page is for.
+/// For the signal handler: supplies a zero page if `address` is guarded. Whether it did, so that
+/// the access can be tried again. `pc` is where the interrupted code was: running a page as code is
+/// not what a zero page is for.
 pub(super) fn supply(address: usize, pc: usize, signal: i32, code: i32) -> bool {
     const LONGEST_INSTRUCTION: usize = 16;
     let runs_it = (pc..pc.saturating_add(LONGEST_INSTRUCTION)).contains(&address);
@@ -636,7 +650,8 @@ mod tests {
         }
     }
 
-    /// Ends a guard in a child whose limit of addresses fell below its use while the guard was open.
+    /// Ends a guard in a child whose limit of addresses fell below its use while the guard was
+    /// open.
     #[test]
     fn each_way_of_cloning_brings_a_page_back_below_the_limit_of_addresses() {
         signal::install();

@@ -1,5 +1,5 @@
-//! One entry of the table that the signal handler looks through: taken and freed by ordinary code, read by a handler that
-//! can come at any instruction and may not wait.
+//! One entry of the table that the signal handler looks through: taken and freed by ordinary code,
+//! read by a handler that can come at any instruction and may not wait.
 //!
 //! `tests/models/handler_table.rs` checks the protocol under every order of steps.
 
@@ -11,16 +11,17 @@ use std::ptr;
 pub(crate) struct HandlerSlot<T> {
     /// Null: free. [`busy`]: taken, and not to be looked at.
     pub(crate) entry: AtomicPtr<T>,
-    /// Handlers that look at the entry just now, in the lower half; in the upper one the process that they are of. A child's copy
-    /// may count handlers of threads that it does not have.
+    /// Handlers that look at the entry just now, in the lower half; in the upper one the process
+    /// that they are of. A child's copy may count handlers of threads that it does not have.
     pub(crate) users: AtomicU64,
     /// The process and the thread that entered it.
     pub(crate) process: AtomicU64,
     pub(crate) thread: AtomicUsize,
 }
 
-/// Who takes a slot, or looks at one. After fork(2) a child has copies of its parent's slots: those of the one thread it has
-/// are as good as before; the others' threads are gone, and what they entered may be anything.
+/// Who takes a slot, or looks at one. After fork(2) a child has copies of its parent's slots: those
+/// of the one thread it has are as good as before; the others' threads are gone, and what they
+/// entered may be anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ThreadKey {
     pub(crate) process: u64,
@@ -54,7 +55,8 @@ impl<T> HandlerSlot<T> {
     /// Hides the entry, and waits for those that look at it already.
     pub(crate) fn retire(&self, who: ThreadKey) {
         self.entry.store(busy(), Ordering::Relaxed);
-        // Hide first, then count; `with_entry` counts first, then reads: one of the two sees the other.
+        // Hide first, then count; `with_entry` counts first, then reads: one of the two sees the
+        // other.
         fence(Ordering::SeqCst);
         // A child waits for no handler of its parent's threads.
         while Self::counts(self.users.load(Ordering::Acquire), who) {
@@ -67,7 +69,8 @@ impl<T> HandlerSlot<T> {
         users >> 32 == of(who.process) >> 32 && users != of(who.process)
     }
 
-    /// Counts a handler. What was counted in another process, of which this one is a child, is gone.
+    /// Counts a handler. What was counted in another process, of which this one is a child, is
+    /// gone.
     fn enter(&self, who: ThreadKey) {
         let mut users = self.users.load(Ordering::Relaxed);
         loop {
@@ -100,7 +103,8 @@ impl<T> HandlerSlot<T> {
         self.is_of(who) || self.thread.load(Ordering::Relaxed) == who.thread
     }
 
-    /// Lets a handler look at the entry, if there is one that concerns `who`: the process and the thread that run it. Never waits.
+    /// Lets a handler look at the entry, if there is one that concerns `who`: the process and the
+    /// thread that run it. Never waits.
     ///
     /// # Safety
     ///

@@ -1,7 +1,8 @@
-//! Which process this is, told without a system call: a number that differs between a process and the children it
-//! forks.
+//! Which process this is, told without a system call: a number that differs between a process and
+//! the children it forks.
 //!
-//! The number lives in a page with MADV_WIPEONFORK, which a child finds zeroed. A pid would not do: it is used again.
+//! The number lives in a page with MADV_WIPEONFORK, which a child finds zeroed. A pid would not do:
+//! it is used again.
 
 use super::mm;
 use rustix::param::page_size;
@@ -11,8 +12,8 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 /// The last number given out in this process or, before a fork, in its ancestors.
 static LAST: AtomicU64 = AtomicU64::new(0);
 
-/// Where the number lies: null until it was asked for, and [`NO_PAGE`] where there is no such page. No lock: a child that is forked
-/// while another thread holds it would wait for ever.
+/// Where the number lies: null until it was asked for, and [`NO_PAGE`] where there is no such page.
+/// No lock: a child that is forked while another thread holds it would wait for ever.
 static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 
 /// Always zero.
@@ -24,7 +25,8 @@ fn page() -> Option<&'static AtomicU64> {
     unsafe { PAGE.load(Ordering::Acquire).as_ref() }
 }
 
-/// This process's number, if it or an ancestor has asked for one before: for a signal handler, which must map no page for it.
+/// This process's number, if it or an ancestor has asked for one before: for a signal handler,
+/// which must map no page for it.
 pub(crate) fn known_token() -> Option<u64> {
     page().map(number)
 }
@@ -71,7 +73,8 @@ fn make_page() -> &'static AtomicU64 {
 
 /// The number in the page; a new one in a child that has not asked yet. Never waits.
 fn number(cell: &AtomicU64) -> u64 {
-    // Without such a page (it needs Linux 4.14 and one page of memory) the pid is the best there is.
+    // Without such a page (it needs Linux 4.14 and one page of memory) the pid is the best there
+    // is.
     if ptr::eq(cell, &raw const NO_PAGE) {
         return pid();
     }
@@ -99,6 +102,7 @@ fn wiped_on_fork() -> Option<&'static AtomicU64> {
         let _ = unsafe { mm::munmap(page, len) };
         return None;
     }
-    // SAFETY: the page is zeroed, aligned, readable and writable, and stays mapped for the life of the process.
+    // SAFETY: the page is zeroed, aligned, readable and writable, and stays mapped for the life of
+    // the process.
     Some(unsafe { &*page.cast::<AtomicU64>() })
 }

@@ -1,4 +1,5 @@
-//! Files that live in memory (memfd_create(2)) and the seals that make promises about them (fcntl(2)).
+//! Files that live in memory (memfd_create(2)) and the seals that make promises about them
+//! (fcntl(2)).
 
 use crate::flags::HugePage;
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -7,7 +8,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub(crate) use rustix::fs::SealFlags as Seals;
 
-/// A new, empty memfd that can be sealed and is closed by exec. `name` shows in `/proc`, and needs not be unique.
+/// A new, empty memfd that can be sealed and is closed by exec. `name` shows in `/proc`, and needs
+/// not be unique.
 pub(crate) fn create(name: &str, huge: Option<HugePage>) -> Result<OwnedFd, Errno> {
     let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     if let Some(huge) = huge {
@@ -15,7 +17,8 @@ pub(crate) fn create(name: &str, huge: Option<HugePage>) -> Result<OwnedFd, Errn
         let size = huge.flags().bits() & (libc::MAP_HUGE_MASK << libc::MAP_HUGE_SHIFT);
         flags |= MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(size.cast_unsigned());
     }
-    // Never executed: says so where the kernel knows the word (6.3), which also spares it a warning.
+    // Never executed: says so where the kernel knows the word (6.3), which also spares it a
+    // warning.
     match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
         Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags),
         result => result,
@@ -38,7 +41,8 @@ pub(crate) fn copy(from: BorrowedFd<'_>, name: &str, size: u64) -> Result<OwnedF
     Ok(copy)
 }
 
-/// Adds seals; they can never be taken away. EBUSY for [`Seals::WRITE`] while a writable map exists anywhere.
+/// Adds seals; they can never be taken away. EBUSY for [`Seals::WRITE`] while a writable map exists
+/// anywhere.
 pub(crate) fn add_seals(fd: BorrowedFd<'_>, seals: SealFlags) -> Result<(), Errno> {
     rustix::fs::fcntl_add_seals(fd, seals)
 }

@@ -1,8 +1,9 @@
 //! How much memory a file in memory may still take.
 //!
-//! The kernel gives memfds and tmpfs their pages without a bound of its own: a request that is too large ends in the
-//! OOM killer and not in an error. So the request is judged first, by the memory that is available, free swap, the
-//! limits of the process's memory cgroups, and the size of the tmpfs.
+//! The kernel gives memfds and tmpfs their pages without a bound of its own: a request that is too
+//! large ends in the OOM killer and not in an error. So the request is judged first, by the memory
+//! that is available, free swap, the limits of the process's memory cgroups, and the size of the
+//! tmpfs.
 
 use super::Errno;
 use super::{cgroup, file};
@@ -25,8 +26,8 @@ pub(crate) struct Shortfall {
 /// Requests below this size are not judged: to read all the limits takes longer than to fill them.
 const SMALL: u64 = 1 << 20;
 
-/// How many bytes of the range of a file in memory have no page yet, if the file may get them. Of a file on any other file
-/// system the answer is 0: that one says no itself.
+/// How many bytes of the range of a file in memory have no page yet, if the file may get them. Of a
+/// file on any other file system the answer is 0: that one says no itself.
 pub(crate) fn check(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<u64, Shortfall> {
     // First of all: to count the pages of a large file takes long.
     let Some(stat) = file::tmpfs(fd) else { return Ok(0) };
@@ -55,7 +56,8 @@ pub(crate) fn check(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<u64, Short
 
 /// As [`check`], for `bytes` of the process's own memory that are about to be written.
 pub(crate) fn check_own(bytes: u64) -> Result<(), Shortfall> {
-    /// Below this size the limits would take a noticeable part of the time that the bytes themselves take.
+    /// Below this size the limits would take a noticeable part of the time that the bytes
+    /// themselves take.
     const JUDGED: u64 = 8 << 20;
     if bytes < JUDGED {
         return Ok(());
@@ -64,7 +66,8 @@ pub(crate) fn check_own(bytes: u64) -> Result<(), Shortfall> {
     if bytes > free { Err(Shortfall { errno: Errno::NOMEM, bytes, free, limit }) } else { Ok(()) }
 }
 
-/// The bytes of memory that this process can get before something of it is killed, and the limit that says so.
+/// The bytes of memory that this process can get before something of it is killed, and the limit
+/// that says so.
 pub(crate) fn memory() -> (u64, &'static str) {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let field = |name| kib_field(&info, name);

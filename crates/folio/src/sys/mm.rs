@@ -1,7 +1,7 @@
 //! The system calls on address ranges, as they are: bytes in, errno out.
 //!
-//! They go through libc rather than through rustix's typed wrappers, since the raw door has to pass what those types
-//! refuse: a closed descriptor, an unknown flag, advice newer than the crate.
+//! They go through libc rather than through rustix's typed wrappers, since the raw door has to pass
+//! what those types refuse: a closed descriptor, an unknown flag, advice newer than the crate.
 
 use super::check;
 use rustix::io::Errno;
@@ -35,8 +35,9 @@ pub(crate) unsafe fn munmap(addr: *mut u8, len: usize) -> Result<(), Errno> {
     check(unsafe { libc::munmap(addr.cast(), len) }).map(drop)
 }
 
-/// munmap(2) of a range that nobody will ask for again. At the process's limit of VMAs the kernel refuses to cut a VMA in two
-/// (ENOMEM). Then the addresses stay taken, and the memory behind them is given back (MADV_DONTNEED).
+/// munmap(2) of a range that nobody will ask for again. At the process's limit of VMAs the kernel
+/// refuses to cut a VMA in two (ENOMEM). Then the addresses stay taken, and the memory behind them
+/// is given back (MADV_DONTNEED).
 ///
 /// # Safety
 ///
@@ -93,8 +94,8 @@ pub(crate) unsafe fn mremap(
 
 /// msync(2): changes no byte of memory, so no range makes it unsafe.
 pub(crate) fn msync(addr: *mut u8, len: usize, flags: i32) -> Result<(), Errno> {
-    // SAFETY: msync(2) only writes pages back; a range that is not mapped is ENOMEM. (MS_INVALIDATE does nothing to
-    // the bytes on Linux, whose maps of a file all share the page cache.)
+    // SAFETY: msync(2) only writes pages back; a range that is not mapped is ENOMEM. (MS_INVALIDATE
+    // does nothing to the bytes on Linux, whose maps of a file all share the page cache.)
     check(unsafe { libc::msync(addr.cast(), len, flags) }).map(drop)
 }
 
@@ -123,7 +124,8 @@ pub(crate) fn munlock(addr: *mut u8, len: usize) -> Result<(), Errno> {
 
 /// mincore(2): one byte a base page into `pages`; the lowest bit says whether the page is resident.
 pub(crate) fn mincore(addr: *mut u8, pages: &mut [u8], page_bytes: usize) -> Result<(), Errno> {
-    // SAFETY: the kernel writes one byte for each page of the range, which is as many as `pages` holds.
+    // SAFETY: the kernel writes one byte for each page of the range, which is as many as `pages`
+    // holds.
     check(unsafe { libc::mincore(addr.cast(), pages.len() * page_bytes, pages.as_mut_ptr()) })
         .map(drop)
 }
@@ -140,7 +142,8 @@ pub(crate) fn mseal(addr: *mut u8, len: usize) -> Result<(), Errno> {
 pub(crate) fn name_area(addr: *mut u8, len: usize, name: &std::ffi::CStr) -> Result<(), Errno> {
     const PR_SET_VMA: i32 = 0x5356_4d41;
     const PR_SET_VMA_ANON_NAME: usize = 0;
-    // SAFETY: the kernel copies the name, which `CStr` ends with a NUL, and changes no byte of the range.
+    // SAFETY: the kernel copies the name, which `CStr` ends with a NUL, and changes no byte of the
+    // range.
     check(unsafe {
         libc::prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, addr as usize, len, name.as_ptr() as usize)
     })
@@ -158,12 +161,14 @@ pub(crate) struct RawCacheStat {
     pub(crate) recently_evicted: u64,
 }
 
-/// cachestat(2): the page cache's state over `len` bytes from `offset` of a file; zero `len` means to the end.
+/// cachestat(2): the page cache's state over `len` bytes from `offset` of a file; zero `len` means
+/// to the end.
 pub(crate) fn cachestat(fd: RawFd, offset: u64, len: u64) -> Result<RawCacheStat, Errno> {
     const SYS_CACHESTAT: libc::c_long = 451;
     let range = [offset, len];
     let mut stat = RawCacheStat::default();
-    // SAFETY: the kernel reads two u64 from `range` and writes one `struct cachestat`, five u64, to `stat`.
+    // SAFETY: the kernel reads two u64 from `range` and writes one `struct cachestat`, five u64, to
+    // `stat`.
     check(unsafe { libc::syscall(SYS_CACHESTAT, fd, range.as_ptr(), &raw mut stat, 0) })?;
     Ok(stat)
 }

@@ -1,6 +1,7 @@
-//! Every system call, and nearly every `unsafe`. No policy: these modules do what they are told and return the errno.
+//! Every system call, and nearly every `unsafe`. No policy: these modules do what they are told and
+//! return the errno.
 //!
-//! | file | what |
+//! | file | subject |
 //! | --- | --- |
 //! | [`mm`] | the calls on address ranges: mmap, munmap, mprotect, mremap, msync, madvise, mlock, mincore, mseal … |
 //! | [`memfd`] | files that live in memory, and their seals |
@@ -84,7 +85,8 @@ pub(crate) fn check(result: impl Into<i64>) -> Result<i64, Errno> {
     }
 }
 
-/// What [`handler_table`] and [`trap_cell`] are built on; their models in the tests put other ones there.
+/// What [`handler_table`] and [`trap_cell`] are built on; their models in the tests put other ones
+/// there.
 pub(crate) mod atomics {
     #[cfg(feature = "pager")]
     pub(crate) use std::sync::atomic::AtomicU32;

@@ -1,7 +1,9 @@
-//! Locks on bytes of a file that belong to an open file description: the kernel's own record of who lives.
+//! Locks on bytes of a file that belong to an open file description: the kernel's own record of who
+//! lives.
 //!
-//! Such a lock ends when the last descriptor of its description is closed, which the kernel does for a process that is killed.
-//! It needs no bytes that exist, so it can lie far beyond the end of the file.
+//! Such a lock ends when the last descriptor of its description is closed, which the kernel does
+//! for a process that is killed. It needs no bytes that exist, so it can lie far beyond the end of
+//! the file.
 //!
 //! Source: fcntl(2), F_OFD_SETLK and F_OFD_GETLK.
 
@@ -28,7 +30,8 @@ fn set(fd: BorrowedFd<'_>, kind: i32, range: &Range<u64>) -> Result<(), Errno> {
     })
 }
 
-/// Takes the bytes for this description alone. `false` if another has one of them; nothing is waited for.
+/// Takes the bytes for this description alone. `false` if another has one of them; nothing is
+/// waited for.
 pub(crate) fn try_lock(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<bool, Errno> {
     match set(fd, libc::F_WRLCK, range) {
         Ok(()) => Ok(true),
@@ -60,7 +63,8 @@ pub(crate) fn is_held_elsewhere(
     Ok(Some(start..end))
 }
 
-/// Whether the first lock in the range that another description or owner holds is a record lock of this very process (`F_SETLK`).
+/// Whether the first lock in the range that another description or owner holds is a record lock of
+/// this very process (`F_SETLK`).
 #[cfg(feature = "pager")]
 pub(crate) fn is_own_record_lock(fd: BorrowedFd<'_>, range: &Range<u64>) -> bool {
     let mut lock = request(libc::F_WRLCK, range);

@@ -1,7 +1,8 @@
 //! Opening a path that may name anything, without waiting.
 //!
-//! A FIFO opens only when its other end is opened too (fifo(7)), and some devices wait for a line. `O_NONBLOCK` avoids both.
-//! It must not stay: reads of some devices and, through io_uring, of files would then fail with EAGAIN.
+//! A FIFO opens only when its other end is opened too (fifo(7)), and some devices wait for a line.
+//! `O_NONBLOCK` avoids both. It must not stay: reads of some devices and, through io_uring, of
+//! files would then fail with EAGAIN.
 //!
 //! Source: open(2), fcntl(2) (leases).
 
@@ -10,8 +11,8 @@ use rustix::fs::{FileType, Mode, OFlags};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-/// Opens what `path` names, with `flags` and `O_CLOEXEC`. The call waits for no other process but a holder of a lease on the
-/// file, as open(2) does without `O_NONBLOCK`.
+/// Opens what `path` names, with `flags` and `O_CLOEXEC`. The call waits for no other process but a
+/// holder of a lease on the file, as open(2) does without `O_NONBLOCK`.
 ///
 /// The caller looks at the type: a FIFO is opened like any other file.
 pub(crate) fn open(path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
@@ -28,9 +29,11 @@ pub(crate) fn open(path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Er
     Ok(fd)
 }
 
-/// Opens a file that has a lease: the kernel waits until the holder gives it up, or takes it from the holder.
+/// Opens a file that has a lease: the kernel waits until the holder gives it up, or takes it from
+/// the holder.
 fn wait_for_lease(path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-    // Only regular files have leases. The path may name a FIFO by now, so the file is found before it is opened.
+    // Only regular files have leases. The path may name a FIFO by now, so the file is found before
+    // it is opened.
     let follow = flags & OFlags::NOFOLLOW;
     let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC | follow, Mode::empty())?;
     if FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) != FileType::RegularFile {

@@ -1,6 +1,7 @@
 //! A value of each process that uses it: a forked child starts with a fresh one.
 //!
-//! What a child inherits may be half changed, and its locks may be held by threads that the child does not have.
+//! What a child inherits may be half changed, and its locks may be held by threads that the child
+//! does not have.
 
 use super::identity;
 use std::sync::atomic::{AtomicPtr, Ordering};

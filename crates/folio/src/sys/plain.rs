@@ -1,8 +1,10 @@
-//! Text of others (names of files and types, words of a source) that does not steer the terminal on which it is shown.
+//! Text of others (names of files and types, words of a source) that does not steer the terminal on
+//! which it is shown.
 
 use std::borrow::Cow;
 
-/// The text with its control characters, and those that change the direction of writing, as Rust escapes.
+/// The text with its control characters, and those that change the direction of writing, as Rust
+/// escapes.
 pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     if !text.contains(steers) {
         return Cow::Borrowed(text);

@@ -1,5 +1,6 @@
-//! What the process has and the machine allows: areas and their limit, locked memory, address space, huge pages. Read
-//! from `/proc` and `/sys`, so on cold paths only: to explain an error, or to find out what a map is.
+//! What the process has and the machine allows: areas and their limit, locked memory, address
+//! space, huge pages. Read from `/proc` and `/sys`, so on cold paths only: to explain an error, or
+//! to find out what a map is.
 
 use std::io::{BufRead, BufReader};
 use std::ops::Range;
@@ -50,14 +51,15 @@ fn parse_vma(line: &str) -> Option<Vma> {
     Some(Vma { range, rights, offset, device, inode, object, flags: String::new() })
 }
 
-/// A file of `/proc/self` line by line: a process at the limit of areas has megabytes of them, and no room to map a
-/// buffer for the whole list.
+/// A file of `/proc/self` line by line: a process at the limit of areas has megabytes of them, and
+/// no room to map a buffer for the whole list.
 fn lines(path: &str) -> impl Iterator<Item = String> {
     let mut file = std::fs::File::open(path).ok().map(BufReader::new);
     std::iter::from_fn(move || {
         let mut line = Vec::new();
         file.as_mut()?.read_until(b'\n', &mut line).ok().filter(|&count| count > 0)?;
-        // Names of files need not be UTF-8; a lost character in a message is better than no message.
+        // Names of files need not be UTF-8; a lost character in a message is better than no
+        // message.
         Some(String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned())
     })
 }
@@ -101,8 +103,8 @@ pub(crate) fn first_gap(range: Range<usize>) -> Option<usize> {
     (next < range.end).then_some(next)
 }
 
-/// Whether the kernel keeps the area at an address from forked children (VM_DONTCOPY: `dc` in `/proc/self/smaps`), as some
-/// drivers ask for. Where it does not tell, the answer is no.
+/// Whether the kernel keeps the area at an address from forked children (VM_DONTCOPY: `dc` in
+/// `/proc/self/smaps`), as some drivers ask for. Where it does not tell, the answer is no.
 pub(crate) fn is_kept_from_children(addr: usize) -> bool {
     has_flag(&(addr..addr + 1), "dc")
 }
@@ -233,8 +235,8 @@ pub(crate) fn limit(resource: rustix::process::Resource) -> Option<u64> {
     rustix::process::getrlimit(resource).current
 }
 
-/// Whether this program runs with rights that whoever started it does not have (set-user-ID, file capabilities): then what the
-/// environment says is not to be trusted.
+/// Whether this program runs with rights that whoever started it does not have (set-user-ID, file
+/// capabilities): then what the environment says is not to be trusted.
 #[cfg(feature = "shm")]
 pub(crate) fn has_more_rights_than_its_starter() -> bool {
     // SAFETY: only asks.

@@ -1,12 +1,14 @@
 //! The pages of a guarded map that were replaced by zero pages, and how they come back.
 //!
-//! A page that cannot be supplied is not lost: its area, with file, offset and rights, is first cloned to the same place of
-//! a *shadow* (a reservation as long as the map), and moved back at the end. A move leaves a hole in the shadow, and so may a
-//! clone that fails; the record notes which pages of the shadow are still its own. Areas are cloned page by page: a
-//! range that spans several may be cloned in part before it fails.
+//! A page that cannot be supplied is not lost: its area, with file, offset and rights, is first
+//! cloned to the same place of a *shadow* (a reservation as long as the map), and moved back at the
+//! end. A move leaves a hole in the shadow, and so may a clone that fails; the record notes which
+//! pages of the shadow are still its own. Areas are cloned page by page: a range that spans several
+//! may be cloned in part before it fails.
 //!
-//! Each replaced page that has no replaced neighbour costs four areas, and a process may have 65,530. So the first faults
-//! replace one page each, later ones ever longer runs: a run may take pages along that are in order.
+//! Each replaced page that has no replaced neighbour costs four areas, and a process may have
+//! 65,530. So the first faults replace one page each, later ones ever longer runs: a run may take
+//! pages along that are in order.
 
 use super::{lost_pages, mm, vma_reserve};
 use rustix::io::Errno;
@@ -18,7 +20,8 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum CloneBy {
-    /// mremap(2) with DONTUNMAP, which takes private pages along: since 5.13 for file maps, not for huge pages.
+    /// mremap(2) with DONTUNMAP, which takes private pages along: since 5.13 for file maps, not for
+    /// huge pages.
     Moving,
     /// mremap(2) from length zero: shared maps only.
     Duplicating,
@@ -49,7 +52,8 @@ impl CloneBy {
     }
 }
 
-/// Whether mremap(2) takes file maps with DONTUNMAP. Found out once; a forked child waits for no thread that is at it.
+/// Whether mremap(2) takes file maps with DONTUNMAP. Found out once; a forked child waits for no
+/// thread that is at it.
 fn moves_files() -> bool {
     const NO: u8 = 1;
     const YES: u8 = 2;
@@ -123,7 +127,8 @@ impl Shadow {
         let by = if shadow == 0 { CloneBy::Nothing } else { by };
         let this = start.cast::<Self>();
         let runs = AtomicU32::new(0);
-        // SAFETY: the record is at least a header long, writable, page-aligned, and nobody else knows it.
+        // SAFETY: the record is at least a header long, writable, page-aligned, and nobody else
+        // knows it.
         unsafe { this.write(Self { record, lo, hi, shift, by, mapping: shadow, runs }) };
         NonNull::new(this).ok_or(Errno::NOMEM)
     }
@@ -183,8 +188,8 @@ impl Shadow {
 
     fn bits(&self, which: usize) -> PageBits<'_> {
         let words = Self::words(self.lo, self.hi, self.shift);
-        // SAFETY: the record holds five arrays of `words` zero-initialised u64 behind its header, which is a multiple
-        // of eight long.
+        // SAFETY: the record holds five arrays of `words` zero-initialised u64 behind its header,
+        // which is a multiple of eight long.
         PageBits(unsafe {
             let first = ptr::from_ref(self).add(1).cast::<AtomicU64>();
             std::slice::from_raw_parts(first.add(which * words), words)
@@ -272,18 +277,19 @@ impl Shadow {
     /// refuse after it has unmapped the pages.
     fn map_zeros(&self, pages: &Range<usize>) -> Result<(), Errno> {
         let (at, len) = (self.page_at(pages.start) as *mut u8, pages.len() << self.shift);
-        // SAFETY: the pages lie in the guarded range, whose owner asked for this by opening a guard.
+        // SAFETY: the pages lie in the guarded range, whose owner asked for this by opening a
+        // guard.
         unsafe {
             mm::mmap(at, len, libc::PROT_NONE, ANONYMOUS | libc::MAP_FIXED, -1, 0)?;
             mm::mprotect(at, len, libc::PROT_READ | libc::PROT_WRITE)
         }
     }
 
-    /// Puts every clone back over its zero page; a page without a clone ends without access. An error
-    /// says that pages were lost, which are [recorded](lost_pages).
+    /// Puts every clone back over its zero page; a page without a clone ends without access. An
+    /// error says that pages were lost, which are [recorded](lost_pages).
     pub(super) fn undo(&self) -> Result<(), Errno> {
-        // The kernel refuses to move anything near the limit of areas. Each clone that has come back
-        // leaves fewer of them.
+        // The kernel refuses to move anything near the limit of areas. Each clone that has come
+        // back leaves fewer of them.
         if has_room_for_vmas().is_err() {
             vma_reserve::give_up();
         }
@@ -304,9 +310,9 @@ impl Shadow {
         result
     }
 
-    /// Moves a clone back over its zero page. The kernel unmaps the target first. A move to the same
-    /// length without DONTUNMAP is checked against no limit after that. (It can still fail for a
-    /// private page under strict overcommit, or without memory for page tables.)
+    /// Moves a clone back over its zero page. The kernel unmaps the target first. A move to the
+    /// same length without DONTUNMAP is checked against no limit after that. (It can still fail for
+    /// a private page under strict overcommit, or without memory for page tables.)
     fn move_back(&self, page: usize) -> Result<(), Errno> {
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
         let (from, to) = (self.shadow_of(page) as *mut u8, self.page_at(page) as *mut u8);
@@ -332,15 +338,17 @@ impl Shadow {
     }
 }
 
-/// Whether the process can have some more areas. Near the limit mremap(2) refuses to move anything, and behind it mmap(2)
-/// refuses everything: a record that could not be used must not be what passes it.
+/// Whether the process can have some more areas. Near the limit mremap(2) refuses to move anything,
+/// and behind it mmap(2) refuses everything: a record that could not be used must not be what
+/// passes it.
 #[inline(never)]
 fn has_room_for_vmas() -> Result<(), Errno> {
     let page = rustix::param::page_size();
     let len = 8 * page;
     // SAFETY: a new anonymous map.
     let probe = unsafe { mm::mmap(ptr::null_mut(), len, libc::PROT_NONE, ANONYMOUS, -1, 0) }?;
-    // A plain loop: this is the handler's deepest call, and an unoptimized iterator has large frames.
+    // A plain loop: this is the handler's deepest call, and an unoptimized iterator has large
+    // frames.
     let (mut at, mut result) = (1, Ok(()));
     while at < 6 && result.is_ok() {
         // SAFETY: the pages are the probe's own; each of these makes two areas more.

@@ -1,14 +1,16 @@
 //! The handler of SIGBUS and SIGSEGV: installed on first use, chained to what was there before.
 //!
-//! It allocates nothing from the heap and locks nothing. A fault in a pager's area may wait for its page; a fault in a checked
-//! copy ends the copy; a fault in a guarded range gets a zero page; a page that a pager cannot supply ends the process with a
-//! message; every other fault, and every signal that was sent by a process, goes to the handler that was
-//! there before folio's, with the same arguments, or to the default action. That handler runs as its flags say
-//! (`SA_RESETHAND`, `SA_NODEFER`, `SA_ONSTACK`, `SA_RESTART`, its mask). If it changes the disposition, its choice is
-//! remembered, and folio's handler is put back.
+//! It allocates nothing from the heap and locks nothing. A fault in a pager's area may wait for its
+//! page; a fault in a checked copy ends the copy; a fault in a guarded range gets a zero page; a
+//! page that a pager cannot supply ends the process with a message; every other fault, and every
+//! signal that was sent by a process, goes to the handler that was there before folio's, with the
+//! same arguments, or to the default action. That handler runs as its flags say (`SA_RESETHAND`,
+//! `SA_NODEFER`, `SA_ONSTACK`, `SA_RESTART`, its mask). If it changes the disposition, its choice
+//! is remembered, and folio's handler is put back.
 //!
-//! Two things escape it. From the moment at which such a handler changes the disposition until it returns, another thread's
-//! fault is not folio's. And a handler that changes it and then leaves by siglongjmp(3) is noticed at the next guard.
+//! Two things escape it. From the moment at which such a handler changes the disposition until it
+//! returns, another thread's fault is not folio's. And a handler that changes it and then leaves by
+//! siglongjmp(3) is noticed at the next guard.
 //!
 //! Source: sigaction(2), signal-safety(7).
 
@@ -23,8 +25,8 @@ const LEVELS: usize = 4;
 
 type HandlerEntry = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
 
-/// The functions that the kernel calls, one a level. A handler that was installed over one of them, and calls it or puts
-/// it back, says so where the signal has to go next.
+/// The functions that the kernel calls, one a level. A handler that was installed over one of them,
+/// and calls it or puts it back, says so where the signal has to go next.
 static ENTRIES: [HandlerEntry; LEVELS] = [enter::<0>, enter::<1>, enter::<2>, enter::<3>];
 
 extern "C" fn enter<const LEVEL: usize>(
@@ -38,7 +40,8 @@ extern "C" fn enter<const LEVEL: usize>(
 /// The dispositions behind folio's handler, for one signal.
 struct HandlerChain {
     signal: i32,
-    /// Where a level's entry sends a signal that is not folio's. Those above `top` are left over from before.
+    /// Where a level's entry sends a signal that is not folio's. Those above `top` are left over
+    /// from before.
     levels: [AtomicPtr<Disposition>; LEVELS],
     /// The level whose entry was installed last.
     top: AtomicUsize,
@@ -50,9 +53,11 @@ static INSTALLED: AtomicBool = AtomicBool::new(false);
 
 /// What the handler asks of the pager's areas. A program without a pager has none.
 pub(crate) struct AreaFaults {
-    /// Waits until a page that comes by way of signals is there. Returns whether to try the access again.
+    /// Waits until a page that comes by way of signals is there. Returns whether to try the access
+    /// again.
     pub(crate) supply: AreaFault,
-    /// Ends the process if a page of the pager cannot be supplied. Else returns whether to try the access again.
+    /// Ends the process if a page of the pager cannot be supplied. Else returns whether to try the
+    /// access again.
     pub(crate) report: AreaFault,
 }
 
@@ -76,7 +81,8 @@ fn area_faults() -> Option<&'static AreaFaults> {
     unsafe { AREA_FAULTS.load(Ordering::Acquire).as_ref() }
 }
 
-/// A disposition that the program chose. It is never freed: a handler on another thread may be reading it.
+/// A disposition that the program chose. It is never freed: a handler on another thread may be
+/// reading it.
 struct Disposition {
     signal: i32,
     action: libc::sigaction,
@@ -90,7 +96,8 @@ struct DispositionSlot {
     is_set: AtomicBool,
 }
 
-// SAFETY: one thread claims a room by `ROOMS_TAKEN` and writes it once, before `is_set` says so; from then on it is only read.
+// SAFETY: one thread claims a room by `ROOMS_TAKEN` and writes it once, before `is_set` says so;
+// from then on it is only read.
 unsafe impl Sync for DispositionSlot {}
 
 static ROOMS: [DispositionSlot; 64] = [const {
@@ -102,8 +109,9 @@ static ROOMS: [DispositionSlot; 64] = [const {
 static ROOMS_TAKEN: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// The call of a program's handler that this thread is in: the context that it was given, the frame that called
-    /// it, and the level. A handler may leave by siglongjmp(3), and nobody tells; then it is the last such call.
+    /// The call of a program's handler that this thread is in: the context that it was given, the
+    /// frame that called it, and the level. A handler may leave by siglongjmp(3), and nobody tells;
+    /// then it is the last such call.
     static FORWARDING: Cell<(usize, usize, usize)> = const { Cell::new((0, 0, 0)) };
 }
 
@@ -121,12 +129,12 @@ pub(crate) fn is_installed() -> bool {
     INSTALLED.load(Ordering::Acquire)
 }
 
-/// Makes sure that the handler is the one the kernel calls: a program that installs its own handler after folio's is
-/// chained to, as one that did before. One query a signal.
+/// Makes sure that the handler is the one the kernel calls: a program that installs its own handler
+/// after folio's is chained to, as one that did before. One query a signal.
 #[cold]
 pub(crate) fn ensure() {
-    // No lock: a child that is forked while another thread holds it would wait for ever. Two threads at once find the
-    // same handler before folio's, and both keep it.
+    // No lock: a child that is forked while another thread holds it would wait for ever. Two
+    // threads at once find the same handler before folio's, and both keep it.
     for chain in &CHAINS {
         let before = disposition(chain.signal);
         if !is_ours(&before) {
@@ -175,7 +183,8 @@ impl Disposition {
         Self { signal, action, spent: AtomicBool::new(false) }
     }
 
-    /// The kept copy of a disposition, kept now if need be; `None` without room. It allocates nothing.
+    /// The kept copy of a disposition, kept now if need be; `None` without room. It allocates
+    /// nothing.
     fn find_or_keep(signal: i32, action: &libc::sigaction) -> Option<&'static Self> {
         let set =
             ROOMS.iter().filter(|room| room.is_set.load(Ordering::Acquire)).find_map(|room| {
@@ -189,7 +198,8 @@ impl Disposition {
         let claim = |taken: usize| (taken < ROOMS.len()).then_some(taken + 1);
         let free = ROOMS_TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim).ok()?;
         let room = &ROOMS[free];
-        // SAFETY: the count has given this room to this call alone, and nobody reads it before it is set.
+        // SAFETY: the count has given this room to this call alone, and nobody reads it before it
+        // is set.
         let kept = unsafe { (*room.place.get()).write(Self::of(signal, *action)) };
         room.is_set.store(true, Ordering::Release);
         Some(kept)
@@ -200,7 +210,8 @@ impl Disposition {
         Box::leak(Box::new(Self::of(signal, action)))
     }
 
-    /// The function, as the kernel would find it now: a handler for one signal only is found once, by one thread.
+    /// The function, as the kernel would find it now: a handler for one signal only is found once,
+    /// by one thread.
     fn take_handler(&self) -> usize {
         let once = is_handler(&self.action) && self.action.sa_flags & libc::SA_RESETHAND != 0;
         if once && self.spent.swap(true, Ordering::SeqCst) {
@@ -228,8 +239,8 @@ impl HandlerChain {
         self.levels[level].store(ptr::from_ref(to).cast_mut(), Ordering::Release);
     }
 
-    /// The level of a disposition that was found over folio's: its own if it has one, so that a program may install the same
-    /// handler any number of times.
+    /// The level of a disposition that was found over folio's: its own if it has one, so that a
+    /// program may install the same handler any number of times.
     fn level_for(&self, found: &libc::sigaction) -> usize {
         if self.at(0).is_none() {
             return 0;
@@ -254,15 +265,15 @@ impl HandlerChain {
         // SAFETY: all zeroes is a valid sigaction.
         let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
         action.sa_sigaction = ENTRIES[level] as usize;
-        // The program's handler gets the stack that it asked for, and calls that it interrupts end as it asked. Without one,
-        // the alternate stack is the better one: the other may be full.
+        // The program's handler gets the stack that it asked for, and calls that it interrupts end
+        // as it asked. Without one, the alternate stack is the better one: the other may be full.
         let free = libc::SA_ONSTACK | libc::SA_RESTART;
         action.sa_flags =
             libc::SA_SIGINFO | if is_handler(found) { found.sa_flags & free } else { free };
         // What another thread installed since the query is what is replaced.
         let mut replaced = *found;
-        // SAFETY: the entry has the signature SA_SIGINFO asks for, and is async-signal-safe; `replaced` has room for the
-        // answer.
+        // SAFETY: the entry has the signature SA_SIGINFO asks for, and is async-signal-safe;
+        // `replaced` has room for the answer.
         unsafe { libc::sigaction(self.signal, &raw const action, &raw mut replaced) };
         if !is_ours(&replaced)
             && !is_same(&replaced, found)
@@ -272,8 +283,8 @@ impl HandlerChain {
         }
     }
 
-    /// Looks whether the program's handler, which has been called, has changed the disposition. If so, folio's handler comes
-    /// back in front of the new one.
+    /// Looks whether the program's handler, which has been called, has changed the disposition. If
+    /// so, folio's handler comes back in front of the new one.
     fn follow(&self, level: usize, called: &Disposition) {
         let now = disposition(self.signal);
         if is_ours(&now) {
@@ -282,7 +293,8 @@ impl HandlerChain {
         }
         // Without room the new one stays in front, so that it is not lost.
         let Some(kept) = Disposition::find_or_keep(self.signal, &now) else { return };
-        // A default, or the same handler again, takes this one's place; another may call the entry that it was installed over.
+        // A default, or the same handler again, takes this one's place; another may call the entry
+        // that it was installed over.
         let in_place = !is_handler(&now) || is_same(&now, &called.action);
         self.put_in_front(&now, kept, in_place.then_some(level));
     }
@@ -295,9 +307,10 @@ impl HandlerChain {
     #[cold]
     #[inline(never)]
     unsafe fn forward(&self, entry: usize, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-        // A handler that was called from here and calls folio's in its turn passes the same context on. So does the kernel
-        // when it puts the next signal where one was that a handler jumped away from, but then this frame lies where that
-        // one did, too. Levels go down on the way, so that two handlers that call each other come to an end.
+        // A handler that was called from here and calls folio's in its turn passes the same context
+        // on. So does the kernel when it puts the next signal where one was that a handler jumped
+        // away from, but then this frame lies where that one did, too. Levels go down on the way,
+        // so that two handlers that call each other come to an end.
         let outer = FORWARDING.get();
         let (context_at, frame) = (context as usize, (&raw const outer) as usize);
         let nested = outer.0 == context_at && outer.1 != frame;
@@ -315,8 +328,8 @@ impl HandlerChain {
             libc::SIG_IGN => {}
             handler => {
                 FORWARDING.set((context_at, frame, level));
-                // SAFETY: the program registered this function for this signal, with the signature that its flags
-                // name; it runs with the mask that they name.
+                // SAFETY: the program registered this function for this signal, with the signature
+                // that its flags name; it runs with the mask that they name.
                 unsafe {
                     let mask = self.mask_as(&next.action);
                     if next.action.sa_flags & libc::SA_SIGINFO != 0 {
@@ -335,7 +348,8 @@ impl HandlerChain {
         }
     }
 
-    /// Blocks what the kernel would have blocked for a handler, and returns what was blocked before.
+    /// Blocks what the kernel would have blocked for a handler, and returns what was blocked
+    /// before.
     ///
     /// # Safety
     ///
@@ -360,23 +374,26 @@ impl HandlerChain {
         }
     }
 
-    /// Ends the process as the signal would have: the signal comes again, with the same information, where it came before.
+    /// Ends the process as the signal would have: the signal comes again, with the same
+    /// information, where it came before.
     ///
     /// # Safety
     ///
     /// Called in the handler.
     unsafe fn default_action(&self, info: *mut libc::siginfo_t) {
-        // SAFETY: all zeroes is a valid sigaction, and zero is SIG_DFL; the calls are async-signal-safe, and `info` is the
-        // kernel's.
+        // SAFETY: all zeroes is a valid sigaction, and zero is SIG_DFL; the calls are
+        // async-signal-safe, and `info` is the kernel's.
         unsafe {
             let own = libc::getpid();
             if own == 1 && !is_fault(&*info) {
-                // The kernel keeps the first process of a namespace from signals that it does not handle.
+                // The kernel keeps the first process of a namespace from signals that it does not
+                // handle.
                 return;
             }
             let action: libc::sigaction = MaybeUninit::zeroed().assume_init();
             libc::sigaction(self.signal, &raw const action, ptr::null_mut());
-            // It waits until the handler returns. A fault would happen again by itself, unless its page has come meanwhile.
+            // It waits until the handler returns. A fault would happen again by itself, unless its
+            // page has come meanwhile.
             let thread = libc::syscall(libc::SYS_gettid);
             if libc::syscall(libc::SYS_rt_tgsigqueueinfo, own, thread, self.signal, info) != 0 {
                 libc::syscall(libc::SYS_tgkill, own, thread, self.signal);
@@ -385,19 +402,20 @@ impl HandlerChain {
     }
 }
 
-/// Whether the kernel raised the signal for an access of this thread. Else a process sent it, or the kernel did because a
-/// page that nobody accesses is damaged.
+/// Whether the kernel raised the signal for an access of this thread. Else a process sent it, or
+/// the kernel did because a page that nobody accesses is damaged.
 fn is_fault(info: &libc::siginfo_t) -> bool {
     let damaged = info.si_signo == libc::SIGBUS && info.si_code == libc::BUS_MCEERR_AO;
     info.si_code > 0 && !damaged
 }
 
 fn on_fault(entry: usize, signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the cell is this thread's own; the interrupted code must find its errno as it left it.
+    // SAFETY: the cell is this thread's own; the interrupted code must find its errno as it left
+    // it.
     let errno = unsafe { *libc::__errno_location() };
     let areas = area_faults();
-    // SAFETY: the kernel passes a valid siginfo and context to an SA_SIGINFO handler; for these signals, raised for
-    // an access, `si_addr` is set.
+    // SAFETY: the kernel passes a valid siginfo and context to an SA_SIGINFO handler; for these
+    // signals, raised for an access, `si_addr` is set.
     unsafe {
         let code = (*info).si_code;
         let address = (*info).si_addr() as usize;

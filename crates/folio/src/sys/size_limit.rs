@@ -1,7 +1,8 @@
 //! Writes beyond RLIMIT_FSIZE: an error (EFBIG), and no SIGXFSZ.
 //!
-//! The kernel sends that signal to the thread that makes the call, and the default is to end the process. folio's own
-//! threads block it. On a thread of the program's it is blocked for the call, and taken back.
+//! The kernel sends that signal to the thread that makes the call, and the default is to end the
+//! process. folio's own threads block it. On a thread of the program's it is blocked for the call,
+//! and taken back.
 //!
 //! Source: setrlimit(2), signal(7), sigtimedwait(2).
 
@@ -10,7 +11,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::ptr;
 
-/// Makes a call that may write to a file or lengthen it, again for as long as signals interrupt it. Beyond the limit it is EFBIG.
+/// Makes a call that may write to a file or lengthen it, again for as long as signals interrupt it.
+/// Beyond the limit it is EFBIG.
 pub(crate) fn within<R>(call: impl FnMut() -> Result<R, Errno>) -> Result<R, Errno> {
     if super::thread::is_own() {
         return rustix::io::retry_on_intr(call);
@@ -39,7 +41,8 @@ impl BlockedSigxfsz {
     fn new() -> Self {
         let mut before = MaybeUninit::zeroed();
         let mut pending = MaybeUninit::<libc::sigset_t>::zeroed();
-        // SAFETY: the sets are valid, zeroes among them, and the calls fill those that they are given for that.
+        // SAFETY: the sets are valid, zeroes among them, and the calls fill those that they are
+        // given for that.
         unsafe {
             libc::pthread_sigmask(libc::SIG_BLOCK, only().as_ptr(), before.as_mut_ptr());
             let before: libc::sigset_t = before.assume_init();
@@ -58,12 +61,14 @@ impl BlockedSigxfsz {
         }
         let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
         let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the set and the time are valid, and `info` has room for the answer, which names a process.
+        // SAFETY: the set and the time are valid, and `info` has room for the answer, which names a
+        // process.
         unsafe {
             let taken = libc::sigtimedwait(only().as_ptr(), info.as_mut_ptr(), &raw const at_once);
             let own = libc::getpid();
             if taken == libc::SIGXFSZ && (*info.as_ptr()).si_pid() != own {
-                // The file system's own largest size gives EFBIG without a signal. This one is for the program.
+                // The file system's own largest size gives EFBIG without a signal. This one is for
+                // the program.
                 libc::syscall(libc::SYS_rt_sigqueueinfo, own, libc::SIGXFSZ, info.as_mut_ptr());
             }
         }

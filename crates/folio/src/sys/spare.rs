@@ -1,9 +1,9 @@
-//! The memory that a guard's last resort puts over its map. It exists before it is needed: a process
-//! at a limit (RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK, `vm.max_map_count`) can move memory that it
-//! has, and can have no more.
+//! The memory that a guard's last resort puts over its map. It exists before it is needed: a
+//! process at a limit (RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK, `vm.max_map_count`) can move memory
+//! that it has, and can have no more.
 //!
-//! Source: mremap(2), getrlimit(2). A move to a range of the same length is checked against no limit
-//! but that of areas (mm/mremap.c).
+//! Source: mremap(2), getrlimit(2). A move to a range of the same length is checked against no
+//! limit but that of areas (mm/mremap.c).
 
 use super::{mm, vma_reserve};
 use rustix::io::Errno;

@@ -1,7 +1,7 @@
 //! Where stacks grow, so that no map is placed in their way.
 //!
-//! The kernel keeps a gap below an area that grows down, but not from a map at a fixed address, nor from one that grows in
-//! place. Stack frames would then lie in the map's bytes.
+//! The kernel keeps a gap below an area that grows down, but not from a map at a fixed address, nor
+//! from one that grows in place. Stack frames would then lie in the map's bytes.
 
 use super::process;
 use std::ops::Range;
@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// The gap in pages (`stack_guard_gap` of the kernel's command line, whose default this is).
 const GAP_PAGES: usize = 256;
 
-/// The kernel leaves this much room below the main thread's stack, when it starts a program, even if the limit is
-/// smaller: no map that it places itself comes nearer.
+/// The kernel leaves this much room below the main thread's stack, when it starts a program, even
+/// if the limit is smaller: no map that it places itself comes nearer.
 const KERNELS_ROOM: usize = 128 << 20;
 
 /// A place that stacks may need.
@@ -47,8 +47,8 @@ fn top() -> usize {
     top
 }
 
-/// The addresses that the main thread's stack may grow over by its limit, the gap below included; empty if nothing
-/// limits it.
+/// The addresses that the main thread's stack may grow over by its limit, the gap below included;
+/// empty if nothing limits it.
 fn allowed() -> Range<usize> {
     let top = top();
     let limit = process::limit(rustix::process::Resource::Stack);
@@ -71,9 +71,10 @@ pub(crate) fn expect_others() {
     OTHERS.store(true, Ordering::Relaxed);
 }
 
-/// Whether memory at `range`, by which something grows or gets access, is in the way of the main thread's stack, or of an
-/// [expected](expect_others) one. Costs one system call where the stack is far. Areas that other code makes grow down are not
-/// looked for: it would cost a list of all areas at each call.
+/// Whether memory at `range`, by which something grows or gets access, is in the way of the main
+/// thread's stack, or of an [expected](expect_others) one. Costs one system call where the stack is
+/// far. Areas that other code makes grow down are not looked for: it would cost a list of all areas
+/// at each call.
 pub(crate) fn conflicts_with_stack(range: &Range<usize>) -> Option<StackConflict> {
     let allowed = allowed();
     if overlap(&allowed, range) {
@@ -93,7 +94,8 @@ pub(crate) fn chosen_conflicts_with_stack(range: &Range<usize>) -> Option<StackC
     if overlap(&allowed, range) { Some(StackConflict { range: allowed }) } else { look(range) }
 }
 
-/// Looks for an area that grows down and ends its growth, by the gap, above the end of `range` or in it.
+/// Looks for an area that grows down and ends its growth, by the gap, above the end of `range` or
+/// in it.
 fn look(range: &Range<usize>) -> Option<StackConflict> {
     let near = range.start..range.end.saturating_add(gap());
     let Some(above) = process::vmas_in(&near) else {
@@ -103,7 +105,8 @@ fn look(range: &Range<usize>) -> Option<StackConflict> {
     };
     let grows = |area: &process::Vma| {
         let stack = area.object.as_deref().is_some_and(|name| name.as_os_str() == "[stack]");
-        // Only private memory without a file grows, and only such areas are looked up in the long list.
+        // Only private memory without a file grows, and only such areas are looked up in the long
+        // list.
         let may = area.inode == 0 && area.rights.ends_with('p') && area.rights.starts_with("rw");
         stack || (may && process::grows_down(&area.range))
     };

@@ -11,7 +11,8 @@ thread_local! {
 /// Starts a thread of this name, in which no zero byte is.
 #[cfg(any(feature = "pager", feature = "shm"))]
 pub(crate) fn start(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    // The thread inherits the mask, so that there is no moment at which a signal of the program's could reach it.
+    // The thread inherits the mask, so that there is no moment at which a signal of the program's
+    // could reach it.
     let _blocked = BlockedSignals::new();
     let work = move || {
         OWN.set(true);
@@ -34,7 +35,8 @@ struct BlockedSignals {
 #[cfg(any(feature = "pager", feature = "shm"))]
 impl BlockedSignals {
     fn new() -> Self {
-        // SAFETY: a signal set is plain data, which `sigfillset` fills; the calls get sets that live here.
+        // SAFETY: a signal set is plain data, which `sigfillset` fills; the calls get sets that
+        // live here.
         unsafe {
             let mut all: libc::sigset_t = std::mem::zeroed();
             let mut before: libc::sigset_t = std::mem::zeroed();

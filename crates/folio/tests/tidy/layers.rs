@@ -6,7 +6,8 @@ use crate::imports::imports;
 use crate::tree::{LIBRARY, Tree};
 
 /// The layers of the library, the highest first. A folder or a file may import the entries below
-/// its own, the files of its own entry, and the `mod.rs` of the folders that it lies in. The longest entry that begins a path counts.
+/// its own, the files of its own entry, and the `mod.rs` of the folders that it lies in. The
+/// longest entry that begins a path counts.
 const LAYERS: &[&str] = &[
     "lib.rs",
     "shm/mod.rs",

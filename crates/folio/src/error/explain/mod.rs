@@ -1,5 +1,5 @@
-//! Which rule an errno means, for each call, and how to mend it. Numbers that tell how far one is from a limit are
-//! read here, when the error is made.
+//! Which rule an errno means, for each call, and how to mend it. Numbers that tell how far one is
+//! from a limit are read here, when the error is made.
 
 mod advice;
 mod files;
@@ -222,7 +222,8 @@ struct Need {
     space: u64,
     /// Bytes of private writable memory.
     private: u64,
-    /// Whether the kernel promises the memory when the call succeeds (overcommit). Pages of files need no promise.
+    /// Whether the kernel promises the memory when the call succeeds (overcommit). Pages of files
+    /// need no promise.
     accounted: bool,
 }
 
@@ -364,7 +365,8 @@ fn memlock(rule: &'static str, subject: &Subject) -> (Text, Text) {
     )
 }
 
-/// The rule on aligned addresses, with the nearest ones; for the calls on ranges that are mapped already.
+/// The rule on aligned addresses, with the nearest ones; for the calls on ranges that are mapped
+/// already.
 fn aligned(subject: &Subject) -> Option<(Text, Text)> {
     let page = PageSize::system();
     let address = subject.address.filter(|&address| !page.divides(address))?;
@@ -487,7 +489,8 @@ fn mremap(errno: Errno, subject: &Subject) -> (Text, Text) {
     }
 }
 
-/// EFAULT of mremap(2): the parts of the range are not one area to the kernel. The remedy names the difference.
+/// EFAULT of mremap(2): the parts of the range are not one area to the kernel. The remedy names the
+/// difference.
 fn several_areas(subject: &Subject) -> (Text, Text) {
     const RULE: &str = "the range consists of several areas, and the call takes one";
     let areas = process::vmas_with_flags(&addresses(subject));

@@ -1,6 +1,6 @@
-//! Files as memory. Whoever has the file can change its bytes or truncate it at any moment, so there are no slices here:
-//! checked copies and typed reads that return errors, guards for handing bytes to a parser, and an `unsafe` promise for
-//! those who know better.
+//! Files as memory. Whoever has the file can change its bytes or truncate it at any moment, so
+//! there are no slices here: checked copies and typed reads that return errors, guards for handing
+//! bytes to a parser, and an `unsafe` promise for those who know better.
 
 use super::fd_ownership::{FdOwnership, MapFile};
 use super::file_object;
@@ -34,8 +34,8 @@ pub type FileMap = MappedFile<ReadOnly>;
 /// A file mapped shared and writable: stores reach the file and everyone who maps it.
 pub type FileMapMut = MappedFile<ReadWrite>;
 
-/// A file mapped copy-on-write: stores stay in this process. Pages that were not yet stored to still show later changes of
-/// the file.
+/// A file mapped copy-on-write: stores stay in this process. Pages that were not yet stored to
+/// still show later changes of the file.
 pub type FileMapPrivate = MappedFile<Private>;
 
 /// What a file map may do: [`ReadOnly`], [`ReadWrite`] or [`Private`].
@@ -80,24 +80,27 @@ file_access! {
 impl WriteAccess for ReadWrite {}
 impl WriteAccess for Private {}
 
-/// A mapped file. The three kinds have names of their own: [`FileMap`], [`FileMapMut`], [`FileMapPrivate`].
+/// A mapped file. The three kinds have names of their own: [`FileMap`], [`FileMapMut`],
+/// [`FileMapPrivate`].
 ///
 /// Another process can change the bytes, or truncate the file, at any moment. Then
 ///
-/// * [`read_at`](Self::read_at), [`read`](Self::read) and their like return an error for what cannot be supplied, at the
-///   price of a memcpy;
-/// * [`guard`](Self::guard) runs a closure over a [view](View), and throws its result away if a page could not be supplied;
-/// * `unsafe` [`guard_slice`](Self::guard_slice) and [`assume_stable`](Self::assume_stable) give `&[u8]` to who can promise
-///   that nobody changes the file meanwhile.
+/// * [`read_at`](Self::read_at), [`read`](Self::read) and their like return an error for what
+///   cannot be supplied, at the price of a memcpy;
+/// * [`guard`](Self::guard) runs a closure over a [view](View), and throws its result away if a
+///   page could not be supplied;
+/// * `unsafe` [`guard_slice`](Self::guard_slice) and [`assume_stable`](Self::assume_stable) give
+///   `&[u8]` to who can promise that nobody changes the file meanwhile.
 ///
-/// Truncation inside the last page shows zeros and no fault; [`read_at_verified`](Self::read_at_verified) sees it. Threads
-/// that block SIGBUS or SIGSEGV are killed by a fault all the same.
+/// Truncation inside the last page shows zeros and no fault;
+/// [`read_at_verified`](Self::read_at_verified) sees it. Threads that block SIGBUS or SIGSEGV are
+/// killed by a fault all the same.
 ///
-/// Dropping a map loses no store: a [`FileMapMut`]'s are in the page cache, which every reader of the file sees, and reach the
-/// device later; [`sync`](Self::sync) waits for that.
+/// Dropping a map loses no store: a [`FileMapMut`]'s are in the page cache, which every reader of
+/// the file sees, and reach the device later; [`sync`](Self::sync) waits for that.
 ///
-/// The descriptor may be closed as soon as the map exists. A map that was given an owned one keeps it, and can do a little
-/// more; see [`MapFile`].
+/// The descriptor may be closed as soon as the map exists. A map that was given an owned one keeps
+/// it, and can do a little more; see [`MapFile`].
 ///
 /// **Fork:** a child inherits the map (shared, or copied on write) and drops only its own. With
 /// [`Fork::Absent`](crate::Fork::Absent) the child's accesses are errors.
@@ -124,14 +127,17 @@ pub struct MappedFile<A> {
     keep: FdOwnership,
     /// Where the region starts in the file.
     start: u64,
-    /// How it was asked for, if it was made without bytes, in a reservation, or with reserved space: to give it more.
+    /// How it was asked for, if it was made without bytes, in a reservation, or with reserved
+    /// space: to give it more.
     made: Option<Box<MapOptions>>,
-    /// A [`Stable`](crate::Stable) or [`StableMut`](crate::StableMut) has it: no page may be replaced under its slice.
+    /// A [`Stable`](crate::Stable) or [`StableMut`](crate::StableMut) has it: no page may be
+    /// replaced under its slice.
     promised: bool,
     access: PhantomData<A>,
 }
 
-// A panic in a guard's closure closes the guard, and leaves the map as after any other end of the closure.
+// A panic in a guard's closure closes the guard, and leaves the map as after any other end of the
+// closure.
 impl<A> RefUnwindSafe for MappedFile<A> {}
 impl<A> UnwindSafe for MappedFile<A> {}
 
@@ -156,7 +162,8 @@ impl FileMap {
 }
 
 impl FileMapMut {
-    /// Opens a file for reading and writing, and maps all of it, shared. The map keeps the descriptor.
+    /// Opens a file for reading and writing, and maps all of it, shared. The map keeps the
+    /// descriptor.
     ///
     /// # Errors
     ///
@@ -165,13 +172,14 @@ impl FileMapMut {
         Self::map(file_object::open(path, true)?)
     }
 
-    /// Creates a file of `length` zero bytes, reserves its space, and maps it shared. An existing file is made that long: it
-    /// keeps its bytes, loses those behind `length`, and shows zeros where it grows.
+    /// Creates a file of `length` zero bytes, reserves its space, and maps it shared. An existing
+    /// file is made that long: it keeps its bytes, loses those behind `length`, and shows zeros
+    /// where it grows.
     ///
     /// # Errors
     ///
-    /// Those of opening it; ENOSPC if the disk has no room (then the file keeps its new length, and no more space than it
-    /// got); those of [`MapOptions::map_mut`].
+    /// Those of opening it; ENOSPC if the disk has no room (then the file keeps its new length, and
+    /// no more space than it got); those of [`MapOptions::map_mut`].
     pub fn create(path: impl AsRef<Path>, length: u64) -> Result<Self> {
         let path = path.as_ref();
         file_object::check_length(|| Subject::named(path.display().to_string()), length)?;
@@ -184,7 +192,8 @@ impl FileMapMut {
         MapOptions::new().preallocate().map_mut(file)
     }
 
-    /// Takes the right to write away from the map, for good: its pages are protected, and its type has no stores.
+    /// Takes the right to write away from the map, for good: its pages are protected, and its type
+    /// has no stores.
     ///
     /// # Errors
     ///
@@ -216,21 +225,24 @@ impl FileMapMut {
         MapOptions::new().map_mut(file)
     }
 
-    /// Makes the *file* longer, and shows it: `length` bytes from the map's offset. First the file gets its new length (or keeps
-    /// its own, if that is greater), then its space, if the map was made with [`MapOptions::preallocate`], as
-    /// [`create`](Self::create) makes it; last the map grows, as by [`resize`](Self::resize). New bytes of the file are zeros.
+    /// Makes the *file* longer, and shows it: `length` bytes from the map's offset. First the file
+    /// gets its new length (or keeps its own, if that is greater), then its space, if the map was
+    /// made with [`MapOptions::preallocate`], as [`create`](Self::create) makes it; last the map
+    /// grows, as by [`resize`](Self::resize). New bytes of the file are zeros.
     ///
-    /// Bytes that another process appends meanwhile stay. Only a file system without fallocate(2) has no such call: there they are
-    /// cut off, if they come between the look at the length and the change of it.
+    /// Bytes that another process appends meanwhile stay. Only a file system without fallocate(2)
+    /// has no such call: there they are cut off, if they come between the look at the length and
+    /// the change of it.
     ///
-    /// If the space or the map cannot be had, the file is cut to its old length again, unless another process has given it
-    /// yet another one meanwhile. Bytes that others wrote to the new part in that time go with it.
+    /// If the space or the map cannot be had, the file is cut to its old length again, unless
+    /// another process has given it yet another one meanwhile. Bytes that others wrote to the new
+    /// part in that time go with it.
     ///
     /// # Errors
     ///
-    /// EINVAL for fewer bytes than the map has; EBADF if it keeps no descriptor; EFBIG beyond the longest file
-    /// (RLIMIT_FSIZE); EPERM for a file sealed against growing; ENOSPC; those of [`resize`](Self::resize). Map and file are as
-    /// before then.
+    /// EINVAL for fewer bytes than the map has; EBADF if it keeps no descriptor; EFBIG beyond the
+    /// longest file (RLIMIT_FSIZE); EPERM for a file sealed against growing; ENOSPC; those of
+    /// [`resize`](Self::resize). Map and file are as before then.
     ///
     /// Source: ftruncate(2), fallocate(2), mremap(2).
     pub fn grow(&mut self, length: usize) -> Result<()> {
@@ -261,9 +273,9 @@ impl FileMapMut {
         result
     }
 
-    /// Gives pages of the file back: a hole in the file, zeros for everyone (MADV_REMOVE). The range must consist of whole
-    /// pages of the map. A page that the map shows only a part of may hold other bytes of the file: of that one, the shown
-    /// bytes are zeroed, and the page stays.
+    /// Gives pages of the file back: a hole in the file, zeros for everyone (MADV_REMOVE). The
+    /// range must consist of whole pages of the map. A page that the map shows only a part of may
+    /// hold other bytes of the file: of that one, the shown bytes are zeroed, and the page stays.
     ///
     /// # Errors
     ///
@@ -352,15 +364,15 @@ impl<A: FileAccess> MappedFile<A> {
         self.keep.descriptor()
     }
 
-    /// Copies `buffer.len()` bytes from `offset` of the map, all of them or none that count. No system call, but for pages
-    /// that have to be read first.
+    /// Copies `buffer.len()` bytes from `offset` of the map, all of them or none that count. No
+    /// system call, but for pages that have to be read first.
     ///
     /// Who writes the file meanwhile may be seen half.
     ///
     /// # Errors
     ///
-    /// A [`Fault`] for a page that cannot be supplied, with the cause; what `buffer` then holds is unspecified.
-    /// EINVAL for bytes outside the map.
+    /// A [`Fault`] for a page that cannot be supplied, with the cause; what `buffer` then holds is
+    /// unspecified. EINVAL for bytes outside the map.
     #[inline]
     pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
         self.read_at_as("read_at", buffer, offset)
@@ -371,8 +383,9 @@ impl<A: FileAccess> MappedFile<A> {
     fn read_at_as(&self, call: &'static str, buffer: &mut [u8], offset: usize) -> Result<()> {
         let (to, len) = (buffer.as_mut_ptr(), buffer.len());
         let quick = move |Piece { at, len, checked, .. }, before| {
-            // SAFETY: a map of a file has the handler installed, and `checked` gives pieces of the map's memory, to which
-            // this handle gives no references (but by `unsafe` promises). This piece is the whole, `buffer.len()` bytes.
+            // SAFETY: a map of a file has the handler installed, and `checked` gives pieces of the
+            // map's memory, to which this handle gives no references (but by `unsafe` promises).
+            // This piece is the whole, `buffer.len()` bytes.
             unsafe { sys::copy::quick(to, at as *const u8, len, at, checked, before) }
         };
         let careful = move |Piece { at, skip, len, checked }| {
@@ -384,16 +397,18 @@ impl<A: FileAccess> MappedFile<A> {
 
     typed_reads!();
 
-    /// As [`read_at`](Self::read_at), and makes sure afterwards, with one fstat(2) and a pread(2) of one byte, that the file
-    /// still has all of these bytes: truncation inside a page shows zeros and no fault.
+    /// As [`read_at`](Self::read_at), and makes sure afterwards, with one fstat(2) and a pread(2)
+    /// of one byte, that the file still has all of these bytes: truncation inside a page shows
+    /// zeros and no fault.
     ///
-    /// The length that a file system tells may be an estimate (FUSE): a map shows zeros behind the last byte that there is.
-    /// The pread sees that where the file system is asked, and not where its page cache holds the zeros already.
+    /// The length that a file system tells may be an estimate (FUSE): a map shows zeros behind the
+    /// last byte that there is. The pread sees that where the file system is asked, and not where
+    /// its page cache holds the zeros already.
     ///
     /// # Errors
     ///
-    /// As [`read_at`](Self::read_at), with [`FaultCause::PastEnd`] for what the file no longer has; EBADF if the map keeps no
-    /// descriptor.
+    /// As [`read_at`](Self::read_at), with [`FaultCause::PastEnd`] for what the file no longer has;
+    /// EBADF if the map keeps no descriptor.
     pub fn read_at_verified(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
         let call = "read_at_verified";
         let fd = file_object::kept(&self.keep, call, &self.mapping.region)?;
@@ -407,7 +422,8 @@ impl<A: FileAccess> MappedFile<A> {
         let kept = if last >= size {
             size.saturating_sub(first) as usize
         } else if sys::file::read_at(fd, &mut [0], last) == Ok(0) {
-            // The file ends before the length that it tells. The bytes that it has are those that can be read.
+            // The file ends before the length that it tells. The bytes that it has are those that
+            // can be read.
             sys::file::read_at(fd, buffer, first).unwrap_or(0)
         } else {
             return Ok(());
@@ -427,11 +443,13 @@ impl<A: FileAccess> MappedFile<A> {
         .into())
     }
 
-    /// A checked access to `len` bytes from `offset`, which sees the map's own bytes even while guards replace pages.
+    /// A checked access to `len` bytes from `offset`, which sees the map's own bytes even while
+    /// guards replace pages.
     ///
-    /// What nearly always happens is a few instructions in the caller's loop, so that the processor is at work on the next
-    /// accesses while memory is slow: `quick` gets the whole access and the epoch, and returns the epoch, or an odd number
-    /// after a fault. All else, errors included, is left to [`carefully`](Self::carefully).
+    /// What nearly always happens is a few instructions in the caller's loop, so that the processor
+    /// is at work on the next accesses while memory is slow: `quick` gets the whole access and the
+    /// epoch, and returns the epoch, or an odd number after a fault. All else, errors included, is
+    /// left to [`carefully`](Self::carefully).
     #[inline]
     fn checked(
         &self,
@@ -455,8 +473,8 @@ impl<A: FileAccess> MappedFile<A> {
         self.carefully(call, offset, len, careful)
     }
 
-    /// Starts anew what the quick way did not finish, so an access that ends in an error takes its fault twice: errors are
-    /// rare, and the quick way is shorter for not telling them apart.
+    /// Starts anew what the quick way did not finish, so an access that ends in an error takes its
+    /// fault twice: errors are rare, and the quick way is shorter for not telling them apart.
     #[cold]
     #[inline(never)]
     fn carefully(
@@ -501,8 +519,8 @@ impl<A: FileAccess> MappedFile<A> {
         fault.into()
     }
 
-    /// The name of the file as the kernel has it for the parts of the map that still show it. Where the page
-    /// in question was replaced, its own area is anonymous memory.
+    /// The name of the file as the kernel has it for the parts of the map that still show it. Where
+    /// the page in question was replaced, its own area is anonymous memory.
     fn mapped_object(&self) -> Option<String> {
         let areas = sys::process::vmas_in(&self.mapping.region.addresses())?;
         let area = areas.iter().find(|area| area.inode != 0 && !area.is_shared_anonymous());
@@ -510,23 +528,26 @@ impl<A: FileAccess> MappedFile<A> {
         area.map(|area| Subject::object_of(Some(area))).or_else(lost)
     }
 
-    /// Runs `work` over a view of all bytes. A page that cannot be supplied meanwhile reads as zero, and `work`'s
-    /// result is thrown away for the error.
+    /// Runs `work` over a view of all bytes. A page that cannot be supplied meanwhile reads as
+    /// zero, and `work`'s result is thrown away for the error.
     ///
-    /// Guards may nest, and run in many threads at once. A fault of any thread in the map is served while one is open, and
-    /// every guard whose bytes it concerns fails. A fault elsewhere goes to the handler that was there before folio's.
+    /// Guards may nest, and run in many threads at once. A fault of any thread in the map is served
+    /// while one is open, and every guard whose bytes it concerns fails. A fault elsewhere goes to
+    /// the handler that was there before folio's.
     ///
-    /// In a process that has reached its limit of areas (`vm.max_map_count`) or of address space (RLIMIT_AS), a page cannot be
-    /// replaced by itself. Then the whole map is given up: the guard fails, and so does every access afterwards. The file
-    /// loses nothing; a [`FileMapPrivate`] loses its own changes.
+    /// In a process that has reached its limit of areas (`vm.max_map_count`) or of address space
+    /// (RLIMIT_AS), a page cannot be replaced by itself. Then the whole map is given up: the guard
+    /// fails, and so does every access afterwards. The file loses nothing; a [`FileMapPrivate`]
+    /// loses its own changes.
     ///
-    /// For that case the first guard of a map takes as many spare addresses as the map has, and some VMAs. They stay until the
-    /// map is dropped. Where the kernel refuses them, the guard is an error (ENOMEM) and `work` does not run.
+    /// For that case the first guard of a map takes as many spare addresses as the map has, and
+    /// some VMAs. They stay until the map is dropped. Where the kernel refuses them, the guard is
+    /// an error (ENOMEM) and `work` does not run.
     ///
     /// # Errors
     ///
-    /// A [`Fault`] that names the first page of the map that could not be supplied, and the cause. EPERM for a map
-    /// that was [sealed](Self::seal), whose pages cannot be replaced.
+    /// A [`Fault`] that names the first page of the map that could not be supplied, and the cause.
+    /// EPERM for a map that was [sealed](Self::seal), whose pages cannot be replaced.
     pub fn guard<R>(&self, work: impl FnOnce(&View<'_>) -> R) -> Result<R> {
         self.guard_range(.., work)
     }
@@ -547,8 +568,9 @@ impl<A: FileAccess> MappedFile<A> {
         })
     }
 
-    /// Runs `work` over a slice of all bytes, for parsers that want `&[u8]`. As [`guard`](Self::guard), a page that cannot be
-    /// supplied reads as zero, and the result becomes an error: truncation does no harm.
+    /// Runs `work` over a slice of all bytes, for parsers that want `&[u8]`. As
+    /// [`guard`](Self::guard), a page that cannot be supplied reads as zero, and the result becomes
+    /// an error: truncation does no harm.
     ///
     /// # Errors
     ///
@@ -556,12 +578,13 @@ impl<A: FileAccess> MappedFile<A> {
     ///
     /// # Safety
     ///
-    /// While `work` runs, nobody changes the mapped bytes of the file: no other process, and no other map in this one.
-    /// Truncation is allowed for pages whose bytes `work` has not read yet. A slice whose bytes change is undefined
-    /// behaviour, even if it is thrown away afterwards.
+    /// While `work` runs, nobody changes the mapped bytes of the file: no other process, and no
+    /// other map in this one. Truncation is allowed for pages whose bytes `work` has not read yet.
+    /// A slice whose bytes change is undefined behaviour, even if it is thrown away afterwards.
     pub unsafe fn guard_slice<R>(&self, work: impl FnOnce(&[u8]) -> R) -> Result<R> {
         self.in_guard(.., |start, len| {
-            // SAFETY: guarded until `work` has returned; the caller promises that the bytes do not change.
+            // SAFETY: guarded until `work` has returned; the caller promises that the bytes do not
+            // change.
             work(unsafe { std::slice::from_raw_parts(start, len) })
         })
     }
@@ -621,28 +644,30 @@ impl<A: FileAccess> MappedFile<A> {
         self
     }
 
-    /// Sets the protection of whole pages of the map. Accesses that it forbids are errors from then on.
+    /// Sets the protection of whole pages of the map. Accesses that it forbids are errors from then
+    /// on.
     ///
     /// # Errors
     ///
-    /// EINVAL for a range that is not whole pages, EACCES for a right that the file was not opened with, ENOMEM at
-    /// `vm.max_map_count`.
+    /// EINVAL for a range that is not whole pages, EACCES for a right that the file was not opened
+    /// with, ENOMEM at `vm.max_map_count`.
     pub fn protect(&mut self, range: impl RangeBounds<usize>, prot: Prot) -> Result<()> {
         self.mapping.protect((range.start_bound().cloned(), range.end_bound().cloned()), prot)
     }
 
-    /// Shows `length` bytes from the map's offset, more or fewer than now. The map may move; the file does not change. In a
-    /// [`Reservation`](crate::Reservation) the map keeps its place, and grows into the part behind it, if that is free: the new
-    /// pages come as the map was made.
+    /// Shows `length` bytes from the map's offset, more or fewer than now. The map may move; the
+    /// file does not change. In a [`Reservation`](crate::Reservation) the map keeps its place, and
+    /// grows into the part behind it, if that is free: the new pages come as the map was made.
     ///
-    /// A map that is cut to no bytes stays what it was made and set to be: it keeps its first page (all of them in a
-    /// reservation, or if they are huge), to grow from.
+    /// A map that is cut to no bytes stays what it was made and set to be: it keeps its first page
+    /// (all of them in a reservation, or if they are huge), to grow from.
     ///
     /// # Errors
     ///
-    /// Those of [`Region::resize`]; for a map that was made without bytes, those of [`MapOptions::map`], and EBADF if it keeps
-    /// no descriptor. In a reservation: EEXIST if something lies behind the map, ENOMEM where the reservation ends, EBADF if
-    /// the map keeps no descriptor. The map is unchanged then.
+    /// Those of [`Region::resize`]; for a map that was made without bytes, those of
+    /// [`MapOptions::map`], and EBADF if it keeps no descriptor. In a reservation: EEXIST if
+    /// something lies behind the map, ENOMEM where the reservation ends, EBADF if the map keeps no
+    /// descriptor. The map is unchanged then.
     pub fn resize(&mut self, length: usize) -> Result<()> {
         let page = self.page_size();
         if self.mapping.region.is_empty() {
@@ -683,8 +708,8 @@ impl<A: FileAccess> MappedFile<A> {
         self.mapping.show(length)
     }
 
-    /// Makes the region of a map in a reservation `whole` bytes long, rounded up to pages: the kernel would not let it grow
-    /// over the addresses that are reserved for it.
+    /// Makes the region of a map in a reservation `whole` bytes long, rounded up to pages: the
+    /// kernel would not let it grow over the addresses that are reserved for it.
     fn resize_in_place(&mut self, whole: usize, place: Placement) -> Result<()> {
         let region = &mut self.mapping.region;
         let Some(new) = region.page_size().ceil(whole) else {
@@ -719,8 +744,8 @@ impl<A: FileAccess> MappedFile<A> {
         Ok(length)
     }
 
-    /// Whether fs-verity protects the file: then its bytes cannot change. It stays a file map all the same, since a page
-    /// whose check fails cannot be supplied.
+    /// Whether fs-verity protects the file: then its bytes cannot change. It stays a file map all
+    /// the same, since a page whose check fails cannot be supplied.
     ///
     /// # Errors
     ///
@@ -741,11 +766,13 @@ impl<A: FileAccess> MappedFile<A> {
         Residency::of(&self.mapping.region, range, self.keep.descriptor())
     }
 
-    /// What the page cache holds of the file's part that the range shows, dirty pages and evictions included (since 6.5).
+    /// What the page cache holds of the file's part that the range shows, dirty pages and evictions
+    /// included (since 6.5).
     ///
     /// # Errors
     ///
-    /// EINVAL for a range outside the map, EBADF if the map keeps no descriptor; those of [`CacheStat::of`].
+    /// EINVAL for a range outside the map, EBADF if the map keeps no descriptor; those of
+    /// [`CacheStat::of`].
     pub fn cache_stat(&self, range: impl RangeBounds<usize>) -> Result<CacheStat> {
         let range = self.mapping.shift("cachestat", range)?;
         let fd = file_object::kept(&self.keep, "cachestat", &self.mapping.region)?;
@@ -768,13 +795,13 @@ impl<A: FileAccess> MappedFile<A> {
 }
 
 impl<A: WriteAccess> MappedFile<A> {
-    /// Copies `bytes` to `offset` of the map. In a [`FileMapMut`] the file changes, and everyone sees it at once; the file
-    /// does not grow. In a [`FileMapPrivate`] the pages are copied first.
+    /// Copies `bytes` to `offset` of the map. In a [`FileMapMut`] the file changes, and everyone
+    /// sees it at once; the file does not grow. In a [`FileMapPrivate`] the pages are copied first.
     ///
     /// # Errors
     ///
-    /// A [`Fault`] for a page that cannot be supplied or written, with the cause; bytes before it may have been
-    /// stored. EINVAL for bytes outside the map.
+    /// A [`Fault`] for a page that cannot be supplied or written, with the cause; bytes before it
+    /// may have been stored. EINVAL for bytes outside the map.
     #[inline]
     pub fn write_at(&self, bytes: &[u8], offset: usize) -> Result<()> {
         self.write_at_as("write_at", bytes, offset)
@@ -784,8 +811,9 @@ impl<A: WriteAccess> MappedFile<A> {
     #[inline]
     fn write_at_as(&self, call: &'static str, bytes: &[u8], offset: usize) -> Result<()> {
         let from = bytes.as_ptr();
-        // The epoch is looked at after each access, and must not be read while the stores still wait in the processor's
-        // buffer: they could then reach a page that replaced the map's own after the look.
+        // The epoch is looked at after each access, and must not be read while the stores still
+        // wait in the processor's buffer: they could then reach a page that replaced the map's own
+        // after the look.
         let quick = move |Piece { at, len, checked, .. }, before| {
             // SAFETY: as for `read_at`.
             let after = unsafe { sys::copy::quick(at as *mut u8, from, len, at, checked, before) };
@@ -804,8 +832,9 @@ impl<A: WriteAccess> MappedFile<A> {
 
     typed_writes!();
 
-    /// Runs `work` over a view that can be stored to. As [`guard`](Self::guard); if it fails, stores to the
-    /// page that could not be supplied, and possibly to others after it, are lost; stores before the fault stay.
+    /// Runs `work` over a view that can be stored to. As [`guard`](Self::guard); if it fails,
+    /// stores to the page that could not be supplied, and possibly to others after it, are lost;
+    /// stores before the fault stay.
     ///
     /// # Errors
     ///
@@ -825,7 +854,8 @@ impl<A: WriteAccess> MappedFile<A> {
     ///
     /// # Safety
     ///
-    /// As for [`guard_slice`](Self::guard_slice), and nobody reads the bytes meanwhile through another map in this process.
+    /// As for [`guard_slice`](Self::guard_slice), and nobody reads the bytes meanwhile through
+    /// another map in this process.
     pub unsafe fn guard_slice_mut<R>(&mut self, work: impl FnOnce(&mut [u8]) -> R) -> Result<R> {
         self.in_guard(.., |start, len| {
             // SAFETY: as for `guard_slice`, borrowed alone.
@@ -838,11 +868,13 @@ impl<A: WriteAccess> MappedFile<A> {
         self.mapping.start()
     }
 
-    /// Writes changed pages back to the file; see [`Region::sync`]. A private map has nothing to write back.
+    /// Writes changed pages back to the file; see [`Region::sync`]. A private map has nothing to
+    /// write back.
     ///
     /// # Errors
     ///
-    /// EIO if the device failed: changes may be lost. EBUSY for [`WriteBack::Invalidate`] of locked pages.
+    /// EIO if the device failed: changes may be lost. EBUSY for [`WriteBack::Invalidate`] of locked
+    /// pages.
     pub fn sync(&self, range: impl RangeBounds<usize>, how: WriteBack) -> Result<()> {
         self.mapping.region.sync(self.mapping.shift("msync", range)?, how)
     }

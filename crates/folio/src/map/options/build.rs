@@ -27,8 +27,9 @@ impl MapOptions {
     ///
     /// # Errors
     ///
-    /// EACCES if the descriptor is not open for reading, ENODEV (EIO in parts of `/proc`) for what cannot be mapped (pipes, directories, most of
-    /// `/proc`: [`Anon::read_from`] reads those), EINVAL for an offset past the end; ENOMEM, EPERM, EAGAIN as in mmap(2).
+    /// EACCES if the descriptor is not open for reading, ENODEV (EIO in parts of `/proc`) for what
+    /// cannot be mapped (pipes, directories, most of `/proc`: [`Anon::read_from`] reads those),
+    /// EINVAL for an offset past the end; ENOMEM, EPERM, EAGAIN as in mmap(2).
     pub fn map(&self, file: impl MapFile) -> Result<MappedFile<ReadOnly>> {
         self.map_file(file)
     }
@@ -37,8 +38,8 @@ impl MapOptions {
     ///
     /// # Errors
     ///
-    /// As [`map`](Self::map); EACCES if the descriptor is not open for reading and writing, ETXTBSY for a file in use as
-    /// swap space, ENOSPC with [`preallocate`](Self::preallocate).
+    /// As [`map`](Self::map); EACCES if the descriptor is not open for reading and writing, ETXTBSY
+    /// for a file in use as swap space, ENOSPC with [`preallocate`](Self::preallocate).
     pub fn map_mut(&self, file: impl MapFile) -> Result<MappedFile<ReadWrite>> {
         self.map_file(file)
     }
@@ -75,8 +76,8 @@ impl MapOptions {
         let prot = Prot::READ_WRITE;
         let region = self.memory_region(zero, length, prot, MapFlags::PRIVATE)?;
         let made = (region.behind()?.is_some() || region.is_empty()).then(|| {
-            // A map without bytes takes its place later; for one that has it, a second hold on the reservation would be one
-            // too many.
+            // A map without bytes takes its place later; for one that has it, a second hold on the
+            // reservation would be one too many.
             let place = if region.is_empty() { self.place.clone() } else { Placement::Anywhere };
             let room = match self.capacity {
                 Some(capacity) => capacity.max(region.len()),
@@ -110,15 +111,17 @@ impl MapOptions {
         self.anon_of(Some(fd), length)
     }
 
-    /// What an [`Anon`] made with these options grows by. What children get of it is the region's to say.
+    /// What an [`Anon`] made with these options grows by. What children get of it is the region's
+    /// to say.
     pub(in crate::map) fn more_anon(&self, length: usize, place: Placement) -> Result<Region> {
         let more =
             Self { place, capacity: None, guard_pages: false, fork: Fork::Inherit, ..self.clone() };
         more.anonymous_region(length, Prot::READ_WRITE, MapFlags::PRIVATE)
     }
 
-    /// Maps anonymous memory of this process's own with any protection, NONE and EXEC included, as a [`Region`]: the form
-    /// for code that is generated, or for handing out parts with [`Region::protect`].
+    /// Maps anonymous memory of this process's own with any protection, NONE and EXEC included, as
+    /// a [`Region`]: the form for code that is generated, or for handing out parts with
+    /// [`Region::protect`].
     ///
     /// # Errors
     ///
@@ -134,13 +137,15 @@ impl MapOptions {
         self.forbid(length == 0, "a region", "the length must not be zero")?;
         self.forbid_file_range("a region")?;
         let region = self.anonymous_region(length, prot, MapFlags::PRIVATE)?;
-        // Huge pages without any access are not taken from the pool yet, which may be empty when they are wanted.
+        // Huge pages without any access are not taken from the pool yet, which may be empty when
+        // they are wanted.
         let untaken = self.huge.is_some() && prot == Prot::NONE;
         Ok(if untaken { region } else { region.with_steady_pages(true) })
     }
 
-    /// Maps anonymous memory that the kernel may turn to zeros whenever memory is short (DROPPABLE, since 6.11). Its bytes
-    /// can change at any time, so it comes as a [`Region`], with checked copies.
+    /// Maps anonymous memory that the kernel may turn to zeros whenever memory is short (DROPPABLE,
+    /// since 6.11). Its bytes can change at any time, so it comes as a [`Region`], with checked
+    /// copies.
     ///
     /// # Errors
     ///
@@ -171,7 +176,8 @@ impl MapOptions {
     ///
     /// # Errors
     ///
-    /// ENOMEM; ENFILE at the machine's limit of open files, since the kernel keeps a file behind it.
+    /// ENOMEM; ENFILE at the machine's limit of open files, since the kernel keeps a file behind
+    /// it.
     pub fn shared_anonymous(&self, length: usize) -> Result<SharedMem> {
         self.check("shared memory", FREE_FLAGS.difference(MapFlags::SYNC))?;
         self.forbid_file_range("shared memory")?;
@@ -202,7 +208,8 @@ impl MapOptions {
         Ok(SharedMem::new_from(Mapping::new(region, 0, length), None))
     }
 
-    /// Makes a memfd, sealed against shrinking, and maps it: memory that is shared with whoever gets the descriptor.
+    /// Makes a memfd, sealed against shrinking, and maps it: memory that is shared with whoever
+    /// gets the descriptor.
     ///
     /// # Errors
     ///
@@ -218,24 +225,26 @@ impl MapOptions {
             Error::kernel("memfd_create", errno, Subject::named(format!("memfd:{name}")))
         })?;
         set_length(fd.as_fd(), length as u64)?;
-        // Before it is mapped: any code of the process can open the memfd through /proc, and shorten it.
+        // Before it is mapped: any code of the process can open the memfd through /proc, and
+        // shorten it.
         file_object::seal(fd.as_fd(), sys::memfd::Seals::SHRINK)?;
         file_object::check_sealed_length(fd.as_fd(), length as u64)?;
         self.shared_from_fd_of(fd, length, self.reserve != Some(false))
     }
 
-    /// Maps a memfd that another process made and passed over. It must be sealed against shrinking, so that no process can
-    /// take pages away from under this one.
+    /// Maps a memfd that another process made and passed over. It must be sealed against shrinking,
+    /// so that no process can take pages away from under this one.
     ///
-    /// The memfd's length is a claim of its maker and costs it nothing. So memory is taken at once for no more than as
-    /// many bytes as the memfd has already: a few holes are filled, and a memfd that is mostly hole stays as it is.
-    /// [`preallocate`](Self::preallocate) fills every hole, [`no_reserve`](Self::no_reserve) none. A hole takes memory when it is
-    /// first touched.
+    /// The memfd's length is a claim of its maker and costs it nothing. So memory is taken at once
+    /// for no more than as many bytes as the memfd has already: a few holes are filled, and a memfd
+    /// that is mostly hole stays as it is. [`preallocate`](Self::preallocate) fills every hole,
+    /// [`no_reserve`](Self::no_reserve) none. A hole takes memory when it is first touched.
     ///
     /// # Errors
     ///
-    /// EINVAL if it is no memfd, lacks the seal, or has huge pages; EPERM if it is sealed against writing (open that as
-    /// [`Sealed`]); ENOMEM if there is no memory for the holes that are to be filled.
+    /// EINVAL if it is no memfd, lacks the seal, or has huge pages; EPERM if it is sealed against
+    /// writing (open that as [`Sealed`]); ENOMEM if there is no memory for the holes that are to be
+    /// filled.
     pub fn shared_from_fd(&self, fd: OwnedFd) -> Result<SharedMem> {
         self.check("shared memory", FREE_FLAGS.difference(MapFlags::SYNC))?;
         self.forbid_huge_shared()?;
@@ -274,13 +283,14 @@ impl MapOptions {
         Ok(SharedMem::new_from(Mapping::new(region, 0, length), Some(fd)))
     }
 
-    /// Maps a device whose stores have no effect but on its own bytes: a file, a block device, `/dev/zero`; `length` bytes
-    /// from `offset`. Without a length, the device's size if it tells one.
+    /// Maps a device whose stores have no effect but on its own bytes: a file, a block device,
+    /// `/dev/zero`; `length` bytes from `offset`. Without a length, the device's size if it tells
+    /// one.
     ///
     /// # Errors
     ///
-    /// EPERM for any other device, which only [`device_unchecked`](Self::device_unchecked) maps; ENODEV if it cannot be
-    /// mapped; EACCES if the descriptor is not open for reading and writing.
+    /// EPERM for any other device, which only [`device_unchecked`](Self::device_unchecked) maps;
+    /// ENODEV if it cannot be mapped; EACCES if the descriptor is not open for reading and writing.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "as the other kinds of map; an owned descriptor is closed"
@@ -291,19 +301,20 @@ impl MapOptions {
         self.device_of(fd)
     }
 
-    /// Maps device memory: `length` bytes from `offset`, both as the driver counts them. Without a length, the device's
-    /// size if it tells one.
+    /// Maps device memory: `length` bytes from `offset`, both as the driver counts them. Without a
+    /// length, the device's size if it tells one.
     ///
     /// # Errors
     ///
-    /// ENODEV if the driver cannot be mapped, EACCES if the descriptor is not open for reading and writing; EINVAL and others
-    /// as the driver chooses.
+    /// ENODEV if the driver cannot be mapped, EACCES if the descriptor is not open for reading and
+    /// writing; EINVAL and others as the driver chooses.
     ///
     /// # Safety
     ///
-    /// The caller answers for the effect of every store that is made through the [`Device`]: hardware and kernel (a ring of
-    /// io_uring, the page of a KVM vCPU, registers that start a transfer) write to memory where the stores tell them to, and
-    /// that memory must be the caller's to change.
+    /// The caller answers for the effect of every store that is made through the [`Device`]:
+    /// hardware and kernel (a ring of io_uring, the page of a KVM vCPU, registers that start a
+    /// transfer) write to memory where the stores tell them to, and that memory must be the
+    /// caller's to change.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "as the other kinds of map; an owned descriptor is closed"
@@ -355,8 +366,9 @@ impl MapOptions {
         Ok(Device::new_from(Mapping::new(region, cover.lead, length)))
     }
 
-    /// Makes sealed memory of `length` bytes: `fill` writes them, then nobody can ever again. It writes to memory of this
-    /// process's own, which is copied into the memfd and given back piece by piece.
+    /// Makes sealed memory of `length` bytes: `fill` writes them, then nobody can ever again. It
+    /// writes to memory of this process's own, which is copied into the memfd and given back piece
+    /// by piece.
     ///
     /// # Errors
     ///
@@ -437,8 +449,8 @@ impl MapOptions {
             place: self.placed(page)?,
         };
         let region = Region::create(&request).or_else(|error| match error.errno() {
-            // Before 6.7 a descriptor that could write is refused a shared map of sealed memory, even a read-only
-            // one. A private one shows the same pages, which nobody can change.
+            // Before 6.7 a descriptor that could write is refused a shared map of sealed memory,
+            // even a read-only one. A private one shows the same pages, which nobody can change.
             Errno::PERM => {
                 request.flags =
                     self.flags.difference(MapFlags::SHARED_VALIDATE) | MapFlags::PRIVATE;
@@ -447,8 +459,9 @@ impl MapOptions {
             _ => Err(error),
         })?;
         if page > PageSize::system() || file_object::check_room(fd.as_fd(), 0..size as u64)? > 0 {
-            // A hole is filled when it is first read, and then memory or the pool could be short. The seals leave holes, but
-            // let nobody punch one from here on. By reading, since the descriptor may be open for nothing else.
+            // A hole is filled when it is first read, and then memory or the pool could be short.
+            // The seals leave holes, but let nobody punch one from here on. By reading, since the
+            // descriptor may be open for nothing else.
             region.populate(.., Populate::Read, page.bytes(), |_, _| ControlFlow::Continue(()))?;
         }
         let region = self.finish(region, false)?;
@@ -477,7 +490,8 @@ impl MapOptions {
         let fd = file.descriptor();
         let status = status(fd)?;
         let size = file_object::size(fd, &status)?;
-        // Only files whose blocks are larger than a page can be hugetlbfs's: the common file costs no call for this.
+        // Only files whose blocks are larger than a page can be hugetlbfs's: the common file costs
+        // no call for this.
         let base = PageSize::system();
         let page = if status.block > base.bytes() { file_object::page_size(fd) } else { base };
         if size == 0 && self.length.is_none_or(|length| length == 0) {
@@ -516,10 +530,12 @@ impl MapOptions {
             }
             self.finish(Region::create(&request)?, A::PROT.contains(Prot::WRITE))?
         };
-        // An empty map has no page to lie in: it starts where it was asked to, and gets its options when it gets bytes.
+        // An empty map has no page to lie in: it starts where it was asked to, and gets its options
+        // when it gets bytes.
         let (lead, start) =
             if length == 0 { (0, self.offset) } else { (cover.lead, cover.file_offset) };
-        // To give an empty map bytes, to map more of the file in a reservation, or to back more of it with space.
+        // To give an empty map bytes, to map more of the file in a reservation, or to back more of
+        // it with space.
         let needed = length == 0 || reserve || matches!(self.place, Placement::Within(..));
         let made = needed.then(|| {
             // For a map that has its place, a second hold on the reservation would be one too many.
@@ -529,7 +545,8 @@ impl MapOptions {
         Ok(MappedFile::new_from(Mapping::new(region, lead, length), start, file.keep(), made))
     }
 
-    /// The part of a file that a map in a reservation grows by, at `place`. What children get of it is the region's to say.
+    /// The part of a file that a map in a reservation grows by, at `place`. What children get of it
+    /// is the region's to say.
     pub(in crate::map) fn more_file<A: FileAccess>(
         &self,
         fd: BorrowedFd<'_>,
@@ -567,8 +584,8 @@ impl MapOptions {
         if self.exec { base | Prot::EXEC } else { base }
     }
 
-    /// Where the map is to lie, if its pages can lie there. The kernel rounds a huge map to whole pages of its own, and would
-    /// replace what lies behind the place that was claimed.
+    /// Where the map is to lie, if its pages can lie there. The kernel rounds a huge map to whole
+    /// pages of its own, and would replace what lies behind the place that was claimed.
     fn placed(&self, page: PageSize) -> Result<Placement> {
         if let Placement::Within(space, offset) = &self.place
             && page > PageSize::system()
@@ -683,7 +700,8 @@ impl MapOptions {
         self.finish(region, true)
     }
 
-    /// What is done to a region once it is mapped. On an error the region is dropped, and nothing is left.
+    /// What is done to a region once it is mapped. On an error the region is dropped, and nothing
+    /// is left.
     pub(in crate::map) fn finish(&self, mut region: Region, writable: bool) -> Result<Region> {
         if let Some(pattern) = self.pattern {
             region.advise(.., Advice::from(pattern))?;

@@ -1,6 +1,6 @@
 //! The one builder: every option of every map.
 //!
-//! | file | what |
+//! | file | subject |
 //! | --- | --- |
 //! | `mod.rs` | the options |
 //! | [`rules`] | which options go together, and with which kind of map |
@@ -30,7 +30,8 @@ use std::sync::Arc;
 /// # }
 /// ```
 ///
-/// An option that a kind of map cannot have is an error (EINVAL) that says so when the map is made, never ignored.
+/// An option that a kind of map cannot have is an error (EINVAL) that says so when the map is made,
+/// never ignored.
 ///
 /// Source: mmap(2), and what each option names.
 #[derive(Debug, Clone, Default)]
@@ -66,35 +67,37 @@ impl MapOptions {
         Self::default()
     }
 
-    /// Start at this byte of the file. It need not be a page multiple: folio maps from the page below, and shows the
-    /// bytes from here.
+    /// Start at this byte of the file. It need not be a page multiple: folio maps from the page
+    /// below, and shows the bytes from here.
     #[must_use]
     pub fn offset(mut self, bytes: u64) -> Self {
         self.offset = bytes;
         self
     }
 
-    /// Show this many bytes; without it, all to the end of the file. A length past the end is allowed: bytes up to the end
-    /// of the file's last page read as zero, or as what someone stored there through a map; pages beyond it are a
-    /// [`Fault`](crate::Fault) until the file grows.
+    /// Show this many bytes; without it, all to the end of the file. A length past the end is
+    /// allowed: bytes up to the end of the file's last page read as zero, or as what someone stored
+    /// there through a map; pages beyond it are a [`Fault`](crate::Fault) until the file grows.
     #[must_use]
     pub fn len(mut self, bytes: usize) -> Self {
         self.length = Some(bytes);
         self
     }
 
-    /// Lie near this address if that is free, else anywhere. Where the main thread's stack may grow counts as not free.
+    /// Lie near this address if that is free, else anywhere. Where the main thread's stack may grow
+    /// counts as not free.
     #[must_use]
     pub fn hint(mut self, address: usize) -> Self {
         self.place = Placement::Hint(address);
         self
     }
 
-    /// Lie at exactly this address, or fail with EEXIST if anything is mapped there (FIXED_NOREPLACE; the result is
-    /// compared, since kernels before 4.17 take it as a hint).
+    /// Lie at exactly this address, or fail with EEXIST if anything is mapped there
+    /// (FIXED_NOREPLACE; the result is compared, since kernels before 4.17 take it as a hint).
     ///
-    /// ENOMEM where a stack may grow: below the top of the main thread's by RLIMIT_STACK and the kernel's gap of 256 pages,
-    /// and in that gap below any area that grows down. Its frames would lie in the map's bytes.
+    /// ENOMEM where a stack may grow: below the top of the main thread's by RLIMIT_STACK and the
+    /// kernel's gap of 256 pages, and in that gap below any area that grows down. Its frames would
+    /// lie in the map's bytes.
     #[must_use]
     pub fn at(mut self, address: usize) -> Self {
         self.place = Placement::At(address);
@@ -108,8 +111,9 @@ impl MapOptions {
         self
     }
 
-    /// Pass these flags of mmap(2) too: NORESERVE, STACK, POPULATE, NONBLOCK, LOCKED, BITS_32, SYNC, SHARED_VALIDATE,
-    /// UNINITIALIZED, and the three that do nothing. Each flag's own text says what today's kernel does with it.
+    /// Pass these flags of mmap(2) too: NORESERVE, STACK, POPULATE, NONBLOCK, LOCKED, BITS_32,
+    /// SYNC, SHARED_VALIDATE, UNINITIALIZED, and the three that do nothing. Each flag's own text
+    /// says what today's kernel does with it.
     #[must_use]
     pub fn flags(mut self, flags: MapFlags) -> Self {
         self.flags |= flags;
@@ -130,12 +134,14 @@ impl MapOptions {
         self
     }
 
-    /// Use pages of this size from the hugetlb pool, for anonymous and shared memory. The map shows the bytes that
-    /// were asked for (`len`), and its pages are whole ones: [`grow`](crate::Anon::grow) can show the rest of the last one.
-    /// They are all taken at creation, so that an empty pool is an error (ENOMEM) and no signal later.
+    /// Use pages of this size from the hugetlb pool, for anonymous and shared memory. The map shows
+    /// the bytes that were asked for (`len`), and its pages are whole ones:
+    /// [`grow`](crate::Anon::grow) can show the rest of the last one. They are all taken at
+    /// creation, so that an empty pool is an error (ENOMEM) and no signal later.
     ///
-    /// But a forked child has the pages of private memory copied on write: if it stores to one while the pool is empty, a
-    /// SIGBUS kills it. Keep such a map from children with [`Fork::Absent`] or [`Fork::Wiped`], or use
+    /// But a forked child has the pages of private memory copied on write: if it stores to one
+    /// while the pool is empty, a SIGBUS kills it. Keep such a map from children with
+    /// [`Fork::Absent`] or [`Fork::Wiped`], or use
     /// [`transparent_huge_pages`](Self::transparent_huge_pages).
     #[must_use]
     pub fn huge_pages(mut self, size: HugePage) -> Self {
@@ -143,15 +149,16 @@ impl MapOptions {
         self
     }
 
-    /// Ask for transparent huge pages (`true`), or never to have them (`false`): MADV_HUGEPAGE, MADV_NOHUGEPAGE. Where the
-    /// kernel has none, nothing happens.
+    /// Ask for transparent huge pages (`true`), or never to have them (`false`): MADV_HUGEPAGE,
+    /// MADV_NOHUGEPAGE. Where the kernel has none, nothing happens.
     #[must_use]
     pub fn transparent_huge_pages(mut self, want: bool) -> Self {
         self.transparent = Some(want);
         self
     }
 
-    /// Fault all pages in and keep them in memory (mlock(2)); a failure is an error, unlike with the flag LOCKED.
+    /// Fault all pages in and keep them in memory (mlock(2)); a failure is an error, unlike with
+    /// the flag LOCKED.
     #[must_use]
     pub fn lock(mut self) -> Self {
         self.lock = LockOption::Now;
@@ -165,25 +172,27 @@ impl MapOptions {
         self
     }
 
-    /// Fault all pages in before the map is returned, for writing if it is writable; a page that cannot be supplied is an
-    /// error, unlike with the flag POPULATE.
+    /// Fault all pages in before the map is returned, for writing if it is writable; a page that
+    /// cannot be supplied is an error, unlike with the flag POPULATE.
     #[must_use]
     pub fn populate(mut self) -> Self {
         self.populate = true;
         self
     }
 
-    /// Back the range with space at creation, so that a full disk is an error (ENOSPC) now and no signal later. It fills
-    /// holes only (FIEMAP, fallocate(2)): allocated parts, bytes and size stay, and where there is no hole the file's times
-    /// do not move (on file systems that do not tell their holes, and on tmpfs before Linux 6.5, they may). Bytes past the
-    /// file's end cannot be reserved.
+    /// Back the range with space at creation, so that a full disk is an error (ENOSPC) now and no
+    /// signal later. It fills holes only (FIEMAP, fallocate(2)): allocated parts, bytes and size
+    /// stay, and where there is no hole the file's times do not move (on file systems that do not
+    /// tell their holes, and on tmpfs before Linux 6.5, they may). Bytes past the file's end cannot
+    /// be reserved.
     ///
-    /// The descriptor's position is left alone, except where a file system has neither FIEMAP nor fallocate (NFS before 4.2,
-    /// ZFS): there it moves for a moment (SEEK_HOLE), and another thread or process that reads through the same open file just
-    /// then reads at the wrong place.
+    /// The descriptor's position is left alone, except where a file system has neither FIEMAP nor
+    /// fallocate (NFS before 4.2, ZFS): there it moves for a moment (SEEK_HOLE), and another thread
+    /// or process that reads through the same open file just then reads at the wrong place.
     ///
-    /// It is the default for [`SharedMem`](crate::SharedMem); on file systems that copy on write (Btrfs, or reflinked files on XFS) space can
-    /// still run out when a shared extent is overwritten.
+    /// It is the default for [`SharedMem`](crate::SharedMem); on file systems that copy on write
+    /// (Btrfs, or reflinked files on XFS) space can still run out when a shared extent is
+    /// overwritten.
     #[must_use]
     pub fn preallocate(mut self) -> Self {
         self.reserve = Some(true);
@@ -197,15 +206,16 @@ impl MapOptions {
         self
     }
 
-    /// Put a page without access before and behind the map, so that running off either end is a SIGSEGV and never another
-    /// map's bytes. Anonymous memory only.
+    /// Put a page without access before and behind the map, so that running off either end is a
+    /// SIGSEGV and never another map's bytes. Anonymous memory only.
     #[must_use]
     pub fn guard_pages(mut self) -> Self {
         self.guard_pages = true;
         self
     }
 
-    /// Reserve addresses for this many bytes, so that anonymous memory can [`grow`](crate::Anon::grow) to it and keep its address.
+    /// Reserve addresses for this many bytes, so that anonymous memory can
+    /// [`grow`](crate::Anon::grow) to it and keep its address.
     #[must_use]
     pub fn capacity(mut self, bytes: usize) -> Self {
         self.capacity = Some(bytes);
@@ -219,8 +229,8 @@ impl MapOptions {
         self
     }
 
-    /// Name the map, to be seen in `/proc/PID/maps`: a memfd always, anonymous memory where the kernel has names for it.
-    /// Files and devices have their own.
+    /// Name the map, to be seen in `/proc/PID/maps`: a memfd always, anonymous memory where the
+    /// kernel has names for it. Files and devices have their own.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());

@@ -1,5 +1,5 @@
-//! Which options go together, and with which kind of map. What can be refused before the kernel is asked is refused here, with
-//! the rule that is broken.
+//! Which options go together, and with which kind of map. What can be refused before the kernel is
+//! asked is refused here, with the rule that is broken.
 
 use super::MapOptions;
 use crate::error::{Errno, Error, Result, Subject};
@@ -23,7 +23,8 @@ pub(super) const FREE_FLAGS: MapFlags = MapFlags::NORESERVE
 /// What an option was given for, to name it in an error.
 pub(super) type MapKind = &'static str;
 
-/// Sealed memory can have huge pages, since nobody can punch holes into it; and the raw door has no such rule.
+/// Sealed memory can have huge pages, since nobody can punch holes into it; and the raw door has no
+/// such rule.
 pub(super) const NO_HUGE_SHARED: &str = "shared memory has no huge pages: who shares it could punch a hole, and an empty \
                                          pool would then be a signal";
 

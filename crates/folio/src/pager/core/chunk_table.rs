@@ -1,5 +1,5 @@
-//! An object's pages: which frame each is in, which were spilled, and which could not be supplied. Nothing is kept of pages that
-//! were never touched.
+//! An object's pages: which frame each is in, which were spilled, and which could not be supplied.
+//! Nothing is kept of pages that were never touched.
 
 use super::PageRun;
 use super::extents::ExtentId;
@@ -105,7 +105,8 @@ impl ChunkTable {
         !self.marks[mark as usize].is_empty()
     }
 
-    /// The frames that hold pages of `run` (which may be as long as the object), in order, each once.
+    /// The frames that hold pages of `run` (which may be as long as the object), in order, each
+    /// once.
     pub(crate) fn extents_in(&self, first: u64, end: u64) -> Vec<ExtentId> {
         if first >= end {
             return Vec::new();

@@ -1,8 +1,9 @@
-//! The limit for dirty pages: a part of the memory is for clean ones, so that reads of other maps go on.
+//! The limit for dirty pages: a part of the memory is for clean ones, so that reads of other maps
+//! go on.
 //!
 //! A store over the limit waits until write-back has made room. If none is made within the object's
-//! deadline, the store fails for the reason of the failed write-back. Pages that are pinned for stores
-//! do not count, since the pins have a limit of their own.
+//! deadline, the store fails for the reason of the failed write-back. Pages that are pinned for
+//! stores do not count, since the pins have a limit of their own.
 
 use super::extents::{Disposal, Extent, ExtentId, ExtentState};
 use super::page_in::Stalled;
@@ -46,8 +47,8 @@ impl Throttle {
 }
 
 impl Core {
-    /// How many more pages of an object may become dirty: one object has three quarters of the pages
-    /// that are not pinned, all together seven eighths.
+    /// How many more pages of an object may become dirty: one object has three quarters of the
+    /// pages that are not pinned, all together seven eighths.
     pub(super) fn may_dirty(&self, object: ObjectId) -> u64 {
         let Some(this) = self.objects.get(&object) else { return 0 };
         let rest = self.limit().saturating_sub(self.pinned);

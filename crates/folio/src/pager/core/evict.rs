@@ -1,8 +1,9 @@
 //! Memory: the budget, which pages are taken out of their maps, and which are dropped.
 //!
-//! Replacement is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023), with a soft fault in
-//! place of its access bit, which user space does not see: what is taken out of the map stays in memory for a while
-//! (the inactive queue), and if it is wanted again it goes to the main queue, at the cost of a fault without a read.
+//! Replacement is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP
+//! 2023), with a soft fault in place of its access bit, which user space does not see: what is
+//! taken out of the map stays in memory for a while (the inactive queue), and if it is wanted again
+//! it goes to the main queue, at the cost of a fault without a read.
 
 use super::extents::{Disposal, EvictionQueue, ExtentId, ExtentState};
 use super::int_hash::IntSet;
@@ -58,8 +59,8 @@ impl Core {
         self.limit() / 8
     }
 
-    /// Makes room for so many pages by dropping pages that are outside the map and clean, but none that was read ahead and may
-    /// still be used. Whether there is room.
+    /// Makes room for so many pages by dropping pages that are outside the map and clean, but none
+    /// that was read ahead and may still be used. Whether there is room.
     pub(super) fn make_room(&mut self, pages: u64) -> bool {
         let mut limit = self.limit();
         while self.used + pages > limit {
@@ -213,8 +214,8 @@ impl Core {
         self.leaving -= len;
         let frame = &mut self.frames[id];
         if result.is_err() {
-            // Held by direct I/O: it stays, and counts as written to. Who only advised that it leave is not waited for; what
-            // must go is tried again by a tick.
+            // Held by direct I/O: it stays, and counts as written to. Who only advised that it
+            // leave is not waited for; what must go is tried again by a tick.
             frame.place = ExtentState::Installed;
             frame.failed = self.now.max(1);
             if frame.doom == Disposal::WhenClean {

@@ -1,4 +1,5 @@
-//! Frames: runs of pages in memory, what state each is in, and the queues that order their eviction.
+//! Frames: runs of pages in memory, what state each is in, and the queues that order their
+//! eviction.
 
 use super::{ObjectId, PageRun};
 
@@ -116,7 +117,8 @@ struct QueueEnds {
     pages: u64,
 }
 
-/// Frames whose records are allocated together: a vector of all would have half as many again in reserve.
+/// Frames whose records are allocated together: a vector of all would have half as many again in
+/// reserve.
 const BLOCK: usize = 256;
 
 /// All frames, and their queues.

@@ -1,5 +1,5 @@
-//! Hash maps whose keys are numbers that the pager itself gives out, or that the program chose for itself: nobody gains by making
-//! them collide, so one multiplication spreads them.
+//! Hash maps whose keys are numbers that the pager itself gives out, or that the program chose for
+//! itself: nobody gains by making them collide, so one multiplication spreads them.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};

@@ -124,7 +124,8 @@ impl Core {
         }
     }
 
-    /// Whether a frame is being written from the map's own memory, which must not change before that has ended.
+    /// Whether a frame is being written from the map's own memory, which must not change before
+    /// that has ended.
     pub(super) fn awaits_write(&self, id: ExtentId) -> bool {
         let frame = &self.frames[id];
         let tracked =
@@ -134,7 +135,8 @@ impl Core {
             && !frame.copied
     }
 
-    /// A write has ended; if it was from the map's own memory (`waited`), the pins for stores that waited for it go on.
+    /// A write has ended; if it was from the map's own memory (`waited`), the pins for stores that
+    /// waited for it go on.
     pub(super) fn hold_after_write(&mut self, object: ObjectId, run: PageRun, waited: bool) {
         self.hold(object, run.first, run.end());
         if waited {
@@ -148,7 +150,8 @@ impl Core {
         object.pins.hold(run)
     }
 
-    /// `run` has come into the map, or can be stored to at last: progress for the pins that `counts` tells.
+    /// `run` has come into the map, or can be stored to at last: progress for the pins that
+    /// `counts` tells.
     pub(super) fn pin_progress(
         &mut self,
         object: ObjectId,
@@ -224,7 +227,8 @@ impl Core {
         self.wants = all;
     }
 
-    /// Whether all of a want was asked for. An object has at most `most` pages under way for it, or a quarter of the budget.
+    /// Whether all of a want was asked for. An object has at most `most` pages under way for it, or
+    /// a quarter of the budget.
     fn advance_want(&mut self, object: ObjectId, want: &mut WantedPages, most: u64) -> bool {
         loop {
             let Some(this) = self

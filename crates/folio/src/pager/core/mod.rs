@@ -1,7 +1,7 @@
-//! The pager's mind: a state machine without I/O, clock or thread. [`Core::handle`] takes an event; [`Core::actions`] gives what
-//! is to be done.
+//! The pager's mind: a state machine without I/O, clock or thread. [`Core::handle`] takes an event;
+//! [`Core::actions`] gives what is to be done.
 //!
-//! | file | what |
+//! | file | subject |
 //! | --- | --- |
 //! | [`extents`] | runs of pages in memory, their states, the queues of eviction |
 //! | [`table`] | which frame a page is in; what is remembered of pages that are not in memory |
@@ -170,7 +170,8 @@ pub(crate) enum StoreAccess {
 pub(crate) struct PinnedRange {
     pub(crate) first: u64,
     pub(crate) end: u64,
-    /// They can be stored to at any time without a fault, by system calls and devices too, and so stay dirty.
+    /// They can be stored to at any time without a fault, by system calls and devices too, and so
+    /// stay dirty.
     pub(crate) stores: bool,
 }
 
@@ -309,7 +310,8 @@ pub(crate) enum CoreAction {
         run: PageRun,
         bytes: Stability,
     },
-    /// Protect the run, and put a copy of it into the buffer; without `protect` it may be stored to meanwhile.
+    /// Protect the run, and put a copy of it into the buffer; without `protect` it may be stored to
+    /// meanwhile.
     Copy {
         frame: ExtentId,
         object: ObjectId,
@@ -327,8 +329,8 @@ pub(crate) enum CoreAction {
         run: PageRun,
         to: Backing,
     },
-    /// Give the buffer back. `last` says that the bytes leave memory with it, `shown` that the program has seen them and may see
-    /// them again.
+    /// Give the buffer back. `last` says that the bytes leave memory with it, `shown` that the
+    /// program has seen them and may see them again.
     Discard {
         frame: ExtentId,
         object: ObjectId,
@@ -593,7 +595,8 @@ impl Core {
             || !self.evictions.is_empty()
     }
 
-    /// Takes an event. Objects and frames that are gone are no error: what is under way outlives them.
+    /// Takes an event. Objects and frames that are gone are no error: what is under way outlives
+    /// them.
     pub(crate) fn handle(&mut self, event: CoreEvent) {
         match event {
             CoreEvent::Attach { object, pages, traits } => self.attach(object, pages, traits),
@@ -694,7 +697,8 @@ impl Core {
         self.evict(object, 0, end.max(1), true, None);
     }
 
-    /// Time passed: who waited too long gets an error, old dirty pages are written, failed writes are tried again.
+    /// Time passed: who waited too long gets an error, old dirty pages are written, failed writes
+    /// are tried again.
     fn tick(&mut self, now: u64) {
         self.set_now(now);
         self.expire();

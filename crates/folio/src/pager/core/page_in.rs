@@ -124,8 +124,8 @@ impl Core {
         }
     }
 
-    /// Reads the rest of the page's surroundings, up to 2 MiB, if a part of them was wanted already, in whatever order, and
-    /// there is memory that nobody uses: nothing leaves for it.
+    /// Reads the rest of the page's surroundings, up to 2 MiB, if a part of them was wanted
+    /// already, in whatever order, and there is memory that nobody uses: nothing leaves for it.
     fn fill(&mut self, object: ObjectId, page: u64) {
         let window = u64::from(self.max_run());
         let this = &self.objects[&object];
@@ -156,7 +156,8 @@ impl Core {
         }
     }
 
-    /// The part of `run` around `page` that is inside the object and the page's chunk, in no frame, and on the same backing.
+    /// The part of `run` around `page` that is inside the object and the page's chunk, in no frame,
+    /// and on the same backing.
     fn absent(&self, object: ObjectId, page: u64, run: PageRun) -> PageRun {
         let object = &self.objects[&object];
         let chunk = page - page % CHUNK;
@@ -235,7 +236,8 @@ impl Core {
         self.install(id);
     }
 
-    /// A wide read failed: the pages that are wanted are read alone, so that one bad page spoils no other.
+    /// A wide read failed: the pages that are wanted are read alone, so that one bad page spoils no
+    /// other.
     fn read_failed(&mut self, id: ExtentId, reason: &FailureReason) {
         self.counts.read_errors += 1;
         let frame = &mut self.frames[id];

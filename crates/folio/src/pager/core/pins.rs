@@ -1,4 +1,5 @@
-//! The pins of one object: disjoint ranges, each with how many pins it has, so that one pin among many costs as little as the first.
+//! The pins of one object: disjoint ranges, each with how many pins it has, so that one pin among
+//! many costs as little as the first.
 
 use super::int_hash::IntMap;
 use super::{PageRun, PinnedRange};

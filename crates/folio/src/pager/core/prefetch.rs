@@ -1,7 +1,9 @@
-//! Prefetches: hints about pages that will be wanted. Nothing waits for them, and nothing waits because of them.
+//! Prefetches: hints about pages that will be wanted. Nothing waits for them, and nothing waits
+//! because of them.
 //!
-//! All that is asked for of an object is at most as much as may be pinned: more would push itself out again. Few pages are under
-//! way at once, so that a fault or a pin never waits behind many, and none is read while a fault or a pin lacks memory.
+//! All that is asked for of an object is at most as much as may be pinned: more would push itself
+//! out again. Few pages are under way at once, so that a fault or a pin never waits behind many,
+//! and none is read while a fault or a pin lacks memory.
 
 use super::jobs::WantedPages;
 use super::{Core, ObjectId};

@@ -1,7 +1,8 @@
 //! What to read beside the page that is wanted: streams of accesses are found, and read ahead of.
 //!
-//! The pager sees an access only when it faults. A page that was read ahead waits outside the map, so that its first use is a
-//! (cheap) fault that says the stream goes on. A miss that belongs to no stream reads the source's block and no more.
+//! The pager sees an access only when it faults. A page that was read ahead waits outside the map,
+//! so that its first use is a (cheap) fault that says the stream goes on. A miss that belongs to no
+//! stream reads the source's block and no more.
 
 use super::PageRun;
 
@@ -57,7 +58,8 @@ struct Stream {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Window {
     pub(crate) pages: u64,
-    /// Other streams go on as well. Where one ends, another may have been: what is read ahead of its end is read twice.
+    /// Other streams go on as well. Where one ends, another may have been: what is read ahead of
+    /// its end is read twice.
     pub(crate) shared: bool,
 }
 
@@ -148,7 +150,8 @@ impl Readahead {
         PageRun { first: page - page % block, len: self.block }
     }
 
-    /// There was no memory for `run`, which stream `number` wants ahead, from `page` on: it asks again as it goes on.
+    /// There was no memory for `run`, which stream `number` wants ahead, from `page` on: it asks
+    /// again as it goes on.
     pub(crate) fn refused(&mut self, number: u64, run: PageRun, page: u64) {
         let Some(stream) = self.streams.iter_mut().find(|stream| stream.number == number) else {
             return;
@@ -161,8 +164,8 @@ impl Readahead {
         };
     }
 
-    /// `page` is wanted and is not in memory, or (`missing` false) was read ahead and is used now for the first time. The
-    /// stream may have a `window` of pages ahead of it.
+    /// `page` is wanted and is not in memory, or (`missing` false) was read ahead and is used now
+    /// for the first time. The stream may have a `window` of pages ahead of it.
     pub(crate) fn access(&mut self, page: u64, missing: bool, window: Window) -> ReadaheadPlan {
         self.clock += 1;
         if self.pattern == AccessPattern::Random {
@@ -222,7 +225,8 @@ impl Readahead {
         ReadaheadPlan { wanted: Some(wanted), ahead, stream: goes_on }
     }
 
-    /// The step that leads to `page` by way of two earlier misses of the same distance, in up to four interleaved rows.
+    /// The step that leads to `page` by way of two earlier misses of the same distance, in up to
+    /// four interleaved rows.
     fn stride_to(&self, page: u64) -> Option<i64> {
         (1..=HISTORY / 2).find_map(|rows| {
             let (one, two) = (self.history[rows - 1], self.history[2 * rows - 1]);
@@ -247,7 +251,8 @@ fn unit_until(page: u64, unit: u32) -> PageRun {
     PageRun { first, len: (page - first + 1) as u32 }
 }
 
-/// Units that are asked for ahead of the one in use: few while they are small, since a stream may end.
+/// Units that are asked for ahead of the one in use: few while they are small, since a stream may
+/// end.
 fn units_ahead(unit: u32) -> u64 {
     if unit < 16 { 1 } else { 4 }
 }
@@ -325,7 +330,8 @@ impl Stream {
         ReadaheadPlan { wanted: missing.then_some(run), ahead, stream }
     }
 
-    /// How far ahead of the run in use is asked for: the last unit that begins there is within the window.
+    /// How far ahead of the run in use is asked for: the last unit that begins there is within the
+    /// window.
     fn reach(&self, window: u64) -> u64 {
         let unit = u64::from(self.unit);
         (units_ahead(self.unit) * unit).min(window.saturating_sub(unit - 1)).max(1)

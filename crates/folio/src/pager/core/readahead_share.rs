@@ -1,16 +1,17 @@
 //! How much is read ahead of streams, and when a page that was read ahead is dropped unused.
 //!
-//! A page that was read ahead and is not used yet is worth more than one that was used: it goes last. So that streams that
-//! ended do not keep the budget, all such pages have a share of it, which the streams that go on divide among them; and
-//! what nobody used while the pager read its budget several times over goes first.
+//! A page that was read ahead and is not used yet is worth more than one that was used: it goes
+//! last. So that streams that ended do not keep the budget, all such pages have a share of it,
+//! which the streams that go on divide among them; and what nobody used while the pager read its
+//! budget several times over goes first.
 
 use super::chunk_table::CHUNK;
 use super::extents::{EvictionQueue, ExtentId};
 use super::readahead::{ReadaheadPlan, Window};
 use super::{Core, ObjectId};
 
-/// Pages that are read ahead at most, for all streams: 16 MiB of 4 KiB pages. More makes no source faster, and is read in
-/// vain where a stream ends.
+/// Pages that are read ahead at most, for all streams: 16 MiB of 4 KiB pages. More makes no source
+/// faster, and is read in vain where a stream ends.
 const MOST: u64 = 8 * CHUNK;
 /// A page that was read ahead is dropped first after so many times the budget was read.
 const STALE: u64 = 8;
@@ -106,7 +107,8 @@ impl Core {
         }
     }
 
-    /// Makes room to read so many pages ahead. A stream that ended gives its pages to those that go on.
+    /// Makes room to read so many pages ahead. A stream that ended gives its pages to those that go
+    /// on.
     fn make_room_ahead(&mut self, pages: u64) -> bool {
         let share = self.ahead_share();
         while self.ahead + pages > share.max(pages) {
@@ -127,7 +129,8 @@ impl Core {
         self.unused_since(STALE * self.budget())
     }
 
-    /// Keeps what was read ahead within its share, and gives it up where nothing else can leave memory.
+    /// Keeps what was read ahead within its share, and gives it up where nothing else can leave
+    /// memory.
     pub(super) fn spare_ahead(&mut self) {
         let most = self.ahead_share().max(u64::from(self.max_run()));
         while self.frames.pages(EvictionQueue::Ahead) > most && self.drop_ahead() {}

@@ -1,4 +1,5 @@
-//! Scans in a simulated world: how much is read of what is there, whatever the budget, the speeds and the number of streams.
+//! Scans in a simulated world: how much is read of what is there, whatever the budget, the speeds
+//! and the number of streams.
 //!
 //! Every schedule follows from a seed. `FOLIO_EFFORT` says how many are run, from `FOLIO_FIRST` on.
 
@@ -37,7 +38,8 @@ impl ScanReader {
     }
 }
 
-/// The world of a scan: a map, a source that takes `latency` for a read and `each` for a page of it.
+/// The world of a scan: a map, a source that takes `latency` for a read and `each` for a page of
+/// it.
 struct Scan {
     core: Core,
     map: HashSet<(ObjectId, u64)>,

@@ -1,9 +1,10 @@
-//! A simulator of everything around the core: programs and devices that load and store, sources that are slow, fail, are short, change
-//! their version and answer in any order, maps that a page enters and leaves, and a crash after which the next process finds what was
-//! durable. Every schedule follows from a seed, and every invariant is checked at every step.
+//! A simulator of everything around the core: programs and devices that load and store, sources
+//! that are slow, fail, are short, change their version and answer in any order, maps that a page
+//! enters and leaves, and a crash after which the next process finds what was durable. Every
+//! schedule follows from a seed, and every invariant is checked at every step.
 //!
-//! `FOLIO_EFFORT` says how many schedules run, from the seed `FOLIO_FIRST` on. `FOLIO_SEED` replays one, and
-//! `FOLIO_TRACE` prints all of its events and actions (docs/testing.md).
+//! `FOLIO_EFFORT` says how many schedules run, from the seed `FOLIO_FIRST` on. `FOLIO_SEED` replays
+//! one, and `FOLIO_TRACE` prints all of its events and actions (docs/testing.md).
 
 use super::extents::{Extent, ExtentState};
 use super::{
@@ -90,7 +91,8 @@ struct World {
     expected: BTreeMap<u64, u64>,
     /// What syncs have said to be durable.
     promised: BTreeMap<u64, u64>,
-    /// The source has another version than when it was attached: reads of a map that shows one version fail.
+    /// The source has another version than when it was attached: reads of a map that shows one
+    /// version fail.
     changed: bool,
     detached: bool,
 }
@@ -151,7 +153,8 @@ enum Asked {
     Resize,
 }
 
-/// A map that gets another length, by the steps that its handle takes, and by no other program meanwhile.
+/// A map that gets another length, by the steps that its handle takes, and by no other program
+/// meanwhile.
 #[derive(Debug, Clone, Copy)]
 struct PendingResize {
     object: ObjectId,
@@ -480,7 +483,8 @@ impl Simulation {
     }
 
     fn access_later(&mut self, n: usize, page: u64, write: bool) {
-        // The fault's own event must not come in the middle of the actions: it is queued as the kernel does.
+        // The fault's own event must not come in the middle of the actions: it is queued as the
+        // kernel does.
         let object = self.threads[n].object;
         let world = self.worlds.get_mut(&object).unwrap();
         match world.map.get_mut(&page) {
@@ -591,7 +595,8 @@ impl Simulation {
         ticket
     }
 
-    /// No page is lost: what a load must see is in the map, in a buffer, or where the core reads it from.
+    /// No page is lost: what a load must see is in the map, in a buffer, or where the core reads it
+    /// from.
     fn check_one_page(&mut self) {
         let at = self.random.below(self.worlds.len() as u64) as usize;
         let (&object, world) = self.worlds.iter().nth(at).unwrap();
@@ -615,8 +620,8 @@ impl Simulation {
         );
     }
 
-    /// The process dies, and the machine with it: of what was written and not flushed, anything may be durable. The next process
-    /// finds all that a sync had promised.
+    /// The process dies, and the machine with it: of what was written and not flushed, anything may
+    /// be durable. The next process finds all that a sync had promised.
     fn crash(&mut self) {
         if self.traced {
             eprintln!("{:>8} crash", self.now);
@@ -669,8 +674,8 @@ impl Simulation {
         }
     }
 
-    /// The next step of a resize: the last page that stays is written, with all that came in one run with it, what lies behind is
-    /// dropped, and the source is cut or grows.
+    /// The next step of a resize: the last page that stays is written, with all that came in one
+    /// run with it, what lies behind is dropped, and the source is cut or grows.
     fn resize(&mut self, resize: PendingResize) {
         let PendingResize { object, pages, step } = resize;
         let old = self.worlds[&object].pages;
@@ -901,7 +906,8 @@ impl Simulation {
         }
     }
 
-    /// Everything ends: no thread waits for ever, no ticket is forgotten, and what was stored is in the source.
+    /// Everything ends: no thread waits for ever, no ticket is forgotten, and what was stored is in
+    /// the source.
     fn finish(&mut self) {
         self.errors = 0;
         for _ in 0..400_000 {

@@ -1,7 +1,8 @@
-//! Dirty pages: how they become so, write-back in the background and by `sync`, and writes that fail.
+//! Dirty pages: how they become so, write-back in the background and by `sync`, and writes that
+//! fail.
 //!
-//! A dirty page is never written from the map: the driver takes it out, or copies it under protection, and only that
-//! buffer is written. A page that is stored to meanwhile is dirty again.
+//! A dirty page is never written from the map: the driver takes it out, or copies it under
+//! protection, and only that buffer is written. A page that is stored to meanwhile is dirty again.
 
 use super::chunk_table::Mark;
 use super::extents::{Disposal, EvictionQueue, Extent, ExtentId, ExtentState};
@@ -81,8 +82,8 @@ impl Core {
         }
     }
 
-    /// Pages of a frame in the map, from `first` to before `end`, can be stored to and are dirty: they are cut off from the
-    /// rest where that is possible. Returns the whole that became so.
+    /// Pages of a frame in the map, from `first` to before `end`, can be stored to and are dirty:
+    /// they are cut off from the rest where that is possible. Returns the whole that became so.
     pub(super) fn let_store(&mut self, id: ExtentId, first: u64, end: u64) -> PageRun {
         let frame = &self.frames[id];
         let (object, run) = (frame.object, frame.run);
@@ -170,8 +171,8 @@ impl Core {
         true
     }
 
-    /// There is no memory for a copy of a dirty frame: the frame itself leaves the map to be written,
-    /// unless a write or an eviction under way makes room soon.
+    /// There is no memory for a copy of a dirty frame: the frame itself leaves the map to be
+    /// written, unless a write or an eviction under way makes room soon.
     fn take_out_to_write(&mut self, id: ExtentId) {
         let (object, run) = (self.frames[id].object, self.frames[id].run);
         let writes = self.objects.get(&object).is_some_and(|object| !object.writes.is_empty());
@@ -420,7 +421,8 @@ impl Core {
                 break;
             }
         }
-        // Private pages that could not be spilled are in no order: all that are outside the map and dirty.
+        // Private pages that could not be spilled are in no order: all that are outside the map and
+        // dirty.
         if !self.retries {
             return;
         }

@@ -15,14 +15,16 @@ const BATCH: usize = 1 << 20;
 const SLOW: Duration = Duration::from_millis(500);
 
 impl Driver {
-    /// Keeps the hashes within a sixteenth of the budget: the rest goes to a file. Where the file takes
-    /// none, or takes them too slowly, they have a quarter of the budget, and the oldest are given up.
+    /// Keeps the hashes within a sixteenth of the budget: the rest goes to a file. Where the file
+    /// takes none, or takes them too slowly, they have a quarter of the budget, and the oldest are
+    /// given up.
     pub(super) fn spill_hashes(&mut self, id: ObjectId) {
         let bytes = hashes(&self.objects);
         let most = self.config.budget / 16;
         let retry = self.shed_failed.is_none_or(|failed| failed.elapsed() >= IDLE);
         if bytes > most && retry {
-            // A little more at once than has to be: a hand-over to the thread costs more than a leaf.
+            // A little more at once than has to be: a hand-over to the thread costs more than a
+            // leaf.
             let excess = (bytes - most / 8 * 7).min(BATCH);
             let victims = self.victims(id);
             let dir = &self.config.spill_dir;
@@ -38,8 +40,8 @@ impl Driver {
         self.hash_bytes = self.give_up_hashes(id, bytes);
     }
 
-    /// Gives up the oldest hashes, if they take more than a quarter of the budget and the file refuses
-    /// them or is too slow. Returns the bytes of the rest.
+    /// Gives up the oldest hashes, if they take more than a quarter of the budget and the file
+    /// refuses them or is too slow. Returns the bytes of the rest.
     fn give_up_hashes(&mut self, id: ObjectId, mut bytes: usize) -> usize {
         let most = self.config.budget / 4;
         if bytes <= most {
@@ -97,8 +99,8 @@ impl Driver {
         self.keep_budget();
     }
 
-    /// The bytes of a read are there: the rest of the last page is zeroed, and pages that the program has
-    /// seen must not have changed. `None` if a leaf of hashes has to be read first.
+    /// The bytes of a read are there: the rest of the last page is zeroed, and pages that the
+    /// program has seen must not have changed. `None` if a leaf of hashes has to be read first.
     pub(super) fn finish_read(&mut self, op: Operation) -> Option<Result<(), FailureReason>> {
         let Some(object) = self.objects.get_mut(&op.object) else {
             return Some(Err(FailureReason::PastEnd));

@@ -1,5 +1,5 @@
-//! The driver: one thread that owns a core, its objects and their pages. It reads faults, performs the core's actions, and
-//! tells it how they ended.
+//! The driver: one thread that owns a core, its objects and their pages. It reads faults, performs
+//! the core's actions, and tells it how they ended.
 
 use super::command::{Command, CommandQueue, CommandResult, NewObject};
 use super::core::int_hash::IntMap;
@@ -107,7 +107,8 @@ impl DriverObject {
         }
     }
 
-    /// A run's bytes where the source has them in memory for good, if it can be put into the map from there.
+    /// A run's bytes where the source has them in memory for good, if it can be put into the map
+    /// from there.
     fn in_source(&self, run: PageRun, page: usize) -> Option<BufferSlot> {
         let SourceAccess::Bytes(address, len) = self.reach else { return None };
         let start = run.first as usize * page;
@@ -229,7 +230,8 @@ pub(crate) struct Driver {
     imaged: bool,
 }
 
-// SAFETY: the pointers in operations are to buffers of this shard, which moves to its thread before it has any.
+// SAFETY: the pointers in operations are to buffers of this shard, which moves to its thread before
+// it has any.
 unsafe impl Send for Driver {}
 
 impl Driver {
@@ -331,7 +333,8 @@ impl Driver {
             busy |= self.queue_eviction();
             self.dispatch_requests();
             if busy {
-                // To wait hands over what was started, too: one call less, if there is nothing else to do.
+                // To wait hands over what was started, too: one call less, if there is nothing else
+                // to do.
                 if std::mem::replace(&mut self.held_back, true) {
                     self.submit();
                 }
@@ -348,7 +351,8 @@ impl Driver {
         self.held_back = false;
     }
 
-    /// Notes which descriptors have something, by their places in [`watched_fds`](Self::watched_fds).
+    /// Notes which descriptors have something, by their places in
+    /// [`watched_fds`](Self::watched_fds).
     fn note_ready(&mut self, fired: [bool; WATCHED]) {
         for (due, fired) in self.due.iter_mut().zip(fired) {
             *due |= fired;
@@ -764,11 +768,12 @@ impl Driver {
         }
     }
 
-    /// Runs that nobody stores to leave their maps: copied where their bytes are wanted, then given back together. Whether
-    /// there were any.
+    /// Runs that nobody stores to leave their maps: copied where their bytes are wanted, then given
+    /// back together. Whether there were any.
     fn queue_eviction(&mut self) -> bool {
         let departing = std::mem::take(&mut self.departing);
-        // The copies are memory beside the budget's: no more at a time than the core leaves for such.
+        // The copies are memory beside the budget's: no more at a time than the core leaves for
+        // such.
         let most = (self.core.max_run() as usize).min(128);
         let mut left = &departing[..];
         while !left.is_empty() {
@@ -810,7 +815,8 @@ impl Driver {
             self.objects[&object].store.addresses(run_of(run))
         });
         let mut refused = Vec::new();
-        // SAFETY: the bytes were copied, or nobody wants them, and nobody stores to these runs of this shard's maps.
+        // SAFETY: the bytes were copied, or nobody wants them, and nobody stores to these runs of
+        // this shard's maps.
         unsafe { self.discarder.discard(ranges, |place, _| refused.push(going[place])) };
         for (place, (departure, outcome)) in departing.iter().zip(outcomes).enumerate() {
             let &PendingEviction { frame, object: id, run, .. } = departure;
@@ -821,13 +827,15 @@ impl Driver {
                     self.pool.give(slot);
                     restored.and(Err(Errno::BUSY))
                 }
-                // No memory for a copy, or nothing that was copied: as it is done with a run that may be stored to.
+                // No memory for a copy, or nothing that was copied: as it is done with a run that
+                // may be stored to.
                 (outcome, Some(object)) if outcome.is_err() || refused.contains(&place) => {
                     object.store.take_out(&mut self.pool, run_of(run)).map(Some)
                 }
                 (outcome, Some(object)) => {
                     if object.tracked || !departure.wanted {
-                        // Who waits to store to a page that was protected faults again, on one that is missing.
+                        // Who waits to store to a page that was protected faults again, on one that
+                        // is missing.
                         let _ = object.store.wake(run_of(run));
                     }
                     outcome
@@ -924,7 +932,8 @@ impl Driver {
         }
     }
 
-    /// Idle slots hold memory that the core takes for free: it is given back before the budget is passed.
+    /// Idle slots hold memory that the core takes for free: it is given back before the budget is
+    /// passed.
     fn keep_budget(&mut self) {
         let images = self.objects.values().filter_map(|object| object.images.as_ref());
         let images: usize = if self.config.merges { images.map(PreImages::bytes).sum() } else { 0 };
@@ -988,7 +997,8 @@ impl Driver {
                 if offset as usize + len > all {
                     return Err(FailureReason::Short);
                 }
-                // SAFETY: as above. The source's bytes are there while it lives, which the object sees to, and are not the pool's.
+                // SAFETY: as above. The source's bytes are there while it lives, which the object
+                // sees to, and are not the pool's.
                 unsafe {
                     buffer
                         .copy_from_nonoverlapping((address as *const u8).add(offset as usize), len);
@@ -1000,8 +1010,9 @@ impl Driver {
                 let number = self.next;
                 let sink = object.caller.reads();
                 self.ops.insert(number, op);
-                // SAFETY: the slot is the operation's until it ends, and anonymous memory is initialised. The shard, and with it
-                // the pool, lives until every operation has ended.
+                // SAFETY: the slot is the operation's until it ends, and anonymous memory is
+                // initialised. The shard, and with it the pool, lives until every operation has
+                // ended.
                 let request = unsafe { ReadRequest::new(offset, buffer, len, sink, number) };
                 self.batches.entry(id).or_default().reads.push(request);
                 Ok(None)
@@ -1044,7 +1055,8 @@ impl Driver {
         };
         self.next += 1;
         let number = self.next;
-        // SAFETY: the slot stays until the operation has ended, and so does the file, which the operation has.
+        // SAFETY: the slot stays until the operation has ended, and so does the file, which the
+        // operation has.
         let started = unsafe {
             if file.is_local() {
                 self.disk.start(operation, number)
@@ -1132,8 +1144,8 @@ impl Driver {
         });
     }
 
-    /// The stamp of an object's file, asked for since the last operation ended. The file is on a local file system, so the
-    /// answer comes at once.
+    /// The stamp of an object's file, asked for since the last operation ended. The file is on a
+    /// local file system, so the answer comes at once.
     fn stamp(&mut self, id: ObjectId) -> Result<Stamp, FailureReason> {
         if let Some(stamp) = self.stamps.get(&id) {
             return Ok(*stamp);
@@ -1145,7 +1157,8 @@ impl Driver {
         Ok(stamp)
     }
 
-    /// Whether the bytes that were read are the source's at one moment, and of the version that the map shows.
+    /// Whether the bytes that were read are the source's at one moment, and of the version that the
+    /// map shows.
     fn judge(&mut self, op: &mut Operation) -> Result<ReadVerdict, FailureReason> {
         if op.backing == Backing::Spill {
             return Ok(ReadVerdict::Settled);
@@ -1162,7 +1175,8 @@ impl Driver {
             }
             VersionRule::Pages => {
                 let after = self.stamp(op.object)?;
-                // SAFETY: the slot is as long as the run, and this thread's alone again; `len` bytes of it were read.
+                // SAFETY: the slot is as long as the run, and this thread's alone again; `len`
+                // bytes of it were read.
                 let bytes = unsafe { std::slice::from_raw_parts(op.buffer, op.len) };
                 Ok(op
                     .settling
@@ -1217,7 +1231,8 @@ impl Driver {
         self.begin_writes(op).map(|()| None)
     }
 
-    /// Starts a write, or keeps it until it is known that nobody else has written. A write that waits ends as any other.
+    /// Starts a write, or keeps it until it is known that nobody else has written. A write that
+    /// waits ends as any other.
     fn begin_writes(&mut self, op: Operation) -> Result<(), FailureReason> {
         let id = op.object;
         let Some(object) = self.objects.get_mut(&id) else { return Err(FailureReason::PastEnd) };
@@ -1243,7 +1258,8 @@ impl Driver {
         self.launch(op).inspect_err(|_| _ = self.eviction_done(id))
     }
 
-    /// Asks for the version of a source that is written: on another thread, since the source may block.
+    /// Asks for the version of a source that is written: on another thread, since the source may
+    /// block.
     fn check_version(&self, id: ObjectId) {
         if let Some(object) = self.objects.get(&id) {
             object.caller.ask_version(id, object.reach.file().cloned());
@@ -1275,8 +1291,9 @@ impl Driver {
         }
     }
 
-    /// A write that [`begin_writes`](Self::begin_writes) started has ended. Whether the version is being asked for: the write's end is told
-    /// after that, so that others' writes after a `sync` are not taken for this one.
+    /// A write that [`begin_writes`](Self::begin_writes) started has ended. Whether the version is
+    /// being asked for: the write's end is told after that, so that others' writes after a `sync`
+    /// are not taken for this one.
     fn eviction_done(&mut self, id: ObjectId) -> bool {
         let Some(object) = self.objects.get_mut(&id) else { return false };
         if !object.guard.as_mut().is_some_and(ForeignWrites::ended) {
@@ -1329,7 +1346,8 @@ impl Driver {
         let parts = Arc::new(WriteParts::new(sink, number, len, lengths)) as Arc<dyn Sink>;
         let requests = ranges.iter().zip(0..).map(|(range, part)| {
             let (at, sink) = (offset + range.start as u64, Arc::clone(&parts));
-            // SAFETY: the range lies in the buffer, which nobody changes before the last of these writes has ended.
+            // SAFETY: the range lies in the buffer, which nobody changes before the last of these
+            // writes has ended.
             unsafe { WriteRequest::new(at, buffer.add(range.start), range.len(), sink, part) }
         });
         self.batches.entry(id).or_default().writes.extend(requests);
@@ -1352,7 +1370,8 @@ impl Driver {
             batch.flush = Some(FlushRequest::new(sink, number));
             return Ok(());
         }
-        // SAFETY: nobody changes a buffer that is being written, and it stays until the operation has ended.
+        // SAFETY: nobody changes a buffer that is being written, and it stays until the operation
+        // has ended.
         batch.writes.push(unsafe { WriteRequest::new(offset, buffer, len, sink, number) });
         Ok(())
     }
@@ -1411,13 +1430,14 @@ fn reason_of(error: &io::Error) -> FailureReason {
     FailureReason::Source { message: error.to_string().into(), errno: error.raw_os_error() }
 }
 
-/// When a local file was written last. It is asked for at once: only files whose times the kernel itself keeps are looked at, and
-/// that does not block.
+/// When a local file was written last. It is asked for at once: only files whose times the kernel
+/// itself keeps are looked at, and that does not block.
 fn object_stamp(file: Option<&LocalFile>) -> Option<Result<Version, FailureReason>> {
     file.map(|file| file.stamp().map(Stamp::content).map_err(|error| reason_of(&error)))
 }
 
-/// A time in microseconds. The longest is far from the end of the numbers: the core adds a moment to it.
+/// A time in microseconds. The longest is far from the end of the numbers: the core adds a moment
+/// to it.
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX).min(u64::MAX / 4)
 }

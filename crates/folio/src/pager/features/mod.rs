@@ -1,6 +1,6 @@
 //! What the machine offers the pager, what was masked, and what is chosen.
 //!
-//! | file | what |
+//! | file | subject |
 //! | --- | --- |
 //! | [`probe`] | what the machine offers, found by trying |
 //! | [`report`] | all of it in words, for `folio doctor` |
@@ -45,7 +45,8 @@ impl Features {
     /// What each needs besides itself.
     fn needs(self) -> Self {
         match self {
-            // The staging pool is registered for write-protection only, which no fault ever waits for.
+            // The staging pool is registered for write-protection only, which no fault ever waits
+            // for.
             Self::MOVE => Self::WP,
             Self::WP_SHMEM => Self::WP.union(Self::MINOR_SHMEM),
             _ => Self::empty(),

@@ -19,7 +19,8 @@ pub(crate) struct Probe {
 impl Probe {
     /// What this process found at the first call. A child inherits the answer.
     pub(crate) fn machine() -> &'static Self {
-        // No lock: a child that is forked while another thread tries the features would wait for that thread for ever.
+        // No lock: a child that is forked while another thread tries the features would wait for
+        // that thread for ever.
         static MACHINE: AtomicPtr<Probe> = AtomicPtr::new(std::ptr::null_mut());
         // SAFETY: null, or a probe that was leaked on purpose.
         if let Some(known) = unsafe { MACHINE.load(Ordering::Acquire).as_ref() } {
@@ -164,7 +165,8 @@ fn traces() -> bool {
         .is_some_and(|set| set & (1 << CAP_SYS_PTRACE) != 0)
 }
 
-/// One page to try things on, unmapped on drop. Its bytes are never loaded: no fault of the probe can wait for an answer.
+/// One page to try things on, unmapped on drop. Its bytes are never loaded: no fault of the probe
+/// can wait for an answer.
 struct Page {
     address: usize,
     len: usize,
@@ -183,7 +185,8 @@ impl Page {
         let page = Self { address, len };
         // mlockall(2) may have supplied the page, which has to be missing.
         mm::munlock(address as *mut u8, len)?;
-        // SAFETY: the page is new, and nobody else's; a child that shared it would make moving it EBUSY.
+        // SAFETY: the page is new, and nobody else's; a child that shared it would make moving it
+        // EBUSY.
         unsafe {
             mm::madvise(address as *mut u8, len, libc::MADV_DONTFORK)?;
             mm::madvise(address as *mut u8, len, libc::MADV_DONTNEED)?;
@@ -292,7 +295,8 @@ fn continues(way: UffdOpen, features: u64, protect: bool) -> Result<(), String> 
     }
 }
 
-/// Bit 57 of `/proc/self/pagemap`: the page is write-protected by a userfaultfd. `None`: the file cannot be read.
+/// Bit 57 of `/proc/self/pagemap`: the page is write-protected by a userfaultfd. `None`: the file
+/// cannot be read.
 fn is_protected(page: &Page) -> Option<bool> {
     let file = std::fs::File::open("/proc/self/pagemap").ok()?;
     let mut entry = [0; 8];
@@ -328,7 +332,8 @@ fn io_uring() -> Result<(), String> {
     /// Where `struct io_uring_params` (120 bytes) has its features.
     const FEATURES: usize = 5;
     let mut params = [0_u32; 30];
-    // SAFETY: the kernel reads and writes one `struct io_uring_params`, for which the array has room.
+    // SAFETY: the kernel reads and writes one `struct io_uring_params`, for which the array has
+    // room.
     let made = check(unsafe { libc::syscall(libc::SYS_io_uring_setup, 2, params.as_mut_ptr()) });
     match made {
         Ok(fd) => {

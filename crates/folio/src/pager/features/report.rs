@@ -25,8 +25,8 @@ pub struct Capability {
 
 /// What the machine offers the pager, and what of it the pager uses under the environment's masks.
 ///
-/// `FOLIO_FEATURES` (as `-move,-poison`) and `FOLIO_DELIVERY` (`uffd`, `syscall`, `device`, `user-mode-only` or `signal`) take
-/// away from it.
+/// `FOLIO_FEATURES` (as `-move,-poison`) and `FOLIO_DELIVERY` (`uffd`, `syscall`, `device`,
+/// `user-mode-only` or `signal`) take away from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
@@ -46,7 +46,8 @@ pub struct Report {
     pub capabilities: Vec<Capability>,
     /// What reads and writes local files: `io_uring` or `threads`.
     pub io_engine: &'static str,
-    /// The mode of transparent huge pages: `always`, `madvise` or `never`. `None`: the kernel has none.
+    /// The mode of transparent huge pages: `always`, `madvise` or `never`. `None`: the kernel has
+    /// none.
     pub huge_pages: Option<String>,
     /// vm.max_map_count: the most areas that a process may have.
     pub max_map_count: Option<u64>,
@@ -54,18 +55,21 @@ pub struct Report {
     pub areas: usize,
     /// The soft RLIMIT_MEMLOCK in bytes; `None` for unlimited.
     pub locked_limit: Option<u64>,
-    /// The least limit of the memory cgroups that this process is in, in bytes; `None` if there is none.
+    /// The least limit of the memory cgroups that this process is in, in bytes; `None` if there is
+    /// none.
     pub cgroup_limit: Option<u64>,
     /// Bytes of memory the machine has.
     pub memory_total: Option<u64>,
 }
 
 impl Report {
-    /// What is true now. What the kernel offers is tried once in a process, limits are read at each call.
+    /// What is true now. What the kernel offers is tried once in a process, limits are read at each
+    /// call.
     ///
     /// # Errors
     ///
-    /// A word of `FOLIO_FEATURES` or `FOLIO_DELIVERY` that nobody knows, or a delivery that the machine does not offer.
+    /// A word of `FOLIO_FEATURES` or `FOLIO_DELIVERY` that nobody knows, or a delivery that the
+    /// machine does not offer.
     pub fn now() -> Result<Self> {
         let masks = Masks::from_environment()?;
         let probe = Probe::machine();

@@ -7,16 +7,18 @@ use crate::pager::object::MappedObject;
 use std::ops::{Deref, Range, RangeBounds};
 use std::sync::Arc;
 
-/// A [source](crate::source) mapped by a [`Pager`](crate::Pager), for reading. Clones are the same memory.
+/// A [source](crate::source) mapped by a [`Pager`](crate::Pager), for reading. Clones are the same
+/// memory.
 ///
-/// The pages are folio's own: nobody else changes them, and a page that was evicted and is read again is the same, or an error.
-/// So the map is a plain `&[u8]`.
+/// The pages are folio's own: nobody else changes them, and a page that was evicted and is read
+/// again is the same, or an error. So the map is a plain `&[u8]`.
 ///
-/// **A load of a page that cannot be supplied** (the source failed, changed, or missed its deadline) ends the process with SIGBUS:
-/// a slice has no other way to say so. [`read_at`](Self::read_at) and [`pin`](Self::pin) give the error instead.
+/// **A load of a page that cannot be supplied** (the source failed, changed, or missed its
+/// deadline) ends the process with SIGBUS: a slice has no other way to say so.
+/// [`read_at`](Self::read_at) and [`pin`](Self::pin) give the error instead.
 ///
-/// **Fork:** a child has nothing at these addresses. Its loads end it with SIGBUS and a message, its calls return ECHILD, and its drop of the
-/// handle does nothing.
+/// **Fork:** a child has nothing at these addresses. Its loads end it with SIGBUS and a message,
+/// its calls return ECHILD, and its drop of the handle does nothing.
 #[derive(Clone)]
 pub struct Paged {
     lease: Arc<MappedObject>,
@@ -41,9 +43,10 @@ macro_rules! paged_calls {
             self.lease.name()
         }
 
-        /// Starts to read these ranges of bytes into the map, and returns at once. Their pages are then used without a fault.
-        /// A page that cannot be read is simply not there: its use tells. At most three quarters of the budget are asked for at
-        /// once, from the first range on; the rest is not prefetched.
+        /// Starts to read these ranges of bytes into the map, and returns at once. Their pages are
+        /// then used without a fault. A page that cannot be read is simply not there: its use
+        /// tells. At most three quarters of the budget are asked for at once, from the first range
+        /// on; the rest is not prefetched.
         ///
         /// # Errors
         ///
@@ -52,12 +55,13 @@ macro_rules! paged_calls {
             self.lease.prefetch(ranges, self.len)
         }
 
-        /// Says how a range of bytes will be used. The patterns hold for the whole map; `WillNeed` prefetches, `PopulateRead`
-        /// waits for the pages, `Cold` and `PageOut` evict them.
+        /// Says how a range of bytes will be used. The patterns hold for the whole map; `WillNeed`
+        /// prefetches, `PopulateRead` waits for the pages, `Cold` and `PageOut` evict them.
         ///
         /// # Errors
         ///
-        /// EINVAL for other advice, which is about the kernel's pages; for `PopulateRead` the page's own error.
+        /// EINVAL for other advice, which is about the kernel's pages; for `PopulateRead` the
+        /// page's own error.
         pub fn advise(
             &self,
             range: impl std::ops::RangeBounds<usize>,
@@ -75,7 +79,8 @@ macro_rules! paged_calls {
             self.lease.record(on)
         }
 
-        /// What was recorded since [`record`](Self::record) or the last call, a million runs at most.
+        /// What was recorded since [`record`](Self::record) or the last call, a million runs at
+        /// most.
         ///
         /// # Errors
         ///
@@ -96,7 +101,8 @@ macro_rules! paged_calls {
 }
 pub(super) use paged_calls;
 
-/// Calls `each` for pieces of `range`, each pinned meanwhile: with `stores` for stores to all of it.
+/// Calls `each` for pieces of `range`, each pinned meanwhile: with `stores` for stores to all of
+/// it.
 pub(super) fn in_pieces(
     lease: &MappedObject,
     call: &'static str,
@@ -147,8 +153,8 @@ impl Paged {
     ///
     /// # Errors
     ///
-    /// EINVAL past the end of the map; a [`Fault`](crate::Fault) for a page that cannot be supplied: `buffer` then holds
-    /// what comes before it; ECHILD in a forked child.
+    /// EINVAL past the end of the map; a [`Fault`](crate::Fault) for a page that cannot be
+    /// supplied: `buffer` then holds what comes before it; ECHILD in a forked child.
     pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
         let range =
             self.lease.bytes("read_at", offset..offset.saturating_add(buffer.len()), self.len)?;
@@ -157,13 +163,13 @@ impl Paged {
         })
     }
 
-    /// Brings a range of bytes into memory and keeps it there: for what must not fault, and for system calls where the pager may
-    /// serve faults of user code only.
+    /// Brings a range of bytes into memory and keeps it there: for what must not fault, and for
+    /// system calls where the pager may serve faults of user code only.
     ///
     /// # Errors
     ///
-    /// As for [`read_at`](Self::read_at); a fault with [`NoMemory`](crate::FaultCause::NoMemory) if more than three quarters of the
-    /// pager's budget were pinned.
+    /// As for [`read_at`](Self::read_at); a fault with [`NoMemory`](crate::FaultCause::NoMemory) if
+    /// more than three quarters of the pager's budget were pinned.
     pub fn pin(&self, range: impl RangeBounds<usize>) -> Result<Pinned<'_>> {
         let range = self.lease.bytes("pin", range, self.len)?;
         Pinned::new(&self.lease, &self[range.clone()], range)
@@ -174,8 +180,9 @@ impl Deref for Paged {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the lease keeps the area mapped, and `len` bytes of it are the object's. An object that is mapped read-only has no
-        // writer; what is evicted comes back the same, or the load does not return.
+        // SAFETY: the lease keeps the area mapped, and `len` bytes of it are the object's. An
+        // object that is mapped read-only has no writer; what is evicted comes back the same, or
+        // the load does not return.
         unsafe { std::slice::from_raw_parts(self.lease.start(), self.len) }
     }
 }

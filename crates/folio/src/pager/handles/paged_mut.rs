@@ -9,12 +9,13 @@ use crate::region::WriteBack;
 use std::ops::{Deref, DerefMut, RangeBounds};
 use std::sync::Arc;
 
-/// A [source](crate::source) mapped by a [`Pager`](crate::Pager) for reading and writing, by this handle alone; or copy-on-write
-/// ([`Pager::map_private`](crate::Pager::map_private)).
+/// A [source](crate::source) mapped by a [`Pager`](crate::Pager) for reading and writing, by this
+/// handle alone; or copy-on-write ([`Pager::map_private`](crate::Pager::map_private)).
 ///
-/// Nobody else in the process can have the source mapped by a pager, so the map is a plain `&mut [u8]`. Stored pages are
-/// written to the source in the background, when memory is needed, by [`sync`](Self::sync), and when the map is dropped. A page
-/// that cannot be written stays in memory, dirty, and is tried again: nothing that was stored is lost silently.
+/// Nobody else in the process can have the source mapped by a pager, so the map is a plain `&mut
+/// [u8]`. Stored pages are written to the source in the background, when memory is needed, by
+/// [`sync`](Self::sync), and when the map is dropped. A page that cannot be written stays in
+/// memory, dirty, and is tried again: nothing that was stored is lost silently.
 ///
 /// Loads of pages that cannot be supplied, and fork: as for [`Paged`](crate::Paged).
 pub struct PagedMut {
@@ -51,9 +52,9 @@ impl PagedMut {
     ///
     /// # Errors
     ///
-    /// As for [`read_at`](Self::read_at); what comes before the page is stored.
-    /// A fault with [`NoMemory`](crate::FaultCause::NoMemory) that names the failed write-back, if dirty
-    /// pages have their part of the budget and none could be written within the source's deadline.
+    /// As for [`read_at`](Self::read_at); what comes before the page is stored. A fault with
+    /// [`NoMemory`](crate::FaultCause::NoMemory) that names the failed write-back, if dirty pages
+    /// have their part of the budget and none could be written within the source's deadline.
     pub fn write_at(&mut self, bytes: &[u8], offset: usize) -> Result<()> {
         let range =
             self.lease.bytes("write_at", offset..offset.saturating_add(bytes.len()), self.len)?;
@@ -73,8 +74,8 @@ impl PagedMut {
         Pinned::new(&self.lease, &self[range.clone()], range)
     }
 
-    /// Brings a range of bytes into memory and keeps it there, dirty: for system calls and devices that store to it. The pages around
-    /// its ends become dirty, too.
+    /// Brings a range of bytes into memory and keeps it there, dirty: for system calls and devices
+    /// that store to it. The pages around its ends become dirty, too.
     ///
     /// # Errors
     ///
@@ -87,28 +88,33 @@ impl PagedMut {
 
     /// Writes what was stored to a range of bytes to the source.
     ///
-    /// With [`WriteBack::Wait`] it is durable when this returns; [`WriteBack::Start`] only starts it. A private map has nothing to
-    /// write.
+    /// With [`WriteBack::Wait`] it is durable when this returns; [`WriteBack::Start`] only starts
+    /// it. A private map has nothing to write.
     ///
     /// # Errors
     ///
-    /// A [`Fault`](crate::Fault) with [`NotWritten`](crate::FaultCause::NotWritten) if the source refused a page: it stays dirty,
-    /// and every further `sync` tries it again and says so. One with [`Changed`](crate::FaultCause::Changed) if the source's version, or the
-    /// file's length or time of modification, shows that someone else has written to it: then this map writes nothing any more, since whole
-    /// pages would overwrite those bytes ([`Builder::merge_stores`](crate::PagerBuilder::merge_stores) writes the stored bytes only). What
-    /// others write while a write of the pager's own is under way, or within the granularity of the times, is not seen; nor are the times of
-    /// files looked at that another machine or process keeps (NFS, SMB, FUSE, 9P and the like). ECHILD in a forked child.
+    /// A [`Fault`](crate::Fault) with [`NotWritten`](crate::FaultCause::NotWritten) if the source
+    /// refused a page: it stays dirty, and every further `sync` tries it again and says so. One
+    /// with [`Changed`](crate::FaultCause::Changed) if the source's version, or the file's length
+    /// or time of modification, shows that someone else has written to it: then this map writes
+    /// nothing any more, since whole pages would overwrite those bytes
+    /// ([`Builder::merge_stores`](crate::PagerBuilder::merge_stores) writes the stored bytes only).
+    /// What others write while a write of the pager's own is under way, or within the granularity
+    /// of the times, is not seen; nor are the times of files looked at that another machine or
+    /// process keeps (NFS, SMB, FUSE, 9P and the like). ECHILD in a forked child.
     pub fn sync(&self, range: impl RangeBounds<usize>, how: WriteBack) -> Result<()> {
         let range = self.lease.bytes("sync", range, self.len)?;
         self.lease.sync(&range, !matches!(how, WriteBack::Start))
     }
 
-    /// Sets the length of the source and of the map, in bytes. New bytes are zero; bytes past the new end are lost.
+    /// Sets the length of the source and of the map, in bytes. New bytes are zero; bytes past the
+    /// new end are lost.
     ///
     /// # Errors
     ///
-    /// ENOTSUP for a private map; ENOMEM beyond the addresses that were reserved (twice the length that the map began
-    /// with, 1 GiB more at least; none more where RLIMIT_AS has no room for that); what the source says.
+    /// ENOTSUP for a private map; ENOMEM beyond the addresses that were reserved (twice the length
+    /// that the map began with, 1 GiB more at least; none more where RLIMIT_AS has no room for
+    /// that); what the source says.
     pub fn resize(&mut self, len: usize) -> Result<()> {
         if self.is_private() {
             let subject = Subject::named(self.name()).with_length(self.len).with_new_length(len);
@@ -152,8 +158,8 @@ impl Deref for PagedMut {
 
 impl DerefMut for PagedMut {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: the lease keeps the area mapped and is this handle's alone, which is borrowed mutably. Write-back reads pages
-        // only after they left the map or were protected.
+        // SAFETY: the lease keeps the area mapped and is this handle's alone, which is borrowed
+        // mutably. Write-back reads pages only after they left the map or were protected.
         unsafe { std::slice::from_raw_parts_mut(self.lease.start(), self.len) }
     }
 }

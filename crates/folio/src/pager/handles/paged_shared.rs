@@ -9,12 +9,14 @@ use crate::region::WriteBack;
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
-/// A [source](crate::source) mapped by a [`Pager`](crate::Pager) for reading and writing by any number of handles, which see each
-/// other's stores at once.
+/// A [source](crate::source) mapped by a [`Pager`](crate::Pager) for reading and writing by any
+/// number of handles, which see each other's stores at once.
 ///
-/// Others may change the bytes at any time, so there are no slices: atomic [views](ViewMut) and copies.
+/// Others may change the bytes at any time, so there are no slices: atomic [views](ViewMut) and
+/// copies.
 ///
-/// Write-back, loads of pages that cannot be supplied, and fork: as for [`PagedMut`](crate::PagedMut).
+/// Write-back, loads of pages that cannot be supplied, and fork: as for
+/// [`PagedMut`](crate::PagedMut).
 #[derive(Clone)]
 pub struct PagedShared {
     lease: Arc<MappedObject>,
@@ -35,13 +37,13 @@ impl PagedShared {
     /// ECHILD in a forked child.
     pub fn view(&self) -> Result<ViewMut<'_>> {
         self.lease.check_owner_process("view")?;
-        // SAFETY: the lease keeps the area mapped for as long as the view borrows the handle, and no reference to its bytes exists:
-        // a shared object has shared handles only.
+        // SAFETY: the lease keeps the area mapped for as long as the view borrows the handle, and
+        // no reference to its bytes exists: a shared object has shared handles only.
         Ok(unsafe { ViewMut::new(self.lease.start(), self.len) })
     }
 
-    /// Copies bytes from `offset`. What cannot be supplied is an error, never a signal. Bytes that are stored meanwhile may be old
-    /// or new.
+    /// Copies bytes from `offset`. What cannot be supplied is an error, never a signal. Bytes that
+    /// are stored meanwhile may be old or new.
     ///
     /// # Errors
     ///
@@ -63,9 +65,9 @@ impl PagedShared {
     ///
     /// # Errors
     ///
-    /// As for [`read_at`](Self::read_at); what comes before the page is stored.
-    /// A fault with [`NoMemory`](crate::FaultCause::NoMemory) that names the failed write-back, if dirty
-    /// pages have their part of the budget and none could be written within the source's deadline.
+    /// As for [`read_at`](Self::read_at); what comes before the page is stored. A fault with
+    /// [`NoMemory`](crate::FaultCause::NoMemory) that names the failed write-back, if dirty pages
+    /// have their part of the budget and none could be written within the source's deadline.
     pub fn write_at(&self, bytes: &[u8], offset: usize) -> Result<()> {
         let range =
             self.lease.bytes("write_at", offset..offset.saturating_add(bytes.len()), self.len)?;
@@ -79,7 +81,8 @@ impl PagedShared {
         result
     }
 
-    /// Brings a range of bytes into memory and keeps it there, dirty: for system calls and devices that read or store to it.
+    /// Brings a range of bytes into memory and keeps it there, dirty: for system calls and devices
+    /// that read or store to it.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! Ranges of a pager's map that stay in memory: to be read, or to be stored to by system calls and devices as well.
+//! Ranges of a pager's map that stay in memory: to be read, or to be stored to by system calls and
+//! devices as well.
 
 use crate::access::ViewMut;
 use crate::error::Result;
@@ -59,9 +60,10 @@ impl Deref for Pinned<'_> {
 
 /// Bytes of a [`PagedMut`](crate::PagedMut) that stay in memory, and dirty, until this is dropped.
 ///
-/// They can be given to a system call that stores to them, read(2) with O_DIRECT included, with every way in which the pager
-/// learns of faults: no store to them is a fault, and none is missed. They are written to the source by
-/// [`sync`](Self::sync), and some time after this was dropped. In a forked child it is as its map there.
+/// They can be given to a system call that stores to them, read(2) with O_DIRECT included, with
+/// every way in which the pager learns of faults: no store to them is a fault, and none is missed.
+/// They are written to the source by [`sync`](Self::sync), and some time after this was dropped. In
+/// a forked child it is as its map there.
 #[derive(Debug)]
 pub struct PinnedMut<'a> {
     pin: PinGuard<'a>,
@@ -84,7 +86,8 @@ impl<'a> PinnedMut<'a> {
         self.pin.lease.sync(&self.pin.range, !matches!(how, WriteBack::Start))
     }
 
-    /// The first byte: for system calls. What stores through it meanwhile must not race with uses of this value as a slice.
+    /// The first byte: for system calls. What stores through it meanwhile must not race with uses
+    /// of this value as a slice.
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         self.pin.start()
     }
@@ -94,7 +97,8 @@ impl Deref for PinnedMut<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: inside the map, which the lease keeps; the bytes are this value's alone, as its maker promised.
+        // SAFETY: inside the map, which the lease keeps; the bytes are this value's alone, as its
+        // maker promised.
         unsafe { std::slice::from_raw_parts(self.pin.start(), self.pin.range.len()) }
     }
 }
@@ -106,8 +110,8 @@ impl DerefMut for PinnedMut<'_> {
     }
 }
 
-/// Bytes of a [`PagedShared`](crate::PagedShared) that stay in memory, and dirty, until this is dropped: as
-/// [`PinnedMut`], for bytes that others store to as well.
+/// Bytes of a [`PagedShared`](crate::PagedShared) that stay in memory, and dirty, until this is
+/// dropped: as [`PinnedMut`], for bytes that others store to as well.
 #[derive(Debug)]
 pub struct PinnedShared<'a> {
     pin: PinGuard<'a>,
@@ -125,7 +129,8 @@ impl<'a> PinnedShared<'a> {
     /// ECHILD in a forked child.
     pub fn view(&self) -> Result<ViewMut<'_>> {
         self.pin.lease.check_owner_process("view")?;
-        // SAFETY: inside the map, which the lease keeps for as long as this is borrowed; shared maps have no slices.
+        // SAFETY: inside the map, which the lease keeps for as long as this is borrowed; shared
+        // maps have no slices.
         Ok(unsafe { ViewMut::new(self.pin.start(), self.pin.range.len()) })
     }
 

@@ -1,4 +1,5 @@
-//! Who has an object mapped, and as what: many readers, or one writer, or many shared writers. What all handles do is here.
+//! Who has an object mapped, and as what: many readers, or one writer, or many shared writers. What
+//! all handles do is here.
 
 pub(super) mod registry;
 
@@ -137,7 +138,8 @@ impl MappedObject {
                 "map a part of it",
             ));
         }
-        // After the lock: pagers of other processes write no more. Shared handles take the first one's.
+        // After the lock: pagers of other processes write no more. Shared handles take the first
+        // one's.
         let stamp = match &file {
             _ if !written => None,
             Some(file) if file.tells_of_writes() => {
@@ -215,8 +217,8 @@ impl MappedObject {
         rustix::param::page_size()
     }
 
-    /// Bytes that a checked copy pins at once: a small part of the budget, so that a long copy needs no
-    /// more than other maps' dirty pages and pins leave.
+    /// Bytes that a checked copy pins at once: a small part of the budget, so that a long copy
+    /// needs no more than other maps' dirty pages and pins leave.
     pub(crate) fn piece(&self) -> usize {
         const MOST: usize = 1 << 20;
         let share = (self.pager.budget() / 32).min(MOST);
@@ -296,7 +298,8 @@ impl MappedObject {
         self.post("prefetch", CoreEvent::Prefetch { object: self.object, runs })
     }
 
-    /// Keeps a range in the map; with `stores` it can be stored to without a fault, and stays dirty.
+    /// Keeps a range in the map; with `stores` it can be stored to without a fault, and stays
+    /// dirty.
     pub(crate) fn pin(&self, call: &'static str, range: &Range<usize>, stores: bool) -> Result<()> {
         let object = self.object;
         let (first, end) = Self::pages(range);
@@ -381,11 +384,12 @@ impl MappedObject {
         if new < old {
             // The last page that stays is written first; what lies behind it is lost.
             let kept = new.div_ceil(page) * page;
-            // With it goes all that came in one run with it, so that no run reaches over the new end.
+            // With it goes all that came in one run with it, so that no run reaches over the new
+            // end.
             let last = kept.saturating_sub(page)..kept.min(old);
             self.sync(&last, true)?;
-            // Where the source refuses its new length, it has what was stored. What cannot be written is no hindrance: it is
-            // to be cut off.
+            // Where the source refuses its new length, it has what was stored. What cannot be
+            // written is no hindrance: it is to be cut off.
             let _ = self.sync(&(kept.min(old)..old), true);
             self.evict(&last, false)?;
             self.evict(&(kept.min(old)..old), true)?;
@@ -468,7 +472,8 @@ impl Drop for MappedObject {
         if !self.pager.is_owner_process() {
             return;
         }
-        // The object is held until all is written: the next map of the source reads the stored bytes.
+        // The object is held until all is written: the next map of the source reads the stored
+        // bytes.
         let written = if matches!(self.purpose, Purpose::Write | Purpose::Shared) {
             self.sync(&(0..self.reserve as usize), true)
         } else {
@@ -487,7 +492,8 @@ impl Drop for MappedObject {
         crate::sys::say(format_args!("{}: what was stored is lost: {error}", self.name));
         let (promise, lock, place) = held;
         drop(promise);
-        // A write that has begun may reach the source when another map has stored there: the object is not free before it ends.
+        // A write that has begun may reach the source when another map has stored there: the object
+        // is not free before it ends.
         if let Some(place) = &place {
             place.late();
         }
@@ -495,7 +501,8 @@ impl Drop for MappedObject {
     }
 }
 
-/// Keeps pagers of other processes from a file. Where the file system has no locks, the refusal is counted and the map is made.
+/// Keeps pagers of other processes from a file. Where the file system has no locks, the refusal is
+/// counted and the map is made.
 fn lock(
     pager: &Inner,
     file: &LocalFile,

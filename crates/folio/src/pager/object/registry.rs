@@ -1,9 +1,11 @@
 //! Which objects this process has mapped, by whichever of its pagers, and as what.
 //!
-//! Pagers write whole pages back, so two of them that map one object writable would undo each other's stores.
+//! Pagers write whole pages back, so two of them that map one object writable would undo each
+//! other's stores.
 //!
-//! The registry's lock is held for a look only. Nothing is written, attached or asked of a source under it: an object whose
-//! map comes or goes is marked, and a thread that wants the same object waits for the mark to go.
+//! The registry's lock is held for a look only. Nothing is written, attached or asked of a source
+//! under it: an object whose map comes or goes is marked, and a thread that wants the same object
+//! waits for the mark to go.
 
 use crate::pager::object::MappedObject;
 use crate::pager::source_facts::{Purpose, VersionRule};
@@ -98,7 +100,8 @@ impl Holder {
         let here = self.pager == pager;
         let shares = here
             && match purpose {
-                // Maps of another version show bytes that are gone; those of one version and those of stable pages differ.
+                // Maps of another version show bytes that are gone; those of one version and those
+                // of stable pages differ.
                 Purpose::Read => reads && self.shown == shown,
                 Purpose::Shared => self.purpose == Purpose::Shared,
                 Purpose::Write | Purpose::Private => false,
@@ -106,7 +109,8 @@ impl Holder {
         if reads && !shares {
             return Finding::Nothing;
         }
-        // A lease that is upgraded and not returned could be the last, and would be dropped under the lock.
+        // A lease that is upgraded and not returned could be the last, and would be dropped under
+        // the lock.
         match &self.lease {
             Some(lease) if shares => lease.upgrade().map_or(Finding::Wait, Finding::Share),
             Some(lease) if lease.strong_count() > 0 => Finding::Conflict,
@@ -124,8 +128,10 @@ pub(super) struct RegistryEntry {
 }
 
 impl RegistryEntry {
-    /// Finds a map of the object to share, or marks the object for a new one. `shown` is the source's version, and which of its
-    /// bytes the map will show. A map of the object that comes or goes is waited for; a thread of folio's own, which may be the one that writes for it, does not wait.
+    /// Finds a map of the object to share, or marks the object for a new one. `shown` is the
+    /// source's version, and which of its bytes the map will show. A map of the object that comes
+    /// or goes is waited for; a thread of folio's own, which may be the one that writes for it,
+    /// does not wait.
     pub(super) fn enter(
         identity: Identity,
         pager: u64,

@@ -1,7 +1,9 @@
-//! Anonymous memory: a page is moved into the map, or copied where stores to it are watched, and leaves it in one step.
+//! Anonymous memory: a page is moved into the map, or copied where stores to it are watched, and
+//! leaves it in one step.
 //!
-//! UFFDIO_MOVE installs a page writable, and a store that lands before the protection would go unseen: so a watched page comes by
-//! UFFDIO_COPY. Without MOVE a page leaves by protection, copy and MADV_DONTNEED, in that order.
+//! UFFDIO_MOVE installs a page writable, and a store that lands before the protection would go
+//! unseen: so a watched page comes by UFFDIO_COPY. Without MOVE a page leaves by protection, copy
+//! and MADV_DONTNEED, in that order.
 
 use super::{
     BufferSlot, CHUNK, COPIED, InstallMode, Pool, SlotRun, advance, copy_in, open_up, reserve, span,
@@ -34,7 +36,8 @@ struct AnonMemory {
 }
 
 impl AnonStore {
-    /// A map of `pages`, all missing, of the object `name`. `moves`: UFFDIO_MOVE is there, and the pool was made for it. `huge`: ask for huge pages.
+    /// A map of `pages`, all missing, of the object `name`. `moves`: UFFDIO_MOVE is there, and the
+    /// pool was made for it. `huge`: ask for huge pages.
     pub(crate) fn new(
         name: &str,
         pages: usize,
@@ -48,8 +51,8 @@ impl AnonStore {
         let address = reserve(len, CHUNK * page, None)?;
         let memory = AnonMemory { address, len, process: identity::token() };
         if moves && huge && !tracked {
-            // Else a fault that comes before a huge page makes a table of small ones, and splits it.
-            // SAFETY: new memory; the advice changes no byte.
+            // Else a fault that comes before a huge page makes a table of small ones, and splits
+            // it. SAFETY: new memory; the advice changes no byte.
             let _ = unsafe { mm::madvise(address as *mut u8, len, libc::MADV_HUGEPAGE) };
         }
         let mode = if tracked { watch::MISSING | watch::WP } else { watch::MISSING };
@@ -99,7 +102,8 @@ impl AnonStore {
             .map_err(|(_, errno)| errno)
     }
 
-    /// Puts back what was dropped of a run before the call was refused, out of the copy in its slot.
+    /// Puts back what was dropped of a run before the call was refused, out of the copy in its
+    /// slot.
     pub(super) fn restore(&self, run: SlotRun, slot: &BufferSlot) -> Result<(), Errno> {
         let (to, len) = span(self.memory.address, self.page, run);
         let mode = if self.tracked { InstallMode::Protected } else { InstallMode::ReadOnly };
@@ -133,8 +137,8 @@ impl AnonStore {
         }
         pool.give(slot);
         match put_back {
-            // Locked memory is not moved to where it would not be locked, nor to a page that mlockall(2) has put into the
-            // pool.
+            // Locked memory is not moved to where it would not be locked, nor to a page that
+            // mlockall(2) has put into the pool.
             Ok(()) if matches!(errno, Errno::INVAL | Errno::EXIST) => self.copy_and_drop(pool, run),
             put_back => Err(put_back.err().unwrap_or(errno)),
         }
@@ -217,7 +221,8 @@ impl AnonStore {
             pool.give(slot);
             return Err(errno);
         }
-        // SAFETY: the run is in the map, so no fault waits for this thread; nobody stores to it; the slot is this call's.
+        // SAFETY: the run is in the map, so no fault waits for this thread; nobody stores to it;
+        // the slot is this call's.
         unsafe { slot.buffer().copy_from_nonoverlapping(from as *const u8, len) };
         pool.note(&slot, 0..run.pages, true);
         Ok(slot)

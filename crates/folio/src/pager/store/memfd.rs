@@ -1,7 +1,7 @@
 //! Shared memory: the pages are a memfd's, filled through a second view that no one watches.
 //!
-//! A run that was taken out of the map keeps its bytes in the memfd until it is punched: a store that was late faults, and
-//! none is lost.
+//! A run that was taken out of the map keeps its bytes in the memfd until it is punched: a store
+//! that was late faults, and none is lost.
 
 use super::{
     BufferPlace, BufferSlot, CHUNK, InstallMode, SlotRun, advance, open_up, reserve, span,
@@ -33,7 +33,8 @@ impl Views {
         let len = pages.div_ceil(CHUNK) * align;
         let fd = memfd::create("folio-pager", None)?;
         size_limit::set_length(&fd, len as u64)?;
-        // Any code of the process can open it through /proc. Shorter, it would have a SIGBUS for the shard.
+        // Any code of the process can open it through /proc. Shorter, it would have a SIGBUS for
+        // the shard.
         memfd::add_seals(fd.as_fd(), memfd::Seals::SHRINK | memfd::Seals::GROW)?;
         if file::status(fd.as_fd())?.size != len as u64 {
             return Err(Errno::IO);

@@ -1,13 +1,15 @@
-//! Where resident pages live: put into a map, taken out of it, and copied for write-back, each so that no store is lost.
+//! Where resident pages live: put into a map, taken out of it, and copied for write-back, each so
+//! that no store is lost.
 //!
-//! | file | what |
+//! | file | subject |
 //! | --- | --- |
 //! | [`private`] | anonymous memory, filled from the pool by moving or copying pages |
 //! | [`memfd`] | shared memory, filled through a second view |
 //! | [`trapped`] | the same where faults come as signals |
 //! | [`pool`] | the staging memory of a shard |
 //!
-//! Only the shard's own thread calls these. A fault on a page that is in the map is answered with [`Store::wake`].
+//! Only the shard's own thread calls these. A fault on a page that is in the map is answered with
+//! [`Store::wake`].
 
 mod anon;
 mod memfd;
@@ -65,8 +67,8 @@ enum BufferPlace {
     Source,
 }
 
-/// Runs up to so many pages are copied in and out: to move a page interrupts the other processors, which costs more than a
-/// copy of it.
+/// Runs up to so many pages are copied in and out: to move a page interrupts the other processors,
+/// which costs more than a copy of it.
 const COPIED: usize = 16;
 
 impl BufferSlot {
@@ -127,8 +129,8 @@ impl Store {
         }
     }
 
-    /// How many of the process's areas (`vm.max_map_count`) the store may take. Where faults come as signals, calls that need more
-    /// than there are give NOMEM, and change nothing.
+    /// How many of the process's areas (`vm.max_map_count`) the store may take. Where faults come
+    /// as signals, calls that need more than there are give NOMEM, and change nothing.
     pub(crate) fn vma_cost(&self) -> usize {
         match self {
             Self::Private(_) => 1,
@@ -137,13 +139,14 @@ impl Store {
         }
     }
 
-    /// Whether a slot of a run is the run's own memory: while one is being written, the run must stay protected.
+    /// Whether a slot of a run is the run's own memory: while one is being written, the run must
+    /// stay protected.
     pub(crate) fn shares_buffer(&self) -> bool {
         matches!(self, Self::Memfd(_) | Self::Trapped(_))
     }
 
-    /// Whether a run may be put into the map out of any memory, and, while nobody stores to it, leave by a copy and
-    /// MADV_DONTNEED, for many runs at once.
+    /// Whether a run may be put into the map out of any memory, and, while nobody stores to it,
+    /// leave by a copy and MADV_DONTNEED, for many runs at once.
     pub(crate) fn copies(&self, run: SlotRun) -> bool {
         matches!(self, Self::Private(_)) && run.pages <= COPIED
     }
@@ -162,8 +165,8 @@ impl Store {
     pub(crate) fn copy_out(&self, pool: &mut Pool, run: SlotRun) -> Result<BufferSlot, Errno> {
         let slot = pool.take(run.pages).ok_or(Errno::NOBUFS)?;
         let (from, len) = self.addresses(run);
-        // SAFETY: the run is in the map, so no fault waits for this thread; the routine is no Rust access, which a store meanwhile
-        // would race with; the slot is this call's.
+        // SAFETY: the run is in the map, so no fault waits for this thread; the routine is no Rust
+        // access, which a store meanwhile would race with; the slot is this call's.
         let copied = unsafe { copy::copy(slot.buffer(), from as *const u8, len, from..from + len) };
         if copied.is_err() {
             pool.give(slot);
@@ -177,13 +180,15 @@ impl Store {
     pub(crate) fn bytes_of(&self, run: SlotRun) -> Result<Vec<u8>, Errno> {
         let (from, len) = self.addresses(run);
         let mut bytes = vec![0; len];
-        // SAFETY: the run is in the map, so no fault waits for this thread; the bytes are this call's.
+        // SAFETY: the run is in the map, so no fault waits for this thread; the bytes are this
+        // call's.
         let copied =
             unsafe { copy::copy(bytes.as_mut_ptr(), from as *const u8, len, from..from + len) };
         copied.map(|()| bytes).map_err(|_| Errno::FAULT)
     }
 
-    /// A run of which [copies](Self::copies) is true, and that was refused to leave, is in the map as a whole again.
+    /// A run of which [copies](Self::copies) is true, and that was refused to leave, is in the map
+    /// as a whole again.
     pub(crate) fn restore(&self, run: SlotRun, slot: &BufferSlot) -> Result<(), Errno> {
         match self {
             Self::Private(store) => store.restore(run, slot),
@@ -204,8 +209,9 @@ impl Store {
         }
     }
 
-    /// Puts a run into the map and wakes who waits for it. With `keep` the filled slot comes back, to be written. After
-    /// an error pages of the run may be in the map: the call can be made again with the same slot.
+    /// Puts a run into the map and wakes who waits for it. With `keep` the filled slot comes back,
+    /// to be written. After an error pages of the run may be in the map: the call can be made again
+    /// with the same slot.
     pub(crate) fn install(
         &mut self,
         pool: &mut Pool,
@@ -229,8 +235,10 @@ impl Store {
         }
     }
 
-    /// Takes a whole run out of the map: later accesses fault, and its bytes are in the slot. BUSY: the run is still in the map
-    /// (a page is pinned), protected if it is tracked. NOBUFS: the pool has no addresses; nothing happened. NOMEM: it may be in the map and *writable*, so count it as dirty.
+    /// Takes a whole run out of the map: later accesses fault, and its bytes are in the slot. BUSY:
+    /// the run is still in the map (a page is pinned), protected if it is tracked. NOBUFS: the pool
+    /// has no addresses; nothing happened. NOMEM: it may be in the map and *writable*, so count it
+    /// as dirty.
     pub(crate) fn take_out(&mut self, pool: &mut Pool, run: SlotRun) -> Result<BufferSlot, Errno> {
         match self {
             Self::Private(store) => store.take_out(pool, run),
@@ -240,7 +248,8 @@ impl Store {
     }
 
     /// Protects a run that stays in the map, and returns bytes that no store changes. Errors as for
-    /// [`take_out`](Self::take_out). Without `protect` it may be stored to meanwhile, and what is returned is of no one moment.
+    /// [`take_out`](Self::take_out). Without `protect` it may be stored to meanwhile, and what is
+    /// returned is of no one moment.
     pub(crate) fn snapshot(
         &mut self,
         pool: &mut Pool,
@@ -281,8 +290,9 @@ impl Store {
         }
     }
 
-    /// Every access to a missing page, now and later, ends, and the process with it, in a message that says `reason`; a checked copy gets
-    /// an error, a system call EFAULT. With `marks` (UFFDIO_POISON) the kernel marks the page, else its rights are taken.
+    /// Every access to a missing page, now and later, ends, and the process with it, in a message
+    /// that says `reason`; a checked copy gets an error, a system call EFAULT. With `marks`
+    /// (UFFDIO_POISON) the kernel marks the page, else its rights are taken.
     pub(crate) fn poison(&mut self, page: usize, marks: bool, reason: &str) -> Result<(), Errno> {
         let (start, size) = (self.address() + page * self.page(), self.page());
         let uffd = match self {
@@ -335,16 +345,20 @@ impl Store {
     }
 }
 
-/// Maps `len` bytes at a multiple of `align`: without access, without backing, and not for children. [`open_up`] gives access.
+/// Maps `len` bytes at a multiple of `align`: without access, without backing, and not for
+/// children. [`open_up`] gives access.
 ///
-/// The map is not locked, even after mlockall(2) with MCL_FUTURE. The kernel fills a new map that is locked with zero pages, and
-/// a page that is there before userfaultfd watches the range never faults.
+/// The map is not locked, even after mlockall(2) with MCL_FUTURE. The kernel fills a new map that
+/// is locked with zero pages, and a page that is there before userfaultfd watches the range never
+/// faults.
 fn reserve(len: usize, align: usize, fd: Option<i32>) -> Result<usize, Errno> {
     let padded = len.checked_add(align).ok_or(Errno::NOMEM)?;
     let raw = unlocked(padded, None, None)?;
-    // The kernel made a page table for the first page when it moved it: no huge page fits there any more.
+    // The kernel made a page table for the first page when it moved it: no huge page fits there any
+    // more.
     let start = (raw + rustix::param::page_size()).next_multiple_of(align);
-    // SAFETY: the pieces lie in the map just made, which nobody has seen; the advice changes no byte.
+    // SAFETY: the pieces lie in the map just made, which nobody has seen; the advice changes no
+    // byte.
     unsafe {
         if start > raw {
             mm::munmap(raw as *mut u8, start - raw)?;
@@ -363,10 +377,12 @@ fn reserve(len: usize, align: usize, fd: Option<i32>) -> Result<usize, Errno> {
     Ok(start)
 }
 
-/// Maps `len` bytes without access, of a file or of no memory, that are not locked; with `target` in place of what is mapped there.
+/// Maps `len` bytes without access, of a file or of no memory, that are not locked; with `target`
+/// in place of what is mapped there.
 ///
-/// mmap(2) locks the map where MCL_FUTURE is set, and refuses one that is longer than RLIMIT_MEMLOCK. So one page is mapped and
-/// unlocked, and mremap(2), which keeps that state, makes it as long as it has to be.
+/// mmap(2) locks the map where MCL_FUTURE is set, and refuses one that is longer than
+/// RLIMIT_MEMLOCK. So one page is mapped and unlocked, and mremap(2), which keeps that state, makes
+/// it as long as it has to be.
 fn unlocked(len: usize, fd: Option<i32>, target: Option<usize>) -> Result<usize, Errno> {
     let page = rustix::param::page_size();
     let (kind, fd) = match fd {
@@ -378,7 +394,8 @@ fn unlocked(len: usize, fd: Option<i32>, target: Option<usize>) -> Result<usize,
     let one = unsafe { mm::mmap(std::ptr::null_mut(), page, libc::PROT_NONE, flags, fd, 0) }?;
     let fixed = if target.is_some() { libc::MREMAP_FIXED } else { 0 };
     let target = target.map_or(std::ptr::null_mut(), |address| address as *mut u8);
-    // SAFETY: the page is new and nobody uses it. The caller mapped the target, and nobody uses that either.
+    // SAFETY: the page is new and nobody uses it. The caller mapped the target, and nobody uses
+    // that either.
     let grown = mm::munlock(one, page)
         .and_then(|()| unsafe { mm::mremap(one, page, len, libc::MREMAP_MAYMOVE | fixed, target) });
     grown.map(|start| start as usize).inspect_err(|_| {
@@ -401,7 +418,8 @@ fn open_up(start: usize, len: usize, rights: i32) -> Result<(), Errno> {
     unsafe { mm::mprotect(start as *mut u8, len, rights) }
 }
 
-/// Repeats a call until all of `len` bytes are done. A page that is there already is made right by `there`.
+/// Repeats a call until all of `len` bytes are done. A page that is there already is made right by
+/// `there`.
 fn advance(
     len: usize,
     page: usize,

@@ -1,7 +1,9 @@
-//! Shared memory whose faults come as signals: pages of a memfd, which the map shows as far as mprotect(2) lets it.
+//! Shared memory whose faults come as signals: pages of a memfd, which the map shows as far as
+//! mprotect(2) lets it.
 //!
-//! Neighbouring pages with unlike rights are areas of their own, of which a process has few: [`MprotectStore::area_cost`] counts them.
-//! Once mprotect(2) has taken a right, no thread has it any more: so a page is protected first, and read or punched then.
+//! Neighbouring pages with unlike rights are areas of their own, of which a process has few:
+//! [`MprotectStore::area_cost`] counts them. Once mprotect(2) has taken a right, no thread has it
+//! any more: so a page is protected first, and read or punched then.
 
 use super::memfd::Views;
 use super::{BufferSlot, InstallMode, SlotRun, span};
@@ -44,7 +46,8 @@ impl MprotectStore {
         Ok(Self { area, views, watched, borders: 0, owed: Vec::new() })
     }
 
-    /// How many of the process's areas (`vm.max_map_count`) the map takes, beside one for its other view.
+    /// How many of the process's areas (`vm.max_map_count`) the map takes, beside one for its other
+    /// view.
     pub(crate) fn area_cost(&self) -> usize {
         self.borders + 1
     }
@@ -119,7 +122,8 @@ impl MprotectStore {
             rights.set(pages.clone(), right);
         }
         if had.protection() != right.protection() {
-            // SAFETY: the map's own pages. Whoever uses one that loses a right waits for it, or has been told that it ends.
+            // SAFETY: the map's own pages. Whoever uses one that loses a right waits for it, or has
+            // been told that it ends.
             if let Err(errno) = unsafe { mm::mprotect(start as *mut u8, len, right.protection()) } {
                 if !adds {
                     rights.set(pages, had);

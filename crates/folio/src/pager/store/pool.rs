@@ -1,11 +1,12 @@
-//! The staging memory of a shard: where bytes are read to before they are in a map, and where pages go that leave one.
+//! The staging memory of a shard: where bytes are read to before they are in a map, and where pages
+//! go that leave one.
 //!
-//! Two kinds of chunks of 512 pages: of huge pages, for runs of a whole chunk, and of small ones for all others, since a
-//! small run in memory that is advised to be huge would cost 2 MiB. A free slot may keep its memory: the next read into it
-//! needs none that the kernel zeroes first.
+//! Two kinds of chunks of 512 pages: of huge pages, for runs of a whole chunk, and of small ones
+//! for all others, since a small run in memory that is advised to be huge would cost 2 MiB. A free
+//! slot may keep its memory: the next read into it needs none that the kernel zeroes first.
 //!
-//! Chunks are found by their longest run of free pages: a slot comes from the chunk that it fills best, so that the others stay
-//! whole.
+//! Chunks are found by their longest run of free pages: a slot comes from the chunk that it fills
+//! best, so that the others stay whole.
 
 use super::{BufferSlot, CHUNK};
 use crate::pager::sys::uffd::{Uffd, watch};
@@ -146,7 +147,8 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// A pool of at most `bytes` of addresses, mapped as they are needed. `mover`: set where UFFDIO_MOVE is used.
+    /// A pool of at most `bytes` of addresses, mapped as they are needed. `mover`: set where
+    /// UFFDIO_MOVE is used.
     pub(crate) fn new(bytes: usize, mover: Option<Arc<Uffd>>, huge: bool) -> Self {
         let page = rustix::param::page_size();
         let limit = bytes.div_ceil(CHUNK * page).max(2);
@@ -165,7 +167,8 @@ impl Pool {
         }
     }
 
-    /// A free slot of 1 to 512 pages, with memory from its last use if there is such a one. `None`: no addresses left.
+    /// A free slot of 1 to 512 pages, with memory from its last use if there is such a one. `None`:
+    /// no addresses left.
     pub(crate) fn take(&mut self, pages: usize) -> Option<BufferSlot> {
         assert!((1..=CHUNK).contains(&pages), "a run of {pages} pages");
         if pages == 1
@@ -291,8 +294,8 @@ impl Pool {
         // SAFETY: new memory; the advice changes no byte.
         let _ = unsafe { mm::madvise(start as *mut u8, len, advice) };
         if let Some(uffd) = &self.uffd {
-            // UFFDIO_MOVE wants its target registered; nothing in the pool is ever protected, so no access waits.
-            // SAFETY: the pool's own memory.
+            // UFFDIO_MOVE wants its target registered; nothing in the pool is ever protected, so no
+            // access waits. SAFETY: the pool's own memory.
             unsafe { uffd.register(start, len, watch::WP) }?;
         }
         let first = self.chunks.len();

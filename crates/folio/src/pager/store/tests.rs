@@ -111,7 +111,8 @@ impl TestDriver {
         self.take().len()
     }
 
-    /// Serves a thread to its end, all of whose pages are in the map: its fault may come after the wake.
+    /// Serves a thread to its end, all of whose pages are in the map: its fault may come after the
+    /// wake.
     fn join<T>(&mut self, thread: std::thread::JoinHandle<T>) -> T {
         while !thread.is_finished() {
             if self.faults() > 0 {
@@ -269,7 +270,8 @@ fn huge_kib(at: usize) -> usize {
 /// Whether memory that is advised to be huge is so here.
 fn gives_huge_pages() -> bool {
     let (len, kind) = (8 << 20, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    // SAFETY: a new map of this function's own, which is touched within its bounds and then unmapped.
+    // SAFETY: a new map of this function's own, which is touched within its bounds and then
+    // unmapped.
     unsafe {
         let rights = libc::PROT_READ | libc::PROT_WRITE;
         let start = mm::mmap(std::ptr::null_mut(), len, rights, kind, -1, 0).unwrap();

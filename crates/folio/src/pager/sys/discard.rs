@@ -1,9 +1,10 @@
 //! Giving the pages of many ranges back at once.
 //!
-//! Each madvise(2) interrupts the other processors that run the process, so that they forget the addresses. One call for many
-//! ranges does so once.
+//! Each madvise(2) interrupts the other processors that run the process, so that they forget the
+//! addresses. One call for many ranges does so once.
 //!
-//! Source: process_madvise(2); the kernel takes MADV_DONTNEED in it for the caller's own memory since 6.13.
+//! Source: process_madvise(2); the kernel takes MADV_DONTNEED in it for the caller's own memory
+//! since 6.13.
 
 use crate::sys::{Errno, check, identity, mm};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -27,7 +28,8 @@ impl Discarder {
         Self { process, token: identity::token(), ranges: Vec::new() }
     }
 
-    /// MADV_DONTNEED for each range (start and length); `failed` is told of each that was refused, by its place.
+    /// MADV_DONTNEED for each range (start and length); `failed` is told of each that was refused,
+    /// by its place.
     ///
     /// # Safety
     ///
@@ -61,7 +63,8 @@ impl Discarder {
                 )
             });
             let Ok(bytes) = result else {
-                // One by one says which range it is, or that the kernel does not take the advice at all.
+                // One by one says which range it is, or that the kernel does not take the advice at
+                // all.
                 doubt = done == 0;
                 break;
             };
@@ -88,7 +91,8 @@ impl Discarder {
     }
 }
 
-/// MADV_DONTNEED, and where memory of the range is locked, MADV_DONTNEED_LOCKED (5.18). Whether the first was enough.
+/// MADV_DONTNEED, and where memory of the range is locked, MADV_DONTNEED_LOCKED (5.18). Whether the
+/// first was enough.
 ///
 /// # Safety
 ///

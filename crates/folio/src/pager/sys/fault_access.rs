@@ -1,7 +1,7 @@
 //! What an instruction that faulted tried to do, as the kernel tells the signal handler.
 //!
-//! Source: Intel SDM 3A, 4.7 (the page fault's error code, in `gregs[REG_ERR]`); Arm ARM, ESR_EL1 (in a record of the context,
-//! arch/arm64/include/uapi/asm/sigcontext.h).
+//! Source: Intel SDM 3A, 4.7 (the page fault's error code, in `gregs[REG_ERR]`); Arm ARM, ESR_EL1
+//! (in a record of the context, arch/arm64/include/uapi/asm/sigcontext.h).
 
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +43,8 @@ impl AccessKind {
         const RECORDS: usize = 4096;
         const HEADER: usize = 8;
         const RECORD: usize = HEADER + size_of::<u64>();
-        // SAFETY: as the caller promised. The records follow `pstate`, at the next multiple of 16, 4096 bytes of them; each
-        // starts with a magic number and its length.
+        // SAFETY: as the caller promised. The records follow `pstate`, at the next multiple of 16,
+        // 4096 bytes of them; each starts with a magic number and its length.
         unsafe {
             let context = context.cast::<libc::ucontext_t>();
             let after = (&raw const (*context).uc_mcontext.pstate).add(1).cast::<u8>();

@@ -5,9 +5,9 @@
 //!                                 \----------done---------/
 //! ```
 //!
-//! The thread that faulted makes the first two steps and the last, the shard those between. Only the thread frees a cell, so
-//! nobody else's fault comes to lie in it while the thread still looks. `tests/models/fault_cell.rs` checks this under every
-//! order of steps.
+//! The thread that faulted makes the first two steps and the last, the shard those between. Only
+//! the thread frees a cell, so nobody else's fault comes to lie in it while the thread still looks.
+//! `tests/models/fault_cell.rs` checks this under every order of steps.
 
 use super::atomics::{AtomicU32, AtomicUsize, Ordering};
 use super::futex;
@@ -72,7 +72,8 @@ impl FaultCell {
         self.state.store(ASKED, Ordering::Release);
     }
 
-    /// Waits for the answer, and frees the cell. For whoever asked; the cell is not to be touched afterwards.
+    /// Waits for the answer, and frees the cell. For whoever asked; the cell is not to be touched
+    /// afterwards.
     pub(super) fn wait(&self) {
         loop {
             match self.state.load(Ordering::Acquire) {
@@ -98,7 +99,8 @@ impl FaultCell {
         })
     }
 
-    /// Lets the thread try again if its address lies in `range`, whether its fault was taken or not. Whether it did.
+    /// Lets the thread try again if its address lies in `range`, whether its fault was taken or
+    /// not. Whether it did.
     pub(super) fn done(&self, range: &Range<usize>) -> bool {
         let state = self.state.load(Ordering::Acquire);
         if !matches!(state, ASKED | TAKEN) || !range.contains(&self.address.load(Ordering::Relaxed))

@@ -9,10 +9,12 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
-/// Operations under way. One thread pushes and submits: the kernel ends what a thread has submitted when the thread ends.
+/// Operations under way. One thread pushes and submits: the kernel ends what a thread has submitted
+/// when the thread ends.
 ///
-/// [`as_raw_fd`](Self::as_raw_fd) can be polled, and is readable when completions are there. Take all of them
-/// ([`completed`](Self::completed)) before sleeping: some may have been taken from the kernel already.
+/// [`as_raw_fd`](Self::as_raw_fd) can be polled, and is readable when completions are there. Take
+/// all of them ([`completed`](Self::completed)) before sleeping: some may have been taken from the
+/// kernel already.
 ///
 /// Dropping it cancels what can be cancelled and waits for the rest, since the buffers are others'.
 pub(crate) struct Ring {
@@ -46,8 +48,9 @@ impl Ring {
         let mut plain = IoUring::builder();
         // A child would otherwise have the parent's queues writable.
         plain.dontfork().setup_clamp().setup_cqsize(entries.saturating_mul(4).clamp(8, 32_768));
-        // Since 5.19: a completion does not interrupt the thread that computes, yet still ends its poll(2). DEFER_TASKRUN
-        // (6.1) is not used: completions would wait for the thread to ask the ring, whatever it does meanwhile.
+        // Since 5.19: a completion does not interrupt the thread that computes, yet still ends its
+        // poll(2). DEFER_TASKRUN (6.1) is not used: completions would wait for the thread to ask
+        // the ring, whatever it does meanwhile.
         let ring = plain.clone().setup_coop_taskrun().setup_taskrun_flag().build(entries);
         let ring = ring.or_else(|_| plain.build(entries))?;
         if !ring.params().is_feature_nodrop() {
@@ -69,8 +72,8 @@ impl Ring {
     ///
     /// # Safety
     ///
-    /// `len` bytes from `start` are writable and nobody else's until the operation completes, and `fd` is open until it is
-    /// submitted.
+    /// `len` bytes from `start` are writable and nobody else's until the operation completes, and
+    /// `fd` is open until it is submitted.
     pub(crate) unsafe fn push_read(
         &mut self,
         fd: RawFd,
@@ -86,8 +89,8 @@ impl Ring {
     ///
     /// # Safety
     ///
-    /// `len` bytes from `start` are readable and nobody changes them until the operation completes, and `fd` is open until it
-    /// is submitted.
+    /// `len` bytes from `start` are readable and nobody changes them until the operation completes,
+    /// and `fd` is open until it is submitted.
     pub(crate) unsafe fn push_write(
         &mut self,
         fd: RawFd,
@@ -105,8 +108,8 @@ impl Ring {
         self.push(&sync.build(), user)
     }
 
-    /// Adds a poll that goes on: each time that `events` come to a descriptor is a completion, as long as those say that there
-    /// are more to come (5.13; EINVAL before).
+    /// Adds a poll that goes on: each time that `events` come to a descriptor is a completion, as
+    /// long as those say that there are more to come (5.13; EINVAL before).
     pub(crate) fn push_poll(&mut self, fd: RawFd, events: i16, user: u64) -> io::Result<()> {
         let poll =
             opcode::PollAdd::new(types::Fd(fd), u32::from(events.cast_unsigned())).multi(true);
@@ -136,7 +139,8 @@ impl Ring {
 
     fn push(&mut self, entry: &squeue::Entry, user: u64) -> io::Result<()> {
         let entry = entry.clone().user_data(user);
-        // SAFETY: the buffers and the descriptor are good, as the callers promise; the entry itself is copied.
+        // SAFETY: the buffers and the descriptor are good, as the callers promise; the entry itself
+        // is copied.
         while unsafe { self.inner.submission().push(&entry) }.is_err() {
             self.submit()?;
         }
@@ -151,7 +155,8 @@ impl Ring {
         }
         loop {
             match self.inner.submit() {
-                // The kernel stops behind an entry that it refuses; what follows is for the next call.
+                // The kernel stops behind an entry that it refuses; what follows is for the next
+                // call.
                 Ok(count) if count > 0 && !self.inner.submission().is_empty() => {}
                 Ok(_) if self.inner.submission().is_empty() => return Ok(()),
                 Ok(_) => return Err(io::ErrorKind::ResourceBusy.into()),
@@ -160,8 +165,8 @@ impl Ring {
         }
     }
 
-    /// Starts all that was added, and waits until `count` completions are there, or all that are in flight if those are
-    /// fewer.
+    /// Starts all that was added, and waits until `count` completions are there, or all that are in
+    /// flight if those are fewer.
     pub(crate) fn submit_and_wait(&mut self, count: usize) -> io::Result<()> {
         self.submit()?;
         loop {
@@ -169,7 +174,8 @@ impl Ring {
             if self.ready.len() >= count || self.in_flight == 0 {
                 return Ok(());
             }
-            // As many as are known to come: a poll may never fire, but then the caller waits for it.
+            // As many as are known to come: a poll may never fire, but then the caller waits for
+            // it.
             let wanted = (count - self.ready.len())
                 .min(self.in_flight)
                 .min(self.inner.params().cq_entries() as usize);
@@ -191,7 +197,8 @@ impl Ring {
                 if self.in_flight <= self.inner.submission().len() {
                     return Err(error);
                 }
-                // The kernel has no memory for more, and something is under way: it ends, and frees some.
+                // The kernel has no memory for more, and something is under way: it ends, and frees
+                // some.
                 std::thread::sleep(std::time::Duration::from_millis(1));
                 Ok(())
             }
@@ -225,7 +232,8 @@ impl Ring {
     pub(crate) fn completed(&mut self) -> Option<Completion> {
         if self.ready.is_empty() && self.take_all() == 0 {
             let queue = self.inner.submission();
-            // Some are with the kernel, which gives them out when it is asked: they did not fit, or wait for this thread.
+            // Some are with the kernel, which gives them out when it is asked: they did not fit, or
+            // wait for this thread.
             if queue.cq_overflow() || queue.taskrun() {
                 drop(queue);
                 // An error here is met again by the next submit; nothing is lost.
@@ -240,7 +248,8 @@ impl Ring {
         for poll in self.polls.clone() {
             self.push(&opcode::PollRemove::new(poll).build(), OWN)?;
         }
-        // Since 5.19; elsewhere it is an error that nobody is told of, and all but polls end by themselves.
+        // Since 5.19; elsewhere it is an error that nobody is told of, and all but polls end by
+        // themselves.
         let all = types::CancelBuilder::any().all();
         self.push(&opcode::AsyncCancel2::new(all).build(), OWN)?;
         self.submit()
@@ -260,13 +269,15 @@ impl Drop for Ring {
             return;
         }
         if self.in_flight > 0 {
-            // What was not submitted counts as in flight, and is submitted here: its buffers are still there.
+            // What was not submitted counts as in flight, and is submitted here: its buffers are
+            // still there.
             let _ = self.cancel_all();
         }
         while self.in_flight > self.inner.submission().len() {
             self.ready.clear();
             if self.submit_and_wait(1).is_err() {
-                // Giving up would free memory that the kernel still writes to. Completions come without being asked for, too.
+                // Giving up would free memory that the kernel still writes to. Completions come
+                // without being asked for, too.
                 std::thread::sleep(std::time::Duration::from_millis(1));
                 self.take_all();
             }

@@ -1,5 +1,5 @@
-//! What a thread may do with each page of an area whose faults come as signals: two bits a page, changed by the shard,
-//! looked at by the signal handler.
+//! What a thread may do with each page of an area whose faults come as signals: two bits a page,
+//! changed by the shard, looked at by the signal handler.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,7 +1,9 @@
-//! The pager's areas: the wait-free table in which the signal handler looks an address up, and what it does with a fault in
-//! one: it waits for the page, or ends the process with a message that says what was lost.
+//! The pager's areas: the wait-free table in which the signal handler looks an address up, and what
+//! it does with a fault in one: it waits for the page, or ends the process with a message that says
+//! what was lost.
 //!
-//! Areas are not inherited across fork (they are DONTFORK): a child's access finds nothing mapped, and gets a message of its own.
+//! Areas are not inherited across fork (they are DONTFORK): a child's access finds nothing mapped,
+//! and gets a message of its own.
 
 use crate::pager::sys::fault_access::AccessKind;
 use crate::pager::sys::sigsegv_faults::{EndReason, FaultStep, WatchedArea};
@@ -87,8 +89,8 @@ impl PagerArea {
         unsafe { self.entry.as_ref() }
     }
 
-    /// Why a page, counted from the area's start, cannot be supplied: what the process ends with if the page is accessed.
-    /// The last 8 pages' reasons are kept.
+    /// Why a page, counted from the area's start, cannot be supplied: what the process ends with if
+    /// the page is accessed. The last 8 pages' reasons are kept.
     pub(crate) fn set_message(&mut self, page: usize, reason: String) {
         let entry = self.entry();
         // SAFETY: only this function changes and frees them, for one caller at a time.
@@ -214,8 +216,8 @@ fn hide_inherited(range: &Range<usize>, who: ThreadKey) {
         for AreaSlot { start, end, slot } in places {
             let overlaps = end.load(Ordering::Acquire) > range.start
                 && start.load(Ordering::Relaxed) < range.end;
-            // An area's process is stored before its end, so an area that another thread enters just
-            // now is known to be this process's. Those of a parent never change.
+            // An area's process is stored before its end, so an area that another thread enters
+            // just now is known to be this process's. Those of a parent never change.
             if overlaps && !slot.is_of(who) {
                 end.store(0, Ordering::Release);
             }
@@ -238,9 +240,11 @@ fn register(entry: &AreaEntry, who: ThreadKey) -> &'static AreaSlot {
     }
 }
 
-/// Looks the address up, and lets `work` at its entry. `work` says `None` for an entry that is none of its business. For the signal handler.
+/// Looks the address up, and lets `work` at its entry. `work` says `None` for an entry that is none
+/// of its business. For the signal handler.
 fn find<R>(address: usize, mut work: impl FnMut(&AreaEntry) -> Option<R>) -> Option<R> {
-    // An entry of a parent explains a fault here, so every entry concerns whoever asks: all have the same thread.
+    // An entry of a parent explains a fault here, so every entry concerns whoever asks: all have
+    // the same thread.
     let who = ThreadKey { process: identity::known_token()?, thread: 0 };
     let mut block = Some(&TABLE);
     while let Some(AreaBlock { places, .. }) = block {
@@ -248,7 +252,8 @@ fn find<R>(address: usize, mut work: impl FnMut(&AreaEntry) -> Option<R>) -> Opt
             if address >= end.load(Ordering::Acquire) || address < start.load(Ordering::Relaxed) {
                 continue;
             }
-            // SAFETY: an area silences its slot before it frees the entry; in a child its parent's entries are never freed.
+            // SAFETY: an area silences its slot before it frees the entry; in a child its parent's
+            // entries are never freed.
             let found = unsafe {
                 slot.with_entry(who, |entry| {
                     entry.range.contains(&address).then(|| work(entry)).flatten()
@@ -263,8 +268,8 @@ fn find<R>(address: usize, mut work: impl FnMut(&AreaEntry) -> Option<R>) -> Opt
     None
 }
 
-/// For the signal handler: if the page at `address` is one that comes by way of signals, waits until the access is worth trying
-/// again. Whether it is.
+/// For the signal handler: if the page at `address` is one that comes by way of signals, waits
+/// until the access is worth trying again. Whether it is.
 ///
 /// # Safety
 ///
@@ -298,8 +303,9 @@ unsafe fn supply(context: *const libc::c_void, address: usize, signal: i32, code
     }
 }
 
-/// Keeps other signals' handlers off this thread while it waits, as a fault in the kernel does: SIGSEGV is blocked here, so
-/// one of them that touched a missing page would end the process. The mask comes back when the handler returns.
+/// Keeps other signals' handlers off this thread while it waits, as a fault in the kernel does:
+/// SIGSEGV is blocked here, so one of them that touched a missing page would end the process. The
+/// mask comes back when the handler returns.
 fn block_signals() {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: both are async-signal-safe, and the set is theirs to fill and to read.
@@ -309,8 +315,9 @@ fn block_signals() {
     }
 }
 
-/// For the signal handler: if the fault says that a page of the pager's cannot be supplied, writes a message and ends the process, as
-/// SIGBUS does. Else says whether the access is worth trying again.
+/// For the signal handler: if the fault says that a page of the pager's cannot be supplied, writes
+/// a message and ends the process, as SIGBUS does. Else says whether the access is worth trying
+/// again.
 ///
 /// # Safety
 ///
@@ -412,13 +419,15 @@ fn write_line(parts: &[&[u8]]) {
     }
     // A message beyond RLIMIT_FSIZE must not change how the process ends (SIGXFSZ).
     block_signals();
-    // SAFETY: writev(2) is a plain system call, which reads the parts. Nobody is left to tell of an error.
+    // SAFETY: writev(2) is a plain system call, which reads the parts. Nobody is left to tell of an
+    // error.
     unsafe { libc::writev(libc::STDERR_FILENO, vector.as_ptr(), parts.len().min(MOST) as i32) };
 }
 
 /// Ends the process as SIGBUS does where nobody handles it.
 fn end_process() -> ! {
-    // SAFETY: all zeroes is a valid sigaction, and zero is SIG_DFL; the calls are async-signal-safe; the set is valid.
+    // SAFETY: all zeroes is a valid sigaction, and zero is SIG_DFL; the calls are
+    // async-signal-safe; the set is valid.
     unsafe {
         let action: libc::sigaction = std::mem::MaybeUninit::zeroed().assume_init();
         libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut());
@@ -432,7 +441,8 @@ fn end_process() -> ! {
         libc::sigemptyset(only.as_mut_ptr());
         libc::sigaddset(only.as_mut_ptr(), libc::SIGBUS);
         libc::pthread_sigmask(libc::SIG_UNBLOCK, only.as_ptr(), ptr::null_mut());
-        // The signal is delivered at the latest now, unless the process is its namespace's first (PID 1), which only a handler can meet.
+        // The signal is delivered at the latest now, unless the process is its namespace's first
+        // (PID 1), which only a handler can meet.
         libc::_exit(128 + libc::SIGBUS)
     }
 }

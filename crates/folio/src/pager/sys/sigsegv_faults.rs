@@ -1,8 +1,9 @@
-//! Faults that come as signals, where userfaultfd is not allowed: the thread that faulted waits in its SIGSEGV handler, in
-//! a [cell](super::trap_cell), until the shard has supplied the page.
+//! Faults that come as signals, where userfaultfd is not allowed: the thread that faulted waits in
+//! its SIGSEGV handler, in a [cell](super::trap_cell), until the shard has supplied the page.
 //!
-//! The handler allocates nothing and takes no lock. A thread that finds no free cell gives its processor away, and faults again.
-//! A system call on a page that is missing gets EFAULT and no signal; a thread that blocks SIGSEGV is ended by the kernel.
+//! The handler allocates nothing and takes no lock. A thread that finds no free cell gives its
+//! processor away, and faults again. A system call on a page that is missing gets EFAULT and no
+//! signal; a thread that blocks SIGSEGV is ended by the kernel.
 //!
 //! Source: sigaction(2), signal-safety(7), eventfd(2).
 
@@ -22,7 +23,8 @@ pub(crate) use crate::pager::sys::fault_cell::RawFault;
 /// How many threads can wait at once unless the program asks for more.
 pub(crate) const CELLS: usize = 256;
 
-/// The shard's end: one thread takes the faults. When it is dropped, accesses to pages that are missing end.
+/// The shard's end: one thread takes the faults. When it is dropped, accesses to pages that are
+/// missing end.
 #[derive(Debug)]
 pub(crate) struct SigsegvFaults(Arc<SigsegvCells>);
 
@@ -30,7 +32,8 @@ pub(crate) struct SigsegvFaults(Arc<SigsegvCells>);
 #[derive(Debug)]
 pub(crate) struct SigsegvCells {
     cells: *mut [FaultCell],
-    /// Where the next thread starts to look for a free cell: threads that come together find different ones.
+    /// Where the next thread starts to look for a free cell: threads that come together find
+    /// different ones.
     next: AtomicUsize,
     event: OwnedFd,
     /// The shard's thread, as [`this_thread`] names it.
@@ -77,8 +80,8 @@ impl SigsegvFaults {
         Arc::clone(&self.0)
     }
 
-    /// Appends the faults that came since. Never waits. The thread that calls it is the shard's from now on: a fault of its own
-    /// ends the process, since nobody would answer.
+    /// Appends the faults that came since. Never waits. The thread that calls it is the shard's
+    /// from now on: a fault of its own ends the process, since nobody would answer.
     pub(crate) fn take(&mut self, out: &mut Vec<RawFault>) -> Result<(), Errno> {
         self.0.shard.store(this_thread(), Ordering::Relaxed);
         let mut count = 0_u64;
@@ -110,7 +113,8 @@ impl AsFd for SigsegvFaults {
 impl Drop for SigsegvFaults {
     fn drop(&mut self) {
         self.0.closed.store(true, Ordering::SeqCst);
-        // Closes first, then looks who waits; a thread waits first, then looks: one of the two sees the other.
+        // Closes first, then looks who waits; a thread waits first, then looks: one of the two sees
+        // the other.
         fence(Ordering::SeqCst);
         self.0.wake(&(0..usize::MAX));
     }
@@ -153,10 +157,12 @@ impl Drop for SigsegvCells {
     fn drop(&mut self) {
         const TRIES: usize = 1000;
         if identity::token() != self.process {
-            // The threads that wait in a parent's cells are not in this child. A page or two is lost.
+            // The threads that wait in a parent's cells are not in this child. A page or two is
+            // lost.
             return;
         }
-        // No area is left, so no handler comes any more; those that were woken are on their way out.
+        // No area is left, so no handler comes any more; those that were woken are on their way
+        // out.
         for _ in 0..TRIES {
             if self.cells().iter().all(FaultCell::is_free) {
                 // SAFETY: allocated in `new`; who freed a cell does not touch it any more.
@@ -165,7 +171,8 @@ impl Drop for SigsegvCells {
             }
             std::thread::yield_now();
         }
-        // A thread was stopped on its way out, or jumped out of its handler: it may still have its cell.
+        // A thread was stopped on its way out, or jumped out of its handler: it may still have its
+        // cell.
     }
 }
 
@@ -218,7 +225,8 @@ impl WatchedArea {
         self.traps.wake(range);
     }
 
-    /// What is to be done about an access that the page's protection stopped: a question to the shard, without its address, or a step.
+    /// What is to be done about an access that the page's protection stopped: a question to the
+    /// shard, without its address, or a step.
     pub(super) fn judge(&self, page: usize, attempt: AccessKind) -> Result<RawFault, FaultStep> {
         let right = self.rights.get(page);
         let fault = RawFault { address: 0, write: false, protected: false, thread: None };
@@ -241,12 +249,14 @@ impl WatchedArea {
             return Err(FaultStep::End(EndReason::OwnThread));
         }
         let protected = right == PageProt::Readable;
-        // Where the machine does not tell, a load is what a missing page gets, and a store to it faults once more.
+        // Where the machine does not tell, a load is what a missing page gets, and a store to it
+        // faults once more.
         let write = attempt == AccessKind::Store || (protected && self.tracked);
         Ok(RawFault { write, protected, ..fault })
     }
 
-    /// For the signal handler: an access to `address`, on page `page`, was stopped by the page's protection.
+    /// For the signal handler: an access to `address`, on page `page`, was stopped by the page's
+    /// protection.
     pub(super) fn await_page(&self, address: usize, page: usize, attempt: AccessKind) -> FaultStep {
         let fault = match self.judge(page, attempt) {
             Ok(fault) => fault,

@@ -1,7 +1,8 @@
-//! userfaultfd: the kernel tells another thread of a page that is missing, and that thread supplies it.
+//! userfaultfd: the kernel tells another thread of a page that is missing, and that thread supplies
+//! it.
 //!
-//! Thin: short counts, EAGAIN, EEXIST are data for whoever knows what they mean to a page. The numbers of the ioctls are
-//! the same on every architecture that folio runs on.
+//! Thin: short counts, EAGAIN, EEXIST are data for whoever knows what they mean to a page. The
+//! numbers of the ioctls are the same on every architecture that folio runs on.
 //!
 //! Source: userfaultfd(2), ioctl_userfaultfd(2), Documentation/admin-guide/mm/userfaultfd.rst,
 //! include/uapi/linux/userfaultfd.h.
@@ -120,7 +121,8 @@ struct ProtectCall {
 pub(crate) struct Progress {
     /// Bytes from the start of the range that are done.
     pub(crate) bytes: usize,
-    /// What ended the call before the range did. EAGAIN after some bytes says only that there are more.
+    /// What ended the call before the range did. EAGAIN after some bytes says only that there are
+    /// more.
     pub(crate) stopped: Option<Errno>,
 }
 
@@ -188,7 +190,8 @@ impl Uffd {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
     }
 
-    /// UFFDIO_API: asks for features, once; the answer is all that the kernel has. EINVAL for one that it does not have.
+    /// UFFDIO_API: asks for features, once; the answer is all that the kernel has. EINVAL for one
+    /// that it does not have.
     pub(crate) fn handshake(&self, features: u64) -> Result<u64, Errno> {
         let mut call = ApiCall { api: API, features, ioctls: 0 };
         // SAFETY: the struct is the one of this ioctl, which changes no other memory.
@@ -200,7 +203,8 @@ impl Uffd {
     ///
     /// # Safety
     ///
-    /// Accesses to the range hang until they are answered: it must be memory of whoever answers, and not used otherwise.
+    /// Accesses to the range hang until they are answered: it must be memory of whoever answers,
+    /// and not used otherwise.
     pub(crate) unsafe fn register(&self, start: usize, len: usize, mode: u64) -> Result<(), Errno> {
         let mut call = RegisterCall { range: UffdRange::new(start, len), mode, ioctls: 0 };
         // SAFETY: the struct is the one of this ioctl; the range is the caller's.
@@ -214,11 +218,13 @@ impl Uffd {
         unsafe { self.call(IOC_WAKE, &raw mut range) }
     }
 
-    /// UFFDIO_COPY: copies bytes to missing pages, write-protected if `protect`, and wakes. EEXIST: a page is there.
+    /// UFFDIO_COPY: copies bytes to missing pages, write-protected if `protect`, and wakes. EEXIST:
+    /// a page is there.
     ///
     /// # Safety
     ///
-    /// `from` has `len` bytes that nobody changes meanwhile, and the target is the caller's to fill.
+    /// `from` has `len` bytes that nobody changes meanwhile, and the target is the caller's to
+    /// fill.
     pub(crate) unsafe fn copy(
         &self,
         to: usize,
@@ -232,8 +238,9 @@ impl Uffd {
         unsafe { self.transfer(IOC_COPY, to, from, len, mode) }
     }
 
-    /// UFFDIO_MOVE: the pages themselves leave one range for another, each in one step, writable, and waiting threads are
-    /// woken. EBUSY: a page is pinned, or shared. EEXIST: the target has a page. ENOENT: the source has none.
+    /// UFFDIO_MOVE: the pages themselves leave one range for another, each in one step, writable,
+    /// and waiting threads are woken. EBUSY: a page is pinned, or shared. EEXIST: the target has a
+    /// page. ENOENT: the source has none.
     ///
     /// # Safety
     ///
@@ -243,7 +250,8 @@ impl Uffd {
         unsafe { self.transfer(IOC_MOVE, to, from, len, 0) }
     }
 
-    /// UFFDIO_CONTINUE: puts the page cache's pages into the map, write-protected if `protect` (6.4, else EINVAL), and wakes.
+    /// UFFDIO_CONTINUE: puts the page cache's pages into the map, write-protected if `protect`
+    /// (6.4, else EINVAL), and wakes.
     ///
     /// # Safety
     ///
@@ -255,7 +263,8 @@ impl Uffd {
         unsafe { self.fill(IOC_CONTINUE, start, len, mode) }
     }
 
-    /// UFFDIO_POISON: every access to these missing pages is a SIGBUS, in a system call EFAULT. Wakes.
+    /// UFFDIO_POISON: every access to these missing pages is a SIGBUS, in a system call EFAULT.
+    /// Wakes.
     ///
     /// # Safety
     ///
@@ -265,8 +274,8 @@ impl Uffd {
         unsafe { self.fill(IOC_POISON, start, len, 0) }
     }
 
-    /// UFFDIO_WRITEPROTECT: stores to pages of the range that are there wait for an answer; or do so no more, and those
-    /// that wait are woken.
+    /// UFFDIO_WRITEPROTECT: stores to pages of the range that are there wait for an answer; or do
+    /// so no more, and those that wait are woken.
     pub(crate) fn write_protect(
         &self,
         start: usize,

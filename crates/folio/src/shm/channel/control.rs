@@ -1,5 +1,5 @@
-//! What lies in a channel's memory beside the ring: the positions, who is at it, and who sleeps. One cache line or two for
-//! everything that another processor writes.
+//! What lies in a channel's memory beside the ring: the positions, who is at it, and who sleeps.
+//! One cache line or two for everything that another processor writes.
 //!
 //! All of it is zero at first, so that a new segment is a channel as it is.
 
@@ -38,7 +38,8 @@ pub(super) struct ChannelControl {
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Side {
-    /// Zero: there was none yet. [`NOBODY`](crate::shm::segment::owner::Owner::NOBODY): it has left. Else the owner.
+    /// Zero: there was none yet. [`NOBODY`](crate::shm::segment::owner::Owner::NOBODY): it has
+    /// left. Else the owner.
     pub(super) owner: AtomicU64,
     pub(super) doze: EventCount,
 }
@@ -48,7 +49,8 @@ pub(super) struct Side {
 #[derive(Debug)]
 pub(super) struct Turn {
     pub(super) lock: Lock,
-    /// Whether a sender that found the turn taken wants its bell rung. Who gives the turn back has the line at hand.
+    /// Whether a sender that found the turn taken wants its bell rung. Who gives the turn back has
+    /// the line at hand.
     pub(super) doze: EventCount,
 }
 

@@ -58,13 +58,15 @@ impl ChannelMemory {
         self.wake_side(doze, 1, || self.receiver_notifier());
     }
 
-    /// Tells the senders that wait for room, if they want to be told, that there may be some. One at most sleeps: who has the turn.
+    /// Tells the senders that wait for room, if they want to be told, that there may be some. One
+    /// at most sleeps: who has the turn.
     #[inline]
     pub(super) fn wake_sender(&self) {
         self.wake_side(&self.control().room.0, 1, || self.sender_notifiers());
     }
 
-    /// Tells the senders that found the turn taken, if they want to be told, that it may be theirs. Who sleeps for it sleeps on the lock.
+    /// Tells the senders that found the turn taken, if they want to be told, that it may be theirs.
+    /// Who sleeps for it sleeps on the lock.
     #[inline]
     pub(super) fn wake_next_turn(&self) {
         self.wake_side(&self.control().turn.0.doze, 1, || self.sender_notifiers());

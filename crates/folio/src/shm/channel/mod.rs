@@ -1,6 +1,6 @@
 //! A channel: a ring of messages in shared memory, from one sender or many to one receiver.
 //!
-//! | file | what |
+//! | file | subject |
 //! | --- | --- |
 //! | [`ring`] | the ring itself, pure |
 //! | [`control`] | what lies beside it |
@@ -36,24 +36,29 @@ mod atomics {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering};
 }
 
-/// Messages between processes: a ring in shared memory, with one sender, or [many](ChannelOptions::many_senders), and one receiver. The processes know a name, or
-/// one forks the other, or passes it the descriptor.
+/// Messages between processes: a ring in shared memory, with one sender, or
+/// [many](ChannelOptions::many_senders), and one receiver. The processes know a name, or one forks
+/// the other, or passes it the descriptor.
 ///
-/// A message is any number of bytes up to the [`max_message_len`](Sender::max_message_len), arrives whole or not at all, and in order. A short one costs one or two
-/// cache lines and no system call, unless the other side sleeps. Both sides can work in place: [`Sender::reserve`],
+/// A message is any number of bytes up to the [`max_message_len`](Sender::max_message_len), arrives
+/// whole or not at all, and in order. A short one costs one or two cache lines and no system call,
+/// unless the other side sleeps. Both sides can work in place: [`Sender::reserve`],
 /// [`Receiver::peek`].
 ///
-/// A side that has left or was killed is an error for the other, after it has received what was sent; what is in the channel then stays
-/// for the next one. A channel ends with the last process that has it open, unless it is a file or
-/// [kept](crate::shm::Lifetime::Kept).
+/// A side that has left or was killed is an error for the other, after it has received what was
+/// sent; what is in the channel then stays for the next one. A channel ends with the last process
+/// that has it open, unless it is a file or [kept](crate::shm::Lifetime::Kept).
 ///
-/// Programs that know folio use it; it is no fifo and no socket in the file system, and a program that can only read and write
-/// descriptors needs one of those (mkfifo(3), unix(7)), which folio does not make. What such a program can do is wait: both sides have a
-/// descriptor to poll ([`Receiver::poll_fd`], [`Sender::poll_fd`]).
+/// Programs that know folio use it; it is no fifo and no socket in the file system, and a program
+/// that can only read and write descriptors needs one of those (mkfifo(3), unix(7)), which folio
+/// does not make. What such a program can do is wait: both sides have a descriptor to poll
+/// ([`Receiver::poll_fd`], [`Sender::poll_fd`]).
 ///
-/// What other processes write over the channel's memory can make messages wrong, and calls fail; it never makes safe code unsound.
+/// What other processes write over the channel's memory can make messages wrong, and calls fail; it
+/// never makes safe code unsound.
 ///
-/// **Fork:** a child can use its copy of the `Channel`, as a process of its own. Senders and receivers stay the parent's.
+/// **Fork:** a child can use its copy of the `Channel`, as a process of its own. Senders and
+/// receivers stay the parent's.
 ///
 /// ```
 /// # // SAFETY: nothing else reads the environment meanwhile.
@@ -92,14 +97,16 @@ impl ChannelOptions {
         Self { segment: SegmentOptions::new(), bytes: 1 << 16, many: false }
     }
 
-    /// Bytes of a new channel's ring, rounded up to a power of two of at least 64. A message takes 8 bytes more than it has, rounded up to a
-    /// multiple of 8, and 8 bytes of the ring stay free. A channel that is there already is opened with the size it has.
+    /// Bytes of a new channel's ring, rounded up to a power of two of at least 64. A message takes
+    /// 8 bytes more than it has, rounded up to a multiple of 8, and 8 bytes of the ring stay free.
+    /// A channel that is there already is opened with the size it has.
     pub fn bytes(mut self, bytes: usize) -> Self {
         self.bytes = bytes;
         self
     }
 
-    /// A channel of up to 128 senders at a time, of any processes, who take turns. All who open it say so.
+    /// A channel of up to 128 senders at a time, of any processes, who take turns. All who open it
+    /// say so.
     pub fn many_senders(mut self) -> Self {
         self.many = true;
         self
@@ -138,7 +145,8 @@ impl ChannelOptions {
         self.channel(self.making().open_or_create(name)?)
     }
 
-    /// Opens a channel that is the file at `path`, or makes it. What was sent and not received is there again after a restart.
+    /// Opens a channel that is the file at `path`, or makes it. What was sent and not received is
+    /// there again after a restart.
     ///
     /// # Errors
     ///
@@ -147,7 +155,8 @@ impl ChannelOptions {
         self.channel(self.making().open_or_create_file(path.as_ref())?)
     }
 
-    /// Makes a channel without a name: for forked children, and for who is [sent](Channel::send_to) it. Nobody can truncate it.
+    /// Makes a channel without a name: for forked children, and for who is [sent](Channel::send_to)
+    /// it. Nobody can truncate it.
     ///
     /// # Errors
     ///
@@ -248,17 +257,19 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// EBUSY, with the process that has it, while there is another; EAGAIN at 128 in a channel of many. EBADMSG if some process has
-    /// written over the channel.
+    /// EBUSY, with the process that has it, while there is another; EAGAIN at 128 in a channel of
+    /// many. EBADMSG if some process has written over the channel.
     pub fn sender(&self) -> Result<Sender> {
         Sender::new(self.link.clone())
     }
 
-    /// The receiver: there is one at a time. It begins at the first message that the last one has not given back.
+    /// The receiver: there is one at a time. It begins at the first message that the last one has
+    /// not given back.
     ///
     /// # Errors
     ///
-    /// EBUSY, with the process that has it, while there is another. EBADMSG if some process has written over the channel.
+    /// EBUSY, with the process that has it, while there is another. EBADMSG if some process has
+    /// written over the channel.
     pub fn receiver(&self) -> Result<Receiver> {
         Receiver::new(self.link.clone())
     }
@@ -289,8 +300,9 @@ impl Channel {
         self.link.attachment.file()
     }
 
-    /// Passes the channel to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte of data. The other end takes
-    /// it by [`receive_from`](Self::receive_from); one of many senders by [`ChannelOptions::receive_from`].
+    /// Passes the channel to the process at the other end of a Unix socket (SCM_RIGHTS), with one
+    /// byte of data. The other end takes it by [`receive_from`](Self::receive_from); one of many
+    /// senders by [`ChannelOptions::receive_from`].
     ///
     /// # Errors
     ///
@@ -309,8 +321,9 @@ impl Channel {
     }
 }
 
-/// Uses a channel while `input` is written over it: pairs of what to do and where, with the eight bytes to write. Calls may fail, and
-/// messages be wrong; nothing may be read or written outside, and nothing may panic or hang.
+/// Uses a channel while `input` is written over it: pairs of what to do and where, with the eight
+/// bytes to write. Calls may fail, and messages be wrong; nothing may be read or written outside,
+/// and nothing may panic or hang.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn survive(input: &[u8]) {
     use crate::shm::ring::memory::data_len;

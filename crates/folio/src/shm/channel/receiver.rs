@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 /// How often a look that finds nothing asks whether senders still live.
 const ASK: Duration = Duration::from_millis(20);
 
-/// Receives messages from a [`Channel`](super::Channel). There is one at a time; dropping it tells the senders.
+/// Receives messages from a [`Channel`](super::Channel). There is one at a time; dropping it tells
+/// the senders.
 ///
-/// A message stays in the channel until it is received or [released](Message::release). If the process dies before, the next receiver gets it
-/// again.
+/// A message stays in the channel until it is received or [released](Message::release). If the
+/// process dies before, the next receiver gets it again.
 ///
 /// **Fork:** it stays the parent's. In a child every call is an error, and its drop does nothing.
 #[derive(Debug)]
@@ -78,13 +79,14 @@ impl Receiver {
         self.link.limit()
     }
 
-    /// Receives a message into `buffer`, whose old contents are dropped. Returns its length. It waits while there is none, as
-    /// [`set_wait`](Self::set_wait) says.
+    /// Receives a message into `buffer`, whose old contents are dropped. Returns its length. It
+    /// waits while there is none, as [`set_wait`](Self::set_wait) says.
     ///
     /// # Errors
     ///
-    /// EPIPE when the channel is empty and all senders have left or died (not if there has been none yet). ETIMEDOUT. EBADMSG if some
-    /// process has written over the channel; an error that says so if one has truncated it.
+    /// EPIPE when the channel is empty and all senders have left or died (not if there has been
+    /// none yet). ETIMEDOUT. EBADMSG if some process has written over the channel; an error that
+    /// says so if one has truncated it.
     #[inline]
     pub fn recv(&mut self, buffer: &mut Vec<u8>) -> Result<usize> {
         let found = self.wait_for("recv")?;
@@ -95,7 +97,8 @@ impl Receiver {
     ///
     /// # Errors
     ///
-    /// As [`recv`](Self::recv), but for ETIMEDOUT. That a sender was killed is found out every 20 milliseconds.
+    /// As [`recv`](Self::recv), but for ETIMEDOUT. That a sender was killed is found out every 20
+    /// milliseconds.
     #[inline]
     pub fn try_recv(&mut self, buffer: &mut Vec<u8>) -> Result<Option<usize>> {
         match self.check_for_message("try_recv")? {
@@ -108,7 +111,8 @@ impl Receiver {
     ///
     /// # Errors
     ///
-    /// As [`recv`](Self::recv). EMSGSIZE if the message is longer than `buffer`: then it stays where it is.
+    /// As [`recv`](Self::recv). EMSGSIZE if the message is longer than `buffer`: then it stays
+    /// where it is.
     #[inline]
     pub fn recv_into(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let found = self.wait_for("recv_into")?;
@@ -128,7 +132,8 @@ impl Receiver {
         }
     }
 
-    /// The next message where it lies, waited for. It stays until it is [released](Message::release).
+    /// The next message where it lies, waited for. It stays until it is
+    /// [released](Message::release).
     ///
     /// # Errors
     ///
@@ -150,16 +155,19 @@ impl Receiver {
         Ok(found.map(|found| Message::new(self, found)))
     }
 
-    /// A descriptor for poll(2), select(2) or epoll(7): readable when there is a message, or when all senders have gone. It belongs to the
-    /// receiver.
+    /// A descriptor for poll(2), select(2) or epoll(7): readable when there is a message, or when
+    /// all senders have gone. It belongs to the receiver.
     ///
-    /// It can be readable for nothing, and is made unreadable by a `try_` call that finds nothing: so call one of them until it does, then wait for
-    /// the descriptor. Until this is called for the first time the channel costs nothing more; afterwards the senders make a system call for
+    /// It can be readable for nothing, and is made unreadable by a `try_` call that finds nothing:
+    /// so call one of them until it does, then wait for the descriptor. Until this is called for
+    /// the first time the channel costs nothing more; afterwards the senders make a system call for
     /// each message that finds the channel empty.
     ///
-    /// A sender in another network namespace (a container with a volume in common) makes it readable, too, by a FIFO beside the
-    /// channel's file, which the descriptor's process makes and takes away. Where there can be none it becomes readable by itself, every
-    /// half second: for a channel without a name, one that its maker passed, a directory in which this process may make no file.
+    /// A sender in another network namespace (a container with a volume in common) makes it
+    /// readable, too, by a FIFO beside the channel's file, which the descriptor's process makes and
+    /// takes away. Where there can be none it becomes readable by itself, every half second: for a
+    /// channel without a name, one that its maker passed, a directory in which this process may
+    /// make no file.
     ///
     /// ```
     /// use std::os::fd::AsFd;
@@ -182,10 +190,11 @@ impl Receiver {
         Ok(self.poll_handle()?.as_fd())
     }
 
-    /// A future of the next message. It needs no runtime: a thread of its own, one for the process, waits for the bells of
-    /// all receivers.
+    /// A future of the next message. It needs no runtime: a thread of its own, one for the process,
+    /// waits for the bells of all receivers.
     ///
-    /// Dropping the future loses no message. Errors are those of [`try_recv`](Self::try_recv) and [`poll_fd`](Self::poll_fd).
+    /// Dropping the future loses no message. Errors are those of [`try_recv`](Self::try_recv) and
+    /// [`poll_fd`](Self::poll_fd).
     pub fn recv_async<'a>(&'a mut self, buffer: &'a mut Vec<u8>) -> RecvFuture<'a> {
         RecvFuture { receiver: self, buffer }
     }
@@ -265,7 +274,8 @@ impl Receiver {
         let Self { link, consumer, parks, wait, .. } = self;
         let doze = &link.control().receiver.0.doze;
         let mut first = true;
-        // The look before this may have passed the end of the ring, for which a sender may wait; so may those below.
+        // The look before this may have passed the end of the ring, for which a sender may wait; so
+        // may those below.
         link.wake_sender();
         wait.until_counted(&link.attachment, call, &doze.0, parks, |phase| {
             let before = consumer.position();
@@ -415,8 +425,8 @@ impl Drop for Receiver {
     }
 }
 
-/// A message in the channel, to be read through a [view](Self::view), which ends before it is released. It stays there, and is the
-/// next one again, until it is [released](Self::release).
+/// A message in the channel, to be read through a [view](Self::view), which ends before it is
+/// released. It stays there, and is the next one again, until it is [released](Self::release).
 ///
 /// **Fork:** in a child every call is an error.
 ///
@@ -467,8 +477,8 @@ impl<'a> Message<'a> {
     /// EPERM in a forked child. An error that says so if some process has truncated the channel.
     pub fn view(&self) -> Result<View<'_>> {
         self.check("view")?;
-        // SAFETY: it lies in the ring, which the attachment keeps mapped and guarded while the receiver lives; no Rust allocation
-        // is there.
+        // SAFETY: it lies in the ring, which the attachment keeps mapped and guarded while the
+        // receiver lives; no Rust allocation is there.
         Ok(unsafe { View::new(self.start(), self.found.len) })
     }
 
@@ -488,8 +498,9 @@ impl<'a> Message<'a> {
     ///
     /// # Safety
     ///
-    /// No process writes to the channel's memory but by folio's own calls while the slice lives, and none truncates it. (Processes that use folio
-    /// do not touch a message before it is released.) The slice is not used in a forked child.
+    /// No process writes to the channel's memory but by folio's own calls while the slice lives,
+    /// and none truncates it. (Processes that use folio do not touch a message before it is
+    /// released.) The slice is not used in a forked child.
     ///
     /// # Errors
     ///

@@ -1,18 +1,21 @@
-//! The ring of a channel, and nothing else: how messages lie in it, how one side publishes them and the other gives them
-//! back. No system call, no pointer, no waiting.
+//! The ring of a channel, and nothing else: how messages lie in it, how one side publishes them and
+//! the other gives them back. No system call, no pointer, no waiting.
 //!
-//! A message is a [word](super::word) and its bytes, up to the next multiple of eight. The word is zero until the message is
-//! there: so the receiver looks at the very line that the message comes in, and a short message costs one or two lines between
-//! the processors, not a third for a counter.
+//! A message is a [word](super::word) and its bytes, up to the next multiple of eight. The word is
+//! zero until the message is there: so the receiver looks at the very line that the message comes
+//! in, and a short message costs one or two lines between the processors, not a third for a
+//! counter.
 //!
-//! Since bytes of older messages lie in the way, the producer zeroes the word *behind* a message before it publishes the
-//! message: whoever follows the chain of words finds its end, a producer that takes over from a killed one included. The
-//! receiver's position is in shared memory exactly; the producer's is a hint that may lag one publication behind.
+//! Since bytes of older messages lie in the way, the producer zeroes the word *behind* a message
+//! before it publishes the message: whoever follows the chain of words finds its end, a producer
+//! that takes over from a killed one included. The receiver's position is in shared memory exactly;
+//! the producer's is a hint that may lag one publication behind.
 //!
-//! A message lies in one piece. One that does not fit before the ring's end starts again at its beginning, behind a word that
-//! says so.
+//! A message lies in one piece. One that does not fit before the ring's end starts again at its
+//! beginning, behind a word that says so.
 //!
-//! Nothing that is read from the ring is trusted. `tests/models/channel_ring.rs` checks the protocol under every order of steps.
+//! Nothing that is read from the ring is trusted. `tests/models/channel_ring.rs` checks the
+//! protocol under every order of steps.
 
 use super::atomics::{AtomicU64, Ordering};
 use super::message_header::{self, Corrupt, MessageKind, WORD, is_before};
@@ -23,7 +26,8 @@ pub(crate) trait ChannelRing {
     fn word(&self, at: usize) -> &AtomicU64;
     /// Where the first message is that was not given back. The receiver's.
     fn head(&self) -> &AtomicU64;
-    /// Where the next message goes, or an earlier position from which the chain of words leads there. The producer's.
+    /// Where the next message goes, or an earlier position from which the chain of words leads
+    /// there. The producer's.
     fn tail(&self) -> &AtomicU64;
 }
 
@@ -64,7 +68,8 @@ pub(crate) struct Producer {
     tail: u64,
     /// The receiver's position when it was last looked at.
     head: u64,
-    /// Messages that are to appear together: where they start, and the first word, which is stored last.
+    /// Messages that are to appear together: where they start, and the first word, which is stored
+    /// last.
     batch: Option<ProducerBatch>,
 }
 
@@ -75,14 +80,16 @@ struct ProducerBatch {
 }
 
 impl Producer {
-    /// Takes up the work where the last producer left it, be it in the middle of a message. Nobody else publishes.
+    /// Takes up the work where the last producer left it, be it in the middle of a message. Nobody
+    /// else publishes.
     pub(crate) fn resume(ring: &impl ChannelRing, capacity: u64) -> Result<Self, Corrupt> {
         let (head, hint) =
             (ring.head().load(Ordering::Acquire), ring.tail().load(Ordering::Acquire));
         if !(head | hint).is_multiple_of(WORD) {
             return Err(Corrupt { what: "a position is no multiple of eight", at: head | hint });
         }
-        // A message that was published and not yet noted in the hint may have been given back already.
+        // A message that was published and not yet noted in the hint may have been given back
+        // already.
         let mut tail = if hint.wrapping_sub(head) <= capacity {
             hint
         } else if head.wrapping_sub(hint) <= capacity {
@@ -113,8 +120,8 @@ impl Producer {
         Self { capacity, tail: 0, head: 0, batch: None }
     }
 
-    /// Goes on where another producer has stopped, which noted it and had nothing unfinished. Whether the note is possible; if
-    /// not, [`resume`](Self::resume) finds out more.
+    /// Goes on where another producer has stopped, which noted it and had nothing unfinished.
+    /// Whether the note is possible; if not, [`resume`](Self::resume) finds out more.
     #[inline]
     pub(crate) fn follow(&mut self, ring: &impl ChannelRing) -> bool {
         let tail = ring.tail().load(Ordering::Acquire);

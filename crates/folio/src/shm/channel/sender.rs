@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 /// How often a try that finds no room asks whether the receiver still lives.
 const ASK: Duration = Duration::from_millis(20);
 
-/// Sends messages into a [`Channel`](super::Channel). Dropping it tells the receiver that nothing more will come from here.
+/// Sends messages into a [`Channel`](super::Channel). Dropping it tells the receiver that nothing
+/// more will come from here.
 ///
 /// **Fork:** it stays the parent's. In a child every call is an error, and its drop does nothing.
 #[derive(Debug)]
@@ -125,7 +126,8 @@ impl Sender {
         self.wait = wait;
     }
 
-    /// How often it slept while it waited for room. (While it waited for its turn among many senders [`Wait::parks`] counts.)
+    /// How often it slept while it waited for room. (While it waited for its turn among many
+    /// senders [`Wait::parks`] counts.)
     pub fn parks(&self) -> u64 {
         self.parks
     }
@@ -141,8 +143,9 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// EMSGSIZE beyond the [`max_message_len`](Self::max_message_len). EPIPE if the receiver has left, or died while this waited. ETIMEDOUT. EBADMSG if some
-    /// process has written over the channel; an error that says so if one has truncated it. Nothing was sent then.
+    /// EMSGSIZE beyond the [`max_message_len`](Self::max_message_len). EPIPE if the receiver has
+    /// left, or died while this waited. ETIMEDOUT. EBADMSG if some process has written over the
+    /// channel; an error that says so if one has truncated it. Nothing was sent then.
     #[inline]
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         let place = self.place("send", bytes.len())?;
@@ -155,7 +158,8 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send), but for ETIMEDOUT. That the receiver was killed is found out every 20 milliseconds.
+    /// As [`send`](Self::send), but for ETIMEDOUT. That the receiver was killed is found out every
+    /// 20 milliseconds.
     #[inline]
     pub fn try_send(&mut self, bytes: &[u8]) -> Result<bool> {
         let Some(place) = self.try_place("try_send", bytes.len())? else { return Ok(false) };
@@ -164,8 +168,8 @@ impl Sender {
         copied.map(|()| true)
     }
 
-    /// Room for a message of `len` bytes in the channel itself, to be filled and [committed](Reserved::commit). What the room holds
-    /// before is unspecified.
+    /// Room for a message of `len` bytes in the channel itself, to be filled and
+    /// [committed](Reserved::commit). What the room holds before is unspecified.
     ///
     /// In a channel of many senders the others wait until it is committed or dropped.
     ///
@@ -187,12 +191,15 @@ impl Sender {
         Ok(place.map(|place| Reserved::new(self, place, len)))
     }
 
-    /// A descriptor for poll(2), select(2) or epoll(7): readable when a try that found no room, or that it was another sender's turn, may
-    /// succeed now, or when the receiver has gone. It belongs to the sender.
+    /// A descriptor for poll(2), select(2) or epoll(7): readable when a try that found no room, or
+    /// that it was another sender's turn, may succeed now, or when the receiver has gone. It
+    /// belongs to the sender.
     ///
-    /// It can be readable for nothing, and is made unreadable by a `try_` call that finds no room: so call one of them until it does, then wait
-    /// for the descriptor. Until this is called for the first time the channel costs nothing more; afterwards the receiver makes a system
-    /// call when it makes room that a sender waits for, and in a channel of many senders so does a sender that gives the turn back.
+    /// It can be readable for nothing, and is made unreadable by a `try_` call that finds no room:
+    /// so call one of them until it does, then wait for the descriptor. Until this is called for
+    /// the first time the channel costs nothing more; afterwards the receiver makes a system call
+    /// when it makes room that a sender waits for, and in a channel of many senders so does a
+    /// sender that gives the turn back.
     ///
     /// ```
     /// let channel = folio::shm::Channel::anonymous(64)?;
@@ -212,11 +219,12 @@ impl Sender {
         Ok(self.poll_handle()?.as_fd())
     }
 
-    /// A future that sends a message when there is room. It needs no runtime: a thread of its own, one for the process, waits for the
-    /// bells.
+    /// A future that sends a message when there is room. It needs no runtime: a thread of its own,
+    /// one for the process, waits for the bells.
     ///
-    /// Dropping the future sends nothing, if it has not been ready: the message is sent whole, by the poll that is. Errors are those of
-    /// [`try_send`](Self::try_send) and [`poll_fd`](Self::poll_fd).
+    /// Dropping the future sends nothing, if it has not been ready: the message is sent whole, by
+    /// the poll that is. Errors are those of [`try_send`](Self::try_send) and
+    /// [`poll_fd`](Self::poll_fd).
     pub fn send_async<'a>(&'a mut self, bytes: &'a [u8]) -> SendFuture<'a> {
         SendFuture { sender: self, bytes: Some(bytes) }
     }
@@ -317,7 +325,8 @@ impl Sender {
         match self.producer.find(&self.link, len as u64) {
             Ok(place) => Ok(Ok(place)),
             Err(blocked) => {
-                // Part of the room may have been taken by the end of the ring, which the receiver has to pass.
+                // Part of the room may have been taken by the end of the ring, which the receiver
+                // has to pass.
                 self.link.wake_receiver();
                 self.end(None);
                 match blocked {
@@ -378,7 +387,8 @@ impl Sender {
         }
     }
 
-    /// Whether a try that found no room asks the kernel for the receiver: a system call, so not each time.
+    /// Whether a try that found no room asks the kernel for the receiver: a system call, so not
+    /// each time.
     fn is_time_to_ask(&mut self) -> bool {
         let now = Instant::now();
         let ask = self.asked.is_none_or(|asked| now - asked >= ASK) || self.bell.is_some();
@@ -492,7 +502,8 @@ impl Sender {
             if wait.never_parks() {
                 return Ok(Check::Again);
             }
-            // What was published just before may have to be told once more: its end of the ring may have come since.
+            // What was published just before may have to be told once more: its end of the ring may
+            // have come since.
             let slept =
                 doze.prepare_wait_and_settle(ASLEEP, || producer.find(link, len as u64).is_ok());
             let Some(word) = slept else {
@@ -574,8 +585,9 @@ impl Drop for Sender {
     }
 }
 
-/// Room for a message in a channel, to be filled by [`copy_from`](Self::copy_from) or through a [view](Self::view), which ends before
-/// it is committed. Dropped without [`commit`](Self::commit), nothing is seen of it.
+/// Room for a message in a channel, to be filled by [`copy_from`](Self::copy_from) or through a
+/// [view](Self::view), which ends before it is committed. Dropped without [`commit`](Self::commit),
+/// nothing is seen of it.
 ///
 /// **Fork:** in a child every call is an error, and its drop does nothing.
 ///
@@ -620,8 +632,8 @@ impl<'a> Reserved<'a> {
     /// EPERM in a forked child. An error that says so if some process has truncated the channel.
     pub fn view(&mut self) -> Result<ViewMut<'_>> {
         self.sender.check("view")?;
-        // SAFETY: it lies in the ring, which the attachment keeps mapped and guarded for as long as the sender lives; no Rust
-        // allocation is there.
+        // SAFETY: it lies in the ring, which the attachment keeps mapped and guarded for as long as
+        // the sender lives; no Rust allocation is there.
         Ok(unsafe { ViewMut::new(self.start(), self.len) })
     }
 
@@ -638,8 +650,9 @@ impl<'a> Reserved<'a> {
     ///
     /// # Safety
     ///
-    /// No process writes to the channel's memory but by folio's own calls while the slice lives, and none truncates it. (Processes that use folio
-    /// do not touch room that is reserved.) The slice is not used in a forked child.
+    /// No process writes to the channel's memory but by folio's own calls while the slice lives,
+    /// and none truncates it. (Processes that use folio do not touch room that is reserved.) The
+    /// slice is not used in a forked child.
     ///
     /// # Errors
     ///
@@ -691,7 +704,8 @@ impl Drop for Reserved<'_> {
     }
 }
 
-/// Messages that are seen together; see [`Sender::batch`]. Dropped without [`commit`](Self::commit), none is seen.
+/// Messages that are seen together; see [`Sender::batch`]. Dropped without
+/// [`commit`](Self::commit), none is seen.
 #[derive(Debug)]
 #[must_use = "messages are seen when the batch is committed"]
 pub struct Batch<'a> {
@@ -703,7 +717,8 @@ impl Batch<'_> {
     ///
     /// # Errors
     ///
-    /// As [`Sender::send`]; EMSGSIZE too if the batch has no room in the ring. The messages before stay in the batch.
+    /// As [`Sender::send`]; EMSGSIZE too if the batch has no room in the ring. The messages before
+    /// stay in the batch.
     pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
         let sender = &mut *self.sender;
         let place = sender.place_further("push", bytes.len())?;

@@ -1,7 +1,8 @@
-//! The checksum of an entry: tells bytes that are not the entry's own apart from those that are. It keeps no secret, and nobody off who wants to
-//! forge one.
+//! The checksum of an entry: tells bytes that are not the entry's own apart from those that are. It
+//! keeps no secret, and nobody off who wants to forge one.
 //!
-//! Four lanes of eight bytes each, mixed by a multiplication whose halves are folded together: about as quick as a copy.
+//! Four lanes of eight bytes each, mixed by a multiplication whose halves are folded together:
+//! about as quick as a copy.
 
 const KEYS: [u64; 4] =
     [0x9e37_79b9_7f4a_7c15, 0xc2b2_ae3d_27d4_eb4f, 0x1656_67b1_9e37_79f9, 0x2545_f491_4f6c_dd1d];

@@ -1,13 +1,15 @@
-//! The entries of a log in their ring, and nothing else: how they are published, found and overwritten. No system call, no
-//! pointer, no waiting.
+//! The entries of a log in their ring, and nothing else: how they are published, found and
+//! overwritten. No system call, no pointer, no waiting.
 //!
-//! An entry is a [word](super::word), its sequence number, a checksum, and its bytes up to the next multiple of eight. The word
-//! *behind* an entry is zero before the entry's own is stored: it ends the chain, also for a writer that takes over from a
-//! killed one. The writer waits for nobody. Before it overwrites entries it says up to where, a sixteenth of the log at a time,
-//! so that readers share that line and seldom lose it; a reader copies first, and then looks whether what it copied has been given
-//! up meanwhile.
+//! An entry is a [word](super::word), its sequence number, a checksum, and its bytes up to the next
+//! multiple of eight. The word *behind* an entry is zero before the entry's own is stored: it ends
+//! the chain, also for a writer that takes over from a killed one. The writer waits for nobody.
+//! Before it overwrites entries it says up to where, a sixteenth of the log at a time, so that
+//! readers share that line and seldom lose it; a reader copies first, and then looks whether what
+//! it copied has been given up meanwhile.
 //!
-//! Nothing that is read is trusted. `tests/models/log_entries.rs` checks the protocol under every order of steps.
+//! Nothing that is read is trusted. `tests/models/log_entries.rs` checks the protocol under every
+//! order of steps.
 
 use super::atomics::{AtomicU64, Ordering, fence};
 use super::message_header::{self, Corrupt, MessageKind, WORD, is_before};
@@ -25,7 +27,8 @@ pub(crate) trait LogRing {
 /// Word, sequence number and checksum.
 pub(crate) const HEADER: u64 = 3 * WORD;
 
-/// The longest entry that a log of `capacity` bytes takes: a quarter, so that three entries are always there.
+/// The longest entry that a log of `capacity` bytes takes: a quarter, so that three entries are
+/// always there.
 pub(crate) fn limit(capacity: u64) -> u64 {
     capacity / 4 - HEADER - WORD
 }
@@ -34,7 +37,8 @@ fn footprint(len: u64) -> u64 {
     HEADER + len.next_multiple_of(WORD)
 }
 
-/// An entry that was found. Its bytes are the caller's to copy, before it asks whether they were still there.
+/// An entry that was found. Its bytes are the caller's to copy, before it asks whether they were
+/// still there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FoundEntry {
     /// Where its word is.
@@ -59,7 +63,8 @@ enum Stands {
     Skip(u64),
 }
 
-/// Looks at a position. What it finds counts only if the position is not before the oldest one afterwards.
+/// Looks at a position. What it finds counts only if the position is not before the oldest one
+/// afterwards.
 fn look(ring: &impl LogRing, capacity: u64, position: u64) -> Result<Stands, Corrupt> {
     let at = (position & (capacity - 1)) as usize;
     let word = ring.word(at).load(Ordering::Acquire);
@@ -96,8 +101,8 @@ fn is_still_there(ring: &impl LogRing, position: u64) -> Result<bool, Corrupt> {
 pub(crate) enum Trust {
     /// The memory is as the last writer left it, though it may have been killed at any instruction.
     Memory,
-    /// The machine may have gone down since: pages may be of different moments. Every entry is checked, and the first one that is
-    /// not whole behind a whole one ends the log.
+    /// The machine may have gone down since: pages may be of different moments. Every entry is
+    /// checked, and the first one that is not whole behind a whole one ends the log.
     Nothing,
 }
 
@@ -122,10 +127,12 @@ pub(crate) struct EntryPlace {
 }
 
 impl EntryWriter {
-    /// Takes up the work where the last writer left it, be it in the middle of an entry. `is_whole` checks an entry's bytes.
+    /// Takes up the work where the last writer left it, be it in the middle of an entry. `is_whole`
+    /// checks an entry's bytes.
     ///
-    /// Where nothing is trusted it never fails: what is whole from the first whole entry on is kept, and if there is none the log
-    /// begins anew, with numbers that no entry had before. What was cut off is then to be [erased](Self::erase).
+    /// Where nothing is trusted it never fails: what is whole from the first whole entry on is
+    /// kept, and if there is none the log begins anew, with numbers that no entry had before. What
+    /// was cut off is then to be [erased](Self::erase).
     pub(crate) fn resume(
         ring: &impl LogRing,
         capacity: u64,
@@ -149,9 +156,10 @@ impl EntryWriter {
         Ok(writer)
     }
 
-    /// Erases all of the ring that is not in the log. Whether there was anything. It is for a writer that trusted nothing, in a file that
-    /// outlives the machine, and has to last before anything is appended: else an entry that was cut off could follow a new one, after
-    /// the machine has gone down again, with the very number that comes next.
+    /// Erases all of the ring that is not in the log. Whether there was anything. It is for a
+    /// writer that trusted nothing, in a file that outlives the machine, and has to last before
+    /// anything is appended: else an entry that was cut off could follow a new one, after the
+    /// machine has gone down again, with the very number that comes next.
     pub(crate) fn erase(&self, ring: &impl LogRing) -> bool {
         // As when entries are given up: they were before anything is stored over them.
         fence(Ordering::Release);
@@ -178,7 +186,8 @@ impl EntryWriter {
         self.seq
     }
 
-    /// Makes room for an entry of `len` bytes, at most [`limit`], giving up the oldest ones if need be.
+    /// Makes room for an entry of `len` bytes, at most [`limit`], giving up the oldest ones if need
+    /// be.
     #[inline]
     pub(crate) fn make_room(
         &mut self,
@@ -262,8 +271,8 @@ struct RecoveredLog {
     seq: u64,
 }
 
-/// The number of the first entry of a log that begins at this position. It is higher than those of all entries before: none takes less
-/// than its header.
+/// The number of the first entry of a log that begins at this position. It is higher than those of
+/// all entries before: none takes less than its header.
 fn first_seq(position: u64) -> u64 {
     position.div_ceil(HEADER)
 }
@@ -335,7 +344,8 @@ impl RecoveredLog {
             }
             _ => None,
         };
-        // The positions may be of another moment than the entries are: the words say for which position they were written.
+        // The positions may be of another moment than the entries are: the words say for which
+        // position they were written.
         let lap = |start: u64| {
             let start = start & !(WORD - 1);
             (0..capacity / WORD).map(move |step| start.wrapping_add(step * WORD))
@@ -409,13 +419,15 @@ impl EntryReader {
         let (mut before, mut steps) = (None, 0_u64);
         for _ in 0..LOOKS {
             let position = ring.last().load(Ordering::Acquire);
-            // The last entry is never given up: whoever finds it gone finds another one named the next time.
+            // The last entry is never given up: whoever finds it gone finds another one named the
+            // next time.
             if !position.is_multiple_of(WORD) || before.replace(position) == Some(position) {
                 return Err(Corrupt { what: "the last entry's position is none", at: position });
             }
             let mut reader =
                 Self { capacity, position, seq: first_seq(position), overtaken: false };
-            // The hint names an entry; the chain leads on from there, and a writer that is quicker starts this anew.
+            // The hint names an entry; the chain leads on from there, and a writer that is quicker
+            // starts this anew.
             while let Some(found) = reader.glance(ring)? {
                 (reader.position, reader.seq) = (found.end(), found.seq.wrapping_add(1));
                 steps += 1;
@@ -431,16 +443,18 @@ impl EntryReader {
         Err(restless(ring.last()))
     }
 
-    /// Before the entry `seq`; where that is gone, [`next`](Self::next) says so; where it is still to come, behind the newest.
+    /// Before the entry `seq`; where that is gone, [`next`](Self::next) says so; where it is still
+    /// to come, behind the newest.
     pub(crate) fn at_seq(ring: &impl LogRing, capacity: u64, seq: u64) -> Result<Self, Corrupt> {
-        // After the machine went down the hint may be wrong, and the chain from the oldest entry on be right.
+        // After the machine went down the hint may be wrong, and the chain from the oldest entry on
+        // be right.
         if let Ok(newest) = Self::at_newest(ring, capacity)
             && newest.seq <= seq
         {
             return Ok(newest);
         }
-        // The entry was there. Each time that this is overtaken a sixteenth of the log has gone, so that before long the entry is
-        // reached or gone too.
+        // The entry was there. Each time that this is overtaken a sixteenth of the log has gone, so
+        // that before long the entry is reached or gone too.
         for _ in 0..64 {
             let mut reader = Self::at_oldest(ring, capacity)?;
             if seq < reader.seq {
@@ -507,8 +521,8 @@ impl EntryReader {
         }
     }
 
-    /// Reads on, if there is something: `copy` takes the bytes of what may be the next entry. That they are the entry's is seen to here,
-    /// but not that they agree with its checksum.
+    /// Reads on, if there is something: `copy` takes the bytes of what may be the next entry. That
+    /// they are the entry's is seen to here, but not that they agree with its checksum.
     #[inline]
     pub(crate) fn read<E>(
         &mut self,
@@ -516,7 +530,8 @@ impl EntryReader {
         corrupt: impl Fn(Corrupt) -> E,
         mut copy: impl FnMut(&FoundEntry) -> Result<(), E>,
     ) -> Result<Option<ReadStep>, E> {
-        // Who is overtaken is told what it missed, but where the numbers stay the same: which no writer does for long.
+        // Who is overtaken is told what it missed, but where the numbers stay the same: which no
+        // writer does for long.
         for _ in 0..LOOKS {
             match self.next(ring).map_err(&corrupt)? {
                 Next::Nothing => return Ok(None),
@@ -536,7 +551,8 @@ impl EntryReader {
         Err(corrupt(restless(ring.oldest())))
     }
 
-    /// Whether the bytes that were copied since [`next`](Self::next) are the entry's. If so the reader moves on.
+    /// Whether the bytes that were copied since [`next`](Self::next) are the entry's. If so the
+    /// reader moves on.
     #[inline]
     pub(crate) fn confirm(
         &mut self,
@@ -557,8 +573,8 @@ impl EntryReader {
         Ok(true)
     }
 
-    /// After the writer has overtaken this reader: goes on at the oldest entry. Returns the first number that was missed and
-    /// how many were; none, if only the end of a lap was given up.
+    /// After the writer has overtaken this reader: goes on at the oldest entry. Returns the first
+    /// number that was missed and how many were; none, if only the end of a lap was given up.
     pub(crate) fn catch_up(&mut self, ring: &impl LogRing) -> Result<Option<(u64, u64)>, Corrupt> {
         let (position, seq) = oldest(ring, self.capacity)?;
         let missed = (self.seq, seq.wrapping_sub(self.seq));
@@ -573,7 +589,8 @@ impl EntryReader {
     }
 }
 
-/// How often a look is tried again that a writer has overtaken: each time it has given up a sixteenth of the log.
+/// How often a look is tried again that a writer has overtaken: each time it has given up a
+/// sixteenth of the log.
 const LOOKS: usize = 1000;
 
 /// Some process changes a position all the time, which no writer does.
@@ -595,7 +612,8 @@ fn oldest(ring: &impl LogRing, capacity: u64) -> Result<(u64, u64), Corrupt> {
                 at: start,
             });
         }
-        // Looked at before the entry is: who has appended another one had published the first before.
+        // Looked at before the entry is: who has appended another one had published the first
+        // before.
         let last = ring.last().load(Ordering::Acquire);
         let mut position = start;
         let seq = loop {

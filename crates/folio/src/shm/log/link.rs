@@ -1,4 +1,5 @@
-//! What lies beside a log's ring, and what its writer and readers have: its memory, and who is to be told.
+//! What lies beside a log's ring, and what its writer and readers have: its memory, and who is to
+//! be told.
 
 use super::entries::{self, LogRing};
 use crate::shm::ring::memory::{CachePadded, ControlBlock, RING_AT, RingMemory};
@@ -25,7 +26,8 @@ pub(super) struct LogControl {
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Appending {
-    /// Zero: there was no writer yet. [`NOBODY`](crate::shm::segment::owner::Owner::NOBODY): it has left. Else the owner.
+    /// Zero: there was no writer yet. [`NOBODY`](crate::shm::segment::owner::Owner::NOBODY): it has
+    /// left. Else the owner.
     pub(super) owner: AtomicU64,
     /// The boot of the machine that the last writer wrote in.
     pub(super) boot: AtomicU64,
@@ -86,7 +88,8 @@ impl LogRing for LogMemory {
     }
 }
 
-/// A number of the machine's boot: memory that was written in another one may have been torn by its end.
+/// A number of the machine's boot: memory that was written in another one may have been torn by its
+/// end.
 pub(super) fn boot() -> u64 {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();

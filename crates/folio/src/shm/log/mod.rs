@@ -1,6 +1,6 @@
 //! A log: a queue with history, in a segment or a file, from one writer to any number of readers.
 //!
-//! | file | what |
+//! | file | subject |
 //! | --- | --- |
 //! | [`chain`] | the entries in their ring, pure |
 //! | [`checksum`] | of an entry |
@@ -35,17 +35,21 @@ mod atomics {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
 }
 
-/// Entries that are read as often as one likes: one writer appends, any number of readers read, each from any point, again and again. What a
-/// fifo gives once and to one, a log gives to all who ask, also to those who come later; as a file, also after a restart. It is read and
-/// written by programs that use folio; for others folio makes no fifo.
+/// Entries that are read as often as one likes: one writer appends, any number of readers read,
+/// each from any point, again and again. What a fifo gives once and to one, a log gives to all who
+/// ask, also to those who come later; as a file, also after a restart. It is read and written by
+/// programs that use folio; for others folio makes no fifo.
 ///
-/// Entries have sequence numbers from 0. The log has a fixed size: the newest entries push out the oldest, and the writer waits for no
-/// reader. One that is too slow is told exactly which entries it missed.
+/// Entries have sequence numbers from 0. The log has a fixed size: the newest entries push out the
+/// oldest, and the writer waits for no reader. One that is too slow is told exactly which entries
+/// it missed.
 ///
-/// An entry is any number of bytes up to the [`max_entry_len`](LogWriter::max_entry_len), and is seen whole or not at all, whatever instruction the writer is killed at. A new
-/// writer goes on with the next number.
+/// An entry is any number of bytes up to the [`max_entry_len`](LogWriter::max_entry_len), and is
+/// seen whole or not at all, whatever instruction the writer is killed at. A new writer goes on
+/// with the next number.
 ///
-/// **Fork:** a child can use its copy of the `Log`, as a process of its own, and its copy of a reader. A writer stays the parent's.
+/// **Fork:** a child can use its copy of the `Log`, as a process of its own, and its copy of a
+/// reader. A writer stays the parent's.
 ///
 /// ```
 /// use folio::shm::{Log, Read, Start};
@@ -85,8 +89,9 @@ impl LogOptions {
         Self { segment: SegmentOptions::new().lifetime(Lifetime::Kept), bytes: 1 << 20 }
     }
 
-    /// Bytes of a new log's ring, rounded up to a power of two of at least 1024. An entry takes 24 bytes more than it has, rounded up to a
-    /// multiple of 8. A log that is there already is opened with the size it has.
+    /// Bytes of a new log's ring, rounded up to a power of two of at least 1024. An entry takes 24
+    /// bytes more than it has, rounded up to a multiple of 8. A log that is there already is opened
+    /// with the size it has.
     pub fn bytes(mut self, bytes: usize) -> Self {
         self.bytes = bytes;
         self
@@ -134,7 +139,8 @@ impl LogOptions {
         Log::new(self.making().open_or_create_file(path.as_ref())?)
     }
 
-    /// Makes a log without a name: for forked children, and for who is [passed](Log::send_to) it. Nobody can truncate it.
+    /// Makes a log without a name: for forked children, and for who is [passed](Log::send_to) it.
+    /// Nobody can truncate it.
     ///
     /// # Errors
     ///
@@ -229,12 +235,13 @@ impl Log {
         LogOptions::new().bytes(bytes).anonymous()
     }
 
-    /// The writer: there is one at a time. It goes on where the last one stopped. The first one after the machine was started anew reads all
-    /// of the log, and waits for its device once.
+    /// The writer: there is one at a time. It goes on where the last one stopped. The first one
+    /// after the machine was started anew reads all of the log, and waits for its device once.
     ///
     /// # Errors
     ///
-    /// EBUSY, with the process that has it, while there is another. EBADMSG if some process has written over the log. EIO.
+    /// EBUSY, with the process that has it, while there is another. EBADMSG if some process has
+    /// written over the log. EIO.
     pub fn writer(&self) -> Result<LogWriter> {
         LogWriter::new(self.link.clone())
     }
@@ -274,8 +281,8 @@ impl Log {
         self.link.attachment.file()
     }
 
-    /// Passes the log to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte of data. The other end takes it by
-    /// [`receive_from`](Self::receive_from).
+    /// Passes the log to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte
+    /// of data. The other end takes it by [`receive_from`](Self::receive_from).
     ///
     /// # Errors
     ///
@@ -294,8 +301,9 @@ impl Log {
     }
 }
 
-/// Uses a log while `input` is written over it: pairs of what to do and where, with the eight bytes to write. Calls may fail, and entries be
-/// missing; nothing may be read or written outside, and nothing may panic or hang.
+/// Uses a log while `input` is written over it: pairs of what to do and where, with the eight bytes
+/// to write. Calls may fail, and entries be missing; nothing may be read or written outside, and
+/// nothing may panic or hang.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn survive(input: &[u8]) {
     use crate::shm::ring::memory::data_len;

@@ -25,8 +25,8 @@ pub enum Start {
     Oldest,
     /// Behind the newest one: what is appended from now on.
     Newest,
-    /// At the entry of this sequence number. If it is gone, the reader is told what it missed; if it is still to come, the
-    /// entries before it are read too.
+    /// At the entry of this sequence number. If it is gone, the reader is told what it missed; if
+    /// it is still to come, the entries before it are read too.
     At(u64),
 }
 
@@ -44,10 +44,11 @@ pub enum Read {
     },
 }
 
-/// Reads a [`Log`](super::Log), from any point, as often as it likes. Nobody knows of it, and it takes nothing away: any number of
-/// readers see every entry.
+/// Reads a [`Log`](super::Log), from any point, as often as it likes. Nobody knows of it, and it
+/// takes nothing away: any number of readers see every entry.
 ///
-/// **Fork:** a child can use its copy as a reader of its own, but for the [`poll_fd`](Self::poll_fd) and futures if the parent used them.
+/// **Fork:** a child can use its copy as a reader of its own, but for the
+/// [`poll_fd`](Self::poll_fd) and futures if the parent used them.
 #[derive(Debug)]
 pub struct LogReader {
     link: LogMemory,
@@ -94,7 +95,8 @@ impl LogReader {
     ///
     /// # Errors
     ///
-    /// EBADMSG if some process has written over the log; an error that says so if one has truncated it.
+    /// EBADMSG if some process has written over the log; an error that says so if one has truncated
+    /// it.
     pub fn seek(&mut self, start: Start) -> Result<()> {
         self.link.attachment.check()?;
         self.chain = begin(&self.link, start, "seek")?;
@@ -103,14 +105,14 @@ impl LogReader {
         Ok(())
     }
 
-    /// The next entry, whose bytes replace what `buffer` held; or what was missed. It waits while there is none, as
-    /// [`set_wait`](Self::set_wait) says.
+    /// The next entry, whose bytes replace what `buffer` held; or what was missed. It waits while
+    /// there is none, as [`set_wait`](Self::set_wait) says.
     ///
     /// # Errors
     ///
-    /// EPIPE when all entries were read and the writer has left or died (not if there has been none yet); it can be called
-    /// again when there is a new one. ETIMEDOUT. EBADMSG if some process has written over the log; an error that says so if one has
-    /// truncated it.
+    /// EPIPE when all entries were read and the writer has left or died (not if there has been none
+    /// yet); it can be called again when there is a new one. ETIMEDOUT. EBADMSG if some process has
+    /// written over the log; an error that says so if one has truncated it.
     #[inline]
     pub fn next(&mut self, buffer: &mut Vec<u8>) -> Result<Read> {
         self.link.attachment.check()?;
@@ -120,7 +122,8 @@ impl LogReader {
         }
     }
 
-    /// The next entry, or what was missed, if there is something. It does not tell that the writer has left.
+    /// The next entry, or what was missed, if there is something. It does not tell that the writer
+    /// has left.
     ///
     /// # Errors
     ///
@@ -134,12 +137,13 @@ impl LogReader {
         }
     }
 
-    /// A descriptor for poll(2), select(2) or epoll(7): readable when there is an entry, or when the writer has gone. It belongs to
-    /// the reader.
+    /// A descriptor for poll(2), select(2) or epoll(7): readable when there is an entry, or when
+    /// the writer has gone. It belongs to the reader.
     ///
-    /// It can be readable for nothing, and is made unreadable by a [`try_next`](Self::try_next) that finds nothing: so call that until
-    /// it does, then wait for the descriptor. A writer in another network namespace makes it readable as senders do
-    /// [a receiver's](crate::shm::Receiver::poll_fd).
+    /// It can be readable for nothing, and is made unreadable by a [`try_next`](Self::try_next)
+    /// that finds nothing: so call that until it does, then wait for the descriptor. A writer in
+    /// another network namespace makes it readable as senders do [a
+    /// receiver's](crate::shm::Receiver::poll_fd).
     ///
     /// # Errors
     ///
@@ -148,8 +152,8 @@ impl LogReader {
         Ok(self.poll_handle()?.as_fd())
     }
 
-    /// A future of the next entry, or what was missed. It needs no runtime: a thread of its own, one for the process, waits for the
-    /// bells of all readers.
+    /// A future of the next entry, or what was missed. It needs no runtime: a thread of its own,
+    /// one for the process, waits for the bells of all readers.
     ///
     /// Errors are those of [`next`](Self::next) and [`poll_fd`](Self::poll_fd).
     pub fn next_async<'a>(&'a mut self, buffer: &'a mut Vec<u8>) -> NextFuture<'a> {
@@ -228,7 +232,8 @@ impl LogReader {
             if wait.never_parks() {
                 return Ok(Check::Again);
             }
-            // Others may sleep on the same word: the announcement stays. A writer that left before it told nobody.
+            // Others may sleep on the same word: the announcement stays. A writer that left before
+            // it told nobody.
             let is_ready = || chain.is_ready(link) || writer_gone(link, false).is_some();
             let Some(word) = doze.prepare_wait_and_settle(ASLEEP, is_ready) else {
                 return Ok(Check::Again);

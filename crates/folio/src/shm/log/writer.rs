@@ -71,8 +71,9 @@ impl LogWriter {
     ///
     /// # Errors
     ///
-    /// EMSGSIZE beyond the [`max_entry_len`](Self::max_entry_len). EBADMSG if some process has written over the log; an error that says so if one has
-    /// truncated it. Nothing was appended then.
+    /// EMSGSIZE beyond the [`max_entry_len`](Self::max_entry_len). EBADMSG if some process has
+    /// written over the log; an error that says so if one has truncated it. Nothing was appended
+    /// then.
     #[inline]
     pub fn append(&mut self, bytes: &[u8]) -> Result<u64> {
         self.link.check("append", self.process)?;
@@ -88,10 +89,12 @@ impl LogWriter {
         Ok(place.seq)
     }
 
-    /// Writes what was appended to the device, for a log that is a file on one, and waits until it is there. Without it, a machine that
-    /// goes down keeps what it had written by itself, some pages and not others. The next writer then keeps the first entry that is
-    /// whole and those that follow it without a gap, and goes on behind them; if none is whole, the log begins anew with a number that
-    /// no entry had. What it does not keep never comes back. Readers are told that they missed what is gone before the first.
+    /// Writes what was appended to the device, for a log that is a file on one, and waits until it
+    /// is there. Without it, a machine that goes down keeps what it had written by itself, some
+    /// pages and not others. The next writer then keeps the first entry that is whole and those
+    /// that follow it without a gap, and goes on behind them; if none is whole, the log begins anew
+    /// with a number that no entry had. What it does not keep never comes back. Readers are told
+    /// that they missed what is gone before the first.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! Segments whose contents are folio's own, a ring: channels and logs, made and opened as all segments are.
+//! Segments whose contents are folio's own, a ring: channels and logs, made and opened as all
+//! segments are.
 
 use crate::error::{Errno, Error, Result, Subject};
 use crate::shm::ring::memory::{ControlBlock, data_len};

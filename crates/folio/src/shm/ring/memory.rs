@@ -1,5 +1,5 @@
-//! The memory of a ring in a segment, which channels and logs have alike: what lies beside the ring, the ring itself, and the
-//! errors that name both.
+//! The memory of a ring in a segment, which channels and logs have alike: what lies beside the
+//! ring, the ring itself, and the errors that name both.
 
 use crate::error::{Errno, Error, Result, Subject};
 use crate::shm::ring::message_header::Corrupt;
@@ -54,8 +54,8 @@ pub(in crate::shm) struct RingMemory<C> {
     capacity: usize,
 }
 
-// SAFETY: the pointers are to memory that the attachment keeps mapped, in which everything is atomic or copied by routines
-// that expect others to change it.
+// SAFETY: the pointers are to memory that the attachment keeps mapped, in which everything is
+// atomic or copied by routines that expect others to change it.
 unsafe impl<C> Send for RingMemory<C> {}
 // SAFETY: as above.
 unsafe impl<C> Sync for RingMemory<C> {}
@@ -142,8 +142,9 @@ impl<C: ControlBlock> RingMemory<C> {
 
     #[inline]
     pub(in crate::shm) fn control(&self) -> &C {
-        // SAFETY: `new` has seen that the attachment is long enough; it is aligned to a page, any bits are valid for what is `ControlBlock`,
-        // and the attachment keeps it mapped while `self` lives, with zeros for pages that cannot be supplied.
+        // SAFETY: `new` has seen that the attachment is long enough; it is aligned to a page, any
+        // bits are valid for what is `ControlBlock`, and the attachment keeps it mapped while
+        // `self` lives, with zeros for pages that cannot be supplied.
         unsafe { &*self.control }
     }
 
@@ -175,8 +176,8 @@ impl<C: ControlBlock> RingMemory<C> {
     #[inline]
     pub(in crate::shm) fn copy_in(&self, at: usize, bytes: &[u8]) -> Result<()> {
         let to = self.bytes(at, bytes.len());
-        // SAFETY: `bytes` is a slice, and `to` lies in the ring, where only mappings are; the attachment has installed the
-        // handler.
+        // SAFETY: `bytes` is a slice, and `to` lies in the ring, where only mappings are; the
+        // attachment has installed the handler.
         let copied = unsafe { sys::copy::copy(to, bytes.as_ptr(), bytes.len(), self.addresses()) };
         copied.map_err(|trap| self.lost(C::COPIES[0], trap))
     }
@@ -210,8 +211,8 @@ impl<C: ControlBlock> RingMemory<C> {
         Ok(())
     }
 
-    /// Tells those who want to be told, by the word, that there is something for them: `wakes` of those who sleep, and all whose cords
-    /// are armed.
+    /// Tells those who want to be told, by the word, that there is something for them: `wakes` of
+    /// those who sleep, and all whose cords are armed.
     #[inline]
     pub(in crate::shm) fn wake_side<'a>(
         &'a self,
@@ -242,7 +243,8 @@ impl<C: ControlBlock> RingMemory<C> {
     pub(in crate::shm) fn scribble(&self, at: usize, bytes: &[u8]) {
         let word = bytes.first_chunk::<8>().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
         assert!(at.is_multiple_of(8) && at + 8 <= self.attachment.len());
-        // SAFETY: inside the data, aligned, and mapped; it is accessed by atomics and copies that expect it.
+        // SAFETY: inside the data, aligned, and mapped; it is accessed by atomics and copies that
+        // expect it.
         unsafe { &*self.attachment.base().add(at).cast::<AtomicU64>() }
             .store(word, Ordering::Relaxed);
     }
@@ -327,7 +329,8 @@ impl<C: ControlBlock> RingMemory<C> {
     }
 }
 
-/// Does something again and again while a thread keeps storing dead owners at these offsets, as another process might.
+/// Does something again and again while a thread keeps storing dead owners at these offsets, as
+/// another process might.
 #[cfg(test)]
 pub(in crate::shm) fn while_scribbled<C: ControlBlock>(
     memory: &RingMemory<C>,

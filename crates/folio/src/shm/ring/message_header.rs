@@ -1,7 +1,8 @@
-//! The word in front of a message in a ring: its kind, its length and, as a check, the position that it was written for.
+//! The word in front of a message in a ring: its kind, its length and, as a check, the position
+//! that it was written for.
 //!
-//! Positions are bytes since the ring was made, multiples of eight that only grow; the ring holds the last `capacity` of
-//! them, a power of two. Zero is no word: nothing follows yet.
+//! Positions are bytes since the ring was made, multiples of eight that only grow; the ring holds
+//! the last `capacity` of them, a power of two. Zero is no word: nothing follows yet.
 
 /// Bytes of a word, and the unit of positions.
 pub(crate) const WORD: u64 = 8;
@@ -28,7 +29,8 @@ const LENGTHS: u32 = 40;
 /// The longest ring whose messages have lengths that a word can say.
 pub(crate) const CAPACITY_LIMIT: u64 = 1 << LENGTHS;
 
-/// Bits that depend on all of the position: a word that was written for another place is not taken for one of this.
+/// Bits that depend on all of the position: a word that was written for another place is not taken
+/// for one of this.
 #[inline]
 fn mark(position: u64) -> u64 {
     (position | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (KINDS + LENGTHS) << (KINDS + LENGTHS)
@@ -43,8 +45,9 @@ pub(crate) fn skip(position: u64) -> u64 {
     mark(position) | 2
 }
 
-/// Kind and length of a word that was found at `position` of a ring of `capacity` bytes, if they are possible there:
-/// `header` bytes, the word among them, and the length lie before the ring's end.
+/// Kind and length of a word that was found at `position` of a ring of `capacity` bytes, if they
+/// are possible there: `header` bytes, the word among them, and the length lie before the ring's
+/// end.
 #[inline]
 pub(crate) fn decode(
     word: u64,
@@ -69,7 +72,8 @@ pub(crate) fn decode(
     }
 }
 
-/// Whether a position lies before another. They are never so far apart that it could be told otherwise.
+/// Whether a position lies before another. They are never so far apart that it could be told
+/// otherwise.
 #[inline]
 pub(crate) fn is_before(position: u64, other: u64) -> bool {
     position.wrapping_sub(other).cast_signed() < 0

@@ -1,6 +1,6 @@
 //! What channels and logs have alike.
 
-// | file | what |
+// | file | subject |
 // | --- | --- |
 // | `body` | how they are made and opened, as segments are |
 // | `memory` | the control page and the ring behind an attachment |

@@ -1,8 +1,8 @@
-//! A process's attachment to a segment: the map, the party, and whether both are still good. One for each process and
-//! segment; all handles share it.
+//! A process's attachment to a segment: the map, the party, and whether both are still good. One
+//! for each process and segment; all handles share it.
 //!
-//! A forked child has the map, but is no party: its first use makes it one ([`Attachment::check`]). The lock of its parent's
-//! party it does not have ([`crate::sys::fork`]).
+//! A forked child has the map, but is no party: its first use makes it one ([`Attachment::check`]).
+//! The lock of its parent's party it does not have ([`crate::sys::fork`]).
 
 use crate::error::{Errno, Error, Result, Subject};
 use crate::flags::MapFlags;
@@ -46,7 +46,8 @@ pub(crate) struct SegmentContents<'a> {
 /// A file, whatever its names.
 type Inode = ((u32, u32), u64);
 
-/// The attachments of this process. Changed while no thread forks only, so that a child finds it whole.
+/// The attachments of this process. Changed while no thread forks only, so that a child finds it
+/// whole.
 static ALL: ForkMutex<BTreeMap<Inode, Weak<Attachment>>> = ForkMutex::with(BTreeMap::new());
 
 /// The notifier that wakes all futures of a process that wait in a segment. The attachment keeps
@@ -73,7 +74,8 @@ pub(crate) struct Attachment {
     facts: HeaderFields,
     /// How the file is called. Set while no thread forks only.
     path: OnceLock<PathBuf>,
-    /// The name that goes with the last party, once the segment is known to have it. Set while no thread forks only.
+    /// The name that goes with the last party, once the segment is known to have it. Set while no
+    /// thread forks only.
     name: OnceLock<PathBuf>,
     /// Whether it is an error that the file has no name any more: it was made or opened by one, and
     /// not by a descriptor only.
@@ -86,7 +88,8 @@ pub(crate) struct Attachment {
     /// The process whose party this is, and the party.
     process: AtomicU64,
     owner: AtomicU64,
-    /// The process that makes the segment anew, of a leftover, until it has [let the others in](Attachment::publish).
+    /// The process that makes the segment anew, of a leftover, until it has [let the others
+    /// in](Attachment::publish).
     maker: AtomicU64,
     /// What holds the party's lock. Touched while no thread forks only.
     lease: ForkMutex<Option<OwnFd>>,
@@ -96,17 +99,20 @@ pub(crate) struct Attachment {
     pub(in crate::shm) parks: AtomicU64,
 }
 
-// A panic cuts nothing of it in two: what changes does so by atomics, or under a lock that no panic can leave.
+// A panic cuts nothing of it in two: what changes does so by atomics, or under a lock that no panic
+// can leave.
 impl std::panic::UnwindSafe for Attachment {}
 impl std::panic::RefUnwindSafe for Attachment {}
 
 impl Attachment {
-    /// The first byte of the data. All of the reserve is mapped behind it; pages beyond [`len`](Self::len) do not exist yet.
+    /// The first byte of the data. All of the reserve is mapped behind it; pages beyond
+    /// [`len`](Self::len) do not exist yet.
     pub(crate) fn base(&self) -> *mut u8 {
         self.region.as_ptr().wrapping_add(self.facts.data_at as usize)
     }
 
-    /// Bytes of data now. Grows, when any process grows the segment; never more than the reserve that is mapped.
+    /// Bytes of data now. Grows, when any process grows the segment; never more than the reserve
+    /// that is mapped.
     pub(crate) fn len(&self) -> usize {
         self.changing().length.load(Ordering::Acquire).min(self.facts.reserve) as usize
     }
@@ -189,8 +195,8 @@ impl Attachment {
         }
     }
 
-    /// Whether the segment can be used: by this process (a forked child becomes a party of its own here), and with nothing of
-    /// it lost. A few loads.
+    /// Whether the segment can be used: by this process (a forked child becomes a party of its own
+    /// here), and with nothing of it lost. A few loads.
     ///
     /// # Errors
     ///
@@ -201,8 +207,8 @@ impl Attachment {
         if here && self.is_whole() { Ok(()) } else { self.check_closely() }
     }
 
-    /// The half of [`check`](Self::check) that goes before an access: this process is a party, and a page that is gone becomes zeros in
-    /// it, and no signal.
+    /// The half of [`check`](Self::check) that goes before an access: this process is a party, and
+    /// a page that is gone becomes zeros in it, and no signal.
     #[inline]
     pub(in crate::shm) fn ensure_joined(&self) -> Result<()> {
         if self.process.load(Ordering::Acquire) == sys::identity::token() {
@@ -212,7 +218,8 @@ impl Attachment {
         }
     }
 
-    /// The half of [`check`](Self::check) that tells after an access of how it went: whether nothing of the segment is lost.
+    /// The half of [`check`](Self::check) that tells after an access of how it went: whether
+    /// nothing of the segment is lost.
     #[inline]
     pub(in crate::shm) fn check_whole(&self) -> Result<()> {
         // What was loaded comes before the look.
@@ -220,7 +227,8 @@ impl Attachment {
         if self.is_whole() { Ok(()) } else { self.check_closely() }
     }
 
-    /// [`check`](Self::check), and what a lock is taken with: the party, and the number of this process.
+    /// [`check`](Self::check), and what a lock is taken with: the party, and the number of this
+    /// process.
     #[inline]
     pub(crate) fn enter(&self) -> Result<(Owner, u64)> {
         let token = sys::identity::token();
@@ -278,8 +286,8 @@ impl Attachment {
             && self.guarded.epoch() & 1 == 0
     }
 
-    /// As [`check`](Self::check), and asks the kernel whether the file is as long as it should be. For those who wait, and have
-    /// the time.
+    /// As [`check`](Self::check), and asks the kernel whether the file is as long as it should be.
+    /// For those who wait, and have the time.
     pub(crate) fn check_file(&self) -> Result<()> {
         self.look_at_file().map(|_| ())
     }
@@ -336,7 +344,8 @@ impl Attachment {
         )
     }
 
-    /// This process's party. In a forked child that cannot become one it is nobody; [`check`](Self::check) says why.
+    /// This process's party. In a forked child that cannot become one it is nobody;
+    /// [`check`](Self::check) says why.
     #[inline]
     pub(crate) fn me(&self) -> Owner {
         if self.process.load(Ordering::Acquire) != sys::identity::token() && self.join().is_err() {
@@ -345,8 +354,8 @@ impl Attachment {
         Owner::in_word(self.owner.load(Ordering::Relaxed)).unwrap_or(Owner::NOBODY)
     }
 
-    /// Whether a party still has the segment open. What no party ever was is not alive. The kernel is asked, unless it is
-    /// this process's own.
+    /// Whether a party still has the segment open. What no party ever was is not alive. The kernel
+    /// is asked, unless it is this process's own.
     pub(crate) fn is_alive(&self, owner: Owner) -> bool {
         let Some(slot) = owner.slot() else { return false };
         if owner == self.me() {
@@ -382,7 +391,8 @@ impl Attachment {
         }
     }
 
-    /// One attempt to make this process a party, unless it is one; or why it cannot be now. The first one opens the guard.
+    /// One attempt to make this process a party, unless it is one; or why it cannot be now. The
+    /// first one opens the guard.
     fn try_join(&self, is_guarded: &mut bool) -> Result<Option<NoSlot>> {
         sys::fork::held_off(|forks| {
             let token = sys::identity::token();
@@ -400,7 +410,8 @@ impl Attachment {
                 *is_guarded = true;
             }
             match participant::claim(lease.as_fd(), self.slots(), || self.is_past()) {
-                // A child that comes late. With a slot in hand, as in opening: from here on nobody takes the name away.
+                // A child that comes late. With a slot in hand, as in opening: from here on nobody
+                // takes the name away.
                 Ok(owner) if self.name_is_gone() || self.is_past() => {
                     participant::leave(lease.as_fd(), self.slots(), owner);
                     forks.close(lease);
@@ -418,13 +429,15 @@ impl Attachment {
         })
     }
 
-    /// Notes which network namespace this process is of, which has just become a party with `lease`.
+    /// Notes which network namespace this process is of, which has just become a party with
+    /// `lease`.
     fn note_network(&self, lease: BorrowedFd<'_>) {
         let network = &self.changing().network;
         let mine = sys::process::network().unwrap_or(MIXED);
         match network.compare_exchange(0, mine, Ordering::AcqRel, Ordering::Acquire) {
             Err(found) if found != mine => {
-                // Of those who have left nobody needs to be reached. Who comes after the second look finds this one's number.
+                // Of those who have left nobody needs to be reached. Who comes after the second
+                // look finds this one's number.
                 let is_alone = || participant::is_anybody_there(lease) == Ok(false);
                 if is_alone() {
                     network.store(mine, Ordering::SeqCst);
@@ -438,7 +451,8 @@ impl Attachment {
         }
     }
 
-    /// Whether parties may be of several network namespaces, with that of this thread, which may have left its process's.
+    /// Whether parties may be of several network namespaces, with that of this thread, which may
+    /// have left its process's.
     pub(in crate::shm) fn is_mixed_with_this_thread(&self) -> bool {
         let network = &self.changing().network;
         if sys::process::network() != Some(network.load(Ordering::Acquire)) {
@@ -452,8 +466,8 @@ impl Attachment {
         self.changing().network.load(Ordering::Acquire) == MIXED
     }
 
-    /// The directory that the file lies in. `None` if it has no name, or none that this process can tell. An error if it has nothing left
-    /// to look with: then it can ask again.
+    /// The directory that the file lies in. `None` if it has no name, or none that this process can
+    /// tell. An error if it has nothing left to look with: then it can ask again.
     pub(in crate::shm) fn directory(&self) -> Result<Option<&Path>, Errno> {
         let is_there = |path: &Path| match has_name(path, self.inode) {
             Err(errno) if sys::file::is_exhausted(errno) => Err(errno),
@@ -495,8 +509,8 @@ impl Attachment {
         self.process.store(token, Ordering::Release);
     }
 
-    /// Whether the file holds another segment than when its header was read, or a leftover. With a slot in hand it stays
-    /// what it is found to be.
+    /// Whether the file holds another segment than when its header was read, or a leftover. With a
+    /// slot in hand it stays what it is found to be.
     fn is_past(&self) -> bool {
         is_outdated(self.file(), &self.facts)
     }
@@ -506,7 +520,8 @@ impl Attachment {
         matches!(read_header(self.file()), Ok(Ok((facts, _))) if facts.id != self.facts.id)
     }
 
-    /// Whether this is a forked child's copy for what the file held before it was made anew, as `header_fields`.
+    /// Whether this is a forked child's copy for what the file held before it was made anew, as
+    /// `header_fields`.
     fn is_stale(&self, facts: &HeaderFields) -> bool {
         self.facts.id != facts.id && self.process.load(Ordering::Acquire) != sys::identity::token()
     }
@@ -529,7 +544,8 @@ impl Attachment {
         )
     }
 
-    /// Notes that the segment has this name, which goes away with its last party if that is its lifetime.
+    /// Notes that the segment has this name, which goes away with its last party if that is its
+    /// lifetime.
     pub(crate) fn note_name(&self, path: &Path) {
         let (path, name) = (path.to_owned(), path.to_owned());
         sys::fork::held_off(|_| {
@@ -559,7 +575,8 @@ impl Attachment {
         }
     }
 
-    /// Makes the segment `length` bytes long, if it is shorter. Everyone sees the new bytes, which are zeros, at once.
+    /// Makes the segment `length` bytes long, if it is shorter. Everyone sees the new bytes, which
+    /// are zeros, at once.
     pub(crate) fn grow(&self, length: usize) -> Result<()> {
         // A file that was cut short would be as long as before again, and what it held zeros.
         self.check_file()?;
@@ -589,7 +606,8 @@ impl Attachment {
         self.changing().growths.load(Ordering::Acquire)
     }
 
-    /// Makes a segment of a new file that has no name that matters. Nobody else sees it yet; its bytes are zeros.
+    /// Makes a segment of a new file that has no name that matters. Nobody else sees it yet; its
+    /// bytes are zeros.
     pub(crate) fn create(
         file: OwnedFd,
         path: Option<PathBuf>,
@@ -611,9 +629,9 @@ impl Attachment {
         Ok(fresh)
     }
 
-    /// Makes a segment of a leftover whose name this process may not take away, in the same file. `None` if it is no leftover
-    /// any more. Until it is [revealed](Self::publish) nobody else can come, and whoever looks finds a leftover, which it
-    /// is if this process is killed.
+    /// Makes a segment of a leftover whose name this process may not take away, in the same file.
+    /// `None` if it is no leftover any more. Until it is [revealed](Self::publish) nobody else can
+    /// come, and whoever looks finds a leftover, which it is if this process is killed.
     pub(crate) fn recreate_in_place(
         file: OwnedFd,
         path: &Path,
@@ -649,7 +667,8 @@ impl Attachment {
         }
     }
 
-    /// All of [`recreate_in_place`](Self::recreate_in_place) that can fail: `lease` is to bar everybody, and then the file is made anew.
+    /// All of [`recreate_in_place`](Self::recreate_in_place) that can fail: `lease` is to bar
+    /// everybody, and then the file is made anew.
     fn rebuild(
         lease: BorrowedFd<'_>,
         file: OwnedFd,
@@ -676,7 +695,8 @@ impl Attachment {
         }
         let facts = new_facts(contents, reserve, duration, &subject)?;
         let end = facts.data_at + contents.length;
-        // From here on it is a leftover to everyone, whatever else is written and wherever this ends.
+        // From here on it is a leftover to everyone, whatever else is written and wherever this
+        // ends.
         say_gone(lease).map_err(failed("pwrite"))?;
         sys::file::zero_behind(lease, SLOTS_AT as u64, status.size).map_err(failed("fallocate"))?;
         allocate(lease, 0..end, &subject)?;
@@ -691,7 +711,8 @@ impl Attachment {
     /// Lets the others find what [`recreate_in_place`](Self::recreate_in_place) made.
     pub(crate) fn publish(&self, name: &Path) -> Result<()> {
         if self.process.load(Ordering::Acquire) == sys::identity::token() {
-            // This process's slot stays taken meanwhile. Who comes before the state says so finds a leftover, and goes.
+            // This process's slot stays taken meanwhile. Who comes before the state says so finds a
+            // leftover, and goes.
             self.admit_others().map_err(|errno| Error::kernel("fcntl", errno, self.subject()))?;
             self.changing().state.store(READY, Ordering::Release);
             self.maker.store(0, Ordering::Relaxed);
@@ -718,8 +739,8 @@ impl Attachment {
         })
     }
 
-    /// Attaches to a segment that exists, if it holds what it should. `None` if it is a leftover, or has become another one
-    /// meanwhile.
+    /// Attaches to a segment that exists, if it holds what it should. `None` if it is a leftover,
+    /// or has become another one meanwhile.
     pub(crate) fn open(
         call: &'static str,
         file: OwnedFd,
@@ -742,7 +763,8 @@ impl Attachment {
         Self::attach(file, path, facts)
     }
 
-    /// The process's one attachment to a file that holds `header_fields`; `None` if it does not any more.
+    /// The process's one attachment to a file that holds `header_fields`; `None` if it does not any
+    /// more.
     fn attach(
         file: OwnedFd,
         path: Option<PathBuf>,
@@ -822,7 +844,8 @@ impl Attachment {
         first.filter(|_| !mine)
     }
 
-    /// Whether this attachment will do for who has read `header_fields` in the file: its map was made by what the header said then.
+    /// Whether this attachment will do for who has read `header_fields` in the file: its map was
+    /// made by what the header said then.
     fn agreed(&self, facts: &HeaderFields) -> Result<()> {
         self.check()?;
         if self.facts == *facts {
@@ -860,7 +883,8 @@ impl Drop for Attachment {
                 if let Some(name) = self.name.get()
                     && self.facts.lifetime == Lifetime::WhileUsed
                 {
-                    // Somebody may have made another segment of the same file since this process left.
+                    // Somebody may have made another segment of the same file since this process
+                    // left.
                     let judge = || {
                         Ok(if self.is_another() {
                             MembershipVerdict::Stays
@@ -884,12 +908,13 @@ impl Drop for Attachment {
 pub(in crate::shm) enum MembershipVerdict {
     Stays,
     Goes,
-    /// It goes; and where this process may not take it away, its file is to say that nothing is there.
+    /// It goes; and where this process may not take it away, its file is to say that nothing is
+    /// there.
     Leftover,
 }
 
-/// Takes a segment's name away if nobody has it open, and `judge` says, when nobody can come any more, that it is to go. Whether
-/// it did.
+/// Takes a segment's name away if nobody has it open, and `judge` says, when nobody can come any
+/// more, that it is to go. Whether it did.
 pub(in crate::shm) fn retire(
     fd: BorrowedFd<'_>,
     path: &Path,
@@ -922,12 +947,14 @@ fn execute(fd: BorrowedFd<'_>, path: &Path, verdict: MembershipVerdict) -> Resul
     if verdict == MembershipVerdict::Stays {
         return Ok(false);
     }
-    // First: when the name has gone, or the header says so, nobody can tell any more whose they were.
+    // First: when the name has gone, or the header says so, nobody can tell any more whose they
+    // were.
     if let Some(segment) = mixed(fd) {
         dead_fifos::remove(name::parent(path), segment, |_| false);
     }
     match rustix::fs::unlink(path) {
-        // In a directory with the sticky bit only its owner may. Others must not find what it holds.
+        // In a directory with the sticky bit only its owner may. Others must not find what it
+        // holds.
         Err(errno @ (Errno::PERM | Errno::ACCESS)) if verdict == MembershipVerdict::Leftover => {
             say_gone(fd)?;
             Err(errno)
@@ -1027,7 +1054,8 @@ pub(in crate::shm) fn read_header(
     Ok(HeaderFields::parse(&bytes[..count], size, PageSize::system().bytes()))
 }
 
-/// Gives a range of a file space, and makes it as long as that. A full file system is an error here, and never a signal later.
+/// Gives a range of a file space, and makes it as long as that. A full file system is an error
+/// here, and never a signal later.
 fn allocate(file: BorrowedFd<'_>, range: Range<u64>, subject: &Subject) -> Result<()> {
     let Range { start, end } = range;
     if let Some(limit) = sys::file::size_limit().filter(|&limit| end > limit) {

@@ -1,5 +1,6 @@
-//! The first bytes of a segment: what it is, how large, and who is at it. Nothing in here is trusted: what is read is checked
-//! field by field, and what can change is bounded by what was checked.
+//! The first bytes of a segment: what it is, how large, and who is at it. Nothing in here is
+//! trusted: what is read is checked field by field, and what can change is bounded by what was
+//! checked.
 //!
 //! | bytes | what |
 //! | --- | --- |
@@ -45,7 +46,8 @@ pub(crate) struct MutableHeader {
     pub(crate) growths: AtomicU32,
     /// Bytes of data now.
     pub(crate) length: AtomicU64,
-    /// The number of the network namespace of all parties; zero while there was none yet; or [`MIXED`].
+    /// The number of the network namespace of all parties; zero while there was none yet; or
+    /// [`MIXED`].
     pub(crate) network: AtomicU64,
     /// Slots from here on have never had a [bell](ParticipantSlot::bell).
     pub(crate) bells: AtomicU32,
@@ -54,15 +56,16 @@ pub(crate) struct MutableHeader {
 
 /// Where `MutableHeader::network` lies in the file.
 pub(crate) const NETWORK_AT: usize = FIXED + std::mem::offset_of!(MutableHeader, network);
-/// There are, or were, parties of several network namespaces, or of one that could not be told: not all reach each other's sockets.
+/// There are, or were, parties of several network namespaces, or of one that could not be told: not
+/// all reach each other's sockets.
 pub(crate) const MIXED: u64 = u64::MAX;
 
 /// The segment is as it should be.
 pub(crate) const READY: u32 = 1;
 /// Pages of it went away under a party's hands: nothing in it is to be believed any more.
 pub(crate) const LOST: u32 = 2;
-/// Its last party has left, and could not take the name along: a leftover, whatever else the header says. Who makes it anew leaves
-/// it so until all of it is made.
+/// Its last party has left, and could not take the name along: a leftover, whatever else the header
+/// says. Who makes it anew leaves it so until all of it is made.
 pub(crate) const GONE: u32 = 3;
 /// Where the state lies.
 pub(crate) const STATE_AT: usize = FIXED;
@@ -119,11 +122,13 @@ impl fmt::Display for SegmentKind {
 /// When a segment's name goes away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Lifetime {
-    /// With the last process that uses it. If that one was killed the name is a leftover: whoever asks for it next finds
-    /// nothing and may create it anew, and [`remove_stale`](crate::shm::remove_stale) takes it away.
+    /// With the last process that uses it. If that one was killed the name is a leftover: whoever
+    /// asks for it next finds nothing and may create it anew, and
+    /// [`remove_stale`](crate::shm::remove_stale) takes it away.
     #[default]
     WhileUsed,
-    /// When it is [removed](crate::shm::remove), as with shm_open(3). In `/dev/shm` a restart of the machine ends it too.
+    /// When it is [removed](crate::shm::remove), as with shm_open(3). In `/dev/shm` a restart of
+    /// the machine ends it too.
     Kept,
 }
 
@@ -193,7 +198,8 @@ fn checksum(bytes: &[u8]) -> u64 {
 }
 
 impl HeaderFields {
-    /// The header's bytes that never change, and behind them those that do, for a segment with `length` bytes of data.
+    /// The header's bytes that never change, and behind them those that do, for a segment with
+    /// `length` bytes of data.
     pub(crate) fn to_bytes(&self, length: u64) -> [u8; FIXED + size_of::<MutableHeader>()] {
         let mut bytes = [0; FIXED + size_of::<MutableHeader>()];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
@@ -218,8 +224,8 @@ impl HeaderFields {
         bytes
     }
 
-    /// Reads and checks a header: its bytes from the start of the file, the file's size, the machine's page. Returns the
-    /// facts and how many bytes of data there are.
+    /// Reads and checks a header: its bytes from the start of the file, the file's size, the
+    /// machine's page. Returns the facts and how many bytes of data there are.
     pub(crate) fn parse(bytes: &[u8], file: u64, page: usize) -> Result<(Self, u64), HeaderError> {
         let Some(bytes) = bytes.get(..FIXED + size_of::<MutableHeader>()) else {
             return Err(HeaderError::new(
@@ -338,9 +344,10 @@ pub(crate) fn short_name(name: &str) -> &str {
     &name[start..]
 }
 
-/// For the tests and for a fuzzer: whatever the bytes are, they are no header, or one whose numbers fit its file. The first eight
-/// are the file's size; its lowest bit asks for a checksum that is right, as a peer would make it, the next one for the right
-/// first words, which a fuzzer would not guess.
+/// For the tests and for a fuzzer: whatever the bytes are, they are no header, or one whose numbers
+/// fit its file. The first eight are the file's size; its lowest bit asks for a checksum that is
+/// right, as a peer would make it, the next one for the right first words, which a fuzzer would not
+/// guess.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn survive(input: &[u8]) {
     const PAGE: usize = 4096;

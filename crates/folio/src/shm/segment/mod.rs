@@ -1,6 +1,7 @@
-//! Segments: shared memory with a name, a type and a checked header, and the builder that makes them.
+//! Segments: shared memory with a name, a type and a checked header, and the builder that makes
+//! them.
 
-// | file | what |
+// | file | subject |
 // | --- | --- |
 // | this one | segments, and the builder |
 // | `name` | names, and the files they stand for |
@@ -116,7 +117,8 @@ pub(crate) struct SegmentPath {
     path: PathBuf,
     /// That of a new segment.
     lifetime: Lifetime,
-    /// Whether it is a name in the directory of segments, which leftovers lose, and not a file that its users look after.
+    /// Whether it is a name in the directory of segments, which leftovers lose, and not a file that
+    /// its users look after.
     is_name: bool,
 }
 
@@ -161,8 +163,10 @@ impl SegmentOptions {
         Self::default()
     }
 
-    /// Who may use a new segment, as chmod(1) writes it; the umask does not narrow it. All who use it need to read and
-    /// write. (Made anew of a leftover in its file, see [`create`](Self::create), it has that one's mode, which may be narrower.) When a segment is opened that all the world may write to, the mode must say so too.
+    /// Who may use a new segment, as chmod(1) writes it; the umask does not narrow it. All who use
+    /// it need to read and write. (Made anew of a leftover in its file, see
+    /// [`create`](Self::create), it has that one's mode, which may be narrower.) When a segment is
+    /// opened that all the world may write to, the mode must say so too.
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = mode;
         self
@@ -174,26 +178,29 @@ impl SegmentOptions {
         self
     }
 
-    /// The user, by number, whose segments are accepted besides those of this process's user and root's. Who owns a
-    /// segment can truncate it and write what it likes.
+    /// The user, by number, whose segments are accepted besides those of this process's user and
+    /// root's. Who owns a segment can truncate it and write what it likes.
     pub fn owner(mut self, user: u32) -> Self {
         self.owner = Some(user);
         self
     }
 
-    /// Elements of a new segment of `[T]`. A segment that exists must have that many or more; without it, any number will do.
+    /// Elements of a new segment of `[T]`. A segment that exists must have that many or more;
+    /// without it, any number will do.
     pub fn count(mut self, count: usize) -> Self {
         self.count = Some(count);
         self
     }
 
-    /// The most elements that a new segment of `[T]` can [grow](Segment::grow) to. It costs addresses, and no memory.
+    /// The most elements that a new segment of `[T]` can [grow](Segment::grow) to. It costs
+    /// addresses, and no memory.
     pub fn capacity(mut self, count: usize) -> Self {
         self.reserve = Some(count);
         self
     }
 
-    /// When the name of a new segment goes away. Files given by path are always [kept](Lifetime::Kept), whatever they hold.
+    /// When the name of a new segment goes away. Files given by path are always
+    /// [kept](Lifetime::Kept), whatever they hold.
     pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
         self.lifetime = lifetime;
         self
@@ -213,15 +220,18 @@ impl SegmentOptions {
     ///
     /// # Errors
     ///
-    /// EEXIST if the name is in use (a leftover of processes that were killed is not); ENOSPC with the number of bytes that
-    /// were free; EFBIG beyond RLIMIT_FSIZE, and no signal; EINVAL for a name that cannot be one; EPERM if a leftover has it that
-    /// only its owner or root may take away (as in `/dev/shm`, which has the sticky bit), and that lets in more users than are
-    /// asked for: if not, it is made anew in its file, which keeps its owner, mode and group; EACCES, EMFILE, ENOMEM.
+    /// EEXIST if the name is in use (a leftover of processes that were killed is not); ENOSPC with
+    /// the number of bytes that were free; EFBIG beyond RLIMIT_FSIZE, and no signal; EINVAL for a
+    /// name that cannot be one; EPERM if a leftover has it that only its owner or root may take
+    /// away (as in `/dev/shm`, which has the sticky bit), and that lets in more users than are
+    /// asked for: if not, it is made anew in its file, which keeps its owner, mode and group;
+    /// EACCES, EMFILE, ENOMEM.
     pub fn create<T: Shape + ?Sized>(&self, name: &str) -> Result<Segment<T>> {
         self.create_with(name, |_| Ok(()))
     }
 
-    /// As [`create`](Self::create), with values that `init` stores before anyone else can see the segment.
+    /// As [`create`](Self::create), with values that `init` stores before anyone else can see the
+    /// segment.
     ///
     /// # Errors
     ///
@@ -238,9 +248,10 @@ impl SegmentOptions {
     ///
     /// # Errors
     ///
-    /// ENOENT if there is none (a leftover of processes that were killed is none); EINVAL if it holds another type or layout
-    /// (the error shows both) or fewer elements than asked for; EUCLEAN if it is no segment, or damaged; EACCES; EPERM if
-    /// it belongs to a user who is not trusted, or all the world may write to it; ELOOP for a symbolic link; EUSERS at 256
+    /// ENOENT if there is none (a leftover of processes that were killed is none); EINVAL if it
+    /// holds another type or layout (the error shows both) or fewer elements than asked for;
+    /// EUCLEAN if it is no segment, or damaged; EACCES; EPERM if it belongs to a user who is not
+    /// trusted, or all the world may write to it; ELOOP for a symbolic link; EUSERS at 256
     /// processes.
     pub fn open<T: Shape + ?Sized>(&self, name: &str) -> Result<Segment<T>> {
         self.open_target(&SegmentTarget::Name(name))
@@ -255,8 +266,8 @@ impl SegmentOptions {
         self.open_or_create_with(name, |_| Ok(()))
     }
 
-    /// As [`open_or_create`](Self::open_or_create); if the segment is new, `init` stores its first values before anyone else can
-    /// see it.
+    /// As [`open_or_create`](Self::open_or_create); if the segment is new, `init` stores its first
+    /// values before anyone else can see it.
     ///
     /// # Errors
     ///
@@ -269,7 +280,8 @@ impl SegmentOptions {
         self.open_or_create_target(&SegmentTarget::Name(name), init)
     }
 
-    /// Makes a segment that is the file at `path`: it survives a restart of the machine where its file system does.
+    /// Makes a segment that is the file at `path`: it survives a restart of the machine where its
+    /// file system does.
     ///
     /// # Errors
     ///
@@ -278,7 +290,8 @@ impl SegmentOptions {
         self.create_file_with(path, |_| Ok(()))
     }
 
-    /// As [`create_file`](Self::create_file), with values that `init` stores before anyone else can see the segment.
+    /// As [`create_file`](Self::create_file), with values that `init` stores before anyone else can
+    /// see the segment.
     ///
     /// # Errors
     ///
@@ -312,8 +325,8 @@ impl SegmentOptions {
         self.open_or_create_file_with(path, |_| Ok(()))
     }
 
-    /// As [`open_or_create_file`](Self::open_or_create_file); if the segment is new, `init` stores its first values before anyone
-    /// else can see it.
+    /// As [`open_or_create_file`](Self::open_or_create_file); if the segment is new, `init` stores
+    /// its first values before anyone else can see it.
     ///
     /// # Errors
     ///
@@ -326,8 +339,9 @@ impl SegmentOptions {
         self.open_or_create_target(&SegmentTarget::File(path.as_ref()), init)
     }
 
-    /// Makes a segment without a name, for forked children, and for who is [sent](Segment::send_to) it. It is a memfd sealed
-    /// against shrinking: nobody can take its pages away. (A hole that a party punches reads as zeros, as if it had stored them.)
+    /// Makes a segment without a name, for forked children, and for who is [sent](Segment::send_to)
+    /// it. It is a memfd sealed against shrinking: nobody can take its pages away. (A hole that a
+    /// party punches reads as zeros, as if it had stored them.)
     ///
     /// # Errors
     ///
@@ -338,16 +352,17 @@ impl SegmentOptions {
         Ok(Segment::new(attachment))
     }
 
-    /// Attaches to the segment behind a descriptor, by a description of its own. It knows of no name: if the segment has one that
-    /// goes with its last user, and that is a process that has only such handles, the name is a leftover.
+    /// Attaches to the segment behind a descriptor, by a description of its own. It knows of no
+    /// name: if the segment has one that goes with its last user, and that is a process that has
+    /// only such handles, the name is a leftover.
     ///
     /// Whoever could open the file is trusted: owner and mode are not looked at.
     ///
     /// # Errors
     ///
-    /// EINVAL if it holds another type or layout or fewer elements than asked for; EUCLEAN if it is no segment, or damaged;
-    /// EACCES if this process may not open the file for reading and writing; ENOENT without `/proc`; EUSERS at 256 processes;
-    /// EMFILE, ENOMEM.
+    /// EINVAL if it holds another type or layout or fewer elements than asked for; EUCLEAN if it is
+    /// no segment, or damaged; EACCES if this process may not open the file for reading and
+    /// writing; ENOENT without `/proc`; EUSERS at 256 processes; EMFILE, ENOMEM.
     pub fn from_fd<T: Shape + ?Sized>(&self, fd: impl AsFd) -> Result<Segment<T>> {
         let shape = self.shape::<T>("from_fd")?;
         let fd = fd.as_fd();
@@ -592,7 +607,8 @@ impl SegmentOptions {
                 // It has become a leftover just now, or another segment.
                 continue;
             };
-            // Who removes a segment holds all its slots meanwhile: with a slot in hand it has its name for good, or never again.
+            // Who removes a segment holds all its slots meanwhile: with a slot in hand it has its
+            // name for good, or never again.
             let links = rustix::fs::fstat(&fd).map_or(1, |stat| stat.st_nlink);
             if links > 0 {
                 if spot.is_name {
@@ -673,8 +689,8 @@ struct Wanted {
 /// How long who wants to make a segment waits for those who look at the leftover that has its name.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// If the file is a segment that ends with its users, and they have ended: takes its name away, or sees to it that nobody takes it
-/// for more than a leftover.
+/// If the file is a segment that ends with its users, and they have ended: takes its name away, or
+/// sees to it that nobody takes it for more than a leftover.
 fn reclaim_stale(fd: &OwnedFd, path: &Path) -> Result<StaleOutcome> {
     let failed = |errno| Error::kernel("fcntl", errno, Subject::named(path.display().to_string()));
     let fd = fd.as_fd();
@@ -781,7 +797,8 @@ pub(in crate::shm) fn exists(options: &SegmentOptions, spot: &SegmentPath) -> Er
     )
 }
 
-/// The error of a call that goes by a descriptor's name in `/proc`: ENOENT says nothing of the file.
+/// The error of a call that goes by a descriptor's name in `/proc`: ENOENT says nothing of the
+/// file.
 pub(in crate::shm) fn by_descriptor(call: &'static str, errno: Errno, subject: Subject) -> Error {
     if errno == Errno::NOENT && !sys::process::has_proc() {
         let rule =
@@ -801,11 +818,12 @@ fn missing(spot: &SegmentPath) -> Error {
     )
 }
 
-/// Memory that processes share: one value of a [`Share`] type (`Segment<T>`), or a number of them (`Segment<[T]>`).
+/// Memory that processes share: one value of a [`Share`] type (`Segment<T>`), or a number of them
+/// (`Segment<[T]>`).
 ///
-/// It is made complete or not at all, opened only as the type that it holds, and its space is there from the start: what
-/// would be a signal later is an error at once. The name of a segment ends with the last process that has it open, unless
-/// it is [kept](Lifetime::Kept).
+/// It is made complete or not at all, opened only as the type that it holds, and its space is there
+/// from the start: what would be a signal later is an error at once. The name of a segment ends
+/// with the last process that has it open, unless it is [kept](Lifetime::Kept).
 ///
 /// A process that is killed leaves its place at once, and what it had locked goes to the next who
 /// asks; see [`Mutex`](crate::shm::Mutex). A process that truncates a segment with a name loses it
@@ -813,12 +831,14 @@ fn missing(spot: &SegmentPath) -> Error {
 /// that removes the name under the others, or puts another file there, is found out by all that
 /// wait, and by [`check`](Self::check): ESTALE.
 ///
-/// **Fork:** a child has the memory; its copy of a handle becomes a party of its own at its first operation that can return an
-/// error ([`check`](Self::check) is the least). Loads and stores of bare atomics are none: a child that does nothing else is no
-/// party, so that the name may go while it lives, and a truncated page is a signal to threads that it started itself. A child whose
-/// first use comes when all parties have left, and the name with them, gets ENOENT; so does one whose segment was a leftover, and has
-/// been made anew in its file by somebody else, where its bare atomics still go. A child made by clone(2) without the C
-/// library's fork keeps its parent's lock, and its parent is taken for alive as long as it lives.
+/// **Fork:** a child has the memory; its copy of a handle becomes a party of its own at its first
+/// operation that can return an error ([`check`](Self::check) is the least). Loads and stores of
+/// bare atomics are none: a child that does nothing else is no party, so that the name may go while
+/// it lives, and a truncated page is a signal to threads that it started itself. A child whose
+/// first use comes when all parties have left, and the name with them, gets ENOENT; so does one
+/// whose segment was a leftover, and has been made anew in its file by somebody else, where its
+/// bare atomics still go. A child made by clone(2) without the C library's fork keeps its parent's
+/// lock, and its parent is taken for alive as long as it lives.
 ///
 /// ```
 /// use folio::shm::{Segment, Share, field};
@@ -934,7 +954,8 @@ impl<T: Shape + ?Sized> Segment<T> {
         self.attachment.header_fields().lifetime
     }
 
-    /// Passes the segment to the process at the other end of a Unix socket (SCM_RIGHTS), with one byte of data.
+    /// Passes the segment to the process at the other end of a Unix socket (SCM_RIGHTS), with one
+    /// byte of data.
     ///
     /// # Errors
     ///
@@ -943,7 +964,8 @@ impl<T: Shape + ?Sized> Segment<T> {
         scm_rights::send(socket, self.attachment.file())
     }
 
-    /// Takes what [`send_to`](Self::send_to) passed, and attaches to it; of its name it knows as much as [`from_fd`](Self::from_fd).
+    /// Takes what [`send_to`](Self::send_to) passed, and attaches to it; of its name it knows as
+    /// much as [`from_fd`](Self::from_fd).
     ///
     /// # Errors
     ///
@@ -991,7 +1013,8 @@ impl<T: Shape + ?Sized> Segment<T> {
         self.attachment.parks.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// Writes what has changed to the device, for a segment that is a file on one, and waits until it is there.
+    /// Writes what has changed to the device, for a segment that is a file on one, and waits until
+    /// it is there.
     ///
     /// # Errors
     ///
@@ -1005,7 +1028,8 @@ impl<T: Shape + ?Sized> Segment<T> {
 impl<T: Share> Segment<T> {
     /// The value, by a handle of its own.
     pub fn value(&self) -> Shared<T> {
-        // SAFETY: a segment of `T` has the bytes of one, from a page on; `shape` saw to the alignment.
+        // SAFETY: a segment of `T` has the bytes of one, from a page on; `shape` saw to the
+        // alignment.
         unsafe { Shared::new(Arc::clone(&self.attachment), self.attachment.base().cast()) }
     }
 
@@ -1105,8 +1129,8 @@ impl<T: Share> Segment<[T]> {
         Some(unsafe { Shared::new(Arc::clone(&self.attachment), place.as_ptr()) })
     }
 
-    /// Makes the segment `count` elements long, if it is shorter: zeros that all processes see at once. Nobody maps anything
-    /// anew, and nothing moves.
+    /// Makes the segment `count` elements long, if it is shorter: zeros that all processes see at
+    /// once. Nobody maps anything anew, and nothing moves.
     ///
     /// # Errors
     ///
@@ -1117,7 +1141,8 @@ impl<T: Share> Segment<[T]> {
 }
 
 impl<T: Plain> Segment<[T]> {
-    /// All bytes that there are now, for volatile reads; see [`SharedRef::view`] for what they show.
+    /// All bytes that there are now, for volatile reads; see [`SharedRef::view`] for what they
+    /// show.
     ///
     /// # Errors
     ///
@@ -1133,7 +1158,8 @@ impl<T: Plain> Segment<[T]> {
     /// Those of [`check`](Self::check).
     pub fn view_mut(&self) -> Result<ViewMut<'_>> {
         self.attachment.check()?;
-        // SAFETY: mapped and guarded while the segment is borrowed; the handler was installed when it was attached.
+        // SAFETY: mapped and guarded while the segment is borrowed; the handler was installed when
+        // it was attached.
         Ok(unsafe { ViewMut::new(self.attachment.base(), self.attachment.len()) })
     }
 
@@ -1166,7 +1192,8 @@ impl SegmentOptions {
     }
 }
 
-/// Opens a file for reading and writing, and no symbolic link. Only a holder of a lease on the file is waited for.
+/// Opens a file for reading and writing, and no symbolic link. Only a holder of a lease on the file
+/// is waited for.
 fn open_segment(path: &Path) -> Result<OwnedFd, Errno> {
     sys::open::open(
         path,

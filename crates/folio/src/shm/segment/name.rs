@@ -8,22 +8,26 @@ use std::path::{Path, PathBuf};
 
 /// What the files of segments start with.
 const PREFIX: &str = "folio.";
-/// The names of files on their way to becoming segments, where file systems have none without a name.
+/// The names of files on their way to becoming segments, where file systems have none without a
+/// name.
 const TEMPORARY: &str = ".folio.";
 /// The names of FIFOs of bells: the segment's number, the owner and the bell's own follow.
 const BELL: &str = ".folio.bell-";
 /// The longest name of a file is 255 bytes; a temporary one has some more than the segment's.
 const LONGEST: usize = 200;
 
-/// Where named segments lie: `/dev/shm`, or what the environment variable `FOLIO_SHM_DIR` says (seen from the working directory
-/// there is now, if it is no whole path). Programs that share a name must agree on it. A program that has more rights than who started it (set-user-ID) does not look at the variable.
+/// Where named segments lie: `/dev/shm`, or what the environment variable `FOLIO_SHM_DIR` says
+/// (seen from the working directory there is now, if it is no whole path). Programs that share a
+/// name must agree on it. A program that has more rights than who started it (set-user-ID) does not
+/// look at the variable.
 pub fn directory() -> PathBuf {
     std::env::var_os("FOLIO_SHM_DIR")
         .filter(|dir| !dir.is_empty() && !sys::process::has_more_rights_than_its_starter())
         .map_or_else(|| PathBuf::from("/dev/shm"), whole)
 }
 
-/// A directory as it is called wherever this process works later: there its segments are taken away.
+/// A directory as it is called wherever this process works later: there its segments are taken
+/// away.
 fn whole(dir: OsString) -> PathBuf {
     std::path::absolute(&dir).unwrap_or_else(|_| dir.into())
 }
@@ -42,7 +46,8 @@ pub(crate) fn path(call: &'static str, name: &str) -> Result<PathBuf> {
     Ok(directory().join(format!("{PREFIX}{name}")))
 }
 
-/// The file of a name in the directory, also of a name that no segment can have. Such a file can be listed and removed.
+/// The file of a name in the directory, also of a name that no segment can have. Such a file can be
+/// listed and removed.
 pub(crate) fn path_of_entry(call: &'static str, name: &OsStr) -> Result<PathBuf> {
     let bytes = name.as_bytes();
     if bytes.is_empty() || bytes.iter().any(|byte| matches!(byte, b'/' | 0)) {
@@ -84,7 +89,8 @@ pub(crate) fn notifier_fifo(segment: u64, owner: u64, number: u64) -> String {
     format!("{BELL}{segment:016x}-{owner:016x}-{number:016x}")
 }
 
-/// The segment's number and the owner, if a file of the directory is called as the FIFOs of bells are.
+/// The segment's number and the owner, if a file of the directory is called as the FIFOs of bells
+/// are.
 pub(crate) fn of_notifier_fifo(file: &OsStr) -> Option<(u64, u64)> {
     let mut numbers = file.to_str()?.strip_prefix(BELL)?.split('-').map(|digits| {
         let plain = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);

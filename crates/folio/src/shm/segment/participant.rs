@@ -1,5 +1,5 @@
-//! Who uses a segment. The kernel keeps the record: each party holds a lock on a byte of its own, far beyond the data, and the
-//! lock ends with the process, however that ends.
+//! Who uses a segment. The kernel keeps the record: each party holds a lock on a byte of its own,
+//! far beyond the data, and the lock ends with the process, however that ends.
 
 use crate::shm::segment::header::{ParticipantSlot, SLOTS};
 use crate::shm::segment::owner::Owner;
@@ -38,8 +38,8 @@ pub(in crate::shm) enum NoSlot {
     Failed(Errno),
 }
 
-/// Claims a slot for the description behind `lease`. Who holds all of them is waited for by the caller, unless what was there
-/// `is_past`.
+/// Claims a slot for the description behind `lease`. Who holds all of them is waited for by the
+/// caller, unless what was there `is_past`.
 pub(in crate::shm) fn claim(
     lease: BorrowedFd<'_>,
     slots: &[ParticipantSlot; SLOTS],
@@ -92,8 +92,9 @@ pub(in crate::shm) fn admit_others(lease: BorrowedFd<'_>) -> Result<(), Errno> {
     ofd_lock::unlock(lease, &(LOCKS_AT + KEPT as u64 + 1..DOOR + 1))
 }
 
-/// A generation that is not zero, which is none, nor the last one. Drawn, for a file may be an old copy of itself (after a power
-/// loss, or out of a backup) whose locks name parties that its slots know nothing of: counting would come to those again.
+/// A generation that is not zero, which is none, nor the last one. Drawn, for a file may be an old
+/// copy of itself (after a power loss, or out of a backup) whose locks name parties that its slots
+/// know nothing of: counting would come to those again.
 fn another_than(last: u32) -> u32 {
     loop {
         let drawn = crate::shm::random() as u32;
@@ -120,7 +121,8 @@ pub(in crate::shm) fn is_taken(fd: BorrowedFd<'_>, slot: usize) -> Result<bool, 
     ofd_lock::is_held_elsewhere(fd, &byte(slot)).map(|held| held.is_some())
 }
 
-/// The slots that are taken. Who bars everybody is no party, and waited for; none if that does not end.
+/// The slots that are taken. Who bars everybody is no party, and waited for; none if that does not
+/// end.
 pub(in crate::shm) fn taken(fd: BorrowedFd<'_>) -> Result<Vec<usize>, Errno> {
     /// Far more than a removal takes.
     const LOOKS: u32 = 100;
@@ -143,7 +145,8 @@ fn taken_unless_locked(fd: BorrowedFd<'_>) -> Result<Option<Vec<usize>>, Errno> 
         if held.end > DOOR {
             return Ok(None);
         }
-        // The kernel names any lock that is in the way, not the first: ask for those before it, too.
+        // The kernel names any lock that is in the way, not the first: ask for those before it,
+        // too.
         let mut first = held.start.max(next);
         while first > next {
             let Some(before) = ofd_lock::is_held_elsewhere(fd, &(next..first))? else { break };
@@ -159,7 +162,8 @@ fn taken_unless_locked(fd: BorrowedFd<'_>) -> Result<Option<Vec<usize>>, Errno> 
     Ok(Some(taken))
 }
 
-/// Bars everybody: nobody has the segment open, and nobody can until the lock is given back. `false` if somebody has.
+/// Bars everybody: nobody has the segment open, and nobody can until the lock is given back.
+/// `false` if somebody has.
 pub(in crate::shm) fn lock_all(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     ofd_lock::try_lock(fd, &all_bytes())
 }

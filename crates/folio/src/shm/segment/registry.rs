@@ -26,8 +26,9 @@ pub enum SegmentState {
     InUse,
     /// Nobody has it open, and it is to be [kept](Lifetime::Kept).
     Idle,
-    /// Nobody has it open, and it should have gone with its last user, who was killed, or was not its owner in a directory with the
-    /// sticky bit; or it is a file that was on its way to becoming a segment, or the bell of a process that was killed.
+    /// Nobody has it open, and it should have gone with its last user, who was killed, or was not
+    /// its owner in a directory with the sticky bit; or it is a file that was on its way to
+    /// becoming a segment, or the bell of a process that was killed.
     Leftover,
     /// It is no segment that can be used; why.
     Damaged(String),
@@ -56,8 +57,8 @@ pub enum Role {
     Segment,
     /// A file on its way to becoming a segment.
     Unfinished,
-    /// A FIFO by which a process is told of messages by others that its socket cannot be reached by: of other network
-    /// namespaces. It goes with the process that reads it.
+    /// A FIFO by which a process is told of messages by others that its socket cannot be reached
+    /// by: of other network namespaces. It goes with the process that reads it.
     Bell {
         /// The name of its segment, if that is in the directory and this process may read it.
         of: Option<OsString>,
@@ -67,7 +68,8 @@ pub enum Role {
 /// A process that has a segment open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// What it wrote into its slot: its pid, in its own pid namespace. A label for people, which nobody vouches for.
+    /// What it wrote into its slot: its pid, in its own pid namespace. A label for people, which
+    /// nobody vouches for.
     pub pid: u32,
 }
 
@@ -106,7 +108,8 @@ struct KnownSegment {
     parties: Vec<(Owner, User)>,
 }
 
-/// All segments with a name, and what else folio has put into their directory, in the order of their names.
+/// All segments with a name, and what else folio has put into their directory, in the order of
+/// their names.
 ///
 /// # Errors
 ///
@@ -170,7 +173,8 @@ fn find(
     Some((entry, rustix::fs::FileType::from_raw_mode(stat.st_mode), found))
 }
 
-/// What a bell's FIFO is, by the numbers in its name. The file was there before the parties were looked at.
+/// What a bell's FIFO is, by the numbers in its name. The file was there before the parties were
+/// looked at.
 fn examine_fifo(
     file: &OsStr,
     path: &Path,
@@ -254,7 +258,8 @@ fn look(
                 Lifetime::WhileUsed => SegmentState::Leftover,
             };
         }
-        // What its users labelled themselves may be as wrong, but for people to see it is good enough.
+        // What its users labelled themselves may be as wrong, but for people to see it is good
+        // enough.
         Err(flaw) => {
             entry.lifetime = flaw.lifetime;
             entry.state = match flaw.lifetime {
@@ -299,13 +304,13 @@ fn participants(fd: BorrowedFd<'_>) -> Result<Vec<(Owner, User)>, Errno> {
     Ok(taken.into_iter().map(party).collect())
 }
 
-/// Takes a segment's name away, if nobody has it open. Nothing is deleted while a process lives that uses it. What killed processes
-/// left of their [bells](Role::Bell) goes too.
+/// Takes a segment's name away, if nobody has it open. Nothing is deleted while a process lives
+/// that uses it. What killed processes left of their [bells](Role::Bell) goes too.
 ///
 /// # Errors
 ///
-/// EBUSY with the processes that have it open; ENOENT; EACCES; EPERM in a directory with the sticky bit, if it is another user's;
-/// EINVAL if it is no regular file. Any name of the directory can be
+/// EBUSY with the processes that have it open; ENOENT; EACCES; EPERM in a directory with the sticky
+/// bit, if it is another user's; EINVAL if it is no regular file. Any name of the directory can be
 /// given, also one that no segment can have.
 pub fn remove(name: impl AsRef<OsStr>) -> Result<()> {
     let path = name::path_of_entry("remove", name.as_ref())?;
@@ -420,8 +425,9 @@ pub struct RemovedStale {
     pub failed: Vec<(SegmentEntry, Error)>,
 }
 
-/// Takes all leftovers away: names of segments that should have gone with their last user, who was killed, files that
-/// were on their way to becoming segments, and [bells](Role::Bell) of processes that were killed. With `dry_run` it only says which.
+/// Takes all leftovers away: names of segments that should have gone with their last user, who was
+/// killed, files that were on their way to becoming segments, and [bells](Role::Bell) of processes
+/// that were killed. With `dry_run` it only says which.
 ///
 /// # Errors
 ///
@@ -436,7 +442,8 @@ pub fn remove_stale(dry_run: bool) -> Result<RemovedStale> {
         };
         match retired {
             Ok(true) => collected.removed.push(entry),
-            // Somebody else was quicker, or has it open by now, or has made another segment of that name.
+            // Somebody else was quicker, or has it open by now, or has made another segment of that
+            // name.
             Ok(false) | Err(Errno::NOENT) => {}
             Err(errno) => {
                 let error = stays(&entry.path, errno);
@@ -455,7 +462,8 @@ fn remove_dead_fifo(path: &Path) -> Result<bool, Errno> {
     }
 }
 
-/// Takes a name away if what has it is a leftover, as is found once nobody can come any more. Whether it did.
+/// Takes a name away if what has it is a leftover, as is found once nobody can come any more.
+/// Whether it did.
 fn remove_stale_segment(path: &Path) -> Result<bool, Errno> {
     let fd = crate::shm::sys::unnamed_file::open(path)?;
     let fd = fd.as_fd();

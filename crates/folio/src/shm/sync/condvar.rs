@@ -13,15 +13,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// A condition that threads of all processes wait for, with a [`Mutex`](crate::shm::Mutex) around what they look at. It starts as
-/// zeros.
+/// A condition that threads of all processes wait for, with a [`Mutex`](crate::shm::Mutex) around
+/// what they look at. It starts as zeros.
 ///
-/// Waits may end without a notification: look again, or use [`wait_while`](SharedRef::wait_while). A notification that a process took
-/// and did not act upon, since it was killed, reaches the others within a fraction of a second. A notification that nobody waits for
-/// makes no system call, if the last ones that were waited for went to [all](SharedRef::notify_all).
+/// Waits may end without a notification: look again, or use [`wait_while`](SharedRef::wait_while).
+/// A notification that a process took and did not act upon, since it was killed, reaches the others
+/// within a fraction of a second. A notification that nobody waits for makes no system call, if the
+/// last ones that were waited for went to [all](SharedRef::notify_all).
 ///
-/// It belongs to no mutex: each wait gives back the one whose guard it is given, and takes that again. Who changes what they look at
-/// without that mutex can come between their look and their wait, and then tells them nothing.
+/// It belongs to no mutex: each wait gives back the one whose guard it is given, and takes that
+/// again. Who changes what they look at without that mutex can come between their look and their
+/// wait, and then tells them nothing.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Condvar {
@@ -29,7 +31,8 @@ pub struct Condvar {
     notified: AtomicU32,
 }
 
-/// Someone waits, or did before they died. Who notifies all takes it away; who notifies one leaves it to the others.
+/// Someone waits, or did before they died. Who notifies all takes it away; who notifies one leaves
+/// it to the others.
 const WAITED: u32 = 1;
 /// One notification.
 const ONE: u32 = 2;
@@ -54,8 +57,8 @@ impl<'a> SharedRef<'a, Condvar> {
         self.wait_with(guard, Wait::new()).map(|(locked, _)| locked)
     }
 
-    /// As [`wait`](Self::wait), waiting in the way that is said; and whether its time was over before a notification came.
-    /// (Taking the lock again is not counted.)
+    /// As [`wait`](Self::wait), waiting in the way that is said; and whether its time was over
+    /// before a notification came. (Taking the lock again is not counted.)
     ///
     /// # Errors
     ///
@@ -85,7 +88,8 @@ impl<'a> SharedRef<'a, Condvar> {
         Ok((mutex.lock()?, !in_time))
     }
 
-    /// Waits as long as `condition` holds. A value that is torn ends the wait too: nobody can tell what it says.
+    /// Waits as long as `condition` holds. A value that is torn ends the wait too: nobody can tell
+    /// what it says.
     ///
     /// # Errors
     ///
@@ -98,8 +102,8 @@ impl<'a> SharedRef<'a, Condvar> {
         self.wait_while_with(guard, Wait::new(), condition).map(|(locked, _)| locked)
     }
 
-    /// As [`wait_while`](Self::wait_while), waiting in the way that is said; and whether its time was over while `condition` still held.
-    /// (Taking the lock again is not counted.)
+    /// As [`wait_while`](Self::wait_while), waiting in the way that is said; and whether its time
+    /// was over while `condition` still held. (Taking the lock again is not counted.)
     ///
     /// # Errors
     ///
@@ -127,11 +131,13 @@ impl<'a> SharedRef<'a, Condvar> {
         }
     }
 
-    /// A future that gives the lock back when it is first polled, waits for a notification, and takes the lock again; see
-    /// [`lock_async`](SharedRef::lock_async) for what holds for all futures.
+    /// A future that gives the lock back when it is first polled, waits for a notification, and
+    /// takes the lock again; see [`lock_async`](SharedRef::lock_async) for what holds for all
+    /// futures.
     ///
-    /// A future may be ready without a notification, and one notification makes all futures ready that wait: look again. One that is dropped keeps
-    /// no notification from others, and if it was not polled yet, gives the lock back.
+    /// A future may be ready without a notification, and one notification makes all futures ready
+    /// that wait: look again. One that is dropped keeps no notification from others, and if it was
+    /// not polled yet, gives the lock back.
     ///
     /// # Errors
     ///

@@ -10,7 +10,8 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 
-/// A flag to wait for: it stays set until it is cleared, or taken by one of those who wait for that. It starts clear.
+/// A flag to wait for: it stays set until it is cleared, or taken by one of those who wait for
+/// that. It starts clear.
 ///
 /// What was stored before it is set is seen by who finds it set.
 ///
@@ -73,7 +74,8 @@ impl<'a> SharedRef<'a, Event> {
         self.wait_with(Wait::new()).map(drop)
     }
 
-    /// As [`wait`](Self::wait), waiting in the way that is said. Whether it was set before the time was over.
+    /// As [`wait`](Self::wait), waiting in the way that is said. Whether it was set before the time
+    /// was over.
     ///
     /// # Errors
     ///
@@ -91,7 +93,8 @@ impl<'a> SharedRef<'a, Event> {
         self.take_with(Wait::new()).map(drop)
     }
 
-    /// As [`take`](Self::take), waiting in the way that is said. Whether this thread got it before the time was over.
+    /// As [`take`](Self::take), waiting in the way that is said. Whether this thread got it before
+    /// the time was over.
     ///
     /// # Errors
     ///
@@ -100,16 +103,19 @@ impl<'a> SharedRef<'a, Event> {
         self.until(wait, Self::clear)
     }
 
-    /// A future that is ready when the flag is set, and leaves it so; see [`lock_async`](SharedRef::lock_async) for what holds for all of them.
+    /// A future that is ready when the flag is set, and leaves it so; see
+    /// [`lock_async`](SharedRef::lock_async) for what holds for all of them.
     ///
     /// # Errors
     ///
-    /// It gives EIO if the segment was truncated; EMFILE, ENFILE or EAGAIN if this process has nothing left to wait with.
+    /// It gives EIO if the segment was truncated; EMFILE, ENFILE or EAGAIN if this process has
+    /// nothing left to wait with.
     pub fn wait_async(&self) -> impl Future<Output = Result<()>> + Send + Sync + Unpin + use<'a> {
         EventFuture { at: *self, takes: false, sleeper: Sleeper::new(self.attachment()) }
     }
 
-    /// A future that clears the flag when it is set: of all who wait one gets it. One that is dropped has taken nothing.
+    /// A future that clears the flag when it is set: of all who wait one gets it. One that is
+    /// dropped has taken nothing.
     ///
     /// # Errors
     ///
@@ -133,7 +139,8 @@ impl<'a> SharedRef<'a, Event> {
         self.attachment().check()?;
         for _ in 0..LOOKS {
             if self.look(takes) {
-                // Where its page has just gone a flag is a private zero, or what this process has made of it.
+                // Where its page has just gone a flag is a private zero, or what this process has
+                // made of it.
                 self.attachment().check()?;
                 return Ok(true);
             }

@@ -1,7 +1,8 @@
 //! A descriptor for poll(2) and epoll(7) that is readable when an event may be set.
 //!
-//! It is an eventfd of its own, which the thread that waits for all bells makes readable when the party's bell rings: so what one listener or
-//! future of the process has heard is not lost to another.
+//! It is an eventfd of its own, which the thread that waits for all bells makes readable when the
+//! party's bell rings: so what one listener or future of the process has heard is not lost to
+//! another.
 
 use crate::error::{Errno, Error, Result};
 use crate::shm::sync::event::Event;
@@ -15,8 +16,9 @@ use std::task::{Wake, Waker};
 
 /// Listens to an [`Event`]: its descriptor is readable when the event may be set.
 ///
-/// It can be readable for nothing, and is made unreadable by a `try_` call that finds nothing: so call one of them until it does, then wait for
-/// the descriptor. It is readable at first. While it listens, setting the event is a system call or two.
+/// It can be readable for nothing, and is made unreadable by a `try_` call that finds nothing: so
+/// call one of them until it does, then wait for the descriptor. It is readable at first. While it
+/// listens, setting the event is a system call or two.
 ///
 /// **Fork:** it stays the parent's. In a child every call is an error, and its drop does nothing.
 ///
@@ -88,7 +90,8 @@ impl<'a> Listener<'a> {
     ///
     /// # Errors
     ///
-    /// EIO if the segment was truncated; EMFILE, ENFILE or EAGAIN if this process has nothing left to wait with; EPERM in a forked child.
+    /// EIO if the segment was truncated; EMFILE, ENFILE or EAGAIN if this process has nothing left
+    /// to wait with; EPERM in a forked child.
     pub fn try_wait(&mut self) -> Result<bool> {
         self.look("try_wait", false)
     }

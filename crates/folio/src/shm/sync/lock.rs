@@ -1,4 +1,5 @@
-//! A lock as all that lock have it: a word, waiting for it, taking it over from the dead, and whether what it guards is torn.
+//! A lock as all that lock have it: a word, waiting for it, taking it over from the dead, and
+//! whether what it guards is torn.
 
 use crate::error::{Errno, Error, Result};
 use crate::shm::segment::attachment::Attachment;
@@ -9,7 +10,8 @@ use crate::shm::wait::{Check, Wait, WaitPhase, low_half, wake};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
-/// A word that one party at a time holds, and what became of the data it guards. Zeros are a free lock over data in order.
+/// A word that one party at a time holds, and what became of the data it guards. Zeros are a free
+/// lock over data in order.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Lock {
@@ -39,8 +41,8 @@ impl Lock {
         self.lock_unless(attachment, wait, me, || true)
     }
 
-    /// As [`lock`](Self::lock), where who had it and died has torn the data only if it `has_begun` to change it: whoever holds the lock
-    /// is asked.
+    /// As [`lock`](Self::lock), where who had it and died has torn the data only if it `has_begun`
+    /// to change it: whoever holds the lock is asked.
     #[inline]
     pub(in crate::shm) fn lock_unless(
         &self,
@@ -73,7 +75,8 @@ impl Lock {
         self.settle(attachment, me)
     }
 
-    /// For who has just taken the lock: whether the data may be torn. On an error it is not held any more.
+    /// For who has just taken the lock: whether the data may be torn. On an error it is not held
+    /// any more.
     fn settle(&self, attachment: &Attachment, me: Owner) -> Result<bool> {
         // Where its page has just gone a lock is a private zero, which anyone gets.
         if let Err(error) = attachment.check() {
@@ -206,7 +209,8 @@ impl Lock {
         self.state.load(Ordering::Relaxed) == POISONED
     }
 
-    /// Whether the data is neither torn nor poisoned. (What is no state at all is torn, as for who takes the lock.)
+    /// Whether the data is neither torn nor poisoned. (What is no state at all is torn, as for who
+    /// takes the lock.)
     pub(in crate::shm) fn is_in_order(&self) -> bool {
         self.state.load(Ordering::Relaxed) == CLEAN
     }

@@ -13,8 +13,9 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
-/// What the processes of a segment do once among them. When the one that is at it dies, fails or panics, the next one that comes
-/// does it, and is told that it was begun before. Work that asks for the same once waits for itself.
+/// What the processes of a segment do once among them. When the one that is at it dies, fails or
+/// panics, the next one that comes does it, and is told that it was begun before. Work that asks
+/// for the same once waits for itself.
 ///
 /// What must be there from the start is better stored by who makes the segment; see
 /// [`SegmentOptions::create_with`](crate::shm::SegmentOptions::create_with).
@@ -68,7 +69,8 @@ impl<'a> SharedRef<'a, Once> {
         self.parts().1.load(Ordering::Acquire) == 1
     }
 
-    /// Does it, unless it is done; waits for who is at it. `work` learns whether it was begun before, and not finished.
+    /// Does it, unless it is done; waits for who is at it. `work` learns whether it was begun
+    /// before, and not finished.
     ///
     /// # Errors
     ///
@@ -116,11 +118,13 @@ impl<'a> SharedRef<'a, Once> {
         })
     }
 
-    /// A future that is ready when someone has done it; see [`lock_async`](SharedRef::lock_async) for what holds for all of them.
+    /// A future that is ready when someone has done it; see [`lock_async`](SharedRef::lock_async)
+    /// for what holds for all of them.
     ///
     /// # Errors
     ///
-    /// It gives EIO if the segment was truncated; EMFILE, ENFILE or EAGAIN if this process has nothing left to wait with.
+    /// It gives EIO if the segment was truncated; EMFILE, ENFILE or EAGAIN if this process has
+    /// nothing left to wait with.
     pub fn wait_async(&self) -> impl Future<Output = Result<()>> + Send + Sync + Unpin + use<'a> {
         OnceFuture { at: *self, sleeper: Sleeper::new(self.attachment()) }
     }

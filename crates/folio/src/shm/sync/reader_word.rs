@@ -1,8 +1,9 @@
-//! The word of a process that reads under an `RwLock`: which claim of its slot, and how many of its threads. All that changes it is
-//! here, so that a model can check it beside the writer's word (`tests/models/lock_words.rs`).
+//! The word of a process that reads under an `RwLock`: which claim of its slot, and how many of its
+//! threads. All that changes it is here, so that a model can check it beside the writer's word
+//! (`tests/models/lock_words.rs`).
 //!
-//! The upper half is the party's generation, so that what a dead one left counts for nothing. Only its own process changes it, but for
-//! a writer that clears what the dead left.
+//! The upper half is the party's generation, so that what a dead one left counts for nothing. Only
+//! its own process changes it, but for a writer that clears what the dead left.
 
 use super::atomics::{AtomicU64, Ordering, fence};
 use super::lock_word::LockWord;
@@ -39,7 +40,8 @@ impl ReaderWord {
         if self.0.fetch_update(Ordering::SeqCst, Ordering::Relaxed, more).is_err() {
             return Entered::Full;
         }
-        // Count first, then look; a writer takes its word first, then looks at the counts: one of the two sees the other.
+        // Count first, then look; a writer takes its word first, then looks at the counts: one of
+        // the two sees the other.
         fence(Ordering::SeqCst);
         if writer.0.load(Ordering::Acquire) == 0 { Entered::Reading } else { Entered::Writer }
     }
@@ -54,7 +56,8 @@ impl ReaderWord {
         writer.load() != 0
     }
 
-    /// For a writer, which has its word and has [looked](look_at_readers) since: who reads, by its generation, and the word.
+    /// For a writer, which has its word and has [looked](look_at_readers) since: who reads, by its
+    /// generation, and the word.
     pub(crate) fn reader(&self) -> Option<(u32, u64)> {
         let word = self.0.load(Ordering::SeqCst);
         (word & COUNT != 0).then_some(((word >> 32) as u32, word))

@@ -1,8 +1,9 @@
-//! Whether the one that has a writer's word has begun to write. A writer takes its word first, and then waits until the readers have gone: one
-//! that is killed while it waits has stored nothing. All that changes this is here, so that a model can check it
-//! (`tests/models/lock_words.rs`).
+//! Whether the one that has a writer's word has begun to write. A writer takes its word first, and
+//! then waits until the readers have gone: one that is killed while it waits has stored nothing.
+//! All that changes this is here, so that a model can check it (`tests/models/lock_words.rs`).
 //!
-//! Whenever the word is free and the value in order, nobody writes. So who takes the word over from the dead learns here what they were at.
+//! Whenever the word is free and the value in order, nobody writes. So who takes the word over from
+//! the dead learns here what they were at.
 
 use super::atomics::{AtomicU32, Ordering};
 
@@ -22,7 +23,8 @@ impl Writing {
         self.0.store(0, Ordering::Release);
     }
 
-    /// For who has taken the word over from one that is dead: whether the value may be half changed.
+    /// For who has taken the word over from one that is dead: whether the value may be half
+    /// changed.
     pub(crate) fn has_begun(&self) -> bool {
         self.0.load(Ordering::Acquire) != 0
     }

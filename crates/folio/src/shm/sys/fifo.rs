@@ -1,7 +1,8 @@
-//! A FIFO that one process reads, and that others make readable by its name. While that process lives somebody reads it, and
-//! nobody afterwards: its forked children have no descriptor of it.
+//! A FIFO that one process reads, and that others make readable by its name. While that process
+//! lives somebody reads it, and nobody afterwards: its forked children have no descriptor of it.
 //!
-//! What may be planted under such a name is looked at before it is opened, and opened by what was looked at.
+//! What may be planted under such a name is looked at before it is opened, and opened by what was
+//! looked at.
 //!
 //! Source: fifo(7), open(2) (`O_PATH`), pipe(7).
 
@@ -25,7 +26,8 @@ pub(crate) struct Fifo {
 }
 
 impl Fifo {
-    /// Makes one, which may be rung by whoever may write to the file `like`. EEXIST if anything has the name.
+    /// Makes one, which may be rung by whoever may write to the file `like`. EEXIST if anything has
+    /// the name.
     pub(crate) fn make(path: &Path, like: BorrowedFd<'_>) -> Result<Self, Errno> {
         rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
         let opened = find(path).and_then(|found| {
@@ -138,7 +140,8 @@ pub(crate) fn signal(path: &Path) -> Result<(), Errno> {
     }
 }
 
-/// Writes a byte. A reader that dies meanwhile is EPIPE, and not the signal that would end this process.
+/// Writes a byte. A reader that dies meanwhile is EPIPE, and not the signal that would end this
+/// process.
 fn write_quietly(fd: &OwnedFd) -> Result<(), Errno> {
     let (mut pipe, mut before) = (no_signals(), no_signals());
     // SAFETY: all three are sets of signals, `before` to be stored to.

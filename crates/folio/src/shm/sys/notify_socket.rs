@@ -1,6 +1,7 @@
-//! A descriptor that becomes readable when another process sends a byte to it by a name in the abstract namespace, when a process ends, or
-//! when a timer goes off: what stands behind a bell. Nothing of it is left when its process ends, but for the name of a
-//! [FIFO](super::fifo), if it has one.
+//! A descriptor that becomes readable when another process sends a byte to it by a name in the
+//! abstract namespace, when a process ends, or when a timer goes off: what stands behind a bell.
+//! Nothing of it is left when its process ends, but for the name of a [FIFO](super::fifo), if it
+//! has one.
 //!
 //! Source: unix(7), epoll(7), timerfd_create(2), pidfd_open(2).
 
@@ -67,13 +68,15 @@ impl NotifySocket {
 
     /// Makes it readable.
     pub(crate) fn signal(&self) {
-        // By its own socket, which reaches it wherever this process has gone. If it is full, it has rung.
+        // By its own socket, which reaches it wherever this process has gone. If it is full, it has
+        // rung.
         let _ = self.socket.send_to_addr(&[1], &self.address);
     }
 
     /// Makes it unreadable until it rings again.
     pub(crate) fn clear(&self) {
-        /// More than a queue of datagrams holds; whoever rings all the time is no reason to stay here.
+        /// More than a queue of datagrams holds; whoever rings all the time is no reason to stay
+        /// here.
         const RINGS: usize = 1024;
         let mut bytes = [0; 16];
         let _ = (0..RINGS).find(|_| self.socket.recv(&mut bytes).is_err());
@@ -84,7 +87,8 @@ impl NotifySocket {
         }
     }
 
-    /// Makes it readable when the process of this number ends, for as long as the returned descriptor lives.
+    /// Makes it readable when the process of this number ends, for as long as the returned
+    /// descriptor lives.
     pub(crate) fn watch(&self, pid: u32) -> Result<OwnedFd, Errno> {
         let pid =
             i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).ok_or(Errno::SRCH)?;
@@ -115,8 +119,9 @@ pub(crate) fn has_ended(process: &OwnedFd) -> bool {
     rustix::event::poll(&mut fds, Some(&now)) == Ok(1)
 }
 
-/// Rings the bell of this name, in whatever process it is. Whether it rings; one that has rung already counts. If not, there may be none,
-/// or this process cannot reach it: it has no descriptor left, or another network namespace.
+/// Rings the bell of this name, in whatever process it is. Whether it rings; one that has rung
+/// already counts. If not, there may be none, or this process cannot reach it: it has no descriptor
+/// left, or another network namespace.
 pub(crate) fn signal(name: &[u8]) -> bool {
     static SOCKET: ForkMutex<Option<&'static UnixDatagram>> = ForkMutex::with(None);
     let Ok(address) = SocketAddr::from_abstract_name(name) else { return false };
@@ -131,8 +136,9 @@ pub(crate) fn signal(name: &[u8]) -> bool {
     let is_full = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
     match socket.send_to_addr(&[1], &address) {
         Ok(_) => true,
-        // The bell's queue is full of rings; or this socket's buffer is, of rings that other bells have not taken.
-        // Or this thread has left the network namespace that the socket was made in.
+        // The bell's queue is full of rings; or this socket's buffer is, of rings that other bells
+        // have not taken. Or this thread has left the network namespace that the socket was made
+        // in.
         Err(_) => match unbound().and_then(|own| own.send_to_addr(&[1], &address)) {
             Ok(_) => true,
             Err(error) => is_full(&error),

@@ -1,4 +1,5 @@
-//! Files that get their name when they are complete, and opening what has one without being led elsewhere.
+//! Files that get their name when they are complete, and opening what has one without being led
+//! elsewhere.
 //!
 //! Source: open(2) (O_TMPFILE), linkat(2).
 
@@ -23,12 +24,14 @@ impl Drop for Unnamed {
     }
 }
 
-/// Makes a file in `dir` that nobody else can open by a name worth knowing. Where it must have a name, it is `temporary`.
+/// Makes a file in `dir` that nobody else can open by a name worth knowing. Where it must have a
+/// name, it is `temporary`.
 pub(crate) fn create(dir: &Path, temporary: impl FnOnce() -> PathBuf) -> Result<Unnamed, Errno> {
     let mode = Mode::RUSR | Mode::WUSR;
     match rustix::fs::open(dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
         Ok(fd) => Ok(Unnamed { fd, temporary: None }),
-        // A kernel or a file system that does not know such files takes the directory for what is to be opened.
+        // A kernel or a file system that does not know such files takes the directory for what is
+        // to be opened.
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {
             create_named(temporary())
         }
@@ -60,7 +63,8 @@ pub(crate) fn open(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
 }
 
-/// Opens the file behind a descriptor anew, for reading and writing: a description of its own, with locks of its own.
+/// Opens the file behind a descriptor anew, for reading and writing: a description of its own, with
+/// locks of its own.
 pub(crate) fn reopen(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY;

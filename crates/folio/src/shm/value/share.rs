@@ -176,8 +176,8 @@ impl<S> fmt::Debug for Field<S> {
 }
 
 impl<S> Field<S> {
-    /// `pick` is never called. It takes the field out of a pattern of the struct, so that the compiler infers `F` from the field
-    /// itself, and refuses a reference to a packed field.
+    /// `pick` is never called. It takes the field out of a pattern of the struct, so that the
+    /// compiler infers `F` from the field itself, and refuses a reference to a packed field.
     ///
     /// # Safety
     ///
@@ -199,23 +199,25 @@ impl<S> Field<S> {
     }
 }
 
-/// A type that may lie in memory that other processes write: every bit pattern is valid for it, and it means the same
-/// everywhere. Integers and floats of a fixed size, the atomics of such, arrays, what this module has for synchronising, and structs
-/// of these by `#[derive(Share)]`.
+/// A type that may lie in memory that other processes write: every bit pattern is valid for it, and
+/// it means the same everywhere. Integers and floats of a fixed size, the atomics of such, arrays,
+/// what this module has for synchronising, and structs of these by `#[derive(Share)]`.
 ///
-/// Not pointers and references (an address means nothing to another process), nor `usize` and `isize` with their atomics (another
-/// program's may have another size), nor `bool`, `char`, `NonZero` and enums (another process may store what is none of theirs).
+/// Not pointers and references (an address means nothing to another process), nor `usize` and
+/// `isize` with their atomics (another program's may have another size), nor `bool`, `char`,
+/// `NonZero` and enums (another process may store what is none of theirs).
 ///
-/// `#[derive(Share)]` judges the struct that there is in the end. Write it below attribute macros that change the types of
-/// fields: above them it is refused.
+/// `#[derive(Share)]` judges the struct that there is in the end. Write it below attribute macros
+/// that change the types of fields: above them it is refused.
 ///
-/// Zeroed memory is where each value starts, unless the creator of the segment stores something else first.
+/// Zeroed memory is where each value starts, unless the creator of the segment stores something
+/// else first.
 ///
 /// # Safety
 ///
-/// All bits are valid for the type, it has no padding that safe code can read, it holds no address, and
-/// [`FINGERPRINT`](Self::FINGERPRINT) differs from that of types with another layout or meaning. Its `Drop`, if any, need
-/// never run.
+/// All bits are valid for the type, it has no padding that safe code can read, it holds no address,
+/// and [`FINGERPRINT`](Self::FINGERPRINT) differs from that of types with another layout or
+/// meaning. Its `Drop`, if any, need never run.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot lie in memory that other processes write",
     note = "shared are integers and floats of a fixed size, arrays, atomics, folio's locks, and `#[derive(Share)] #[repr(C)]` structs of these",
@@ -223,7 +225,8 @@ impl<S> Field<S> {
             char and enums, for which not all bits are valid"
 )]
 pub unsafe trait Share: Sized + 'static {
-    /// Tells types apart: by their names and parameters, and the names, offsets and types of their fields.
+    /// Tells types apart: by their names and parameters, and the names, offsets and types of their
+    /// fields.
     const FINGERPRINT: Fingerprint<Self>;
 }
 
@@ -237,16 +240,19 @@ pub unsafe trait Share: Sized + 'static {
     note = "reach its fields with `shm::field!`"
 )]
 pub unsafe trait Plain: Share + Copy + Send + Sync {
-    /// `derive(Share)` proves here that each field is plain data, under the bounds of the very impl that says so.
+    /// `derive(Share)` proves here that each field is plain data, under the bounds of the very impl
+    /// that says so.
     #[doc(hidden)]
     fn __each_field_is_plain(_: &Self) {}
 }
 
-/// A [`Share`] type that may be used by `&` while other processes use it too: an atomic, or an array or struct of them.
+/// A [`Share`] type that may be used by `&` while other processes use it too: an atomic, or an
+/// array or struct of them.
 ///
 /// # Safety
 ///
-/// All of its bytes lie in cells that are accessed atomically, whatever safe code does with a `&` of it.
+/// All of its bytes lie in cells that are accessed atomically, whatever safe code does with a `&`
+/// of it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not made of atomics alone: others may change it while a reference to it exists",
     note = "reach its fields with `shm::field!`, and load and store those that are plain data"

@@ -1,7 +1,9 @@
-//! Handles to a value in a segment: [`Shared`], which keeps the segment, and [`SharedRef`], which borrows who does.
+//! Handles to a value in a segment: [`Shared`], which keeps the segment, and [`SharedRef`], which
+//! borrows who does.
 //!
-//! Plain data is copied in and out. What is made of atomics is used in place. Everything else is reached field by field
-//! ([`field!`](crate::shm::field)). No reference to bytes that are not atomics exists.
+//! Plain data is copied in and out. What is made of atomics is used in place. Everything else is
+//! reached field by field ([`field!`](crate::shm::field)). No reference to bytes that are not
+//! atomics exists.
 
 use crate::access::{View, ViewMut};
 use crate::error::{Error, Result};
@@ -16,7 +18,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-/// A value in a segment, for as long as what it was taken from is borrowed. Copies of it are the same place.
+/// A value in a segment, for as long as what it was taken from is borrowed. Copies of it are the
+/// same place.
 pub struct SharedRef<'a, T> {
     attachment: &'a Attachment,
     at: *mut T,
@@ -31,8 +34,8 @@ impl<T> Clone for SharedRef<'_, T> {
 
 impl<T> Copy for SharedRef<'_, T> {}
 
-// SAFETY: a place is used by all processes at once anyway: what it gives are copies, atomics, and locks that work across
-// threads as they do across processes.
+// SAFETY: a place is used by all processes at once anyway: what it gives are copies, atomics, and
+// locks that work across threads as they do across processes.
 unsafe impl<T> Send for SharedRef<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for SharedRef<'_, T> {}
@@ -67,10 +70,10 @@ impl<'a, T: Share> SharedRef<'a, T> {
         self.at
     }
 
-    /// A field, or an element of an array in it: `shared_ref.field(|board| &board.visits)`. The closure
-    /// is given a `T` to name a part of: not the value, but memory of this thread that holds
-    /// nothing of it, and costs addresses only. See [`field!`](crate::shm::field) for a shorter
-    /// way.
+    /// A field, or an element of an array in it: `shared_ref.field(|board| &board.visits)`. The
+    /// closure is given a `T` to name a part of: not the value, but memory of this thread that
+    /// holds nothing of it, and costs addresses only. See [`field!`](crate::shm::field) for a
+    /// shorter way.
     ///
     /// # Panics
     ///
@@ -82,7 +85,8 @@ impl<'a, T: Share> SharedRef<'a, T> {
         let at = self.at.wrapping_byte_add(offset_of(pick)).cast::<F>();
         // Some bytes of an array, taken for an `F`, may have been aligned by chance.
         assert!(at.is_aligned(), "not a part of the value that has a place of its own");
-        // SAFETY: inside a `T` that lies in the reserve, and aligned; the memory holds any bits, and `F` takes any.
+        // SAFETY: inside a `T` that lies in the reserve, and aligned; the memory holds any bits,
+        // and `F` takes any.
         unsafe { SharedRef::new(self.attachment, at) }
     }
 }
@@ -100,9 +104,10 @@ fn offset_of<T: Share, F: Share>(pick: impl FnOnce(&T) -> &F) -> usize {
 }
 
 impl<T: Plain> SharedRef<'_, T> {
-    /// Copies the value out. What has 1, 2, 4 or 8 bytes and is aligned to as many is loaded in one step, as it is
-    /// [stored](Self::store); of everything else, and of what is stored in parts (its fields, or by a [view](Self::view_mut)), who
-    /// stores it meanwhile may be seen half. Keep what belongs together in a [`Mutex`](crate::shm::Mutex).
+    /// Copies the value out. What has 1, 2, 4 or 8 bytes and is aligned to as many is loaded in one
+    /// step, as it is [stored](Self::store); of everything else, and of what is stored in parts
+    /// (its fields, or by a [view](Self::view_mut)), who stores it meanwhile may be seen half. Keep
+    /// what belongs together in a [`Mutex`](crate::shm::Mutex).
     ///
     /// # Errors
     ///
@@ -123,7 +128,8 @@ impl<T: Plain> SharedRef<'_, T> {
             return Ok(value);
         }
         let mut value = MaybeUninit::<T>::uninit();
-        // SAFETY: an attachment installed the handler; the value lies in its map, and in a Rust allocation of that size.
+        // SAFETY: an attachment installed the handler; the value lies in its map, and in a Rust
+        // allocation of that size.
         unsafe {
             sys::copy::copy(
                 value.as_mut_ptr().cast(),
@@ -173,9 +179,10 @@ impl<T: Plain> SharedRef<'_, T> {
 
 /// Parts of what is too large to be copied as a whole.
 impl<'a, T: Plain> SharedRef<'a, T> {
-    /// The value's bytes, for volatile reads: each load happens once, when it is made, and shows what is there then. What another
-    /// thread or process stores meanwhile may be seen in part; every byte is one that somebody stored, and takes any value,
-    /// so that nothing that is made of them is unsound.
+    /// The value's bytes, for volatile reads: each load happens once, when it is made, and shows
+    /// what is there then. What another thread or process stores meanwhile may be seen in part;
+    /// every byte is one that somebody stored, and takes any value, so that nothing that is made of
+    /// them is unsound.
     ///
     /// ```
     /// use folio::shm::{Segment, Share, field};
@@ -195,9 +202,9 @@ impl<'a, T: Plain> SharedRef<'a, T> {
     /// # Ok::<(), folio::Error>(())
     /// ```
     ///
-    /// If a process truncates the segment while there is a view, bytes that are gone read as zeros, and the next operation that can
-    /// return an error about the segment does ([`Shared::check`]). Copies by the view ([`View::copy_to`] and what is built on it) are
-    /// EFAULT there themselves.
+    /// If a process truncates the segment while there is a view, bytes that are gone read as zeros,
+    /// and the next operation that can return an error about the segment does ([`Shared::check`]).
+    /// Copies by the view ([`View::copy_to`] and what is built on it) are EFAULT there themselves.
     ///
     /// # Errors
     ///
@@ -206,16 +213,18 @@ impl<'a, T: Plain> SharedRef<'a, T> {
         self.view_mut().map(|view| *view)
     }
 
-    /// The value's bytes, for volatile reads and writes, which all processes see at once; see [`view`](Self::view). The views of
-    /// one place may be many: none of them is anyone's alone. Keep what belongs together in a [`Mutex`](crate::shm::Mutex).
+    /// The value's bytes, for volatile reads and writes, which all processes see at once; see
+    /// [`view`](Self::view). The views of one place may be many: none of them is anyone's alone.
+    /// Keep what belongs together in a [`Mutex`](crate::shm::Mutex).
     ///
     /// # Errors
     ///
     /// As [`view`](Self::view).
     pub fn view_mut(&self) -> Result<ViewMut<'a>> {
         self.attachment.check()?;
-        // SAFETY: the value lies in the attachment's map, which is there, and guarded, for `'a`; the handler was installed when
-        // it was attached. It is plain data: any bytes will do for it.
+        // SAFETY: the value lies in the attachment's map, which is there, and guarded, for `'a`;
+        // the handler was installed when it was attached. It is plain data: any bytes will do for
+        // it.
         Ok(unsafe { ViewMut::new(self.at.cast(), size_of::<T>()) })
     }
 }
@@ -236,16 +245,18 @@ impl<T: Plain> SharedRef<'_, T> {
 ///
 /// # Safety
 ///
-/// The value lies in a mapping of an attachment that is open: no Rust allocation, and no reference to it exists but those of atomics. The
-/// other accesses that this process makes to it at the same time are atomics (maybe of another size), volatile ones, and those of the
-/// checked copies' assembly: with them it may be seen in part, and nothing else follows.
+/// The value lies in a mapping of an attachment that is open: no Rust allocation, and no reference
+/// to it exists but those of atomics. The other accesses that this process makes to it at the same
+/// time are atomics (maybe of another size), volatile ones, and those of the checked copies'
+/// assembly: with them it may be seen in part, and nothing else follows.
 #[inline]
 unsafe fn load_word<T: Plain>(at: *mut T) -> Option<T> {
     macro_rules! word {
         ($($atomic:ty),*) => {$(
             let is_aligned = align_of::<T>() >= align_of::<$atomic>() || at.cast::<$atomic>().is_aligned();
             if size_of::<T>() == size_of::<$atomic>() && is_aligned {
-                // SAFETY: as the caller promised, aligned, and as large; a page that is gone becomes zeros.
+                // SAFETY: as the caller promised, aligned, and as large; a page that is gone
+                // becomes zeros.
                 let bits = unsafe { <$atomic>::from_ptr(at.cast()) }.load(Ordering::Relaxed);
                 // SAFETY: as many bytes, and for plain data any will do.
                 return Some(unsafe { std::mem::transmute_copy(&bits) });
@@ -310,20 +321,22 @@ impl<'a, T: Share, const N: usize> SharedRef<'a, [T; N]> {
     }
 }
 
-/// What is made of atomics is used as such. A segment that was truncated shows zeros here, and an error at the next
-/// operation that can return one ([`Shared::check`]).
+/// What is made of atomics is used as such. A segment that was truncated shows zeros here, and an
+/// error at the next operation that can return one ([`Shared::check`]).
 impl<T: InPlace> Deref for SharedRef<'_, T> {
     type Target = T;
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: aligned, mapped and guarded while the place lives, and all bytes are accessed atomically by everyone.
+        // SAFETY: aligned, mapped and guarded while the place lives, and all bytes are accessed
+        // atomically by everyone.
         unsafe { &*self.at }
     }
 }
 
-/// A value in a segment, which it keeps attached. Clones are handles of the same value; threads share it, and a forked child's
-/// copy becomes a party of its own at its first operation that can return an error (see [`Segment`](crate::shm::Segment)).
+/// A value in a segment, which it keeps attached. Clones are handles of the same value; threads
+/// share it, and a forked child's copy becomes a party of its own at its first operation that can
+/// return an error (see [`Segment`](crate::shm::Segment)).
 pub struct Shared<T> {
     attachment: Arc<Attachment>,
     at: *mut T,
@@ -455,7 +468,8 @@ impl<T: InPlace> Deref for Shared<T> {
     }
 }
 
-/// A field of a value in shared memory: of a [`Shared`] a `Shared`, of a [`SharedRef`] or a guard a `SharedRef`.
+/// A field of a value in shared memory: of a [`Shared`] a `Shared`, of a [`SharedRef`] or a guard a
+/// `SharedRef`.
 ///
 /// ```
 /// use folio::shm::{Segment, Share, field};

@@ -1,20 +1,24 @@
-//! How one side tells the other that it sleeps, so that the other makes no system call while it does not.
+//! How one side tells the other that it sleeps, so that the other makes no system call while it
+//! does not.
 //!
-//! The sleeper says so in a word, looks once more whether it has to, and sleeps on the word; whoever has published something looks at
-//! the word and, if it says so, clears it and wakes. Each side stores first and looks then, which takes a full fence on both. A
-//! fence for each message would cost more than the message: it waits until the message's lines have come from the other
-//! processor. So the publisher has none. Its look can come before its store is seen, but not by longer than a processor
-//! keeps a store to itself, which is well below a microsecond; the sleeper looks for [`SETTLE`] after it has said that it will
-//! sleep. What this misses against all odds, and what a publisher leaves undone that is killed before it wakes, is found when the
-//! sleeper's slice ends, at most 100 milliseconds later; and for who waits for a bell instead, when the bell goes off by itself,
-//! every half second, or when a process ends that it watches.
-//! So is what a publisher says that reaches neither the bell's socket nor its FIFO.
+//! The sleeper says so in a word, looks once more whether it has to, and sleeps on the word;
+//! whoever has published something looks at the word and, if it says so, clears it and wakes. Each
+//! side stores first and looks then, which takes a full fence on both. A fence for each message
+//! would cost more than the message: it waits until the message's lines have come from the other
+//! processor. So the publisher has none. Its look can come before its store is seen, but not by
+//! longer than a processor keeps a store to itself, which is well below a microsecond; the sleeper
+//! looks for [`SETTLE`] after it has said that it will sleep. What this misses against all odds,
+//! and what a publisher leaves undone that is killed before it wakes, is found when the sleeper's
+//! slice ends, at most 100 milliseconds later; and for who waits for a bell instead, when the bell
+//! goes off by itself, every half second, or when a process ends that it watches. So is what a
+//! publisher says that reaches neither the bell's socket nor its FIFO.
 //!
-//! Several may sleep on one word. Who clears it also counts, in its upper bits: else a sleeper that has not come to sleep yet would take
-//! the announcement of another, made after the wake, for its own.
+//! Several may sleep on one word. Who clears it also counts, in its upper bits: else a sleeper that
+//! has not come to sleep yet would take the announcement of another, made after the wake, for its
+//! own.
 //!
-//! (The barrier for this is membarrier(2) on the sleeper's side. It costs 9 µs where the other processor is busy, and takes
-//! them from it.)
+//! (The barrier for this is membarrier(2) on the sleeper's side. It costs 9 µs where the other
+//! processor is busy, and takes them from it.)
 //!
 //! `tests/models/channel_ring.rs` checks the protocol with the fence in place of the time.
 
@@ -31,22 +35,23 @@ pub(crate) const BELL: u32 = 2;
 /// What can be announced. The bits above count the wakes.
 const HOW: u32 = ASLEEP | BELL;
 
-/// The word between two sides: what the sleeping one wants to be told by. It lies in shared memory, and any value may be found
-/// in it.
+/// The word between two sides: what the sleeping one wants to be told by. It lies in shared memory,
+/// and any value may be found in it.
 #[repr(transparent)]
 #[derive(Debug)]
 pub(crate) struct EventCount(pub(crate) AtomicU32);
 
 impl EventCount {
-    /// Says how this side wants to be told of what comes. It looks once more afterwards. Returns what the word is then.
+    /// Says how this side wants to be told of what comes. It looks once more afterwards. Returns
+    /// what the word is then.
     pub(crate) fn prepare_wait(&self, how: u32) -> u32 {
         let word = self.0.fetch_or(how, Ordering::SeqCst) | how;
         fence(Ordering::SeqCst);
         word
     }
 
-    /// Announces, and then looks for as long as it takes until the announcement is surely seen. What the word is then, or `None` if
-    /// `is_ready` said that there is no need to sleep.
+    /// Announces, and then looks for as long as it takes until the announcement is surely seen.
+    /// What the word is then, or `None` if `is_ready` said that there is no need to sleep.
     pub(crate) fn prepare_wait_and_settle(
         &self,
         how: u32,
@@ -71,7 +76,8 @@ impl EventCount {
         self.0.fetch_and(!how, Ordering::Relaxed);
     }
 
-    /// For the side that has published something: what the other wants to be told by, which it will not be again. Mostly nothing.
+    /// For the side that has published something: what the other wants to be told by, which it will
+    /// not be again. Mostly nothing.
     #[inline]
     pub(crate) fn notify(&self) -> u32 {
         publisher_fence();

@@ -1,4 +1,5 @@
-//! Futures without a runtime: one thread of the process waits for all bells, and wakes whoever waits for one.
+//! Futures without a runtime: one thread of the process waits for all bells, and wakes whoever
+//! waits for one.
 //!
 //! The thread starts with the first future that has to wait. A forked child starts its own.
 
@@ -26,7 +27,8 @@ static REACTOR: ForkMutex<Option<Arc<Reactor>>> = ForkMutex::with(None);
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
 impl Reactor {
-    /// This process's. Wakers are the callers' code: they are cloned, woken and dropped while nothing is held.
+    /// This process's. Wakers are the callers' code: they are cloned, woken and dropped while
+    /// nothing is held.
     fn get() -> Result<Arc<Self>, Errno> {
         let mut reactor = REACTOR.lock();
         let process = identity::token();
@@ -57,7 +59,8 @@ impl Reactor {
                 if let Some(waker) = waker {
                     wake(waker);
                 }
-                // A waker forked, and this is the child's only thread: the descriptors are its parent's.
+                // A waker forked, and this is the child's only thread: the descriptors are its
+                // parent's.
                 if identity::token() != self.process {
                     return;
                 }
@@ -70,8 +73,8 @@ impl Reactor {
     }
 }
 
-/// Wakes. One that panics must not keep the others asleep; the hook has told of it. What it panicked with is not dropped, which could panic,
-/// too.
+/// Wakes. One that panics must not keep the others asleep; the hook has told of it. What it
+/// panicked with is not dropped, which could panic, too.
 pub(in crate::shm) fn wake(waker: Waker) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
         std::mem::forget(panic);

@@ -1,10 +1,12 @@
-//! The one way in which threads wait for what other processes do: spin a little, then park on a futex.
+//! The one way in which threads wait for what other processes do: spin a little, then park on a
+//! futex.
 //!
-//! No park is for ever. After a *slice* a waiter looks at everything anew, and asks whether the one it waits for still lives. So a
-//! process that is killed at any instruction (between a change and the wake that belongs to it, or just after it took
-//! that wake) can delay others by a slice, and never hang them.
+//! No park is for ever. After a *slice* a waiter looks at everything anew, and asks whether the one
+//! it waits for still lives. So a process that is killed at any instruction (between a change and
+//! the wake that belongs to it, or just after it took that wake) can delay others by a slice, and
+//! never hang them.
 
-// | file | what |
+// | file | subject |
 // | --- | --- |
 // | this one | the policy: how threads wait |
 // | `doze` | how one side of a ring tells the other that it sleeps |
@@ -74,7 +76,8 @@ enum Spin {
 }
 
 impl Wait {
-    /// Spins for a few microseconds at most, and less where that was of no use lately; then parks. Without a timeout.
+    /// Spins for a few microseconds at most, and less where that was of no use lately; then parks.
+    /// Without a timeout.
     pub const fn new() -> Self {
         Self { spin: Spin::Adaptive, timeout: None }
     }
@@ -85,7 +88,8 @@ impl Wait {
         self
     }
 
-    /// Spins this many rounds (a `PAUSE` each, some ten nanoseconds) before it parks; zero parks at once.
+    /// Spins this many rounds (a `PAUSE` each, some ten nanoseconds) before it parks; zero parks at
+    /// once.
     pub const fn spin(mut self, rounds: u32) -> Self {
         self.spin = Spin::Rounds(rounds);
         self
@@ -97,8 +101,8 @@ impl Wait {
         self
     }
 
-    /// How often waits of this process have parked, in all segments; [`Segment::parks`](crate::shm::Segment::parks) counts those in
-    /// one.
+    /// How often waits of this process have parked, in all segments;
+    /// [`Segment::parks`](crate::shm::Segment::parks) counts those in one.
     pub fn parks() -> u64 {
         PARKS.load(Ordering::Relaxed)
     }
@@ -183,7 +187,8 @@ impl Wait {
         }
         self.learn(false);
         let (mut slice, mut ask, mut again) = (FIRST_SLICE, true, 0_u32);
-        // Parks that others end early add up to a slice, too: who waits among many that come and go still asks.
+        // Parks that others end early add up to a slice, too: who waits among many that come and go
+        // still asks.
         let mut asked = Instant::now();
         let (mut has_parked, mut ask_for_name) = (false, false);
         loop {
@@ -192,7 +197,8 @@ impl Wait {
                 Check::Done(result) => return Ok(result),
                 Check::Sleep(value) => value,
                 Check::Again => {
-                    // Something changed just now; who changes it all the time does not get past the deadline.
+                    // Something changed just now; who changes it all the time does not get past the
+                    // deadline.
                     again = again.wrapping_add(1);
                     if again.is_multiple_of(64) {
                         ask |= asked.elapsed() >= slice;
@@ -259,7 +265,8 @@ thread_local! {
 }
 
 fn processors() -> usize {
-    /// Zero until it was asked for. No lock: a child that is forked while another thread holds it would wait for ever.
+    /// Zero until it was asked for. No lock: a child that is forked while another thread holds it
+    /// would wait for ever.
     static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
     match PROCESSORS.load(Ordering::Relaxed) {
         0 => {
@@ -276,8 +283,8 @@ fn processors() -> usize {
 pub(crate) enum WaitPhase {
     /// Between two rounds of spinning: a load or two.
     Spin,
-    /// Before it parks. With `ask`, it has waited a slice, or is about to for the first time: time to ask whether the one
-    /// it waits for lives.
+    /// Before it parks. With `ask`, it has waited a slice, or is about to for the first time: time
+    /// to ask whether the one it waits for lives.
     Park { ask: bool },
 }
 
@@ -325,7 +332,8 @@ pub(crate) fn is_timeout(error: &Error) -> bool {
 pub(crate) fn low_half(word: &AtomicU64) -> &AtomicU32 {
     let halves = std::ptr::from_ref(word).cast::<AtomicU32>();
     let low = usize::from(cfg!(target_endian = "big"));
-    // SAFETY: inside the word, aligned; nothing loads or stores by it: only its address is used, by the kernel.
+    // SAFETY: inside the word, aligned; nothing loads or stores by it: only its address is used, by
+    // the kernel.
     unsafe { &*halves.add(low) }
 }
 
@@ -350,7 +358,8 @@ mod tests {
         let wait = Wait::new().spin(0).timeout(Duration::from_secs(30));
         wait.until(place.attachment(), "wait", &word, |phase| {
             asked += u32::from(phase == WaitPhase::Park { ask: true });
-            // The first question is before the first park. No park lasts: the word has another value.
+            // The first question is before the first park. No park lasts: the word has another
+            // value.
             Ok(if asked == 3 { Check::Done(()) } else { Check::Sleep(1) })
         })
         .unwrap();

@@ -1,12 +1,15 @@
-//! A bell: a descriptor for poll(2) and epoll(7) that is readable when there is something to receive, or room to send. It costs the other side
-//! a system call, and only when it was asked for.
+//! A bell: a descriptor for poll(2) and epoll(7) that is readable when there is something to
+//! receive, or room to send. It costs the other side a system call, and only when it was asked for.
 //!
-//! It is a socket in the abstract namespace, named after the segment, its owner and a number drawn when it is made; whoever rings needs no
-//! descriptor of it, and it vanishes with its process. A process of another network namespace reaches no such name. So once a
-//! segment has parties of several, its bells are FIFOs as well, in the directory of its file and named after the same numbers; what killed
-//! processes leave of those is taken away with the segment's name, by who would ring one, or by [`remove_stale`](crate::shm::remove_stale).
-//! Beside it a timer goes off once in a while, for what no ring tells: a process that reaches neither, since the segment has no
-//! directory (it is anonymous), or one in which it may make or see no FIFO. The end of processes that were named makes it readable too.
+//! It is a socket in the abstract namespace, named after the segment, its owner and a number drawn
+//! when it is made; whoever rings needs no descriptor of it, and it vanishes with its process. A
+//! process of another network namespace reaches no such name. So once a segment has parties of
+//! several, its bells are FIFOs as well, in the directory of its file and named after the same
+//! numbers; what killed processes leave of those is taken away with the segment's name, by who
+//! would ring one, or by [`remove_stale`](crate::shm::remove_stale). Beside it a timer goes off
+//! once in a while, for what no ring tells: a process that reaches neither, since the segment has
+//! no directory (it is anonymous), or one in which it may make or see no FIFO. The end of processes
+//! that were named makes it readable too.
 
 use crate::error::{Errno, Error, Result, Subject};
 use crate::shm::segment::attachment::Attachment;
@@ -63,7 +66,8 @@ fn signal(attachment: &Attachment, owner: u64, number: u64) -> bool {
 }
 
 impl NotifierSlot {
-    /// Rings, if it is armed. Any numbers may be found in shared memory: at worst a byte goes nowhere.
+    /// Rings, if it is armed. Any numbers may be found in shared memory: at worst a byte goes
+    /// nowhere.
     pub(crate) fn notify(&self, attachment: &Attachment) {
         let owner = self.owner.load(Ordering::Acquire);
         if owner != 0 {
@@ -78,7 +82,8 @@ impl NotifierSlot {
                 self.owner.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Acquire)
             && heir != 0
         {
-            // A new one was at it just now: what was disarmed may have been its own, and is rung after all.
+            // A new one was at it just now: what was disarmed may have been its own, and is rung
+            // after all.
             signal(attachment, heir, self.number.load(Ordering::Acquire) & !ARMED);
         }
     }
@@ -100,7 +105,8 @@ pub(crate) fn notify(attachment: &Attachment, owner: u64, word: &AtomicU64) -> N
         return NotifyOutcome::Delivered;
     }
     if Owner::in_word(owner).is_some_and(|owner| attachment.is_alive(owner)) {
-        // This process cannot reach it, or cannot now: others may, and this one later. (On a cord they look when it was announced anew.)
+        // This process cannot reach it, or cannot now: others may, and this one later. (On a cord
+        // they look when it was announced anew.)
         notifier_word::arm_again(word, number);
         return NotifyOutcome::Delivered;
     }
@@ -136,14 +142,15 @@ impl Notifier {
         Ok(bell)
     }
 
-    /// Gives it a FIFO, once the segment has parties of several network namespaces. To be asked before it is armed.
+    /// Gives it a FIFO, once the segment has parties of several network namespaces. To be asked
+    /// before it is armed.
     pub(crate) fn ensure_fifo(&mut self, attachment: &Attachment) {
         if self.reaches || !attachment.is_mixed() {
             return;
         }
         let made = self.make_fifo(attachment);
-        // Where there can be none, or another has taken its name, the timer is what is left. A process that has no descriptor to spare
-        // may have one the next time.
+        // Where there can be none, or another has taken its name, the timer is what is left. A
+        // process that has no descriptor to spare may have one the next time.
         self.reaches = !matches!(made, Err(errno) if sys::file::is_exhausted(errno));
     }
 
@@ -214,7 +221,8 @@ impl Notifier {
         self.inner.clear();
     }
 
-    /// Has it ring when one of these parties ends, and no others. Those that were named before are taken to be alive.
+    /// Has it ring when one of these parties ends, and no others. Those that were named before are
+    /// taken to be alive.
     pub(crate) fn watch(&mut self, attachment: &Attachment, parties: impl Iterator<Item = Owner>) {
         let mut before = std::mem::take(&mut self.watched);
         let hears_an_end =
@@ -235,8 +243,9 @@ impl Notifier {
                     process => process.and_then(Result::ok),
                 }
             };
-            // The number is what the party says itself, and may be another process's here: of another pid namespace. Or the party has
-            // outlived its process, in a child that has its lock. Such an end would ring for ever.
+            // The number is what the party says itself, and may be another process's here: of
+            // another pid namespace. Or the party has outlived its process, in a child that has its
+            // lock. Such an end would ring for ever.
             let (ended, process) = match watched {
                 Some(process)
                     if hears_an_end && crate::shm::sys::notify_socket::has_ended(&process) =>
@@ -259,7 +268,8 @@ impl Notifier {
             .for_each(|fd| self.inner.forget(fd));
     }
 
-    /// Rings if this party has ended: whoever had its number may have been another by then, and nobody rings.
+    /// Rings if this party has ended: whoever had its number may have been another by then, and
+    /// nobody rings.
     fn signal_for_the_dead(&self, attachment: &Attachment, party: Owner) {
         if !attachment.is_alive(party) {
             self.inner.signal();

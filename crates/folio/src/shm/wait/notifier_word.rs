@@ -1,11 +1,14 @@
-//! The word of a bell: its number, and whether it wants to be rung. How it is armed and how that is taken away is here, so that a model can
-//! check it beside a lock's word (`tests/models/notifier.rs`). (The cords of channels and logs are armed in `bell`: there `doze` comes between,
-//! with a time in place of fences.)
+//! The word of a bell: its number, and whether it wants to be rung. How it is armed and how that is
+//! taken away is here, so that a model can check it beside a lock's word
+//! (`tests/models/notifier.rs`). (The cords of channels and logs are armed in `bell`: there `doze`
+//! comes between, with a time in place of fences.)
 //!
-//! Who waits arms the word first, and then looks at what it waits for, and says there that it waits (`WAITERS` of a lock, `WAITED` of
-//! an event); who changes that does so first, and then, if someone waits, looks at the bells. Between the two steps each has a full fence, so one of
-//! the two sees the other. Neither fence is on a way that makes no system call. The arming holds for one ring: who takes it away
-//! rings. A waker that is killed between the two, or before it looks, leaves a bell silent until it rings by itself.
+//! Who waits arms the word first, and then looks at what it waits for, and says there that it waits
+//! (`WAITERS` of a lock, `WAITED` of an event); who changes that does so first, and then, if
+//! someone waits, looks at the bells. Between the two steps each has a full fence, so one of the
+//! two sees the other. Neither fence is on a way that makes no system call. The arming holds for
+//! one ring: who takes it away rings. A waker that is killed between the two, or before it looks,
+//! leaves a bell silent until it rings by itself.
 
 use super::atomics::{AtomicU64, Ordering, fence};
 

@@ -127,7 +127,8 @@ pub(in crate::shm) trait Pollable {
     fn poll_handle(&mut self) -> Result<&mut PollHandle>;
 }
 
-/// What a future of a side does when it is polled. The `attempt` makes the bell unreadable when there is nothing, if there is a bell.
+/// What a future of a side does when it is polled. The `attempt` makes the bell unreadable when
+/// there is nothing, if there is a bell.
 pub(in crate::shm) fn poll<S: Pollable, T>(
     side: &mut S,
     context: &Context<'_>,

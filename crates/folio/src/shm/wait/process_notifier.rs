@@ -1,10 +1,12 @@
-//! A party's bell: the one that wakes all futures of a process that wait for locks, conditions and events of a segment, whatever they
-//! wait for there. Its word lies in the party's slot; `bell_word` tells how waiters and wakers use it.
+//! A party's bell: the one that wakes all futures of a process that wait for locks, conditions and
+//! events of a segment, whatever they wait for there. Its word lies in the party's slot;
+//! `bell_word` tells how waiters and wakers use it.
 //!
-//! It is made when a future has to wait for the first time. When it rings, all wakers are woken, and each future looks again: the one that
-//! gets what it waits for has it, the others arm the bell anew and say anew that they wait. So none takes a wake from another, and one
-//! that is dropped has taken nothing. It also rings when a process ends that holds what one of them waits for, and by itself every
-//! half second: for what no ring tells.
+//! It is made when a future has to wait for the first time. When it rings, all wakers are woken,
+//! and each future looks again: the one that gets what it waits for has it, the others arm the bell
+//! anew and say anew that they wait. So none takes a wake from another, and one that is dropped has
+//! taken nothing. It also rings when a process ends that holds what one of them waits for, and by
+//! itself every half second: for what no ring tells.
 
 use crate::error::{Errno, Result};
 use crate::shm::segment::attachment::{Attachment, FutureNotifier};
@@ -20,7 +22,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 
-/// Holders whose end rings, at most: each is a descriptor. Of others the bell learns when it goes off by itself.
+/// Holders whose end rings, at most: each is a descriptor. Of others the bell learns when it goes
+/// off by itself.
 const WATCHED: usize = 32;
 
 /// See the [module](self).
@@ -98,7 +101,8 @@ impl Wake for ProcessNotifier {
     fn wake(self: Arc<Self>) {
         let mut heard = self.heard();
         (heard.is_awaited, heard.has_rung) = (false, true);
-        // First this, then the wakers: whoever comes later arms it anew, and a ring after this is heard.
+        // First this, then the wakers: whoever comes later arms it anew, and a ring after this is
+        // heard.
         heard.bell.clear();
         let wakers = std::mem::take(&mut heard.wakers);
         drop(heard);
@@ -130,8 +134,9 @@ impl<'a> Sleeper<'a> {
         self.bell.is_some()
     }
 
-    /// From here on `waker` is woken, once, when the bell rings: when someone changes what others of the segment wait for, and when the process
-    /// ends that holds it. Before it waits, it looks once more, and says where it looks that it waits.
+    /// From here on `waker` is woken, once, when the bell rings: when someone changes what others
+    /// of the segment wait for, and when the process ends that holds it. Before it waits, it looks
+    /// once more, and says where it looks that it waits.
     ///
     /// # Errors
     ///
@@ -190,7 +195,8 @@ impl<'a> Sleeper<'a> {
     }
 }
 
-/// What a forked child has of its parent's bell is left as it is: another thread may have been at it.
+/// What a forked child has of its parent's bell is left as it is: another thread may have been at
+/// it.
 fn leave_to_parent(bell: Option<(Arc<ProcessNotifier>, u64)>) {
     std::mem::forget(bell);
 }
@@ -232,7 +238,8 @@ impl ListenedState {
     }
 }
 
-/// Rings for all futures that wait for anything in the segment. For who has changed what they wait for, and saw that someone does.
+/// Rings for all futures that wait for anything in the segment. For who has changed what they wait
+/// for, and saw that someone does.
 pub(in crate::shm) fn notify_all_processes(attachment: &Attachment) {
     check_notifiers();
     let end = attachment.process_notifiers().load(Ordering::Acquire) as usize;

@@ -1,4 +1,5 @@
-//! The second descriptor of a file, whose reads and writes go around the page cache, and which ranges it takes.
+//! The second descriptor of a file, whose reads and writes go around the page cache, and which
+//! ranges it takes.
 
 use crate::page::PageSize;
 use crate::sys::Errno;
@@ -86,7 +87,8 @@ impl DirectFile {
         self.aligned(offset, len, address, self.offset as usize)
     }
 
-    /// How many bytes can be written directly: whole pages, so that no buffered write has a part of one of them.
+    /// How many bytes can be written directly: whole pages, so that no buffered write has a part of
+    /// one of them.
     pub(super) fn writable(&self, offset: u64, len: usize, address: usize) -> usize {
         self.aligned(offset, len, address, PageSize::system().bytes().max(self.offset as usize))
     }
@@ -98,8 +100,9 @@ impl DirectFile {
     }
 }
 
-/// What statx(2) says of the alignment of memory and of offsets (`STATX_DIOALIGN`, since 6.1): zeros where the file takes
-/// no direct I/O, `None` where the kernel or the file system does not tell.
+/// What statx(2) says of the alignment of memory and of offsets (`STATX_DIOALIGN`, since 6.1):
+/// zeros where the file takes no direct I/O, `None` where the kernel or the file system does not
+/// tell.
 fn told_units(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     let wanted = StatxFlags::DIOALIGN;
     let told = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, wanted).ok()?;

@@ -1,11 +1,12 @@
 //! A local file: direct I/O where the file and the range allow, buffered where not.
 //!
-//! Both kinds go to one file. They agree on Linux: before a direct read or write the kernel writes back what the page cache
-//! has dirty in the range, and a direct write drops the cached pages. So a tail that was written buffered is what a direct
-//! read gives. The one pair that must not be under way at once is a direct and a buffered *write* to the same page, and
+//! Both kinds go to one file. They agree on Linux: before a direct read or write the kernel writes
+//! back what the page cache has dirty in the range, and a direct write drops the cached pages. So a
+//! tail that was written buffered is what a direct read gives. The one pair that must not be under
+//! way at once is a direct and a buffered *write* to the same page, and
 //! [`plan_write`](LocalFile::plan_write) never makes such a pair: it splits at pages.
 //!
-//! | file | what |
+//! | file | subject |
 //! | --- | --- |
 //! | [`direct`] | the second descriptor, and which ranges it takes |
 //! | [`plan`] | which descriptor an operation goes to; reading and writing at once |
@@ -48,23 +49,27 @@ pub enum Direct {
     Never,
 }
 
-/// A regular file or a block device, read and perhaps written in place. Clones are the same open file.
+/// A regular file or a block device, read and perhaps written in place. Clones are the same open
+/// file.
 ///
-/// **Each page is stable, not the whole file.** A read-only or private map goes on when the file is renamed, replaced, unlinked,
-/// touched or appended to, or gets another owner, mode or link; it keeps its length. A page that was shown once is the same
-/// bytes ever after, or an error. A page that was never shown is read as the file is then. If the file changes during the read
-/// of a page, the read is made again, a few times; if its bytes differ each time, the page is an error. A page that was cut off
-/// the file is an error. [`one_version`](Self::one_version) asks for more.
+/// **Each page is stable, not the whole file.** A read-only or private map goes on when the file is
+/// renamed, replaced, unlinked, touched or appended to, or gets another owner, mode or link; it
+/// keeps its length. A page that was shown once is the same bytes ever after, or an error. A page
+/// that was never shown is read as the file is then. If the file changes during the read of a page,
+/// the read is made again, a few times; if its bytes differ each time, the page is an error. A page
+/// that was cut off the file is an error. [`one_version`](Self::one_version) asks for more.
 ///
-/// Both rules see a change by the times of fstat(2), as far as the file system's clock tells them apart (some milliseconds,
-/// before Linux 6.13). Two changes within one tick are one, and a store to a shared map of the file moves the times only now
-/// and then. Of a block device the times say little.
+/// Both rules see a change by the times of fstat(2), as far as the file system's clock tells them
+/// apart (some milliseconds, before Linux 6.13). Two changes within one tick are one, and a store
+/// to a shared map of the file moves the times only now and then. Of a block device the times say
+/// little.
 ///
-/// The pager reads and writes files of local file systems itself. It reads and writes a file of another one (a network, FUSE,
-/// an overlay) on threads of this file's own, since such a file may keep a thread for ever.
+/// The pager reads and writes files of local file systems itself. It reads and writes a file of
+/// another one (a network, FUSE, an overlay) on threads of this file's own, since such a file may
+/// keep a thread for ever.
 ///
-/// As with every second open of a file, POSIX record locks (fcntl(2), `F_SETLK`) that the process has on it are gone when
-/// this is dropped.
+/// As with every second open of a file, POSIX record locks (fcntl(2), `F_SETLK`) that the process
+/// has on it are gone when this is dropped.
 #[derive(Clone)]
 pub struct LocalFile {
     name: String,
@@ -92,15 +97,16 @@ impl LocalFile {
         Self::open_with(path.as_ref(), OFlags::RDWR)
     }
 
-    /// Makes a file of `len` zero bytes, to read and write it. A file that was there is emptied first.
+    /// Makes a file of `len` zero bytes, to read and write it. A file that was there is emptied
+    /// first.
     pub fn create(path: impl AsRef<Path>, len: u64) -> io::Result<Self> {
         let file = Self::open_with(path.as_ref(), OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC)?;
         sys::size_limit::set_length(&file.file, len)?;
         Ok(file)
     }
 
-    /// Takes an open file: it can be written if its descriptor can. A descriptor that cannot be read, or that writes at the
-    /// end only (`O_APPEND`), is refused.
+    /// Takes an open file: it can be written if its descriptor can. A descriptor that cannot be
+    /// read, or that writes at the end only (`O_APPEND`), is refused.
     pub fn from_file(file: File) -> io::Result<Self> {
         let file = OwnedFd::from(file);
         let name = sys::file::name(file.as_fd());
@@ -120,8 +126,8 @@ impl LocalFile {
         if access == OFlags::RDWR && flags.contains(OFlags::APPEND) {
             return refuse("is open for appending (O_APPEND): pwrite(2) would ignore the offset");
         }
-        // A regular file's reads would give EAGAIN (io_uring before 5.15), or refuse what is not aligned. The flags belong to
-        // everyone who has this open file, so they are left alone.
+        // A regular file's reads would give EAGAIN (io_uring before 5.15), or refuse what is not
+        // aligned. The flags belong to everyone who has this open file, so they are left alone.
         let wrong = flags & (OFlags::DIRECT | OFlags::NONBLOCK);
         let file = match direct::reopen(file.as_fd(), access) {
             _ if wrong.is_empty() => file,
@@ -190,8 +196,9 @@ impl LocalFile {
         self
     }
 
-    /// Has read-only and private maps show one version of the whole file: after any change of the file (of its owner, mode or
-    /// links too), a page that is not in memory is an error. Without this, each page is stable by itself.
+    /// Has read-only and private maps show one version of the whole file: after any change of the
+    /// file (of its owner, mode or links too), a page that is not in memory is an error. Without
+    /// this, each page is stable by itself.
     #[must_use]
     pub fn one_version(mut self) -> Self {
         self.shared = OnceLock::new();
@@ -227,8 +234,8 @@ impl Source for LocalFile {
         Ok(self.stamp()?.version())
     }
 
-    /// A page, or what direct I/O takes where that is more. Not `st_blksize`: that is megabytes on some file systems, and a
-    /// random read costs no more than a page on all of them.
+    /// A page, or what direct I/O takes where that is more. Not `st_blksize`: that is megabytes on
+    /// some file systems, and a random read costs no more than a page on all of them.
     fn block(&self) -> usize {
         self.direct.as_ref().map_or(4096, |direct| direct.offset_unit().max(4096))
     }
@@ -294,7 +301,8 @@ impl LocalFile {
         self.one_version
     }
 
-    /// Whether its reads and writes end, and fstat(2) of it answers at once, whatever other processes do.
+    /// Whether its reads and writes end, and fstat(2) of it answers at once, whatever other
+    /// processes do.
     pub(crate) fn is_local(&self) -> bool {
         self.local
     }
@@ -308,7 +316,8 @@ impl LocalFile {
         Stamp::of(self.file.as_fd())
     }
 
-    /// As [`Source::read`]; a read during which the file changes is made again. The last one is made by the calling thread.
+    /// As [`Source::read`]; a read during which the file changes is made again. The last one is
+    /// made by the calling thread.
     pub(crate) fn read_settled(&self, mut requests: Vec<ReadRequest>) {
         let last = requests.pop();
         for mut request in requests {

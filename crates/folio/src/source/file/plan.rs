@@ -14,13 +14,15 @@ pub(crate) struct IoPlan {
     pub(crate) fd: RawFd,
     /// Whether it goes around the page cache.
     pub(crate) direct: bool,
-    /// How many bytes from the start of the range go there, at least one. The rest needs a plan of its own.
+    /// How many bytes from the start of the range go there, at least one. The rest needs a plan of
+    /// its own.
     pub(crate) len: usize,
 }
 
 impl LocalFile {
-    /// Where a read of `len` bytes from `offset` to `address` goes. `len` is what the buffer has room for, and may reach past
-    /// the file's end: a direct read ends short there, so that room for a whole block keeps the tail direct.
+    /// Where a read of `len` bytes from `offset` to `address` goes. `len` is what the buffer has
+    /// room for, and may reach past the file's end: a direct read ends short there, so that room
+    /// for a whole block keeps the tail direct.
     ///
     /// A file system may refuse direct I/O that it had agreed to, with EINVAL: then
     /// [`give_up_direct`](Self::give_up_direct), and plan again.
@@ -32,7 +34,8 @@ impl LocalFile {
         self.plan(direct, len)
     }
 
-    /// Where a write of `len` bytes goes, which all lie within the file: a direct write is whole pages, the rest is buffered.
+    /// Where a write of `len` bytes goes, which all lie within the file: a direct write is whole
+    /// pages, the rest is buffered.
     pub(crate) fn plan_write(&self, offset: u64, len: usize, address: usize) -> IoPlan {
         let direct = self
             .direct
@@ -86,8 +89,8 @@ impl LocalFile {
         Ok(done)
     }
 
-    /// Writes all the bytes, which lie within the file: it never makes the file longer, unless someone else cuts it short
-    /// meanwhile.
+    /// Writes all the bytes, which lie within the file: it never makes the file longer, unless
+    /// someone else cuts it short meanwhile.
     pub(crate) fn write_now(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.check_writable()?;
         self.check_inside(offset, bytes.len())?;
@@ -108,7 +111,8 @@ impl LocalFile {
         Ok(())
     }
 
-    /// Whether a write stays within the file as it is now: it must not make a file longer that someone has cut.
+    /// Whether a write stays within the file as it is now: it must not make a file longer that
+    /// someone has cut.
     pub(crate) fn check_inside(&self, offset: u64, len: usize) -> io::Result<()> {
         let end = self.len()?;
         match offset.checked_add(len as u64) {
@@ -128,7 +132,8 @@ impl LocalFile {
 
     #[allow(clippy::unused_self, reason = "its lifetime is what keeps the descriptor open")]
     fn borrowed(&self, plan: IoPlan) -> BorrowedFd<'_> {
-        // SAFETY: it is one of this file's two descriptors, which stay open for as long as `self` is borrowed.
+        // SAFETY: it is one of this file's two descriptors, which stay open for as long as `self`
+        // is borrowed.
         unsafe { BorrowedFd::borrow_raw(plan.fd) }
     }
 }

@@ -1,4 +1,5 @@
-//! What fstat(2) tells of changes of a file, and how a read is made again that a change may have torn.
+//! What fstat(2) tells of changes of a file, and how a read is made again that a change may have
+//! torn.
 
 use crate::source::Version;
 use std::hash::{BuildHasher, RandomState};
@@ -13,7 +14,8 @@ const READS: u32 = 8;
 pub(crate) struct Stamp {
     /// Nanoseconds: of the bytes.
     modified: u64,
-    /// Nanoseconds: of the bytes, the owner, the mode, the links. Unlike `modified` it cannot be set.
+    /// Nanoseconds: of the bytes, the owner, the mode, the links. Unlike `modified` it cannot be
+    /// set.
     changed: u64,
     size: u64,
 }
@@ -36,7 +38,8 @@ impl Stamp {
         Version(self.modified, self.changed.wrapping_add(self.spread_size()))
     }
 
-    /// The part that changes with the bytes, and not with the owner, the mode, the links or the name.
+    /// The part that changes with the bytes, and not with the owner, the mode, the links or the
+    /// name.
     pub(crate) fn content(self) -> Version {
         Version(self.modified, self.spread_size())
     }
@@ -49,9 +52,9 @@ impl Stamp {
 
 /// A read whose bytes must be the file's at one moment.
 ///
-/// It is settled if the file's stamp is the same before and after it. If the stamp moves, the read is made again: it is
-/// settled as soon as two reads in a row give the same bytes. So a change of other bytes (an append), of the mode or of a link
-/// costs one more read, and is no error.
+/// It is settled if the file's stamp is the same before and after it. If the stamp moves, the read
+/// is made again: it is settled as soon as two reads in a row give the same bytes. So a change of
+/// other bytes (an append), of the mode or of a link costs one more read, and is no error.
 #[derive(Debug)]
 pub(crate) struct Settling {
     before: Stamp,

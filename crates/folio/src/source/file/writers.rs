@@ -3,8 +3,9 @@
 use super::LocalFile;
 use rustix::fs::{FileType, FsWord};
 
-/// File systems whose files someone else keeps (linux/magic.h and their own sources): a time that is shown there may be set anew
-/// some time after the write. NFS, SMB (three numbers), 9P, FUSE, Ceph, AFS, Coda, VirtualBox.
+/// File systems whose files someone else keeps (linux/magic.h and their own sources): a time that
+/// is shown there may be set anew some time after the write. NFS, SMB (three numbers), 9P, FUSE,
+/// Ceph, AFS, Coda, VirtualBox.
 const ELSEWHERE: [u32; 10] = [
     0x6969,
     0x517B,

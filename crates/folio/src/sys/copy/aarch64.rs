@@ -1,5 +1,6 @@
-//! The routines for aarch64. `x4` and `x5` hold the bounds of the checked side from the first instruction to the last;
-//! each routine is [`SPAN`] bytes long and its exit for a fault lies [`STOP`] bytes behind its start.
+//! The routines for aarch64. `x4` and `x5` hold the bounds of the checked side from the first
+//! instruction to the last; each routine is [`SPAN`] bytes long and its exit for a fault lies
+//! [`STOP`] bytes behind its start.
 
 use super::{Outcome, Width};
 use std::arch::naked_asm;
@@ -97,7 +98,8 @@ pub(super) fn recover(
     true
 }
 
-/// Blocks overlap at the end instead of a byte loop: the last block is the last so-many bytes, whatever came before.
+/// Blocks overlap at the end instead of a byte loop: the last block is the last so-many bytes,
+/// whatever came before.
 #[unsafe(naked)]
 unsafe extern "C" fn copy_routine(
     to: *mut u8,       // x0

@@ -1,12 +1,13 @@
 //! A copy that a fault ends early: the heart of checked access.
 //!
-//! The routine is a few instructions of assembly that keep the bounds of the *checked* side (the mapped one) in two
-//! registers. When an access to that side faults, the signal handler finds the program counter inside the routine,
-//! puts the address and the signal into its result registers, and sends it to its exit. Nothing else in the process
-//! notices. A fault on the other side is not the routine's business, and is handled as anyone else's.
+//! The routine is a few instructions of assembly that keep the bounds of the *checked* side (the
+//! mapped one) in two registers. When an access to that side faults, the signal handler finds the
+//! program counter inside the routine, puts the address and the signal into its result registers,
+//! and sends it to its exit. Nothing else in the process notices. A fault on the other side is not
+//! the routine's business, and is handled as anyone else's.
 //!
-//! Where there is no assembly for a machine, the kernel copies (process_vm_readv(2) on the own process), at the price
-//! of a system call.
+//! Where there is no assembly for a machine, the kernel copies (process_vm_readv(2) on the own
+//! process), at the price of a system call.
 
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64.rs"]
@@ -32,7 +33,8 @@ pub(crate) struct Trap {
     pub(crate) code: i32,
 }
 
-/// What the assembly returns in two registers: a loaded value or the faulting address; zero, or signal and code.
+/// What the assembly returns in two registers: a loaded value or the faulting address; zero, or
+/// signal and code.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct CopyOutcome {
@@ -85,8 +87,9 @@ impl Width {
 ///
 /// # Safety
 ///
-/// The handler is installed. Each side is either a Rust allocation that is valid for the access, or lies wholly in
-/// `checked`, where nothing but mappings may be: memory that safe references point to only while nobody stores to it.
+/// The handler is installed. Each side is either a Rust allocation that is valid for the access, or
+/// lies wholly in `checked`, where nothing but mappings may be: memory that safe references point
+/// to only while nobody stores to it.
 #[inline]
 pub(crate) unsafe fn copy(
     to: *mut u8,
@@ -98,8 +101,8 @@ pub(crate) unsafe fn copy(
     unsafe { arch::copy(to, from, len, checked) }.value().map(drop)
 }
 
-/// As [`copy`], in fewer instructions: for a caller that only asks whether all went well. Returns `before`, or an odd
-/// number if a fault ended the copy. `at` is the checked side of the two.
+/// As [`copy`], in fewer instructions: for a caller that only asks whether all went well. Returns
+/// `before`, or an odd number if a fault ended the copy. `at` is the checked side of the two.
 ///
 /// # Safety
 ///
@@ -121,7 +124,8 @@ pub(crate) unsafe fn quick(
 ///
 /// # Safety
 ///
-/// The handler is installed, `from` is aligned to `width` and lies in `checked`, where nothing but mappings may be.
+/// The handler is installed, `from` is aligned to `width` and lies in `checked`, where nothing but
+/// mappings may be.
 #[inline]
 pub(crate) unsafe fn load(
     from: *const u8,
@@ -158,8 +162,8 @@ pub(crate) unsafe fn touch(at: *mut u8, checked: Range<usize>) -> Result<(), Tra
     unsafe { arch::touch(at, checked) }.value().map(drop)
 }
 
-/// For the signal handler: if the interrupted code is one of the routines above and `address` lies in its checked
-/// range, makes it return the trap. Whether it did.
+/// For the signal handler: if the interrupted code is one of the routines above and `address` lies
+/// in its checked range, makes it return the trap. Whether it did.
 ///
 /// # Safety
 ///
@@ -171,7 +175,8 @@ pub(super) unsafe fn recover(
     signal: i32,
     code: i32,
 ) -> bool {
-    // SAFETY: the caller passes the kernel's context, which is the handler's to change until it returns.
+    // SAFETY: the caller passes the kernel's context, which is the handler's to change until it
+    // returns.
     unsafe { arch::recover(&mut *context.cast(), address, signal, code) }
 }
 
@@ -237,7 +242,8 @@ mod tests {
             for shift in [0, 1, 3, 8, 15] {
                 let from = (area.start + shift) as *const u8;
                 let mut to = vec![0xEE_u8; len + 2];
-                // SAFETY: `to` has room for `len` bytes after the first; `from` lies in the checked area.
+                // SAFETY: `to` has room for `len` bytes after the first; `from` lies in the checked
+                // area.
                 unsafe { copy(to.as_mut_ptr().add(1), from, len, area.clone()) }.value().unwrap();
                 let want: Vec<u8> = (shift..shift + len).map(|i| (i * 7 + i / 251) as u8).collect();
                 assert_eq!(to[1..=len], want, "length {len}, shift {shift}");

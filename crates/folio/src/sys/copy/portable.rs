@@ -1,5 +1,5 @@
-//! The kernel copies: process_vm_readv(2) and process_vm_writev(2) on the own process, which stop at a page that cannot
-//! be accessed. For machines without a routine in assembly; tested on all.
+//! The kernel copies: process_vm_readv(2) and process_vm_writev(2) on the own process, which stop
+//! at a page that cannot be accessed. For machines without a routine in assembly; tested on all.
 
 use super::{CopyOutcome, Width};
 use std::ops::Range;
@@ -23,7 +23,8 @@ pub(super) unsafe fn copy(
         };
         let (local, remote) = (vector(ours), vector(theirs));
         let call = if reading { libc::process_vm_readv } else { libc::process_vm_writev };
-        // SAFETY: `local` is the caller's, valid for the access; the kernel checks `remote` page by page.
+        // SAFETY: `local` is the caller's, valid for the access; the kernel checks `remote` page by
+        // page.
         match unsafe { call(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) } {
             count if count > 0 => done += count.cast_unsigned(),
             // A short count is followed by EFAULT at the page that stopped it.
@@ -90,7 +91,8 @@ pub(super) unsafe fn store(
 
 /// # Safety
 ///
-/// As [`super::touch`]. Not one step: another thread's store in between is lost, so it is used before the map is shared.
+/// As [`super::touch`]. Not one step: another thread's store in between is lost, so it is used
+/// before the map is shared.
 pub(super) unsafe fn touch(at: *mut u8, checked: Range<usize>) -> CopyOutcome {
     // SAFETY: as the caller promised.
     unsafe {

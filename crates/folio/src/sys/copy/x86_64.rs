@@ -1,7 +1,7 @@
-//! The routines for x86-64. `r8` and `r9` hold the bounds of the checked side from the first instruction to the last (in the
-//! quick ones, `r8` and `rcx` its start and length);
-//! each routine is [`SPAN`] bytes long (the quick ones [`QUICK_SPAN`]), and its exit for a fault lies [`STOP`] (or
-//! [`QUICK_STOP`]) bytes behind its start.
+//! The routines for x86-64. `r8` and `r9` hold the bounds of the checked side from the first
+//! instruction to the last (in the quick ones, `r8` and `rcx` its start and length); each routine
+//! is [`SPAN`] bytes long (the quick ones [`QUICK_SPAN`]), and its exit for a fault lies [`STOP`]
+//! (or [`QUICK_STOP`]) bytes behind its start.
 
 use super::{CopyOutcome, Width};
 use std::arch::{asm, naked_asm};
@@ -14,8 +14,9 @@ const QUICK_STOP: usize = 48;
 /// Copies of so many bytes use AVX where the machine has it.
 const AVX_FROM: usize = 256;
 const AVX: usize = 1;
-/// Copies of so many bytes use the string instruction where it is a fast one: it writes whole lines without having them fetched
-/// first, which halves the time of what goes to another core. Within a core it is slower below these lengths, and may be above.
+/// Copies of so many bytes use the string instruction where it is a fast one: it writes whole lines
+/// without having them fetched first, which halves the time of what goes to another core. Within a
+/// core it is slower below these lengths, and may be above.
 const STRING_LENGTHS: RangeInclusive<usize> = 32 << 10..=1 << 20;
 const STRING: usize = 2;
 
@@ -54,8 +55,9 @@ pub(super) unsafe fn quick(
     before: u64,
 ) -> u64 {
     let after;
-    // A call that says which registers it changes: all others, and so what the caller's loop needs, stay where they
-    // are. r10 and r11 are for the linker, too, which may send a call to another object through a stub.
+    // A call that says which registers it changes: all others, and so what the caller's loop needs,
+    // stay where they are. r10 and r11 are for the linker, too, which may send a call to another
+    // object through a stub.
     macro_rules! call {
         ($routine:ident) => {
             asm!(
@@ -78,8 +80,9 @@ pub(super) unsafe fn quick(
     }
     // A length that is known where this is compiled costs no comparison.
     match len {
-        // SAFETY: the routine copies as the caller promised, changes no register but those above, and no memory but the
-        // copied bytes and its return address; after a fault the handler has it return too.
+        // SAFETY: the routine copies as the caller promised, changes no register but those above,
+        // and no memory but the copied bytes and its return address; after a fault the handler has
+        // it return too.
         33..=64 => unsafe { call!(quick_64) },
         // SAFETY: as above.
         8..=16 => unsafe { call!(quick_16) },
@@ -166,8 +169,8 @@ pub(super) fn recover(
     };
     let low = registers[libc::REG_R8 as usize] as usize;
     let checked = if stop == QUICK_STOP {
-        // The access itself, from the start of its page on, which is the map's; a machine check names the start of what may
-        // be a huge page.
+        // The access itself, from the start of its page on, which is the map's; a machine check
+        // names the start of what may be a huge page.
         let page =
             if (signal, code) == (libc::SIGBUS, libc::BUS_MCEERR_AR) { 1 << 30 } else { 4096 };
         (low & !(page - 1))..low.saturating_add(registers[libc::REG_RCX as usize] as usize)
@@ -183,7 +186,8 @@ pub(super) fn recover(
     true
 }
 
-/// Blocks overlap at the end instead of a byte loop: the last block is the last so-many bytes, whatever came before.
+/// Blocks overlap at the end instead of a byte loop: the last block is the last so-many bytes,
+/// whatever came before.
 #[unsafe(naked)]
 unsafe extern "C" fn copy_routine(
     to: *mut u8,       // rdi
@@ -232,7 +236,8 @@ unsafe extern "C" fn copy_routine(
         "vzeroupper",
         "xor edx, edx",
         "ret",
-        // 32 KiB and more, as one instruction. What is left in rcx after a fault is not zero: some bytes are still to be copied.
+        // 32 KiB and more, as one instruction. What is left in rcx after a fault is not zero: some
+        // bytes are still to be copied.
         "5:",
         "mov rcx, rdx",
         "rep movsb",
@@ -335,8 +340,8 @@ unsafe extern "C" fn copy_routine(
     )
 }
 
-/// 33 to 64 bytes. The number in `rdx` stays; a fault makes it odd. Called by [`quick`] alone, which knows what else it
-/// changes: xmm0 to xmm3, and after a fault `rax`.
+/// 33 to 64 bytes. The number in `rdx` stays; a fault makes it odd. Called by [`quick`] alone,
+/// which knows what else it changes: xmm0 to xmm3, and after a fault `rax`.
 ///
 /// | register | |
 /// | --- | --- |

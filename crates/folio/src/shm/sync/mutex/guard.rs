@@ -29,7 +29,8 @@ pub(in crate::shm) mod sealed {
 /// A lock around a `T`: [`Mutex`] and [`RwLock`](crate::shm::RwLock).
 pub trait Guards<T: Share>: sealed::SealedLock<T> {}
 
-/// What locking gave: a value in order, or one that may be torn. There is no other way to the value.
+/// What locking gave: a value in order, or one that may be torn. There is no other way to the
+/// value.
 #[derive(Debug)]
 #[must_use]
 pub enum Locked<'a, T: Share, L: Guards<T> = Mutex<T>> {
@@ -50,7 +51,8 @@ impl<'a, T: Share, L: Guards<T>> Locked<'a, T, L> {
         match self {
             Self::Clean(guard) => Ok(guard),
             Self::Torn(torn) => {
-                // In parts, so that no address of the guard is taken here: the one that is in order stays in registers.
+                // In parts, so that no address of the guard is taken here: the one that is in order
+                // stays in registers.
                 let guard = ManuallyDrop::new(torn.0);
                 Err(Guard::refuse(guard.at, guard.me, guard.process))
             }
@@ -90,7 +92,8 @@ fn by_this_thread(process: u64) -> u64 {
         static NUMBER: Cell<u32> = const { Cell::new(0) };
     }
     if NUMBER.get() == 0 {
-        // Only those that have panicked have one: it takes four thousand million of them until one is used again.
+        // Only those that have panicked have one: it takes four thousand million of them until one
+        // is used again.
         NUMBER.set(NUMBERS.fetch_add(1, Ordering::Relaxed).wrapping_add(1).max(1));
     }
     process & !PANICKED | u64::from(NUMBER.get()) << 32
@@ -105,15 +108,18 @@ fn is_of_a_panic(process: u64) -> bool {
 
 /// The lock, held, over a value in order. Dropping it gives the lock back.
 ///
-/// Plain data is copied in and out: no reference to it exists, for a process that ignores the lock could change it.
+/// Plain data is copied in and out: no reference to it exists, for a process that ignores the lock
+/// could change it.
 ///
-/// It is the process that holds the lock, and no thread: a guard can be sent to another thread, and dropped there.
+/// It is the process that holds the lock, and no thread: a guard can be sent to another thread, and
+/// dropped there.
 #[must_use]
 pub struct Guard<'a, T: Share, L: Guards<T> = Mutex<T>> {
     at: SharedRef<'a, L>,
     me: Owner,
-    /// The process that locked: in a forked child this is a copy that holds nothing. In the [upper half](PANICKED) the thread, if it panicked
-    /// then: that panic has torn nothing here. (One word for both, and one look at it: a guard in order stays in registers.)
+    /// The process that locked: in a forked child this is a copy that holds nothing. In the [upper
+    /// half](PANICKED) the thread, if it panicked then: that panic has torn nothing here. (One word
+    /// for both, and one look at it: a guard in order stays in registers.)
     process: u64,
     value: PhantomData<SharedRef<'a, T>>,
 }
@@ -221,7 +227,8 @@ impl<T: InPlace, L: Guards<T>> Deref for Guard<'_, T, L> {
 
     fn deref(&self) -> &T {
         let at = self.shared_ref().as_ptr();
-        // SAFETY: as for a place of its own: aligned, mapped while the guard lives, and all accesses are atomic.
+        // SAFETY: as for a place of its own: aligned, mapped while the guard lives, and all
+        // accesses are atomic.
         unsafe { &*at }
     }
 }
@@ -239,8 +246,9 @@ impl<T: Share, L: Guards<T>> Drop for Guard<'_, T, L> {
     }
 }
 
-/// The lock, held, over a value that may be half changed. It can be looked at and mended; what uses it as if it were in order
-/// needs the guard that [`repair`](Self::repair) gives. Dropped, it leaves the value torn for the next.
+/// The lock, held, over a value that may be half changed. It can be looked at and mended; what uses
+/// it as if it were in order needs the guard that [`repair`](Self::repair) gives. Dropped, it
+/// leaves the value torn for the next.
 #[derive(Debug)]
 #[must_use]
 pub struct Torn<'a, T: Share, L: Guards<T> = Mutex<T>>(Guard<'a, T, L>);
@@ -264,7 +272,8 @@ impl<'a, T: Share, L: Guards<T>> Torn<'a, T, L> {
         self.0.field(pick)
     }
 
-    /// Mends the value: when `work` succeeds it is in order again, for all. Should this process die at it, the value stays torn.
+    /// Mends the value: when `work` succeeds it is in order again, for all. Should this process die
+    /// at it, the value stays torn.
     ///
     /// # Errors
     ///

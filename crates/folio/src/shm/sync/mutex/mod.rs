@@ -1,4 +1,5 @@
-//! A lock across processes that survives the death of its holder, and makes the next one look at what is left.
+//! A lock across processes that survives the death of its holder, and makes the next one look at
+//! what is left.
 
 pub(in crate::shm) mod guard;
 
@@ -16,15 +17,17 @@ use std::mem::offset_of;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// A value that one thread, of all processes, holds at a time. It starts free, with a value of zeros.
+/// A value that one thread, of all processes, holds at a time. It starts free, with a value of
+/// zeros.
 ///
-/// The lock names the *process* that holds it. When that process dies, however it dies, the next one that locks gets the value
-/// together with the fact that it may be half changed ([`Locked::Torn`]), and has to repair or poison it. So does a panic
-/// while a guard is held. A process that is merely stopped still holds the lock.
+/// The lock names the *process* that holds it. When that process dies, however it dies, the next
+/// one that locks gets the value together with the fact that it may be half changed
+/// ([`Locked::Torn`]), and has to repair or poison it. So does a panic while a guard is held. A
+/// process that is merely stopped still holds the lock.
 ///
-/// Not a lock for one thread twice: it waits for itself. A guard that is forgotten (`mem::forget`), or whose thread is ended
-/// without unwinding, stays held as long as its process lives. A forked child does not hold what its parent holds: dropping
-/// the copy of a guard does nothing there.
+/// Not a lock for one thread twice: it waits for itself. A guard that is forgotten (`mem::forget`),
+/// or whose thread is ended without unwinding, stays held as long as its process lives. A forked
+/// child does not hold what its parent holds: dropping the copy of a guard does nothing there.
 ///
 /// ```
 /// use folio::shm::{Locked, Mutex, Segment};
@@ -53,8 +56,9 @@ impl<T> fmt::Debug for Mutex<T> {
     }
 }
 
-// SAFETY: a word, a state and a value, for each of which all bits are valid: a word that names nobody alive is a lock whose holder
-// is dead. No reference to the value is made but by who may have one of such a type.
+// SAFETY: a word, a state and a value, for each of which all bits are valid: a word that names
+// nobody alive is a lock whose holder is dead. No reference to the value is made but by who may
+// have one of such a type.
 unsafe impl<T: Share> Share for Mutex<T> {
     const FINGERPRINT: Fingerprint<Self> =
         Fingerprint::of("folio::Mutex").and("value", offset_of!(Self, value), T::FINGERPRINT.get());
@@ -117,14 +121,17 @@ impl<'a, T: Share> SharedRef<'a, Mutex<T>> {
         Ok(torn.map(|torn| self.locked(me, process, torn)))
     }
 
-    /// A future that takes the lock, for event loops. It needs no runtime: a thread of its own, one for the process, wakes all that wait. A holder
-    /// that dies meanwhile is found by it as by [`lock`](Self::lock).
+    /// A future that takes the lock, for event loops. It needs no runtime: a thread of its own, one
+    /// for the process, wakes all that wait. A holder that dies meanwhile is found by it as by
+    /// [`lock`](Self::lock).
     ///
-    /// Nothing happens before it is polled; one that is dropped holds nothing. It may be sent to other threads, and so may the guard.
-    /// Which of those that wait gets the lock next is not said. Once it was ready it is not to be polled again: it would begin anew.
+    /// Nothing happens before it is polled; one that is dropped holds nothing. It may be sent to
+    /// other threads, and so may the guard. Which of those that wait gets the lock next is not
+    /// said. Once it was ready it is not to be polled again: it would begin anew.
     ///
-    /// All wakers of the process are called on that one thread: one that blocks there keeps the other futures from being woken. No signal of the
-    /// program reaches it, nor a thread that a waker starts there, which inherits the mask.
+    /// All wakers of the process are called on that one thread: one that blocks there keeps the
+    /// other futures from being woken. No signal of the program reaches it, nor a thread that a
+    /// waker starts there, which inherits the mask.
     ///
     /// ```
     /// use folio::shm::{Mutex, Segment};
@@ -159,7 +166,8 @@ impl<'a, T: Share> SharedRef<'a, Mutex<T>> {
     ///
     /// # Errors
     ///
-    /// It gives those of [`lock`](Self::lock), and EMFILE, ENFILE or EAGAIN if this process has no descriptor or thread left to wait with.
+    /// It gives those of [`lock`](Self::lock), and EMFILE, ENFILE or EAGAIN if this process has no
+    /// descriptor or thread left to wait with.
     pub fn lock_async(
         &self,
     ) -> impl Future<Output = Result<Locked<'a, T>>> + Send + Sync + Unpin + use<'a, T> {
@@ -172,7 +180,8 @@ impl<'a, T: Share> SharedRef<'a, Mutex<T>> {
         if torn { Locked::Torn(Torn::new(guard)) } else { Locked::Clean(guard) }
     }
 
-    /// Makes a poisoned value a torn one, which the next who locks it has to repair. Whether it was poisoned.
+    /// Makes a poisoned value a torn one, which the next who locks it has to repair. Whether it was
+    /// poisoned.
     pub fn clear_poison(&self) -> bool {
         lock_of(*self).clear_poison()
     }

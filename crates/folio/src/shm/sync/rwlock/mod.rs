@@ -1,5 +1,5 @@
-//! A lock across processes for many readers or one writer. A count of readers that all share could not be repaired after one of
-//! them died; so each process has a word of its own.
+//! A lock across processes for many readers or one writer. A count of readers that all share could
+//! not be repaired after one of them died; so each process has a word of its own.
 
 mod futures;
 
@@ -27,15 +27,17 @@ use std::mem::offset_of;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
-/// A value that any number of threads of all processes read, or one writes. It starts free, with a value of zeros, and takes
-/// two KiB besides the value.
+/// A value that any number of threads of all processes read, or one writes. It starts free, with a
+/// value of zeros, and takes two KiB besides the value.
 ///
-/// A writer that waits goes before readers that come later. What [`Mutex`](crate::shm::Mutex) says of dead holders, panics, forgotten
-/// guards and forks holds for writers. A reader that dies leaves nothing behind, nor does a writer that dies while it still waits for readers.
+/// A writer that waits goes before readers that come later. What [`Mutex`](crate::shm::Mutex) says
+/// of dead holders, panics, forgotten guards and forks holds for writers. A reader that dies leaves
+/// nothing behind, nor does a writer that dies while it still waits for readers.
 ///
-/// A thread (or task) that reads and asks to write waits for itself: there is no way from the one to the other but to drop the guard, and to look
-/// at the value anew. One that reads and asks to read again does so too, if a writer has come in between: that one waits for the
-/// first guard, and the second guard for that one.
+/// A thread (or task) that reads and asks to write waits for itself: there is no way from the one
+/// to the other but to drop the guard, and to look at the value anew. One that reads and asks to
+/// read again does so too, if a writer has come in between: that one waits for the first guard, and
+/// the second guard for that one.
 ///
 /// ```
 /// use folio::shm::{ReadLocked, RwLock, Segment};
@@ -118,7 +120,8 @@ pub enum ReadLocked<'a, T: Share> {
     Torn(Torn<'a, T, RwLock<T>>),
 }
 
-/// The lock, held for reading. Dropping it gives it back. It can be sent to another thread, and dropped there.
+/// The lock, held for reading. Dropping it gives it back. It can be sent to another thread, and
+/// dropped there.
 #[must_use]
 pub struct ReadGuard<'a, T: Share> {
     at: SharedRef<'a, RwLock<T>>,
@@ -144,8 +147,8 @@ impl<T: Share> ReadGuard<'_, T> {
         ReadRef::new(self.value())
     }
 
-    /// A field of the value, as [`SharedRef::field`], for reading. [`field!`](crate::shm::field) is a
-    /// shorter way.
+    /// A field of the value, as [`SharedRef::field`], for reading. [`field!`](crate::shm::field) is
+    /// a shorter way.
     ///
     /// # Panics
     ///
@@ -196,7 +199,8 @@ impl<T: InPlace> Deref for ReadGuard<'_, T> {
 
     fn deref(&self) -> &T {
         let at = self.value().as_ptr();
-        // SAFETY: as for a place: aligned, mapped while the guard lives, and all accesses are atomic.
+        // SAFETY: as for a place: aligned, mapped while the guard lives, and all accesses are
+        // atomic.
         unsafe { &*at }
     }
 }
@@ -230,7 +234,8 @@ fn end<T: Share>(at: SharedRef<'_, RwLock<T>>) -> &AtomicU32 {
 }
 
 impl<'a, T: Share> SharedRef<'a, RwLock<T>> {
-    /// Takes the lock for reading; waits for a writer that has it or waits for it, as long as its process lives.
+    /// Takes the lock for reading; waits for a writer that has it or waits for it, as long as its
+    /// process lives.
     ///
     /// # Errors
     ///
@@ -310,7 +315,8 @@ impl<'a, T: Share> SharedRef<'a, RwLock<T>> {
         Ok(ReaderWait::In(ReadGuard { at: *self, me, process, value: PhantomData }))
     }
 
-    /// For a writer, which has looked at the readers: one that lives, by its word, and what that is. What the dead left is cleared.
+    /// For a writer, which has looked at the readers: one that lives, by its word, and what that
+    /// is. What the dead left is cleared.
     pub(in crate::shm) fn living_reader(&self) -> Option<(&'a ReaderWord, Owner, u64)> {
         let end = end(*self).load(Ordering::SeqCst) as usize;
         for (slot, word) in parts(*self).1.iter().enumerate().take(end) {
@@ -389,20 +395,24 @@ impl<'a, T: Share> SharedRef<'a, RwLock<T>> {
         Ok(Some(self.begin(me, process, torn)))
     }
 
-    /// A future that takes the lock for reading; see [`lock_async`](SharedRef::lock_async) for what holds for all of them.
+    /// A future that takes the lock for reading; see [`lock_async`](SharedRef::lock_async) for what
+    /// holds for all of them.
     ///
     /// # Errors
     ///
-    /// It gives those of [`read`](Self::read), and EMFILE, ENFILE or EAGAIN if this process has nothing left to wait with.
+    /// It gives those of [`read`](Self::read), and EMFILE, ENFILE or EAGAIN if this process has
+    /// nothing left to wait with.
     pub fn read_async(
         &self,
     ) -> impl Future<Output = Result<ReadLocked<'a, T>>> + Send + Sync + Unpin + use<'a, T> {
         ReadFuture::new(*self)
     }
 
-    /// A future that takes the lock for writing; see [`lock_async`](SharedRef::lock_async) for what holds for all of them.
+    /// A future that takes the lock for writing; see [`lock_async`](SharedRef::lock_async) for what
+    /// holds for all of them.
     ///
-    /// While it waits for readers, no others come in: poll it when it is woken, or drop it. It gives that up when it is dropped.
+    /// While it waits for readers, no others come in: poll it when it is woken, or drop it. It
+    /// gives that up when it is dropped.
     ///
     /// # Errors
     ///
@@ -463,7 +473,8 @@ impl<'a, T: Share> SharedRef<'a, RwLock<T>> {
         if torn { Locked::Torn(Torn::new(guard)) } else { Locked::Clean(guard) }
     }
 
-    /// Makes a poisoned value a torn one, which the next who locks it has to repair. Whether it was poisoned.
+    /// Makes a poisoned value a torn one, which the next who locks it has to repair. Whether it was
+    /// poisoned.
     pub fn clear_poison(&self) -> bool {
         parts(*self).0.clear_poison()
     }
