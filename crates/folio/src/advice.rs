@@ -1,11 +1,13 @@
-//! What the program tells the kernel about how it will use memory: madvise(2), sorted by what the
-//! advice can do to the bytes.
+//! The program's advice to the kernel about its use of memory: madvise(2), sorted by the effect of
+//! the advice on the bytes.
 //!
 //! * [`Advice`] changes no byte: safe through a shared reference.
 //! * [`Discard`] changes bytes at once: it needs `&mut`.
-//! * [`UncheckedAdvice`] changes bytes, or who may use them, at a time nobody can tell: `unsafe`.
+//! * [`UncheckedAdvice`] changes bytes, or their users, at a time that nobody can predict:
+//!   `unsafe`.
 //!
-//! What fork(2) does with a map is not advice here but an option of the map: [`Fork`](crate::Fork).
+//! The treatment of a map by fork(2) is not advice here but an option of the map:
+//! [`Fork`](crate::Fork).
 
 /// Advice that changes no byte of the map, only cost and time.
 ///
@@ -128,8 +130,8 @@ impl Discard {
     }
 }
 
-/// Advice whose effect on the bytes, or on who may touch them, comes later or from outside, so that
-/// the compiler's picture of memory breaks: `unsafe`
+/// Advice with a later or outside effect on the bytes, or on their users, so that the compiler's
+/// picture of memory breaks: `unsafe`
 /// ([`Region::advise_unchecked`](crate::Region::advise_unchecked)).
 ///
 /// Source: madvise(2).

@@ -1,5 +1,5 @@
-//! How a map is made: the `flags` word of mmap(2), each flag with what today's kernel does with it,
-//! and the page sizes that HUGETLB can ask for.
+//! How a map is made: the `flags` word of mmap(2), with the effect of each flag in today's kernel,
+//! and the page sizes that HUGETLB accepts.
 
 use crate::page::PageSize;
 use bitflags::bitflags;

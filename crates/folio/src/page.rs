@@ -126,7 +126,7 @@ pub(crate) struct Misaligned {
     pub(crate) inner: Range<usize>,
 }
 
-/// What has to be mapped to show a byte range of a file; see [`PageSize::cover`].
+/// The pages to map for a byte range of a file; see [`PageSize::cover`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cover {
     /// Where the map starts in the file: a multiple of the page size.

@@ -1,4 +1,4 @@
-//! What a page may be used for: the `prot` word of mmap(2).
+//! The allowed uses of a page: the `prot` word of mmap(2).
 
 use bitflags::bitflags;
 
@@ -21,7 +21,7 @@ bitflags! {
         /// Only for mprotect(2): extend the change up to the end of a map that grows upwards (no
         /// Linux port that folio runs on has one: EINVAL).
         const GROWSUP = libc::PROT_GROWSUP;
-        // What later kernels and other machines add (BTI, MTE …) passes through untouched.
+        // Bits of later kernels and other machines (BTI, MTE …) pass through untouched.
         const _ = !0;
     }
 }

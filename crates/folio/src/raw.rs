@@ -18,14 +18,14 @@ use std::os::fd::{BorrowedFd, RawFd};
 /// # Errors
 ///
 /// The kernel's, each explained: EACCES, EAGAIN, EBADF, EEXIST, EINVAL, ENFILE, ENODEV, ENOMEM,
-/// EOPNOTSUPP, EOVERFLOW, EPERM, ETXTBSY. What of old lists is no more: EAGAIN for a locked file
-/// (mandatory locks left in 5.15), ETXTBSY for DENYWRITE (a file in use as swap space still gives
-/// it). Some files of `/proc` that cannot be mapped answer EIO, not ENODEV.
+/// EOPNOTSUPP, EOVERFLOW, EPERM, ETXTBSY. Two errors of old lists are gone: EAGAIN for a locked
+/// file (mandatory locks left in 5.15), ETXTBSY for DENYWRITE (a file in use as swap space still
+/// gives it). Some files of `/proc` that cannot be mapped answer EIO, not ENODEV.
 ///
 /// # Safety
 ///
-/// With [`MapFlags::FIXED`] whatever was mapped in the range is gone: nothing may use it any more.
-/// What the new memory may be used for follows from who else can change it; see the crate's table
+/// With [`MapFlags::FIXED`] all maps in the range are gone: nothing may use them any more. The
+/// allowed uses of the new memory follow from the others that can change it; see the crate's table
 /// of types. With [`MapFlags::GROWSDOWN`] the map extends below the address that is returned.
 pub unsafe fn mmap(
     addr: *mut u8,
@@ -38,7 +38,7 @@ pub unsafe fn mmap(
     if flags.contains(MapFlags::GROWSDOWN) {
         sys::stack::expect_others();
     }
-    // SAFETY: the caller answers for what FIXED replaces.
+    // SAFETY: the caller answers for the maps that FIXED replaces.
     unsafe { sys::mm::mmap(addr, length, prot.bits(), flags.bits(), fd, offset) }.map_err(|errno| {
         let object = if flags.contains(MapFlags::ANONYMOUS) {
             Subject::anonymous()
@@ -123,8 +123,8 @@ pub unsafe fn mprotect(addr: *mut u8, length: usize, prot: Prot) -> Result<()> {
 ///
 /// # Safety
 ///
-/// Nothing may go on using what goes away: the old range if it moves or shrinks, and what
-/// MREMAP_FIXED replaces.
+/// Nothing may go on using memory that goes away: the old range if it moves or shrinks, and the
+/// maps that MREMAP_FIXED replaces.
 pub unsafe fn mremap(
     addr: *mut u8,
     old: usize,

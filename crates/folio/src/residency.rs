@@ -1,5 +1,5 @@
-//! Which pages of a map are in memory (mincore(2)), and what the page cache holds of a file
-//! (cachestat(2)).
+//! The pages of a map that are in memory (mincore(2)), and the part of a file that the page cache
+//! holds (cachestat(2)).
 
 use crate::error::{Error, Result, Subject};
 use crate::page::PageSize;
@@ -15,8 +15,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 pub enum Residency {
     /// For each page, in order, whether it is in memory.
     Known(Pages),
-    /// The kernel hides it: since 5.2 it tells only who owns the file or may write to it, and says
-    /// "all resident" to everyone else. folio does not pass that answer on.
+    /// The kernel hides it: since 5.2 it answers only the file's owner and processes that may write
+    /// to it, and says "all resident" to everyone else. folio does not pass that answer on.
     NotOwner,
 }
 
@@ -93,8 +93,8 @@ impl Residency {
         }
     }
 
-    /// The residency of the pages of a region that hold a byte of `range`. `file` says who may
-    /// know, if the handle knows it; else the area is looked up.
+    /// The residency of the pages of a region that hold a byte of `range`. `file` says whether the
+    /// process may know, if the handle knows it; else the VMA is looked up.
     pub(crate) fn of(
         region: &Region,
         range: Range<usize>,
@@ -163,7 +163,7 @@ fn may_know(address: usize, file: Option<BorrowedFd<'_>>) -> bool {
     }
     // The descriptor may be closed; the file is found by its name, if that still names it. By now a
     // pipe or a device may lie there, so it is not opened: O_PATH finds it only. (On Btrfs fstat(2)
-    // gives another device than the list of areas does; what is not sure is not told.)
+    // gives another device than the list of VMAs does; an unsure answer is not given.)
     let same =
         |status: sys::file::Status| (status.device, status.inode) == (area.device, area.inode);
     let file = area
@@ -172,12 +172,13 @@ fn may_know(address: usize, file: Option<BorrowedFd<'_>>) -> bool {
         .filter(|file| sys::file::status(file.as_fd()).is_ok_and(same));
     match file {
         Some(file) => may_know(address, Some(file.as_fd())),
-        // Deleted, renamed, or not readable by name: only who owns every file is sure to be told.
+        // Deleted, renamed, or not readable by name: only an owner of every file is sure to get an
+        // answer.
         None => sys::process::owns_every_file(),
     }
 }
 
-/// What the page cache holds of a range of a file, in bytes. Not tied to a map.
+/// The part of a range of a file that the page cache holds, in bytes. Not tied to a map.
 ///
 /// Source: cachestat(2), since 6.5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -199,8 +200,8 @@ impl CacheStat {
     ///
     /// # Errors
     ///
-    /// ENOSYS before 6.5, EPERM for who neither owns the file nor may write to it (since 6.14),
-    /// EOPNOTSUPP for hugetlb files.
+    /// ENOSYS before 6.5, EPERM for a process that neither owns the file nor may write to it (since
+    /// 6.14), EOPNOTSUPP for hugetlb files.
     pub fn of(file: impl AsFd, offset: u64, length: u64) -> Result<Self> {
         let fd = file.as_fd();
         let stat = sys::mm::cachestat(fd.as_raw_fd(), offset, length).map_err(|errno| {

@@ -257,7 +257,7 @@ impl ExactSizeIterator for Words<'_> {}
 /// Bytes that others may change at any time, for reading and writing. It derefs to a [`View`] for
 /// the reads.
 ///
-/// Stores through it are seen at once by all who share the memory. In a guard, stores to a page
+/// All processes that share the memory see stores through it at once. In a guard, stores to a page
 /// that cannot be supplied are lost, and the guard's result becomes an error.
 #[derive(Debug, Clone, Copy)]
 pub struct ViewMut<'a> {

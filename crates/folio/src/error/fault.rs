@@ -1,4 +1,4 @@
-//! A page that could not be supplied: what mmap(2) tells with SIGBUS or SIGSEGV, as a value.
+//! A page that could not be supplied, as a value. mmap(2) reports it with SIGBUS or SIGSEGV.
 
 use crate::sys;
 use std::fmt;
@@ -12,7 +12,7 @@ pub struct Fault {
     pub(crate) range: Range<usize>,
     pub(crate) file_offset: Option<u64>,
     pub(crate) cause: FaultCause,
-    /// What the source said.
+    /// The source's own message.
     pub(crate) detail: Option<String>,
 }
 
@@ -35,7 +35,7 @@ impl Fault {
         self.cause
     }
 
-    /// What the source of a [`Paged`](crate::Paged) map said of it, if it said anything.
+    /// The message of the source of a [`Paged`](crate::Paged) map, if it gave one.
     pub fn detail(&self) -> Option<&str> {
         self.detail.as_deref()
     }
@@ -87,10 +87,10 @@ pub enum FaultCause {
     Changed,
     /// The source did not answer within its deadline.
     Deadline,
-    /// The pager's budget is used up by what is pinned, or dirty and cannot be written.
+    /// Pinned pages, or dirty pages that cannot be written, use up the pager's budget.
     NoMemory,
-    /// What was stored could not be written to the source. The pages stay dirty, and are tried
-    /// again.
+    /// The pager could not write stored bytes to the source. The pages stay dirty, and the pager
+    /// tries again.
     NotWritten,
 }
 

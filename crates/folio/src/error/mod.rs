@@ -1,5 +1,5 @@
-//! The one error type. A refusal says which call, on which object and range, what rule was broken
-//! and how to mend it; a fault says which bytes could not be supplied and why.
+//! The one error type. A call error names the call, the object, the range, the broken rule and the
+//! remedy. A fault names the bytes that could not be supplied, and the cause.
 
 mod explain;
 mod fault;
@@ -20,7 +20,7 @@ use std::fmt;
 pub enum Error {
     /// The kernel refused a call, or folio refused it first because it breaks a rule.
     Call(Box<CallError>),
-    /// A page could not be supplied: what would have been a SIGBUS or a SIGSEGV.
+    /// A page could not be supplied. Without folio this is a SIGBUS or a SIGSEGV.
     Fault(Box<Fault>),
 }
 
@@ -58,7 +58,7 @@ impl CallError {
         self.call
     }
 
-    /// What the call was about: object, range, protection, flags.
+    /// The subject of the call: object, range, protection, flags.
     pub fn subject(&self) -> &Subject {
         &self.subject
     }
@@ -184,7 +184,7 @@ impl Error {
         Self::Call(Box::new(CallError { call, subject, errno, by_kernel: false, rule, remedy }))
     }
 
-    /// The errno: what the kernel answered, or what best names a rule that folio checked itself.
+    /// The errno: the kernel's answer, or the best name for a rule that folio checked itself.
     /// EFAULT for a fault.
     pub fn errno(&self) -> Errno {
         match self {

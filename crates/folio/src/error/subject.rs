@@ -1,4 +1,4 @@
-//! What a call was about, for its error: the object, and the numbers that were asked for.
+//! The subject of a call, for its error: the object, and the numbers of the request.
 
 use crate::flags::MapFlags;
 use crate::page::PageSize;
@@ -24,7 +24,7 @@ pub struct Subject {
     pub(crate) huge: Option<PageSize>,
     /// Whether the call may move the map, for mremap(2).
     pub(crate) may_move: Option<bool>,
-    /// What else was asked: advice, sync flags, a second length.
+    /// Further parts of the request: advice, sync flags, a second length.
     pub(crate) detail: Option<String>,
 }
 

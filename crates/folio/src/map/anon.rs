@@ -16,9 +16,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// Zero-filled memory that nobody else can change (PRIVATE, ANONYMOUS): derefs to `&[u8]` and `&mut
 /// [u8]`.
 ///
-/// It comes straight from the kernel, page by page as it is touched, and goes straight back when it
-/// is dropped: what an allocator takes for a big block. With [`MapOptions`] it has huge pages,
-/// guard pages, room to grow, a lock.
+/// It comes straight from the kernel, page by page at the first touch, and goes straight back when
+/// it is dropped. An allocator takes big blocks in the same way. With [`MapOptions`] it has huge
+/// pages, guard pages, room to grow, a lock.
 ///
 /// **Fork:** a child inherits a copy (copied on write), and drops only its own. With
 /// [`Fork::Absent`](crate::Fork::Absent) the child has nothing there and must not touch the slices;
@@ -75,13 +75,13 @@ impl Anon {
         MapOptions::new().anon_from_dev_zero(file, length)
     }
 
-    /// Reads everything that can be read from a descriptor, from its position to its end: for what
-    /// cannot be mapped, such as pipes, sockets and files of `/proc`.
+    /// Reads all bytes from a descriptor, from its position to its end: for objects that cannot be
+    /// mapped, such as pipes, sockets and files of `/proc`.
     /// [`read_from_at_most`](Self::read_from_at_most) sets a limit.
     ///
     /// # Errors
     ///
-    /// What read(2) answers; ENOMEM, also before the machine or the memory cgroup runs out of
+    /// The errors of read(2); ENOMEM, also before the machine or the memory cgroup runs out of
     /// memory.
     pub fn read_from(file: impl AsFd) -> Result<Self> {
         Self::read_up_to(file.as_fd(), usize::MAX)
@@ -134,9 +134,9 @@ impl Anon {
 
     handle_calls!();
 
-    /// Grows to `length` bytes without moving: what pointed into it stays valid. New bytes are
-    /// zero, and come as the map was made: huge, executable, locked, kept from children. Rounding
-    /// leaves room in the last page; beyond it, the map needs [`MapOptions::capacity`], or a free
+    /// Grows to `length` bytes without moving: pointers into it stay valid. New bytes are zero, and
+    /// have the properties of the map: huge, executable, locked, kept from children. Rounding
+    /// leaves room in the last page. Beyond it, the map needs [`MapOptions::capacity`], or a free
     /// place behind it.
     ///
     /// # Errors
@@ -222,7 +222,7 @@ impl Anon {
         if region.page_size().ceil(length.max(1)) != Some(region.len()) {
             region.resize(length.max(1), Resize::MayMove)?;
         }
-        // What a later growth shows again on the last page must be zero.
+        // Bytes of the last page that a later growth shows again must be zero.
         let kept = region.len().min(*len);
         if kept > length {
             // SAFETY: the bytes are this map's, mapped writable, and `&mut self` says that nobody
@@ -302,7 +302,7 @@ impl Anon {
     }
 
     /// Takes a region as plain memory, all of it. In a reservation it cannot [`grow`](Self::grow)
-    /// beyond its pages: what lies behind them may be a guard page.
+    /// beyond its pages: a guard page may lie behind them.
     ///
     /// # Errors
     ///

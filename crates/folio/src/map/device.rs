@@ -55,8 +55,8 @@ impl Device {
         MapOptions::new().offset(offset).len(length).device(file)
     }
 
-    /// Maps `length` bytes from `offset` of any open device. What the offset means is the driver's
-    /// to say.
+    /// Maps `length` bytes from `offset` of any open device. The driver defines the meaning of the
+    /// offset.
     ///
     /// # Errors
     ///

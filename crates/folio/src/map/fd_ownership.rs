@@ -23,7 +23,7 @@ pub(crate) mod sealed {
         fn keep(self) -> FdOwnership;
     }
 
-    /// What a map keeps of the descriptor it was made from.
+    /// How much of its descriptor a map keeps.
     #[derive(Debug)]
     pub enum FdOwnership {
         Nothing,

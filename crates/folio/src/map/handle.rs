@@ -16,8 +16,8 @@ macro_rules! handle_calls {
             self.mapping.len == 0
         }
 
-        /// The first byte. Valid for as long as the map exists; what may be done with it depends on
-        /// who else can change the bytes.
+        /// The first byte. Valid for as long as the map exists. The allowed accesses depend on the
+        /// others that can change the bytes.
         #[inline]
         pub fn as_ptr(&self) -> *const u8 {
             self.mapping.start()
@@ -182,7 +182,7 @@ macro_rules! typed_reads {
 /// Typed access over `write_at_as`.
 macro_rules! typed_writes {
     () => {
-        /// Stores a value's bytes at `offset`, which need not be aligned. Who reads it meanwhile
+        /// Stores a value's bytes at `offset`, which need not be aligned. A reader at the same time
         /// may see bytes of two moments.
         ///
         /// # Errors

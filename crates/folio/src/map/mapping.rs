@@ -1,5 +1,5 @@
-//! What every handle stands on: a region, and which of its bytes are shown. They differ where an
-//! offset was not a page multiple, or a length not a whole number of pages.
+//! The base of every handle: a region, and its shown bytes. They differ where an offset was not a
+//! page multiple, or a length not a whole number of pages.
 
 use super::settings::{Setting, Settings};
 use crate::advice::Advice;
@@ -21,7 +21,7 @@ pub(crate) struct Mapping {
     /// The bytes that [`is_ready`](Self::is_ready) has nothing against: all, or none where each
     /// access must ask whether this process has the map.
     ready: usize,
-    /// What was set while there were no bytes.
+    /// The settings that were made while there were no bytes.
     settings: Settings,
     /// Whether it is of a file, whose pages cannot be wiped in children.
     of_file: bool,

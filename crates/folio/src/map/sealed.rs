@@ -80,7 +80,7 @@ impl Sealed {
     ///
     /// # Errors
     ///
-    /// What sendmsg(2) answers.
+    /// The errors of sendmsg(2).
     pub fn send_to(&self, socket: &UnixStream) -> Result<()> {
         super::scm_rights::send(socket, self.fd.as_fd())
     }
@@ -89,7 +89,7 @@ impl Sealed {
     ///
     /// # Errors
     ///
-    /// What recvmsg(2) answers; EINVAL if no descriptor came, or one without the seals.
+    /// The errors of recvmsg(2); EINVAL if no descriptor came, or one without the seals.
     pub fn receive_from(socket: &UnixStream) -> Result<Self> {
         Self::from_fd(super::scm_rights::receive(socket)?)
     }

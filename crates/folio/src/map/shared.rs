@@ -13,13 +13,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic;
 
 /// Memory shared between processes, whose pages nobody can take away: anonymous (for forked
-/// children), `/dev/zero` (the same, the old way), or a memfd sealed against shrinking (for whoever
-/// gets the descriptor, related or not).
+/// children), `/dev/zero` (the same, the old way), or a memfd sealed against shrinking (for every
+/// process that gets the descriptor, related or not).
 ///
 /// Space is reserved at creation where the kernel can: a full machine is an error then, not a
-/// signal later. But a peer can punch holes into a memfd: a hole takes memory when it is touched,
+/// signal later. But a peer can punch holes into a memfd. A hole takes memory when it is touched,
 /// and a machine with strict overcommit that has none left then sends a SIGBUS. There are no huge
-/// pages: who shares them could punch a hole, and an empty pool would then be a signal.
+/// pages: a peer could punch a hole, and an empty pool would then be a signal.
 ///
 /// Source: mmap(2), memfd_create(2).
 ///
@@ -113,7 +113,7 @@ impl SharedMem {
     ///
     /// # Errors
     ///
-    /// What recvmsg(2) answers; those of [`from_fd`](Self::from_fd).
+    /// The errors of recvmsg(2); those of [`from_fd`](Self::from_fd).
     pub fn receive_from(socket: &UnixStream) -> Result<Self> {
         Self::from_fd(super::scm_rights::receive(socket)?)
     }
@@ -184,7 +184,8 @@ impl SharedMem {
         })
     }
 
-    /// Copies `buffer.len()` bytes from `offset`. Who writes them meanwhile may be seen half.
+    /// Copies `buffer.len()` bytes from `offset`. A write of another process at the same time may
+    /// be seen in part.
     ///
     /// # Errors
     ///
@@ -257,7 +258,7 @@ mod sealed {
     pub trait SealedAtom {}
 }
 
-/// An atomic integer: what processes can share safely, word by word.
+/// An atomic integer: the unit that processes can share safely, word by word.
 pub trait Atom: sealed::SealedAtom + Sync + 'static {}
 
 macro_rules! atoms {

@@ -7,7 +7,8 @@ use std::ops::{Deref, DerefMut};
 /// A file map whose bytes nobody changes and whose file nobody shortens, by promise: derefs to
 /// `&[u8]`.
 ///
-/// Made by [`MappedFile::assume_stable`]. What the parsers written for a plain map of a file take.
+/// Made by [`MappedFile::assume_stable`]. Parsers that were written for a plain map of a file
+/// accept it.
 ///
 /// **Fork:** a child inherits the map (shared, or copied on write) and drops only its own; the
 /// promise holds for it too. With [`Fork::Absent`](crate::Fork::Absent) it has nothing there, and

@@ -1,5 +1,5 @@
-//! Views and atomics of regions whose pages nobody can take away: what handles gave up, and what
-//! was joined of it. A ring whose pages are mapped twice, back to back, is one.
+//! Views and atomics of regions whose pages nobody can take away: regions that handles gave up, and
+//! regions joined of them. A ring whose pages are mapped twice, back to back, is one.
 
 use super::shared::Atom;
 use crate::access::{View, ViewMut};

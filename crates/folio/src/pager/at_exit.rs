@@ -1,4 +1,4 @@
-//! What was stored reaches its source when the program ends by exit(3), or by the end of `main`.
+//! Stored bytes reach their source when the program ends by exit(3), or by the end of `main`.
 //!
 //! Kernel maps keep their stores however the process ends. A pager's dirty pages are memory of the
 //! process: so a function of atexit(3) writes them, for at most [`BOUND`]. It is registered with
@@ -67,7 +67,7 @@ impl Drop for ExitFlush {
     }
 }
 
-/// What the C library calls. A thread that serves a source cannot wait for that source, so an exit
+/// The C library calls this. A thread that serves a source cannot wait for that source, so an exit
 /// from there writes nothing.
 extern "C" fn flush_all() {
     if !thread::is_own() && catch_unwind(AssertUnwindSafe(flush_within_bound)).is_err() {

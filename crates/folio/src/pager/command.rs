@@ -1,4 +1,4 @@
-//! What reaches a shard from other threads: commands of handles, and the ends of requests.
+//! Commands of handles, and the ends of requests: the driver thread takes them from other threads.
 
 use super::core::{AccessPattern, CoreEvent, Failure, ObjectId, Ticket};
 use super::page_hashes::FILE_BYTES;
@@ -39,7 +39,7 @@ pub(crate) struct NewObject {
 /// How an operation ended.
 pub(crate) type CommandResult = Result<(), Failure>;
 
-/// What a shard is asked.
+/// A command for the driver thread.
 pub(crate) enum Command {
     Attach(Box<NewObject>, SyncSender<Result<(ObjectId, usize), Errno>>),
     /// An event that nobody waits for.

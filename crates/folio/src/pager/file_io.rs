@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// Operations that a ring's queue holds before it is submitted.
 const ENTRIES: u32 = 256;
-/// Threads without a ring: what a disk's queue can use.
+/// Threads without a ring: as many as a disk's queue can use.
 const THREADS: usize = 16;
 
 pub(super) enum FileIo {
@@ -26,7 +26,7 @@ pub(super) const WATCHED: usize = 4;
 /// The polls' numbers in the ring: no operation's.
 const POLLS: u64 = u64::MAX - 16;
 
-/// What the ring polls beside its operations.
+/// The descriptors that the ring polls beside its operations.
 #[derive(Default)]
 pub(super) struct PollWatch {
     /// By place: the descriptor whose poll goes on.
@@ -79,7 +79,8 @@ impl FileIo {
         }
     }
 
-    /// Starts an operation. Its end comes by [`completed`](Self::completed), or to the inbox.
+    /// Starts an operation. Its end comes by [`completed`](Self::completed), or to the command
+    /// queue.
     ///
     /// # Safety
     ///
@@ -108,7 +109,7 @@ impl FileIo {
     }
 
     /// Starts an operation on these threads, for a file that may keep a call waiting. Its end comes
-    /// to the inbox.
+    /// to the command queue.
     ///
     /// # Safety
     ///
@@ -123,7 +124,7 @@ impl FileIo {
         threads.post(move |thread| inbox.ended(id, thread.and_then(|()| operation.perform())));
     }
 
-    /// Hands over what was started.
+    /// Hands over started operations.
     pub(super) fn submit(&mut self) -> io::Result<()> {
         match self {
             Self::Ring(ring, _) => ring.submit(),
@@ -131,10 +132,10 @@ impl FileIo {
         }
     }
 
-    /// Hands over what was started, and waits until something ends, the time is over, or these
-    /// descriptors (with events; a negative one is none) have something; [`fired`](Self::fired)
-    /// tells which, once [`completed`](Self::completed) has nothing more. False where the ring
-    /// cannot wait so: nothing was waited for.
+    /// Hands over started operations, and waits until one ends, the time is over, or these
+    /// descriptors (with events; a negative one is none) are ready. [`fired`](Self::fired) names
+    /// the descriptors, once [`completed`](Self::completed) has nothing more. False where the ring
+    /// cannot wait so: there was no wait.
     ///
     /// A descriptor that has something is told of once: it has to be emptied before the next wait.
     pub(super) fn wait(&mut self, watched: [(RawFd, i16); WATCHED], timeout: Duration) -> bool {
@@ -150,7 +151,7 @@ impl FileIo {
                 watch.armed[place] = Some(fd);
             }
         }
-        // What the kernel refuses now it takes with the next.
+        // The kernel takes an operation that it refuses now with the next.
         let _ = ring.wait(timeout);
         true
     }

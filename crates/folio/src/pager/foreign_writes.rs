@@ -9,7 +9,7 @@
 use super::core::FailureReason;
 use crate::source::Version;
 
-/// What is known of an object's version, and the writes that wait to know more.
+/// The known version of an object, and the writes that wait to know more.
 #[derive(Debug)]
 pub(super) struct ForeignWrites<W> {
     state: CheckState,
@@ -38,7 +38,7 @@ enum CheckState {
     Foreign,
 }
 
-/// What becomes of a write.
+/// The decision on a write.
 #[derive(Debug)]
 pub(super) enum Admission<W> {
     Now(W),

@@ -89,7 +89,7 @@ impl PreImages {
         ranges
     }
 
-    /// The write has ended. What was not written still differs from the older pre-image.
+    /// The write has ended. Bytes that were not written still differ from the older pre-image.
     pub(super) fn ended(&mut self, frame: ExtentId, written: bool) {
         if let Some(old) = self.writing.remove(&frame)
             && !written
@@ -128,7 +128,7 @@ fn differing<'a>(before: &'a [u8], now: &'a [u8]) -> impl Iterator<Item = Range<
 /// first that fails.
 pub(super) struct WriteParts {
     sink: Arc<dyn Sink>,
-    /// The operation, and what it has done if all goes well.
+    /// The operation, and its result if all goes well.
     id: u64,
     whole: usize,
     lengths: Vec<usize>,

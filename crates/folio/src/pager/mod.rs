@@ -45,7 +45,7 @@ mod wake_queue;
 mod working_set;
 mod writer_lock;
 
-/// What [`mailbox`] is built on: its model has others.
+/// The base of [`wake_queue`]: its model has others.
 mod atomics {
     pub(super) use std::sync::Mutex;
     pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -101,7 +101,7 @@ pub struct Pager {
     inner: Arc<Inner>,
 }
 
-/// What all clones of a pager, and all its maps, hold.
+/// The state that all clones of a pager, and all its maps, share.
 pub(crate) struct Inner {
     pub(crate) inbox: Arc<CommandQueue>,
     budget: AtomicUsize,
@@ -215,8 +215,8 @@ impl Builder {
         self
     }
 
-    /// Leaves features of the kernel out, as `FOLIO_FEATURES` does: `"-move,-poison"`. What is left
-    /// out has a second way. The words are those that `folio doctor` lists.
+    /// Leaves features of the kernel out, as `FOLIO_FEATURES` does: `"-move,-poison"`. Each of them
+    /// has a second way. `folio doctor` lists the words.
     pub fn features(mut self, mask: &str) -> Self {
         mask.clone_into(&mut self.features);
         self
@@ -356,25 +356,25 @@ impl Pager {
     ///
     /// # Errors
     ///
-    /// What the source says of its length and version; EAGAIN if its version changes meanwhile;
-    /// EBUSY while the source is mapped writable by any pager of this process (a map whose last
-    /// handle is being dropped is waited for; a thread that calls a source does not wait); ENOMEM
+    /// The source's errors for its length and version; EAGAIN if its version changes meanwhile;
+    /// EBUSY while the source is mapped writable by any pager of this process (the call waits for a
+    /// map whose last handle is being dropped; a thread that calls a source does not wait); ENOMEM
     /// for addresses. A panic of the source in an answer is an error, too.
     pub fn map(&self, source: impl Source) -> Result<Paged> {
         MappedObject::open(&self.inner, Arc::new(source), Purpose::Read, Pattern::Normal)
             .map(Paged::new)
     }
 
-    /// Maps a source for reading and writing, for one handle alone. What is stored reaches the
-    /// source some time later ([`Builder::write_back_after`], or when memory is needed), with
+    /// Maps a source for reading and writing, for one handle alone. Stored bytes reach the source
+    /// some time later ([`Builder::write_back_after`], or when memory is needed), with
     /// [`PagedMut::sync`], and at the latest when the map is closed or dropped.
     ///
     /// **The end of the program.** exit(3), and so the end of `main`, writes the dirty pages of all
     /// maps that still exist, and waits for 10 seconds at most. It does so after the functions of
     /// atexit(3) that the program registered since its first writable map. An exit in a thread that
-    /// calls a source, and one in a forked child, write nothing for the map. What was not written
-    /// is lost when a signal kills the process (`kill -9`), and with `_exit`, `abort` and exec:
-    /// only [`PagedMut::sync`] is safe from these.
+    /// calls a source, and one in a forked child, write nothing for the map. Unwritten bytes are
+    /// lost when a signal kills the process (`kill -9`), and with `_exit`, `abort` and exec: only
+    /// [`PagedMut::sync`] is safe from these.
     ///
     /// **Other pagers.** Whole pages are written back. So a local file is locked against the
     /// writable maps of pagers in other processes: an exclusive lock of an open file description
@@ -392,8 +392,8 @@ impl Pager {
             .map(PagedMut::new)
     }
 
-    /// Maps a source copy-on-write: what is stored never reaches the source. Stored pages that do
-    /// not fit into the budget go to an unlinked file ([`Builder::spill_dir`]).
+    /// Maps a source copy-on-write: stored bytes never reach the source. Stored pages that do not
+    /// fit into the budget go to an unlinked file ([`Builder::spill_dir`]).
     ///
     /// Which bytes of a changed source it shows, [`map`](Self::map) says; a page that was stored to
     /// is the map's own.
@@ -417,7 +417,7 @@ impl Pager {
             .map(PagedShared::new)
     }
 
-    /// What the pager did so far, and what is in memory now.
+    /// The pager's counts so far, and the pages that are in memory now.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! What pages were when they left memory: a keyed hash of each, so that a page that is read again
-//! is the same, or an error.
+//! A keyed hash of each page that left memory, so that a page that is read again is the same, or an
+//! error.
 //!
 //! The key is the pager's secret, drawn from the kernel: no safe [`Source`](crate::source::Source)
 //! can make up other bytes with the same hash. The hash is HighwayHash (Alakuijala, Cox,

@@ -61,12 +61,12 @@ impl SourceCaller {
         Self { source, threads, shows, settled, reads, inbox: Arc::clone(inbox) }
     }
 
-    /// Who is told of the end of reads.
+    /// The receiver of the end of reads.
     pub(super) fn reads(&self) -> Arc<dyn Sink> {
         Arc::clone(&self.reads)
     }
 
-    /// Who is told of the end of writes and flushes.
+    /// The receiver of the end of writes and flushes.
     pub(super) fn writes(&self) -> Arc<dyn Sink> {
         Arc::clone(&self.inbox) as Arc<dyn Sink>
     }
@@ -131,7 +131,7 @@ impl SourceCaller {
         });
     }
 
-    /// Lets go of what keeps others from the source, then of the source, and of all else that may
+    /// Drops the claim that keeps others from the source, then the source, and all else that may
     /// take its time when it is dropped. A source may do anything then, such as closing another
     /// map.
     pub(super) fn drop_all(self, held: impl Send + 'static, others: impl Send + 'static) {

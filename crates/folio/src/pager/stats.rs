@@ -1,9 +1,10 @@
-//! What a pager did since it was made.
+//! The counts of a pager since it was made.
 
 use super::core::BUCKETS;
 use std::time::Duration;
 
-/// Counts since the pager was made, and what is in memory now. Pages are of the system's page size.
+/// Counts since the pager was made, and the pages in memory now. Pages are of the system's page
+/// size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -25,8 +26,8 @@ pub struct Stats {
     pub readahead_used: u64,
     /// Of these, pages that were dropped before.
     pub readahead_wasted: u64,
-    /// Pages put into a map without a fault: by request, or since much of what is around them was
-    /// wanted.
+    /// Pages put into a map without a fault: by request, or because much of their surroundings was
+    /// accessed.
     pub pages_prefetched: u64,
     /// Pages that left memory.
     pub pages_evicted: u64,

@@ -1,12 +1,12 @@
-//! A queue whose one reader sleeps while there is nothing in it: who sends rings a bell, and only
-//! if the reader sleeps.
+//! A queue whose one reader sleeps while it is empty. A sender raises the signal, and only if the
+//! reader sleeps.
 //!
 //! `tests/models/command_queue.rs` checks the protocol under every order of steps.
 
 use super::atomics::{AtomicBool, AtomicU64, Mutex, Ordering};
 use std::sync::PoisonError;
 
-/// What wakes the reader. A ring that comes before the sleep ends the sleep at once.
+/// The signal that wakes the reader. A signal that comes before the sleep ends the sleep at once.
 pub(crate) trait WakeSignal {
     fn raise(&self);
 

@@ -51,7 +51,7 @@ impl WorkingSet {
     ///
     /// # Errors
     ///
-    /// What the file system says.
+    /// The file system's errors.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let mut text = format!("{HEADER}\n");
         for range in &self.ranges {
@@ -79,8 +79,8 @@ impl WorkingSet {
     ///
     /// # Errors
     ///
-    /// What the file system says; EINVAL if it is no such file, with the line that is wrong; EFBIG
-    /// if it has more than 256 MiB, which is 8 million ranges.
+    /// The file system's errors; EINVAL if it is no such file, with the wrong line; EFBIG if it has
+    /// more than 256 MiB, which is 8 million ranges.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         const MOST: u64 = 256 << 20;
         let mut text = String::new();

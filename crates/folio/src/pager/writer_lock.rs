@@ -25,7 +25,7 @@ pub(super) struct WriterLock {
     process: u64,
 }
 
-/// What became of an attempt to take the lock.
+/// The result of an attempt to take the lock.
 #[derive(Debug)]
 pub(super) enum LockAttempt {
     Held(WriterLock),

@@ -12,8 +12,9 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// A [`Fault`] for a page that cannot be supplied or must not be read; what `buffer` then holds
-    /// is unspecified. EINVAL for a range outside the region, ENOMEM for a part that was unmapped.
+    /// A [`Fault`] for a page that cannot be supplied or must not be read; the contents of `buffer`
+    /// are then unspecified. EINVAL for a range outside the region, ENOMEM for a part that was
+    /// unmapped.
     #[inline]
     pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
         self.read_at_as("read_at", buffer, offset)
@@ -133,7 +134,7 @@ impl Region {
     }
 }
 
-/// What a handle knows of the memory behind its region, to name a fault well.
+/// A handle's knowledge of the memory behind its region, to name a fault well.
 #[derive(Debug, Default)]
 pub(crate) struct Origin {
     /// Where the handle's first byte lies in the region.

@@ -1,5 +1,5 @@
-//! What leaves a region's bytes and range alone, and changes where the bytes are, when, and at what
-//! cost: write-back, advice, locking, populating, naming. (Discarding is here too, since it is
+//! Calls that leave a region's bytes and range alone, and change where the bytes are, when, and at
+//! what cost: write-back, advice, locking, populating, naming. (Discarding is here too, since it is
 //! advice to the kernel.)
 
 use super::{Errno, Error, Region, Result};
@@ -13,7 +13,7 @@ use std::ops::{ControlFlow, Range, RangeBounds};
 /// Source: msync(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WriteBack {
-    /// Write changed pages and wait until the device has them (MS_SYNC): what fdatasync(2) does for
+    /// Write changed pages and wait until the device has them (MS_SYNC), as fdatasync(2) does for
     /// the range.
     Wait,
     /// Schedule the write (MS_ASYNC). Linux has always scheduled it by then, so it checks the range
@@ -234,8 +234,8 @@ impl Region {
             // SAFETY: changes no byte.
             match unsafe { sys::mm::madvise(self.at(range.start), range.len(), advice.raw()) } {
                 Ok(()) => return Ok(()),
-                // A signal came, or memory was short for a moment: what is in is in, the rest
-                // again.
+                // A signal came, or memory was short for a moment: pages that are in are in, the
+                // rest again.
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 // No such advice before 5.14; and for an error, touching tells which page and why.
                 Err(errno) => {

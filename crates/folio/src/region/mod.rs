@@ -1,5 +1,4 @@
-//! An owned address range: what every handle is built on. It gives the range back when it is
-//! dropped.
+//! An owned address range: the base of every handle. It gives the range back when it is dropped.
 //!
 //! | file | subject |
 //! | --- | --- |
@@ -32,7 +31,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// What a forked child gets of a map.
+/// A forked child's part of a map.
 ///
 /// Source: fork(2), madvise(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -74,7 +73,7 @@ pub struct Region {
     page: PageSize,
     /// The protection of its pages, if it is known.
     rights: Option<Prot>,
-    /// What few regions have.
+    /// State that few regions have.
     rare: Option<Box<RareState>>,
 }
 
@@ -107,7 +106,7 @@ struct Steady {
 }
 
 // SAFETY: a region is a range of addresses and the right to unmap it; neither is tied to a thread,
-// and the calls that take `&self` change nothing but what the kernel itself synchronizes.
+// and the calls that take `&self` change only state that the kernel itself synchronizes.
 unsafe impl Send for Region {}
 // SAFETY: as above.
 unsafe impl Sync for Region {}
@@ -125,7 +124,7 @@ pub(crate) enum Placement {
     Within(Arc<reservation::Space>, usize),
 }
 
-/// What to map, ready for the kernel.
+/// A request to map, ready for the kernel.
 #[derive(Debug)]
 pub(crate) struct Request<'a> {
     pub(crate) len: usize,
@@ -217,7 +216,7 @@ impl Region {
         Self { base, len: request.len, page: request.page, rights: Some(request.prot), rare: None }
     }
 
-    /// A region of no bytes: what an empty file maps to.
+    /// A region of no bytes: the map of an empty file.
     pub(crate) fn empty(page: PageSize) -> Self {
         let aligned =
             std::num::NonZero::new(page.bytes()).unwrap_or(std::num::NonZero::<usize>::MIN);
@@ -354,8 +353,8 @@ impl Region {
         Ok((this.base.as_ptr(), this.len))
     }
 
-    /// The first byte. Valid for what the protection allows, until the region is changed or
-    /// dropped; for nothing if it is empty.
+    /// The first byte. Valid for the accesses that the protection allows, until the region is
+    /// changed or dropped; for nothing if it is empty.
     pub fn as_ptr(&self) -> *mut u8 {
         self.base.as_ptr()
     }
@@ -394,7 +393,7 @@ impl Region {
         self.rare.as_deref().is_some_and(|rare| rare.sealed || rare.half_sealed)
     }
 
-    /// What children get of it. A region without bytes answers what it was last set to.
+    /// The children's part of it. A region without bytes answers its last setting.
     pub(crate) fn fork(&self) -> Fork {
         match self.rare.as_deref() {
             Some(RareState { process: Some(_), .. }) => Fork::Absent,

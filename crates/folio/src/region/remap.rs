@@ -1,4 +1,4 @@
-//! What changes a region's range, but for its [protection](super::rights). All of it takes the
+//! Changes of a region's range, but for its [protection](super::protection). All of them take the
 //! region whole or mutably, so that no borrow of its bytes can be in the way.
 
 use super::{
@@ -104,7 +104,7 @@ impl Region {
         });
     }
 
-    /// Splits the region at `offset`, a multiple of its page size: it keeps what lies before, and
+    /// Splits the region at `offset`, a multiple of its page size: it keeps the part before, and
     /// returns the rest. Memory and kernel notice nothing.
     ///
     /// # Errors
@@ -207,7 +207,8 @@ impl Region {
                 self.rare().half_sealed = true;
             }
             if rare.wiped {
-                // What grows behind the joined region holds the same kind of bytes as its end.
+                // Memory that grows behind the joined region holds the same kind of bytes as its
+                // end.
                 self.rare().wiped = true;
             }
             for hole in rare.holes {
@@ -217,8 +218,8 @@ impl Region {
         Ok(())
     }
 
-    /// Makes the region `length` bytes long, rounded up to whole pages. What is cut off is
-    /// unmapped; what is new shows more of the file, or zeros.
+    /// Makes the region `length` bytes long, rounded up to whole pages. A part that is cut off is
+    /// unmapped; a new part shows more of the file, or zeros.
     ///
     /// # Errors
     ///
@@ -346,8 +347,8 @@ impl Region {
             .map(|home| Placement::Within(Arc::clone(home), self.addresses().end - home.start())))
     }
 
-    /// Takes over what was mapped [behind](Self::behind) the region. Children get of it what they
-    /// get of the region.
+    /// Takes over the map [behind](Self::behind) the region. Children get of it the same part as of
+    /// the region.
     pub(crate) fn append(&mut self, mut next: Self) -> Result<()> {
         let (process, wiped) =
             self.rare.as_deref().map_or((None, false), |rare| (rare.process, rare.wiped));
@@ -461,8 +462,7 @@ impl Region {
     pub fn set_fork(&mut self, fork: Fork) -> Result<()> {
         self.check_present("madvise", &(0..self.len))?;
         let advise = |region: &Self, advice: i32| {
-            // SAFETY: concerns children only; what they find is recorded below, or is inherited
-            // memory.
+            // SAFETY: concerns children only; their part is recorded below, or is inherited memory.
             unsafe { sys::mm::madvise(region.as_ptr(), region.len, advice) }.map_err(|errno| {
                 let subject = region.subject(0..region.len).with_advice(advice);
                 Error::kernel("madvise", errno, subject.with_detail(format!("{fork:?}")))
@@ -556,7 +556,7 @@ impl Region {
         }
     }
 
-    /// mseal(2), for whoever leaks the region next.
+    /// mseal(2), for a caller that leaks the region next.
     pub(crate) fn seal_in_place(&mut self) -> Result<()> {
         self.check_present("mseal", &(0..self.len))?;
         if self.len > 0 {

@@ -1,5 +1,5 @@
 //! Address space without memory: a range that nothing else will take, in which regions are placed
-//! and memory is committed, so that what points into it stays valid while it grows.
+//! and memory is committed, so that pointers into it stay valid while it grows.
 
 use super::{Errno, Error, Placement, Region, Request, Result, Subject, stack_conflict};
 use crate::flags::MapFlags;
@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 /// dropping that map makes its place free again. The addresses go back to the kernel when the
 /// reservation and all that lies in it are gone.
 ///
-/// **Fork:** a child inherits the reservation and all that lies in it, each map as its own options
-/// say; what it commits or places is its own. If a map in it is
+/// **Fork:** a child inherits the reservation and all maps in it, each as its own options say; maps
+/// that the child commits or places are its own. If a map in it is
 /// [`Fork::Absent`](crate::Fork::Absent), the whole reservation is kept from children, and placing
 /// in it there is an error.
 ///
@@ -134,7 +134,7 @@ impl Reservation {
     ///
     /// # Errors
     ///
-    /// ENOMEM if the reservation has no room behind what is in use, or the kernel does not promise
+    /// ENOMEM if the reservation has no room behind the part in use, or the kernel does not promise
     /// the memory.
     #[expect(
         clippy::mut_from_ref,
@@ -335,7 +335,7 @@ impl Drop for Space {
                 lost.iter().map(|part| part.start).chain(std::iter::once(self.base + self.len));
             for (start, end) in starts.zip(ends).filter(|(start, end)| start < end) {
                 // SAFETY: the reservation and all regions in it are gone, commits borrowed the
-                // reservation, and what others took is left out.
+                // reservation, and ranges that others took are left out.
                 unsafe { sys::mm::release(start as *mut u8, end - start) };
             }
         }

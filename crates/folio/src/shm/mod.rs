@@ -20,9 +20,10 @@
 //! ```
 //!
 //! A value is reached by handles: [`Segment`], [`Shared`], [`SharedRef`], and the guards of locks.
-//! Plain data ([`Plain`]) is copied in and out; what is made of atomics ([`InPlace`]) is used in
+//! Plain data ([`Plain`]) is copied in and out; values made of atomics ([`InPlace`]) are used in
 //! place; everything else is reached field by field ([`field!`]). No reference to bytes exists that
-//! another process could change without an atomic, so nothing that one does makes this one unsound.
+//! another process could change without an atomic, so no action of one process makes this one
+//! unsound.
 
 // | folder | subject |
 // | --- | --- |
@@ -70,9 +71,8 @@ pub use value::share::{Fingerprint, InPlace, Plain, Share};
 pub use value::shared_ref::{Shared, SharedRef};
 pub use wait::Wait;
 
-/// What the code that `derive(Share)` writes is made of. It reaches the standard library by these
-/// names too: a crate may give
-/// `core`, or `u128`, another meaning.
+/// The parts of the code that `derive(Share)` writes. It reaches the standard library by these
+/// names too: a crate may give `core`, or `u128`, another meaning.
 #[doc(hidden)]
 pub mod derive {
     pub use super::value::share::{Field, Parameter};
@@ -81,7 +81,7 @@ pub mod derive {
     pub use std::primitive::u128;
 }
 
-/// What fuzzers call; see `fuzz/`.
+/// The functions that fuzzers call; see `fuzz/`.
 #[cfg(fuzzing)]
 pub mod fuzzing {
     /// Bytes from anywhere as the header of a segment.
@@ -89,23 +89,23 @@ pub mod fuzzing {
         super::segment::header::survive(bytes);
     }
 
-    /// Bytes from anywhere as what a peer writes over a channel while it is used.
+    /// Any bytes as a peer's writes over a channel while it is used.
     pub fn channel(bytes: &[u8]) {
         super::channel::survive(bytes);
     }
 
-    /// Bytes from anywhere as what a peer writes over a log while it is used.
+    /// Any bytes as a peer's writes over a log while it is used.
     pub fn log(bytes: &[u8]) {
         super::log::survive(bytes);
     }
 }
 
-/// What [`lock_word`], [`reader_word`], [`bell_word`], [`writing`] and [`doze`] are built on; their
-/// models in the tests put other ones there.
+/// The base of [`lock_word`], [`reader_word`], [`notifier_word`], [`writing`] and [`eventcount`];
+/// their models in the tests put other atomics there.
 mod atomics {
     pub(super) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-    /// The sleeper waits until what the publisher stored is seen: only the compiler must keep the
+    /// The sleeper waits until the publisher's stores are seen: only the compiler must keep the
     /// order.
     #[inline]
     pub(super) fn publisher_fence() {

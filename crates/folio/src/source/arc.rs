@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What no device number is: marks identities that are addresses.
+/// No device has this number: it marks identities that are addresses.
 const ADDRESS: u64 = u64::MAX;
 
 impl<S: Source + ?Sized> Source for Arc<S> {

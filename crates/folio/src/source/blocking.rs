@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// What can be read at an offset, from several threads at once.
+/// An object that can be read at an offset, from several threads at once.
 pub trait ReadAt: Send + Sync + 'static {
     /// Its length in bytes, now. It answers at once.
     fn len(&self) -> io::Result<u64>;
@@ -83,7 +83,7 @@ pub struct Blocking<R> {
 }
 
 impl<R: ReadAt> Blocking<R> {
-    /// A source of what `reader` reads. No thread runs before the first read.
+    /// A source of the bytes that `reader` reads. No thread runs before the first read.
     pub fn new(name: impl Into<String>, reader: R) -> Self {
         let (reader, workers) = (Arc::new(reader), OnceLock::new());
         Self {
@@ -119,8 +119,8 @@ impl<R: ReadAt> Blocking<R> {
 }
 
 impl<R: Read + Seek + Send + 'static> Blocking<Seekable<R>> {
-    /// A source of what a reader gives that has to seek. Its length is asked for here, once, since
-    /// later it might wait for a read that is under way.
+    /// A source of the bytes of a reader that has to seek. Its length is asked for here, once,
+    /// since a later question might wait for a read that is under way.
     pub fn seekable(name: impl Into<String>, mut reader: R) -> io::Result<Self> {
         let len = reader.seek(SeekFrom::End(0))?;
         Ok(Self::new(name, Seekable { len, reader: Mutex::new(reader) }).threads(1))

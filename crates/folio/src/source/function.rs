@@ -17,8 +17,8 @@ type Make = dyn Fn(u64, &mut [u8]) -> io::Result<()> + Send + Sync;
 /// Bytes that a function makes, each time they are read. It runs on threads of its own, several at
 /// once, and may be slow.
 ///
-/// It must give the same bytes for the same offset every time: bytes that differ are an error to
-/// whoever maps them.
+/// It must give the same bytes for the same offset every time: the holder of a map gets an error
+/// for bytes that differ.
 ///
 /// ```
 /// use folio::source::Function;
@@ -117,7 +117,7 @@ impl Source for Function {
     }
 }
 
-/// Calls what is not folio's; a panic is an error that says what the panic said.
+/// Calls code that is not folio's. A panic is an error with the panic's message.
 pub(crate) fn caught<T>(call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().copied();

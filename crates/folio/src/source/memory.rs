@@ -72,7 +72,7 @@ impl fmt::Debug for Memory {
     }
 }
 
-/// Completes a read from a slice; what lies past its end is not read.
+/// Completes a read from a slice. Bytes past its end are not read.
 fn copy_out(bytes: &[u8], mut request: ReadRequest) {
     let rest = usize::try_from(request.offset())
         .ok()

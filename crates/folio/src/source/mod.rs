@@ -1,4 +1,4 @@
-//! What the pager can put behind an address: anything that can be read in ranges.
+//! The objects that the pager can put behind an address: any that can be read in ranges.
 //!
 //! A [`Source`] knows no pager. It is given requests, each with a buffer of its own, and completes
 //! them in any order, at any time, from any thread.
@@ -45,7 +45,7 @@ use std::time::Duration;
 /// the same when it is read again, a read that is short: all become errors, never a changed
 /// `&[u8]`.
 pub trait Source: Send + Sync + 'static {
-    /// What messages call it: a path, a URL.
+    /// Its name in messages: a path, a URL.
     fn name(&self) -> String;
 
     /// Its length in bytes, now.
@@ -70,7 +70,7 @@ pub trait Source: Send + Sync + 'static {
         4096
     }
 
-    /// How long a page may take. Whoever waits longer gets an error.
+    /// The time that a page may take. A longer wait ends in an error.
     fn deadline(&self) -> Duration {
         Duration::from_secs(30)
     }

@@ -5,13 +5,13 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-/// Who is told that a request has ended. It keeps the buffer's memory alive.
+/// The receiver of a request's end. It keeps the buffer's memory alive.
 pub(crate) trait Sink: Send + Sync {
     /// Request `id` ended: so many bytes were read or written.
     fn ended(&self, id: u64, result: io::Result<usize>);
 }
 
-/// Who waits for a request.
+/// The waiter for a request.
 enum RequestWaiter {
     Sink { sink: Arc<dyn Sink>, id: u64 },
     Call(Box<dyn FnOnce(io::Result<usize>) + Send>),
@@ -112,8 +112,8 @@ impl ReadRequest {
         unsafe { std::slice::from_raw_parts_mut(self.buffer.start, self.buffer.len) }
     }
 
-    /// The read has ended, with so many bytes from the start. Fewer than were wanted is an error to
-    /// whoever waits.
+    /// The read has ended, with so many bytes from the start. Fewer than requested is an error to
+    /// all waiters.
     pub fn complete(mut self, result: io::Result<usize>) {
         self.end.end(result);
     }
@@ -212,7 +212,7 @@ impl fmt::Debug for WriteRequest {
     }
 }
 
-/// What was written is to become durable.
+/// A request to make written bytes durable.
 pub struct FlushRequest {
     end: End,
 }

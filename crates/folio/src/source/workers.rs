@@ -21,8 +21,8 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// Threads that do jobs in the order in which they came, several at once.
 ///
-/// Dropping it waits for nothing: jobs that are queued are still done. A thread that is stuck keeps
-/// only the queue alive, and what its job owns.
+/// Dropping it waits for nothing: queued jobs are still done. A stuck thread keeps only the queue
+/// alive, and the values that its job owns.
 pub(crate) struct Workers {
     queue: Arc<JobQueue>,
     most: usize,
@@ -61,7 +61,7 @@ struct WorkersShared {
 
 static THREADS: PerProcess<WorkerThreads> = PerProcess::new();
 
-/// What happens where no thread can be started.
+/// The behaviour where no thread can be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AtLimit {
     /// The next thread that has nothing to do takes the job, if any thread is busy.
@@ -148,7 +148,7 @@ impl WorkerThreads {
         })
     }
 
-    /// What a thread does for its whole life.
+    /// The work of a thread for its whole life.
     fn work(&self, mut queue: Arc<JobQueue>) {
         loop {
             queue.work();
@@ -225,7 +225,7 @@ impl JobQueue {
 /// Does a job; a panic ends the job only.
 fn do_job(job: Job) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(job)) {
-        // What was thrown may panic once more when it is dropped.
+        // The payload of a panic may panic once more when it is dropped.
         if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
             mem::forget(again);
         }

@@ -81,7 +81,7 @@ fn mmap(errno: Errno, subject: &Subject) -> (Text, Text) {
              and no shared map",
             "map the file privately (FileMapPrivate), or read it (Anon::read_from)",
         ),
-        // EIO is what those files of /proc answer that have no call for it.
+        // Those files of /proc that have no such call answer EIO.
         Errno::NODEV | Errno::IO => fixed(
             "the object cannot be mapped: a pipe, a socket, a directory, most of /proc and /sys, some devices and file \
              systems",
@@ -215,7 +215,7 @@ fn mmap_invalid(subject: &Subject, flags: MapFlags) -> (Text, Text) {
     )
 }
 
-/// What a call needs more of, if it succeeds: for ENOMEM.
+/// The resources of which a call needs more, if it succeeds: for ENOMEM.
 #[derive(Default)]
 struct Need {
     /// Bytes of address space.
@@ -329,7 +329,8 @@ fn limits(need: &Need) -> Option<(Text, Text)> {
     (need.space > 1 << 46).then(|| fixed("no range of free addresses is that long", "ask for less"))
 }
 
-/// The reasons of ENOMEM, tried from what can be seen: the limits; else memory itself.
+/// The reasons of ENOMEM, tried in the order in which they can be seen: the limits; else memory
+/// itself.
 fn no_memory(need: &Need) -> (Text, Text) {
     limits(need).unwrap_or_else(|| {
         if !need.accounted {

@@ -1,6 +1,6 @@
-//! Files as memory. Whoever has the file can change its bytes or truncate it at any moment, so
-//! there are no slices here: checked copies and typed reads that return errors, guards for handing
-//! bytes to a parser, and an `unsafe` promise for those who know better.
+//! Files as memory. Every process that has the file can change its bytes or truncate it at any
+//! moment, so there are no slices here. There are checked copies and typed reads that return
+//! errors, guards that hand bytes to a parser, and an `unsafe` promise for callers that know more.
 
 use super::fd_ownership::{FdOwnership, MapFile};
 use super::file_object;
@@ -38,7 +38,7 @@ pub type FileMapMut = MappedFile<ReadWrite>;
 /// still show later changes of the file.
 pub type FileMapPrivate = MappedFile<Private>;
 
-/// What a file map may do: [`ReadOnly`], [`ReadWrite`] or [`Private`].
+/// The access of a file map: [`ReadOnly`], [`ReadWrite`] or [`Private`].
 pub trait FileAccess: sealed::SealedFileAccess + Send + Sync + 'static {}
 
 /// A file map that can be stored to.
@@ -85,12 +85,12 @@ impl WriteAccess for Private {}
 ///
 /// Another process can change the bytes, or truncate the file, at any moment. Then
 ///
-/// * [`read_at`](Self::read_at), [`read`](Self::read) and their like return an error for what
+/// * [`read_at`](Self::read_at), [`read`](Self::read) and their like return an error for bytes that
 ///   cannot be supplied, at the price of a memcpy;
 /// * [`guard`](Self::guard) runs a closure over a [view](View), and throws its result away if a
 ///   page could not be supplied;
 /// * `unsafe` [`guard_slice`](Self::guard_slice) and [`assume_stable`](Self::assume_stable) give
-///   `&[u8]` to who can promise that nobody changes the file meanwhile.
+///   `&[u8]` to a caller that can promise that nobody changes the file meanwhile.
 ///
 /// Truncation inside the last page shows zeros and no fault;
 /// [`read_at_verified`](Self::read_at_verified) sees it. Threads that block SIGBUS or SIGSEGV are
@@ -185,7 +185,8 @@ impl FileMapMut {
         file_object::check_length(|| Subject::named(path.display().to_string()), length)?;
         let file = file_object::open_with(path, OFlags::RDWR | OFlags::CREATE)?;
         if file_object::status(file.as_fd())?.kind != FileType::RegularFile {
-            // The kernel, or the rules for what is mapped, say why. Nothing else is made longer.
+            // The kernel, or the rules for map objects, give the reason. No other file is made
+            // longer.
             return MapOptions::new().map_mut(file);
         }
         file_object::set_length(file.as_fd(), length)?;
@@ -367,12 +368,12 @@ impl<A: FileAccess> MappedFile<A> {
     /// Copies `buffer.len()` bytes from `offset` of the map, all of them or none that count. No
     /// system call, but for pages that have to be read first.
     ///
-    /// Who writes the file meanwhile may be seen half.
+    /// A write of another process at the same time may be seen in part.
     ///
     /// # Errors
     ///
-    /// A [`Fault`] for a page that cannot be supplied, with the cause; what `buffer` then holds is
-    /// unspecified. EINVAL for bytes outside the map.
+    /// A [`Fault`] for a page that cannot be supplied, with the cause; the contents of `buffer` are
+    /// then unspecified. EINVAL for bytes outside the map.
     #[inline]
     pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
         self.read_at_as("read_at", buffer, offset)
@@ -407,8 +408,8 @@ impl<A: FileAccess> MappedFile<A> {
     ///
     /// # Errors
     ///
-    /// As [`read_at`](Self::read_at), with [`FaultCause::PastEnd`] for what the file no longer has;
-    /// EBADF if the map keeps no descriptor.
+    /// As [`read_at`](Self::read_at), with [`FaultCause::PastEnd`] for bytes that the file no
+    /// longer has; EBADF if the map keeps no descriptor.
     pub fn read_at_verified(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
         let call = "read_at_verified";
         let fd = file_object::kept(&self.keep, call, &self.mapping.region)?;
@@ -446,10 +447,10 @@ impl<A: FileAccess> MappedFile<A> {
     /// A checked access to `len` bytes from `offset`, which sees the map's own bytes even while
     /// guards replace pages.
     ///
-    /// What nearly always happens is a few instructions in the caller's loop, so that the processor
-    /// is at work on the next accesses while memory is slow: `quick` gets the whole access and the
-    /// epoch, and returns the epoch, or an odd number after a fault. All else, errors included, is
-    /// left to [`carefully`](Self::carefully).
+    /// The common case is a few instructions in the caller's loop, so that the processor works on
+    /// the next accesses while memory is slow: `quick` gets the whole access and the epoch, and
+    /// returns the epoch, or an odd number after a fault. All else, errors included, is left to
+    /// [`carefully`](Self::carefully).
     #[inline]
     fn checked(
         &self,
@@ -766,8 +767,8 @@ impl<A: FileAccess> MappedFile<A> {
         Residency::of(&self.mapping.region, range, self.keep.descriptor())
     }
 
-    /// What the page cache holds of the file's part that the range shows, dirty pages and evictions
-    /// included (since 6.5).
+    /// The pages of the range that the page cache holds, dirty pages and evictions included (since
+    /// 6.5).
     ///
     /// # Errors
     ///

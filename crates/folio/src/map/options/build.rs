@@ -27,9 +27,9 @@ impl MapOptions {
     ///
     /// # Errors
     ///
-    /// EACCES if the descriptor is not open for reading, ENODEV (EIO in parts of `/proc`) for what
-    /// cannot be mapped (pipes, directories, most of `/proc`: [`Anon::read_from`] reads those),
-    /// EINVAL for an offset past the end; ENOMEM, EPERM, EAGAIN as in mmap(2).
+    /// EACCES if the descriptor is not open for reading, ENODEV (EIO in parts of `/proc`) for
+    /// objects that cannot be mapped (pipes, directories, most of `/proc`: [`Anon::read_from`]
+    /// reads those), EINVAL for an offset past the end; ENOMEM, EPERM, EAGAIN as in mmap(2).
     pub fn map(&self, file: impl MapFile) -> Result<MappedFile<ReadOnly>> {
         self.map_file(file)
     }
@@ -111,8 +111,8 @@ impl MapOptions {
         self.anon_of(Some(fd), length)
     }
 
-    /// What an [`Anon`] made with these options grows by. What children get of it is the region's
-    /// to say.
+    /// The part by which an [`Anon`] of these options grows. The region decides how children get
+    /// it.
     pub(in crate::map) fn more_anon(&self, length: usize, place: Placement) -> Result<Region> {
         let more =
             Self { place, capacity: None, guard_pages: false, fork: Fork::Inherit, ..self.clone() };
@@ -208,8 +208,8 @@ impl MapOptions {
         Ok(SharedMem::new_from(Mapping::new(region, 0, length), None))
     }
 
-    /// Makes a memfd, sealed against shrinking, and maps it: memory that is shared with whoever
-    /// gets the descriptor.
+    /// Makes a memfd, sealed against shrinking, and maps it: memory that is shared with every
+    /// process that gets the descriptor.
     ///
     /// # Errors
     ///
@@ -545,8 +545,8 @@ impl MapOptions {
         Ok(MappedFile::new_from(Mapping::new(region, lead, length), start, file.keep(), made))
     }
 
-    /// The part of a file that a map in a reservation grows by, at `place`. What children get of it
-    /// is the region's to say.
+    /// The part of a file by which a map in a reservation grows, at `place`. The region decides how
+    /// children get it.
     pub(in crate::map) fn more_file<A: FileAccess>(
         &self,
         fd: BorrowedFd<'_>,
@@ -700,8 +700,8 @@ impl MapOptions {
         self.finish(region, true)
     }
 
-    /// What is done to a region once it is mapped. On an error the region is dropped, and nothing
-    /// is left.
+    /// The steps for a region once it is mapped. On an error the region is dropped, and nothing is
+    /// left.
     pub(in crate::map) fn finish(&self, mut region: Region, writable: bool) -> Result<Region> {
         if let Some(pattern) = self.pattern {
             region.advise(.., Advice::from(pattern))?;
@@ -709,7 +709,7 @@ impl MapOptions {
         if let Some(want) = self.transparent {
             let advice = if want { Advice::HugePage } else { Advice::NoHugePage };
             match region.advise(.., advice) {
-                // A kernel without them does not know the advice; what was asked for is a wish.
+                // A kernel without them does not know the advice, and the request is a wish.
                 Err(error) if error.errno() == Errno::INVAL => {}
                 result => result?,
             }

@@ -33,7 +33,7 @@ use std::sync::Arc;
 /// An option that a kind of map cannot have is an error (EINVAL) that says so when the map is made,
 /// never ignored.
 ///
-/// Source: mmap(2), and what each option names.
+/// Source: mmap(2), and the source that each option names.
 #[derive(Debug, Clone, Default)]
 pub struct MapOptions {
     offset: u64,
@@ -75,9 +75,10 @@ impl MapOptions {
         self
     }
 
-    /// Show this many bytes; without it, all to the end of the file. A length past the end is
-    /// allowed: bytes up to the end of the file's last page read as zero, or as what someone stored
-    /// there through a map; pages beyond it are a [`Fault`](crate::Fault) until the file grows.
+    /// Shows this many bytes; without it, all to the end of the file. A length past the end is
+    /// allowed. Bytes up to the end of the file's last page read as zero, or as bytes that were
+    /// stored there through a map. Pages beyond it are a [`Fault`](crate::Fault) until the file
+    /// grows.
     #[must_use]
     pub fn len(mut self, bytes: usize) -> Self {
         self.length = Some(bytes);
@@ -111,9 +112,9 @@ impl MapOptions {
         self
     }
 
-    /// Pass these flags of mmap(2) too: NORESERVE, STACK, POPULATE, NONBLOCK, LOCKED, BITS_32,
-    /// SYNC, SHARED_VALIDATE, UNINITIALIZED, and the three that do nothing. Each flag's own text
-    /// says what today's kernel does with it.
+    /// Passes these flags of mmap(2) too: NORESERVE, STACK, POPULATE, NONBLOCK, LOCKED, BITS_32,
+    /// SYNC, SHARED_VALIDATE, UNINITIALIZED, and the three without an effect. The text of each flag
+    /// describes its effect in today's kernel.
     #[must_use]
     pub fn flags(mut self, flags: MapFlags) -> Self {
         self.flags |= flags;
@@ -222,7 +223,7 @@ impl MapOptions {
         self
     }
 
-    /// What forked children get of the map.
+    /// How forked children get the map.
     #[must_use]
     pub fn fork(mut self, fork: Fork) -> Self {
         self.fork = fork;

@@ -1,5 +1,5 @@
-//! Which options go together, and with which kind of map. What can be refused before the kernel is
-//! asked is refused here, with the rule that is broken.
+//! Which options go together, and with which kind of map. A request that can be refused before the
+//! kernel is asked is refused here, with the broken rule.
 
 use super::MapOptions;
 use crate::error::{Errno, Error, Result, Subject};
@@ -20,7 +20,7 @@ pub(super) const FREE_FLAGS: MapFlags = MapFlags::NORESERVE
     .union(MapFlags::SYNC)
     .union(MapFlags::SHARED_VALIDATE);
 
-/// What an option was given for, to name it in an error.
+/// The kind of map that an option was given for, to name it in an error.
 pub(super) type MapKind = &'static str;
 
 /// Sealed memory can have huge pages, since nobody can punch holes into it; and the raw door has no

@@ -25,7 +25,7 @@ pub(crate) struct ChunkTable {
     marks: [IntMap<u64, Box<ChunkBits>>; 2],
 }
 
-/// What is remembered of a page that is not in memory.
+/// The record of a page that is not in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mark {
     /// Its bytes are in the spill file.

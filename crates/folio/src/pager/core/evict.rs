@@ -1,9 +1,9 @@
 //! Memory: the budget, which pages are taken out of their maps, and which are dropped.
 //!
 //! Replacement is S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP
-//! 2023), with a soft fault in place of its access bit, which user space does not see: what is
-//! taken out of the map stays in memory for a while (the inactive queue), and if it is wanted again
-//! it goes to the main queue, at the cost of a fault without a read.
+//! 2023), with a soft fault in place of its access bit, which user space does not see. A page that
+//! leaves the map stays in memory for a while (the inactive queue). If it is accessed again it goes
+//! to the main queue, at the cost of a fault without a read.
 
 use super::extents::{Disposal, EvictionQueue, ExtentId, ExtentState};
 use super::int_hash::IntSet;
@@ -17,7 +17,7 @@ const LEAVING: u64 = 512;
 /// Frames that are looked at to find one that may go.
 const LOOKS: usize = 512;
 
-/// What was dropped lately, by first page.
+/// Lately dropped pages, by first page.
 #[derive(Debug, Default)]
 pub(crate) struct Ghosts {
     order: VecDeque<(ObjectId, u64)>,
@@ -47,7 +47,7 @@ impl Ghosts {
 }
 
 impl Core {
-    /// Pages that may be in use, beside the records and what a copy needs for a moment.
+    /// Pages that may be in use, beside the records and the memory that a copy needs for a moment.
     pub(super) fn limit(&self) -> u64 {
         let records = (self.record_bytes() / self.limits.page) as u64;
         let reserve = u64::from(self.max_run());
@@ -214,8 +214,8 @@ impl Core {
         self.leaving -= len;
         let frame = &mut self.frames[id];
         if result.is_err() {
-            // Held by direct I/O: it stays, and counts as written to. Who only advised that it
-            // leave is not waited for; what must go is tried again by a tick.
+            // Held by direct I/O: it stays, and counts as written to. Advice to evict does not wait
+            // for it. A necessary eviction is tried again by a tick.
             frame.place = ExtentState::Installed;
             frame.failed = self.now.max(1);
             if frame.doom == Disposal::WhenClean {

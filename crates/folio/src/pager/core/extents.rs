@@ -1,5 +1,4 @@
-//! Frames: runs of pages in memory, what state each is in, and the queues that order their
-//! eviction.
+//! Extents: runs of pages in memory, the state of each, and the queues that order their eviction.
 
 use super::{ObjectId, PageRun};
 
@@ -60,13 +59,13 @@ pub(crate) struct FaultWaiter {
     pub(crate) since: u64,
 }
 
-/// What becomes of a frame as soon as it can.
+/// The next step of an extent, as soon as it is possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Disposal {
     None,
     /// Written back if it is dirty, then dropped.
     WhenClean,
-    /// Dropped, with what was written to it.
+    /// Dropped, with the bytes that were written to it.
     Now,
 }
 

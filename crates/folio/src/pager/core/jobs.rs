@@ -1,4 +1,4 @@
-//! What takes more than one step: pins, evictions that were asked for.
+//! Requests of more than one step: pins, and evictions that a caller asked for.
 
 use super::chunk_table::CHUNK;
 use super::extents::{Disposal, ExtentId, ExtentState};
@@ -61,7 +61,7 @@ impl Core {
         else {
             return self.reply(ticket, Err(Self::failure(first, &FailureReason::PastEnd)));
         };
-        // What is pinned already costs nothing more.
+        // Pages that are pinned already cost nothing more.
         let more = this.pins.unpinned_in(first, end);
         if pinned + more > pinnable {
             return self.reply(ticket, Err(Self::failure(first, &FailureReason::NoMemory)));
@@ -258,7 +258,7 @@ impl Core {
         }
     }
 
-    /// What is read at once of a want's next pages, which are in no frame.
+    /// The part of a want's next pages that is read at once. The pages are in no extent.
     pub(super) fn next_part(&self, object: ObjectId, want: &WantedPages) -> PageRun {
         let widest = u64::from(self.max_run());
         let unit_end = (want.next / widest + 1) * widest;
@@ -301,7 +301,8 @@ impl Core {
         };
         if discard {
             this.table.forget_marks(first, end);
-            // What was still to be prefetched there, or in the page that is cut, would come back.
+            // Pages that were still to be prefetched there, or in the page that is cut, would come
+            // back.
             let last = first.saturating_sub(1);
             self.wants
                 .get_mut(&object)

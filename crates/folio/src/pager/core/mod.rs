@@ -50,7 +50,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ObjectId(pub(crate) u32);
 
-/// Who waits for an answer.
+/// The waiter for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Ticket(pub(crate) u64);
 
@@ -129,7 +129,7 @@ pub(crate) struct Failure {
     pub(crate) reason: FailureReason,
 }
 
-/// What is true of an object for as long as it lives.
+/// The properties that an object keeps for as long as it lives.
 #[derive(Debug, Clone, Copy)]
 #[allow(clippy::struct_excessive_bools, reason = "independent facts about an object")]
 pub(crate) struct ObjectTraits {
@@ -181,7 +181,7 @@ impl PinnedRange {
     }
 }
 
-/// What is known of the bytes of a run that leaves the map.
+/// What the core knows of the bytes of a run that leaves the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stability {
     /// They may be stored to until they are gone.
@@ -270,7 +270,7 @@ pub(crate) enum CoreEvent {
         object: ObjectId,
         on: bool,
     },
-    /// Nobody uses the object any more. What is dirty is lost.
+    /// Nobody uses the object any more. Its dirty pages are lost.
     Detach {
         object: ObjectId,
     },
@@ -364,7 +364,7 @@ pub(crate) enum CoreAction {
     },
 }
 
-/// What the pager was told to keep to.
+/// The limits that the pager keeps to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// Memory, with all records.
@@ -423,7 +423,7 @@ pub(crate) struct CoreObject {
     recording: Option<Vec<PageRun>>,
 }
 
-/// What a store's or a fault's latency was, for the histogram.
+/// The buckets of the histogram of latencies of stores and faults.
 pub(crate) const BUCKETS: usize = 32;
 
 #[derive(Debug)]
@@ -526,7 +526,7 @@ impl Core {
         self.turn = prefetch::TURN;
     }
 
-    /// What is to be done next. Each action that has an outcome is answered by an event.
+    /// The next action. An event answers each action that has an outcome.
     pub(crate) fn next_action(&mut self) -> Option<CoreAction> {
         self.actions.pop_front()
     }
@@ -573,7 +573,7 @@ impl Core {
         frames.into_iter().filter(installed).map(|frame| self.frames[frame].run).collect()
     }
 
-    /// What was recorded since [`CoreEvent::Record`], which starts anew.
+    /// The recording since [`CoreEvent::Record`], which starts anew.
     pub(crate) fn take_recording(&mut self, object: ObjectId) -> Vec<PageRun> {
         let recording = self.objects.get_mut(&object).and_then(|object| object.recording.as_mut());
         recording.map(std::mem::take).unwrap_or_default()
@@ -595,7 +595,7 @@ impl Core {
             || !self.evictions.is_empty()
     }
 
-    /// Takes an event. Objects and frames that are gone are no error: what is under way outlives
+    /// Takes an event. Objects and extents that are gone are no error: requests under way outlive
     /// them.
     pub(crate) fn handle(&mut self, event: CoreEvent) {
         match event {
@@ -697,8 +697,8 @@ impl Core {
         self.evict(object, 0, end.max(1), true, None);
     }
 
-    /// Time passed: who waited too long gets an error, old dirty pages are written, failed writes
-    /// are tried again.
+    /// Time passed: waiters that waited too long get an error, old dirty pages are written, failed
+    /// writes are tried again.
     fn tick(&mut self, now: u64) {
         self.set_now(now);
         self.expire();
@@ -706,7 +706,7 @@ impl Core {
         self.retry_evictions();
     }
 
-    /// Goes on with what waited for memory, or for something to end.
+    /// Goes on with requests that waited for memory, or for another operation to end.
     fn pump(&mut self) {
         self.make_room(0);
         self.pump_stalled();

@@ -174,7 +174,7 @@ impl Core {
         PageRun { first, len: (end - first) as u32 }
     }
 
-    /// Starts to read a run, all of whose pages are in no frame. There is room.
+    /// Starts to read a run, all of whose pages are in no extent. There is room.
     pub(super) fn read(&mut self, object: ObjectId, run: PageRun) -> ExtentId {
         let id = self.frames.add(object, run, ExtentState::Reading);
         let this = self.objects.get_mut(&object).expect("only objects that are attached are read");
@@ -297,7 +297,7 @@ impl Core {
         }
     }
 
-    /// A page cannot be supplied: whoever waits for it gets the reason.
+    /// A page cannot be supplied: all its waiters get the reason.
     pub(super) fn fail(
         &mut self,
         object: ObjectId,
@@ -444,7 +444,8 @@ impl Core {
             }
             let frame = &self.frames[id];
             if frame.writing && self.objects[&object].traits.shares_buffer {
-                // What is being written must not change: the write's end lets the store go on.
+                // Bytes must not change while they are written: the write's end lets the store go
+                // on.
                 self.frames[id].waiters.push(waiter);
             } else if frame.protected && !frame.dirty && self.may_dirty(object) == 0 {
                 self.throttle(object, waiter.page, waiter.since);
@@ -466,7 +467,7 @@ impl Core {
         Failure { page, reason: reason.clone() }
     }
 
-    /// As [`absent`](Self::absent), for what is asked for from `page` on.
+    /// As [`absent`](Self::absent), for the pages of a request from `page` on.
     pub(super) fn absent_run(&self, object: ObjectId, page: u64, len: u32) -> PageRun {
         self.absent(object, page, PageRun { first: page, len })
     }
@@ -499,7 +500,7 @@ impl Core {
             if deadline <= now {
                 late.push(id);
             }
-            // Who was served since is not looked at again.
+            // A waiter that was served since is not looked at again.
             deadline > now && frames.get(id).is_some_and(|frame| !frame.waiters.is_empty())
         });
         for id in late {

@@ -14,7 +14,7 @@ const READS: u64 = 2048;
 /// Pages that are asked for before the driver looks for faults: 4 MiB of 4 KiB pages.
 pub(super) const TURN: u64 = 1024;
 
-/// What is still to be prefetched of an object.
+/// The pages of an object that are still to be prefetched.
 #[derive(Debug, Default)]
 pub(super) struct Prefetch {
     wants: VecDeque<WantedPages>,

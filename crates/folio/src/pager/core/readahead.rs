@@ -1,4 +1,4 @@
-//! What to read beside the page that is wanted: streams of accesses are found, and read ahead of.
+//! The pages to read beside the accessed page: streams of accesses are found, and read ahead of.
 //!
 //! The pager sees an access only when it faults. A page that was read ahead waits outside the map,
 //! so that its first use is a (cheap) fault that says the stream goes on. A miss that belongs to no
@@ -20,7 +20,7 @@ const STRIDES: u32 = 16;
 pub(crate) enum AccessPattern {
     #[default]
     Normal,
-    /// In order: the widest units at once, and what was used is evicted first.
+    /// In order: the widest units at once, and used pages are evicted first.
     Sequential,
     /// Nothing beside the block.
     Random,
@@ -41,7 +41,7 @@ struct Stream {
     way: StreamDirection,
     /// The run that was wanted last.
     last: PageRun,
-    /// The edge of what was read or asked for, on the side to which the stream goes.
+    /// The edge of the pages that were read or requested, on the side to which the stream goes.
     edge: u64,
     /// Pages a read.
     unit: u32,
@@ -58,8 +58,8 @@ struct Stream {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Window {
     pub(crate) pages: u64,
-    /// Other streams go on as well. Where one ends, another may have been: what is read ahead of
-    /// its end is read twice.
+    /// Other streams go on as well. Where one ends, another may have been: pages that are read
+    /// ahead of its end are read twice.
     pub(crate) shared: bool,
 }
 
@@ -81,7 +81,7 @@ impl Window {
     }
 }
 
-/// What to read for an access.
+/// The reads for an access.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct ReadaheadPlan {
     /// The run that holds the page; `None` if it is there already.

@@ -1,9 +1,9 @@
 //! How much is read ahead of streams, and when a page that was read ahead is dropped unused.
 //!
-//! A page that was read ahead and is not used yet is worth more than one that was used: it goes
-//! last. So that streams that ended do not keep the budget, all such pages have a share of it,
-//! which the streams that go on divide among them; and what nobody used while the pager read its
-//! budget several times over goes first.
+//! A page that was read ahead and is not used yet is worth more than a used one: it goes last. All
+//! such pages have a share of the budget, so that streams that ended do not keep the whole of it.
+//! The streams that go on divide the share among them. Pages that nobody used while the pager read
+//! its budget several times over go first.
 
 use super::chunk_table::CHUNK;
 use super::extents::{EvictionQueue, ExtentId};

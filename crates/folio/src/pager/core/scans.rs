@@ -1,5 +1,5 @@
-//! Scans in a simulated world: how much is read of what is there, whatever the budget, the speeds
-//! and the number of streams.
+//! Scans in a simulated world: the bytes that are read for the bytes that exist, at any budget,
+//! speed and number of streams.
 //!
 //! Every schedule follows from a seed. `FOLIO_EFFORT` says how many are run, from `FOLIO_FIRST` on.
 

@@ -55,11 +55,11 @@ struct Thread {
 enum PlayedOutcome {
     Read(ExtentId, PageRun, Backing),
     Write(ExtentId, PageRun, Backing),
-    /// What the source has when it begins: a write that ends later may not be durable after it.
+    /// The state of the source when it begins: a write that ends later may not be durable after it.
     Flush(BTreeMap<u64, u64>),
     /// A thread's fault is read.
     Fault(usize),
-    /// What an immediate action answers, a moment later.
+    /// The answer of an immediate action, a moment later.
     Event(
         fn(ExtentId, Result<(), FailureReason>) -> CoreEvent,
         ExtentId,
@@ -87,9 +87,9 @@ struct World {
     source: BTreeMap<u64, u64>,
     durable: BTreeMap<u64, u64>,
     spill: BTreeMap<u64, u64>,
-    /// What a load must see.
+    /// The values that a load must see.
     expected: BTreeMap<u64, u64>,
-    /// What syncs have said to be durable.
+    /// The values that syncs have reported as durable.
     promised: BTreeMap<u64, u64>,
     /// The source has another version than when it was attached: reads of a map that shows one
     /// version fail.
@@ -550,7 +550,7 @@ impl Simulation {
         }
     }
 
-    /// What must be true at every step.
+    /// The invariants of every step.
     fn check(&self) {
         let mut used = 0;
         for (id, world) in &self.worlds {
@@ -574,7 +574,8 @@ impl Simulation {
                 assert!(there, "pages of {pin:?} of {object:?} left the map");
             }
         }
-        // What an action takes is counted before it is done, and what it gives back after.
+        // Memory that an action takes is counted before the action, and memory that it gives back
+        // after it.
         assert!(
             used <= self.core.used().max(self.budget),
             "{used} in use, {} counted",
@@ -595,8 +596,8 @@ impl Simulation {
         ticket
     }
 
-    /// No page is lost: what a load must see is in the map, in a buffer, or where the core reads it
-    /// from.
+    /// No page is lost: the value that a load must see is in the map, in a buffer, or where the
+    /// core reads it from.
     fn check_one_page(&mut self) {
         let at = self.random.below(self.worlds.len() as u64) as usize;
         let (&object, world) = self.worlds.iter().nth(at).unwrap();
@@ -620,8 +621,8 @@ impl Simulation {
         );
     }
 
-    /// The process dies, and the machine with it: of what was written and not flushed, anything may
-    /// be durable. The next process finds all that a sync had promised.
+    /// The process dies, and the machine with it: any part of the written and unflushed bytes may
+    /// be durable. The next process finds all bytes that a sync had promised.
     fn crash(&mut self) {
         if self.traced {
             eprintln!("{:>8} crash", self.now);
@@ -674,8 +675,8 @@ impl Simulation {
         }
     }
 
-    /// The next step of a resize: the last page that stays is written, with all that came in one
-    /// run with it, what lies behind is dropped, and the source is cut or grows.
+    /// The next step of a resize: the last page that stays is written, with all pages that came in
+    /// one run with it, pages behind it are dropped, and the source is cut or grows.
     fn resize(&mut self, resize: PendingResize) {
         let PendingResize { object, pages, step } = resize;
         let old = self.worlds[&object].pages;
@@ -737,7 +738,7 @@ impl Simulation {
         }
     }
 
-    /// What a program does next.
+    /// The next step of a program.
     fn program(&mut self, n: usize) {
         let object = self.threads[n].object;
         let world = &self.worlds[&object];
@@ -906,8 +907,8 @@ impl Simulation {
         }
     }
 
-    /// Everything ends: no thread waits for ever, no ticket is forgotten, and what was stored is in
-    /// the source.
+    /// Everything ends: no thread waits for ever, no ticket is forgotten, and the stored bytes are
+    /// in the source.
     fn finish(&mut self) {
         self.errors = 0;
         for _ in 0..400_000 {
@@ -937,7 +938,7 @@ impl Simulation {
         );
     }
 
-    /// What the core knows of the pages that threads wait for.
+    /// The core's state of the pages that threads wait for.
     fn story(&self) -> String {
         let blocked =
             self.threads.iter().filter_map(|thread| Some((thread.object, thread.blocked?.0)));

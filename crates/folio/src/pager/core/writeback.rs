@@ -45,7 +45,7 @@ pub(crate) struct SyncJob {
 }
 
 impl Core {
-    /// What was stored to frame `id` is not in the source.
+    /// The bytes that were stored to extent `id` are not in the source.
     pub(super) fn set_dirty(&mut self, id: ExtentId) {
         let now = self.now;
         let frame = &mut self.frames[id];
@@ -156,7 +156,8 @@ impl Core {
     fn copy(&mut self, id: ExtentId) -> bool {
         let (object, run) = (self.frames[id].object, self.frames[id].run);
         let protect = !self.is_held(object, run);
-        // What may be stored to while it is written is written from a copy, whatever the store.
+        // Pages that may be stored to during their write are written from a copy, whatever the
+        // store.
         let copied = !self.objects[&object].traits.shares_buffer || !protect;
         if copied {
             if !self.make_room(u64::from(run.len)) {
@@ -198,7 +199,7 @@ impl Core {
             }
             self.numbered_end(id, object);
             if reason == FailureReason::Busy {
-                // Direct I/O lets go of a page in a moment: who syncs waits for it.
+                // Direct I/O lets go of a page in a moment: the sync waits for it.
                 for sync in self.syncs.iter_mut().filter(|sync| sync.object == object) {
                     if sync.first < run.end()
                         && run.first < sync.end
@@ -395,7 +396,7 @@ impl Core {
             else {
                 continue;
             };
-            // What is pinned is not written before somebody asks.
+            // Pinned pages are not written before somebody asks.
             let many = self.throttle.waits()
                 || self.dirty.saturating_sub(self.pinned) > self.limits.budget / 4;
             let old = dirtied + self.limits.dirty_age <= now;
@@ -500,7 +501,7 @@ impl Core {
                 let done = match (frame.dirty, frame.writing, frame.place) {
                     (false, _, ExtentState::Leaving) => false,
                     (false, ..) => true,
-                    // A copy of what may be stored to meanwhile is not enough.
+                    // A copy of pages that may be stored to meanwhile is not enough.
                     (true, _, ExtentState::Copying) if frame.protected => true,
                     (true, false, ExtentState::Installed)
                         if frame.failed > 0 && frame.failed + BUSY > self.now =>

@@ -44,7 +44,7 @@ const PRESSURE: usize = 3;
 /// The least run where faults are signals: 64 KiB.
 const TRAPPED_RUN: usize = 64 << 10;
 
-/// What a shard is made with.
+/// The parts that make a driver.
 #[allow(clippy::struct_excessive_bools, reason = "independent features of the machine")]
 pub(crate) struct Config {
     pub(crate) budget: usize,
@@ -88,13 +88,13 @@ struct DriverObject {
     tracked: bool,
     /// A read-only map of bytes that cannot change: nothing has to be remembered of its pages.
     constant: bool,
-    /// Set where the source's version tells of writes.
+    /// Set where the source's version shows writes.
     guard: Option<ForeignWrites<Operation>>,
     /// The end of the last write, which is told once the version is known.
     late: Option<(ExtentId, OperationKind, Result<(), FailureReason>)>,
     /// Set where only the stored bytes are written.
     images: Option<PreImages>,
-    /// What keeps others from the source, once no handle does.
+    /// The claim that keeps others from the source, once no handle does.
     held: Option<Box<dyn Send>>,
 }
 
@@ -191,7 +191,7 @@ pub(crate) struct Driver {
     /// Where faults come from: userfaultfd, signals, or both.
     deliveries: Vec<FaultSource>,
     slots: OperationTable,
-    /// What the hashes of pages take.
+    /// The memory that the hashes of pages take.
     hash_bytes: usize,
     /// When hashes could not be moved to a file last.
     shed_failed: Option<Instant>,
@@ -213,7 +213,7 @@ pub(crate) struct Driver {
     disk: FileIo,
     secret: Secret,
     page: usize,
-    /// Areas that runs may take: half of what a process may have.
+    /// VMAs that runs may take: half of the process's limit.
     most_areas: usize,
     next: u64,
     started: Instant,
@@ -221,7 +221,7 @@ pub(crate) struct Driver {
     pressure: Option<Pressure>,
     /// Which deliveries may have faults to take.
     due: [bool; 2],
-    /// What was started was not given to the kernel in the last turn.
+    /// Operations that were started in the last turn were not given to the kernel then.
     held_back: bool,
     /// When the deliveries were last looked at without a sign.
     slept: Instant,
@@ -333,8 +333,8 @@ impl Driver {
             busy |= self.queue_eviction();
             self.dispatch_requests();
             if busy {
-                // To wait hands over what was started, too: one call less, if there is nothing else
-                // to do.
+                // The wait hands over started operations, too: one call less, if there is nothing
+                // else to do.
                 if std::mem::replace(&mut self.held_back, true) {
                     self.submit();
                 }
@@ -345,7 +345,8 @@ impl Driver {
         }
     }
 
-    /// Gives what was started to the kernel. What it refuses now it takes with the next.
+    /// Gives started operations to the kernel. The kernel takes an operation that it refuses now
+    /// with the next.
     fn submit(&mut self) {
         let _ = self.disk.submit();
         self.held_back = false;
@@ -364,7 +365,7 @@ impl Driver {
         }
     }
 
-    /// What a shard waits for beside its operations, and for which events.
+    /// The descriptors that the driver waits for beside its operations, and their events.
     fn watched_fds(&self) -> [(RawFd, i16); WATCHED] {
         let delivery =
             |n: usize| self.deliveries.get(n).map_or(-1, |delivery| delivery.poll_fd().as_raw_fd());
@@ -392,7 +393,7 @@ impl Driver {
         let watched = self.watched_fds();
         if self.disk.wait(watched, timeout.unwrap_or(IDLE)) {
             if self.slept.elapsed() >= IDLE {
-                // Should the ring ever not tell of a fault, it waits no longer than this.
+                // Should the ring ever not report a fault, it waits no longer than this.
                 self.slept = Instant::now();
                 self.due = [true; 2];
             }
@@ -571,7 +572,7 @@ impl Driver {
         // An empty source has an address, too.
         let pages = (new.reserve.max(new.len)).div_ceil(self.page as u64).max(1) as usize;
         let name = new.name;
-        // Where this kernel's userfaultfd cannot tell of such accesses, they are signals.
+        // Where this kernel's userfaultfd cannot report such accesses, they are signals.
         let told = match (new.shared, new.tracked) {
             (true, _) => self.config.shares,
             (false, tracked) => !tracked || self.config.tracks,
@@ -751,7 +752,7 @@ impl Driver {
             }
             CoreAction::Reply { ticket, result } => {
                 if let Some(reply) = self.replies.remove(&ticket) {
-                    // Who asked may have gone.
+                    // The caller may have gone.
                     let _ = reply.send(result);
                 }
                 None
@@ -834,8 +835,8 @@ impl Driver {
                 }
                 (outcome, Some(object)) => {
                     if object.tracked || !departure.wanted {
-                        // Who waits to store to a page that was protected faults again, on one that
-                        // is missing.
+                        // A thread that waits to store to a page that was protected faults again,
+                        // on a missing page.
                         let _ = object.store.wake(run_of(run));
                     }
                     outcome

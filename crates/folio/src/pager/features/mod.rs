@@ -1,4 +1,4 @@
-//! What the machine offers the pager, what was masked, and what is chosen.
+//! The features that the machine offers the pager, the masks, and the choice.
 //!
 //! | file | subject |
 //! | --- | --- |
@@ -17,7 +17,7 @@ use crate::sys::Errno;
 use std::fmt;
 
 bitflags::bitflags! {
-    /// What the pager can use, and can do without.
+    /// The features that the pager can use, and can do without.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub(crate) struct Features: u32 {
         /// UFFDIO_MOVE.
@@ -42,7 +42,7 @@ impl Features {
     const OF_USERFAULTFD: [Self; 6] =
         [Self::WP, Self::MOVE, Self::POISON, Self::MINOR_SHMEM, Self::WP_SHMEM, Self::THREAD_ID];
 
-    /// What each needs besides itself.
+    /// The features that each needs besides itself.
     fn needs(self) -> Self {
         match self {
             // The staging pool is registered for write-protection only, which no fault ever waits
@@ -173,7 +173,7 @@ pub(crate) enum Asker {
 /// Why a feature is not used that was left out.
 const MASKED: &str = "masked (FOLIO_FEATURES, or PagerBuilder::features)";
 
-/// What was taken away, by options or the environment.
+/// The features that options or the environment took away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Masks {
     /// Features that must not be used.
@@ -188,7 +188,7 @@ impl Masks {
         Self::parse(Asker::Environment, &text("FOLIO_FEATURES"), &text("FOLIO_DELIVERY"))
     }
 
-    /// What `asker` wrote; its names are those that an error blames.
+    /// The words that `asker` wrote; an error blames the asker by its names.
     pub(crate) fn parse(asker: Asker, features: &str, delivery: &str) -> Result<Self> {
         let (features_of, delivery_of) = match asker {
             Asker::Environment => ("FOLIO_FEATURES", "FOLIO_DELIVERY"),
@@ -231,7 +231,7 @@ impl Masks {
     }
 }
 
-/// What the pager uses.
+/// The features that the pager uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Choice {
     /// For objects that are only read.
@@ -240,7 +240,7 @@ pub(crate) struct Choice {
     pub(crate) written_delivery: Delivery,
     /// For objects with several writers, which live in a memfd.
     pub(crate) shared_delivery: Delivery,
-    /// What is used, and nothing else may be.
+    /// The features in use. Nothing else may be used.
     pub(crate) features: Features,
     /// Pages of the private store are moved.
     pub(crate) private_store_moves: bool,
@@ -310,7 +310,8 @@ impl Choice {
         })
     }
 
-    /// What to ask of UFFDIO_API for [`features`](Self::features), as [`feature`] has it.
+    /// The features to request from UFFDIO_API for [`features`](Self::features), as [`feature`] has
+    /// them.
     pub(crate) fn handshake(&self) -> u64 {
         let shmem = feature::MISSING_SHMEM | feature::MINOR_SHMEM;
         let asked = [

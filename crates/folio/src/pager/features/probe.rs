@@ -1,4 +1,5 @@
-//! What the machine offers: each capability is tried once, and the reason is kept where it fails.
+//! The features that the machine offers: each capability is tried once, and the reason is kept
+//! where it fails.
 
 use super::{Delivery, Features};
 use crate::pager::sys::uffd::{Progress, Uffd, UffdOpen, feature, watch};
@@ -6,7 +7,7 @@ use crate::sys::{Errno, check, memfd, mm, process, size_limit};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// What was found.
+/// The result of the probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Probe {
     /// The ways of userfaultfd, best first; in words why one cannot be had.
@@ -17,7 +18,7 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// What this process found at the first call. A child inherits the answer.
+    /// The result of this process's first call. A child inherits the answer.
     pub(crate) fn machine() -> &'static Self {
         // No lock: a child that is forked while another thread tries the features would wait for
         // that thread for ever.
@@ -311,7 +312,7 @@ fn names_threads(way: UffdOpen) -> Result<(), String> {
         .map_err(|errno| format!("UFFDIO_API failed with {}", words(errno)))
 }
 
-/// What stands in brackets in `/sys/kernel/mm/transparent_hugepage/enabled`.
+/// The word in brackets in `/sys/kernel/mm/transparent_hugepage/enabled`.
 pub(super) fn huge_mode() -> Result<String, Errno> {
     let text = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled")
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;

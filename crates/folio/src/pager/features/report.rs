@@ -1,4 +1,5 @@
-//! What `folio doctor` shows: what the machine offers the pager, what is used, and why not more.
+//! The report of `folio doctor`: the features that the machine offers the pager, the features in
+//! use, and the reasons for the others.
 
 use super::{Choice, Delivery, Features, Masks, probe, probe::Probe};
 use crate::error::Result;
@@ -11,19 +12,20 @@ use crate::sys::process;
 pub struct Capability {
     /// The word that `FOLIO_FEATURES` knows it by.
     pub name: &'static str,
-    /// What it is for.
+    /// Its purpose.
     pub purpose: &'static str,
     /// Whether the machine offers it: it was tried.
     pub available: bool,
     /// Whether the pager uses it.
     pub used: bool,
-    /// Why it is not used: what the kernel answered, or what masks it.
+    /// The reason why it is not used: the kernel's answer, or the mask.
     pub why_not: Option<String>,
-    /// What the pager does instead, where it is not used.
+    /// The pager's second way, where it is not used.
     pub second_way: Option<&'static str>,
 }
 
-/// What the machine offers the pager, and what of it the pager uses under the environment's masks.
+/// The features that the machine offers the pager, and those that the pager uses under the
+/// environment's masks.
 ///
 /// `FOLIO_FEATURES` (as `-move,-poison`) and `FOLIO_DELIVERY` (`uffd`, `syscall`, `device`,
 /// `user-mode-only` or `signal`) take away from it.
@@ -42,9 +44,9 @@ pub struct Report {
     pub shared_delivery: Delivery,
     /// Why each better delivery is not used: its name, and the reason.
     pub better: Vec<(&'static str, String)>,
-    /// What the pager can use.
+    /// The features that the pager can use.
     pub capabilities: Vec<Capability>,
-    /// What reads and writes local files: `io_uring` or `threads`.
+    /// The engine that reads and writes local files: `io_uring` or `threads`.
     pub io_engine: &'static str,
     /// The mode of transparent huge pages: `always`, `madvise` or `never`. `None`: the kernel has
     /// none.
@@ -63,8 +65,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// What is true now. What the kernel offers is tried once in a process, limits are read at each
-    /// call.
+    /// The present state. The kernel's features are tried once in a process, limits are read at
+    /// each call.
     ///
     /// # Errors
     ///

@@ -25,7 +25,7 @@ pub struct Paged {
     len: usize,
 }
 
-/// The calls that all handles of the pager have. Their `lease` and `len` are what they work on.
+/// The calls that all handles of the pager have. They work on the handle's `lease` and `len`.
 macro_rules! paged_calls {
     () => {
         /// Its length in bytes.
@@ -38,7 +38,7 @@ macro_rules! paged_calls {
             self.len == 0
         }
 
-        /// What its source is called.
+        /// The name of its source.
         pub fn name(&self) -> &str {
             self.lease.name()
         }
@@ -79,8 +79,7 @@ macro_rules! paged_calls {
             self.lease.record(on)
         }
 
-        /// What was recorded since [`record`](Self::record) or the last call, a million runs at
-        /// most.
+        /// The recording since [`record`](Self::record) or the last call, a million runs at most.
         ///
         /// # Errors
         ///
@@ -149,7 +148,7 @@ impl Paged {
 
     paged_calls!();
 
-    /// Copies bytes from `offset`. What cannot be supplied is an error, never a signal.
+    /// Copies bytes from `offset`. A page that cannot be supplied is an error, never a signal.
     ///
     /// # Errors
     ///
@@ -163,8 +162,8 @@ impl Paged {
         })
     }
 
-    /// Brings a range of bytes into memory and keeps it there: for what must not fault, and for
-    /// system calls where the pager may serve faults of user code only.
+    /// Brings a range of bytes into memory and keeps it there: for accesses that must not fault,
+    /// and for system calls where the pager may serve faults of user code only.
     ///
     /// # Errors
     ///
@@ -180,8 +179,8 @@ impl Deref for Paged {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the lease keeps the area mapped, and `len` bytes of it are the object's. An
-        // object that is mapped read-only has no writer; what is evicted comes back the same, or
+        // SAFETY: the object keeps the area mapped, and `len` bytes of it are the object's. An
+        // object that is mapped read-only has no writer. An evicted page comes back the same, or
         // the load does not return.
         unsafe { std::slice::from_raw_parts(self.lease.start(), self.len) }
     }

@@ -35,7 +35,7 @@ impl PagedMut {
         self.lease.purpose() == Purpose::Private
     }
 
-    /// Copies bytes from `offset`. What cannot be supplied is an error, never a signal.
+    /// Copies bytes from `offset`. A page that cannot be supplied is an error, never a signal.
     ///
     /// # Errors
     ///
@@ -52,7 +52,7 @@ impl PagedMut {
     ///
     /// # Errors
     ///
-    /// As for [`read_at`](Self::read_at); what comes before the page is stored. A fault with
+    /// As for [`read_at`](Self::read_at); the bytes before the page are stored. A fault with
     /// [`NoMemory`](crate::FaultCause::NoMemory) that names the failed write-back, if dirty pages
     /// have their part of the budget and none could be written within the source's deadline.
     pub fn write_at(&mut self, bytes: &[u8], offset: usize) -> Result<()> {
@@ -94,13 +94,13 @@ impl PagedMut {
     /// # Errors
     ///
     /// A [`Fault`](crate::Fault) with [`NotWritten`](crate::FaultCause::NotWritten) if the source
-    /// refused a page: it stays dirty, and every further `sync` tries it again and says so. One
+    /// refused a page: it stays dirty, and every further `sync` tries it again and reports it. One
     /// with [`Changed`](crate::FaultCause::Changed) if the source's version, or the file's length
-    /// or time of modification, shows that someone else has written to it: then this map writes
-    /// nothing any more, since whole pages would overwrite those bytes
+    /// or time of modification, shows a write of another writer. Then this map writes nothing any
+    /// more, since whole pages would overwrite those bytes
     /// ([`Builder::merge_stores`](crate::PagerBuilder::merge_stores) writes the stored bytes only).
-    /// What others write while a write of the pager's own is under way, or within the granularity
-    /// of the times, is not seen; nor are the times of files looked at that another machine or
+    /// The pager does not see a foreign write while a write of its own is under way, or within the
+    /// granularity of the times. It does not look at the times of files that another machine or
     /// process keeps (NFS, SMB, FUSE, 9P and the like). ECHILD in a forked child.
     pub fn sync(&self, range: impl RangeBounds<usize>, how: WriteBack) -> Result<()> {
         let range = self.lease.bytes("sync", range, self.len)?;
@@ -112,9 +112,9 @@ impl PagedMut {
     ///
     /// # Errors
     ///
-    /// ENOTSUP for a private map; ENOMEM beyond the addresses that were reserved (twice the length
-    /// that the map began with, 1 GiB more at least; none more where RLIMIT_AS has no room for
-    /// that); what the source says.
+    /// ENOTSUP for a private map; ENOMEM beyond the reserved addresses (twice the length that the
+    /// map began with, 1 GiB more at least; none more where RLIMIT_AS has no room for that); the
+    /// source's error.
     pub fn resize(&mut self, len: usize) -> Result<()> {
         if self.is_private() {
             let subject = Subject::named(self.name()).with_length(self.len).with_new_length(len);

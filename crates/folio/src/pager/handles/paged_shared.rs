@@ -42,8 +42,8 @@ impl PagedShared {
         Ok(unsafe { ViewMut::new(self.lease.start(), self.len) })
     }
 
-    /// Copies bytes from `offset`. What cannot be supplied is an error, never a signal. Bytes that
-    /// are stored meanwhile may be old or new.
+    /// Copies bytes from `offset`. A page that cannot be supplied is an error, never a signal.
+    /// Bytes that are stored meanwhile may be old or new.
     ///
     /// # Errors
     ///
@@ -65,7 +65,7 @@ impl PagedShared {
     ///
     /// # Errors
     ///
-    /// As for [`read_at`](Self::read_at); what comes before the page is stored. A fault with
+    /// As for [`read_at`](Self::read_at); the bytes before the page are stored. A fault with
     /// [`NoMemory`](crate::FaultCause::NoMemory) that names the failed write-back, if dirty pages
     /// have their part of the budget and none could be written within the source's deadline.
     pub fn write_at(&self, bytes: &[u8], offset: usize) -> Result<()> {

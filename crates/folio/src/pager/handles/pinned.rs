@@ -86,8 +86,8 @@ impl<'a> PinnedMut<'a> {
         self.pin.lease.sync(&self.pin.range, !matches!(how, WriteBack::Start))
     }
 
-    /// The first byte: for system calls. What stores through it meanwhile must not race with uses
-    /// of this value as a slice.
+    /// The first byte: for system calls. Stores through it must not race with uses of this value as
+    /// a slice.
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         self.pin.start()
     }

@@ -1,5 +1,5 @@
-//! Who has an object mapped, and as what: many readers, or one writer, or many shared writers. What
-//! all handles do is here.
+//! The handles that have an object mapped: many readers, or one writer, or many shared writers. The
+//! work of all handles is here.
 
 pub(super) mod registry;
 
@@ -34,11 +34,12 @@ pub(crate) struct MappedObject {
     /// When it was opened.
     len: usize,
     name: String,
-    /// What is held until all is written.
+    /// The claim that lasts until all is written.
     held: ObjectClaim,
 }
 
-/// What keeps others from an object, and what writes it at the end of the program.
+/// The claims that keep others from an object, and the entry by which it is written at the end of
+/// the program.
 struct ObjectClaim {
     promise: Option<ExitFlush>,
     lock: Option<WriterLock>,
@@ -54,7 +55,7 @@ impl std::fmt::Debug for MappedObject {
     }
 }
 
-/// What a page's failure is to whoever asked.
+/// The cause of a page's failure, for the caller.
 fn cause_of(reason: &FailureReason) -> (FaultCause, Option<String>) {
     match reason {
         FailureReason::Source { message, .. } => {
@@ -382,14 +383,14 @@ impl MappedObject {
         }
         let page = Self::page();
         if new < old {
-            // The last page that stays is written first; what lies behind it is lost.
+            // The last page that stays is written first; the pages behind it are lost.
             let kept = new.div_ceil(page) * page;
             // With it goes all that came in one run with it, so that no run reaches over the new
             // end.
             let last = kept.saturating_sub(page)..kept.min(old);
             self.sync(&last, true)?;
-            // Where the source refuses its new length, it has what was stored. What cannot be
-            // written is no hindrance: it is to be cut off.
+            // Where the source refuses its new length, it has the stored bytes. Pages that cannot
+            // be written are no hindrance: they are to be cut off.
             let _ = self.sync(&(kept.min(old)..old), true);
             self.evict(&last, false)?;
             self.evict(&(kept.min(old)..old), true)?;
@@ -468,7 +469,7 @@ fn reading(pattern: Pattern) -> Reading {
 
 impl Drop for MappedObject {
     fn drop(&mut self) {
-        // A child has neither the memory nor the thread; what was stored is the parent's to write.
+        // A child has neither the memory nor the thread. The parent writes the stored bytes.
         if !self.pager.is_owner_process() {
             return;
         }
@@ -482,7 +483,7 @@ impl Drop for MappedObject {
         let nothing = ObjectClaim { promise: None, lock: None, place: None };
         let ObjectClaim { promise, lock, place } = std::mem::replace(&mut self.held, nothing);
         let object = self.object;
-        // Last: whoever waits for the place takes the lock.
+        // Last: a thread that waits for the place takes the lock.
         let held = (promise, lock, place);
         let Err(error) = written else {
             self.pager.inbox.send(Command::Detach { object, held: None });

@@ -1,4 +1,4 @@
-//! Which objects this process has mapped, by whichever of its pagers, and as what.
+//! The objects that this process has mapped, by any of its pagers, and their uses.
 //!
 //! Pagers write whole pages back, so two of them that map one object writable would undo each
 //! other's stores.
@@ -55,7 +55,7 @@ impl Registry {
     }
 }
 
-/// What a map of an object finds.
+/// The result of a look for a new map of an object.
 pub(super) enum ObjectEntry {
     /// A map that it can share.
     Shared(Arc<MappedObject>),
@@ -67,7 +67,7 @@ pub(super) enum ObjectEntry {
 
 /// Why an object cannot be mapped.
 pub(super) struct MapConflict {
-    /// What it is mapped for.
+    /// Its purpose.
     pub(super) purpose: Purpose,
     /// By another pager of this process.
     pub(super) other_pager: bool,
@@ -77,7 +77,7 @@ pub(super) struct MapConflict {
     pub(super) late: bool,
 }
 
-/// What one holder means for a map that is to be made.
+/// The consequence of one holder for a map that is to be made.
 enum Finding {
     Nothing,
     Share(Arc<MappedObject>),

@@ -58,7 +58,8 @@ impl AnonStore {
         let mode = if tracked { watch::MISSING | watch::WP } else { watch::MISSING };
         // SAFETY: the store's own memory, which nobody uses yet.
         unsafe { uffd.register(address, len, mode) }?;
-        // Not before: no page may come without the pager, whoever locks memory meanwhile.
+        // Not before: no page may come without the pager, even if another thread locks memory
+        // meanwhile.
         open_up(address, len, libc::PROT_READ | libc::PROT_WRITE)?;
         let area = PagerArea::new(address..address + len, name);
         Ok(Self { area, memory, uffd, page, tracked, moves })
@@ -150,7 +151,8 @@ impl AnonStore {
         let slot = self.protected_copy(pool, run)?;
         // SAFETY: the bytes are in the slot, and no store came since.
         let dropped = unsafe { discard(from, len) };
-        // Who waits to store to the page that was protected faults again, on one that is missing.
+        // A thread that waits to store to the page that was protected faults again, on a missing
+        // page.
         self.uffd.wake(from, len)?;
         match dropped {
             Ok(_) => Ok(slot),

@@ -103,7 +103,8 @@ impl MemfdStore {
         let mode = watch::MISSING | watch::MINOR | if tracked { watch::WP } else { 0 };
         // SAFETY: the store's own memory, which nobody uses yet.
         unsafe { uffd.register(views.address, views.len, mode) }?;
-        // Not before: no page may come without the pager, whoever locks memory meanwhile.
+        // Not before: no page may come without the pager, even if another thread locks memory
+        // meanwhile.
         open_up(views.address, views.len, libc::PROT_READ | libc::PROT_WRITE)?;
         let area = PagerArea::new(views.address..views.address + views.len, name);
         Ok(Self { area, views, uffd, tracked })
@@ -127,7 +128,7 @@ impl MemfdStore {
         advance(
             len,
             self.views.page,
-            // SAFETY: the bytes were read through the alias, and are what the map must show.
+            // SAFETY: the bytes were read through the alias, and the map must show them.
             |done| unsafe { self.uffd.r#continue(start + done, len - done, protect) },
             |done| {
                 if self.tracked {
@@ -145,7 +146,8 @@ impl MemfdStore {
         // For shared memory this empties the page table only.
         // SAFETY: the bytes stay in the memfd.
         unsafe { discard(start, len) }?;
-        // Who waits to store to a protected page faults again, on one that is not in the map.
+        // A thread that waits to store to a protected page faults again, on one that is not in the
+        // map.
         self.uffd.wake(start, len)?;
         Ok(self.views.alias(run))
     }

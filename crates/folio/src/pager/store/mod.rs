@@ -36,7 +36,7 @@ pub(crate) struct SlotRun {
     pub(crate) pages: usize,
 }
 
-/// Who may store to a run.
+/// The allowed stores to a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InstallMode {
     /// The object is never written.
@@ -161,7 +161,7 @@ impl Store {
         span(self.address(), self.page(), run)
     }
 
-    /// A copy of a run that is in the map; what is stored meanwhile may be in it or not.
+    /// A copy of a run that is in the map; bytes that are stored meanwhile may be in it or not.
     pub(crate) fn copy_out(&self, pool: &mut Pool, run: SlotRun) -> Result<BufferSlot, Errno> {
         let slot = pool.take(run.pages).ok_or(Errno::NOBUFS)?;
         let (from, len) = self.addresses(run);
@@ -248,8 +248,8 @@ impl Store {
     }
 
     /// Protects a run that stays in the map, and returns bytes that no store changes. Errors as for
-    /// [`take_out`](Self::take_out). Without `protect` it may be stored to meanwhile, and what is
-    /// returned is of no one moment.
+    /// [`take_out`](Self::take_out). Without `protect` it may be stored to meanwhile, and the
+    /// returned bytes are of no one moment.
     pub(crate) fn snapshot(
         &mut self,
         pool: &mut Pool,
@@ -378,7 +378,7 @@ fn reserve(len: usize, align: usize, fd: Option<i32>) -> Result<usize, Errno> {
 }
 
 /// Maps `len` bytes without access, of a file or of no memory, that are not locked; with `target`
-/// in place of what is mapped there.
+/// in place of the map that is there.
 ///
 /// mmap(2) locks the map where MCL_FUTURE is set, and refuses one that is longer than
 /// RLIMIT_MEMLOCK. So one page is mapped and unlocked, and mremap(2), which keeps that state, makes

@@ -122,8 +122,8 @@ impl MprotectStore {
             rights.set(pages.clone(), right);
         }
         if had.protection() != right.protection() {
-            // SAFETY: the map's own pages. Whoever uses one that loses a right waits for it, or has
-            // been told that it ends.
+            // SAFETY: the map's own pages. A thread that uses one that loses a right waits for it,
+            // or has got the message that it ends.
             if let Err(errno) = unsafe { mm::mprotect(start as *mut u8, len, right.protection()) } {
                 if !adds {
                     rights.set(pages, had);
@@ -149,7 +149,8 @@ impl MprotectStore {
     pub(super) fn take_out(&mut self, run: SlotRun) -> Result<BufferSlot, Errno> {
         self.give(run, PageProt::Missing)?;
         self.settle(run);
-        // Who waits to store to a protected page faults again, on one that is not in the map.
+        // A thread that waits to store to a protected page faults again, on one that is not in the
+        // map.
         self.wake_all(run);
         Ok(self.views.alias(run))
     }
@@ -191,7 +192,8 @@ impl MprotectStore {
         self.wake_all(run);
     }
 
-    /// The run has what was asked for last: what it was owed before does not count.
+    /// The run has the protection of the last request: an earlier one that is still due does not
+    /// count.
     fn settle(&mut self, run: SlotRun) {
         let end = run.first + run.pages;
         for (part, right) in std::mem::take(&mut self.owed) {

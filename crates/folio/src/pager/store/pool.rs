@@ -179,7 +179,7 @@ impl Pool {
         }
         let huge = self.huge && pages == CHUNK;
         let index = self.index.find(huge, pages).or_else(|| {
-            // What is at hand may be what is missing of a longer run.
+            // Idle slots may be the missing part of a longer run.
             self.gather();
             self.index.find(huge, pages).or_else(|| self.grow(huge).ok())
         })?;
@@ -224,7 +224,7 @@ impl Pool {
     }
 
     /// Takes a slot back. Its memory stays until it is used again, or [trimmed](Self::trim).
-    // By value: who gives a slot has it no more.
+    // By value: the giver of a slot has it no more.
     #[allow(clippy::needless_pass_by_value)]
     pub(crate) fn give(&mut self, slot: BufferSlot) {
         let Some((chunk, first)) = slot.in_pool() else { return };
@@ -248,7 +248,8 @@ impl Pool {
         (self.idle + self.loose.len()) * self.page
     }
 
-    /// Gives back at least `bytes` of what free slots hold, or all of it. Returns how many bytes.
+    /// Gives back at least `bytes` of the memory that free slots hold, or all of it. Returns how
+    /// many bytes.
     pub(crate) fn trim(&mut self, bytes: usize) -> usize {
         let mut trimmed = 0;
         self.gather();

@@ -338,7 +338,7 @@ fn a_huge_page_stays_one_on_its_way_into_the_map_and_out_again() {
     assert_eq!(shard.pool.resident_idle(), run.pages * shard.page);
 }
 
-/// How a child that runs `work` ends, and what it wrote to stderr. Zero for `work` that returns.
+/// The end of a child that runs `work`, and its output on stderr. Zero for `work` that returns.
 fn child(work: impl FnOnce()) -> (i32, String) {
     let (mut reader, writer) = std::io::pipe().unwrap();
     // SAFETY: the child runs `work` on the one thread it has, and never returns from here.

@@ -9,7 +9,7 @@
 use crate::sys::{Errno, check, identity, mm};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// What one call takes: `IOV_MAX` is 1024, and a long call holds others up.
+/// The ranges of one call: `IOV_MAX` is 1024, and a long call holds others up.
 const MOST: usize = 256;
 
 /// Gives pages back, by one call for many ranges where the kernel has it.
@@ -51,7 +51,7 @@ impl Discarder {
                 libc::iovec { iov_base: start as *mut libc::c_void, iov_len: len }
             }));
             let (first, count) = (self.ranges.as_ptr(), self.ranges.len());
-            // SAFETY: the kernel reads `count` ranges; what they name is the caller's to give back.
+            // SAFETY: the kernel reads `count` ranges; the caller may give their memory back.
             let result = check(unsafe {
                 libc::syscall(
                     libc::SYS_process_madvise,

@@ -1,4 +1,4 @@
-//! What an instruction that faulted tried to do, as the kernel tells the signal handler.
+//! The access that a faulting instruction tried, as the kernel reports it to the signal handler.
 //!
 //! Source: Intel SDM 3A, 4.7 (the page fault's error code, in `gregs[REG_ERR]`); Arm ARM, ESR_EL1
 //! (in a record of the context, arch/arm64/include/uapi/asm/sigcontext.h).

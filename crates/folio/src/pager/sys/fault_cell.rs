@@ -63,7 +63,7 @@ impl FaultCell {
                 .is_ok()
     }
 
-    /// Lets the shard see the fault. For whoever claimed the cell.
+    /// Lets the driver see the fault. For the thread that claimed the cell.
     pub(super) fn ask(&self, fault: RawFault) {
         self.address.store(fault.address, Ordering::Relaxed);
         self.about
@@ -72,8 +72,8 @@ impl FaultCell {
         self.state.store(ASKED, Ordering::Release);
     }
 
-    /// Waits for the answer, and frees the cell. For whoever asked; the cell is not to be touched
-    /// afterwards.
+    /// Waits for the answer, and frees the cell. For the thread that asked; the cell must not be
+    /// touched afterwards.
     pub(super) fn wait(&self) {
         loop {
             match self.state.load(Ordering::Acquire) {

@@ -31,7 +31,7 @@ pub(crate) struct Ring {
 /// The end of an operation, or one event of a poll that goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Completion {
-    /// What the operation was pushed with.
+    /// The number that the operation was pushed with.
     pub(crate) user: u64,
     /// As of the system call: a count, or an errno less than zero.
     pub(crate) result: i32,
@@ -39,7 +39,7 @@ pub(crate) struct Completion {
     pub(crate) more: bool,
 }
 
-/// What the ring pushes on its own behalf: nobody is told of its end.
+/// An operation that the ring pushes on its own behalf: its end is reported to nobody.
 const OWN: u64 = u64::MAX;
 
 impl Ring {
@@ -155,8 +155,8 @@ impl Ring {
         }
         loop {
             match self.inner.submit() {
-                // The kernel stops behind an entry that it refuses; what follows is for the next
-                // call.
+                // The kernel stops behind an entry that it refuses; the entries behind it are for
+                // the next call.
                 Ok(count) if count > 0 && !self.inner.submission().is_empty() => {}
                 Ok(_) if self.inner.submission().is_empty() => return Ok(()),
                 Ok(_) => return Err(io::ErrorKind::ResourceBusy.into()),
@@ -269,8 +269,8 @@ impl Drop for Ring {
             return;
         }
         if self.in_flight > 0 {
-            // What was not submitted counts as in flight, and is submitted here: its buffers are
-            // still there.
+            // An operation that was not submitted counts as in flight, and is submitted here: its
+            // buffers are still there.
             let _ = self.cancel_all();
         }
         while self.in_flight > self.inner.submission().len() {

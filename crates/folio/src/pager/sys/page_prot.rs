@@ -1,10 +1,10 @@
-//! What a thread may do with each page of an area whose faults come as signals: two bits a page,
-//! changed by the shard, looked at by the signal handler.
+//! The protection of each page of an area whose faults come as signals: two bits a page. The driver
+//! changes them, and the signal handler reads them.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What an access to a page meets.
+/// The result of an access to a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum PageProt {

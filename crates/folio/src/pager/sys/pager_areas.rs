@@ -1,6 +1,6 @@
-//! The pager's areas: the wait-free table in which the signal handler looks an address up, and what
-//! it does with a fault in one: it waits for the page, or ends the process with a message that says
-//! what was lost.
+//! The pager's areas: the wait-free table in which the signal handler looks an address up, and its
+//! answer to a fault in one: it waits for the page, or ends the process with a message that names
+//! the lost page.
 //!
 //! Areas are not inherited across fork (they are DONTFORK): a child's access finds nothing mapped,
 //! and gets a message of its own.
@@ -28,7 +28,7 @@ pub(crate) struct PagerArea {
     place: &'static AreaSlot,
 }
 
-// SAFETY: the entry is on the heap, and made of atomics and of what nobody changes.
+// SAFETY: the entry is on the heap, and made of atomics and of values that nobody changes.
 unsafe impl Send for PagerArea {}
 // SAFETY: as above.
 unsafe impl Sync for PagerArea {}
@@ -89,8 +89,8 @@ impl PagerArea {
         unsafe { self.entry.as_ref() }
     }
 
-    /// Why a page, counted from the area's start, cannot be supplied: what the process ends with if
-    /// the page is accessed. The last 8 pages' reasons are kept.
+    /// The reason why a page, counted from the area's start, cannot be supplied: the process ends
+    /// with it if the page is accessed. The last 8 pages' reasons are kept.
     pub(crate) fn set_message(&mut self, page: usize, reason: String) {
         let entry = self.entry();
         // SAFETY: only this function changes and frees them, for one caller at a time.
@@ -129,7 +129,7 @@ impl Drop for PagerArea {
         // SAFETY: leaked when it was made; no handler looks at it any more.
         let entry = unsafe { Box::from_raw(self.entry.as_ptr()) };
         if let Some(watched) = &entry.watched {
-            // Who waits for a page of memory that goes away.
+            // Threads that wait for a page of memory that goes away.
             watched.wake(&entry.range);
         }
         for message in entry.messages {
@@ -159,7 +159,7 @@ struct AreaBlock {
 
 static TABLE: AreaBlock = AreaBlock::new();
 
-/// What the handler of the signals asks.
+/// The questions of the signal handler.
 static FAULTS: AreaFaults = AreaFaults { supply, report };
 
 impl AreaBlock {
@@ -243,8 +243,8 @@ fn register(entry: &AreaEntry, who: ThreadKey) -> &'static AreaSlot {
 /// Looks the address up, and lets `work` at its entry. `work` says `None` for an entry that is none
 /// of its business. For the signal handler.
 fn find<R>(address: usize, mut work: impl FnMut(&AreaEntry) -> Option<R>) -> Option<R> {
-    // An entry of a parent explains a fault here, so every entry concerns whoever asks: all have
-    // the same thread.
+    // An entry of a parent explains a fault here, so every entry is visible to every thread: all
+    // have the same thread.
     let who = ThreadKey { process: identity::known_token()?, thread: 0 };
     let mut block = Some(&TABLE);
     while let Some(AreaBlock { places, .. }) = block {
@@ -371,7 +371,7 @@ impl AreaEntry {
         self.readers.fetch_add(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         let kept = self.messages.iter().find_map(|kept| {
-            // SAFETY: counted as a reader, so that what is found is not freed.
+            // SAFETY: counted as a reader, so that the message is not freed.
             let message = unsafe { kept.load(Ordering::Acquire).as_ref() };
             message.filter(|message| message.page == page)
         });
@@ -419,7 +419,7 @@ fn write_line(parts: &[&[u8]]) {
     }
     // A message beyond RLIMIT_FSIZE must not change how the process ends (SIGXFSZ).
     block_signals();
-    // SAFETY: writev(2) is a plain system call, which reads the parts. Nobody is left to tell of an
+    // SAFETY: writev(2) is a plain system call, which reads the parts. Nobody is left to get an
     // error.
     unsafe { libc::writev(libc::STDERR_FILENO, vector.as_ptr(), parts.len().min(MOST) as i32) };
 }

@@ -75,7 +75,7 @@ impl SigsegvFaults {
         })))
     }
 
-    /// What the areas need that this queue serves.
+    /// The parts of this queue that its areas need.
     pub(crate) fn cells_of_process(&self) -> Arc<SigsegvCells> {
         Arc::clone(&self.0)
     }
@@ -165,7 +165,8 @@ impl Drop for SigsegvCells {
         // out.
         for _ in 0..TRIES {
             if self.cells().iter().all(FaultCell::is_free) {
-                // SAFETY: allocated in `new`; who freed a cell does not touch it any more.
+                // SAFETY: allocated in `new`; a thread that freed a cell does not touch it any
+                // more.
                 drop(unsafe { Box::from_raw(self.cells) });
                 return;
             }
@@ -176,7 +177,7 @@ impl Drop for SigsegvCells {
     }
 }
 
-/// An area whose faults come as signals: what its store and the handler share.
+/// An area whose faults come as signals: the state that its store and the handler share.
 #[derive(Debug)]
 pub(crate) struct WatchedArea {
     traps: Arc<SigsegvCells>,
@@ -185,7 +186,7 @@ pub(crate) struct WatchedArea {
     tracked: bool,
 }
 
-/// What a fault in a watched area comes to.
+/// The outcome of a fault in a watched area.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FaultStep {
     /// The access is worth trying again.
@@ -196,7 +197,8 @@ pub(super) enum FaultStep {
     Wait(*const FaultCell),
     /// The page can not be supplied.
     End(EndReason),
-    /// The access is wrong in itself: a store to what is never stored to, or running data as code.
+    /// The access is wrong in itself: a store to memory that is never stored to, or running data as
+    /// code.
     Wrong,
 }
 
@@ -225,8 +227,8 @@ impl WatchedArea {
         self.traps.wake(range);
     }
 
-    /// What is to be done about an access that the page's protection stopped: a question to the
-    /// shard, without its address, or a step.
+    /// The step for an access that the page's protection stopped: a question to the driver, without
+    /// its address, or a step.
     pub(super) fn judge(&self, page: usize, attempt: AccessKind) -> Result<RawFault, FaultStep> {
         let right = self.rights.get(page);
         let fault = RawFault { address: 0, write: false, protected: false, thread: None };
@@ -249,8 +251,8 @@ impl WatchedArea {
             return Err(FaultStep::End(EndReason::OwnThread));
         }
         let protected = right == PageProt::Readable;
-        // Where the machine does not tell, a load is what a missing page gets, and a store to it
-        // faults once more.
+        // Where the machine does not report the access, a missing page gets a load, and a store to
+        // it faults once more.
         let write = attempt == AccessKind::Store || (protected && self.tracked);
         Ok(RawFault { write, protected, ..fault })
     }

@@ -1,7 +1,7 @@
 //! userfaultfd: the kernel tells another thread of a page that is missing, and that thread supplies
 //! it.
 //!
-//! Thin: short counts, EAGAIN, EEXIST are data for whoever knows what they mean to a page. The
+//! Thin: short counts, EAGAIN, EEXIST are data for callers that know their meaning for a page. The
 //! numbers of the ioctls are the same on every architecture that folio runs on.
 //!
 //! Source: userfaultfd(2), ioctl_userfaultfd(2), Documentation/admin-guide/mm/userfaultfd.rst,
@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 /// `UFFD_API`.
 const API: u64 = 0xAA;
 
-/// What userfaultfd can do, as UFFDIO_API tells it (`UFFD_FEATURE_*`).
+/// The features of userfaultfd, as UFFDIO_API reports them (`UFFD_FEATURE_*`).
 pub(crate) mod feature {
     /// Faults on write-protected anonymous memory (5.7; on arm64 6.10).
     pub(crate) const PAGEFAULT_FLAG_WP: u64 = 1 << 0;
@@ -33,7 +33,7 @@ pub(crate) mod feature {
     pub(crate) const MOVE: u64 = 1 << 16;
 }
 
-/// What a range is watched for (`UFFDIO_REGISTER_MODE_*`).
+/// The faults that a range is watched for (`UFFDIO_REGISTER_MODE_*`).
 pub(crate) mod watch {
     pub(crate) const MISSING: u64 = 1 << 0;
     pub(crate) const WP: u64 = 1 << 1;
@@ -45,7 +45,7 @@ pub(crate) mod watch {
 pub(crate) enum UffdOpen {
     /// userfaultfd(2): for CAP_SYS_PTRACE, or with the sysctl vm.unprivileged_userfaultfd.
     Syscall,
-    /// `/dev/userfaultfd` (6.1): for whoever may open it.
+    /// `/dev/userfaultfd` (6.1): for processes that may open it.
     Device,
     /// userfaultfd(2) with UFFD_USER_MODE_ONLY (5.11): a system call on a missing page is EFAULT.
     UserModeOnly,
@@ -121,8 +121,8 @@ struct ProtectCall {
 pub(crate) struct Progress {
     /// Bytes from the start of the range that are done.
     pub(crate) bytes: usize,
-    /// What ended the call before the range did. EAGAIN after some bytes says only that there are
-    /// more.
+    /// The errno that ended the call before the range did. EAGAIN after some bytes says only that
+    /// there are more.
     pub(crate) stopped: Option<Errno>,
 }
 
@@ -203,8 +203,8 @@ impl Uffd {
     ///
     /// # Safety
     ///
-    /// Accesses to the range hang until they are answered: it must be memory of whoever answers,
-    /// and not used otherwise.
+    /// Accesses to the range hang until they are answered: it must be memory of the answering
+    /// process, and not used otherwise.
     pub(crate) unsafe fn register(&self, start: usize, len: usize, mode: u64) -> Result<(), Errno> {
         let mut call = RegisterCall { range: UffdRange::new(start, len), mode, ioctls: 0 };
         // SAFETY: the struct is the one of this ioctl; the range is the caller's.
@@ -255,7 +255,7 @@ impl Uffd {
     ///
     /// # Safety
     ///
-    /// The bytes in the page cache are what the range must show.
+    /// The range must show the bytes in the page cache.
     pub(crate) unsafe fn r#continue(&self, start: usize, len: usize, protect: bool) -> Progress {
         const MODE_WP: u64 = 1 << 1;
         let mode = if protect { MODE_WP } else { 0 };
@@ -362,7 +362,7 @@ impl Uffd {
 
     /// # Safety
     ///
-    /// `argument` is the struct that `request` takes, and what it asks for is the caller's to ask.
+    /// `argument` is the struct that `request` takes, and the caller may make the request.
     unsafe fn call<T>(&self, request: libc::c_ulong, argument: *mut T) -> Result<(), Errno> {
         // SAFETY: as the caller promised.
         let result = unsafe { libc::ioctl(self.0.as_raw_fd(), request as _, argument) };

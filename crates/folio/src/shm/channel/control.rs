@@ -1,5 +1,5 @@
-//! What lies in a channel's memory beside the ring: the positions, who is at it, and who sleeps.
-//! One cache line or two for everything that another processor writes.
+//! A channel's control block, beside the ring: the positions, the two sides, and the sleepers.
+//! Everything that another processor writes has one cache line or two.
 //!
 //! All of it is zero at first, so that a new segment is a channel as it is.
 
@@ -18,17 +18,17 @@ pub(super) struct ChannelControl {
     /// See [`ChannelRing`](super::ring::ChannelRing).
     pub(super) tail: CachePadded<AtomicU64>,
     pub(super) head: CachePadded<AtomicU64>,
-    /// What senders look at after each message.
+    /// Senders read this after each message.
     pub(super) receiver: CachePadded<Side>,
-    /// What the receiver looks at after each message: whether a sender waits for room.
+    /// The receiver reads this after each message: whether a sender waits for room.
     pub(super) room: CachePadded<EventCount>,
-    /// Whose turn it is to send, in a channel of many senders.
+    /// The turn to send, in a channel of many senders.
     pub(super) turn: CachePadded<Turn>,
     /// The receiver's.
     pub(super) bell: CachePadded<NotifierSlot>,
     /// Whether there ever was a sender. One that is among `senders` counts without it.
     pub(super) sent: CachePadded<AtomicU32>,
-    /// Who sends: zero, or an owner. A channel of one sender uses the first alone.
+    /// The senders: each zero, or an owner. A channel of one sender uses the first alone.
     pub(super) senders: [AtomicU64; SENDERS],
     /// The senders' bells, each at its sender's place.
     pub(super) bells: [NotifierSlot; SENDERS],
@@ -49,8 +49,8 @@ pub(super) struct Side {
 #[derive(Debug)]
 pub(super) struct Turn {
     pub(super) lock: Lock,
-    /// Whether a sender that found the turn taken wants its bell rung. Who gives the turn back has
-    /// the line at hand.
+    /// Whether a sender that found the turn taken wants its notifier signalled. The sender that
+    /// gives the turn back has the line at hand.
     pub(super) doze: EventCount,
 }
 

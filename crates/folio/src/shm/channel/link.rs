@@ -1,4 +1,4 @@
-//! What both sides of a channel have: its memory, of which kind it is, and the errors that name it.
+//! The parts of both sides of a channel: its memory, its kind, and the errors that name it.
 
 use super::control::{ChannelControl, SENDERS};
 use super::ring::{self, ChannelRing};
@@ -37,7 +37,7 @@ impl ChannelMemory {
         ring::limit(self.capacity()) as usize
     }
 
-    /// Who sends: zero, or an owner, for each place.
+    /// The senders: zero, or an owner, for each place.
     pub(super) fn senders(&self) -> &[AtomicU64] {
         &self.control().senders[..if self.many { SENDERS } else { 1 }]
     }
@@ -58,15 +58,15 @@ impl ChannelMemory {
         self.wake_side(doze, 1, || self.receiver_notifier());
     }
 
-    /// Tells the senders that wait for room, if they want to be told, that there may be some. One
-    /// at most sleeps: who has the turn.
+    /// Notifies the senders that wait for room, if they asked for it, that there may be some. One
+    /// at most sleeps: the holder of the turn.
     #[inline]
     pub(super) fn wake_sender(&self) {
         self.wake_side(&self.control().room.0, 1, || self.sender_notifiers());
     }
 
-    /// Tells the senders that found the turn taken, if they want to be told, that it may be theirs.
-    /// Who sleeps for it sleeps on the lock.
+    /// Notifies the senders that found the turn taken, if they asked for it, that it may be theirs.
+    /// A sender that sleeps for it sleeps on the lock.
     #[inline]
     pub(super) fn wake_next_turn(&self) {
         self.wake_side(&self.control().turn.0.doze, 1, || self.sender_notifiers());

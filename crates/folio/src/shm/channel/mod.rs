@@ -31,7 +31,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What [`ring`] is built on; its model in the tests puts other ones there.
+/// The base of [`ring`]; its model in the tests puts other atomics there.
 mod atomics {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering};
 }
@@ -45,17 +45,18 @@ mod atomics {
 /// unless the other side sleeps. Both sides can work in place: [`Sender::reserve`],
 /// [`Receiver::peek`].
 ///
-/// A side that has left or was killed is an error for the other, after it has received what was
-/// sent; what is in the channel then stays for the next one. A channel ends with the last process
-/// that has it open, unless it is a file or [kept](crate::shm::Lifetime::Kept).
+/// A side that has left or was killed is an error for the other side, after that has received the
+/// messages in the channel. The messages that are left stay for the next receiver. A channel ends
+/// with the last process that has it open, unless it is a file or
+/// [kept](crate::shm::Lifetime::Kept).
 ///
 /// Programs that know folio use it; it is no fifo and no socket in the file system, and a program
 /// that can only read and write descriptors needs one of those (mkfifo(3), unix(7)), which folio
-/// does not make. What such a program can do is wait: both sides have a descriptor to poll
+/// does not make. Such a program can wait: both sides have a descriptor to poll
 /// ([`Receiver::poll_fd`], [`Sender::poll_fd`]).
 ///
-/// What other processes write over the channel's memory can make messages wrong, and calls fail; it
-/// never makes safe code unsound.
+/// Other processes can write over the channel's memory. That can make messages wrong, and calls
+/// fail; it never makes safe code unsound.
 ///
 /// **Fork:** a child can use its copy of the `Channel`, as a process of its own. Senders and
 /// receivers stay the parent's.
@@ -112,7 +113,7 @@ impl ChannelOptions {
         self
     }
 
-    /// Who may use it, and how long it lasts. Counts and reserves are of no use to a channel.
+    /// Its users, and its lifetime. Counts and capacities are of no use to a channel.
     pub fn segment(mut self, options: SegmentOptions) -> Self {
         self.segment = options;
         self
@@ -145,8 +146,8 @@ impl ChannelOptions {
         self.channel(self.making().open_or_create(name)?)
     }
 
-    /// Opens a channel that is the file at `path`, or makes it. What was sent and not received is
-    /// there again after a restart.
+    /// Opens a channel that is the file at `path`, or makes it. Messages that were sent and not
+    /// received are there again after a restart.
     ///
     /// # Errors
     ///
@@ -155,8 +156,8 @@ impl ChannelOptions {
         self.channel(self.making().open_or_create_file(path.as_ref())?)
     }
 
-    /// Makes a channel without a name: for forked children, and for who is [sent](Channel::send_to)
-    /// it. Nobody can truncate it.
+    /// Makes a channel without a name: for forked children, and for processes that it is
+    /// [sent](Channel::send_to) to. Nobody can truncate it.
     ///
     /// # Errors
     ///
@@ -178,7 +179,7 @@ impl ChannelOptions {
     ///
     /// # Errors
     ///
-    /// What recvmsg(2) answers; those of [`from_fd`](Self::from_fd).
+    /// The errors of recvmsg(2); those of [`from_fd`](Self::from_fd).
     pub fn receive_from(&self, socket: &UnixStream) -> Result<Channel> {
         self.from_fd(scm_rights::receive(socket)?)
     }
@@ -306,7 +307,7 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// What sendmsg(2) answers.
+    /// The errors of sendmsg(2).
     pub fn send_to(&self, socket: &UnixStream) -> Result<()> {
         scm_rights::send(socket, self.file())
     }
@@ -321,9 +322,9 @@ impl Channel {
     }
 }
 
-/// Uses a channel while `input` is written over it: pairs of what to do and where, with the eight
-/// bytes to write. Calls may fail, and messages be wrong; nothing may be read or written outside,
-/// and nothing may panic or hang.
+/// Uses a channel while `input` is written over it: pairs of an operation and a place, with the
+/// eight bytes to write. Calls may fail, and messages be wrong; nothing may be read or written
+/// outside, and nothing may panic or hang.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn survive(input: &[u8]) {
     use crate::shm::ring::memory::data_len;

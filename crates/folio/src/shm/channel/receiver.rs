@@ -42,7 +42,7 @@ impl Receiver {
         let control = link.control();
         link.claim(&control.receiver.0.owner)
             .map_err(|why| link.taken("receiver", "receiver", why))?;
-        // What the last one wanted to be told by is of no use to this one.
+        // The last receiver's wishes for a notification are of no use to this one.
         control.receiver.0.doze.cancel_wait(ASLEEP | BELL);
         let consumer = match Consumer::resume(&link, link.capacity()) {
             Ok(consumer) => consumer,
@@ -51,7 +51,7 @@ impl Receiver {
                 return Err(link.corrupt("receiver", corrupt));
             }
         };
-        // A sender may wait for what the last one gave back and told nobody.
+        // A sender may wait for room that the last receiver gave back without a notification.
         link.wake_sender();
         Ok(Self {
             link,
@@ -236,7 +236,7 @@ impl Receiver {
             Senders::Expected if ask => self.link.attachment.check_name().map(|()| None),
             Senders::Expected => Ok(None),
             Senders::Gone { died } => {
-                // What they sent before they went is there by now.
+                // Messages that they sent before they went are there by now.
                 let found = next(&self.link, &mut self.consumer, call)?;
                 if found.is_some() {
                     return Ok(found);
@@ -289,7 +289,7 @@ impl Receiver {
             // The first time is no slice: those who sent lately live.
             let ask = ask && !std::mem::take(&mut first);
             if let Senders::Gone { died } = senders(link, ask) {
-                // What they sent before they went is there by now.
+                // Messages that they sent before they went are there by now.
                 let found = next(link, consumer, call)?;
                 return found.map(Check::Done).ok_or_else(|| disconnected(link, call, died));
             }
@@ -379,7 +379,7 @@ fn disconnected(link: &ChannelMemory, call: &'static str, died: bool) -> Error {
     link.disconnected(call, if link.many { "last sender" } else { "sender" }, died)
 }
 
-/// What may still come.
+/// The messages that may still come.
 enum Senders {
     /// There is one, or there was none yet.
     Expected,
@@ -412,7 +412,7 @@ impl Drop for Receiver {
             return;
         }
         let control = self.link.control();
-        // Before the attachment: what it has in the directory goes before the segment's name.
+        // Before the attachment: its files in the directory go before the segment's name.
         if let Some(mut bell) = self.bell.take() {
             bell.end(&self.link.attachment, self.link.receiver_notifier());
         }
@@ -515,7 +515,8 @@ impl<'a> Message<'a> {
     ///
     /// # Errors
     ///
-    /// If some process has truncated the channel: then what was read may have been zeros in places.
+    /// If some process has truncated the channel: then parts of the bytes may have been read as
+    /// zeros.
     pub fn release(self) -> Result<()> {
         self.check("release")?;
         self.receiver.release(self.found);

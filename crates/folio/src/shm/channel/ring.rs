@@ -6,10 +6,10 @@
 //! in, and a short message costs one or two lines between the processors, not a third for a
 //! counter.
 //!
-//! Since bytes of older messages lie in the way, the producer zeroes the word *behind* a message
-//! before it publishes the message: whoever follows the chain of words finds its end, a producer
-//! that takes over from a killed one included. The receiver's position is in shared memory exactly;
-//! the producer's is a hint that may lag one publication behind.
+//! Bytes of older messages lie in the way, so the producer zeroes the word *behind* a message
+//! before it publishes the message. A reader of the chain of words finds its end, a producer that
+//! takes over from a killed one included. The receiver's position is in shared memory exactly; the
+//! producer's is a hint that may lag one publication behind.
 //!
 //! A message lies in one piece. One that does not fit before the ring's end starts again at its
 //! beginning, behind a word that says so.

@@ -41,7 +41,7 @@ pub struct Sender {
     bell: Option<Box<PollHandle>>,
 }
 
-/// What a try that failed has met.
+/// The obstacle of a try that failed.
 #[derive(Debug, Clone, Copy)]
 enum WouldBlock {
     /// It is another sender's turn.
@@ -63,7 +63,7 @@ impl WouldBlock {
             }
     }
 
-    /// Whose turn it is instead.
+    /// The sender that has the turn instead.
     fn holder(self, link: &ChannelMemory) -> Option<Owner> {
         match self {
             Self::Turn => Owner::in_word(link.control().turn.0.lock.word.load()),
@@ -169,7 +169,7 @@ impl Sender {
     }
 
     /// Room for a message of `len` bytes in the channel itself, to be filled and
-    /// [committed](Reserved::commit). What the room holds before is unspecified.
+    /// [committed](Reserved::commit). The bytes of the room are unspecified at first.
     ///
     /// In a channel of many senders the others wait until it is committed or dropped.
     ///
@@ -250,7 +250,7 @@ impl Sender {
         self.link.check(call, self.process)
     }
 
-    /// What is checked for every message.
+    /// The checks of every message.
     #[inline]
     fn start(&mut self, call: &'static str, len: usize) -> Result<()> {
         self.check(call)?;
@@ -308,7 +308,7 @@ impl Sender {
         }
     }
 
-    /// Room for a message, or what there is in the way. The turn is kept only with the room.
+    /// Room for a message, or the obstacle. The turn is kept only with the room.
     #[inline]
     fn attempt(
         &mut self,
@@ -411,7 +411,7 @@ impl Sender {
     /// The turn was taken, from a dead sender if `torn`.
     fn begin_turn(&mut self, call: &'static str, torn: bool) -> Result<()> {
         self.has_turn = true;
-        // Who gave it back has noted where it was.
+        // The last holder has noted its position.
         if !torn && self.producer.follow(&self.link) {
             return Ok(());
         }
@@ -467,7 +467,7 @@ impl Sender {
         found
     }
 
-    /// Who has waited for its turn since `start` has so much less time.
+    /// A sender that has waited for its turn since `start` has so much less time.
     fn wait_for_space(
         &mut self,
         call: &'static str,
@@ -502,8 +502,8 @@ impl Sender {
             if wait.never_parks() {
                 return Ok(Check::Again);
             }
-            // What was published just before may have to be told once more: its end of the ring may
-            // have come since.
+            // A message that was published just before may have to be notified once more: its end
+            // of the ring may have come since.
             let slept =
                 doze.prepare_wait_and_settle(ASLEEP, || producer.find(link, len as u64).is_ok());
             let Some(word) = slept else {
@@ -572,7 +572,7 @@ impl Drop for Sender {
         }
         self.producer.abandon();
         self.end_turn();
-        // Before the attachment: what it has in the directory goes before the segment's name.
+        // Before the attachment: its files in the directory go before the segment's name.
         if let Some(mut bell) = self.bell.take() {
             bell.end(&self.link.attachment, self.link.sender_notifiers());
         }
@@ -756,7 +756,7 @@ impl Drop for Batch<'_> {
 #[must_use = "a future does nothing until it is polled"]
 pub struct SendFuture<'a> {
     sender: &'a mut Sender,
-    /// The message, until it is sent: it is not sent again by who polls once more.
+    /// The message, until it is sent: a further poll does not send it again.
     bytes: Option<&'a [u8]>,
 }
 

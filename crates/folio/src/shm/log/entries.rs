@@ -20,7 +20,8 @@ pub(crate) trait LogRing {
     fn word(&self, at: usize) -> &AtomicU64;
     /// Where the oldest entry is that may be read.
     fn oldest(&self) -> &AtomicU64;
-    /// Where the last entry is, or one not long before it. A hint for whoever begins.
+    /// The position of the last entry, or of one not long before it. A hint for a reader that
+    /// begins.
     fn last(&self) -> &AtomicU64;
 }
 
@@ -56,14 +57,14 @@ impl FoundEntry {
     }
 }
 
-/// What stands at a position.
+/// The contents of a position.
 enum Stands {
     Nothing,
     Entry(FoundEntry),
     Skip(u64),
 }
 
-/// Looks at a position. What it finds counts only if the position is not before the oldest one
+/// Reads a position. The result counts only if the position is not before the oldest one
 /// afterwards.
 fn look(ring: &impl LogRing, capacity: u64, position: u64) -> Result<Stands, Corrupt> {
     let at = (position & (capacity - 1)) as usize;
@@ -130,9 +131,9 @@ impl EntryWriter {
     /// Takes up the work where the last writer left it, be it in the middle of an entry. `is_whole`
     /// checks an entry's bytes.
     ///
-    /// Where nothing is trusted it never fails: what is whole from the first whole entry on is
-    /// kept, and if there is none the log begins anew, with numbers that no entry had before. What
-    /// was cut off is then to be [erased](Self::erase).
+    /// Where nothing is trusted it never fails: all whole entries from the first on are kept, and
+    /// if there is none the log begins anew, with numbers that no entry had before. The part that
+    /// was cut off must then be [erased](Self::erase).
     pub(crate) fn resume(
         ring: &impl LogRing,
         capacity: u64,
@@ -147,7 +148,7 @@ impl EntryWriter {
         };
         let RecoveredLog { oldest: first, last, tail, seq } = chain;
         let writer = Self { capacity, tail, oldest: first, seq };
-        // What is torn behind the last whole entry must not be met by readers.
+        // Readers must not meet the torn bytes behind the last whole entry.
         writer.word(ring, tail).store(0, Ordering::Release);
         ring.last().store(last, Ordering::Relaxed);
         if first != oldest {
@@ -232,7 +233,7 @@ impl EntryWriter {
         }
         self.oldest = oldest;
         ring.oldest().store(oldest, Ordering::Relaxed);
-        // Who sees a byte of what is stored from here on sees that the entry was given up.
+        // A reader that sees a byte of a store from here on sees that the entry was given up.
         fence(Ordering::Release);
         Ok(())
     }
@@ -261,7 +262,7 @@ impl EntryWriter {
     }
 }
 
-/// What a writer that takes over has found.
+/// The state that a writer finds when it takes over.
 struct RecoveredLog {
     oldest: u64,
     last: u64,
@@ -376,7 +377,7 @@ impl RecoveredLog {
     }
 }
 
-/// What a reader meets.
+/// The result of a reader's step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Nothing yet.
@@ -387,7 +388,7 @@ pub(crate) enum Next {
     Overtaken,
 }
 
-/// What a reader has come to.
+/// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReadStep {
     /// An entry whose bytes were copied.
@@ -419,8 +420,8 @@ impl EntryReader {
         let (mut before, mut steps) = (None, 0_u64);
         for _ in 0..LOOKS {
             let position = ring.last().load(Ordering::Acquire);
-            // The last entry is never given up: whoever finds it gone finds another one named the
-            // next time.
+            // The last entry is never given up: a reader that finds it gone finds another one named
+            // the next time.
             if !position.is_multiple_of(WORD) || before.replace(position) == Some(position) {
                 return Err(Corrupt { what: "the last entry's position is none", at: position });
             }
@@ -431,7 +432,7 @@ impl EntryReader {
             while let Some(found) = reader.glance(ring)? {
                 (reader.position, reader.seq) = (found.end(), found.seq.wrapping_add(1));
                 steps += 1;
-                // Who walks a whole log meanwhile is about as new as the writer.
+                // A reader that walks a whole log meanwhile is about as new as the writer.
                 if steps > capacity / HEADER {
                     break;
                 }
@@ -502,7 +503,7 @@ impl EntryReader {
             || !matches!(is_still_there(ring, self.position), Ok(true))
     }
 
-    /// What is next.
+    /// The next entry.
     #[inline]
     pub(crate) fn next(&mut self, ring: &impl LogRing) -> Result<Next, Corrupt> {
         loop {
@@ -510,7 +511,7 @@ impl EntryReader {
                 return Ok(Next::Overtaken);
             }
             match look(ring, self.capacity, self.position) {
-                // Whoever copies the bytes asks afterwards.
+                // The caller asks again after it has copied the bytes.
                 Ok(Stands::Entry(found)) => return Ok(Next::Entry(found)),
                 _ if !is_still_there(ring, self.position)? => self.overtaken = true,
                 Ok(Stands::Nothing) => return Ok(Next::Nothing),
@@ -521,8 +522,8 @@ impl EntryReader {
         }
     }
 
-    /// Reads on, if there is something: `copy` takes the bytes of what may be the next entry. That
-    /// they are the entry's is seen to here, but not that they agree with its checksum.
+    /// Reads on, if there is something: `copy` takes the bytes of the possible next entry. This
+    /// function checks that they are the entry's, but not that they agree with its checksum.
     #[inline]
     pub(crate) fn read<E>(
         &mut self,
@@ -530,8 +531,8 @@ impl EntryReader {
         corrupt: impl Fn(Corrupt) -> E,
         mut copy: impl FnMut(&FoundEntry) -> Result<(), E>,
     ) -> Result<Option<ReadStep>, E> {
-        // Who is overtaken is told what it missed, but where the numbers stay the same: which no
-        // writer does for long.
+        // An overtaken reader learns the entries that it missed, but where the numbers stay the
+        // same: no writer does that for long.
         for _ in 0..LOOKS {
             match self.next(ring).map_err(&corrupt)? {
                 Next::Nothing => return Ok(None),
@@ -612,7 +613,7 @@ fn oldest(ring: &impl LogRing, capacity: u64) -> Result<(u64, u64), Corrupt> {
                 at: start,
             });
         }
-        // Looked at before the entry is: who has appended another one had published the first
+        // Read before the entry is: a writer that has appended another one had published the first
         // before.
         let last = ring.last().load(Ordering::Acquire);
         let mut position = start;

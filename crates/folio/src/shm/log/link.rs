@@ -1,5 +1,5 @@
-//! What lies beside a log's ring, and what its writer and readers have: its memory, and who is to
-//! be told.
+//! A log's control block, beside the ring, and the parts of its writer and readers: its memory, and
+//! the notifiers.
 
 use super::entries::{self, LogRing};
 use crate::shm::ring::memory::{CachePadded, ControlBlock, RING_AT, RingMemory};
@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// How many readers can have a bell at a time. All others are not known to anyone.
 pub(super) const BELLS: usize = 128;
 
-/// What lies beside the ring. All of it is zero at first.
+/// The control block beside the ring. All of it is zero at first.
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct LogControl {
     /// See [`LogRing`].
     oldest: CachePadded<AtomicU64>,
     last: CachePadded<AtomicU64>,
-    /// What the writer looks at after each entry.
+    /// The writer reads this after each entry.
     pub(super) readers: CachePadded<EventCount>,
     pub(super) writer: CachePadded<Appending>,
     pub(super) bells: [NotifierSlot; BELLS],

@@ -30,15 +30,15 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What [`chain`] is built on; its model in the tests puts other ones there.
+/// The base of [`entries`]; its model in the tests puts other atomics there.
 mod atomics {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
 }
 
-/// Entries that are read as often as one likes: one writer appends, any number of readers read,
-/// each from any point, again and again. What a fifo gives once and to one, a log gives to all who
-/// ask, also to those who come later; as a file, also after a restart. It is read and written by
-/// programs that use folio; for others folio makes no fifo.
+/// Entries that can be read any number of times: one writer appends, any number of readers read,
+/// each from any point, again and again. A fifo gives each message once and to one reader. A log
+/// gives it to all readers, also to those that come later; as a file, also after a restart.
+/// Programs that use folio read and write it; for others folio makes no fifo.
 ///
 /// Entries have sequence numbers from 0. The log has a fixed size: the newest entries push out the
 /// oldest, and the writer waits for no reader. One that is too slow is told exactly which entries
@@ -97,7 +97,7 @@ impl LogOptions {
         self
     }
 
-    /// Who may use it, and how long it lasts. Counts and reserves are of no use to a log.
+    /// Its users, and its lifetime. Counts and capacities are of no use to a log.
     pub fn segment(mut self, options: SegmentOptions) -> Self {
         self.segment = options;
         self
@@ -139,8 +139,8 @@ impl LogOptions {
         Log::new(self.making().open_or_create_file(path.as_ref())?)
     }
 
-    /// Makes a log without a name: for forked children, and for who is [passed](Log::send_to) it.
-    /// Nobody can truncate it.
+    /// Makes a log without a name: for forked children, and for processes that it is
+    /// [sent](Log::send_to) to. Nobody can truncate it.
     ///
     /// # Errors
     ///
@@ -162,7 +162,7 @@ impl LogOptions {
     ///
     /// # Errors
     ///
-    /// What recvmsg(2) answers; those of [`from_fd`](Self::from_fd).
+    /// The errors of recvmsg(2); those of [`from_fd`](Self::from_fd).
     pub fn receive_from(&self, socket: &UnixStream) -> Result<Log> {
         self.from_fd(scm_rights::receive(socket)?)
     }
@@ -286,7 +286,7 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// What sendmsg(2) answers.
+    /// The errors of sendmsg(2).
     pub fn send_to(&self, socket: &UnixStream) -> Result<()> {
         scm_rights::send(socket, self.file())
     }
@@ -301,9 +301,9 @@ impl Log {
     }
 }
 
-/// Uses a log while `input` is written over it: pairs of what to do and where, with the eight bytes
-/// to write. Calls may fail, and entries be missing; nothing may be read or written outside, and
-/// nothing may panic or hang.
+/// Uses a log while `input` is written over it: pairs of an operation and a place, with the eight
+/// bytes to write. Calls may fail, and entries be missing; nothing may be read or written outside,
+/// and nothing may panic or hang.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn survive(input: &[u8]) {
     use crate::shm::ring::memory::data_len;

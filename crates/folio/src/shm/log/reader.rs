@@ -23,14 +23,14 @@ const ASK: Duration = Duration::from_millis(20);
 pub enum Start {
     /// At the oldest entry that is still there.
     Oldest,
-    /// Behind the newest one: what is appended from now on.
+    /// Behind the newest one: the entries that are appended from now on.
     Newest,
     /// At the entry of this sequence number. If it is gone, the reader is told what it missed; if
     /// it is still to come, the entries before it are read too.
     At(u64),
 }
 
-/// What a reader comes to.
+/// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Read {
     /// An entry, of this sequence number. Its bytes are in the buffer.
@@ -100,13 +100,13 @@ impl LogReader {
     pub fn seek(&mut self, start: Start) -> Result<()> {
         self.link.attachment.check()?;
         self.chain = begin(&self.link, start, "seek")?;
-        // Its bell was told to ring for what comes behind the other place.
+        // Its notifier was armed for entries behind the other place.
         self.ring();
         Ok(())
     }
 
-    /// The next entry, whose bytes replace what `buffer` held; or what was missed. It waits while
-    /// there is none, as [`set_wait`](Self::set_wait) says.
+    /// The next entry, whose bytes replace the contents of `buffer`; or the entries that were
+    /// missed. It waits while there is none, as [`set_wait`](Self::set_wait) says.
     ///
     /// # Errors
     ///
@@ -122,8 +122,8 @@ impl LogReader {
         }
     }
 
-    /// The next entry, or what was missed, if there is something. It does not tell that the writer
-    /// has left.
+    /// The next entry, or the entries that were missed, if there is one. It does not report that
+    /// the writer has left.
     ///
     /// # Errors
     ///
@@ -152,8 +152,8 @@ impl LogReader {
         Ok(self.poll_handle()?.as_fd())
     }
 
-    /// A future of the next entry, or what was missed. It needs no runtime: a thread of its own,
-    /// one for the process, waits for the bells of all readers.
+    /// A future of the next entry, or of the entries that were missed. It needs no runtime: a
+    /// thread of its own, one for the process, waits for the notifiers of all readers.
     ///
     /// Errors are those of [`next`](Self::next) and [`poll_fd`](Self::poll_fd).
     pub fn next_async<'a>(&'a mut self, buffer: &'a mut Vec<u8>) -> NextFuture<'a> {
@@ -191,7 +191,7 @@ impl LogReader {
             self.asked = Some(now);
         }
         let Some(died) = writer_gone(&self.link, ask) else { return Ok(None) };
-        // What it appended before it went is there by now.
+        // Entries that it appended before it went are there by now.
         let read = look(&self.link, &mut self.chain, buffer, "next")?;
         read.map(Some).ok_or_else(|| disconnected(&self.link, died))
     }
@@ -225,7 +225,7 @@ impl LogReader {
             // The first time is no slice: a writer that appended lately lives.
             let ask = ask && !std::mem::take(&mut first);
             if let Some(died) = writer_gone(link, ask) {
-                // What it appended before it went is there by now.
+                // Entries that it appended before it went are there by now.
                 let read = look(link, chain, buffer, "next")?;
                 return read.map(Check::Done).ok_or_else(|| disconnected(link, died));
             }
@@ -324,7 +324,7 @@ impl Pollable for LogReader {
 
 impl Drop for LogReader {
     fn drop(&mut self) {
-        // Before the attachment: what it has in the directory goes before the segment's name.
+        // Before the attachment: its files in the directory go before the segment's name.
         if let Some(mut bell) = self.bell.take_if(|bell| bell.is_here()) {
             bell.end(&self.link.attachment, &self.link.control().bells);
         }

@@ -35,7 +35,7 @@ impl LogWriter {
         let resumed = entries::EntryWriter::resume(&link, link.capacity(), trust, is_whole)
             .map_err(|corrupt| link.corrupt("writer", corrupt))
             .and_then(|chain| {
-                // What is in memory alone does not outlive the machine.
+                // Entries in memory alone do not outlive the machine.
                 let outlives =
                     trust == Trust::Nothing && !sys::file::is_on_tmpfs(link.attachment.file());
                 if outlives && chain.erase(&link) {
@@ -89,12 +89,12 @@ impl LogWriter {
         Ok(place.seq)
     }
 
-    /// Writes what was appended to the device, for a log that is a file on one, and waits until it
-    /// is there. Without it, a machine that goes down keeps what it had written by itself, some
-    /// pages and not others. The next writer then keeps the first entry that is whole and those
-    /// that follow it without a gap, and goes on behind them; if none is whole, the log begins anew
-    /// with a number that no entry had. What it does not keep never comes back. Readers are told
-    /// that they missed what is gone before the first.
+    /// Writes appended entries to the device, for a log that is a file on one, and waits until they
+    /// are there. Without it, a machine that goes down keeps the pages that it had written by
+    /// itself, some and not others. The next writer then keeps the first whole entry and those that
+    /// follow it without a gap, and goes on behind them; if none is whole, the log begins anew with
+    /// a number that no entry had. Entries that it does not keep never come back. Readers get a
+    /// report of the missed entries before the first.
     ///
     /// # Errors
     ///

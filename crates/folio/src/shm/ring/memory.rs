@@ -1,4 +1,4 @@
-//! The memory of a ring in a segment, which channels and logs have alike: what lies beside the
+//! The memory of a ring in a segment, alike in channels and logs: the control block beside the
 //! ring, the ring itself, and the errors that name both.
 
 use crate::error::{Errno, Error, Result, Subject};
@@ -22,29 +22,29 @@ pub(in crate::shm) struct CachePadded<T>(pub(in crate::shm) T);
 /// Where the ring starts.
 pub(in crate::shm) const RING_AT: usize = 4096;
 
-/// What lies beside a ring, zero at first; and how errors speak of the whole.
+/// The control block beside a ring, zero at first; and the words of errors about the whole.
 ///
 /// # Safety
 ///
 /// It is made of atomics alone, so that any bits are one, and is aligned to a page at most.
 pub(in crate::shm) unsafe trait ControlBlock: Sized {
-    /// What it is.
+    /// Its noun.
     const NOUN: &'static str;
     /// Bytes of the smallest ring.
     const SMALLEST: usize;
     /// The calls that copy into the ring, and out of it.
     const COPIES: [&'static str; 2];
-    /// A page is gone: what it means, and what to do.
+    /// A page is gone: the meaning, and the remedy.
     const LOST: [&'static str; 2];
-    /// The memory makes no sense: how that comes, and what to do.
+    /// The memory makes no sense: the cause, and the remedy.
     const CORRUPT: [&'static str; 2];
-    /// A forked child uses what is its parent's: why not, and what to do.
+    /// A forked child uses its parent's ring: the reason why not, and the remedy.
     const FOREIGN: [&'static str; 2];
-    /// What to do instead of a ring that is too large.
+    /// The remedy for a ring that is too large.
     const TOO_LARGE: &'static str;
 }
 
-/// One side's hold on a ring and what lies beside it.
+/// One side's hold on a ring and its control block.
 #[derive(Debug)]
 pub(in crate::shm) struct RingMemory<C> {
     pub(in crate::shm) attachment: Arc<Attachment>,
@@ -143,8 +143,8 @@ impl<C: ControlBlock> RingMemory<C> {
     #[inline]
     pub(in crate::shm) fn control(&self) -> &C {
         // SAFETY: `new` has seen that the attachment is long enough; it is aligned to a page, any
-        // bits are valid for what is `ControlBlock`, and the attachment keeps it mapped while
-        // `self` lives, with zeros for pages that cannot be supplied.
+        // bits are valid for a `ControlBlock`, and the attachment keeps it mapped while `self`
+        // lives, with zeros for pages that cannot be supplied.
         unsafe { &*self.control }
     }
 
@@ -193,7 +193,7 @@ impl<C: ControlBlock> RingMemory<C> {
         copied.map_err(|trap| self.lost(C::COPIES[1], trap))
     }
 
-    /// Copies `len` bytes into `buffer`, in place of what it held.
+    /// Copies `len` bytes into `buffer`, in place of its contents.
     #[inline]
     pub(in crate::shm) fn copy_to(
         &self,
@@ -211,8 +211,8 @@ impl<C: ControlBlock> RingMemory<C> {
         Ok(())
     }
 
-    /// Tells those who want to be told, by the word, that there is something for them: `wakes` of
-    /// those who sleep, and all whose cords are armed.
+    /// Notifies the waiters that the word names: `wakes` of the sleepers, and all whose notifiers
+    /// are armed.
     #[inline]
     pub(in crate::shm) fn wake_side<'a>(
         &'a self,

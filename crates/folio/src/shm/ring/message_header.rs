@@ -7,10 +7,10 @@
 /// Bytes of a word, and the unit of positions.
 pub(crate) const WORD: u64 = 8;
 
-/// What the shared memory holds cannot have been written by this protocol.
+/// This protocol cannot have written the contents of the shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Corrupt {
-    /// What was found, in a few words.
+    /// The finding, in a few words.
     pub(crate) what: &'static str,
     /// The position, or the offending number.
     pub(crate) at: u64,

@@ -1,4 +1,4 @@
-//! What channels and logs have alike.
+//! The parts of channels and logs alike.
 
 // | file | subject |
 // | --- | --- |

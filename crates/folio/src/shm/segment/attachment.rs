@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-/// What is to lie in a segment that is made, or must lie in one that is opened.
+/// The contents of a new segment, or the contents that an existing one must have.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SegmentContents<'a> {
     pub(crate) kind: SegmentKind,
@@ -88,18 +88,20 @@ pub(crate) struct Attachment {
     /// The process whose party this is, and the party.
     process: AtomicU64,
     owner: AtomicU64,
-    /// The process that makes the segment anew, of a leftover, until it has [let the others
-    /// in](Attachment::publish).
+    /// The process that recreates the segment from a stale one, until it has
+    /// [published](Attachment::publish) it.
     maker: AtomicU64,
-    /// What holds the party's lock. Touched while no thread forks only.
+    /// The descriptor that holds the participant's lock. Touched only while forks are blocked (see
+    /// `sys::fork`).
     lease: ForkMutex<Option<OwnFd>>,
-    /// What wakes the futures of the process whose it is. Set while no thread forks only.
+    /// The notifier of the futures of this process. Set only while forks are blocked (see
+    /// `sys::fork`).
     bell: ForkMutex<Option<Arc<dyn FutureNotifier>>>,
     /// How often threads of this process have parked here.
     pub(in crate::shm) parks: AtomicU64,
 }
 
-// A panic cuts nothing of it in two: what changes does so by atomics, or under a lock that no panic
+// A panic leaves nothing half changed: changes are made by atomics, or under a lock that no panic
 // can leave.
 impl std::panic::UnwindSafe for Attachment {}
 impl std::panic::RefUnwindSafe for Attachment {}
@@ -222,13 +224,13 @@ impl Attachment {
     /// nothing of the segment is lost.
     #[inline]
     pub(in crate::shm) fn check_whole(&self) -> Result<()> {
-        // What was loaded comes before the look.
+        // The loads come before the look.
         fence(Ordering::Acquire);
         if self.is_whole() { Ok(()) } else { self.check_closely() }
     }
 
-    /// [`check`](Self::check), and what a lock is taken with: the party, and the number of this
-    /// process.
+    /// [`check`](Self::check), and the parts with which a lock is taken: the participant, and the
+    /// number of this process.
     #[inline]
     pub(crate) fn enter(&self) -> Result<(Owner, u64)> {
         let token = sys::identity::token();
@@ -241,7 +243,7 @@ impl Attachment {
 
     #[inline]
     fn is_whole(&self) -> bool {
-        // The load goes first: where the header's own page is gone, it is what finds out.
+        // The load goes first: it notices that the header's own page is gone.
         let state = self.changing().state.load(Ordering::Relaxed);
         state == READY && self.guarded.epoch() & 1 == 0
     }
@@ -295,8 +297,8 @@ impl Attachment {
     /// [`check_file`](Self::check_file), and how many names the file has, if the kernel says it.
     fn look_at_file(&self) -> Result<Option<u64>> {
         self.check()?;
-        // Who grows it lengthens the file first, and says so then; so the header is looked at first
-        // here, and the file, which only grows, after that.
+        // A process that grows it lengthens the file first, and says so then. So this reads the
+        // header first, and the file, which only grows, after that.
         let wanted = self.facts.data_at + self.len() as u64;
         let status = sys::file::status(self.file()).ok();
         if status.is_some_and(|status| status.size < wanted) {
@@ -354,8 +356,8 @@ impl Attachment {
         Owner::in_word(self.owner.load(Ordering::Relaxed)).unwrap_or(Owner::NOBODY)
     }
 
-    /// Whether a party still has the segment open. What no party ever was is not alive. The kernel
-    /// is asked, unless it is this process's own.
+    /// Whether a participant still has the segment open. A number that no participant ever had is
+    /// not alive. The kernel is asked, unless it is this process's own.
     pub(crate) fn is_alive(&self, owner: Owner) -> bool {
         let Some(slot) = owner.slot() else { return false };
         if owner == self.me() {
@@ -436,7 +438,7 @@ impl Attachment {
         let mine = sys::process::network().unwrap_or(MIXED);
         match network.compare_exchange(0, mine, Ordering::AcqRel, Ordering::Acquire) {
             Err(found) if found != mine => {
-                // Of those who have left nobody needs to be reached. Who comes after the second
+                // No participant that has left needs to be reached. One that comes after the second
                 // look finds this one's number.
                 let is_alone = || participant::is_anybody_there(lease) == Ok(false);
                 if is_alone() {
@@ -504,13 +506,13 @@ impl Attachment {
     fn record_membership(&self, owner: Owner, lease: OwnFd, token: u64) {
         self.note_network(lease.as_fd());
         self.owner.store(owner.word(), Ordering::Relaxed);
-        // What the parent's field named is closed in this process.
+        // The descriptor in the parent's field is closed in this process.
         *self.lease.lock() = Some(lease);
         self.process.store(token, Ordering::Release);
     }
 
-    /// Whether the file holds another segment than when its header was read, or a leftover. With a
-    /// slot in hand it stays what it is found to be.
+    /// Whether the file holds another segment than when its header was read, or a stale one. With a
+    /// slot in hand the answer stays true.
     fn is_past(&self) -> bool {
         is_outdated(self.file(), &self.facts)
     }
@@ -520,7 +522,7 @@ impl Attachment {
         matches!(read_header(self.file()), Ok(Ok((facts, _))) if facts.id != self.facts.id)
     }
 
-    /// Whether this is a forked child's copy for what the file held before it was made anew, as
+    /// Whether this is a forked child's copy of the contents before the file was recreated, as
     /// `header_fields`.
     fn is_stale(&self, facts: &HeaderFields) -> bool {
         self.facts.id != facts.id && self.process.load(Ordering::Acquire) != sys::identity::token()
@@ -578,7 +580,7 @@ impl Attachment {
     /// Makes the segment `length` bytes long, if it is shorter. Everyone sees the new bytes, which
     /// are zeros, at once.
     pub(crate) fn grow(&self, length: usize) -> Result<()> {
-        // A file that was cut short would be as long as before again, and what it held zeros.
+        // A file that was cut short would be as long as before again, and its bytes zeros.
         self.check_file()?;
         let subject = || self.subject().with_length(length);
         if length as u64 > self.facts.reserve {
@@ -591,7 +593,7 @@ impl Attachment {
         }
         let now = self.len();
         if length > now {
-            // Whoever said that there is as much as now gave that its space.
+            // The process that published the present length gave it its space.
             let start = self.facts.data_at;
             allocate(self.file(), start + now as u64..start + length as u64, &subject())?;
             let changing = self.changing();
@@ -629,9 +631,9 @@ impl Attachment {
         Ok(fresh)
     }
 
-    /// Makes a segment of a leftover whose name this process may not take away, in the same file.
-    /// `None` if it is no leftover any more. Until it is [revealed](Self::publish) nobody else can
-    /// come, and whoever looks finds a leftover, which it is if this process is killed.
+    /// Makes a segment of a stale one whose name this process may not take away, in the same file.
+    /// `None` if it is not stale any more. Until it is [published](Self::publish) nobody else can
+    /// come, and a visitor finds a stale segment, which it is if this process is killed.
     pub(crate) fn recreate_in_place(
         file: OwnedFd,
         path: &Path,
@@ -695,8 +697,8 @@ impl Attachment {
         }
         let facts = new_facts(contents, reserve, duration, &subject)?;
         let end = facts.data_at + contents.length;
-        // From here on it is a leftover to everyone, whatever else is written and wherever this
-        // ends.
+        // From here on it is a stale segment to everyone, whatever else is written and wherever
+        // this ends.
         say_gone(lease).map_err(failed("pwrite"))?;
         sys::file::zero_behind(lease, SLOTS_AT as u64, status.size).map_err(failed("fallocate"))?;
         allocate(lease, 0..end, &subject)?;
@@ -711,8 +713,8 @@ impl Attachment {
     /// Lets the others find what [`recreate_in_place`](Self::recreate_in_place) made.
     pub(crate) fn publish(&self, name: &Path) -> Result<()> {
         if self.process.load(Ordering::Acquire) == sys::identity::token() {
-            // This process's slot stays taken meanwhile. Who comes before the state says so finds a
-            // leftover, and goes.
+            // This process's slot stays taken meanwhile. A process that comes before the state says
+            // so finds a stale segment, and goes.
             self.admit_others().map_err(|errno| Error::kernel("fcntl", errno, self.subject()))?;
             self.changing().state.store(READY, Ordering::Release);
             self.maker.store(0, Ordering::Relaxed);
@@ -724,7 +726,7 @@ impl Attachment {
         Ok(())
     }
 
-    /// What [`recreate_in_place`](Self::recreate_in_place) made is to be nothing.
+    /// Gives up the segment that [`recreate_in_place`](Self::recreate_in_place) made.
     pub(crate) fn give_up(&self) {
         if self.process.load(Ordering::Acquire) == sys::identity::token() {
             self.maker.store(0, Ordering::Relaxed);
@@ -739,8 +741,8 @@ impl Attachment {
         })
     }
 
-    /// Attaches to a segment that exists, if it holds what it should. `None` if it is a leftover,
-    /// or has become another one meanwhile.
+    /// Attaches to a segment that exists, if it has the right contents. `None` if it is stale, or
+    /// has become another one meanwhile.
     pub(crate) fn open(
         call: &'static str,
         file: OwnedFd,
@@ -844,8 +846,8 @@ impl Attachment {
         first.filter(|_| !mine)
     }
 
-    /// Whether this attachment will do for who has read `header_fields` in the file: its map was
-    /// made by what the header said then.
+    /// Whether this attachment fits a caller that has read `header_fields` in the file: its map was
+    /// made for the header of that time.
     fn agreed(&self, facts: &HeaderFields) -> Result<()> {
         self.check()?;
         if self.facts == *facts {
@@ -903,7 +905,7 @@ impl Drop for Attachment {
     }
 }
 
-/// What is to become of a name that nobody uses.
+/// What to do with an unused name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::shm) enum MembershipVerdict {
     Stays,

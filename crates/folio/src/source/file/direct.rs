@@ -27,7 +27,7 @@ pub(crate) fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd, Errno
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let again = rustix::fs::open(path, flags | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())?;
     let (ours, theirs) = (rustix::fs::fstat(&again)?, rustix::fs::fstat(fd)?);
-    // What lies at /proc is not always the kernel's.
+    // A file at /proc is not always the kernel's.
     let same =
         (ours.st_dev, ours.st_ino, ours.st_rdev) == (theirs.st_dev, theirs.st_ino, theirs.st_rdev);
     if same { Ok(again) } else { Err(Errno::STALE) }
@@ -68,7 +68,7 @@ impl DirectFile {
         self.fd.as_raw_fd()
     }
 
-    /// What offsets and lengths are multiples of, in bytes.
+    /// Offsets and lengths are multiples of this, in bytes.
     pub(super) fn offset_unit(&self) -> usize {
         self.offset as usize
     }
@@ -100,9 +100,9 @@ impl DirectFile {
     }
 }
 
-/// What statx(2) says of the alignment of memory and of offsets (`STATX_DIOALIGN`, since 6.1):
+/// The alignment of memory and of offsets that statx(2) reports (`STATX_DIOALIGN`, since 6.1):
 /// zeros where the file takes no direct I/O, `None` where the kernel or the file system does not
-/// tell.
+/// report it.
 fn told_units(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     let wanted = StatxFlags::DIOALIGN;
     let told = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, wanted).ok()?;

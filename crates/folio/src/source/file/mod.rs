@@ -1,10 +1,10 @@
 //! A local file: direct I/O where the file and the range allow, buffered where not.
 //!
 //! Both kinds go to one file. They agree on Linux: before a direct read or write the kernel writes
-//! back what the page cache has dirty in the range, and a direct write drops the cached pages. So a
-//! tail that was written buffered is what a direct read gives. The one pair that must not be under
-//! way at once is a direct and a buffered *write* to the same page, and
-//! [`plan_write`](LocalFile::plan_write) never makes such a pair: it splits at pages.
+//! back the dirty pages of the range, and a direct write drops the cached pages. So a direct read
+//! returns a tail that was written buffered. The one pair that must not be under way at once is a
+//! direct and a buffered *write* to the same page, and [`plan_write`](LocalFile::plan_write) never
+//! makes such a pair: it splits at pages.
 //!
 //! | file | subject |
 //! | --- | --- |
@@ -234,7 +234,7 @@ impl Source for LocalFile {
         Ok(self.stamp()?.version())
     }
 
-    /// A page, or what direct I/O takes where that is more. Not `st_blksize`: that is megabytes on
+    /// A page, or the unit of direct I/O where that is more. Not `st_blksize`: that is megabytes on
     /// some file systems, and a random read costs no more than a page on all of them.
     fn block(&self) -> usize {
         self.direct.as_ref().map_or(4096, |direct| direct.offset_unit().max(4096))

@@ -20,8 +20,8 @@ pub(crate) struct IoPlan {
 }
 
 impl LocalFile {
-    /// Where a read of `len` bytes from `offset` to `address` goes. `len` is what the buffer has
-    /// room for, and may reach past the file's end: a direct read ends short there, so that room
+    /// The descriptor for a read of `len` bytes from `offset` to `address`. `len` is the room in
+    /// the buffer, and may reach past the file's end: a direct read ends short there, so that room
     /// for a whole block keeps the tail direct.
     ///
     /// A file system may refuse direct I/O that it had agreed to, with EINVAL: then
@@ -65,7 +65,7 @@ impl LocalFile {
         was
     }
 
-    /// The descriptor to make durable with fdatasync(2): it tells of lost writes of both.
+    /// The descriptor to make durable with fdatasync(2). It reports the lost writes of both.
     pub(crate) fn flush_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
@@ -121,7 +121,7 @@ impl LocalFile {
         }
     }
 
-    /// fdatasync(2): what was written is durable.
+    /// fdatasync(2): the written bytes are durable.
     pub(crate) fn flush_now(&self) -> io::Result<()> {
         // Nothing was written through a file that cannot be; some file systems refuse to sync it.
         if !self.writable {

@@ -1,4 +1,4 @@
-//! What fstat(2) tells of changes of a file, and how a read is made again that a change may have
+//! The changes of a file that fstat(2) shows, and how a read is made again that a change may have
 //! torn.
 
 use crate::source::Version;
@@ -64,7 +64,7 @@ pub(crate) struct Settling {
     hash: RandomState,
 }
 
-/// What is known after a read.
+/// The verdict after a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReadVerdict {
     Settled,

@@ -20,7 +20,7 @@ const ELSEWHERE: [u32; 10] = [
 ];
 
 impl LocalFile {
-    /// Whether the file's time of modification tells of each write, and of nothing later.
+    /// Whether the file's time of modification shows each write, and nothing later.
     pub(crate) fn tells_of_writes(&self) -> bool {
         let kind =
             rustix::fs::fstat(&self.file).map(|status| FileType::from_raw_mode(status.st_mode));
