@@ -24,8 +24,8 @@ use std::os::unix::net::UnixStream;
 ///
 /// // Another process gets it through a Unix socket, and can trust it as much.
 /// let (here, there) = std::os::unix::net::UnixStream::pair()?;
-/// table.send(&here)?;
-/// let same = Sealed::receive(&there)?;
+/// table.send_to(&here)?;
+/// let same = Sealed::receive_from(&there)?;
 /// assert_eq!(same, table);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -965,7 +965,7 @@ fn execute(fd: BorrowedFd<'_>, path: &Path, verdict: MembershipVerdict) -> Resul
     }
 }
 
-/// Whether a path names this file. It takes no descriptor: who asks may have none to spare.
+/// Whether a path names this file. It takes no descriptor: the caller may have none to spare.
 fn has_name(path: &Path, inode: Inode) -> Result<bool, Errno> {
     match sys::file::status_of(path) {
         Ok(status) => Ok((status.device, status.inode) == inode),
@@ -993,7 +993,7 @@ fn inode_of(file: BorrowedFd<'_>) -> Result<Inode> {
     Ok((status.device, status.inode))
 }
 
-/// What the header of a new segment says.
+/// The header of a new segment.
 fn new_facts(
     contents: &SegmentContents<'_>,
     reserve: u64,
@@ -1031,7 +1031,8 @@ pub(in crate::shm) fn lifetime(fd: BorrowedFd<'_>) -> Result<Option<Lifetime>, E
     Ok(read_header(fd)?.map_or_else(|flaw| flaw.lifetime, |(facts, _)| Some(facts.lifetime)))
 }
 
-/// Whether the file holds another segment than when `header_fields` were read in it, or a leftover.
+/// Whether the file holds another segment than when `header_fields` were read in it, or a stale
+/// one.
 fn is_outdated(file: BorrowedFd<'_>, facts: &HeaderFields) -> bool {
     match read_header(file) {
         Ok(Ok((now, _))) => now.id != facts.id,

@@ -1,6 +1,6 @@
-//! The first bytes of a segment: what it is, how large, and who is at it. Nothing in here is
-//! trusted: what is read is checked field by field, and what can change is bounded by what was
-//! checked.
+//! The first bytes of a segment: its kind, its size, and its participants. Nothing in here is
+//! trusted: each field is checked when it is read, and fields that can change are bounded by fields
+//! that were checked.
 //!
 //! | bytes | what |
 //! | --- | --- |
@@ -37,7 +37,7 @@ const NAME_AT: usize = 128;
 const NAME_ROOM: usize = 256;
 const CHECKSUM_AT: usize = 504;
 
-/// What changes in a header, at byte 512.
+/// The part of a header that changes, at byte 512.
 #[repr(C)]
 pub(crate) struct MutableHeader {
     /// [`READY`], [`LOST`] or [`GONE`].
@@ -64,13 +64,13 @@ pub(crate) const MIXED: u64 = u64::MAX;
 pub(crate) const READY: u32 = 1;
 /// Pages of it went away under a party's hands: nothing in it is to be believed any more.
 pub(crate) const LOST: u32 = 2;
-/// Its last party has left, and could not take the name along: a leftover, whatever else the header
-/// says. Who makes it anew leaves it so until all of it is made.
+/// Its last participant has left, and could not remove the name: a stale segment, whatever else the
+/// header says. A process that recreates it leaves the state so until all of it is made.
 pub(crate) const GONE: u32 = 3;
 /// Where the state lies.
 pub(crate) const STATE_AT: usize = FIXED;
 
-/// One process's place in a segment. Who holds the lock of its byte owns it.
+/// One process's slot in a segment. The holder of the lock of its byte owns it.
 #[repr(C)]
 pub(crate) struct ParticipantSlot {
     /// Drawn anew at every claim.
@@ -81,7 +81,7 @@ pub(crate) struct ParticipantSlot {
     pub(crate) bell: AtomicU64,
 }
 
-/// What lies in a segment.
+/// The contents of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SegmentKind {
@@ -122,9 +122,9 @@ impl fmt::Display for SegmentKind {
 /// When a segment's name goes away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Lifetime {
-    /// With the last process that uses it. If that one was killed the name is a leftover: whoever
-    /// asks for it next finds nothing and may create it anew, and
-    /// [`remove_stale`](crate::shm::remove_stale) takes it away.
+    /// With the last process that uses it. If that one was killed the segment is stale: the next
+    /// process that asks for the name finds nothing and may create it anew, and
+    /// [`remove_stale`](crate::shm::remove_stale) removes it.
     #[default]
     WhileUsed,
     /// When it is [removed](crate::shm::remove), as with shm_open(3). In `/dev/shm` a restart of
@@ -132,7 +132,7 @@ pub enum Lifetime {
     Kept,
 }
 
-/// What a header says that never changes.
+/// The part of a header that never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HeaderFields {
     pub(crate) kind: SegmentKind,
@@ -154,7 +154,7 @@ pub(crate) struct HeaderError {
     pub(crate) field: &'static str,
     pub(crate) found: String,
     pub(crate) wanted: String,
-    /// When the name goes away, if what never changes is a segment's, and only the rest is none.
+    /// When the name goes away, if the constant part is a segment's, and only the rest is none.
     pub(crate) lifetime: Option<Lifetime>,
     /// Whether it is that nothing is there any more, or not yet: [`GONE`].
     pub(crate) is_gone: bool,
@@ -365,7 +365,7 @@ pub(crate) fn survive(input: &[u8]) {
     }
     let parsed = HeaderFields::parse(&bytes, size, PAGE);
     let says_gone = bytes.get(STATE_AT..STATE_AT + 4) == Some(&GONE.to_ne_bytes());
-    // What is gone is a leftover, and what is a leftover because of that says so.
+    // A segment that is gone is stale, and the error says so.
     assert!(!says_gone || parsed.is_err());
     if let Err(flaw) = &parsed {
         assert!(!flaw.is_gone || (says_gone && flaw.lifetime == Some(Lifetime::WhileUsed)));
@@ -373,7 +373,7 @@ pub(crate) fn survive(input: &[u8]) {
     if let Ok((facts, length)) = parsed {
         assert!(length <= facts.reserve && facts.data_at + length <= size);
         assert!(facts.data_at + facts.reserve < 1 << 60 && facts.type_name.len() <= NAME_ROOM);
-        // What was taken for a header says the same when it is written again.
+        // A parsed header says the same when it is written again.
         let again = facts.to_bytes(length);
         assert_eq!(HeaderFields::parse(&again, size, PAGE), Ok((facts, length)));
         let mut gone = again;

@@ -42,7 +42,7 @@ mod sealed {
     pub trait SealedShape {}
 }
 
-/// What a [`Segment`] can be of: a [`Share`] type, or a slice of one.
+/// The contents that a [`Segment`] can have: a [`Share`] type, or a slice of one.
 pub trait Shape: sealed::SealedShape + 'static {
     #[doc(hidden)]
     const KIND: SegmentKind;
@@ -117,8 +117,8 @@ pub(crate) struct SegmentPath {
     path: PathBuf,
     /// That of a new segment.
     lifetime: Lifetime,
-    /// Whether it is a name in the directory of segments, which leftovers lose, and not a file that
-    /// its users look after.
+    /// Whether it is a name in the directory of segments, which stale segments lose, and not a file
+    /// that its users look after.
     is_name: bool,
 }
 
@@ -132,10 +132,10 @@ impl SegmentPath {
     }
 }
 
-/// What came of an attempt to open.
+/// The result of an attempt to open.
 enum FoundSegment {
     Segment(Arc<Attachment>),
-    /// There is nothing, or a leftover, which is nothing.
+    /// There is nothing, or a stale segment, which is nothing.
     Nothing,
 }
 
@@ -143,11 +143,11 @@ enum FoundSegment {
 enum NameStatus {
     Free,
     Taken,
-    /// A leftover has it, whose name this process may not take away; it may write to the file.
+    /// A stale segment has it, whose name this process may not remove; it may write to the file.
     Stale(OwnedFd),
 }
 
-/// What became of what may be a leftover.
+/// The outcome for a segment that may be stale.
 enum StaleOutcome {
     /// It is none: it is used, or kept.
     Used,
@@ -163,8 +163,8 @@ impl SegmentOptions {
         Self::default()
     }
 
-    /// Who may use a new segment, as chmod(1) writes it; the umask does not narrow it. All who use
-    /// it need to read and write. (Made anew of a leftover in its file, see
+    /// The users of a new segment, as chmod(1) writes them; the umask does not narrow the mode. All
+    /// users need to read and write. (Recreated from a stale one in its file, see
     /// [`create`](Self::create), it has that one's mode, which may be narrower.) When a segment is
     /// opened that all the world may write to, the mode must say so too.
     pub fn mode(mut self, mode: u32) -> Self {
@@ -179,7 +179,7 @@ impl SegmentOptions {
     }
 
     /// The user, by number, whose segments are accepted besides those of this process's user and
-    /// root's. Who owns a segment can truncate it and write what it likes.
+    /// root's. The owner of a segment can truncate it and write any bytes to it.
     pub fn owner(mut self, user: u32) -> Self {
         self.owner = Some(user);
         self
@@ -220,11 +220,11 @@ impl SegmentOptions {
     ///
     /// # Errors
     ///
-    /// EEXIST if the name is in use (a leftover of processes that were killed is not); ENOSPC with
-    /// the number of bytes that were free; EFBIG beyond RLIMIT_FSIZE, and no signal; EINVAL for a
-    /// name that cannot be one; EPERM if a leftover has it that only its owner or root may take
-    /// away (as in `/dev/shm`, which has the sticky bit), and that lets in more users than are
-    /// asked for: if not, it is made anew in its file, which keeps its owner, mode and group;
+    /// EEXIST if the name is in use (a stale segment of killed processes does not count); ENOSPC
+    /// with the number of bytes that were free; EFBIG beyond RLIMIT_FSIZE, and no signal; EINVAL
+    /// for a name that cannot be one; EPERM if a stale segment has it that only its owner or root
+    /// may remove (as in `/dev/shm`, which has the sticky bit), and that lets in more users than
+    /// requested: if not, it is recreated in its file, which keeps its owner, mode and group;
     /// EACCES, EMFILE, ENOMEM.
     pub fn create<T: Shape + ?Sized>(&self, name: &str) -> Result<Segment<T>> {
         self.create_with(name, |_| Ok(()))
@@ -235,7 +235,7 @@ impl SegmentOptions {
     ///
     /// # Errors
     ///
-    /// Those of [`create`](Self::create), and what `init` returns: then there is no segment.
+    /// Those of [`create`](Self::create), and an error of `init`: then there is no segment.
     pub fn create_with<T: Shape + ?Sized>(
         &self,
         name: &str,
@@ -248,11 +248,10 @@ impl SegmentOptions {
     ///
     /// # Errors
     ///
-    /// ENOENT if there is none (a leftover of processes that were killed is none); EINVAL if it
-    /// holds another type or layout (the error shows both) or fewer elements than asked for;
-    /// EUCLEAN if it is no segment, or damaged; EACCES; EPERM if it belongs to a user who is not
-    /// trusted, or all the world may write to it; ELOOP for a symbolic link; EUSERS at 256
-    /// processes.
+    /// ENOENT if there is none (a stale segment of killed processes is none); EINVAL if it holds
+    /// another type or layout (the error shows both) or fewer elements than requested; EUCLEAN if
+    /// it is no segment, or damaged; EACCES; EPERM if it belongs to a user that is not trusted, or
+    /// all the world may write to it; ELOOP for a symbolic link; EUSERS at 256 processes.
     pub fn open<T: Shape + ?Sized>(&self, name: &str) -> Result<Segment<T>> {
         self.open_target(&SegmentTarget::Name(name))
     }
@@ -271,7 +270,7 @@ impl SegmentOptions {
     ///
     /// # Errors
     ///
-    /// Those of [`open_or_create`](Self::open_or_create), and what `init` returns.
+    /// Those of [`open_or_create`](Self::open_or_create), and an error of `init`.
     pub fn open_or_create_with<T: Shape + ?Sized>(
         &self,
         name: &str,
@@ -295,7 +294,7 @@ impl SegmentOptions {
     ///
     /// # Errors
     ///
-    /// Those of [`create_file`](Self::create_file), and what `init` returns: then there is no file.
+    /// Those of [`create_file`](Self::create_file), and an error of `init`: then there is no file.
     pub fn create_file_with<T: Shape + ?Sized>(
         &self,
         path: impl AsRef<Path>,
@@ -330,7 +329,7 @@ impl SegmentOptions {
     ///
     /// # Errors
     ///
-    /// Those of [`open_or_create_file`](Self::open_or_create_file), and what `init` returns.
+    /// Those of [`open_or_create_file`](Self::open_or_create_file), and an error of `init`.
     pub fn open_or_create_file_with<T: Shape + ?Sized>(
         &self,
         path: impl AsRef<Path>,
@@ -339,9 +338,9 @@ impl SegmentOptions {
         self.open_or_create_target(&SegmentTarget::File(path.as_ref()), init)
     }
 
-    /// Makes a segment without a name, for forked children, and for who is [sent](Segment::send_to)
-    /// it. It is a memfd sealed against shrinking: nobody can take its pages away. (A hole that a
-    /// party punches reads as zeros, as if it had stored them.)
+    /// Makes a segment without a name, for forked children, and for processes that it is
+    /// [sent](Segment::send_to) to. It is a memfd sealed against shrinking: nobody can take its
+    /// pages away. (A hole that a participant punches reads as zeros, as if it had stored them.)
     ///
     /// # Errors
     ///
@@ -354,9 +353,9 @@ impl SegmentOptions {
 
     /// Attaches to the segment behind a descriptor, by a description of its own. It knows of no
     /// name: if the segment has one that goes with its last user, and that is a process that has
-    /// only such handles, the name is a leftover.
+    /// only such handles, the segment becomes stale.
     ///
-    /// Whoever could open the file is trusted: owner and mode are not looked at.
+    /// A process that could open the file is trusted: owner and mode are not checked.
     ///
     /// # Errors
     ///
@@ -517,7 +516,7 @@ impl SegmentOptions {
         }
     }
 
-    /// Whether nothing has the path, once a leftover that had it is taken away.
+    /// Whether nothing has the path, once a stale segment that had it is removed.
     fn name_status(&self, spot: &SegmentPath) -> Result<NameStatus> {
         let path = &*spot.path;
         let deadline = Instant::now() + PATIENCE;
@@ -541,7 +540,7 @@ impl SegmentOptions {
             match reclaim_stale(&fd, path)? {
                 StaleOutcome::Reclaimed => return Ok(NameStatus::Free),
                 StaleOutcome::Stays => return Ok(NameStatus::Stale(fd)),
-                // Somebody looks at a leftover, or makes it anew.
+                // Another process examines a stale segment, or recreates it.
                 StaleOutcome::Used
                     if is_gone(fd.as_fd()) == Ok(true) && Instant::now() < deadline =>
                 {
@@ -604,11 +603,11 @@ impl SegmentOptions {
                 if !spot.is_name && is_gone(fd.as_fd()) == Ok(true) {
                     return Err(stale_error("open", Errno::UCLEAN, subject()));
                 }
-                // It has become a leftover just now, or another segment.
+                // It has become stale just now, or another segment.
                 continue;
             };
-            // Who removes a segment holds all its slots meanwhile: with a slot in hand it has its
-            // name for good, or never again.
+            // A process that removes a segment holds all its slots meanwhile: with a slot in hand
+            // it has its name for good, or never again.
             let links = rustix::fs::fstat(&fd).map_or(1, |stat| stat.st_nlink);
             if links > 0 {
                 if spot.is_name {
@@ -680,21 +679,22 @@ impl SegmentOptions {
     }
 }
 
-/// What is asked for, in bytes.
+/// The requested sizes, in bytes.
 struct Wanted {
     contents: SegmentContents<'static>,
     reserve: u64,
 }
 
-/// How long who wants to make a segment waits for those who look at the leftover that has its name.
+/// How long a process that makes a segment waits for others that examine the stale segment of its
+/// name.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// If the file is a segment that ends with its users, and they have ended: takes its name away, or
-/// sees to it that nobody takes it for more than a leftover.
+/// If the file is a segment that ends with its users, and they have ended: removes its name, or
+/// makes sure that everyone takes it for a stale segment.
 fn reclaim_stale(fd: &OwnedFd, path: &Path) -> Result<StaleOutcome> {
     let failed = |errno| Error::kernel("fcntl", errno, Subject::named(path.display().to_string()));
     let fd = fd.as_fd();
-    // What is no segment is no leftover either.
+    // A file that is no segment is not stale either.
     let is_leftover = || lifetime(fd) == Ok(Some(Lifetime::WhileUsed));
     if !is_leftover() || participant::is_anybody_there(fd).map_err(failed)? {
         return Ok(StaleOutcome::Used);
@@ -822,21 +822,21 @@ fn missing(spot: &SegmentPath) -> Error {
 /// (`Segment<[T]>`).
 ///
 /// It is made complete or not at all, opened only as the type that it holds, and its space is there
-/// from the start: what would be a signal later is an error at once. The name of a segment ends
-/// with the last process that has it open, unless it is [kept](Lifetime::Kept).
+/// from the start: a later signal is an error at once. The name of a segment ends with the last
+/// process that has it open, unless it is [kept](Lifetime::Kept).
 ///
-/// A process that is killed leaves its place at once, and what it had locked goes to the next who
+/// A process that is killed leaves its slot at once, and its locks go to the next process that
 /// asks; see [`Mutex`](crate::shm::Mutex). A process that truncates a segment with a name loses it
-/// for everyone: pages that are gone read as zeros, and operations that can return an error do. One
-/// that removes the name under the others, or puts another file there, is found out by all that
-/// wait, and by [`check`](Self::check): ESTALE.
+/// for everyone: pages that are gone read as zeros, and operations that can return an error do. A
+/// process that removes the name under the others, or puts another file there, is noticed by all
+/// that wait, and by [`check`](Self::check): ESTALE.
 ///
-/// **Fork:** a child has the memory; its copy of a handle becomes a party of its own at its first
-/// operation that can return an error ([`check`](Self::check) is the least). Loads and stores of
-/// bare atomics are none: a child that does nothing else is no party, so that the name may go while
-/// it lives, and a truncated page is a signal to threads that it started itself. A child whose
-/// first use comes when all parties have left, and the name with them, gets ENOENT; so does one
-/// whose segment was a leftover, and has been made anew in its file by somebody else, where its
+/// **Fork:** a child has the memory; its copy of a handle becomes a participant of its own at its
+/// first operation that can return an error ([`check`](Self::check) is the least). Loads and stores
+/// of bare atomics are none: a child that does nothing else is no participant, so that the name may
+/// go while it lives, and a truncated page is a signal to threads that it started itself. A child
+/// whose first use comes when all participants have left, and the name with them, gets ENOENT; so
+/// does one whose segment was stale, and was recreated in its file by another process, where its
 /// bare atomics still go. A child made by clone(2) without the C library's fork keeps its parent's
 /// lock, and its parent is taken for alive as long as it lives.
 ///
@@ -959,7 +959,7 @@ impl<T: Shape + ?Sized> Segment<T> {
     ///
     /// # Errors
     ///
-    /// What sendmsg(2) answers.
+    /// The errors of sendmsg(2).
     pub fn send_to(&self, socket: &UnixStream) -> Result<()> {
         scm_rights::send(socket, self.attachment.file())
     }
@@ -969,7 +969,7 @@ impl<T: Shape + ?Sized> Segment<T> {
     ///
     /// # Errors
     ///
-    /// What recvmsg(2) answers; those of [`from_fd`](Self::from_fd).
+    /// The errors of recvmsg(2); those of [`from_fd`](Self::from_fd).
     pub fn receive_from(socket: &UnixStream) -> Result<Self> {
         Self::from_fd(scm_rights::receive(socket)?)
     }
@@ -994,9 +994,9 @@ impl<T: Shape + ?Sized> Segment<T> {
         self.attachment.growths()
     }
 
-    /// Whether the segment is whole, this process a party of it, and its name still there: one
-    /// system call. What every operation checks is less, and costs a few loads; of those it is the
-    /// ones that wait that find out that the name has gone.
+    /// Whether the segment is whole, this process a participant of it, and its name still there:
+    /// one system call. The check of every operation is less, and costs a few loads. Of the
+    /// operations only those that wait notice that the name has gone.
     ///
     /// # Errors
     ///
@@ -1008,7 +1008,7 @@ impl<T: Shape + ?Sized> Segment<T> {
         self.attachment.check_name()
     }
 
-    /// How often threads of this process have parked in waits for what lies in this segment.
+    /// How often threads of this process have parked in waits for this segment.
     pub fn parks(&self) -> u64 {
         self.attachment.parks.load(std::sync::atomic::Ordering::Relaxed)
     }
@@ -1141,8 +1141,8 @@ impl<T: Share> Segment<[T]> {
 }
 
 impl<T: Plain> Segment<[T]> {
-    /// All bytes that there are now, for volatile reads; see [`SharedRef::view`] for what they
-    /// show.
+    /// All bytes that there are now, for volatile reads; [`SharedRef::view`] describes the bytes
+    /// that they show.
     ///
     /// # Errors
     ///

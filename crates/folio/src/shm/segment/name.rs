@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// What the files of segments start with.
+/// The prefix of the files of segments.
 const PREFIX: &str = "folio.";
 /// The names of files on their way to becoming segments, where file systems have none without a
 /// name.
@@ -16,10 +16,10 @@ const BELL: &str = ".folio.bell-";
 /// The longest name of a file is 255 bytes; a temporary one has some more than the segment's.
 const LONGEST: usize = 200;
 
-/// Where named segments lie: `/dev/shm`, or what the environment variable `FOLIO_SHM_DIR` says
-/// (seen from the working directory there is now, if it is no whole path). Programs that share a
-/// name must agree on it. A program that has more rights than who started it (set-user-ID) does not
-/// look at the variable.
+/// The directory of named segments: `/dev/shm`, or the value of the environment variable
+/// `FOLIO_SHM_DIR` (seen from the present working directory, if it is no whole path). Programs that
+/// share a name must agree on it. A program that has more rights than the user that started it
+/// (set-user-ID) does not read the variable.
 pub fn directory() -> PathBuf {
     std::env::var_os("FOLIO_SHM_DIR")
         .filter(|dir| !dir.is_empty() && !sys::process::has_more_rights_than_its_starter())

@@ -1,4 +1,5 @@
-//! Who holds something in a segment, as a word of shared memory: a slot, and which of its claims.
+//! The holder of something in a segment, as a word of shared memory: a slot, and the number of its
+//! claim.
 
 use crate::shm::segment::header::SLOTS;
 use crate::shm::sync::lock_word::WAITERS;

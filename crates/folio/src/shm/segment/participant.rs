@@ -1,5 +1,5 @@
-//! Who uses a segment. The kernel keeps the record: each party holds a lock on a byte of its own,
-//! far beyond the data, and the lock ends with the process, however that ends.
+//! The participants of a segment. The kernel keeps the record: each participant holds a lock on a
+//! byte of its own, far beyond the data, and the lock ends with the process, however that ends.
 
 use crate::shm::segment::header::{ParticipantSlot, SLOTS};
 use crate::shm::segment::owner::Owner;
@@ -12,9 +12,9 @@ use std::time::Duration;
 
 /// The byte of the first slot. No file is this long.
 const LOCKS_AT: u64 = 1 << 62;
-/// The byte behind those of the slots: only who takes all of them has it.
+/// The byte behind those of the slots: only a process that takes all of them has it.
 const DOOR: u64 = LOCKS_AT + SLOTS as u64;
-/// How long a newcomer waits for who removes the segment, which takes microseconds.
+/// How long a newcomer waits for a process that removes the segment, which takes microseconds.
 pub(in crate::shm) const PATIENCE: Duration = Duration::from_secs(5);
 
 fn byte(slot: usize) -> Range<u64> {
@@ -38,8 +38,8 @@ pub(in crate::shm) enum NoSlot {
     Failed(Errno),
 }
 
-/// Claims a slot for the description behind `lease`. Who holds all of them is waited for by the
-/// caller, unless what was there `is_past`.
+/// Claims a slot for the description behind `lease`. The caller waits for a process that holds all
+/// of them, unless the segment `is_past`.
 pub(in crate::shm) fn claim(
     lease: BorrowedFd<'_>,
     slots: &[ParticipantSlot; SLOTS],
@@ -79,7 +79,7 @@ fn settle(slots: &[ParticipantSlot; SLOTS], slot: usize) -> Owner {
     Owner::new(slot, generation)
 }
 
-/// The slot that who has [barred](lock_all) everybody keeps when it lets the others in.
+/// The slot that a process that has [locked all](lock_all) keeps when it admits the others.
 const KEPT: usize = 0;
 
 /// Becomes a party by the bar that one has, which stays.
@@ -121,8 +121,8 @@ pub(in crate::shm) fn is_taken(fd: BorrowedFd<'_>, slot: usize) -> Result<bool, 
     ofd_lock::is_held_elsewhere(fd, &byte(slot)).map(|held| held.is_some())
 }
 
-/// The slots that are taken. Who bars everybody is no party, and waited for; none if that does not
-/// end.
+/// The slots that are taken. A process that has locked all is no participant, and waited for; none
+/// if that does not end.
 pub(in crate::shm) fn taken(fd: BorrowedFd<'_>) -> Result<Vec<usize>, Errno> {
     /// Far more than a removal takes.
     const LOOKS: u32 = 100;

@@ -1,4 +1,4 @@
-//! All segments with a name: who has them open, which are leftovers, and taking those away.
+//! All segments with a name: their participants, the stale ones, and the removal of those.
 
 use crate::error::{Errno, Error, Result, Subject};
 use crate::shm::segment::attachment::{MembershipVerdict, lifetime, read_header, retire};
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// A file without a lock that is younger may be one that its maker is about to lock.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// What is with a segment's name.
+/// The state of a segment's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SegmentState {
@@ -49,11 +49,11 @@ impl SegmentState {
     }
 }
 
-/// What a file in the directory of segments is.
+/// The role of a file in the directory of segments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Role {
-    /// A segment, or what has the name of one.
+    /// A segment, or a file with the name of one.
     Segment,
     /// A file on its way to becoming a segment.
     Unfinished,
@@ -68,8 +68,8 @@ pub enum Role {
 /// A process that has a segment open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// What it wrote into its slot: its pid, in its own pid namespace. A label for people, which
-    /// nobody vouches for.
+    /// The number in its slot: its pid, in its own pid namespace. A label for people, which nobody
+    /// vouches for.
     pub pid: u32,
 }
 
@@ -77,39 +77,40 @@ pub struct User {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SegmentEntry {
-    /// The name that programs use; of what is no segment, its file name. It need not be UTF-8.
+    /// The name that programs use; of a file that is no segment, its file name. It need not be
+    /// UTF-8.
     pub name: OsString,
-    /// What it is.
+    /// Its role.
     pub role: Role,
     /// The file.
     pub path: PathBuf,
     /// Bytes of memory (or disk) that it takes.
     pub size: u64,
-    /// What it holds.
+    /// Its contents.
     pub kind: Option<SegmentKind>,
     /// The type, as the program that made it calls it.
     pub type_name: Option<String>,
     /// When its name goes away.
     pub lifetime: Option<Lifetime>,
-    /// Who has it open; of a bell, whose it is, if that process lives.
+    /// The processes that have it open; of a notifier FIFO, its owner, if that process lives.
     pub users: Vec<User>,
-    /// What is with it.
+    /// Its state.
     pub state: SegmentState,
     /// The user it belongs to, and its mode.
     pub owner: u32,
-    /// Who may use it, as in chmod(1).
+    /// The users that may open it, as in chmod(1).
     pub mode: u32,
 }
 
-/// A segment in the directory, and its parties, by what they labelled themselves.
+/// A segment in the directory, and its participants, by their own labels.
 struct KnownSegment {
     id: u64,
     name: OsString,
     parties: Vec<(Owner, User)>,
 }
 
-/// All segments with a name, and what else folio has put into their directory, in the order of
-/// their names.
+/// All segments with a name, and folio's other files in their directory, in the order of their
+/// names.
 ///
 /// # Errors
 ///
@@ -126,7 +127,8 @@ pub fn list() -> Result<Vec<SegmentEntry>> {
         let remedy = "see what the environment variable FOLIO_SHM_DIR says; without it, mount a tmpfs at /dev/shm";
         Error::rule_as(errno, "open", subject, rule, remedy)
     };
-    // All names before anything is looked at: who makes a bell is a party before that has its name.
+    // All names before any file is examined: the maker of a notifier is a participant before the
+    // notifier has its name.
     let mut files = Vec::new();
     for entry in std::fs::read_dir(&dir).map_err(|error| failed(&error))? {
         let entry = entry.map_err(|error| failed(&error))?;
@@ -173,8 +175,8 @@ fn find(
     Some((entry, rustix::fs::FileType::from_raw_mode(stat.st_mode), found))
 }
 
-/// What a bell's FIFO is, by the numbers in its name. The file was there before the parties were
-/// looked at.
+/// The role of a notifier's FIFO, by the numbers in its name. The file was there before the
+/// participants were examined.
 fn examine_fifo(
     file: &OsStr,
     path: &Path,
@@ -193,7 +195,8 @@ fn examine_fifo(
     entry.users.extend(party.map(|(_, user)| user.clone()));
     entry.state = match crate::shm::sys::fifo::is_read(path) {
         Ok(true) => SegmentState::InUse,
-        // Who lives is about to read it, or to take it away. A party that is dead never comes back.
+        // A living process is about to read it, or to remove it. A dead participant never comes
+        // back.
         Ok(false) if party.is_some() || (!is_known && is_young(found.as_fd())) => {
             SegmentState::InUse
         }
@@ -208,7 +211,7 @@ fn closed(errno: Errno) -> SegmentState {
     SegmentState::Closed(Error::kernel("open", errno, Subject::default()).errno().to_string())
 }
 
-/// What a file of the directory is; `None` if it went away.
+/// The role of a file of the directory; `None` if it went away.
 fn examine(
     name: &OsStr,
     path: &Path,
@@ -258,8 +261,7 @@ fn look(
                 Lifetime::WhileUsed => SegmentState::Leftover,
             };
         }
-        // What its users labelled themselves may be as wrong, but for people to see it is good
-        // enough.
+        // The users' own labels may be as wrong, but for people to see they are good enough.
         Err(flaw) => {
             entry.lifetime = flaw.lifetime;
             entry.state = match flaw.lifetime {
@@ -304,8 +306,8 @@ fn participants(fd: BorrowedFd<'_>) -> Result<Vec<(Owner, User)>, Errno> {
     Ok(taken.into_iter().map(party).collect())
 }
 
-/// Takes a segment's name away, if nobody has it open. Nothing is deleted while a process lives
-/// that uses it. What killed processes left of their [bells](Role::Bell) goes too.
+/// Removes a segment's name, if nobody has it open. Nothing is deleted while a process lives that
+/// uses it. The FIFOs of killed processes' [notifiers](Role::Bell) go too.
 ///
 /// # Errors
 ///
@@ -349,7 +351,7 @@ fn busy(path: &Path, rule: String) -> Error {
     Error::rule_as(Errno::BUSY, "remove", Subject::named(path.display().to_string()), rule, remedy)
 }
 
-/// Takes the name away (`None`), or says who has it open.
+/// Removes the name (`None`), or returns the processes that have it open.
 fn retire_or_users(path: &Path) -> Result<Option<Vec<User>>> {
     let subject = || Subject::named(path.display().to_string());
     let failed = |call| move |errno| Error::kernel(call, errno, subject());
@@ -416,22 +418,22 @@ fn stays(path: &Path, errno: Errno) -> Error {
     }
 }
 
-/// What [`remove_stale`] did.
+/// The result of [`remove_stale`].
 #[derive(Debug, Default)]
 pub struct RemovedStale {
-    /// The leftovers that are gone, or would be.
+    /// The stale segments that are gone, or would be.
     pub removed: Vec<SegmentEntry>,
     /// Those that could not be removed, and why.
     pub failed: Vec<(SegmentEntry, Error)>,
 }
 
-/// Takes all leftovers away: names of segments that should have gone with their last user, who was
-/// killed, files that were on their way to becoming segments, and [bells](Role::Bell) of processes
-/// that were killed. With `dry_run` it only says which.
+/// Removes all stale files: names of segments that should have gone with their last user, which was
+/// killed, files that were on their way to becoming segments, and [notifier FIFOs](Role::Bell) of
+/// killed processes. With `dry_run` it only lists them.
 ///
 /// # Errors
 ///
-/// Those of [`list`]. What cannot be removed is in the answer.
+/// Those of [`list`]. Files that cannot be removed are in the answer.
 pub fn remove_stale(dry_run: bool) -> Result<RemovedStale> {
     let mut collected = RemovedStale::default();
     for entry in list()?.into_iter().filter(|entry| entry.state == SegmentState::Leftover) {
@@ -462,8 +464,8 @@ fn remove_dead_fifo(path: &Path) -> Result<bool, Errno> {
     }
 }
 
-/// Takes a name away if what has it is a leftover, as is found once nobody can come any more.
-/// Whether it did.
+/// Removes a name if its segment is stale, which is checked once nobody can come any more. Returns
+/// whether it did.
 fn remove_stale_segment(path: &Path) -> Result<bool, Errno> {
     let fd = crate::shm::sys::unnamed_file::open(path)?;
     let fd = fd.as_fd();
@@ -497,7 +499,7 @@ mod tests {
     use std::path::Path;
     use std::time::SystemTime;
 
-    /// A FIFO as it is before its maker has opened it, and what a collection takes it for.
+    /// The state of a FIFO before its maker has opened it, as a collection sees it.
     fn state_of(
         dir: &Path,
         segment: u64,

@@ -1,4 +1,4 @@
-//! Waiting, across processes, for what a mutex guards to change.
+//! Waiting, across processes, for a change of the value that a mutex guards.
 
 use crate::error::Result;
 use crate::shm::sync::lock::LOOKS;
@@ -14,16 +14,16 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 /// A condition that threads of all processes wait for, with a [`Mutex`](crate::shm::Mutex) around
-/// what they look at. It starts as zeros.
+/// the value that they examine. It starts as zeros.
 ///
 /// Waits may end without a notification: look again, or use [`wait_while`](SharedRef::wait_while).
 /// A notification that a process took and did not act upon, since it was killed, reaches the others
 /// within a fraction of a second. A notification that nobody waits for makes no system call, if the
 /// last ones that were waited for went to [all](SharedRef::notify_all).
 ///
-/// It belongs to no mutex: each wait gives back the one whose guard it is given, and takes that
-/// again. Who changes what they look at without that mutex can come between their look and their
-/// wait, and then tells them nothing.
+/// It belongs to no mutex: each wait gives back the mutex of its guard, and takes that again. A
+/// thread that changes the value without that mutex can come between a waiter's look and its wait,
+/// and then notifies nobody.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Condvar {
@@ -31,8 +31,8 @@ pub struct Condvar {
     notified: AtomicU32,
 }
 
-/// Someone waits, or did before they died. Who notifies all takes it away; who notifies one leaves
-/// it to the others.
+/// A thread waits, or did before it died. A notification of all clears it; a notification of one
+/// leaves it to the others.
 const WAITED: u32 = 1;
 /// One notification.
 const ONE: u32 = 2;
@@ -88,12 +88,12 @@ impl<'a> SharedRef<'a, Condvar> {
         Ok((mutex.lock()?, !in_time))
     }
 
-    /// Waits as long as `condition` holds. A value that is torn ends the wait too: nobody can tell
-    /// what it says.
+    /// Waits as long as `condition` holds. A value that is torn ends the wait too: its contents
+    /// mean nothing.
     ///
     /// # Errors
     ///
-    /// Those of [`wait`](Self::wait), and what `condition` returns.
+    /// Those of [`wait`](Self::wait), and an error of `condition`.
     pub fn wait_while<'g, T: Share>(
         &self,
         guard: Guard<'g, T>,
@@ -132,7 +132,7 @@ impl<'a> SharedRef<'a, Condvar> {
     }
 
     /// A future that gives the lock back when it is first polled, waits for a notification, and
-    /// takes the lock again; see [`lock_async`](SharedRef::lock_async) for what holds for all
+    /// takes the lock again; [`lock_async`](SharedRef::lock_async) describes the rules of all
     /// futures.
     ///
     /// A future may be ready without a notification, and one notification makes all futures ready
@@ -191,7 +191,7 @@ fn is_another(now: u32, before: u32) -> bool {
     (now ^ before) & !WAITED != 0
 }
 
-/// Says that someone waits. What the word is then, if it has not changed since it was `seen`.
+/// Announces a waiter. Returns the word then, if it has not changed since it was `seen`.
 fn announce(notified: &AtomicU32, seen: u32) -> Option<u32> {
     let wanted = seen | WAITED;
     let is_said = seen == wanted

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 /// A flag to wait for: it stays set until it is cleared, or taken by one of those who wait for
 /// that. It starts clear.
 ///
-/// What was stored before it is set is seen by who finds it set.
+/// A thread that finds it set sees all stores before the set.
 ///
 /// ```
 /// use folio::shm::{Event, Segment};
@@ -46,7 +46,7 @@ impl<'a> SharedRef<'a, Event> {
         unsafe { &(*self.as_ptr()).word }
     }
 
-    /// Sets the flag, and wakes all who wait.
+    /// Sets the flag, and wakes all waiters.
     #[inline]
     pub fn set(&self) {
         if self.word().swap(SET, Ordering::AcqRel) > SET {
@@ -84,7 +84,7 @@ impl<'a> SharedRef<'a, Event> {
         self.until(wait, Self::is_set)
     }
 
-    /// Waits until the flag is set, and clears it: of all who wait one gets it.
+    /// Waits until the flag is set, and clears it: of all waiters one gets it.
     ///
     /// # Errors
     ///
@@ -103,8 +103,8 @@ impl<'a> SharedRef<'a, Event> {
         self.until(wait, Self::clear)
     }
 
-    /// A future that is ready when the flag is set, and leaves it so; see
-    /// [`lock_async`](SharedRef::lock_async) for what holds for all of them.
+    /// A future that is ready when the flag is set, and leaves it so;
+    /// [`lock_async`](SharedRef::lock_async) describes the rules of all futures.
     ///
     /// # Errors
     ///
@@ -114,8 +114,8 @@ impl<'a> SharedRef<'a, Event> {
         EventFuture { at: *self, takes: false, sleeper: Sleeper::new(self.attachment()) }
     }
 
-    /// A future that clears the flag when it is set: of all who wait one gets it. One that is
-    /// dropped has taken nothing.
+    /// A future that clears the flag when it is set: of all waiters one gets it. A dropped future
+    /// has taken nothing.
     ///
     /// # Errors
     ///
@@ -139,8 +139,8 @@ impl<'a> SharedRef<'a, Event> {
         self.attachment().check()?;
         for _ in 0..LOOKS {
             if self.look(takes) {
-                // Where its page has just gone a flag is a private zero, or what this process has
-                // made of it.
+                // Where its page has just gone a flag is a private zero, or a value that this
+                // process stored there.
                 self.attachment().check()?;
                 return Ok(true);
             }

@@ -44,7 +44,7 @@ pub struct Listener<'a> {
     sleeper: Sleeper<'a>,
 }
 
-/// What the bell makes readable.
+/// The descriptor that the notifier makes readable.
 #[derive(Debug)]
 struct Flag(OwnedFd);
 

@@ -10,8 +10,8 @@ use crate::shm::wait::{Check, Wait, WaitPhase, low_half, wake};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
-/// A word that one party at a time holds, and what became of the data it guards. Zeros are a free
-/// lock over data in order.
+/// A word that one participant at a time holds, and the state of the data that it guards. Zeros are
+/// a free lock over data in order.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Lock {
@@ -21,10 +21,10 @@ pub(crate) struct Lock {
     pub(in crate::shm) turn: AtomicU32,
 }
 
-/// How often a poll looks at what changes each time that it wants to wait for it.
+/// How often a poll looks at the changing value each time that it wants to wait for it.
 pub(in crate::shm) const LOOKS: u32 = 64;
 
-/// The states of what a lock guards.
+/// The states of the guarded data.
 const CLEAN: u32 = 0;
 const TORN: u32 = 1;
 const POISONED: u32 = 2;
@@ -41,8 +41,8 @@ impl Lock {
         self.lock_unless(attachment, wait, me, || true)
     }
 
-    /// As [`lock`](Self::lock), where who had it and died has torn the data only if it `has_begun`
-    /// to change it: whoever holds the lock is asked.
+    /// As [`lock`](Self::lock), where a dead holder has torn the data only if it `has_begun` to
+    /// change it: the next holder is asked.
     #[inline]
     pub(in crate::shm) fn lock_unless(
         &self,
@@ -209,8 +209,8 @@ impl Lock {
         self.state.load(Ordering::Relaxed) == POISONED
     }
 
-    /// Whether the data is neither torn nor poisoned. (What is no state at all is torn, as for who
-    /// takes the lock.)
+    /// Whether the data is neither torn nor poisoned. (An unknown state is torn, as for a thread
+    /// that takes the lock.)
     pub(in crate::shm) fn is_in_order(&self) -> bool {
         self.state.load(Ordering::Relaxed) == CLEAN
     }
@@ -243,7 +243,7 @@ impl Lock {
     }
 }
 
-/// What trying to take a lock gave.
+/// The result of a try to take a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::shm) enum LockOutcome {
     /// It is held. Whether the data may be torn.

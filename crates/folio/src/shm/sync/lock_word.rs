@@ -1,5 +1,5 @@
-//! The word of a lock: who holds it, and whether someone waits. All that changes it is here, so
-//! that a model can check it (`tests/models/lock_words.rs`).
+//! The word of a lock: its holder, and whether a thread waits. All changes of it are here, so that
+//! a model can check them (`tests/models/lock_words.rs`).
 //!
 //! Zero is free. Else it is an owner (`owner.rs`), and the bit `WAITERS` says that someone waits
 //! for it to change. Each step is one atomic operation; after any of them its process may be
@@ -15,7 +15,7 @@ pub(crate) const WAITERS: u64 = 1 << 31;
 #[repr(transparent)]
 pub(crate) struct LockWord(pub(crate) AtomicU64);
 
-/// What unlocking found.
+/// The result of an unlock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unlocked {
     /// Nobody waits.
@@ -31,16 +31,16 @@ impl LockWord {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Takes the lock if it is free. `has_waited`: others may wait too, and whoever unlocks has to
-    /// wake one.
+    /// Takes the lock if it is free. `has_waited`: others may wait too, and the unlocking thread
+    /// has to wake one.
     #[inline]
     pub(crate) fn try_lock(&self, me: u64, has_waited: bool) -> bool {
         let word = if has_waited { me | WAITERS } else { me };
         self.0.compare_exchange(0, word, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
-    /// Asks the holder that was `seen` to wake someone. What the word is then, if that holder still
-    /// has it.
+    /// Asks the holder that was `seen` to wake a waiter. Returns the word then, if that holder
+    /// still has it.
     pub(crate) fn announce(&self, seen: u64) -> Option<u64> {
         let wanted = seen | WAITERS;
         if seen == wanted {
@@ -52,8 +52,9 @@ impl LockWord {
             .map(|_| wanted)
     }
 
-    /// As [`announce`](Self::announce), for who will not sleep on the word, and so has to look at
-    /// it anew: whether that holder still has it. A word that names nobody has nobody to ask.
+    /// As [`announce`](Self::announce), for a thread that will not sleep on the word, and so has to
+    /// look at it anew: whether that holder still has it. A word that names nobody has nobody to
+    /// ask.
     pub(crate) fn announce_anew(&self, seen: u64) -> bool {
         seen & !WAITERS != 0
             && self

@@ -13,11 +13,11 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
-/// What the processes of a segment do once among them. When the one that is at it dies, fails or
-/// panics, the next one that comes does it, and is told that it was begun before. Work that asks
-/// for the same once waits for itself.
+/// Work that the processes of a segment do once among them. When the process that does it dies,
+/// fails or panics, the next one that comes does it, and learns that it was begun before. Work that
+/// asks for the same once waits for itself.
 ///
-/// What must be there from the start is better stored by who makes the segment; see
+/// Values that must be there from the start are better stored by the maker of the segment; see
 /// [`SegmentOptions::create_with`](crate::shm::SegmentOptions::create_with).
 ///
 /// ```
@@ -41,7 +41,7 @@ unsafe impl Share for Once {
     const FINGERPRINT: Fingerprint<Self> = Fingerprint::of("folio::Once");
 }
 
-/// The lock, held; what is not done when it is dropped was cut short.
+/// The lock, held. An attempt that is dropped unfinished was cut short.
 struct OnceAttempt<'a> {
     attachment: &'a Attachment,
     lock: &'a Lock,
@@ -63,18 +63,18 @@ impl<'a> SharedRef<'a, Once> {
         unsafe { (&(*self.as_ptr()).lock, &(*self.as_ptr()).done) }
     }
 
-    /// Whether it is done. What was stored by who did it is seen.
+    /// Whether it is done. The stores of the process that did it are seen.
     #[inline]
     pub fn is_done(&self) -> bool {
         self.parts().1.load(Ordering::Acquire) == 1
     }
 
-    /// Does it, unless it is done; waits for who is at it. `work` learns whether it was begun
-    /// before, and not finished.
+    /// Does it, unless it is done; waits for a process that does it. `work` learns whether it was
+    /// begun before, and not finished.
     ///
     /// # Errors
     ///
-    /// What `work` returns: then it is not done. EIO if the segment was truncated.
+    /// An error of `work`: then it is not done. EIO if the segment was truncated.
     pub fn call(&self, work: impl FnOnce(bool) -> Result<()>) -> Result<()> {
         self.call_with(Wait::new(), work)
     }
@@ -118,8 +118,8 @@ impl<'a> SharedRef<'a, Once> {
         })
     }
 
-    /// A future that is ready when someone has done it; see [`lock_async`](SharedRef::lock_async)
-    /// for what holds for all of them.
+    /// A future that is ready when a process has done it; [`lock_async`](SharedRef::lock_async)
+    /// describes the rules of all futures.
     ///
     /// # Errors
     ///
@@ -145,7 +145,7 @@ impl Future for OnceFuture<'_> {
         at.attachment().check()?;
         if !at.is_done() {
             sleeper.prepare_wait(context.waker(), None)?;
-            // Who does it looks at the bells whether someone waits or not.
+            // The process that does it checks the notifiers whether another waits or not.
             if !at.is_done() {
                 return Poll::Pending;
             }

@@ -2,8 +2,8 @@
 //! threads. All that changes it is here, so that a model can check it beside the writer's word
 //! (`tests/models/lock_words.rs`).
 //!
-//! The upper half is the party's generation, so that what a dead one left counts for nothing. Only
-//! its own process changes it, but for a writer that clears what the dead left.
+//! The upper half is the participant's generation, so that the count of a dead one counts for
+//! nothing. Only its own process changes it, but for a writer that clears a dead reader's count.
 
 use super::atomics::{AtomicU64, Ordering, fence};
 use super::lock_word::LockWord;
@@ -17,7 +17,7 @@ const COUNT: u64 = 0xffff_ffff;
 #[repr(transparent)]
 pub(crate) struct ReaderWord(pub(crate) AtomicU64);
 
-/// What a reader that counted itself in found.
+/// The result for a reader that counted itself in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entered {
     /// It reads.
@@ -33,7 +33,7 @@ impl ReaderWord {
     pub(crate) fn enter(&self, generation: u32, writer: &LockWord) -> Entered {
         let mine = u64::from(generation) << 32;
         let more = |word: u64| {
-            // What another generation left is a dead party's.
+            // A count of another generation is a dead participant's.
             let count = if word & !COUNT == mine { word & COUNT } else { 0 };
             (count < MOST).then_some(mine | (count + 1))
         };
@@ -56,14 +56,14 @@ impl ReaderWord {
         writer.load() != 0
     }
 
-    /// For a writer, which has its word and has [looked](look_at_readers) since: who reads, by its
+    /// For a writer, which has its word and has [looked](look_at_readers) since: a reader, by its
     /// generation, and the word.
     pub(crate) fn reader(&self) -> Option<(u32, u64)> {
         let word = self.0.load(Ordering::SeqCst);
         (word & COUNT != 0).then_some(((word >> 32) as u32, word))
     }
 
-    /// For a writer: what a dead reader left counts no more. Whether it was still there.
+    /// For a writer: a dead reader's count counts no more. Returns whether it was still there.
     pub(crate) fn clear(&self, dead: u64) -> bool {
         self.0.compare_exchange(dead, 0, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }

@@ -1,8 +1,8 @@
 //! A FIFO that one process reads, and that others make readable by its name. While that process
 //! lives somebody reads it, and nobody afterwards: its forked children have no descriptor of it.
 //!
-//! What may be planted under such a name is looked at before it is opened, and opened by what was
-//! looked at.
+//! A file that others may plant under such a name is examined before it is opened, and opened by
+//! the examined descriptor.
 //!
 //! Source: fifo(7), open(2) (`O_PATH`), pipe(7).
 
@@ -26,8 +26,8 @@ pub(crate) struct Fifo {
 }
 
 impl Fifo {
-    /// Makes one, which may be rung by whoever may write to the file `like`. EEXIST if anything has
-    /// the name.
+    /// Makes one, which every process that may write to the file `like` may signal. EEXIST if
+    /// anything has the name.
     pub(crate) fn make(path: &Path, like: BorrowedFd<'_>) -> Result<Self, Errno> {
         rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
         let opened = find(path).and_then(|found| {
@@ -45,7 +45,7 @@ impl Fifo {
                 give_rights(fifo.as_fd(), like)?;
                 Ok(fifo)
             }
-            // Whoever may write to the directory has put something else in its place.
+            // A process that may write to the directory has put something else in its place.
             Err(errno @ (Errno::PERM | Errno::INVAL | Errno::NOENT)) => Err(errno),
             Err(errno) => {
                 let _ = rustix::fs::unlink(path);
@@ -64,7 +64,7 @@ impl Fifo {
 
     /// Takes all bytes out.
     pub(crate) fn drain(&self) {
-        /// As many as a FIFO holds; whoever rings all the time is no reason to stay here.
+        /// As many as a FIFO holds; a process that signals all the time is no reason to stay here.
         const READS: usize = 16;
         let mut bytes = [0; 4096];
         let _ =
@@ -78,7 +78,7 @@ impl Drop for Fifo {
         if let Some(fd) = self.fd.take()
             && self.process == identity::token()
         {
-            // It takes no descriptor: who leaves may have none to spare.
+            // It takes no descriptor: a process that leaves may have none to spare.
             let (named, read) = (file::status_of(&self.path), file::status(fd.as_fd()));
             let inode = |status: file::Status| (status.device, status.inode);
             if named.is_ok() && named.map(inode) == read.map(inode) {
@@ -107,7 +107,7 @@ fn give_rights(fd: BorrowedFd<'_>, like: BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// What has the name, if it is a FIFO. Nobody notices.
+/// The file with the name, if it is a FIFO. Nobody notices.
 fn find(path: &Path) -> Result<OwnedFd, Errno> {
     let found = file::find(path)?;
     let kind = file::status(found.as_fd())?.kind;
@@ -242,7 +242,7 @@ mod tests {
             // SAFETY: the kernel reads the limit.
             let is_limited = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none) } == 0;
             let is_done = made.is_ok_and(|(moved, fifo)| {
-                // What has its name by now is another's.
+                // The file with its name is another's by now.
                 drop(moved);
                 let stays = path.exists();
                 drop(fifo);

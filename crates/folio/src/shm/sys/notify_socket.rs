@@ -1,5 +1,5 @@
 //! A descriptor that becomes readable when another process sends a byte to it by a name in the
-//! abstract namespace, when a process ends, or when a timer goes off: what stands behind a bell.
+//! abstract namespace, when a process ends, or when a timer goes off: the base of a notifier.
 //! Nothing of it is left when its process ends, but for the name of a [FIFO](super::fifo), if it
 //! has one.
 //!
@@ -15,7 +15,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// What the epoll says of a process, and of all else.
+/// The epoll's data for a process, and for all else.
 const END: u64 = 1;
 const RING: u64 = 0;
 /// How many descriptors of the epoll are no processes: socket, timer and FIFO.
@@ -75,8 +75,8 @@ impl NotifySocket {
 
     /// Makes it unreadable until it rings again.
     pub(crate) fn clear(&self) {
-        /// More than a queue of datagrams holds; whoever rings all the time is no reason to stay
-        /// here.
+        /// More than a queue of datagrams holds; a process that signals all the time is no reason
+        /// to stay here.
         const RINGS: usize = 1024;
         let mut bytes = [0; 16];
         let _ = (0..RINGS).find(|_| self.socket.recv(&mut bytes).is_err());

@@ -30,8 +30,7 @@ pub(crate) fn create(dir: &Path, temporary: impl FnOnce() -> PathBuf) -> Result<
     let mode = Mode::RUSR | Mode::WUSR;
     match rustix::fs::open(dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
         Ok(fd) => Ok(Unnamed { fd, temporary: None }),
-        // A kernel or a file system that does not know such files takes the directory for what is
-        // to be opened.
+        // A kernel or a file system that does not know such files opens the directory itself.
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {
             create_named(temporary())
         }

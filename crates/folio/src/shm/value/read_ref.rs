@@ -1,4 +1,4 @@
-//! A handle to a value that may be read: what a lock held for reading gives.
+//! A handle to a value that may be read: a lock that is held for reading gives it.
 
 use crate::access::View;
 use crate::error::Result;
@@ -70,7 +70,7 @@ impl<'a, T: Share, const N: usize> ReadRef<'a, [T; N]> {
     }
 }
 
-/// What is made of atomics is used as such.
+/// A value made of atomics is used in place.
 impl<T: InPlace> Deref for ReadRef<'_, T> {
     type Target = T;
 

@@ -15,7 +15,7 @@ use crate::shm::value::share::Share;
 use std::cell::Cell;
 use std::mem::MaybeUninit;
 
-/// Up to this many bytes lie on the stack. What nobody reads is gone once it is compiled.
+/// Up to this many bytes lie on the stack. The compiler removes bytes that nobody reads.
 const SMALL: usize = 4096;
 
 /// The same size for all types: an unoptimised frame has room for every branch of its function,

@@ -1,4 +1,4 @@
-//! Which types may lie in shared memory, and what safe code gets of them there.
+//! The types that may lie in shared memory, and the access of safe code to them there.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -61,8 +61,8 @@ impl<T> Fingerprint<T> {
     ///
     /// # Safety
     ///
-    /// No type with another layout or meaning has this number, and the layout of `T` keeps what
-    /// [`Share`] and [`Plain`] demand.
+    /// No type with another layout or meaning has this number, and the layout of `T` meets the
+    /// demands of [`Share`] and [`Plain`].
     pub const unsafe fn new(number: u64) -> Self {
         Self { number, of: PhantomData }
     }
@@ -200,8 +200,8 @@ impl<S> Field<S> {
 }
 
 /// A type that may lie in memory that other processes write: every bit pattern is valid for it, and
-/// it means the same everywhere. Integers and floats of a fixed size, the atomics of such, arrays,
-/// what this module has for synchronising, and structs of these by `#[derive(Share)]`.
+/// it means the same everywhere. Integers and floats of a fixed size, their atomics, arrays, the
+/// synchronising types of this module, and structs of these by `#[derive(Share)]`.
 ///
 /// Not pointers and references (an address means nothing to another process), nor `usize` and
 /// `isize` with their atomics (another program's may have another size), nor `bool`, `char`,

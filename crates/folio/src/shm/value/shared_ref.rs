@@ -1,7 +1,7 @@
 //! Handles to a value in a segment: [`Shared`], which keeps the segment, and [`SharedRef`], which
 //! borrows who does.
 //!
-//! Plain data is copied in and out. What is made of atomics is used in place. Everything else is
+//! Plain data is copied in and out. Values made of atomics are used in place. Everything else is
 //! reached field by field ([`field!`](crate::shm::field)). No reference to bytes that are not
 //! atomics exists.
 
@@ -18,8 +18,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-/// A value in a segment, for as long as what it was taken from is borrowed. Copies of it are the
-/// same place.
+/// A value in a segment, for as long as its origin is borrowed. Copies of it are the same place.
 pub struct SharedRef<'a, T> {
     attachment: &'a Attachment,
     at: *mut T,
@@ -34,8 +33,8 @@ impl<T> Clone for SharedRef<'_, T> {
 
 impl<T> Copy for SharedRef<'_, T> {}
 
-// SAFETY: a place is used by all processes at once anyway: what it gives are copies, atomics, and
-// locks that work across threads as they do across processes.
+// SAFETY: all processes use a place at once anyway: it gives copies, atomics, and locks that work
+// across threads as they do across processes.
 unsafe impl<T> Send for SharedRef<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for SharedRef<'_, T> {}
@@ -104,10 +103,10 @@ fn offset_of<T: Share, F: Share>(pick: impl FnOnce(&T) -> &F) -> usize {
 }
 
 impl<T: Plain> SharedRef<'_, T> {
-    /// Copies the value out. What has 1, 2, 4 or 8 bytes and is aligned to as many is loaded in one
-    /// step, as it is [stored](Self::store); of everything else, and of what is stored in parts
-    /// (its fields, or by a [view](Self::view_mut)), who stores it meanwhile may be seen half. Keep
-    /// what belongs together in a [`Mutex`](crate::shm::Mutex).
+    /// Copies the value out. A value of 1, 2, 4 or 8 bytes that is aligned to as many is loaded in
+    /// one step, as it is [stored](Self::store). Of all other values, and of values that are stored
+    /// in parts (their fields, or by a [view](Self::view_mut)), a store at the same time may be
+    /// seen in half. Keep values that belong together in a [`Mutex`](crate::shm::Mutex).
     ///
     /// # Errors
     ///
@@ -118,7 +117,7 @@ impl<T: Plain> SharedRef<'_, T> {
         self.copy_out()
     }
 
-    /// As [`load`](Self::load), for who has [attended](Attachment::attend).
+    /// As [`load`](Self::load), for a caller that has [joined](Attachment::ensure_joined).
     #[inline]
     fn copy_out(&self) -> Result<T> {
         // SAFETY: the value lies in the map, which is there while the attachment is.
@@ -156,7 +155,7 @@ impl<T: Plain> SharedRef<'_, T> {
         self.copy_in(value)
     }
 
-    /// As [`store`](Self::store), for who has [attended](Attachment::attend).
+    /// As [`store`](Self::store), for a caller that has [joined](Attachment::ensure_joined).
     #[inline]
     fn copy_in(&self, value: T) -> Result<()> {
         // SAFETY: as for `copy_out`.
@@ -177,12 +176,12 @@ impl<T: Plain> SharedRef<'_, T> {
     }
 }
 
-/// Parts of what is too large to be copied as a whole.
+/// Parts of a value that is too large to be copied as a whole.
 impl<'a, T: Plain> SharedRef<'a, T> {
     /// The value's bytes, for volatile reads: each load happens once, when it is made, and shows
-    /// what is there then. What another thread or process stores meanwhile may be seen in part;
-    /// every byte is one that somebody stored, and takes any value, so that nothing that is made of
-    /// them is unsound.
+    /// the bytes of that moment. Stores of another thread or process at the same time may be seen
+    /// in part. Every byte is one that somebody stored, and takes any value, so that nothing that
+    /// is made of them is unsound.
     ///
     /// ```
     /// use folio::shm::{Segment, Share, field};
@@ -204,7 +203,8 @@ impl<'a, T: Plain> SharedRef<'a, T> {
     ///
     /// If a process truncates the segment while there is a view, bytes that are gone read as zeros,
     /// and the next operation that can return an error about the segment does ([`Shared::check`]).
-    /// Copies by the view ([`View::copy_to`] and what is built on it) are EFAULT there themselves.
+    /// Copies by the view ([`View::copy_to`] and the calls built on it) are EFAULT there
+    /// themselves.
     ///
     /// # Errors
     ///
@@ -230,7 +230,7 @@ impl<'a, T: Plain> SharedRef<'a, T> {
 }
 
 impl<T: Plain> SharedRef<'_, T> {
-    /// Loads the value, lets `change` change it, and stores it: for who alone may.
+    /// Loads the value, lets `change` change it, and stores it: for a caller that alone may.
     #[inline]
     pub(in crate::shm) fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> Result<R> {
         self.attachment.ensure_joined()?;
@@ -321,7 +321,7 @@ impl<'a, T: Share, const N: usize> SharedRef<'a, [T; N]> {
     }
 }
 
-/// What is made of atomics is used as such. A segment that was truncated shows zeros here, and an
+/// A value made of atomics is used in place. A segment that was truncated shows zeros here, and an
 /// error at the next operation that can return one ([`Shared::check`]).
 impl<T: InPlace> Deref for SharedRef<'_, T> {
     type Target = T;
@@ -371,7 +371,7 @@ impl<T: Share> Shared<T> {
         Self { attachment, at }
     }
 
-    /// The value's place, borrowed from this handle: what locks, loads and stores.
+    /// The value's place, borrowed from this handle: it locks, loads and stores.
     #[inline]
     pub fn shared_ref(&self) -> SharedRef<'_, T> {
         // SAFETY: as this handle was made.
@@ -457,7 +457,7 @@ impl<T: Share, const N: usize> Shared<[T; N]> {
     }
 }
 
-/// What is made of atomics is used as such; see [`SharedRef`]'s.
+/// A value made of atomics is used in place; see [`SharedRef`]'s.
 impl<T: InPlace> Deref for Shared<T> {
     type Target = T;
 

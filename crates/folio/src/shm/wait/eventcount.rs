@@ -1,21 +1,22 @@
 //! How one side tells the other that it sleeps, so that the other makes no system call while it
 //! does not.
 //!
-//! The sleeper says so in a word, looks once more whether it has to, and sleeps on the word;
-//! whoever has published something looks at the word and, if it says so, clears it and wakes. Each
-//! side stores first and looks then, which takes a full fence on both. A fence for each message
-//! would cost more than the message: it waits until the message's lines have come from the other
-//! processor. So the publisher has none. Its look can come before its store is seen, but not by
-//! longer than a processor keeps a store to itself, which is well below a microsecond; the sleeper
-//! looks for [`SETTLE`] after it has said that it will sleep. What this misses against all odds,
-//! and what a publisher leaves undone that is killed before it wakes, is found when the sleeper's
-//! slice ends, at most 100 milliseconds later; and for who waits for a bell instead, when the bell
-//! goes off by itself, every half second, or when a process ends that it watches. So is what a
-//! publisher says that reaches neither the bell's socket nor its FIFO.
+//! The sleeper announces itself in a word, checks once more whether it has to sleep, and sleeps on
+//! the word. A publisher reads the word after it has published something. If the word announces a
+//! sleeper, the publisher clears it and wakes. Each side stores first and looks then, which takes a
+//! full fence on both. A fence for each message would cost more than the message: it waits until
+//! the message's lines have come from the other processor. So the publisher has none. Its look can
+//! come before its store is seen, but not by longer than a processor keeps a store to itself, which
+//! is well below a microsecond; the sleeper looks for [`SETTLE`] after it has announced that it
+//! will sleep. A wake that is missed against all odds, and one that a killed publisher leaves
+//! undone, is made up for when the sleeper's slice ends, at most 100 milliseconds later. A sleeper
+//! that waits for a notifier instead learns it when the notifier's timer goes off, every half
+//! second, or when a process ends that it watches. The same holds for a publisher that reaches
+//! neither the notifier's socket nor its FIFO.
 //!
-//! Several may sleep on one word. Who clears it also counts, in its upper bits: else a sleeper that
-//! has not come to sleep yet would take the announcement of another, made after the wake, for its
-//! own.
+//! Several threads may sleep on one word. Clearing the flags also bumps a wake counter in the upper
+//! bits. Without it, a thread about to sleep could mistake a later waiter's flag for its own and
+//! miss the wake.
 //!
 //! (The barrier for this is membarrier(2) on the sleeper's side. It costs 9 µs where the other
 //! processor is busy, and takes them from it.)
@@ -32,18 +33,18 @@ const SETTLE: Duration = Duration::from_micros(2);
 pub(crate) const ASLEEP: u32 = 1;
 /// The other side wants its bell rung.
 pub(crate) const BELL: u32 = 2;
-/// What can be announced. The bits above count the wakes.
+/// The flags that can be announced. The bits above count the wakes.
 const HOW: u32 = ASLEEP | BELL;
 
-/// The word between two sides: what the sleeping one wants to be told by. It lies in shared memory,
-/// and any value may be found in it.
+/// The word between two sides: how the sleeping side wants to be notified. It lies in shared
+/// memory, and may hold any value.
 #[repr(transparent)]
 #[derive(Debug)]
 pub(crate) struct EventCount(pub(crate) AtomicU32);
 
 impl EventCount {
-    /// Says how this side wants to be told of what comes. It looks once more afterwards. Returns
-    /// what the word is then.
+    /// Announces how this side wants to be notified. It looks once more afterwards. Returns the
+    /// word then.
     pub(crate) fn prepare_wait(&self, how: u32) -> u32 {
         let word = self.0.fetch_or(how, Ordering::SeqCst) | how;
         fence(Ordering::SeqCst);
@@ -51,7 +52,7 @@ impl EventCount {
     }
 
     /// Announces, and then looks for as long as it takes until the announcement is surely seen.
-    /// What the word is then, or `None` if `is_ready` said that there is no need to sleep.
+    /// Returns the word then, or `None` if `is_ready` said that there is no need to sleep.
     pub(crate) fn prepare_wait_and_settle(
         &self,
         how: u32,
@@ -76,8 +77,8 @@ impl EventCount {
         self.0.fetch_and(!how, Ordering::Relaxed);
     }
 
-    /// For the side that has published something: what the other wants to be told by, which it will
-    /// not be again. Mostly nothing.
+    /// For the side that has published something: how the other side wants to be notified, which
+    /// this clears. Mostly nothing.
     #[inline]
     pub(crate) fn notify(&self) -> u32 {
         publisher_fence();

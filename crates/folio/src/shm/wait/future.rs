@@ -1,5 +1,5 @@
-//! Futures without a runtime: one thread of the process waits for all bells, and wakes whoever
-//! waits for one.
+//! Futures without a runtime: one thread of the process waits for all notifiers, and wakes their
+//! waiters.
 //!
 //! The thread starts with the first future that has to wait. A forked child starts its own.
 
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
-/// The thread's side: who is to be woken for which number.
+/// The thread's side: the waker of each number.
 #[derive(Debug)]
 struct Reactor {
     process: u64,
@@ -73,8 +73,8 @@ impl Reactor {
     }
 }
 
-/// Wakes. One that panics must not keep the others asleep; the hook has told of it. What it
-/// panicked with is not dropped, which could panic, too.
+/// Wakes. A waker that panics must not keep the others asleep; the hook has reported it. The
+/// payload of the panic is not dropped, since that could panic, too.
 pub(in crate::shm) fn wake(waker: Waker) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
         std::mem::forget(panic);

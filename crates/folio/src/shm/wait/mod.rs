@@ -1,5 +1,4 @@
-//! The one way in which threads wait for what other processes do: spin a little, then park on a
-//! futex.
+//! The one way in which threads wait for other processes: spin a little, then park on a futex.
 //!
 //! No park is for ever. After a *slice* a waiter looks at everything anew, and asks whether the one
 //! it waits for still lives. So a process that is killed at any instruction (between a change and
@@ -36,7 +35,8 @@ const LONGEST_SLICE: Duration = Duration::from_millis(100);
 /// Rounds of spinning, at least and at most, by how it went before.
 const FEWEST: u32 = 8;
 const MOST: u32 = 256;
-/// Rounds of who never parks, between two looks at the clock and at those it waits for.
+/// Rounds of a wait that never parks, between two looks at the clock and at the processes that it
+/// waits for.
 const ROUNDS_A_LOOK: u32 = 4096;
 
 /// Waits of this process that parked.
@@ -44,7 +44,7 @@ static PARKS: AtomicU64 = AtomicU64::new(0);
 
 /// How to wait.
 ///
-/// Whoever waits in a segment that was made or opened by its name gets ESTALE within a slice (100
+/// A wait in a segment that was made or opened by its name ends with ESTALE within a slice (100
 /// milliseconds) after that name was removed, or another file got it: no process that comes by the
 /// name can end the wait. The same holds for futures and descriptors to poll, within a second. A
 /// wait of no time, and a `try_` call of a lock, do not ask. See
@@ -107,7 +107,7 @@ impl Wait {
         PARKS.load(Ordering::Relaxed)
     }
 
-    /// The same, for who has waited in several steps since `start`.
+    /// The same, for a wait of several steps since `start`.
     pub(crate) fn since(mut self, start: Option<Instant>) -> Self {
         let spent = start.map_or(Duration::ZERO, |start| start.elapsed());
         self.timeout = self.timeout.map(|time| time.saturating_sub(spent));
@@ -128,7 +128,7 @@ impl Wait {
     ///
     /// # Errors
     ///
-    /// ETIMEDOUT; what `look` returns; those of [`Attachment::check`].
+    /// ETIMEDOUT; an error of `look`; those of [`Attachment::check`].
     pub(crate) fn until<R>(
         &self,
         attachment: &Attachment,
@@ -187,7 +187,7 @@ impl Wait {
         }
         self.learn(false);
         let (mut slice, mut ask, mut again) = (FIRST_SLICE, true, 0_u32);
-        // Parks that others end early add up to a slice, too: who waits among many that come and go
+        // Parks that others end early add up to a slice, too: a waiter among many that come and go
         // still asks.
         let mut asked = Instant::now();
         let (mut has_parked, mut ask_for_name) = (false, false);
@@ -197,8 +197,8 @@ impl Wait {
                 Check::Done(result) => return Ok(result),
                 Check::Sleep(value) => value,
                 Check::Again => {
-                    // Something changed just now; who changes it all the time does not get past the
-                    // deadline.
+                    // The word changed just now; a process that changes it all the time does not
+                    // get past the deadline.
                     again = again.wrapping_add(1);
                     if again.is_multiple_of(64) {
                         ask |= asked.elapsed() >= slice;
@@ -241,7 +241,7 @@ impl Wait {
     fn rounds(&self) -> u32 {
         match self.spin {
             Spin::Rounds(rounds) => rounds,
-            // Who has one processor spins in the way of the one it waits for.
+            // With one processor a spinning waiter is in the way of the process that it waits for.
             Spin::Adaptive if processors() > 1 => ROUNDS.get(),
             Spin::Adaptive | Spin::Always => 0,
         }
@@ -288,7 +288,7 @@ pub(crate) enum WaitPhase {
     Park { ask: bool },
 }
 
-/// What a waiter saw.
+/// The result of a waiter's look.
 #[derive(Debug)]
 pub(crate) enum Check<R> {
     Done(R),
@@ -328,7 +328,7 @@ pub(crate) fn is_timeout(error: &Error) -> bool {
         && error.call_error().is_some_and(|refusal| !refusal.by_kernel())
 }
 
-/// The half of a word of 64 bits that holds its low bits, which is what a futex can wait for.
+/// The half of a word of 64 bits that holds its low bits: a futex can wait for it.
 pub(crate) fn low_half(word: &AtomicU64) -> &AtomicU32 {
     let halves = std::ptr::from_ref(word).cast::<AtomicU32>();
     let low = usize::from(cfg!(target_endian = "big"));

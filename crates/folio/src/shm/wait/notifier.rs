@@ -2,14 +2,14 @@
 //! receive, or room to send. It costs the other side a system call, and only when it was asked for.
 //!
 //! It is a socket in the abstract namespace, named after the segment, its owner and a number drawn
-//! when it is made; whoever rings needs no descriptor of it, and it vanishes with its process. A
-//! process of another network namespace reaches no such name. So once a segment has parties of
-//! several, its bells are FIFOs as well, in the directory of its file and named after the same
-//! numbers; what killed processes leave of those is taken away with the segment's name, by who
-//! would ring one, or by [`remove_stale`](crate::shm::remove_stale). Beside it a timer goes off
-//! once in a while, for what no ring tells: a process that reaches neither, since the segment has
-//! no directory (it is anonymous), or one in which it may make or see no FIFO. The end of processes
-//! that were named makes it readable too.
+//! when it is made. A sender needs no descriptor of it, and it vanishes with its process. A process
+//! of another network namespace reaches no such name. So once a segment has participants of several
+//! namespaces, its notifiers are FIFOs as well, in the directory of its file and named after the
+//! same numbers. The FIFOs of killed processes are removed with the segment's name, by a process
+//! that would signal one, or by [`remove_stale`](crate::shm::remove_stale). Beside it a timer goes
+//! off once in a while, for events without a signal: a process that reaches neither, since the
+//! segment has no directory (it is anonymous), or one in which it may make or see no FIFO. The end
+//! of processes that were named makes it readable too.
 
 use crate::error::{Errno, Error, Result, Subject};
 use crate::shm::segment::attachment::Attachment;
@@ -75,21 +75,21 @@ impl NotifierSlot {
         }
     }
 
-    /// The same, for who has found this owner there.
+    /// The same, for a caller that has found this owner there.
     fn notify_owner(&self, attachment: &Attachment, owner: u64) {
         if notify(attachment, owner, &self.number) == NotifyOutcome::Dead
             && let Err(heir) =
                 self.owner.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Acquire)
             && heir != 0
         {
-            // A new one was at it just now: what was disarmed may have been its own, and is rung
-            // after all.
+            // A new owner registered just now: the disarmed notifier may have been its own, and is
+            // signalled after all.
             signal(attachment, heir, self.number.load(Ordering::Acquire) & !ARMED);
         }
     }
 }
 
-/// What became of who was to be rung.
+/// The outcome of a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NotifyOutcome {
     /// It is alive, or nothing was to be done.
@@ -149,8 +149,8 @@ impl Notifier {
             return;
         }
         let made = self.make_fifo(attachment);
-        // Where there can be none, or another has taken its name, the timer is what is left. A
-        // process that has no descriptor to spare may have one the next time.
+        // Where there can be none, or another has taken its name, the timer is left. A process that
+        // has no descriptor to spare may have one the next time.
         self.reaches = !matches!(made, Err(errno) if sys::file::is_exhausted(errno));
     }
 
@@ -183,7 +183,7 @@ impl Notifier {
         false
     }
 
-    /// Whether it is tied to a cord still: what lies in shared memory others can write to.
+    /// Whether it is still registered in a slot: other processes can write to shared memory.
     pub(crate) fn is_registered(&self, cord: &NotifierSlot, attachment: &Attachment) -> bool {
         cord.owner.load(Ordering::Relaxed) == attachment.me().word()
             && cord.number.load(Ordering::Relaxed) & !ARMED == self.number
@@ -243,9 +243,9 @@ impl Notifier {
                     process => process.and_then(Result::ok),
                 }
             };
-            // The number is what the party says itself, and may be another process's here: of
-            // another pid namespace. Or the party has outlived its process, in a child that has its
-            // lock. Such an end would ring for ever.
+            // The participant itself stored the number, and it may be another process's here: of
+            // another pid namespace. Or the participant has outlived its process, in a child that
+            // has its lock. Such an end would signal for ever.
             let (ended, process) = match watched {
                 Some(process)
                     if hears_an_end && crate::shm::sys::notify_socket::has_ended(&process) =>
@@ -268,8 +268,8 @@ impl Notifier {
             .for_each(|fd| self.inner.forget(fd));
     }
 
-    /// Rings if this party has ended: whoever had its number may have been another by then, and
-    /// nobody rings.
+    /// Signals if this participant has ended: another process may have had its number by then, and
+    /// nobody signals.
     fn signal_for_the_dead(&self, attachment: &Attachment, party: Owner) {
         if !attachment.is_alive(party) {
             self.inner.signal();

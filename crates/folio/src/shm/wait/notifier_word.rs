@@ -1,21 +1,22 @@
-//! The word of a bell: its number, and whether it wants to be rung. How it is armed and how that is
-//! taken away is here, so that a model can check it beside a lock's word
-//! (`tests/models/notifier.rs`). (The cords of channels and logs are armed in `bell`: there `doze`
-//! comes between, with a time in place of fences.)
+//! The word of a notifier: its number, and whether it is armed. Arming and disarming are here, so
+//! that a model can check them beside a lock's word (`tests/models/notifier.rs`). (The slots of
+//! channels and logs are armed in `notifier`: there `eventcount` comes between, with a time in
+//! place of fences.)
 //!
-//! Who waits arms the word first, and then looks at what it waits for, and says there that it waits
-//! (`WAITERS` of a lock, `WAITED` of an event); who changes that does so first, and then, if
-//! someone waits, looks at the bells. Between the two steps each has a full fence, so one of the
-//! two sees the other. Neither fence is on a way that makes no system call. The arming holds for
-//! one ring: who takes it away rings. A waker that is killed between the two, or before it looks,
-//! leaves a bell silent until it rings by itself.
+//! A waiter arms the word first, and then examines the value that it waits for, and announces there
+//! that it waits (`WAITERS` of a lock, `WAITED` of an event). A thread that changes the value does
+//! so first, and then, if there is a waiter, checks the notifiers. Between the two steps each has a
+//! full fence, so one of the two sees the other. Neither fence is on a way that makes no system
+//! call. The arming holds for one signal: the thread that clears it signals. A waker that is killed
+//! between the two, or before it looks, leaves a notifier silent until its timer goes off.
 
 use super::atomics::{AtomicU64, Ordering, fence};
 
 /// The bell wants to be rung: once. Numbers of bells are without it.
 pub(crate) const ARMED: u64 = 1;
 
-/// For who hears the bell: from here on whoever pulls it rings. The looks come after this.
+/// For the owner of the notifier: from here on every notification signals. The looks come after
+/// this.
 pub(crate) fn arm(word: &AtomicU64, number: u64) {
     word.store(number | ARMED, Ordering::Release);
     fence(Ordering::SeqCst);
@@ -26,7 +27,7 @@ pub(crate) fn check_notifiers() {
     fence(Ordering::SeqCst);
 }
 
-/// The number of a bell that is armed. It is not any more, and who is told so rings.
+/// The number of an armed notifier. It is not armed any more, and the caller signals it.
 pub(crate) fn disarm(word: &AtomicU64) -> Option<u64> {
     let armed = word.load(Ordering::Acquire);
     let number = armed & !ARMED;

@@ -1,4 +1,5 @@
-//! One side's bell, on its cord in the memory of a ring, and what the side's futures do with it.
+//! One side's notifier, registered in its slot in the memory of a ring, and its use by the side's
+//! futures.
 
 use crate::error::Result;
 use crate::shm::segment::attachment::Attachment;
@@ -71,7 +72,7 @@ impl PollHandle {
     /// Has it ring, once, when its cord is pulled. To be announced afterwards.
     pub(in crate::shm) fn arm(&mut self, attachment: &Attachment, cords: &[NotifierSlot]) {
         self.bell.ensure_fifo(attachment);
-        // What lies in shared memory others can write to.
+        // Other processes can write to shared memory.
         if !self.bell.is_registered(&cords[self.slot()], attachment) {
             match self.on {
                 SlotChoice::Own(cord) => self.bell.register(&cords[cord], attachment),
@@ -127,8 +128,8 @@ pub(in crate::shm) trait Pollable {
     fn poll_handle(&mut self) -> Result<&mut PollHandle>;
 }
 
-/// What a future of a side does when it is polled. The `attempt` makes the bell unreadable when
-/// there is nothing, if there is a bell.
+/// The poll of a side's future. The `attempt` makes the notifier unreadable when there is nothing,
+/// if there is a notifier.
 pub(in crate::shm) fn poll<S: Pollable, T>(
     side: &mut S,
     context: &Context<'_>,

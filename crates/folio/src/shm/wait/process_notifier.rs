@@ -2,11 +2,11 @@
 //! events of a segment, whatever they wait for there. Its word lies in the party's slot;
 //! `bell_word` tells how waiters and wakers use it.
 //!
-//! It is made when a future has to wait for the first time. When it rings, all wakers are woken,
-//! and each future looks again: the one that gets what it waits for has it, the others arm the bell
-//! anew and say anew that they wait. So none takes a wake from another, and one that is dropped has
-//! taken nothing. It also rings when a process ends that holds what one of them waits for, and by
-//! itself every half second: for what no ring tells.
+//! It is made when a future has to wait for the first time. When it is signalled, all wakers are
+//! woken, and each future looks again: one of them gets the value, the others arm the notifier anew
+//! and announce anew that they wait. So none takes a wake from another, and one that is dropped has
+//! taken nothing. It is also signalled when a process ends that holds a lock that one of them waits
+//! for, and by a timer every half second: for events without a signal.
 
 use crate::error::{Errno, Result};
 use crate::shm::segment::attachment::{Attachment, FutureNotifier};
@@ -34,7 +34,7 @@ pub(crate) struct ProcessNotifier {
     heard: Mutex<ListenedState>,
 }
 
-/// The bell, and who hears it.
+/// The notifier, and the state of its listener.
 #[derive(Debug)]
 struct ListenedState {
     bell: Notifier,
@@ -101,8 +101,8 @@ impl Wake for ProcessNotifier {
     fn wake(self: Arc<Self>) {
         let mut heard = self.heard();
         (heard.is_awaited, heard.has_rung) = (false, true);
-        // First this, then the wakers: whoever comes later arms it anew, and a ring after this is
-        // heard.
+        // First this, then the wakers: a future that comes later arms it anew, and a signal after
+        // this is seen.
         heard.bell.clear();
         let wakers = std::mem::take(&mut heard.wakers);
         drop(heard);
@@ -195,7 +195,7 @@ impl<'a> Sleeper<'a> {
     }
 }
 
-/// What a forked child has of its parent's bell is left as it is: another thread may have been at
+/// A forked child leaves its copy of a parent's notifier as it is: another thread may have been at
 /// it.
 fn leave_to_parent(bell: Option<(Arc<ProcessNotifier>, u64)>) {
     std::mem::forget(bell);
@@ -252,7 +252,7 @@ pub(in crate::shm) fn notify_all_processes(attachment: &Attachment) {
         }
         let owner = Owner::new(slot, generation.load(Ordering::Acquire));
         if notify(attachment, owner.word(), bell) == NotifyOutcome::Dead {
-            // A new party may be at it just now: only what was found is taken away.
+            // A new participant may have it just now: only the number that was found is cleared.
             let silent = number & !ARMED;
             let _ = bell.compare_exchange(silent, 0, Ordering::Relaxed, Ordering::Relaxed);
         }

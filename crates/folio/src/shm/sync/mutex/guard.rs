@@ -1,4 +1,4 @@
-//! What who holds a lock has: a guard, or, if the value may be torn, what makes a guard of it.
+//! The result of locking: a guard, or, if the value may be torn, a step to a guard.
 
 use crate::access::{View, ViewMut};
 use crate::error::{Error, Result};
@@ -29,14 +29,14 @@ pub(in crate::shm) mod sealed {
 /// A lock around a `T`: [`Mutex`] and [`RwLock`](crate::shm::RwLock).
 pub trait Guards<T: Share>: sealed::SealedLock<T> {}
 
-/// What locking gave: a value in order, or one that may be torn. There is no other way to the
+/// The result of locking: a value in order, or one that may be torn. There is no other way to the
 /// value.
 #[derive(Debug)]
 #[must_use]
 pub enum Locked<'a, T: Share, L: Guards<T> = Mutex<T>> {
     /// All who had the lock before gave it back.
     Clean(Guard<'a, T, L>),
-    /// Who had the lock died or panicked, or left what such a one had left.
+    /// The holder died or panicked, or left the value as a dead holder had left it.
     Torn(Torn<'a, T, L>),
 }
 
@@ -63,7 +63,7 @@ impl<'a, T: Share, L: Guards<T>> Locked<'a, T, L> {
     ///
     /// # Errors
     ///
-    /// What `repair` returns.
+    /// An error of `repair`.
     pub fn or_repair(
         self,
         repair: impl FnOnce(SharedRef<'_, T>) -> Result<()>,
@@ -221,7 +221,7 @@ impl<T: Plain, L: Guards<T>> Guard<'_, T, L> {
     }
 }
 
-/// What is made of atomics is used as such.
+/// A value made of atomics is used in place.
 impl<T: InPlace, L: Guards<T>> Deref for Guard<'_, T, L> {
     type Target = T;
 
@@ -246,9 +246,9 @@ impl<T: Share, L: Guards<T>> Drop for Guard<'_, T, L> {
     }
 }
 
-/// The lock, held, over a value that may be half changed. It can be looked at and mended; what uses
-/// it as if it were in order needs the guard that [`repair`](Self::repair) gives. Dropped, it
-/// leaves the value torn for the next.
+/// The lock, held, over a value that may be half changed. The value can be examined and repaired.
+/// Code that uses it as if it were in order needs the guard that [`repair`](Self::repair) gives.
+/// Dropped, it leaves the value torn for the next holder.
 #[derive(Debug)]
 #[must_use]
 pub struct Torn<'a, T: Share, L: Guards<T> = Mutex<T>>(Guard<'a, T, L>);
@@ -277,7 +277,7 @@ impl<'a, T: Share, L: Guards<T>> Torn<'a, T, L> {
     ///
     /// # Errors
     ///
-    /// What `work` returns: then the value stays torn, and the lock is free.
+    /// An error of `work`: then the value stays torn, and the lock is free.
     pub fn repair(
         self,
         work: impl FnOnce(SharedRef<'_, T>) -> Result<()>,

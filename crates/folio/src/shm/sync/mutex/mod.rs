@@ -1,5 +1,5 @@
-//! A lock across processes that survives the death of its holder, and makes the next one look at
-//! what is left.
+//! A lock across processes that survives the death of its holder, and makes the next holder examine
+//! the value.
 
 pub(in crate::shm) mod guard;
 
@@ -27,7 +27,7 @@ use std::task::{Context, Poll};
 ///
 /// Not a lock for one thread twice: it waits for itself. A guard that is forgotten (`mem::forget`),
 /// or whose thread is ended without unwinding, stays held as long as its process lives. A forked
-/// child does not hold what its parent holds: dropping the copy of a guard does nothing there.
+/// child does not hold its parent's locks: dropping the copy of a guard does nothing there.
 ///
 /// ```
 /// use folio::shm::{Locked, Mutex, Segment};
@@ -57,8 +57,8 @@ impl<T> fmt::Debug for Mutex<T> {
 }
 
 // SAFETY: a word, a state and a value, for each of which all bits are valid: a word that names
-// nobody alive is a lock whose holder is dead. No reference to the value is made but by who may
-// have one of such a type.
+// nobody alive is a lock whose holder is dead. Only code that may have a reference to such a type
+// makes a reference to the value.
 unsafe impl<T: Share> Share for Mutex<T> {
     const FINGERPRINT: Fingerprint<Self> =
         Fingerprint::of("folio::Mutex").and("value", offset_of!(Self, value), T::FINGERPRINT.get());
@@ -88,7 +88,7 @@ fn lock_of<T: Share>(at: SharedRef<'_, Mutex<T>>) -> &Lock {
 }
 
 impl<'a, T: Share> SharedRef<'a, Mutex<T>> {
-    /// Takes the lock; waits for who has it, as long as that process lives.
+    /// Takes the lock; waits for the holder, as long as that process lives.
     ///
     /// # Errors
     ///

@@ -47,7 +47,7 @@ impl<'a, T: Share> Future for ReadFuture<'a, T> {
             }
             let (me, process) = attachment.enter()?;
             let seen = lock.word.load();
-            // Who comes in and goes again rings for a writer that waits, and so for itself.
+            // A reader that comes in and goes again notifies a waiting writer, and so this one.
             if seen == 0 {
                 match at.enter(me, process)? {
                     ReaderWait::In(guard) => {
@@ -131,7 +131,7 @@ impl<'a, T: Share> WriteLockRequest<'a, T> {
         let at = self.at;
         let attachment = at.attachment();
         let (me, process) = attachment.enter()?;
-        // What a forked child has of a parent's future holds nothing.
+        // A forked child's copy of a parent's future holds nothing.
         let held = self.waits.filter(|held| held.process == process);
         let held = if let Some(held) = held {
             held

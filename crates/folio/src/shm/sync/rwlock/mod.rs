@@ -30,9 +30,10 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 /// A value that any number of threads of all processes read, or one writes. It starts free, with a
 /// value of zeros, and takes two KiB besides the value.
 ///
-/// A writer that waits goes before readers that come later. What [`Mutex`](crate::shm::Mutex) says
-/// of dead holders, panics, forgotten guards and forks holds for writers. A reader that dies leaves
-/// nothing behind, nor does a writer that dies while it still waits for readers.
+/// A writer that waits goes before readers that come later. The rules of
+/// [`Mutex`](crate::shm::Mutex) on dead holders, panics, forgotten guards and forks hold for
+/// writers. A reader that dies leaves nothing behind, nor does a writer that dies while it still
+/// waits for readers.
 ///
 /// A thread (or task) that reads and asks to write waits for itself: there is no way from the one
 /// to the other but to drop the guard, and to look at the value anew. One that reads and asks to
@@ -95,7 +96,7 @@ impl<T: Share> sealed::SealedLock<T> for RwLock<T> {
     }
 }
 
-/// Gives the writer's lock back, and wakes all who wait: they may all be readers.
+/// Gives the writer's lock back, and wakes all waiters: they may all be readers.
 pub(in crate::shm) fn open_to_all(attachment: &Attachment, lock: &Lock, me: Owner) {
     if lock.word.unlock(me.word()) == Unlocked::Wake {
         wake_all_kinds(attachment, low_half(&lock.word.0), u32::MAX);
@@ -110,7 +111,7 @@ fn leave(attachment: &Attachment, lock: &Lock, word: &ReaderWord, me: Owner) {
     }
 }
 
-/// What locking for reading gave.
+/// The result of locking for reading.
 #[derive(Debug)]
 #[must_use]
 pub enum ReadLocked<'a, T: Share> {
@@ -193,7 +194,7 @@ impl<T: Plain> ReadGuard<'_, T> {
     }
 }
 
-/// What is made of atomics is used as such.
+/// A value made of atomics is used in place.
 impl<T: InPlace> Deref for ReadGuard<'_, T> {
     type Target = T;
 
@@ -315,8 +316,8 @@ impl<'a, T: Share> SharedRef<'a, RwLock<T>> {
         Ok(ReaderWait::In(ReadGuard { at: *self, me, process, value: PhantomData }))
     }
 
-    /// For a writer, which has looked at the readers: one that lives, by its word, and what that
-    /// is. What the dead left is cleared.
+    /// For a writer, which has looked at the readers: a living one, by its word, and the value of
+    /// the word. The counts of dead readers are cleared.
     pub(in crate::shm) fn living_reader(&self) -> Option<(&'a ReaderWord, Owner, u64)> {
         let end = end(*self).load(Ordering::SeqCst) as usize;
         for (slot, word) in parts(*self).1.iter().enumerate().take(end) {
@@ -395,8 +396,8 @@ impl<'a, T: Share> SharedRef<'a, RwLock<T>> {
         Ok(Some(self.begin(me, process, torn)))
     }
 
-    /// A future that takes the lock for reading; see [`lock_async`](SharedRef::lock_async) for what
-    /// holds for all of them.
+    /// A future that takes the lock for reading; [`lock_async`](SharedRef::lock_async) describes
+    /// the rules of all futures.
     ///
     /// # Errors
     ///
@@ -408,8 +409,8 @@ impl<'a, T: Share> SharedRef<'a, RwLock<T>> {
         ReadFuture::new(*self)
     }
 
-    /// A future that takes the lock for writing; see [`lock_async`](SharedRef::lock_async) for what
-    /// holds for all of them.
+    /// A future that takes the lock for writing; [`lock_async`](SharedRef::lock_async) describes
+    /// the rules of all futures.
     ///
     /// While it waits for readers, no others come in: poll it when it is woken, or drop it. It
     /// gives that up when it is dropped.
@@ -424,7 +425,7 @@ impl<'a, T: Share> SharedRef<'a, RwLock<T>> {
         WriteLockRequest::new(*self)
     }
 
-    /// Takes the lock for writing; waits for who has it, as long as their processes live.
+    /// Takes the lock for writing; waits for the holders, as long as their processes live.
     ///
     /// # Errors
     ///
@@ -466,7 +467,7 @@ impl<'a, T: Share> SharedRef<'a, RwLock<T>> {
         process: u64,
         torn: bool,
     ) -> Locked<'a, T, RwLock<T>> {
-        // What those readers did comes before what is done now.
+        // Those readers' accesses come before the accesses from here on.
         fence(Ordering::Acquire);
         writing(*self).begin();
         let guard = Guard::new(*self, me, process);
