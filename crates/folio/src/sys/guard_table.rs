@@ -4,6 +4,7 @@
 //! checked copies read the clones, and learn the truth of each page. The handler allocates nothing but by mmap(2), and takes
 //! no lock. Two threads that fault on one page race for a bit; the loser returns, and faults again until the winner is done.
 
+use super::block_list::Block;
 use super::copy::Trap;
 use super::fork_mutex::{ForkMutex, ForkMutexGuard};
 use super::handler_table::{HandlerSlot, ThreadKey};
@@ -141,18 +142,18 @@ impl Guarded {
         stores: Stores,
     ) -> Result<(), NotOpened> {
         let mut open = self.gate.lock();
-        let who = this_thread_key();
+        let key = this_thread_key();
         if self.lost.load(Ordering::SeqCst) {
             return Err(NotOpened::GivenUp(self.first_missing(range)));
         }
         vma_reserve::hold().map_err(NotOpened::NoAreas)?;
-        if let Some(slot) = open.slot.filter(|slot| !slot.is_of(who)) {
+        if let Some(slot) = open.slot.filter(|slot| !slot.is_of(key)) {
             // This is a child. Of the threads that opened those guards it has the one that forked, at most: its guards go on,
             // and those of the others will not be closed. Entered anew before the old entry goes: a fault finds one of them.
-            let goes_on = slot.is_visible_to(who);
-            open.slot = goes_on.then(|| register(self, who));
+            let goes_on = slot.is_visible_to(key);
+            open.slot = goes_on.then(|| register(self, key));
             open.guards = if goes_on { open.guards } else { 0 };
-            slot.retire(who);
+            slot.retire(key);
             slot.release();
         }
         if open.guards == 0 {
@@ -163,7 +164,7 @@ impl Guarded {
             self.hi.store(range.end, Ordering::Relaxed);
             self.shift.store(shift, Ordering::Relaxed);
             self.by.store(by as u8, Ordering::Relaxed);
-            open.slot = Some(register(self, who));
+            open.slot = Some(register(self, key));
         }
         open.guards += 1;
         Ok(())
@@ -476,66 +477,24 @@ fn this_thread() -> usize {
     MARK.with(|mark| ptr::from_ref(mark).addr())
 }
 
-/// The table of guarded maps: a list of blocks that only grows.
-#[derive(Debug)]
-struct GuardBlock {
-    slots: [HandlerSlot<Guarded>; GuardBlock::SLOTS],
-    next: AtomicPtr<GuardBlock>,
-}
+/// The table of guarded maps.
+static TABLE: Block<HandlerSlot<Guarded>, TABLE_BLOCK> = Block::new(free_slots());
 
-static TABLE: GuardBlock = GuardBlock::new();
+const TABLE_BLOCK: usize = 32;
 
-impl GuardBlock {
-    const SLOTS: usize = 32;
-
-    const fn new() -> Self {
-        let slots = [const {
-            HandlerSlot {
-                entry: AtomicPtr::new(ptr::null_mut()),
-                users: AtomicU64::new(0),
-                process: AtomicU64::new(0),
-                thread: AtomicUsize::new(0),
-            }
-        }; Self::SLOTS];
-        Self { slots, next: AtomicPtr::new(ptr::null_mut()) }
-    }
-
-    fn next(&self) -> Option<&'static Self> {
-        // SAFETY: blocks are leaked when they are linked, and never freed.
-        unsafe { self.next.load(Ordering::Acquire).as_ref() }
-    }
-
-    fn next_or_grow(&self) -> &'static Self {
-        self.next().unwrap_or_else(|| {
-            let fresh = Box::into_raw(Box::new(Self::new()));
-            match self.next.compare_exchange(
-                ptr::null_mut(),
-                fresh,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
-                // SAFETY: just leaked.
-                Ok(_) => unsafe { &*fresh },
-                Err(other) => {
-                    // SAFETY: not linked, so nobody else has it; `other` is.
-                    unsafe {
-                        drop(Box::from_raw(fresh));
-                        &*other
-                    }
-                }
-            }
-        })
-    }
-}
-
-fn register(guarded: &Guarded, who: ThreadKey) -> &'static HandlerSlot<Guarded> {
-    let mut block = &TABLE;
-    loop {
-        if let Some(slot) = block.slots.iter().find(|slot| slot.insert(guarded, who)) {
-            return slot;
+const fn free_slots() -> [HandlerSlot<Guarded>; TABLE_BLOCK] {
+    [const {
+        HandlerSlot {
+            entry: AtomicPtr::new(ptr::null_mut()),
+            users: AtomicU64::new(0),
+            process: AtomicU64::new(0),
+            thread: AtomicUsize::new(0),
         }
-        block = block.next_or_grow();
-    }
+    }; TABLE_BLOCK]
+}
+
+fn register(guarded: &Guarded, key: ThreadKey) -> &'static HandlerSlot<Guarded> {
+    TABLE.find_or_grow(|slot| slot.insert(guarded, key), free_slots)
 }
 
 /// Whether the signal says that a page could not be supplied, and not that an access was wrong in itself; with a zero page
@@ -561,20 +520,14 @@ pub(super) fn supply(address: usize, pc: usize, signal: i32, code: i32) -> bool 
     else {
         return false;
     };
-    let who = ThreadKey { process, thread: this_thread() };
-    let mut block = Some(&TABLE);
-    while let Some(GuardBlock { slots, next }) = block {
-        for slot in slots {
-            // SAFETY: `close` silences the slot before the map that is entered can move or go away.
-            let found = unsafe {
-                slot.with_entry(who, |guarded| supply_in(guarded, address, signal, code))
-            };
-            if let Some(supplied) = found {
-                return supplied;
-            }
+    let key = ThreadKey { process, thread: this_thread() };
+    for slot in TABLE.slots() {
+        // SAFETY: `close` retires the slot before the guarded map can move or go away.
+        let found =
+            unsafe { slot.with_entry(key, |guarded| supply_in(guarded, address, signal, code)) };
+        if let Some(supplied) = found {
+            return supplied;
         }
-        // SAFETY: blocks are leaked when they are linked, and never freed.
-        block = unsafe { next.load(Ordering::Acquire).as_ref() };
     }
     false
 }
