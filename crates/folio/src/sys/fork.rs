@@ -1,26 +1,26 @@
-//! What fork(2) must not cut in two, and descriptors that a child must not have.
+//! Sections that fork(2) must not interrupt, and descriptors that a child must not have.
 //!
-//! A descriptor that holds a [lock](super::byte_lock) for its process is shared with forked
-//! children: the lock would outlive a killed parent as long as one of them lives. So a child closes
-//! its copies before anything else runs in it (pthread_atfork(3)). A child made by clone(2) without
-//! the C library keeps them until it ends or calls exec.
+//! Forked children share a descriptor that holds a [lock](super::ofd_lock) for its process. The
+//! lock would outlive a killed parent as long as one of them lives. So a child closes its copies
+//! before anything else runs in it (pthread_atfork(3)). A child made by clone(2) without the C
+//! library keeps them until it ends or calls exec.
 
 use super::fork_mutex::ForkMutex;
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-/// What forks find.
+/// The state that forks use.
 struct Forks {
-    /// Whether the handlers are there.
+    /// Whether the fork handlers are registered.
     handled: bool,
-    /// How many forks have begun.
+    /// The number of forks that have begun.
     #[cfg(feature = "pager")]
     begun: u64,
     /// The descriptors that children do not keep.
     own: Vec<RawFd>,
 }
 
-/// Held by a thread that forks, and by whoever changes what a child finds.
+/// A thread holds this lock while it forks, or while it changes state that a child inherits.
 static FORKING: ForkMutex<Forks> = ForkMutex::with(Forks {
     handled: false,
     #[cfg(feature = "pager")]
@@ -28,29 +28,30 @@ static FORKING: ForkMutex<Forks> = ForkMutex::with(Forks {
     own: Vec::new(),
 });
 
-/// Runs `work` while no thread of this process forks, and no other thread is in here. Short, and
-/// never from within itself.
+/// Runs `work` while no thread of this process forks, and while no other thread runs such a
+/// section. `work` must be short, and must not call this function.
 pub(crate) fn held_off<R>(work: impl FnOnce(&mut NotForked) -> R) -> R {
     let mut held = FORKING.lock();
     if !held.handled {
-        // SAFETY: the three functions have the signature that is asked for, and live as long as the
-        // process. Where there is no memory to note them a child keeps its copies, which is what a
-        // program without the call would have.
+        // SAFETY: the three functions have the signature that pthread_atfork(3) requires, and live
+        // as long as the process. Without memory to register them a child keeps its copies, as in a
+        // program without the call.
         let noted = unsafe { libc::pthread_atfork(Some(before), Some(after), Some(in_child)) };
-        // Not before: the call waits for a thread that forks, whose child has none of them. One
-        // that is forked in between may have them twice, which they bear.
+        // Set after the call, because the call waits for a thread that forks, and the child of that
+        // thread has no handlers. A child that is forked between the call and this line may
+        // register them twice; the handlers allow that.
         held.handled = noted == 0;
     }
     work(&mut NotForked(&mut held))
 }
 
 /// Opens a descriptor that forked children do not keep. Threads may fork while `open` runs, since
-/// it may wait for a file system; it runs again if one did.
+/// it may wait for a file system. If one did, `open` runs again.
 #[cfg(feature = "pager")]
 pub(crate) fn open_own<E>(open: impl Fn() -> Result<OwnedFd, E>) -> Result<OwnFd, E> {
-    /// Forks in a row that are waited out.
-    const TRIES: usize = 64;
-    for _ in 0..TRIES {
+    /// The number of forks in a row after which the function blocks forks.
+    const MAX_FORKS: usize = 64;
+    for _ in 0..MAX_FORKS {
         let begun = held_off(|forks| forks.0.begun);
         let fd = open()?;
         let kept = held_off(|forks| {
@@ -58,7 +59,7 @@ pub(crate) fn open_own<E>(open: impl Fn() -> Result<OwnedFd, E>) -> Result<OwnFd
         });
         match kept {
             Ok(own) => return Ok(own),
-            // Some child has a copy.
+            // A child has a copy.
             Err(shared) => drop(shared),
         }
     }
@@ -82,19 +83,19 @@ impl NotForked<'_> {
         drop(self.release(fd));
     }
 
-    /// From now on forked children keep the descriptor again: for one that it may take long to
-    /// close.
+    /// From now on forked children keep the descriptor again. For a descriptor that may take long
+    /// to close.
     pub(crate) fn release(&mut self, mut fd: OwnFd) -> Option<OwnedFd> {
         let number = fd.0.as_raw_fd();
         let at = self.0.own.iter().position(|&own| own == number)?;
         self.0.own.swap_remove(at);
-        // SAFETY: taken out once, here, and `fd` is not used again.
+        // SAFETY: the descriptor is taken out only here, and `fd` is not used again.
         Some(unsafe { std::mem::ManuallyDrop::take(&mut fd.0) })
     }
 }
 
 /// A descriptor of this process alone. In a forked child it is closed already, and its number may
-/// be anyone's. It has no `Drop`: [`NotForked::close`] closes it.
+/// name any other file. It has no `Drop`: [`NotForked::close`] closes it.
 #[derive(Debug)]
 pub(crate) struct OwnFd(std::mem::ManuallyDrop<OwnedFd>);
 
@@ -106,12 +107,12 @@ impl OwnFd {
 }
 
 thread_local! {
-    /// Whether this thread forks, and holds the gate for it.
-    static FORKS: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread forks, and holds `FORKING` for it.
+    static IS_FORKING: Cell<bool> = const { Cell::new(false) };
 }
 
 extern "C" fn before() {
-    if !FORKS.replace(true) {
+    if !IS_FORKING.replace(true) {
         #[cfg_attr(
             not(feature = "pager"),
             expect(unused_mut, reason = "only the pager counts forks")
@@ -126,19 +127,19 @@ extern "C" fn before() {
 }
 
 extern "C" fn after() {
-    if FORKS.replace(false) {
-        // SAFETY: `before` took it, in this thread.
+    if IS_FORKING.replace(false) {
+        // SAFETY: `before` took the lock in this thread, and its guard was forgotten.
         unsafe { FORKING.unlock() };
     }
 }
 
 extern "C" fn in_child() {
-    FORKS.set(false);
-    // The holder was the parent, and so is no holder here.
+    IS_FORKING.set(false);
+    // The parent process held the lock. The lock does not count it as a holder in this process.
     let mut forks = FORKING.lock();
     for fd in forks.own.drain(..) {
-        // SAFETY: this process's copy of a descriptor that `keep_from_children` took; no value of
-        // this process closes it.
+        // SAFETY: the descriptor is this process's copy of one that `keep_from_children` took; no
+        // value of this process closes it.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
 }
@@ -148,8 +149,9 @@ mod tests {
     use super::{after, before, held_off, in_child};
 
     #[test]
-    fn a_child_that_has_the_handlers_twice_forks_like_any_other() {
-        // SAFETY: each child has one thread, and ends by a system call; it is not to wait for ever.
+    fn a_child_that_registers_the_handlers_twice_can_fork() {
+        // SAFETY: each child has one thread, and ends by a system call. The alarm ends a child that
+        // waits for ever.
         unsafe {
             let child = libc::fork();
             if child == 0 {

@@ -1,8 +1,8 @@
-//! A lock that a forked child can take although a thread that it does not have held it.
+//! A lock that a forked child can take although a thread of the parent held it.
 //!
 //! A `Mutex` that another thread of the parent holds at fork(2) stays locked in the child for ever.
-//! This one is held by a *process*: a holder that is not this process is no holder. What the lock
-//! guards must bear that a change was cut short.
+//! This lock is held by a *process*: a holder that is not this process does not count. So a change
+//! of the value may have been cut short, and the value must allow for that.
 
 use super::identity;
 use std::cell::UnsafeCell;
@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Debug, Default)]
 pub(crate) struct ForkMutex<T> {
-    /// Zero, or the number of the process in which a thread holds the lock.
+    /// Zero, or the number of the process whose thread holds the lock.
     holder: AtomicU64,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the value is reached through the lock only, by one thread of the process at a time.
+// SAFETY: the value is reached only through the lock, which one thread of the process holds at a
+// time.
 unsafe impl<T: Send> Sync for ForkMutex<T> {}
 
 impl<T> ForkMutex<T> {
@@ -25,7 +26,7 @@ impl<T> ForkMutex<T> {
         Self { holder: AtomicU64::new(0), value: UnsafeCell::new(value) }
     }
 
-    /// Ends a hold whose guard was forgotten.
+    /// Releases the lock after its guard was forgotten.
     ///
     /// # Safety
     ///
@@ -36,15 +37,15 @@ impl<T> ForkMutex<T> {
     }
 
     pub(crate) fn lock(&self) -> ForkMutexGuard<'_, T> {
-        let me = identity::token();
+        let this_process = identity::token();
         let mut holder = 0;
-        // What is done under the lock is short, or system calls that all threads would wait for
-        // anyway.
+        // The sections under the lock are short, or make system calls for which all threads would
+        // wait anyway.
         while let Err(other) =
-            self.holder.compare_exchange(holder, me, Ordering::Acquire, Ordering::Relaxed)
+            self.holder.compare_exchange(holder, this_process, Ordering::Acquire, Ordering::Relaxed)
         {
-            holder = if other == me { 0 } else { other };
-            if other == me {
+            holder = if other == this_process { 0 } else { other };
+            if other == this_process {
                 std::thread::yield_now();
             }
         }
@@ -59,14 +60,14 @@ impl<T> Deref for ForkMutexGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: the lock is held.
+        // SAFETY: this guard holds the lock.
         unsafe { &*self.0.value.get() }
     }
 }
 
 impl<T> DerefMut for ForkMutexGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: the lock is held, by this alone.
+        // SAFETY: this guard holds the lock, and is borrowed mutably, so no other reference exists.
         unsafe { &mut *self.0.value.get() }
     }
 }
@@ -83,21 +84,21 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     #[test]
-    fn one_thread_at_a_time_holds_it() {
-        let gate = ForkMutex::<u64>::default();
+    fn one_thread_at_a_time_holds_the_lock() {
+        let mutex = ForkMutex::<u64>::default();
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..10_000).for_each(|_| *gate.lock() += 1));
+                scope.spawn(|| (0..10_000).for_each(|_| *mutex.lock() += 1));
             }
         });
-        assert_eq!(*gate.lock(), 40_000);
+        assert_eq!(*mutex.lock(), 40_000);
     }
 
     #[test]
     fn a_holder_of_another_process_does_not_count() {
-        let gate = ForkMutex::<u64>::default();
-        gate.holder.store(u64::MAX, Ordering::Relaxed);
-        *gate.lock() = 7;
-        assert_eq!((gate.holder.load(Ordering::Relaxed), *gate.lock()), (0, 7));
+        let mutex = ForkMutex::<u64>::default();
+        mutex.holder.store(u64::MAX, Ordering::Relaxed);
+        *mutex.lock() = 7;
+        assert_eq!((mutex.holder.load(Ordering::Relaxed), *mutex.lock()), (0, 7));
     }
 }

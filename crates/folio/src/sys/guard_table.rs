@@ -1,11 +1,12 @@
-//! Guarded maps: the wait-free table in which the signal handler looks an address up, and what a
-//! fault in one does.
+//! Guarded maps: the wait-free table in which the signal handler looks an address up, and the
+//! handler's answer to a fault in a guarded map.
 //!
-//! A page that cannot be supplied is [replaced](super::replaced) by a zero page. Guards whose bytes
-//! it concerns fail, as they must; checked copies read the clones, and learn the truth of each
-//! page. The handler allocates nothing but by mmap(2), and takes no lock. Two threads that fault on
-//! one page race for a bit; the loser returns, and faults again until the winner is done.
+//! A page that cannot be supplied is [replaced](super::shadow) by a zero page. Every guard over
+//! such a page fails, as it must. Checked copies read the clones, and so report each page
+//! correctly. The handler gets memory only from mmap(2) and takes no lock. Two threads that fault
+//! on one page race for a bit; the loser returns, and faults again until the winner has finished.
 
+use super::block_list::Block;
 use super::copy::Trap;
 use super::fork_mutex::{ForkMutex, ForkMutexGuard};
 use super::handler_table::{HandlerSlot, ThreadKey};
@@ -22,22 +23,23 @@ use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 };
 
-/// What a map needs so that it can be guarded. It lies in the handle itself; while a guard is open,
-/// the handle is borrowed and cannot move.
+/// The state that a map needs so that it can be guarded. It lies in the handle itself. While a
+/// guard is open, the handle is borrowed and cannot move.
 #[derive(Debug, Default)]
 pub(crate) struct Guarded {
-    /// Even: no page is replaced. Odd: some may be. It grows with every replacement and with their
-    /// undoing, so that a copy that finds the same even number before and after saw no zero page.
+    /// Even: no page is replaced. Odd: some pages may be. The number grows with every replacement
+    /// and when the replacements are undone. So a copy that finds the same even number before and
+    /// after saw no zero page.
     epoch: AtomicU64,
     /// The pages that are replaced, or null.
     replaced: AtomicPtr<Shadow>,
-    /// The process had no areas or addresses left to replace single pages, or to put them back: the
-    /// map as a whole was given up, and shows zeros to open guards, and no access afterwards.
+    /// The process had no VMAs or addresses left to replace single pages or to put them back, so
+    /// the whole map was given up. It shows zeros to open guards, and allows no access afterwards.
     lost: AtomicBool,
     /// The errno for which the map was given up; zero if it was not.
     why: AtomicI32,
-    /// How far the last resort is: zero, [`COVERED`], [`BARE`], or [`COVERING`] with the number of
-    /// the process whose thread is at it.
+    /// The progress of the last resort: zero, [`COVERED`], [`BARE`], or [`COVERING`] with the
+    /// number of the process whose thread is working on it.
     cover: AtomicU64,
     /// The memory for the last resort.
     spare: Spare,
@@ -45,22 +47,22 @@ pub(crate) struct Guarded {
     cause: AtomicU64,
     /// The lowest address of a fault, plus one; zero if there was none.
     missing: AtomicUsize,
-    /// The guarded addresses, log2 of their page size, and how they are cloned; set before the map
-    /// is entered in the table.
+    /// The guarded addresses, log2 of their page size, and the way in which their pages are cloned.
+    /// They are set before the map is entered in the table.
     lo: AtomicUsize,
     hi: AtomicUsize,
     shift: AtomicU32,
     by: AtomicU8,
-    /// How many guards are open, and the slot they share. The handler never takes this lock.
-    gate: ForkMutex<OpenGuard>,
+    /// The number of open guards, and the slot that they share. The handler never takes this lock.
+    lock: ForkMutex<OpenGuard>,
 }
 
 const COVERED: u64 = 1;
 const BARE: u64 = 2;
 const COVERING: u64 = 3;
 
-/// The text for a map that was given up for an errno, judged by the process's limits as they are
-/// now.
+/// The error text for a map that was given up for `errno`. It names the limit that the process has
+/// reached now.
 #[cold]
 pub(crate) fn explain_loss(errno: Errno) -> String {
     use super::process::{limit, passes_address_limit, private_writable, sysctl, vma_count};
@@ -81,12 +83,12 @@ pub(crate) fn explain_loss(errno: Errno) -> String {
     )
 }
 
-/// Why a guard cannot be opened.
+/// The reason why a guard cannot be opened.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum NotOpened {
     /// The kernel refused the spare memory of the last resort.
     NoSpare(Errno),
-    /// The kernel refused the reserve of areas.
+    /// The kernel refused the reserve of VMAs.
     NoAreas(Errno),
     /// The map was given up.
     GivenUp(Trap),
@@ -98,8 +100,7 @@ struct OpenGuard {
     slot: Option<&'static HandlerSlot<Guarded>>,
 }
 
-/// Replaces the page at `address`. For the signal handler. Whether the access is worth trying
-/// again.
+/// Replaces the page at `address`, for the signal handler. Returns whether to try the access again.
 #[inline(never)]
 fn replace(guarded: &Guarded, address: usize, signal: i32, code: i32) -> bool {
     match replace_page(guarded, address, signal, code) {
@@ -133,11 +134,11 @@ fn yield_to_winner() {
 }
 
 impl Guarded {
-    /// Opens a guard over the pages of `range`. Every open is followed by a [`close`](Self::close),
-    /// before the map moves or changes its range.
+    /// Opens a guard over the pages of `range`. A [`close`](Self::close) follows every open, before
+    /// the map moves or changes its range.
     ///
-    /// The memory and the areas of the last resort are made here, once for a map: a fault can have
-    /// neither.
+    /// The memory and the VMAs of the last resort are made here, once for a map: a fault cannot get
+    /// either.
     pub(crate) fn open(
         &self,
         range: &Range<usize>,
@@ -145,20 +146,21 @@ impl Guarded {
         by: CloneBy,
         stores: Stores,
     ) -> Result<(), NotOpened> {
-        let mut open = self.gate.lock();
-        let who = this_thread_key();
+        let mut open = self.lock.lock();
+        let key = this_thread_key();
         if self.lost.load(Ordering::SeqCst) {
             return Err(NotOpened::GivenUp(self.first_missing(range)));
         }
         vma_reserve::hold().map_err(NotOpened::NoAreas)?;
-        if let Some(slot) = open.slot.filter(|slot| !slot.is_of(who)) {
-            // This is a child. Of the threads that opened those guards it has the one that forked,
-            // at most: its guards go on, and those of the others will not be closed. Entered anew
-            // before the old entry goes: a fault finds one of them.
-            let goes_on = slot.is_visible_to(who);
-            open.slot = goes_on.then(|| register(self, who));
+        if let Some(slot) = open.slot.filter(|slot| !slot.is_of(key)) {
+            // This process is a child. Of the threads that opened those guards it has at most the
+            // one that forked. The guards of that thread go on; nobody closes the guards of the
+            // others. The new entry is made before the old one goes, so that a fault always finds
+            // one of them.
+            let goes_on = slot.is_visible_to(key);
+            open.slot = goes_on.then(|| register(self, key));
             open.guards = if goes_on { open.guards } else { 0 };
-            slot.retire(who);
+            slot.retire(key);
             slot.release();
         }
         if open.guards == 0 {
@@ -169,16 +171,17 @@ impl Guarded {
             self.hi.store(range.end, Ordering::Relaxed);
             self.shift.store(shift, Ordering::Relaxed);
             self.by.store(by as u8, Ordering::Relaxed);
-            open.slot = Some(register(self, who));
+            open.slot = Some(register(self, key));
         }
         open.guards += 1;
         Ok(())
     }
 
-    /// Ends a guard; the last one puts the replaced pages back. Returns the first address of
-    /// `range` that was replaced while any guard was open, with signal and code of the first fault.
+    /// Ends a guard. The last one puts the replaced pages back. Returns the first address of
+    /// `range` that was replaced while any guard was open, with the signal and the code of the
+    /// first fault.
     pub(crate) fn close(&self, range: &Range<usize>) -> Option<Trap> {
-        let mut open = self.gate.lock();
+        let mut open = self.lock.lock();
         let trap = self.first_replaced(&open, range);
         open.guards = open.guards.saturating_sub(1);
         if open.guards == 0
@@ -186,8 +189,8 @@ impl Guarded {
         {
             slot.retire(this_thread_key());
             let record = self.replaced.load(Ordering::Acquire);
-            // SAFETY: no handler uses the record any more; copies do so under the lock, which is
-            // held.
+            // SAFETY: the slot is retired, so no handler uses the record any more. Copies use it
+            // only under the lock, which this thread holds.
             let replaced = unsafe { record.as_ref() };
             if !self.lost.load(Ordering::SeqCst)
                 && let Some(Err(errno)) = replaced.map(Shadow::undo)
@@ -195,15 +198,16 @@ impl Guarded {
                 self.note_loss(errno);
             }
             if self.lost.load(Ordering::SeqCst) {
-                // The epoch stays odd, and every access an error: no zero page is ever taken for
-                // the file's.
+                // The epoch stays odd and every access fails, so no zero page is ever taken for the
+                // file's page.
                 self.revoke_access();
             } else if replaced.is_some() {
                 self.epoch.fetch_add(1, Ordering::SeqCst);
             }
             self.replaced.store(ptr::null_mut(), Ordering::Release);
             if replaced.is_some() {
-                // SAFETY: nobody finds it any more.
+                // SAFETY: the slot is retired and `replaced` is null, so no thread can find the
+                // record any more.
                 unsafe { Shadow::free(record) };
             }
             slot.release();
@@ -211,7 +215,7 @@ impl Guarded {
         trap
     }
 
-    /// The record, made if need be. For the signal handler.
+    /// The record; the first call makes it. For the signal handler.
     #[inline(never)]
     fn record_or_make(&self) -> Result<&Shadow, Errno> {
         let mut record = self.replaced.load(Ordering::Acquire);
@@ -228,17 +232,18 @@ impl Guarded {
             ) {
                 Ok(_) => fresh,
                 Err(other) => {
-                    // SAFETY: nobody else has seen it.
+                    // SAFETY: the record was not published, so no other thread has seen it.
                     unsafe { Shadow::free(fresh) };
                     other
                 }
             };
         }
-        // SAFETY: the record is freed only after the slot has no users, and the handler is one.
+        // SAFETY: the record is freed only after the slot has no users, and this handler is a user.
         unsafe { record.as_ref() }.ok_or(Errno::NOMEM)
     }
 
-    /// Notes that pages are about to be replaced, before their zeros can be seen, and for what.
+    /// Notes that pages are about to be replaced, and the cause, before any thread can see their
+    /// zeros.
     #[inline(never)]
     fn announce(&self, address: usize, signal: i32, code: i32) {
         self.epoch.fetch_or(1, Ordering::SeqCst);
@@ -269,28 +274,28 @@ impl Guarded {
         self.lost.store(true, Ordering::SeqCst);
     }
 
-    /// Why the map was given up, if it was.
+    /// The errno for which the map was given up, if it was.
     pub(crate) fn why_given_up(&self) -> Option<Errno> {
         let lost = self.lost.load(Ordering::SeqCst);
         lost.then(|| Errno::from_raw_os_error(self.why.load(Ordering::Relaxed)))
     }
 
-    /// The last resort, for a process at a limit: the spare over the whole map, which takes no
-    /// memory, area or address more than there are. The file loses nothing, the map is of no use
-    /// any more. For the signal handler; whether the access is worth trying again.
+    /// The last resort, for a process at a limit: moves the spare over the whole map. This takes no
+    /// further memory, VMA or address. The file loses nothing, but the map is of no use any more.
+    /// For the signal handler; returns whether to try the access again.
     #[inline(never)]
     fn give_up(&self, address: usize, errno: Errno) -> bool {
         self.note_loss(errno);
         let mine = COVERING | identity::known_token().unwrap_or(0) << 2;
         let cover = self.cover.load(Ordering::Acquire);
         if cover == COVERED {
-            // A fault from before, or a store to a spare that is not writable.
+            // An earlier fault, or a store to a spare that is not writable.
             return self.spare.is_writable() || self.make_writable(address);
         }
         if cover == BARE {
             return false;
         }
-        // A thread that was at it in the parent is not in this child.
+        // A thread that worked on this in the parent process does not exist in this child.
         if cover == mine
             || self
                 .cover
@@ -308,28 +313,29 @@ impl Guarded {
     #[inline(never)]
     fn install_spare(&self) -> bool {
         let (lo, hi) = (self.lo.load(Ordering::Relaxed), self.hi.load(Ordering::Relaxed));
-        // SAFETY: the range is the guarded map's own, whose owner asked for this by opening a
+        // SAFETY: the range is the guarded map's own, and its owner allowed this by opening a
         // guard.
         if let Some(result) = unsafe { self.spare.put_over(lo) } {
             return result.is_ok();
         }
-        // A child that was forked while a thread of the parent was at it.
+        // This child was forked while a thread of the parent was moving the spare.
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-        // SAFETY: as above; in this process nothing has been unmapped.
+        // SAFETY: the range is the guarded map's own, and its owner allowed this by opening a
+        // guard. In this process nothing in it has been unmapped.
         unsafe { mm::mmap(lo as *mut u8, hi - lo, libc::PROT_READ, flags, -1, 0) }.is_ok()
     }
 
-    /// Lets stores reach a page of a spare for which the process had no writable memory.
+    /// Lets stores reach a page of a spare that was made without writable memory.
     #[inline(never)]
     fn make_writable(&self, address: usize) -> bool {
         let shift = self.shift.load(Ordering::Relaxed);
-        let (at, rights) = (address >> shift << shift, libc::PROT_READ | libc::PROT_WRITE);
-        // SAFETY: a page of the spare, which shows zeros to open guards.
-        unsafe { mm::mprotect(at as *mut u8, 1 << shift, rights) }.is_ok()
+        let (at, prot) = (address >> shift << shift, libc::PROT_READ | libc::PROT_WRITE);
+        // SAFETY: the page belongs to the spare, which shows zeros to open guards.
+        unsafe { mm::mprotect(at as *mut u8, 1 << shift, prot) }.is_ok()
     }
 
-    /// Ends all access to a map that was given up, but for pages that were lost: they may be
-    /// another's.
+    /// Ends all access to a map that was given up. It leaves out lost pages: other maps may lie
+    /// there now.
     fn revoke_access(&self) {
         let mut rest = self.lo.load(Ordering::Relaxed)..self.hi.load(Ordering::Relaxed);
         while !rest.is_empty() {
@@ -349,9 +355,10 @@ impl Guarded {
         (self.lo.load(Ordering::Relaxed)..self.hi.load(Ordering::Relaxed)).contains(&address)
     }
 
-    /// The record, for whoever holds the lock: it is freed under the lock only.
+    /// The record. Only the holder of the lock frees it, so `_open` keeps it alive.
     fn record<'a>(&'a self, _open: &'a ForkMutexGuard<'_, OpenGuard>) -> Option<&'a Shadow> {
-        // SAFETY: see above; and it is published with its contents.
+        // SAFETY: the record is published after its contents are written, and it is freed only
+        // under the lock that `_open` holds.
         unsafe { self.replaced.load(Ordering::Acquire).as_ref() }
     }
 
@@ -386,21 +393,21 @@ impl Guarded {
         Trap { address, signal: cause as u32 as i32, code: (cause >> 32) as i32 }
     }
 
-    /// The state before an access; compare it [afterwards](Self::undisturbed).
+    /// The state before an access. Pass it to [`undisturbed`](Self::undisturbed) afterwards.
     #[inline]
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// Whether no page was replaced since `before` was taken, nor then.
+    /// Whether no page was replaced when `before` was read, nor since.
     #[inline]
     pub(crate) fn undisturbed(&self, before: u64) -> bool {
         std::sync::atomic::fence(Ordering::Acquire);
         before & 1 == 0 && self.epoch.load(Ordering::Relaxed) == before
     }
 
-    /// Makes an access whose bytes are the map's and never a zero page's, while pages are being
-    /// replaced around it.
+    /// Makes an access that meets the map's own bytes and never a zero page's, while other threads
+    /// replace pages.
     #[cold]
     pub(crate) fn access(
         &self,
@@ -408,15 +415,16 @@ impl Guarded {
         whole: &Range<usize>,
         mut access: impl FnMut(Piece) -> Result<(), Trap>,
     ) -> Result<(), Trap> {
-        // With the lock held nothing is undone; pages can still be replaced, each once.
-        let open = self.gate.lock();
+        // While this thread holds the lock, no replacement is undone. Pages can still be replaced,
+        // each once.
+        let open = self.lock.lock();
         loop {
             let before = self.epoch();
             let mut next = range.start;
             while next < range.end {
                 next = self.access_piece(&open, next, range, whole, &mut access)?;
             }
-            // A store must have happened before the epoch is looked at, not only been asked for.
+            // The store must have completed, not only been issued, before the epoch is read.
             std::sync::atomic::fence(Ordering::SeqCst);
             if self.epoch.load(Ordering::Relaxed) == before && !self.lost.load(Ordering::SeqCst) {
                 return Ok(());
@@ -424,8 +432,8 @@ impl Guarded {
         }
     }
 
-    /// Accesses the bytes from `next` that lie together: in the map, or in the shadow. Returns
-    /// where they end.
+    /// Accesses the bytes from `next` that lie together, in the map or in the shadow. Returns their
+    /// end.
     fn access_piece(
         &self,
         open: &ForkMutexGuard<'_, OpenGuard>,
@@ -449,7 +457,7 @@ impl Guarded {
         if !record.claimed().get(page) {
             access(Piece { at: next, skip, len, checked: whole.clone() })?;
         } else if !record.done().get(page) {
-            // A handler of another thread is at it.
+            // Another thread's handler is replacing the page.
             std::thread::yield_now();
             return Ok(next);
         } else if record.cloned().get(page) {
@@ -467,17 +475,17 @@ impl Guarded {
 /// Bytes of an access that lie together.
 #[derive(Debug, Clone)]
 pub(crate) struct Piece {
-    /// Where they lie.
+    /// Their address.
     pub(crate) at: usize,
-    /// How many bytes of the access come before them.
+    /// The number of the access's bytes that come before them.
     pub(crate) skip: usize,
     pub(crate) len: usize,
-    /// The mapped memory that they lie in.
+    /// The mapped memory in which they lie.
     pub(crate) checked: Range<usize>,
 }
 
-/// This process and this thread, as the table knows them. The address of a thread's own variable
-/// names it, also in a child.
+/// The key of this process and this thread in the table. The address of a thread-local variable
+/// identifies the thread, also in a child.
 fn this_thread_key() -> ThreadKey {
     ThreadKey { process: identity::token(), thread: this_thread() }
 }
@@ -489,70 +497,28 @@ fn this_thread() -> usize {
     MARK.with(|mark| ptr::from_ref(mark).addr())
 }
 
-/// The table of guarded maps: a list of blocks that only grows.
-#[derive(Debug)]
-struct GuardBlock {
-    slots: [HandlerSlot<Guarded>; GuardBlock::SLOTS],
-    next: AtomicPtr<GuardBlock>,
-}
+/// The table of guarded maps.
+static TABLE: Block<HandlerSlot<Guarded>, TABLE_BLOCK> = Block::new(free_slots());
 
-static TABLE: GuardBlock = GuardBlock::new();
+const TABLE_BLOCK: usize = 32;
 
-impl GuardBlock {
-    const SLOTS: usize = 32;
-
-    const fn new() -> Self {
-        let slots = [const {
-            HandlerSlot {
-                entry: AtomicPtr::new(ptr::null_mut()),
-                users: AtomicU64::new(0),
-                process: AtomicU64::new(0),
-                thread: AtomicUsize::new(0),
-            }
-        }; Self::SLOTS];
-        Self { slots, next: AtomicPtr::new(ptr::null_mut()) }
-    }
-
-    fn next(&self) -> Option<&'static Self> {
-        // SAFETY: blocks are leaked when they are linked, and never freed.
-        unsafe { self.next.load(Ordering::Acquire).as_ref() }
-    }
-
-    fn next_or_grow(&self) -> &'static Self {
-        self.next().unwrap_or_else(|| {
-            let fresh = Box::into_raw(Box::new(Self::new()));
-            match self.next.compare_exchange(
-                ptr::null_mut(),
-                fresh,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
-                // SAFETY: just leaked.
-                Ok(_) => unsafe { &*fresh },
-                Err(other) => {
-                    // SAFETY: not linked, so nobody else has it; `other` is.
-                    unsafe {
-                        drop(Box::from_raw(fresh));
-                        &*other
-                    }
-                }
-            }
-        })
-    }
-}
-
-fn register(guarded: &Guarded, who: ThreadKey) -> &'static HandlerSlot<Guarded> {
-    let mut block = &TABLE;
-    loop {
-        if let Some(slot) = block.slots.iter().find(|slot| slot.insert(guarded, who)) {
-            return slot;
+const fn free_slots() -> [HandlerSlot<Guarded>; TABLE_BLOCK] {
+    [const {
+        HandlerSlot {
+            entry: AtomicPtr::new(ptr::null_mut()),
+            users: AtomicU64::new(0),
+            process: AtomicU64::new(0),
+            thread: AtomicUsize::new(0),
         }
-        block = block.next_or_grow();
-    }
+    }; TABLE_BLOCK]
 }
 
-/// Whether the signal says that a page could not be supplied, and not that an access was wrong in
-/// itself; with a zero page there, the access would succeed.
+fn register(guarded: &Guarded, key: ThreadKey) -> &'static HandlerSlot<Guarded> {
+    TABLE.find_or_grow(|slot| slot.insert(guarded, key), free_slots)
+}
+
+/// Whether the signal reports that a page could not be supplied. Then the access would succeed on a
+/// zero page. Any other access is wrong in itself.
 fn is_missing_page(signal: i32, code: i32) -> bool {
     const SEGV_MAPERR: i32 = 1;
     const SEGV_ACCERR: i32 = 2;
@@ -563,32 +529,26 @@ fn is_missing_page(signal: i32, code: i32) -> bool {
     }
 }
 
-/// For the signal handler: supplies a zero page if `address` is guarded. Whether it did, so that
-/// the access can be tried again. `pc` is where the interrupted code was: running a page as code is
-/// not what a zero page is for.
+/// For the signal handler: supplies a zero page if `address` is guarded. Returns whether it did, so
+/// that the access can be tried again. `pc` is the address of the interrupted instruction: a zero
+/// page must not be run as code.
 pub(super) fn supply(address: usize, pc: usize, signal: i32, code: i32) -> bool {
     const LONGEST_INSTRUCTION: usize = 16;
     let runs_it = (pc..pc.saturating_add(LONGEST_INSTRUCTION)).contains(&address);
-    // Nobody opened a guard before there was a token.
+    // No thread opens a guard before the process has a token.
     let Some(process) =
         identity::known_token().filter(|_| !runs_it && is_missing_page(signal, code))
     else {
         return false;
     };
-    let who = ThreadKey { process, thread: this_thread() };
-    let mut block = Some(&TABLE);
-    while let Some(GuardBlock { slots, next }) = block {
-        for slot in slots {
-            // SAFETY: `close` silences the slot before the map that is entered can move or go away.
-            let found = unsafe {
-                slot.with_entry(who, |guarded| supply_in(guarded, address, signal, code))
-            };
-            if let Some(supplied) = found {
-                return supplied;
-            }
+    let key = ThreadKey { process, thread: this_thread() };
+    for slot in TABLE.slots() {
+        // SAFETY: `close` retires the slot before the guarded map can move or go away.
+        let found =
+            unsafe { slot.with_entry(key, |guarded| supply_in(guarded, address, signal, code)) };
+        if let Some(supplied) = found {
+            return supplied;
         }
-        // SAFETY: blocks are leaked when they are linked, and never freed.
-        block = unsafe { next.load(Ordering::Acquire).as_ref() };
     }
     false
 }
@@ -607,22 +567,22 @@ mod tests {
 
     const PAGE: usize = 4096;
 
-    /// Eight pages of sevens, of which the file has since lost all but the first.
+    /// Eight pages of sevens. The file has since been truncated to the first page.
     fn truncated(sharing: i32) -> (File, Range<usize>) {
         let file = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut &file, &vec![7; 8 * PAGE]).unwrap();
-        let rights = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new map.
-        let at = unsafe {
-            mm::mmap(std::ptr::null_mut(), 8 * PAGE, rights, sharing, file.as_raw_fd(), 0)
-        };
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: the call makes a new map.
+        let at =
+            unsafe { mm::mmap(std::ptr::null_mut(), 8 * PAGE, prot, sharing, file.as_raw_fd(), 0) };
         let start = at.unwrap() as usize;
         file.set_len(PAGE as u64).unwrap();
         (file, start..start + 8 * PAGE)
     }
 
     fn load(at: usize) -> u8 {
-        // SAFETY: in a map of `truncated`, with a guard open where a page is missing.
+        // SAFETY: the address lies in a map of `truncated`, and a guard is open if its page is
+        // missing.
         unsafe { (at as *const u8).read_volatile() }
     }
 
@@ -650,10 +610,9 @@ mod tests {
         }
     }
 
-    /// Ends a guard in a child whose limit of addresses fell below its use while the guard was
-    /// open.
+    /// Ends a guard in a child whose RLIMIT_AS fell below its use while the guard was open.
     #[test]
-    fn each_way_of_cloning_brings_a_page_back_below_the_limit_of_addresses() {
+    fn each_way_of_cloning_works_beyond_the_address_limit() {
         signal::install();
         let cases = [
             (CloneBy::Moving, libc::MAP_SHARED),
@@ -663,16 +622,16 @@ mod tests {
         for (by, sharing) in cases {
             let (file, range) = truncated(sharing);
             let guarded = Guarded::default();
-            // SAFETY: the child uses what works after a fork, and ends with `_exit`.
+            // SAFETY: the child makes only calls that work after a fork, and ends with `_exit`.
             let pid = unsafe { libc::fork() };
             if pid == 0 {
                 let limit = |resource: &mut libc::rlimit, to: u64| {
                     resource.rlim_cur = to;
-                    // SAFETY: `resource` is a limit.
+                    // SAFETY: `resource` is a valid limit.
                     unsafe { libc::setrlimit(libc::RLIMIT_AS, resource) }
                 };
                 let mut addresses = libc::rlimit { rlim_cur: 0, rlim_max: libc::RLIM_INFINITY };
-                // SAFETY: there is room for the answer.
+                // SAFETY: `addresses` has room for the answer.
                 unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut addresses) };
                 let opened = guarded.open(&range, 12, by, Stores::Shared).is_ok();
                 let mut works = opened && load(range.start + 5 * PAGE) == 0;
@@ -683,18 +642,18 @@ mod tests {
                 works &= file.set_len(8 * PAGE as u64).is_ok();
                 works &= rustix::io::pwrite(&file, &[9], 5 * PAGE as u64) == Ok(1);
                 works = works && load(range.start + 5 * PAGE) == 9 && load(range.start) == 7;
-                // SAFETY: ends the child at once.
+                // SAFETY: `_exit` ends the child at once.
                 unsafe { libc::_exit(i32::from(!works)) };
             }
             let mut status = 0;
-            // SAFETY: there is room for the answer.
+            // SAFETY: `status` has room for the answer.
             assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
             assert_eq!(status, 0, "{by:?}");
         }
     }
 
     #[test]
-    fn without_a_way_of_cloning_a_page_ends_without_access_and_no_other_does() {
+    fn a_page_that_cannot_be_cloned_ends_without_access_alone() {
         signal::install();
         let (file, range) = truncated(libc::MAP_PRIVATE);
         let guarded = Guarded::default();
@@ -709,7 +668,7 @@ mod tests {
     }
 
     #[test]
-    fn where_no_page_is_missing_nothing_is_replaced() {
+    fn no_page_is_replaced_when_none_is_missing() {
         signal::install();
         let (_file, range) = truncated(libc::MAP_SHARED);
         let guarded = Guarded::default();

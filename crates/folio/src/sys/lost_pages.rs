@@ -1,9 +1,9 @@
 //! Pages that a region owned and lost: the kernel unmapped them in a call that then failed, and
-//! nothing could be put there. Another map may lie there by now. The region takes note of them
-//! at its next change; until then it asks here.
+//! nothing could be mapped there. Another map may lie there by now. The region takes note of the
+//! loss at its next change; until then it asks here.
 //!
-//! A list that only grows, of entries that are used again. No lock: a child that is forked at any
-//! moment finds it whole.
+//! The pages are kept in a list that only grows, of entries that are used again. It has no lock: a
+//! child that is forked at any moment finds it consistent.
 
 use std::ops::Range;
 use std::ptr;
@@ -12,7 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 static ANY: AtomicBool = AtomicBool::new(false);
 static FIRST: LostRange = LostRange::new();
 
-/// A range; its `end` is zero while the entry is free, and one while it is written.
+/// A range. Its `end` is zero while the entry is free, and one while the entry is written.
+///
+/// # Invariants
+///
+/// A linked entry is leaked and never freed, so references to it stay valid.
 #[derive(Debug)]
 struct LostRange {
     start: AtomicUsize,
@@ -27,7 +31,8 @@ impl LostRange {
     }
 
     fn next(&self) -> Option<&'static Self> {
-        // SAFETY: entries are leaked when they are linked, and never freed.
+        // SAFETY: by the invariants of `LostRange`, `next` is null or points to an entry that is
+        // never freed.
         unsafe { self.next.load(Ordering::Acquire).as_ref() }
     }
 
@@ -36,8 +41,8 @@ impl LostRange {
         (end > 1).then(|| self.start.load(Ordering::Relaxed)..end)
     }
 
-    /// Enters a range if the entry is free.
-    fn enter(&self, range: &Range<usize>) -> bool {
+    /// Stores a range if the entry is free.
+    fn insert(&self, range: &Range<usize>) -> bool {
         let free = self.end.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok();
         if free {
             self.start.store(range.start, Ordering::Relaxed);
@@ -60,11 +65,11 @@ pub(crate) fn any() -> bool {
 /// Notes that `range` was lost. For ordinary code.
 pub(crate) fn record(range: &Range<usize>) {
     ANY.store(true, Ordering::SeqCst);
-    if entries().any(|entry| entry.enter(range)) {
+    if entries().any(|entry| entry.insert(range)) {
         return;
     }
     let fresh = LostRange::new();
-    fresh.enter(range);
+    fresh.insert(range);
     let fresh: *mut LostRange = Box::leak(Box::new(fresh));
     let mut last = &FIRST;
     loop {
@@ -75,13 +80,13 @@ pub(crate) fn record(range: &Range<usize>) {
             Ordering::Acquire,
         ) {
             Ok(_) => return,
-            // SAFETY: linked entries are never freed.
+            // SAFETY: by the invariants of `LostRange`, a linked entry is never freed.
             Err(next) => last = unsafe { &*next },
         }
     }
 }
 
-/// A lost range that has an address of `range`.
+/// The lowest lost range that shares an address with `range`.
 #[cold]
 pub(crate) fn first_in(range: &Range<usize>) -> Option<Range<usize>> {
     let touches = |lost: &Range<usize>| lost.start < range.end && range.start < lost.end;

@@ -1,7 +1,7 @@
-//! The system calls on address ranges, as they are: bytes in, errno out.
+//! The system calls on address ranges, unchanged: bytes in, errno out.
 //!
-//! They go through libc rather than through rustix's typed wrappers, since the raw door has to pass
-//! what those types refuse: a closed descriptor, an unknown flag, advice newer than the crate.
+//! They use libc and not rustix's typed wrappers, since [`raw`](crate::raw) has to pass values that
+//! those types refuse: a closed descriptor, an unknown flag, advice that is newer than the crate.
 
 use super::check;
 use rustix::io::Errno;
@@ -11,7 +11,7 @@ use std::os::fd::RawFd;
 ///
 /// # Safety
 ///
-/// With FIXED in `flags`, nothing that is still in use may be mapped in the range.
+/// With FIXED in `flags`, no map that is still in use may lie in the range.
 pub(crate) unsafe fn mmap(
     addr: *mut u8,
     len: usize,
@@ -20,7 +20,8 @@ pub(crate) unsafe fn mmap(
     fd: RawFd,
     offset: i64,
 ) -> Result<*mut u8, Errno> {
-    // SAFETY: the caller answers for FIXED; without it the kernel picks addresses that nobody uses.
+    // SAFETY: the caller answers for FIXED. Without it the kernel picks addresses that nothing
+    // uses.
     let start = unsafe { libc::mmap(addr.cast(), len, prot, flags, fd, offset) };
     if start == libc::MAP_FAILED { Err(super::last_errno()) } else { Ok(start.cast()) }
 }
@@ -31,13 +32,13 @@ pub(crate) unsafe fn mmap(
 ///
 /// Nothing may use the range any more.
 pub(crate) unsafe fn munmap(addr: *mut u8, len: usize) -> Result<(), Errno> {
-    // SAFETY: as the caller promised.
+    // SAFETY: the caller promises that nothing uses the range.
     check(unsafe { libc::munmap(addr.cast(), len) }).map(drop)
 }
 
-/// munmap(2) of a range that nobody will ask for again. At the process's limit of VMAs the kernel
-/// refuses to cut a VMA in two (ENOMEM). Then the addresses stay taken, and the memory behind them
-/// is given back (MADV_DONTNEED).
+/// munmap(2) of a range that nobody needs again. At the process's limit of VMAs the kernel refuses
+/// to cut a VMA in two (ENOMEM). Then the addresses stay taken, and the memory behind them is given
+/// back (MADV_DONTNEED).
 ///
 /// # Safety
 ///
@@ -50,7 +51,7 @@ pub(crate) unsafe fn release(addr: *mut u8, len: usize) {
     }
 }
 
-/// Gives the private pages of a range back, locked ones too. The range stays mapped.
+/// Gives back the private pages of a range, including locked ones. The range stays mapped.
 ///
 /// # Safety
 ///
@@ -71,15 +72,16 @@ pub(crate) unsafe fn drop_pages(addr: *mut u8, len: usize) {
 ///
 /// Nothing may go on using the range in a way that `prot` forbids.
 pub(crate) unsafe fn mprotect(addr: *mut u8, len: usize, prot: i32) -> Result<(), Errno> {
-    // SAFETY: as the caller promised.
+    // SAFETY: the caller promises that no use of the range needs more than `prot`.
     check(unsafe { libc::mprotect(addr.cast(), len, prot) }).map(drop)
 }
 
-/// mremap(2). `target` is used with MREMAP_FIXED and with MREMAP_DONTUNMAP only.
+/// mremap(2). `target` is used only with MREMAP_FIXED and with MREMAP_DONTUNMAP.
 ///
 /// # Safety
 ///
-/// Nothing may go on using the old range where it goes away, nor what MREMAP_FIXED replaces.
+/// Nothing may go on using the part of the old range that goes away, nor a map that MREMAP_FIXED
+/// replaces.
 pub(crate) unsafe fn mremap(
     addr: *mut u8,
     old: usize,
@@ -87,15 +89,15 @@ pub(crate) unsafe fn mremap(
     flags: i32,
     target: *mut u8,
 ) -> Result<*mut u8, Errno> {
-    // SAFETY: as the caller promised.
+    // SAFETY: the caller promises that nothing uses the memory that goes away or is replaced.
     let start = unsafe { libc::mremap(addr.cast(), old, new, flags, target) };
     if start == libc::MAP_FAILED { Err(super::last_errno()) } else { Ok(start.cast()) }
 }
 
-/// msync(2): changes no byte of memory, so no range makes it unsafe.
+/// msync(2). It changes no byte of memory, so no range makes it unsafe.
 pub(crate) fn msync(addr: *mut u8, len: usize, flags: i32) -> Result<(), Errno> {
-    // SAFETY: msync(2) only writes pages back; a range that is not mapped is ENOMEM. (MS_INVALIDATE
-    // does nothing to the bytes on Linux, whose maps of a file all share the page cache.)
+    // SAFETY: msync(2) only writes pages back; a range that is not mapped is ENOMEM. MS_INVALIDATE
+    // changes no byte on Linux, where all maps of a file share the page cache.
     check(unsafe { libc::msync(addr.cast(), len, flags) }).map(drop)
 }
 
@@ -103,26 +105,27 @@ pub(crate) fn msync(addr: *mut u8, len: usize, flags: i32) -> Result<(), Errno> 
 ///
 /// # Safety
 ///
-/// The bytes that `advice` changes or takes away must be the caller's to change.
+/// The caller must own the bytes that `advice` changes or takes away.
 pub(crate) unsafe fn madvise(addr: *mut u8, len: usize, advice: i32) -> Result<(), Errno> {
-    // SAFETY: as the caller promised.
+    // SAFETY: the caller promises that it owns the bytes that the advice changes.
     check(unsafe { libc::madvise(addr.cast(), len, advice) }).map(drop)
 }
 
-/// mlock(2), or with `on_fault` mlock2(MLOCK_ONFAULT). Changes no byte.
+/// mlock(2), or mlock2(MLOCK_ONFAULT) if `on_fault`. It changes no byte.
 pub(crate) fn mlock(addr: *mut u8, len: usize, on_fault: bool) -> Result<(), Errno> {
     let flags: libc::c_uint = if on_fault { libc::MLOCK_ONFAULT } else { 0 };
-    // SAFETY: locking changes no byte and no permission; a range that is not mapped is ENOMEM.
+    // SAFETY: locking changes no byte and no protection; a range that is not mapped is ENOMEM.
     check(unsafe { libc::mlock2(addr.cast(), len, flags) }).map(drop)
 }
 
 /// munlock(2).
 pub(crate) fn munlock(addr: *mut u8, len: usize) -> Result<(), Errno> {
-    // SAFETY: as for mlock.
+    // SAFETY: unlocking changes no byte and no protection; a range that is not mapped is ENOMEM.
     check(unsafe { libc::munlock(addr.cast(), len) }).map(drop)
 }
 
-/// mincore(2): one byte a base page into `pages`; the lowest bit says whether the page is resident.
+/// mincore(2): stores one byte for each base page in `pages`. The lowest bit says whether the page
+/// is resident.
 pub(crate) fn mincore(addr: *mut u8, pages: &mut [u8], page_bytes: usize) -> Result<(), Errno> {
     // SAFETY: the kernel writes one byte for each page of the range, which is as many as `pages`
     // holds.
@@ -130,15 +133,16 @@ pub(crate) fn mincore(addr: *mut u8, pages: &mut [u8], page_bytes: usize) -> Res
         .map(drop)
 }
 
-/// mseal(2), since 6.10: the range can never be unmapped, moved or protected otherwise again.
+/// mseal(2), since 6.10: afterwards the range can never be unmapped or moved, nor its protection
+/// changed.
 pub(crate) fn mseal(addr: *mut u8, len: usize) -> Result<(), Errno> {
-    /// The same number on every architecture (it came after the tables were unified).
+    /// The number is the same on every architecture: the call came after the tables were unified.
     const SYS_MSEAL: libc::c_long = 462;
-    // SAFETY: sealing takes rights away and changes no byte.
+    // SAFETY: sealing forbids later changes of the map, and changes no byte.
     check(unsafe { libc::syscall(SYS_MSEAL, addr, len, 0_usize) }).map(drop)
 }
 
-/// prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME): names an anonymous area in `/proc/PID/maps`.
+/// prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME): names an anonymous VMA in `/proc/PID/maps`.
 pub(crate) fn name_area(addr: *mut u8, len: usize, name: &std::ffi::CStr) -> Result<(), Errno> {
     const PR_SET_VMA: i32 = 0x5356_4d41;
     const PR_SET_VMA_ANON_NAME: usize = 0;
@@ -150,7 +154,7 @@ pub(crate) fn name_area(addr: *mut u8, len: usize, name: &std::ffi::CStr) -> Res
     .map(drop)
 }
 
-/// What cachestat(2) (since 6.5) counts, in base pages.
+/// The counts of cachestat(2) (since 6.5), in base pages.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub(crate) struct RawCacheStat {
@@ -161,8 +165,8 @@ pub(crate) struct RawCacheStat {
     pub(crate) recently_evicted: u64,
 }
 
-/// cachestat(2): the page cache's state over `len` bytes from `offset` of a file; zero `len` means
-/// to the end.
+/// cachestat(2): the page cache's state over `len` bytes from `offset` of a file. A `len` of zero
+/// means the rest of the file.
 pub(crate) fn cachestat(fd: RawFd, offset: u64, len: u64) -> Result<RawCacheStat, Errno> {
     const SYS_CACHESTAT: libc::c_long = 451;
     let range = [offset, len];

@@ -17,6 +17,7 @@
 //! | [`identity`] | which process this is, across fork |
 //! | [`per_process`] | a value that a forked child does not inherit |
 //! | [`copy`] | the copy routine that a fault ends early |
+//! | [`block_list`] | the list of slots that a signal handler walks; it grows without a lock |
 //! | [`handler_table`] | one entry of a table that a signal handler looks through |
 //! | [`guard_table`] | the wait-free table of guarded maps, and what a fault in one does |
 //! | [`shadow`] | the pages of a map that were replaced by zero pages, and how they come back |
@@ -28,6 +29,7 @@
 //! | [`size_limit`] | writes beyond RLIMIT_FSIZE: an error, and no signal |
 //! | [`signal`] | the handler of SIGBUS and SIGSEGV, chained to what was there before |
 
+pub(crate) mod block_list;
 pub(crate) mod cgroup;
 pub(crate) mod copy;
 pub(crate) mod file;

@@ -1,12 +1,12 @@
-//! A value of each process that uses it: a forked child starts with a fresh one.
+//! A value that each process has for itself: a forked child starts with a fresh one.
 //!
-//! What a child inherits may be half changed, and its locks may be held by threads that the child
-//! does not have.
+//! An inherited value may be half changed, and its locks may be held by threads that the child does
+//! not have.
 
 use super::identity;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// See the module. The values live as long as their process.
+/// A value that each process makes at its first use. The values live as long as their process.
 #[derive(Debug)]
 pub(crate) struct PerProcess<T>(AtomicPtr<PerProcessValue<T>>);
 
@@ -26,7 +26,7 @@ impl<T: Default + Send + Sync + 'static> PerProcess<T> {
         let process = identity::token();
         loop {
             let current = self.0.load(Ordering::Acquire);
-            // SAFETY: null, or a value that `into_raw` leaked and that nobody frees.
+            // SAFETY: the pointer is null, or comes from `into_raw` of a value that is never freed.
             if let Some(owned) = unsafe { current.as_ref() }
                 && owned.process == process
             {
@@ -35,7 +35,7 @@ impl<T: Default + Send + Sync + 'static> PerProcess<T> {
             let fresh = Box::into_raw(Box::new(PerProcessValue { process, value: T::default() }));
             if self.0.compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire).is_err()
             {
-                // SAFETY: made just now, and seen by nobody.
+                // SAFETY: this call made the value, and no other thread has seen it.
                 drop(unsafe { Box::from_raw(fresh) });
             }
         }

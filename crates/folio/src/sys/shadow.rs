@@ -1,14 +1,14 @@
-//! The pages of a guarded map that were replaced by zero pages, and how they come back.
+//! The pages of a guarded map that were replaced by zero pages, and the way back.
 //!
-//! A page that cannot be supplied is not lost: its area, with file, offset and rights, is first
-//! cloned to the same place of a *shadow* (a reservation as long as the map), and moved back at the
-//! end. A move leaves a hole in the shadow, and so may a clone that fails; the record notes which
-//! pages of the shadow are still its own. Areas are cloned page by page: a range that spans several
-//! may be cloned in part before it fails.
+//! A page that cannot be supplied is not lost. Its VMA, with file, offset and protection, is first
+//! cloned to the same position in a *shadow* (a reservation as long as the map), and moved back at
+//! the end. A move leaves a hole in the shadow, and so may a clone that fails; the record notes the
+//! pages of the shadow that are no longer its own. VMAs are cloned page by page, because a range
+//! that spans several VMAs may be cloned in part before the call fails.
 //!
-//! Each replaced page that has no replaced neighbour costs four areas, and a process may have
-//! 65,530. So the first faults replace one page each, later ones ever longer runs: a run may take
-//! pages along that are in order.
+//! Each replaced page that has no replaced neighbour costs four VMAs, and a process may have
+//! 65,530. So the first faults replace one page each, and later ones replace ever longer runs. A
+//! run may include pages that are not missing.
 
 use super::{lost_pages, mm, vma_reserve};
 use rustix::io::Errno;
@@ -16,12 +16,12 @@ use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-/// How an area is cloned.
+/// The way in which a VMA is cloned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum CloneBy {
-    /// mremap(2) with DONTUNMAP, which takes private pages along: since 5.13 for file maps, not for
-    /// huge pages.
+    /// mremap(2) with DONTUNMAP, which takes private pages along: since 5.13 for file maps, and not
+    /// for huge pages.
     Moving,
     /// mremap(2) from length zero: shared maps only.
     Duplicating,
@@ -30,9 +30,9 @@ pub(crate) enum CloneBy {
 }
 
 impl CloneBy {
-    /// What this kernel can do for a map of this kind.
+    /// The best way that this kernel has for a map of this kind.
     pub(crate) fn best(shared: bool, huge: bool) -> Self {
-        // An area of huge pages is neither duplicated nor moved with DONTUNMAP: EINVAL.
+        // mremap(2) refuses to duplicate huge pages, or to move them with DONTUNMAP: EINVAL.
         if huge {
             Self::Nothing
         } else if moves_files() {
@@ -52,8 +52,8 @@ impl CloneBy {
     }
 }
 
-/// Whether mremap(2) takes file maps with DONTUNMAP. Found out once; a forked child waits for no
-/// thread that is at it.
+/// Whether mremap(2) accepts file maps with DONTUNMAP. Two threads may both find it out; a forked
+/// child therefore waits for none of them.
 fn moves_files() -> bool {
     const NO: u8 = 1;
     const YES: u8 = 2;
@@ -78,33 +78,35 @@ pub(super) struct Shadow {
     hi: usize,
     shift: u32,
     by: CloneBy,
-    /// The start of the shadow's mapping; zero without one.
+    /// The start of the shadow's mapping; zero if there is none.
     mapping: usize,
-    /// How many runs of pages were replaced.
+    /// The number of runs of pages that were replaced.
     runs: AtomicU32,
 }
 
-/// After so many runs the next ones are twice as long.
+/// After this many runs, the next ones are twice as long.
 const RUNS_A_LENGTH: u32 = 16;
-/// The longest run, as a power of two: some milliseconds in the handler.
+/// The longest run, as a power of two: it takes some milliseconds in the handler.
 const LONGEST_RUN: u32 = 12;
 
 const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
 impl Shadow {
-    /// How many arrays of bits follow the header.
+    /// The number of bit arrays that follow the header.
     const ARRAYS: usize = 5;
 
     fn words(lo: usize, hi: usize, shift: u32) -> usize {
         ((hi - lo) >> shift).div_ceil(64)
     }
 
-    /// Bytes of the shadow's mapping, with room to align it as the range is, which huge pages need.
+    /// Bytes of the shadow's mapping. They include room to align the shadow as the range is
+    /// aligned, which huge pages need.
     fn shadow_bytes(lo: usize, hi: usize, shift: u32) -> usize {
         hi - lo + (1 << shift)
     }
 
-    /// Without the addresses for a shadow, pages are replaced one by one, and end without access.
+    /// Makes a record. Without the addresses for a shadow, pages are replaced one by one and end
+    /// without access.
     pub(super) fn make(
         range: Range<usize>,
         shift: u32,
@@ -113,41 +115,41 @@ impl Shadow {
         has_room_for_vmas()?;
         let Range { start: lo, end: hi } = range;
         let record = size_of::<Self>() + Self::ARRAYS * 8 * Self::words(lo, hi, shift);
-        let rights = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new anonymous map.
-        let start = unsafe { mm::mmap(ptr::null_mut(), record, rights, ANONYMOUS, -1, 0) }?;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: the call makes a new anonymous map.
+        let start = unsafe { mm::mmap(ptr::null_mut(), record, prot, ANONYMOUS, -1, 0) }?;
         let len = Self::shadow_bytes(lo, hi, shift);
         let shadow = if by == CloneBy::Nothing {
             0
         } else {
-            // SAFETY: a new anonymous map.
+            // SAFETY: the call makes a new anonymous map.
             unsafe { mm::mmap(ptr::null_mut(), len, libc::PROT_NONE, ANONYMOUS, -1, 0) }
                 .map_or(0, |at| at as usize)
         };
         let by = if shadow == 0 { CloneBy::Nothing } else { by };
         let this = start.cast::<Self>();
         let runs = AtomicU32::new(0);
-        // SAFETY: the record is at least a header long, writable, page-aligned, and nobody else
-        // knows it.
+        // SAFETY: the record is at least as long as the header, writable and page-aligned, and no
+        // other thread knows it.
         unsafe { this.write(Self { record, lo, hi, shift, by, mapping: shadow, runs }) };
         NonNull::new(this).ok_or(Errno::NOMEM)
     }
 
     /// # Safety
     ///
-    /// `this` came from [`make`](Self::make), and nobody uses it any more.
+    /// `this` came from [`make`](Self::make), and nothing uses it any more.
     pub(super) unsafe fn free(this: *mut Self) {
-        // SAFETY: as the caller promised.
+        // SAFETY: the caller promises that `this` is a record that nothing else uses.
         let it = unsafe { &*this };
         if it.mapping != 0 {
             it.free_shadow();
         }
         let record = it.record;
-        // SAFETY: the record is nobody else's.
+        // SAFETY: the record's memory belongs to this record alone.
         let _ = unsafe { mm::munmap(this.cast(), record) };
     }
 
-    /// Unmaps the shadow, but for the pages that are not its own any more.
+    /// Unmaps the shadow, except for the pages that are no longer its own.
     fn free_shadow(&self) {
         let end = self.mapping + Self::shadow_bytes(self.lo, self.hi, self.shift);
         let (mut start, mut page) = (self.mapping, 0);
@@ -168,7 +170,7 @@ impl Shadow {
         1 << self.shift
     }
 
-    /// Where page `index` lies in the shadow, aligned as a page.
+    /// The address of page `index` in the shadow, aligned to the page size.
     pub(super) fn shadow_of(&self, index: usize) -> usize {
         let start = (self.mapping + self.page_bytes() - 1) & !(self.page_bytes() - 1);
         start + (index << self.shift)
@@ -188,47 +190,48 @@ impl Shadow {
 
     fn bits(&self, which: usize) -> PageBits<'_> {
         let words = Self::words(self.lo, self.hi, self.shift);
-        // SAFETY: the record holds five arrays of `words` zero-initialised u64 behind its header,
-        // which is a multiple of eight long.
+        // SAFETY: behind its header, whose length is a multiple of eight, the record holds five
+        // arrays of `words` zero-initialised u64.
         PageBits(unsafe {
             let first = ptr::from_ref(self).add(1).cast::<AtomicU64>();
             std::slice::from_raw_parts(first.add(which * words), words)
         })
     }
 
-    /// Pages that are replaced, or about to be.
+    /// Pages that are replaced, or are about to be.
     pub(super) fn claimed(&self) -> PageBits<'_> {
         self.bits(0)
     }
 
-    /// Pages whose area lies in the shadow.
+    /// Pages whose VMA lies in the shadow.
     pub(super) fn cloned(&self) -> PageBits<'_> {
         self.bits(1)
     }
 
-    /// Pages that an access found missing; the other claimed ones were taken along.
+    /// Pages that an access found missing. The other claimed pages were replaced along with them.
     pub(super) fn faulted(&self) -> PageBits<'_> {
         self.bits(2)
     }
 
-    /// Pages whose replacement has ended.
+    /// Pages whose replacement is complete.
     pub(super) fn done(&self) -> PageBits<'_> {
         self.bits(3)
     }
 
-    /// Pages whose place in the shadow may be another map's.
+    /// Pages whose address range in the shadow may belong to another map.
     fn gone(&self) -> PageBits<'_> {
         self.bits(4)
     }
 
-    /// Takes `page` and as many behind it as are due and free. `None` if `page` is taken.
+    /// Claims `page`, and as many pages behind it as the next run takes, up to the first claimed
+    /// one. `None` if `page` is claimed already.
     pub(super) fn claim(&self, page: usize) -> Option<Range<usize>> {
         if !self.claimed().set(page) {
             return None;
         }
         self.faulted().set(page);
         let runs = self.runs.fetch_add(1, Ordering::Relaxed);
-        // Without clones, pages that are in order would be lost.
+        // Without clones, a replaced page that was not missing would be lost.
         let doublings =
             if self.by == CloneBy::Nothing { 0 } else { (runs / RUNS_A_LENGTH).min(LONGEST_RUN) };
         let limit = page.saturating_add(1 << doublings).min(self.count());
@@ -239,8 +242,8 @@ impl Shadow {
         Some(page..end)
     }
 
-    /// Maps at its place in the shadow what page `page` of the map shows: file, offset, rights, and
-    /// the page if it is private. Both stay mapped.
+    /// Maps the contents of page `page` at its position in the shadow: file, offset, protection,
+    /// and the page itself if it is private. Both stay mapped.
     fn clone_page(&self, page: usize) -> Result<(), Errno> {
         let fixed = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
         let (old, flags) = match self.by {
@@ -249,17 +252,17 @@ impl Shadow {
             CloneBy::Nothing => return Err(Errno::NOMEM),
         };
         let (from, to) = (self.page_at(page) as *mut u8, self.shadow_of(page) as *mut u8);
-        // The kernel unmaps the target before it looks at limits, and may fail then.
+        // The kernel unmaps the target before it checks limits, and may fail then.
         self.gone().set(page);
-        // SAFETY: the target lies in the record's own shadow, which nothing uses for this page yet;
-        // with DONTUNMAP, or from length zero, the source stays mapped.
+        // SAFETY: the target lies in the record's own shadow, in which nothing uses this page yet.
+        // With DONTUNMAP, or from length zero, the source stays mapped.
         unsafe { mm::mremap(from, old, self.page_bytes(), flags, to) }?;
         self.gone().clear(page);
         self.cloned().set(page);
         Ok(())
     }
 
-    /// Puts zero pages over `pages`, which are claimed.
+    /// Puts zero pages over `pages`, which this thread has claimed.
     pub(super) fn replace_run(&self, pages: Range<usize>) -> Result<(), Errno> {
         if self.by != CloneBy::Nothing {
             for page in pages.start..pages.end {
@@ -273,11 +276,11 @@ impl Shadow {
         Ok(())
     }
 
-    /// First without rights: such memory is charged to no limit, so that the kernel has nothing to
-    /// refuse after it has unmapped the pages.
+    /// Maps zero pages, first without protection bits. Such memory is charged to no limit, so the
+    /// kernel has nothing to refuse after it has unmapped the pages.
     fn map_zeros(&self, pages: &Range<usize>) -> Result<(), Errno> {
         let (at, len) = (self.page_at(pages.start) as *mut u8, pages.len() << self.shift);
-        // SAFETY: the pages lie in the guarded range, whose owner asked for this by opening a
+        // SAFETY: the pages lie in the guarded range, and its owner allowed this by opening a
         // guard.
         unsafe {
             mm::mmap(at, len, libc::PROT_NONE, ANONYMOUS | libc::MAP_FIXED, -1, 0)?;
@@ -285,11 +288,11 @@ impl Shadow {
         }
     }
 
-    /// Puts every clone back over its zero page; a page without a clone ends without access. An
-    /// error says that pages were lost, which are [recorded](lost_pages).
+    /// Puts every clone back over its zero page. A page without a clone ends without access. An
+    /// error means that pages were lost; they are [recorded](lost_pages).
     pub(super) fn undo(&self) -> Result<(), Errno> {
-        // The kernel refuses to move anything near the limit of areas. Each clone that has come
-        // back leaves fewer of them.
+        // The kernel refuses to move anything near the limit of VMAs. Each clone that has come back
+        // leaves fewer of them.
         if has_room_for_vmas().is_err() {
             vma_reserve::give_up();
         }
@@ -300,7 +303,7 @@ impl Shadow {
             let back = if self.cloned().get(page) {
                 self.move_back(page)
             } else {
-                // SAFETY: a zero page that the handler put there, and that nothing uses.
+                // SAFETY: the page is a zero page that the handler mapped, and nothing uses it.
                 unsafe {
                     mm::mprotect(self.page_at(page) as *mut u8, self.page_bytes(), libc::PROT_NONE)
                 }
@@ -310,22 +313,22 @@ impl Shadow {
         result
     }
 
-    /// Moves a clone back over its zero page. The kernel unmaps the target first. A move to the
-    /// same length without DONTUNMAP is checked against no limit after that. (It can still fail for
-    /// a private page under strict overcommit, or without memory for page tables.)
+    /// Moves a clone back over its zero page. The kernel unmaps the target first. After that, a
+    /// move to the same length without DONTUNMAP is checked against no limit. (It can still fail
+    /// for a private page under strict overcommit, or without memory for page tables.)
     fn move_back(&self, page: usize) -> Result<(), Errno> {
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
         let (from, to) = (self.shadow_of(page) as *mut u8, self.page_at(page) as *mut u8);
         let len = self.page_bytes();
-        // SAFETY: the clone is the record's own; its target is the zero page that the handler put
-        // there, and whose bytes are thrown away with the guard's result.
+        // SAFETY: the clone is the record's own. Its target is the zero page that the handler
+        // mapped; the bytes of that page are thrown away with the guard's result.
         let Err(errno) = (unsafe { mm::mremap(from, len, len, flags, to) }) else {
             self.gone().set(page);
             return Ok(());
         };
-        // Where the zero page still lies, or already another map, this fails: they look alike, so
-        // the page is given up.
-        // SAFETY: NOREPLACE replaces nothing.
+        // This fails if the zero page still lies there, and if another map lies there by now. The
+        // two cases cannot be told apart, so the page is given up. SAFETY: MAP_FIXED_NOREPLACE
+        // replaces nothing.
         let plug = unsafe {
             mm::mmap(to, len, libc::PROT_NONE, ANONYMOUS | libc::MAP_FIXED_NOREPLACE, -1, 0)
         };
@@ -338,34 +341,34 @@ impl Shadow {
     }
 }
 
-/// Whether the process can have some more areas. Near the limit mremap(2) refuses to move anything,
-/// and behind it mmap(2) refuses everything: a record that could not be used must not be what
-/// passes it.
+/// Fails if the process cannot have some more VMAs. Near the limit mremap(2) refuses to move
+/// anything, and at the limit mmap(2) refuses everything. A record that would be of no use must not
+/// bring the process to the limit.
 #[inline(never)]
 fn has_room_for_vmas() -> Result<(), Errno> {
     let page = rustix::param::page_size();
     let len = 8 * page;
-    // SAFETY: a new anonymous map.
+    // SAFETY: the call makes a new anonymous map.
     let probe = unsafe { mm::mmap(ptr::null_mut(), len, libc::PROT_NONE, ANONYMOUS, -1, 0) }?;
-    // A plain loop: this is the handler's deepest call, and an unoptimized iterator has large
-    // frames.
+    // A plain loop: this is the handler's deepest call, and without optimization an iterator has
+    // large stack frames.
     let (mut at, mut result) = (1, Ok(()));
     while at < 6 && result.is_ok() {
-        // SAFETY: the pages are the probe's own; each of these makes two areas more.
+        // SAFETY: the pages are the probe's own. Each call adds two VMAs.
         result = unsafe { mm::mprotect(probe.add(at * page), page, libc::PROT_READ) };
         at += 2;
     }
-    // SAFETY: as above.
+    // SAFETY: the probe is this function's own, and nothing refers to it.
     let _ = unsafe { mm::munmap(probe, len) };
     result
 }
 
-/// One bit a page, set and looked at by any thread.
+/// One bit for each page. Any thread may set and read the bits.
 #[derive(Clone, Copy)]
 pub(super) struct PageBits<'a>(&'a [AtomicU64]);
 
 impl PageBits<'_> {
-    /// Sets a bit. Whether it was clear.
+    /// Sets a bit. Returns whether it was clear.
     fn set(self, page: usize) -> bool {
         let bit = 1 << (page % 64);
         self.0[page / 64].fetch_or(bit, Ordering::AcqRel) & bit == 0

@@ -1,8 +1,8 @@
-//! Areas (VMAs) that the process holds so that it can give them up: at `vm.max_map_count` mremap(2)
-//! moves nothing, and a guard's last resort has to move memory.
+//! VMAs that the process holds so that it can give them up: at `vm.max_map_count` mremap(2) moves
+//! nothing, and a guard's last resort has to move memory.
 //!
-//! One mapping of alternating protections is many areas; with one protection it is one. So the
-//! reserve is given up, and had again, by mprotect(2) alone, which a signal handler may call.
+//! A mapping of alternating protections is many VMAs; with one protection it is one VMA. So the
+//! reserve is given up, and made again, by mprotect(2) alone, which a signal handler may call.
 //!
 //! Source: mmap(2), mprotect(2), linux/Documentation/admin-guide/sysctl/vm.rst (max_map_count).
 
@@ -11,26 +11,27 @@ use rustix::io::Errno;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Pages of the reserve, and the areas that it is while it is held.
+/// Pages of the reserve. While it is held, each page is a VMA.
 const PAGES: usize = 33;
 
 /// The mapping, or zero. It stays for the life of the process.
 static BASE: AtomicUsize = AtomicUsize::new(0);
 
-/// [`SPENT`], [`HELD`], or [`BUSY`] with the number of the process whose thread is at it.
+/// [`SPENT`], [`HELD`], or [`BUSY`] with the number of the process whose thread changes the
+/// reserve.
 static STATE: AtomicU64 = AtomicU64::new(SPENT);
 const SPENT: u64 = 0;
 const HELD: u64 = 1;
 const BUSY: u64 = 2;
 
-fn protect(base: usize, first: usize, pages: usize, rights: i32) -> Result<(), Errno> {
+fn protect(base: usize, first: usize, pages: usize, prot: i32) -> Result<(), Errno> {
     let page = rustix::param::page_size();
     let at = (base + first * page) as *mut u8;
     // SAFETY: the pages are the reserve's own, and nothing accesses them.
-    unsafe { mm::mprotect(at, pages * page, rights) }
+    unsafe { mm::mprotect(at, pages * page, prot) }
 }
 
-/// Makes the reserve, unless it is held. For ordinary code.
+/// Makes the reserve if it is not held. For ordinary code.
 pub(super) fn hold() -> Result<(), Errno> {
     let mine = BUSY | identity::token() << 2;
     loop {
@@ -40,7 +41,7 @@ pub(super) fn hold() -> Result<(), Errno> {
         }
         if state == mine {
             std::thread::yield_now();
-        // A thread that was at it in the parent is not in this child.
+        // A thread of the parent process that changed the reserve does not exist in this child.
         } else if STATE.compare_exchange(state, mine, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             let made = make();
             STATE.store(if made.is_ok() { HELD } else { SPENT }, Ordering::Release);
@@ -54,7 +55,7 @@ fn make() -> Result<(), Errno> {
     if base == 0 {
         let len = PAGES * rustix::param::page_size();
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new anonymous map.
+        // SAFETY: the call makes a new anonymous map.
         let start = unsafe { mm::mmap(ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) }?;
         base = start as usize;
         BASE.store(base, Ordering::Relaxed);
@@ -65,7 +66,7 @@ fn make() -> Result<(), Errno> {
     })
 }
 
-/// Gives the areas of the reserve up, if it is held. For the signal handler.
+/// Gives up the VMAs of the reserve if it is held. For the signal handler.
 pub(super) fn give_up() {
     if STATE.compare_exchange(HELD, SPENT, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
         let _ = protect(BASE.load(Ordering::Relaxed), 0, PAGES, libc::PROT_NONE);
@@ -78,7 +79,7 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     #[test]
-    fn it_is_many_areas_while_it_is_held_and_few_afterwards() {
+    fn the_reserve_has_many_vmas_while_it_is_held_and_few_afterwards() {
         let count = || {
             let base = BASE.load(Ordering::Relaxed);
             let range = base..base + PAGES * rustix::param::page_size();

@@ -7,6 +7,7 @@
 
 use crate::pager::sys::fault_access::AccessKind;
 use crate::pager::sys::sigsegv_faults::{EndReason, FaultStep, WatchedArea};
+use crate::sys::block_list::Block;
 use crate::sys::handler_table::{HandlerSlot, ThreadKey};
 use crate::sys::signal::{self, AreaFaults};
 use crate::sys::{identity, into_plain, plain};
@@ -69,18 +70,18 @@ impl PagerArea {
     fn enter(range: Range<usize>, name: &str, watched: Option<Arc<WatchedArea>>) -> Self {
         signal::set_area_faults(&FAULTS);
         signal::install();
-        let who = ThreadKey { process: identity::token(), thread: 0 };
+        let key = ThreadKey { process: identity::token(), thread: 0 };
         let entry = Box::leak(Box::new(AreaEntry {
             range,
             page_bytes: rustix::param::page_size(),
-            owner: who.process,
+            owner: key.process,
             name: plain(name).into(),
             messages: [const { AtomicPtr::new(ptr::null_mut()) }; KEPT],
             next_message: AtomicUsize::new(0),
             readers: AtomicUsize::new(0),
             watched,
         }));
-        let place = register(entry, who);
+        let place = register(entry, key);
         Self { entry: NonNull::from(entry), place }
     }
 
@@ -150,120 +151,72 @@ struct AreaSlot {
     slot: HandlerSlot<AreaEntry>,
 }
 
-/// The table: a list of blocks that only grows.
-#[derive(Debug)]
-struct AreaBlock {
-    places: [AreaSlot; AreaBlock::PLACES],
-    next: AtomicPtr<AreaBlock>,
-}
+/// The table of the pagers' areas.
+static TABLE: Block<AreaSlot, TABLE_BLOCK> = Block::new(free_slots());
 
-static TABLE: AreaBlock = AreaBlock::new();
+const TABLE_BLOCK: usize = 32;
 
-/// The questions of the signal handler.
+/// The functions that the signal handler calls.
 static FAULTS: AreaFaults = AreaFaults { supply, report };
 
-impl AreaBlock {
-    const PLACES: usize = 32;
-
-    const fn new() -> Self {
-        let places = [const {
-            AreaSlot {
-                start: AtomicUsize::new(0),
-                end: AtomicUsize::new(0),
-                slot: HandlerSlot {
-                    entry: AtomicPtr::new(ptr::null_mut()),
-                    users: AtomicU64::new(0),
-                    process: AtomicU64::new(0),
-                    thread: AtomicUsize::new(0),
-                },
-            }
-        }; Self::PLACES];
-        Self { places, next: AtomicPtr::new(ptr::null_mut()) }
-    }
-
-    fn next(&self) -> Option<&'static Self> {
-        // SAFETY: blocks are leaked when they are linked, and never freed.
-        unsafe { self.next.load(Ordering::Acquire).as_ref() }
-    }
-
-    fn next_or_grow(&self) -> &'static Self {
-        self.next().unwrap_or_else(|| {
-            let fresh = Box::into_raw(Box::new(Self::new()));
-            match self.next.compare_exchange(
-                ptr::null_mut(),
-                fresh,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
-                // SAFETY: just leaked.
-                Ok(_) => unsafe { &*fresh },
-                Err(other) => {
-                    // SAFETY: not linked, so nobody else has it; `other` is.
-                    unsafe {
-                        drop(Box::from_raw(fresh));
-                        &*other
-                    }
-                }
-            }
-        })
-    }
+const fn free_slots() -> [AreaSlot; TABLE_BLOCK] {
+    [const {
+        AreaSlot {
+            start: AtomicUsize::new(0),
+            end: AtomicUsize::new(0),
+            slot: HandlerSlot {
+                entry: AtomicPtr::new(ptr::null_mut()),
+                users: AtomicU64::new(0),
+                process: AtomicU64::new(0),
+                thread: AtomicUsize::new(0),
+            },
+        }
+    }; TABLE_BLOCK]
 }
 
 /// Hides the areas of a parent process that lay at these addresses: other memory is there now.
-fn hide_inherited(range: &Range<usize>, who: ThreadKey) {
-    let mut block = Some(&TABLE);
-    while let Some(AreaBlock { places, .. }) = block {
-        for AreaSlot { start, end, slot } in places {
-            let overlaps = end.load(Ordering::Acquire) > range.start
-                && start.load(Ordering::Relaxed) < range.end;
-            // An area's process is stored before its end, so an area that another thread enters
-            // just now is known to be this process's. Those of a parent never change.
-            if overlaps && !slot.is_of(who) {
-                end.store(0, Ordering::Release);
-            }
+fn hide_inherited(range: &Range<usize>, key: ThreadKey) {
+    for AreaSlot { start, end, slot } in TABLE.slots() {
+        let overlaps =
+            end.load(Ordering::Acquire) > range.start && start.load(Ordering::Relaxed) < range.end;
+        // A slot's process is stored before its end. So an area that another thread registers at
+        // this moment is already known to belong to this process. The areas of a parent process
+        // never change.
+        if overlaps && !slot.is_of(key) {
+            end.store(0, Ordering::Release);
         }
-        block = block.and_then(AreaBlock::next);
     }
 }
 
-fn register(entry: &AreaEntry, who: ThreadKey) -> &'static AreaSlot {
-    hide_inherited(&entry.range, who);
-    let mut block = &TABLE;
-    loop {
-        if let Some(place) = block.places.iter().find(|place| place.slot.insert(entry, who)) {
-            // Nobody uses the memory before this is done.
-            place.start.store(entry.range.start, Ordering::Relaxed);
-            place.end.store(entry.range.end, Ordering::Release);
-            return place;
-        }
-        block = block.next_or_grow();
-    }
+fn register(entry: &AreaEntry, key: ThreadKey) -> &'static AreaSlot {
+    hide_inherited(&entry.range, key);
+    let area = TABLE.find_or_grow(|area| area.slot.insert(entry, key), free_slots);
+    // The program uses the memory only after these stores.
+    area.start.store(entry.range.start, Ordering::Relaxed);
+    area.end.store(entry.range.end, Ordering::Release);
+    area
 }
 
 /// Looks the address up, and lets `work` at its entry. `work` says `None` for an entry that is none
 /// of its business. For the signal handler.
 fn find<R>(address: usize, mut work: impl FnMut(&AreaEntry) -> Option<R>) -> Option<R> {
-    // An entry of a parent explains a fault here, so every entry is visible to every thread: all
-    // have the same thread.
-    let who = ThreadKey { process: identity::known_token()?, thread: 0 };
-    let mut block = Some(&TABLE);
-    while let Some(AreaBlock { places, .. }) = block {
-        for AreaSlot { start, end, slot } in places {
-            if address >= end.load(Ordering::Acquire) || address < start.load(Ordering::Relaxed) {
-                continue;
-            }
-            // SAFETY: an area silences its slot before it frees the entry; in a child its parent's
-            // entries are never freed.
-            let found = unsafe {
-                slot.with_entry(who, |entry| {
-                    entry.range.contains(&address).then(|| work(entry)).flatten()
-                })
-            };
-            if found.is_some() {
-                return found;
-            }
+    // An entry of a parent process explains a fault here, so every thread sees every entry: all
+    // entries and look-ups have the same thread.
+    let key = ThreadKey { process: identity::known_token()?, thread: 0 };
+    for AreaSlot { start, end, slot } in TABLE.slots() {
+        if address >= end.load(Ordering::Acquire) || address < start.load(Ordering::Relaxed) {
+            continue;
         }
-        block = block.and_then(AreaBlock::next);
+        // SAFETY: an area retires its slot before it frees the entry. A child process never frees
+        // the entries that it inherits.
+        let found = unsafe {
+            slot.with_entry(key, |entry| {
+                entry.range.contains(&address).then(|| work(entry)).flatten()
+            })
+        };
+        if found.is_some() {
+            return found;
+        }
     }
     None
 }
