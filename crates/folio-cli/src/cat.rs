@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// What the help ends with.
+/// The end of the help.
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   folio cat notes.txt                                 print a file
@@ -33,9 +33,10 @@ Exit codes:
 
 /// Print a file, or a part of it, from memory-mapped pages
 ///
-/// A file has the length it had when it was opened: what grows later is not printed, and what is
-/// truncated meanwhile is an error that names the offset, after all bytes before it. What cannot be
-/// mapped (pipes, /proc, /sys, character devices, standard input) is read instead.
+/// A file has the length of the moment at which it was opened: bytes that grow later are not
+/// printed, and a truncation meanwhile is an error that names the offset, after all bytes before
+/// it. A source that cannot be mapped (pipes, /proc, /sys, character devices, standard input) is
+/// read instead.
 ///
 /// The kernel's engine takes the pages from the kernel's cache. The pager's engine reads them into
 /// memory of its own, within a budget and around that cache where the file system allows
@@ -58,8 +59,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = size::parse, allow_negative_numbers = true)]
     length: Option<u64>,
 
-    /// Who maps a file or block device: kernel, or folio's own pager; auto is the kernel. What
-    /// cannot be mapped is read
+    /// The engine that maps a file or block device: kernel, or folio's own pager; auto is the
+    /// kernel. A source that cannot be mapped is read
     #[arg(long, value_enum, default_value_t, value_name = "ENGINE")]
     engine: Mapping,
 
@@ -74,8 +75,8 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Say on stderr how the bytes were got, why a source was read instead of mapped, and what the
-    /// pager did
+    /// Say on stderr how the bytes were got, why a source was read instead of mapped, and the
+    /// pager's counts
     #[arg(short, long)]
     verbose: bool,
 
@@ -87,7 +88,7 @@ pub(crate) struct Args {
 /// The engines to choose from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 enum Mapping {
-    /// The kernel; what it cannot map is read. The pager is never chosen unasked
+    /// The kernel; a source that it cannot map is read. The pager is never chosen unasked
     #[default]
     Auto,
     /// mmap(2), through the page cache
@@ -110,7 +111,7 @@ impl Args {
     }
 }
 
-/// What was done, for the last words.
+/// The work done, for the last words.
 #[derive(Debug, Default)]
 struct Report {
     source: String,

@@ -1,5 +1,5 @@
-//! `folio doctor`: what this machine offers the pager, what of it is used, and why not the better
-//! one.
+//! `folio doctor`: the features that this machine offers the pager, those in use, and the reasons
+//! for the others.
 
 use crate::failure::{Failure, say};
 use crate::paging::cannot_run;
@@ -21,10 +21,11 @@ Exit codes:
   1  the pager cannot run here, or the output failed
   2  bad usage, or an unknown word in the environment";
 
-/// Show what this machine offers the pager, what is used, and why not more
+/// Show the features that this machine offers the pager, those in use, and the reasons for the
+/// others
 ///
-/// Everything is tried, not guessed from versions: each line that is not used says what the kernel
-/// answered, or what masks it, and what is done instead.
+/// Everything is tried, not guessed from versions: each line that is not used shows the kernel's
+/// answer, or the mask, and the second way.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Args {

@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// What failed. It decides the exit code.
+/// The failed part. It decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The source could not be opened, or does not have the bytes.
@@ -89,7 +89,7 @@ impl Failure {
         ExitCode::from(self.kind.code())
     }
 
-    /// One JSON object, with what the command adds to it.
+    /// One JSON object, with the command's own fields.
     pub(crate) fn json(&self, mut fields: Map<String, Value>) -> Value {
         fields.insert("error".into(), self.message.as_str().into());
         fields.insert("kind".into(), self.kind.name().into());

@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Help, the version, or what was wrong with the arguments.
+/// Help, the version, or the error in the arguments.
 fn usage(error: &clap::Error) -> ExitCode {
     let wants_json = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json");
     if error.use_stderr() && wants_json {

@@ -216,7 +216,7 @@ impl Output {
         Ok(())
     }
 
-    /// Whether the bytes, or what another program makes of them behind a pipe, may appear on the
+    /// Whether the bytes, or another program's output of them behind a pipe, may appear on the
     /// terminal: a progress bar would lie in between.
     pub(crate) fn may_be_seen(&self) -> bool {
         self.file.is_terminal()

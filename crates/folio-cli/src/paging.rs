@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::fs::File;
 use std::io;
 
-/// The budget where none is given: what is printed once is needed once, so more would not help.
+/// The budget where none is given: printed bytes are needed once, so more would not help.
 const BUDGET: u64 = 64 << 20;
 
 /// Bytes that are under way before they are printed: enough to keep a disk busy while the output
@@ -42,7 +42,7 @@ impl Paging {
         let refused = |error: folio::Error| Failure::new(Kind::Source, plain(&error));
         let empty = file.is_empty().map_err(failed)?;
         let map = (!empty).then(|| Self::map(&pager, file)).transpose().map_err(refused)?;
-        // What is read ahead must leave room for what is being printed.
+        // Readahead must leave room for the bytes that are being printed.
         let ahead = AHEAD.min(bytes / 4);
         Ok(Self { pager, map, ahead })
     }
@@ -76,7 +76,7 @@ impl Paging {
         }
         let mut count = buffer.len().min(range.end - range.start);
         let mut lost = None;
-        // What comes before a page that is lost is asked for again, without that page.
+        // The bytes before a lost page are requested again, without that page.
         while count > 0 {
             let Err(error) = map.read_at(&mut buffer[..count], range.start) else { break };
             let good =
@@ -87,14 +87,14 @@ impl Paging {
         lost.map_or(Ok(count), |error| Err((count, error)))
     }
 
-    /// What the pager did; `None` if it has ended.
+    /// The pager's counts; `None` if it has ended.
     pub(crate) fn stats(&self) -> Option<PagerStats> {
         self.pager.stats().ok()
     }
 }
 
-/// The pager did not start: for what was asked of it (by options or the environment), or since the
-/// machine does not let it.
+/// The pager did not start: for the request's own options or environment, or since the machine does
+/// not let it.
 pub(crate) fn cannot_run(error: &folio::Error) -> Failure {
     let kind = if error.errno() == folio::Errno::INVAL { Kind::Usage } else { Kind::Pager };
     Failure::new(kind, plain(error))
@@ -107,7 +107,7 @@ fn plain(error: &folio::Error) -> String {
 
 /// The numbers, one subject a line.
 pub(crate) fn words(stats: &PagerStats) -> String {
-    // What is read by `read_at` was asked for, so that most often nothing faults.
+    // Bytes that `read_at` reads were requested, so that most often nothing faults.
     let latency = match (stats.latency_quantile(0.5), stats.latency_quantile(0.99)) {
         (Some(p50), Some(p99)) => format!("p50 {p50:?}, p99 {p99:?}, to a factor of two"),
         _ => "no fault to time".to_owned(),

@@ -1,4 +1,4 @@
-//! A progress bar for long work, for who looks at a terminal.
+//! A progress bar for long work, for a user at a terminal.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, stderr};

@@ -42,13 +42,13 @@ pub(crate) struct Args {
 enum Command {
     /// List all segments: size, type, state, and the processes that have them open
     ///
-    /// "in use": processes have it open. "idle": nobody has, and it is to be kept. "leftover":
-    /// nobody has, and it should have gone with its last user, who was killed or might not remove
-    /// it. "damaged": it is no segment that can be used. "closed": this user may not look.
+    /// "in use": processes have it open. "idle": no process has, and it is to be kept. "leftover":
+    /// no process has, and it should have gone with its last user, which was killed or might not
+    /// remove it. "damaged": it is no segment that can be used. "closed": this user may not look.
     ///
-    /// A type "bell of NAME" is no segment, but the FIFO by which a process is told of what comes
-    /// in NAME by those of other network namespaces (containers). Names that start with ".folio."
-    /// are those of files.
+    /// A type "bell of NAME" is no segment, but the FIFO by which processes of other network
+    /// namespaces (containers) notify a process of messages in NAME. Names that start with
+    /// ".folio." are those of files.
     ///
     /// With --json each object has: name, role ("segment", "unfinished" for a file on its way to
     /// becoming one, "bell"), of (the segment of a bell, or null), path, size (bytes), kind, type,
@@ -142,7 +142,7 @@ fn table(entries: &[SegmentEntry]) -> String {
             _ if matches!(entry.role, Role::Bell { .. }) => {
                 bell_of(entry).map_or("bell".to_owned(), |of| format!("bell of {}", shown(of)))
             }
-            // What channels and logs hold is folio's own, and called after their kind.
+            // The contents of channels and logs are folio's own, and called after their kind.
             (_, Some(name)) => shown(name),
             _ => "-".to_owned(),
         };

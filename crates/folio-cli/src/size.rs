@@ -4,8 +4,8 @@
 ///
 /// # Errors
 ///
-/// A sentence that says what is wrong, for what is not a number of bytes, or more than fits into 64
-/// bits.
+/// A sentence that names the error, for text that is not a number of bytes, or more than fits into
+/// 64 bits.
 pub(crate) fn parse(text: &str) -> Result<u64, String> {
     if text.starts_with('-') {
         return Err("a number of bytes cannot be negative".into());
@@ -43,7 +43,7 @@ fn scale(unit: &str) -> Result<u64, String> {
     };
     match letters.as_str() {
         "" | "iB" | "ib" | "i" => Ok(1 << (10 * (power + 1))),
-        // Elsewhere KB is 1000, or 1024: whoever guesses prints the wrong bytes.
+        // Elsewhere KB is 1000, or 1024: a guess prints the wrong bytes.
         "B" | "b" => {
             let letter = letter.to_ascii_uppercase();
             Err(format!(

@@ -1,5 +1,5 @@
-//! What is printed: a file, by checked copies out of a map of it (the kernel's or the pager's); or,
-//! where there is no map, a stream that is read.
+//! The printed source: a file, by checked copies out of a map of it (the kernel's or the pager's);
+//! or, where there is no map, a stream that is read.
 
 use crate::descriptors;
 use crate::failure::{Failure, Kind, words};
@@ -34,7 +34,7 @@ pub(crate) struct Source {
     file: Arc<File>,
 }
 
-/// Who maps what can be mapped.
+/// The engine that maps a source.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Mapper {
     Kernel,
@@ -198,7 +198,7 @@ fn engine(file: &File, metadata: &Metadata, mapper: Mapper) -> io::Result<Engine
     if let Mapper::Pager(_) = mapper {
         return match file.read_at(&mut [0], size.saturating_sub(1)) {
             Ok(count) if count > 0 && size == 0 => read("it tells no size"),
-            // An error is not the end of an empty file: the reads that follow say what is wrong, or
+            // An error is not the end of an empty file: the reads that follow report it, or
             // succeed.
             Err(_) if size == 0 => {
                 read("it tells no size, and its first byte cannot be read alone")
@@ -408,7 +408,7 @@ impl Source {
                 None => failed(&fault.cause()),
             };
         }
-        // The pager shows one version of a file: what is still there is of another.
+        // The pager shows one version of a file: the rest is of another.
         let what = match &now {
             Ok(now) if now.len() > offset => "cannot be had as they were",
             _ => "are gone",

@@ -43,8 +43,8 @@ impl Numbers {
     }
 }
 
-/// The first eight bytes of a page, by its number: whoever reads a page can see that it is the
-/// right one.
+/// The first eight bytes of a page, by its number: a reader of a page can see that it is the right
+/// one.
 pub(crate) const fn stamp(page: usize) -> u64 {
     Numbers(page as u64).next()
 }
@@ -142,8 +142,8 @@ impl Data {
     }
 }
 
-/// Makes sure that none of a file is in the page cache, but for a page in a thousand. What was
-/// written to it must be on the disk.
+/// Makes sure that none of a file is in the page cache, but for a page in a thousand. The written
+/// bytes must be on the disk.
 pub(crate) fn evict(file: &File, len: usize) -> Result<()> {
     for _ in 0..10 {
         // SAFETY: the call changes no byte of the file, nor of this process's memory.

@@ -63,7 +63,7 @@ enum Suite {
     Worker { job: String },
 }
 
-/// What every suite takes.
+/// The options of every suite.
 #[derive(Debug, Args)]
 struct Options {
     /// Fewer rounds: `kernel` is done within 50 seconds, `ipc` within 90, `pager` within 4 minutes.

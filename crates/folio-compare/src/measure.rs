@@ -9,11 +9,11 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
-/// What a sample cost.
+/// The cost of a sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Cost {
     pub(crate) typical: f64,
-    /// What the dearest hundredth of its parts cost at least, where each was timed.
+    /// The least cost of the dearest hundredth of its parts, where each was timed.
     pub(crate) tail: Option<f64>,
 }
 
@@ -23,7 +23,7 @@ impl From<f64> for Cost {
     }
 }
 
-/// One way of doing the work of a case. It returns what a sample cost; what it does untimed is its
+/// One way of doing the work of a case. It returns the cost of a sample; its untimed work is its
 /// own affair.
 pub(crate) struct Side<'a> {
     pub(crate) name: &'static str,
@@ -42,7 +42,7 @@ impl<'a> Side<'a> {
 /// Rounds that are run even if they take longer than was planned.
 const LEAST: usize = 3;
 
-/// What every side cost in every round.
+/// The cost of every side in every round.
 #[derive(Debug)]
 pub(crate) struct Rounds {
     names: Vec<&'static str>,
@@ -103,7 +103,7 @@ impl Rounds {
         costs.iter().map(of).collect()
     }
 
-    /// What a side cost.
+    /// The cost of a side.
     pub(crate) fn cost(&self, name: &str) -> f64 {
         median(self.costs(name, Part::Typical).into_iter())
     }
@@ -118,7 +118,7 @@ impl Rounds {
         self.compare_part(folio, peer, Part::Typical)
     }
 
-    /// Compares one part of what two sides cost.
+    /// Compares one part of the costs of two sides.
     pub(crate) fn compare_part(&self, folio: &str, peer: &str, part: Part) -> Comparison {
         let (folio, peer) = (self.costs(folio, part), self.costs(peer, part));
         let ratios: Vec<f64> = folio.iter().zip(&peer).map(|(folio, peer)| folio / peer).collect();
@@ -151,7 +151,7 @@ pub(crate) fn busy<R>(count: usize, work: impl FnOnce() -> Result<R>) -> Result<
 }
 
 /// The time that passes while `work` is done, in nanoseconds, for each of `count` equal parts: for
-/// what waits for a disk.
+/// work that waits for a disk.
 pub(crate) fn passing<R>(count: usize, work: impl FnOnce() -> Result<R>) -> Result<f64> {
     let start = Instant::now();
     let result = work()?;

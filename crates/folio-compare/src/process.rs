@@ -1,8 +1,8 @@
 //! A side in a process of its own: a process of this program that takes one sample after the other,
 //! each when it is asked.
 //!
-//! What it keeps from sample to sample is its own affair. It ends when nobody asks any more, or
-//! when the suite has ended.
+//! It may keep state from sample to sample. It ends when nobody asks any more, or when the suite
+//! has ended.
 
 use crate::measure::Cost;
 use anyhow::{Context, Result, anyhow, bail};
@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// One sample: what it cost, or why there is none.
+/// One sample: its cost, or the reason why there is none.
 #[derive(Debug, Serialize, Deserialize)]
 struct Answer {
     cost: Cost,
@@ -19,12 +19,12 @@ struct Answer {
     error: Option<String>,
 }
 
-/// What a process does when it is asked for a sample.
+/// The answer of a process to a request for a sample.
 pub(crate) trait Sampler {
     /// The cost of sample `number`. The same number means the same work on all sides.
     fn sample(&mut self, number: u64) -> Result<Cost>;
 
-    /// What helps to understand the costs.
+    /// A note that helps to understand the costs.
     fn note(&self) -> Option<String> {
         None
     }
@@ -102,7 +102,7 @@ impl Process {
         Ok(answer.cost)
     }
 
-    /// What becomes readable when the answer is there, or the process has ended.
+    /// The descriptor that becomes readable when the answer is there, or the process has ended.
     pub(crate) fn answers(&self) -> impl AsFd + '_ {
         self.answers.get_ref()
     }

@@ -1,4 +1,4 @@
-//! What is printed: a table for people, or one JSON object a line.
+//! The output: a table for people, or one JSON object a line.
 
 use crate::measure::Comparison;
 

@@ -1,10 +1,10 @@
-//! What suites are made of: groups of sides that take turns, and pairs of them that are reported.
+//! The parts of suites: groups of sides that take turns, and pairs of them that are reported.
 
 use crate::Options;
 use crate::measure::{Part, Rounds, Side};
 use crate::report::{Line, Report};
 
-/// What the table calls folio's own sides.
+/// The name of folio's own sides in the table.
 pub(crate) const FOLIO: &str = "folio";
 
 /// A result to report: two sides of a group, and the goal.
@@ -17,7 +17,7 @@ pub(crate) struct Pair {
     pub(crate) note: Option<String>,
     /// The peer is the cheapest of these sides, if there are any.
     pub(crate) among: &'static [&'static str],
-    /// Sides whose own ratio to the peer is told, and what they are called there.
+    /// Sides whose own ratio to the peer is reported, and their names there.
     pub(crate) beside: Vec<(&'static str, &'static str)>,
     /// The case as which the tails of both sides are reported, if they are.
     pub(crate) tail: Option<&'static str>,
@@ -47,7 +47,7 @@ impl Pair {
         self
     }
 
-    /// Tells how the peer is used, or what else helps to understand the line.
+    /// Adds how the peer is used, or another help to understand the line.
     pub(crate) fn note(mut self, text: &str) -> Self {
         self.note = Some(text.to_owned());
         self
@@ -64,12 +64,12 @@ impl Pair {
     }
 }
 
-/// Sides that take turns, and what is reported of them.
+/// Sides that take turns, and the report on them.
 pub(crate) struct Group<'a> {
     pub(crate) sides: Vec<Side<'a>>,
     pub(crate) pairs: Vec<Pair>,
     pub(crate) unit: &'static str,
-    /// By side: what it tells in the end.
+    /// By side: its note at the end.
     pub(crate) notes: Vec<(&'static str, Note<'a>)>,
 }
 

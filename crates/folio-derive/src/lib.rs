@@ -51,9 +51,9 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     // comes from the field itself. A pattern takes the field out: it goes through no `Deref`, as
     // `whole.field` might.
     let facts = fields.iter().map(|Described { text, member, span, .. }| {
-        // What is wrong with a field is said where it is written.
+        // An error in a field is reported where the field is written.
         quote_spanned! {*span=> {
-            // Outside of what is unsafe: of a union the pattern is refused.
+            // Outside of unsafe code: of a union the pattern is refused.
             let pick: fn(&Self) -> &_ = |whole: &Self| {
                 let Self { #member: part, .. } = whole;
                 part

@@ -25,7 +25,8 @@ fn run() -> Result<(), Box<dyn Error>> {
     for reading in ["first", "second"] {
         file.lock_shared()?;
         let length = map.read::<u32>(0)? as usize;
-        // Whoever has the file can write any length: one that does not fit is an error here.
+        // Every process that has the file can write any length: one that does not fit is an error
+        // here.
         let text = map.read_vec(4..4 + length)?;
         file.unlock()?;
         println!("{reading} reading: {}", String::from_utf8_lossy(&text));

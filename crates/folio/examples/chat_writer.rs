@@ -1,5 +1,5 @@
-//! Says each line of standard input to whoever maps the same file: run `chat_reader` on it at any
-//! time.
+//! Says each line of standard input to every process that maps the same file: run `chat_reader` on
+//! it at any time.
 //!
 //! Run: `cargo run -p folio --example chat_writer -- FILE`
 

@@ -1,5 +1,5 @@
 //! A parent and its forked child talk through shared memory: one text at a time, and a word that
-//! says whose turn it is.
+//! holds the turn.
 //!
 //! Run: `cargo run -p folio --example parent_child_chat -- "How are you?" "Sleep well."`
 
@@ -14,7 +14,7 @@ use std::{env, io, thread};
 const PARENT: u32 = 0;
 const CHILD: u32 = 1;
 
-/// The memory: whose turn it is, how long the text is, the text.
+/// The memory: the turn, the length of the text, the text.
 struct Chat(SharedMem);
 
 impl Chat {
@@ -25,7 +25,7 @@ impl Chat {
     fn say(&self, text: &str, to: u32) -> Result<(), Box<dyn Error>> {
         self.0.write_at(text.as_bytes(), 8)?;
         self.0.write(4, &u32::try_from(text.len())?)?;
-        // Release: who sees the turn sees the text.
+        // Release: a process that sees the turn sees the text.
         self.turn()?.store(to, Ordering::Release);
         Ok(())
     }

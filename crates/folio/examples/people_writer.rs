@@ -51,8 +51,8 @@ fn run() -> Result<(), Box<dyn Error>> {
     println!("unmapped");
     wait(seconds)?;
 
-    // Not the unmap, but this takes the last five away: what lies past the file's end is zeroed on
-    // its way to the disk.
+    // Not the unmap, but this takes the last five away: bytes past the file's end are zeroed on
+    // their way to the disk.
     file.sync_all()?;
     println!("written back");
     Ok(())

@@ -1,4 +1,4 @@
-//! Prints a part of a file through a map: the program of mmap(2), and what `folio cat` is built on.
+//! Prints a part of a file through a map: the program of mmap(2), and the core of `folio cat`.
 //!
 //! Run: `cargo run -p folio --example print_range -- FILE OFFSET [LENGTH]`
 

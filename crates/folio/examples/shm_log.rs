@@ -1,6 +1,6 @@
 //! A chat with history in a file: one process writes, any number read, from any point, again and
-//! again, also after a restart. What `chat_writer` and `chat_reader` do with a map and a lock, for
-//! all texts and not only the last.
+//! again, also after a restart. `chat_writer` and `chat_reader` do so with a map and a lock, for
+//! the last text only.
 //!
 //! Run: `cargo run -p folio --example shm_log -- FILE write` with lines on standard input, and, as
 //! often as you like, `cargo run -p folio --example shm_log -- FILE read [FROM]`

@@ -1,4 +1,4 @@
-//! A parent and its forked child talk through two channels: what `parent_child_chat` does by hand
+//! A parent and its forked child talk through two channels. `parent_child_chat` does so by hand,
 //! with a word and a sleep.
 //!
 //! Run: `cargo run -p folio --example shm_parent_child_chat -- "How are you?" "Sleep well."`

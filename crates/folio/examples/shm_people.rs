@@ -73,7 +73,7 @@ fn read(name: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// It is for a writer to write them again; whoever only reads leaves them as they are.
+/// It is for a writer to write them again; a reader leaves them as they are.
 fn half(torn: &Torn<'_, [Person; 10], People>) -> Box<dyn Error> {
     let written = torn
         .shared_ref()

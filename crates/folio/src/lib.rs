@@ -1,7 +1,7 @@
 //! folio: all of mmap(2), safe from Rust.
 //!
-//! **Memory is typed by who else can change it.** That decides which access safe Rust gets. The
-//! flag word of mmap(2) does not.
+//! **Memory is typed by the others that can change it.** That decides which access safe Rust gets.
+//! The flag word of mmap(2) does not.
 //!
 //! | type | mmap(2) | who else can change or remove the bytes | safe access |
 //! | --- | --- | --- | --- |

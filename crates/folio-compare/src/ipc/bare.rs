@@ -1,6 +1,6 @@
-//! A bare ring: what remains when a ring of messages checks nothing and survives nothing. With
-//! large messages it is nothing but two copies, one into shared memory and one out of it, and a
-//! word for each that tells when: the peer `memcpy`.
+//! A bare ring: the rest of a ring of messages that checks nothing and survives nothing. With large
+//! messages it is nothing but two copies, one into shared memory and one out of it, and a word for
+//! each that marks the moment: the peer `memcpy`.
 //!
 //! Each slot has a word of its own that says which message is in it, so that a message costs one
 //! look at it.
@@ -43,7 +43,7 @@ impl<const N: usize> Outlet<N> for Asleep<N> {
     fn send(&mut self, message: &[u64; N]) -> Result<()> {
         let word = half(self.0.shared.word(self.0.slot()));
         self.0.send(message)?;
-        // SAFETY: the call looks at no memory, but for who waits for this address.
+        // SAFETY: the call reads no memory, but wakes waiters for this address.
         unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, 1) };
         Ok(())
     }
@@ -80,7 +80,7 @@ pub(super) struct End<const N: usize> {
     start: usize,
     /// Messages that have passed.
     passed: u64,
-    /// What the writer knows of the reader.
+    /// The reader's position that the writer knows.
     taken: u64,
 }
 

@@ -49,7 +49,7 @@ pub(super) fn pin(processor: usize) -> Result<()> {
     Ok(())
 }
 
-/// Has this process go before others. Whoever may not goes on as it is.
+/// Has this process go before others. A process that may not goes on as it is.
 pub(super) fn hurry() {
     // SAFETY: the calls change nothing but when this process runs, and which terminal it belongs
     // to.

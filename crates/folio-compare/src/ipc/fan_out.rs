@@ -70,7 +70,7 @@ struct Writing<O> {
     outlet: O,
     shared: Shared,
     number: u64,
-    /// What is known of the readers.
+    /// The known positions of the readers.
     read: u64,
 }
 

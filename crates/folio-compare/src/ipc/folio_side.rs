@@ -19,7 +19,7 @@ fn memory(place: &Place, what: &str) -> String {
     format!("/dev/shm/{}-{what}", place.name)
 }
 
-/// What fits into as much memory as the peers get.
+/// As much as fits into the memory that the peers get.
 const fn size<const N: usize>() -> usize {
     room::<N>() * N * 8
 }

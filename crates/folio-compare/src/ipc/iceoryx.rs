@@ -2,7 +2,7 @@
 //!
 //! It could write and read in place, as folio could. Here neither does: both sides copy each
 //! message as a whole, the one from an array of its own into shared memory, the other out of it
-//! into an array of its own. So all peers do the same work, and what a message's bytes cost is in
+//! into an array of its own. So all peers do the same work, and the cost of a message's bytes is in
 //! all figures alike.
 //!
 //! A publisher loans a sample that is not initialized, copies the message into it, and sends it; a
@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 /// With or without sleeping.
 pub(super) struct Iceoryx<const PARK: bool>;
 
-/// What is sent.
+/// The sent type.
 type Payload<const N: usize> = [u64; N];
 
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub(super) struct In<const N: usize, const PARK: bool> {
     _node: Node<ipc::Service>,
 }
 
-/// Its errors are of many types, and say what they are.
+/// Its errors are of many types, and describe themselves.
 fn told(error: impl Debug) -> anyhow::Error {
     anyhow!("iceoryx2: {error:?}")
 }
@@ -58,8 +58,8 @@ fn told(error: impl Debug) -> anyhow::Error {
 fn node(place: &Place) -> Result<Node<ipc::Service>> {
     set_log_level(LogLevel::Error);
     let mut config = Config::default();
-    // It looks for dead nodes there, and finds those of this pair only. What begins with the prefix
-    // is the pair's to remove.
+    // It looks for dead nodes there, and finds those of this pair only. Files with the prefix are
+    // the pair's to remove.
     config.global.set_root_path(&Path::new(place.dir.as_os_str().as_bytes()).map_err(told)?);
     config.global.prefix = FileName::new(place.name.as_bytes()).map_err(told)?;
     NodeBuilder::new()
@@ -134,7 +134,7 @@ impl<const N: usize, const PARK: bool> Out<N, PARK> {
         } else {
             None
         };
-        // What is sent before they have connected they may not get.
+        // Readers may not get a message that is sent before they have connected.
         for reader in 0..readers {
             wait_for(&connected(place, lane, reader))?;
         }

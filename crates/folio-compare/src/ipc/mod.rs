@@ -1,9 +1,9 @@
-//! The suite `ipc`: what folio's memory between processes costs beside its peers.
+//! The suite `ipc`: the cost of folio's memory between processes beside its peers.
 //!
-//! A side is two processes, each pinned to a core of its own; what it sends is written by one and
-//! read by the other. Costs are the time that passes: the median of all trips, or of all batches of
-//! messages, and beside it the slowest hundredth. The machine's floor, one word that bounces
-//! between the same two cores, is measured in the same run.
+//! A side is two processes, each pinned to a core of its own: one writes and the other reads. Costs
+//! are the time that passes: the median of all trips, or of all batches of messages, and beside it
+//! the slowest hundredth. The machine's floor, one word that bounces between the same two cores, is
+//! measured in the same run.
 //!
 //! | file | subject |
 //! | --- | --- |
@@ -50,7 +50,7 @@ fn pair_side(group: &mut Group<'_>, name: &'static str, work: Work) -> Result<()
     Ok(())
 }
 
-/// What makes a group: its case, the function that prepares it, and the seconds of a quick run.
+/// The parts of a group: its case, the function that prepares it, and the seconds of a quick run.
 struct Entry {
     case: &'static str,
     make: fn() -> Result<Group<'static>>,

@@ -1,6 +1,6 @@
-//! `one-way-64` and `one-way-64k`: one core sends messages as fast as the other takes them. The one
-//! that takes them times them, in batches of twice what the way holds, so that no batch can come
-//! out of what lay ready.
+//! `one-way-64` and `one-way-64k`: one core sends messages as fast as the other takes them. The
+//! receiver times them, in batches of twice the messages that the way holds, so that no batch can
+//! come out of messages that lay ready.
 //!
 //! Both cases copy each message in and out. `memcpy`, the peer of the large ones, is the bare ring:
 //! one copy into shared memory, one out of it, and a word that says when.
@@ -88,7 +88,7 @@ fn ends<const N: usize, T: Transport<N> + 'static>(
     })
 }
 
-/// Small messages have each word written, and large ones the first and the last: what is copied is
+/// Small messages have each word written, and large ones the first and the last: copied bytes are
 /// read and written as a whole.
 #[inline]
 fn mark<const N: usize>(message: &mut [u64; N], number: u64) {
@@ -163,7 +163,7 @@ impl<I: Inlet<N>, const N: usize> Sampler for Taking<I, N> {
     }
 }
 
-/// What a batch is made of: messages, or thousands of bytes.
+/// The parts of a batch: messages, or thousands of bytes.
 fn parts<const N: usize>() -> f64 {
     batch::<N>() as f64 * if N <= 64 { 1.0 } else { N as f64 * 8.0 / 1000.0 }
 }

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tempfile::TempDir;
 
-/// What a pair does.
+/// The work of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Work {
     Trip(trip::How),
@@ -43,8 +43,8 @@ pub(super) struct Place {
     pub(super) dir: PathBuf,
     /// Memory of their own: a file of zeros that has no name.
     pub(super) memory: PathBuf,
-    /// A name that nobody else on this machine uses. What begins with it in /dev/shm is removed in
-    /// the end.
+    /// A name that nobody else on this machine uses. Files in /dev/shm with this prefix are removed
+    /// in the end.
     pub(super) name: String,
 }
 
@@ -98,8 +98,8 @@ pub(super) struct Pair {
     _memory: File,
 }
 
-/// What a pair leaves in /dev/shm: iceoryx2 keeps a file there for the next, and one that was
-/// killed leaves more.
+/// The files of a pair in /dev/shm: iceoryx2 keeps one there for the next, and one that was killed
+/// leaves more.
 #[derive(Debug)]
 struct Leftovers(String);
 
@@ -182,7 +182,7 @@ impl Pair {
             .context("neither has timed it")
     }
 
-    /// What the two tell.
+    /// The notes of the two.
     pub(super) fn note(&self) -> Option<String> {
         let notes: Vec<String> = self.first.note().into_iter().chain(self.second.note()).collect();
         (!notes.is_empty()).then(|| notes.join("; "))
@@ -192,7 +192,7 @@ impl Pair {
 /// A side that both takes its turns and tells its note in the end.
 pub(super) type Shared = Rc<RefCell<Pair>>;
 
-/// What the memory of a pair holds at most.
+/// The memory of a pair, at most.
 pub(super) const MEMORY: usize = 4 << 20;
 
 fn memory() -> Result<File> {

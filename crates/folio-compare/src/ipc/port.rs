@@ -1,5 +1,5 @@
-//! What every way of passing messages has to do: the loops of the cases are written once, and
-//! compiled for each.
+//! The work of every way of passing messages: the loops of the cases are written once, and compiled
+//! for each.
 
 use super::pair::Place;
 use anyhow::Result;
@@ -10,7 +10,7 @@ pub(super) trait Outlet<const N: usize> {
     /// Passes a message on, and waits for room first if there is none.
     fn send(&mut self, message: &[u64; N]) -> Result<()>;
 
-    /// What helps to understand the costs.
+    /// A note that helps to understand the costs.
     fn note(&self) -> Option<String> {
         None
     }
@@ -21,7 +21,7 @@ pub(super) trait Inlet<const N: usize> {
     /// Waits for a message, and copies it out.
     fn receive(&mut self, message: &mut [u64; N]) -> Result<()>;
 
-    /// What helps to understand the costs.
+    /// A note that helps to understand the costs.
     fn note(&self) -> Option<String> {
         None
     }

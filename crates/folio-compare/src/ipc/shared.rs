@@ -1,5 +1,5 @@
-//! Memory that both processes of a side have mapped, as bare words: what the floor, the bare ring
-//! and the pthread mutexes lie in.
+//! Memory that both processes of a side have mapped, as bare words: the floor, the bare ring and
+//! the pthread mutexes lie in it.
 
 use super::pair::{MEMORY, Place};
 use anyhow::Result;

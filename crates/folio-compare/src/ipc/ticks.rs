@@ -1,5 +1,5 @@
 //! Times that are short: a reading of the processor's counter costs less than a call of the clock,
-//! and what is timed here takes no longer than a few of those.
+//! and the timed work takes no longer than a few of those.
 //!
 //! The counter may move in steps of 10 ns. Where that is much, several pieces of work are timed as
 //! one.
@@ -65,7 +65,7 @@ impl Times {
         self.last = now();
     }
 
-    /// Begins the next piece anew: what has passed since the last one is not timed.
+    /// Begins the next piece anew: the time since the last one is not counted.
     pub(super) fn skip(&mut self) {
         self.last = now();
     }
@@ -84,7 +84,7 @@ impl Times {
         Cost { typical: self.at(0.5, parts), tail: Some(self.at(0.99, parts)) }
     }
 
-    /// What a share of the pieces took at most.
+    /// The time that a share of the pieces took at most.
     pub(super) fn at(&mut self, share: f64, parts: f64) -> f64 {
         self.ticks.sort_unstable();
         let place =

@@ -14,7 +14,7 @@ const BUDGET: usize = 8 << 20;
 /// Each scans a part of its own.
 const THREADS: usize = 4;
 
-/// Once, and what streams read ahead of their ends.
+/// Once, and the readahead of streams behind their ends.
 const LIMIT: f64 = 1.0;
 
 fn sample() -> Result<Cost> {

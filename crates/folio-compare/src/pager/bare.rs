@@ -51,7 +51,7 @@ impl Bare {
         pool.advise(libc::MADV_HUGEPAGE)?;
         let uffd = Uffd::open(FEATURE_MOVE)?;
         uffd.register(&area, MISSING)?;
-        // What is moved out of it and into it must be one userfaultfd's.
+        // Pages that are moved out of it and into it must be one userfaultfd's.
         uffd.register(&pool, PROTECTED)?;
         let start = area.start() as usize;
         let thread = std::thread::spawn(move || {
@@ -99,7 +99,7 @@ impl Bare {
         self.area.advise(libc::MADV_DONTNEED)
     }
 
-    /// Ends the thread, and says what it died of.
+    /// Ends the thread, and reports its error.
     pub(super) fn end(mut self) -> Result<()> {
         self.stop()
     }

@@ -1,5 +1,4 @@
-//! A memory cgroup of its own for a worker: what it maps, caches and has the kernel keep for it
-//! counts.
+//! A memory cgroup of its own for a worker: its maps, its page cache and its kernel memory count.
 //!
 //! It is made below this process's own cgroup, so that limits from above hold on. Version 1 and
 //! version 2 are served.
@@ -77,7 +76,7 @@ fn make(dir: &Path, version: Version, limit: usize) -> std::io::Result<()> {
     set().inspect_err(|_| drop(fs::remove_dir(dir)))
 }
 
-/// What a run that was killed has left. A cgroup with a process in it cannot be removed.
+/// The remains of a killed run. A cgroup with a process in it cannot be removed.
 fn remove_left_over(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();

@@ -1,5 +1,5 @@
-//! What the device gives: reads of single pages by io_uring, 64 at a time, with direct I/O into
-//! plain buffers.
+//! The device alone: reads of single pages by io_uring, 64 at a time, with direct I/O into plain
+//! buffers.
 
 use super::uffd::Area;
 use crate::data::{page, stamp};

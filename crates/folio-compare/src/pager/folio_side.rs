@@ -10,8 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Pages that are told ahead in one call: a list is what the program has, so it gives more than one
-/// at a time.
+/// Pages that are requested ahead in one call: the program has a list, so it gives more than one at
+/// a time.
 const BATCH: usize = 16;
 
 /// A pager with a budget.
@@ -71,7 +71,7 @@ impl Pager {
     }
 
     /// Maps bytes of this process. Nothing of the map is there yet, whatever other maps of the same
-    /// bytes have. Without `sequential` each fault brings one page: else much of what is around it
+    /// bytes have. Without `sequential` each fault brings one page: else much of its surroundings
     /// would come as well.
     pub(super) fn memory(&self, source: &Arc<[u8]>, sequential: bool) -> Result<Map> {
         let map = self.0.map(Memory::from(Arc::clone(source)))?;
@@ -94,7 +94,7 @@ impl Pager {
     }
 }
 
-/// What the pager did since it was made.
+/// The pager's counts since it was made.
 fn note(pager: &folio::Pager) -> Option<String> {
     let stats = pager.stats().ok()?;
     let median = stats.latency_quantile(0.5).map_or(0, |time| time.as_micros());

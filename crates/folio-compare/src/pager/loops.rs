@@ -5,7 +5,7 @@ use crate::data::{page, stamp};
 use anyhow::{Result, ensure};
 use std::hint::black_box;
 
-/// What one read copies.
+/// The bytes that one read copies.
 pub(super) const READ: usize = 4096;
 
 fn check(bytes: &[u8], number: usize) -> Result<()> {

@@ -1,4 +1,4 @@
-//! What is in memory already.
+//! Pages that are in memory already.
 //!
 //! * `fault-4k`: one thread touches the pages of a memory source in random order, each for the
 //!   first time. `bare` is a thread that reads a fault from the userfaultfd and copies the page

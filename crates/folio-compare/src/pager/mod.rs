@@ -1,4 +1,4 @@
-//! The suite `pager`: what folio's pager engine costs beside the kernel's paging, the device, and
+//! The suite `pager`: the cost of folio's pager engine beside the kernel's paging, the device, and
 //! the bare mechanisms.
 //!
 //! | file | subject |
@@ -101,7 +101,7 @@ fn worker_side(
     Ok(())
 }
 
-/// What makes a group: the names of its cases, and the function that prepares it.
+/// The parts of a group: the names of its cases, and the function that prepares it.
 struct Entry {
     cases: &'static [&'static str],
     make: for<'a> fn(&'a Files<'_>) -> Result<Group<'a>>,

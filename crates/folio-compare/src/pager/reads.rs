@@ -2,20 +2,20 @@
 //! use.
 //!
 //! * `out-of-core-1`, `out-of-core-4`: all pages alike, by one thread and by four.
-//! * `out-of-core-list`: the program knows which pages it will read, and tells 64 ahead. The
+//! * `out-of-core-list`: the program knows the pages that it will read, and requests 64 ahead. The
 //!   kernel's side does so by MADV_WILLNEED, with MADV_RANDOM: without it the costs were the same
 //!   or worse, since a page that has left again before it is touched brings others with it. The
-//!   `device` side maps nothing: it is what such reads cost at least.
+//!   `device` side maps nothing: such reads cost that much at least.
 //! * `zipf`: some pages are read much more often than others (exponent 0.99).
 //!
 //! `kernel` maps as mmap(2) does without advice, so that a fault reads as much around its page as
-//! the device's `read_ahead_kb` says: a few reads are enough to see what that costs.
+//! the device's `read_ahead_kb` says: a few reads are enough to see the cost of that.
 //! `kernel-random` advises MADV_RANDOM. `handler` and `in-thread` are prototypes (see `supply.rs`),
-//! told about in notes.
+//! reported in notes.
 //!
-//! Each worker first reads until its memory is full, and keeps what it has from sample to sample:
+//! Each worker first reads until its memory is full, and keeps its pages from sample to sample:
 //! pages leave as others come, on all sides. The two kernel sides read files of their own, or one
-//! would find in the page cache what the other has read.
+//! would find the other's pages in the page cache.
 
 use super::device::Device;
 use super::pattern::{Pattern, Zipf};
@@ -61,7 +61,7 @@ pub(super) struct Reads {
     warm: usize,
 }
 
-/// A map of the file, whoever supplies its pages.
+/// A map of the file, by any supplier of its pages.
 pub(super) trait Mapped: Sync {
     fn bytes(&self) -> &[u8];
 

@@ -1,6 +1,6 @@
 //! `rewrite-sync`: a random tenth of the 4 KiB pages of 1 GiB is rewritten wholly through a map,
 //! then brought to the disk. Nothing is in the page cache, nor in folio's, beforehand; all of it
-//! fits, so that write-back is what is measured.
+//! fits, so that write-back is measured.
 //!
 //! The kernel's side writes into a shared map and calls msync(MS_SYNC). Both without advice
 //! (`kernel`) and with MADV_RANDOM (`kernel-random`) are told, since either may be the better one,
@@ -79,7 +79,7 @@ impl Sampler for Rewrite {
             map.flush()?;
             Ok(())
         })?;
-        // What is on the disk, not what the page cache still has.
+        // The bytes on the disk, not those that the page cache still has.
         evict(&self.file, self.len)?;
         for &number in pages.iter().step_by(16) {
             let mut words = [0; 16];

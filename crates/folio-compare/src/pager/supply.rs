@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-/// Who reads a page.
+/// The reader of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Who {
     /// So many handler threads.
@@ -44,8 +44,7 @@ struct Supply {
     next: AtomicUsize,
 }
 
-/// What a thread that supplies pages has of its own. The signal handler uses it, so it is made
-/// beforehand.
+/// The state of a thread that supplies pages. The signal handler uses it, so it is made beforehand.
 struct Local {
     buffer: Area,
     leaving: [libc::iovec; BATCH],
@@ -197,7 +196,7 @@ impl Supply {
 }
 
 fn catch() -> Result<()> {
-    // SAFETY: all zero is a valid sigaction, and what matters is filled in.
+    // SAFETY: all zero is a valid sigaction, and the fields that matter are filled in.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_fault as *const () as usize;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;

@@ -1,5 +1,5 @@
-//! userfaultfd(2) by raw calls, and the anonymous memory it watches: what the bare mechanisms are
-//! made of.
+//! userfaultfd(2) by raw calls, and the anonymous memory that it watches: the parts of the bare
+//! mechanisms.
 
 use anyhow::{Context, Result, ensure};
 use std::io;
@@ -59,8 +59,7 @@ impl Area {
 
     /// madvise(2) on all of it.
     pub(super) fn advise(&self, advice: i32) -> Result<()> {
-        // SAFETY: the range is this value's. What its bytes are from now on is the affair of
-        // whoever supplies them.
+        // SAFETY: the range is this value's. From now on the supplier decides its bytes.
         let done = unsafe { libc::madvise(self.start.cast(), self.len, advice) };
         ensure!(done == 0, "madvise: {}", io::Error::last_os_error());
         Ok(())

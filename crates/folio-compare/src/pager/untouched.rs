@@ -1,4 +1,4 @@
-//! `map-1t`: what a map of 1 TiB costs before any of it is touched: the resident bytes and page
+//! `map-1t`: the cost of a map of 1 TiB before any of it is touched: the resident bytes and page
 //! tables that a new process has more after it has built a pager and mapped a file of that length,
 //! which has no blocks. The peer is a limit.
 
@@ -49,7 +49,7 @@ fn resident(status: &str) -> Result<u64> {
 pub(super) fn group<'a>(files: &'a Files<'_>) -> Result<Group<'a>> {
     let mut group = Group::new("MiB");
     let (file, path) = files.sparse(LEN as u64)?;
-    // A process each time: what one has allocated once it does not need again.
+    // A process each time: memory that one has allocated once is not allocated again.
     group.sides.push(Side::new(FOLIO, move || {
         let _open = &file;
         Worker::new(Work::Untouched, path.clone(), LEN, None)?.sample()

@@ -1,8 +1,8 @@
-//! One side of a case in a process of its own, in a cgroup of its own: what it maps, and what the
-//! kernel caches for it, is counted against its limit and against nobody else's.
+//! One side of a case in a process of its own, in a cgroup of its own: its maps, and the kernel's
+//! cache for it, are counted against its limit and against nobody else's.
 //!
 //! The suite starts a worker with a job, and asks it for one sample after the other; meanwhile
-//! other workers have their turn. A worker keeps its map and what is resident from sample to
+//! other workers have their turn. A worker keeps its map and its resident pages from sample to
 //! sample, and ends when nobody asks any more.
 
 use super::cgroup::{self, Cgroup};
@@ -15,10 +15,10 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-/// What a worker does.
+/// The job of a worker.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) enum Work {
-    /// Nothing: whether a worker can be had is what is asked.
+    /// Nothing: the question is whether a worker can be had.
     Probe,
     Reads(reads::Reads),
     Cold(cold::How),
@@ -32,7 +32,7 @@ pub(super) struct Job {
     pub(super) work: Work,
     pub(super) file: PathBuf,
     pub(super) len: usize,
-    /// What folio's pager may use: less than the limit, which counts everything.
+    /// The budget of folio's pager: less than the limit, which counts everything.
     pub(super) budget: usize,
     cgroup: Option<PathBuf>,
 }

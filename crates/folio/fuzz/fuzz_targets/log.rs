@@ -1,5 +1,4 @@
-//! Bytes from anywhere as what a peer writes over a log: errors and missing entries, and nothing
-//! worse.
+//! Any bytes as a peer's writes over a log: errors and missing entries, and nothing worse.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| folio::shm::fuzzing::log(bytes));

@@ -1615,7 +1615,7 @@ fn sealing_unmapped_addresses_is_enomem() {
     });
 }
 
-// ---- What folio refuses itself ----
+// ---- folio's own refusals ----
 
 #[test]
 fn protect_names_the_nearest_whole_pages() {

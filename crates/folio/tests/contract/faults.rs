@@ -763,7 +763,7 @@ fn faults_on_tmpfs_are_errors_as_on_disk() {
     assert!(map.guard(|view| view.get(4 * page())).is_err());
 }
 
-// Whose fault it is
+// The cause of a fault
 
 extern "C" fn exits_with_42(_: i32) {
     // SAFETY: ends the process at once, which a handler may.

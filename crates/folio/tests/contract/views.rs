@@ -1,4 +1,4 @@
-//! Views and atomics of regions: whose pages stay, and nobody else's.
+//! Views and atomics of regions that keep their pages, and are nobody else's.
 
 use crate::common::{child_succeeds, disk_dir, file_with, page, pattern};
 use folio::{

@@ -4,7 +4,7 @@
 #[path = "../../src/pager/wake_queue.rs"]
 mod wake_queue;
 
-/// Loom's versions of the atomics under the mailbox.
+/// Loom's versions of the atomics under the command queue.
 mod atomics {
     pub(super) use loom::sync::Mutex;
     pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};

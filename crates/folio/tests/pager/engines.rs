@@ -35,7 +35,7 @@ pub(crate) enum Access {
 
 pub(crate) const EVERY_ACCESS: [Access; 3] = [Access::Read, Access::Shared, Access::Private];
 
-/// Says on whose side a rule was broken.
+/// The side on which a rule was broken.
 struct Side(&'static str);
 
 impl Drop for Side {

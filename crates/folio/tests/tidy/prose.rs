@@ -43,10 +43,9 @@ pub(crate) fn banned_words(tree: &Tree) -> Vec<Violation> {
 pub(crate) fn headless_clauses(tree: &Tree) -> Vec<Violation> {
     let opened = r"(^[ /!*>-]*|[.;:,(—…] |\b(and|or|but|if|of|to|that|by|for|with|from|on|in|into|than|then|as|is|are|be|at|over|behind|beside|not|only|about|say|says|see|sees|know|knows|keep|keeps|all|before|after|while|when|until|where|what) )";
     let headless =
-        Regex::new(&format!(r"{opened}([Ww]hat|[Ww]ho|[Ww]hom|[Ww]hose)\b")).expect("clauses");
-    // "a process who", "the caller, who": a relative clause belongs to the noun before it. English
-    // separates that one by a comma too, so a comma before "who" is no violation.
-    let relative = Regex::new(r", (who|whom|whose)\b").expect("relative clauses");
+        Regex::new(&format!(r"{opened}([Ww]hat|[Ww]ho)\b")).expect("clauses");
+    // "the caller, who": a relative clause belongs to the noun before it. "What to do" is no clause.
+    let relative = Regex::new(r", who\b|\b[Ww]hat to\b").expect("relative clauses");
     matching(tree, |line| {
         let without = relative.replace_all(line, "");
         !line.contains('?') && headless.is_match(&without)

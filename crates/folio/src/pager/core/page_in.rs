@@ -194,7 +194,7 @@ impl Core {
         id
     }
 
-    /// What lies well behind a sequential access is the next to go.
+    /// Pages well behind a sequential access are the next to go.
     fn drop_behind(&mut self, object: ObjectId, page: u64) {
         let Some(behind) = page.checked_sub(2 * u64::from(self.max_run())) else { return };
         let Some(id) = self.objects[&object].table.extent_at(behind) else { return };

@@ -23,7 +23,7 @@ pub fn sealed(sealed: &mut Sealed) -> Result<()> {
     Ok(())
 }
 
-/// What punches the file is not for a private map, what reverts to it not for a shared one.
+/// A private map cannot punch the file, and a shared one cannot revert to it.
 pub fn kinds(map: &mut FileMapMut, private: &mut FileMapPrivate) -> Result<()> {
     map.revert(..)?; //~
     private.punch(..)?; //~

@@ -1,5 +1,4 @@
-//! E0609
-//! No field of what others can change is reached but through the handle.
+//! E0609 A field that others can change is reached through the handle only.
 use folio::shm::{Mutex, Segment, Share, Shared};
 
 #[derive(Clone, Copy, Share)]
