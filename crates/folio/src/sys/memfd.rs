@@ -1,5 +1,5 @@
-//! Files that live in memory (memfd_create(2)) and the seals that make promises about them
-//! (fcntl(2)).
+//! Files that live in memory (memfd_create(2)), and their seals, by which the kernel promises that
+//! they do not change (fcntl(2)).
 
 use crate::flags::HugePage;
 use rustix::fs::{MemfdFlags, SealFlags};

@@ -388,8 +388,7 @@ fn write_line(parts: &[&[u8]]) {
     }
     // A message beyond RLIMIT_FSIZE must not end the process in another way (SIGXFSZ).
     block_signals();
-    // SAFETY: writev(2) reads only the parts. An error is ignored: there is no area_slot left to report
-    // it.
+    // SAFETY: writev(2) reads only the parts. An error is ignored: it cannot be reported anywhere.
     unsafe {
         libc::writev(libc::STDERR_FILENO, vector.as_ptr(), parts.len().min(MAX_PARTS) as i32)
     };
