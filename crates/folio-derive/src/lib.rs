@@ -7,9 +7,9 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Error, Field, GenericParam, Member};
 
-/// Implements `folio::shm::Share` for a struct of `Share` fields, with `repr(C)` or
-/// `repr(transparent)` and without padding; beside it `Plain` if all fields are (and the struct is
-/// `Copy`), or `InPlace` if all fields are.
+/// Implements `folio::shm::Share` for a struct of `Share` fields with `repr(C)` or
+/// `repr(transparent)` and without padding. It also implements `Plain` if all fields are `Plain`
+/// (and the struct is `Copy`), or `InPlace` if all fields are `InPlace`.
 #[proc_macro_derive(Share)]
 pub fn share(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let input = syn::parse_macro_input!(input as DeriveInput);
@@ -21,11 +21,11 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     let fields = match &input.data {
         Data::Struct(data) => &data.fields,
         Data::Enum(_) => {
-            let words = "an enum cannot be shared: another process may store what is none of its variants; use an integer";
+            let words = "an enum cannot be shared: another process may store a number that is none of its variants; use an integer";
             return Err(Error::new(name.span(), words));
         }
         Data::Union(_) => {
-            let words = "a union cannot be shared: who reads it cannot know which field was stored";
+            let words = "a union cannot be shared: a reader cannot know which field was stored";
             return Err(Error::new(name.span(), words));
         }
     };
@@ -46,19 +46,20 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
         let ident = &param.ident;
         shares.predicates.push(syn::parse_quote!(#ident: ::folio::shm::Share));
     }
-    // The tokens of a field's type are no proof of its type: an attribute macro below the derive
-    // can change the field, and a type macro can expand to another type at each use. So each fact
-    // comes from the field itself. A pattern takes the field out: it goes through no `Deref`, as
+    // The tokens of a field's type do not prove its type: an attribute macro below the derive can
+    // change the field, and a type macro can expand to another type at each use. So each fact comes
+    // from the field itself. A pattern takes the field out: it goes through no `Deref`, as
     // `whole.field` might.
     let facts = fields.iter().map(|Described { text, member, span, .. }| {
-        // An error in a field is reported where the field is written.
+        // An error about a field points at the field's source.
         quote_spanned! {*span=> {
-            // Outside of unsafe code: of a union the pattern is refused.
+            // The closure is outside of the unsafe block, so the compiler refuses the pattern for a
+            // union.
             let pick: fn(&Self) -> &_ = |whole: &Self| {
                 let Self { #member: part, .. } = whole;
                 part
             };
-            // SAFETY: the offset is of the field that the pattern names.
+            // SAFETY: the offset is that of the field that the pattern names.
             unsafe {
                 ::folio::shm::derive::Field::<Self>::new(
                     #text,
@@ -68,7 +69,8 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
             }
         }}
     });
-    // No field is called as the parts of these are.
+    // In the fingerprint a parameter is called `type` or `const`. These are keywords, so no field
+    // has such a name.
     let parameters = generics.params.iter().filter_map(|param| match param {
         GenericParam::Type(param) => {
             let ident = &param.ident;
@@ -81,16 +83,15 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
         GenericParam::Lifetime(_) => None,
     });
     let text = name.to_string();
-    // For a struct without parameters the checks are made where it is defined, and not only where
-    // it is used.
+    // A struct without parameters is checked at its definition, and not only at its uses.
     let at_once = (generics.params.is_empty()).then(|| {
         quote! {
             const _: ::folio::shm::Fingerprint<#name> = <#name as ::folio::shm::Share>::FINGERPRINT;
         }
     });
-    // Bounds that may not hold, without an error where they do not: rustc looks at bounds with a
-    // lifetime only when asked. They are made of tokens; that the fields keep them is proved inside
-    // the impl that they belong to.
+    // Bounds that may not hold, and that are no error if they do not: rustc checks bounds with a
+    // lifetime only at a use. They are made of tokens; code inside the impl to which they belong
+    // proves that the fields keep them.
     let if_all = |of: &TokenStream| {
         let mut wheres = shares.clone();
         for Described { ty, .. } in &fields {
@@ -114,19 +115,19 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
                     let parameters = &[#(#parameters),*];
                     let fields = &[#(#facts),*];
                     // SAFETY: the pattern in the impls below names the same fields, and has no
-                    // `..`: there are no others.
+                    // `..`, so there are no other fields.
                     unsafe { ::folio::shm::Fingerprint::of_struct(#text, parameters, fields) }
                 };
             }
-            // SAFETY: each field is plain data, as proved inside; the struct has no padding, see
-            // FINGERPRINT.
+            // SAFETY: the function inside proves that each field is plain data. FINGERPRINT checks
+            // that the struct has no padding.
             unsafe impl #impl_generics ::folio::shm::Plain for #name #type_generics #plain {
                 fn __each_field_is_plain(whole: &Self) {
                     #each_is_plain
                 }
             }
-            // SAFETY: each field is used in place, as proved inside, and the struct has no other
-            // bytes, see FINGERPRINT.
+            // SAFETY: the function inside proves that each field is used in place. FINGERPRINT
+            // checks that the struct has no other bytes.
             unsafe impl #impl_generics ::folio::shm::InPlace for #name #type_generics #in_place {
                 fn __each_field_is_in_place(whole: &Self) {
                     #each_is_in_place
@@ -137,8 +138,8 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     })
 }
 
-/// Statements that compile only if each field of `whole`, by its real type, is `of` that trait, and
-/// if there are no other fields.
+/// Statements that compile only if each field of `whole`, by its real type, implements the trait
+/// `of`, and if there are no other fields.
 fn each_is(fields: &[Described<'_>], of: &TokenStream) -> TokenStream {
     let parts: Vec<_> = (0..fields.len()).map(|index| format_ident!("__part_{index}")).collect();
     let members = fields.iter().map(|field| &field.member);
@@ -157,15 +158,15 @@ struct Described<'a> {
     text: String,
     member: Member,
     ty: &'a syn::Type,
-    /// Where the field's type is written.
+    /// The source position of the field's type.
     span: Span,
 }
 
 fn describe(index: usize, field: &Field) -> Described<'_> {
     let member = field.ident.clone().map_or_else(|| Member::Unnamed(index.into()), Member::Named);
     let text = field.ident.as_ref().map_or_else(|| index.to_string(), ToString::to_string);
-    // Names in the generated code mean what they mean to the caller of the derive, wherever the
-    // type's tokens come from.
+    // Names in the generated code resolve as at the call of the derive, even if the type's tokens
+    // come from elsewhere.
     let span = Span::call_site().located_at(field.ty.span());
     Described { text, member, ty: &field.ty, span }
 }
@@ -175,8 +176,8 @@ fn check_layout(input: &DeriveInput) -> syn::Result<()> {
     let is_repr = |path: &syn::Path| path.get_ident().is_some_and(|ident| ident.unraw() == "repr");
     for attribute in input.attrs.iter().filter(|attribute| is_repr(attribute.path())) {
         attribute.parse_nested_meta(|meta| {
-            // `r#packed` is the same word. (What an attribute macro adds, `Fingerprint::of_struct`
-            // sees by the layout.)
+            // `r#packed` is the same word. `Fingerprint::of_struct` detects by the layout what an
+            // attribute macro adds.
             let word = meta.path.get_ident().map(|ident| ident.unraw().to_string());
             if word.as_deref() == Some("packed") {
                 return Err(

@@ -1,5 +1,5 @@
 //! The memory cgroups of this process, in both versions: their limits, the room below these, and
-//! the file in which the kernel tells of their pressure.
+//! the file in which the kernel reports their pressure.
 //!
 //! Source: cgroups(7), Documentation/admin-guide/cgroup-v2.rst,
 //! Documentation/admin-guide/cgroup-v1/memory.rst.
@@ -14,7 +14,7 @@ enum CgroupVersion {
     Two,
 }
 
-/// One hierarchy that this process can see: its mount, and its own group in it.
+/// One hierarchy that this process can see: its mount, and the process's own group in it.
 #[derive(Debug, PartialEq, Eq)]
 struct Membership {
     version: CgroupVersion,
@@ -22,12 +22,12 @@ struct Membership {
     group: PathBuf,
 }
 
-/// The process's groups that control memory, or tell of it.
+/// The process's groups that control or report memory.
 #[derive(Debug)]
 pub(crate) struct Groups(Vec<Membership>);
 
 impl Groups {
-    /// The groups of this moment. None where /proc does not tell.
+    /// The present groups. There are none if /proc cannot be read.
     pub(crate) fn now() -> Self {
         let text = |path| fs::read_to_string(path).unwrap_or_default();
         Self::parse(&text("/proc/self/cgroup"), &text("/proc/self/mountinfo"))
@@ -39,8 +39,8 @@ impl Groups {
             let Some(path) = memberships.lines().find_map(|line| path_in(version, line)) else {
                 continue;
             };
-            // A mount shows a part of the hierarchy, which need not hold the group: then its top is
-            // as near as one can get.
+            // A mount may show only a part of the hierarchy, and the group need not lie in it. Then
+            // the top of the mount is the nearest visible group.
             let inside = Path::new(path).strip_prefix(&root).unwrap_or(Path::new(""));
             let inside = if path.starts_with("/..") { Path::new("") } else { inside };
             let group = mount.join(inside);
@@ -49,20 +49,20 @@ impl Groups {
         Self(found)
     }
 
-    /// The least limit in bytes from the process's groups up to the tops of their hierarchies;
-    /// `None` if there is none.
+    /// The smallest limit in bytes among the process's groups and all groups above them; `None` if
+    /// there is none.
     #[cfg(feature = "pager")]
     pub(crate) fn memory_limit(&self) -> Option<u64> {
         self.0.iter().filter_map(Membership::memory_limit).min()
     }
 
-    /// The least room in bytes in the process's groups, up to the tops of their hierarchies; `None`
-    /// if nothing limits it. `swap` is the machine's free swap.
+    /// The smallest room in bytes among the process's groups and all groups above them; `None` if
+    /// nothing limits it. `swap` is the machine's free swap.
     pub(crate) fn room(&self, swap: u64) -> Option<u64> {
         self.0.iter().filter_map(|member| member.room(swap)).min()
     }
 
-    /// The file that tells of the memory pressure of the process's own group, in version 2.
+    /// The file that reports the memory pressure of the process's own group, in version 2.
     #[cfg(feature = "pager")]
     pub(crate) fn pressure_file(&self) -> Option<PathBuf> {
         let own = |member: &&Membership| {
@@ -80,7 +80,8 @@ impl Membership {
 
     #[cfg(feature = "pager")]
     fn memory_limit(&self) -> Option<u64> {
-        // Version 2 says `max` for no limit, version 1 the largest number of bytes in whole pages.
+        // For no limit, version 2 says `max`, and version 1 says the largest number of bytes in
+        // whole pages.
         let limited = |&bytes: &u64| bytes < 1 << 62;
         let files: &[&str] = match self.version {
             CgroupVersion::One => &["memory.limit_in_bytes"],
@@ -89,9 +90,9 @@ impl Membership {
         };
         let seen =
             self.up().flat_map(|group| files.iter().filter_map(move |file| number(group, file)));
-        // Version 1 tells of groups above the mount as well.
-        let told = statistics(&self.group, &["hierarchical_memory_limit"]);
-        seen.chain(told).filter(limited).min()
+        // Version 1 also reports limits of groups above the mount.
+        let reported = statistics(&self.group, &["hierarchical_memory_limit"]);
+        seen.chain(reported).filter(limited).min()
     }
 
     fn room(&self, swap: u64) -> Option<u64> {
@@ -107,7 +108,7 @@ impl Membership {
 fn room_in_version_2(group: &Path, swap: u64) -> Option<u64> {
     let limit = number(group, "memory.max")?;
     let used = number(group, "memory.current")?;
-    // The kernel drops the page cache that is charged to the group before it kills.
+    // The kernel drops the page cache that is charged to the group before it kills a process.
     let cache = statistics(group, &["inactive_file", "active_file"]).unwrap_or(0);
     let swap = match (number(group, "memory.swap.max"), number(group, "memory.swap.current")) {
         (Some(limit), Some(used)) => swap.min(limit.saturating_sub(used)),
@@ -126,7 +127,7 @@ fn room_in_version_1(group: &Path, swap: u64) -> Option<u64> {
         Some(limit.saturating_sub(used.saturating_sub(cache)))
     };
     let memory = room("memory")?.saturating_add(swap);
-    // With swap accounting, one more limit for both together.
+    // With swap accounting there is one more limit, for memory and swap together.
     Some(room("memory.memsw").map_or(memory, |both| memory.min(both)))
 }
 
@@ -145,12 +146,12 @@ fn statistics(group: &Path, fields: &[&str]) -> Option<u64> {
     fields.iter().filter_map(field).reduce(u64::saturating_add)
 }
 
-/// The version, the root and the place of a mount of cgroups that may concern memory, from a line
-/// of `/proc/self/mountinfo`.
+/// The version, the root and the mount point of a mount of cgroups that may concern memory, from a
+/// line of `/proc/self/mountinfo`.
 fn mount(line: &str) -> Option<(CgroupVersion, PathBuf, PathBuf)> {
-    let (place, kind) = line.split_once(" - ")?;
-    let mut place = place.split(' ').skip(3);
-    let (root, at) = (place.next()?, place.next()?);
+    let (position, kind) = line.split_once(" - ")?;
+    let mut position = position.split(' ').skip(3);
+    let (root, at) = (position.next()?, position.next()?);
     let mut kind = kind.split(' ');
     let version = match kind.next()? {
         "cgroup2" => CgroupVersion::Two,
@@ -160,7 +161,8 @@ fn mount(line: &str) -> Option<(CgroupVersion, PathBuf, PathBuf)> {
     Some((version, unescaped(root).into(), unescaped(at).into()))
 }
 
-/// The group's path from a line of `/proc/self/cgroup` about the hierarchy of memory.
+/// The group's path from a line of `/proc/self/cgroup`, if the line is about the hierarchy of
+/// memory.
 fn path_in(version: CgroupVersion, line: &str) -> Option<&str> {
     let mut parts = line.splitn(3, ':');
     let (number, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
@@ -181,8 +183,8 @@ mod tests {
     use super::Groups;
     use std::fs;
 
-    /// A tree of files, and the answer of a process in `cgroup` with `mounts`, in which `ROOT` is
-    /// the tree.
+    /// Makes a tree of files, and calls `ask` with the groups of a process in `cgroup` with
+    /// `mounts`. `ROOT` in `mounts` stands for the tree.
     fn with<R>(
         files: &[(&str, &str)],
         cgroup: &str,
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_above_a_mount_of_version_1_are_known_from_its_statistics() {
+    fn version_1_reports_limits_above_its_mount_in_its_statistics() {
         let files = [
             ("memory.limit_in_bytes", "9223372036854771712\n"),
             ("memory.stat", "cache 0\nhierarchical_memory_limit 4096000\n"),
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_found_below_the_root_of_its_mount_and_outside_it_the_top_counts() {
+    fn a_group_outside_its_mount_has_the_limit_of_the_mounts_top() {
         let files = [("memory.max", "8192000\n"), ("in/memory.max", "4096000\n")];
         let mounts = "41 31 0:38 /docker/12 ROOT rw - cgroup2 cgroup2 rw\n";
         assert_eq!(limit(&files, "0::/docker/12/in\n", mounts), Some(4_096_000));

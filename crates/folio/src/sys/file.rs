@@ -1,5 +1,5 @@
-//! What a map needs to know of a file, and do to it: its size, owner and name, its holes, its
-//! space.
+//! Properties of a file that a map needs (size, owner, name, holes), and calls that change its size
+//! and space.
 
 use crate::page::PageSize;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, SeekFrom};
@@ -8,28 +8,28 @@ use rustix::ioctl;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-/// What fstat(2) says.
+/// The answer of fstat(2).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Status {
     pub(crate) size: u64,
-    /// The space that it takes, in blocks of 512 bytes.
+    /// The space that it uses, in blocks of 512 bytes.
     pub(crate) blocks: u64,
-    /// The device that the inode lies on, major and minor.
+    /// The device that holds the inode, major and minor.
     pub(crate) device: (u32, u32),
     pub(crate) inode: u64,
     pub(crate) owner: u32,
-    /// How many names the inode has.
+    /// The number of names of the inode.
     #[cfg(feature = "shm")]
     pub(crate) links: u64,
     /// The file system's preferred block, in bytes: for hugetlbfs, its page.
     pub(crate) block: usize,
     pub(crate) kind: rustix::fs::FileType,
-    /// The device that it is, if it is one, major and minor.
+    /// Major and minor number, if the file is a device.
     pub(crate) is_device: (u32, u32),
 }
 
 impl Status {
-    /// Whether it is the kernel's source of zeros, whatever its name is.
+    /// Whether it is the kernel's source of zeros, under any name.
     pub(crate) fn is_dev_zero(&self) -> bool {
         self.kind == rustix::fs::FileType::CharacterDevice && self.is_device == (1, 5)
     }
@@ -43,7 +43,7 @@ impl From<rustix::fs::Stat> for Status {
             device: (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)),
             inode: stat.st_ino,
             owner: stat.st_uid,
-            // Of another width on other machines.
+            // The width differs between machines.
             #[cfg(feature = "shm")]
             #[allow(clippy::useless_conversion)]
             links: stat.st_nlink.into(),
@@ -58,26 +58,27 @@ pub(crate) fn status(fd: BorrowedFd<'_>) -> Result<Status, Errno> {
     rustix::fs::fstat(fd).map(Status::from)
 }
 
-/// What has a path, by no descriptor; of a symbolic link, the link.
+/// The status of the file at a path, without a descriptor; of a symbolic link, the link's own.
 #[cfg(feature = "shm")]
 pub(crate) fn status_of(path: &std::path::Path) -> Result<Status, Errno> {
     rustix::fs::lstat(path).map(Status::from)
 }
 
-/// Finds what a path names, without opening it: nothing is waited for, and no device notices.
+/// Looks up a path without opening the file: the call waits for no other process, and no device
+/// notices it.
 pub(crate) fn find(path: &std::path::Path) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Whether an error says that this process, or the machine, has no descriptor or no memory left
-/// just now.
+/// Whether an error says that this process or the machine has no free descriptor or no memory at
+/// the moment.
 #[cfg(feature = "shm")]
 pub(crate) fn is_exhausted(errno: Errno) -> bool {
     matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
 }
 
-/// The name the kernel has for a descriptor: a path, possibly with " (deleted)", or `memfd:x`,
-/// `pipe:[5]` …
+/// The kernel's name for a descriptor: a path, possibly with " (deleted)", or `memfd:x`, `pipe:[5]`
+/// …
 pub(crate) fn name(fd: BorrowedFd<'_>) -> Option<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()
 }
@@ -89,8 +90,8 @@ pub(crate) fn may_write(fd: BorrowedFd<'_>) -> bool {
         .is_ok()
 }
 
-/// The size of the pages that a map of this file has, where that is not the machine's base page:
-/// files in hugetlbfs.
+/// The page size of a map of this file, if it is not the machine's base page: for files in
+/// hugetlbfs.
 pub(crate) fn huge_page_bytes(fd: BorrowedFd<'_>) -> Option<usize> {
     /// `HUGETLBFS_MAGIC` of linux/magic.h.
     const HUGETLBFS: i64 = 0x9584_58f6;
@@ -98,19 +99,19 @@ pub(crate) fn huge_page_bytes(fd: BorrowedFd<'_>) -> Option<usize> {
     (stat.f_type as i64 == HUGETLBFS).then_some(stat.f_bsize as usize)
 }
 
-/// How many bytes an object has, by its status; of a block device fstat(2) does not say it.
+/// The length of an object in bytes, by its status. For a block device fstat(2) does not report it.
 pub(crate) fn length(fd: BorrowedFd<'_>, status: &Status) -> Result<u64, Errno> {
     match status.kind {
         rustix::fs::FileType::BlockDevice => {
             const BLKGETSIZE64: ioctl::Opcode = ioctl::opcode::read::<usize>(0x12, 114);
-            // SAFETY: the kernel writes one u64, whatever type the opcode was made with.
+            // SAFETY: the kernel writes one u64, for any type with which the opcode was made.
             unsafe { ioctl::ioctl(fd, ioctl::Getter::<BLKGETSIZE64, u64>::new()) }
         }
         _ => Ok(status.size),
     }
 }
 
-/// How many bytes an object has now.
+/// The present length of an object in bytes.
 pub(crate) fn present_length(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
     length(fd, &status(fd)?)
 }
@@ -127,7 +128,7 @@ struct FileExtent {
     more_reserved: [u32; 3],
 }
 
-/// `struct fiemap`, which room for extents follows.
+/// `struct fiemap`. Room for extents follows it.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 struct FileExtents {
@@ -139,28 +140,28 @@ struct FileExtents {
     reserved: u32,
 }
 
-/// The first hole at or after `from`, as far as `end`, or `None` if there is none. An error where
-/// the file system does not tell (tmpfs). By FIEMAP: lseek(2) would move the position at which all
-/// who have the descriptor read and write.
+/// The first hole at or after `from`, up to `end`, or `None` if there is none. An error if the file
+/// system cannot report it (tmpfs). It uses FIEMAP, because lseek(2) would move the position at
+/// which all holders of the descriptor read and write.
 pub(crate) fn next_hole(
     fd: BorrowedFd<'_>,
     from: u64,
     end: u64,
 ) -> Result<Option<std::ops::Range<u64>>, Errno> {
-    const ROOM: usize = 64;
+    const MAX_EXTENTS: usize = 64;
     const FIEMAP: ioctl::Opcode = ioctl::opcode::read_write::<FileExtents>(b'f', 11);
     let mut next = from;
     while next < end {
         let head = FileExtents {
             start: next,
             length: end - next,
-            room: ROOM as u32,
+            room: MAX_EXTENTS as u32,
             ..FileExtents::default()
         };
-        let mut answer = (head, [FileExtent::default(); ROOM]);
-        // SAFETY: the kernel reads and writes one `struct fiemap` and as many extents behind it as
-        // it says there is room for; both structs are whole multiples of eight bytes, and aligned
-        // to eight.
+        let mut answer = (head, [FileExtent::default(); MAX_EXTENTS]);
+        // SAFETY: the kernel reads and writes one `struct fiemap`, and behind it at most as many
+        // extents as `room` says. Both structs are whole multiples of eight bytes, and aligned to
+        // eight.
         unsafe { ioctl::ioctl(fd, ioctl::Updater::<FIEMAP, _>::new(&mut answer)) }?;
         let (head, extents) = &answer;
         let before = next;
@@ -170,41 +171,41 @@ pub(crate) fn next_hole(
             }
             next = next.max(extent.start.saturating_add(extent.length));
         }
-        // Fewer extents than there was room for: behind them is nothing.
-        if (head.mapped as usize) < ROOM || next == before {
+        // The kernel returned fewer extents than there was room for, so no extent follows them.
+        if (head.mapped as usize) < MAX_EXTENTS || next == before {
             return Ok((next < end).then_some(next..end));
         }
     }
     Ok(None)
 }
 
-/// Whether a regular file is one of a file system whose files are the kernel's own data or a
-/// device's registers: a map of one can be more than bytes of a file.
+/// Whether a regular file lies on a file system whose files are the kernel's own data or a device's
+/// registers. A map of such a file can be more than bytes of a file.
 pub(crate) fn is_of_the_kernel(fd: BorrowedFd<'_>, status: &Status) -> bool {
     /// procfs, sysfs, debugfs, tracefs, anonymous inodes and DMA buffers (linux/magic.h).
-    const KERNELS: [rustix::fs::FsWord; 6] =
+    const KERNEL_FILE_SYSTEMS: [rustix::fs::FsWord; 6] =
         [0x9fa0, 0x6265_6572, 0x6462_6720, 0x7472_6163, 0x0904_1934, 0x444d_4142];
-    // They lie on no device and take no space. A file that does costs no further call, which a
-    // server might have to answer.
+    // Such files lie on no device and use no space. For any other file this avoids a further call,
+    // to which a server might have to reply.
     let may_be = status.device.0 == 0 && status.blocks == 0;
-    may_be && rustix::fs::fstatfs(fd).is_ok_and(|stat| KERNELS.contains(&stat.f_type))
+    may_be && rustix::fs::fstatfs(fd).is_ok_and(|stat| KERNEL_FILE_SYSTEMS.contains(&stat.f_type))
 }
 
-/// The numbers of the file system, if the file is in memory alone.
+/// The statistics of the file system, if the file is only in memory.
 pub(crate) fn tmpfs(fd: BorrowedFd<'_>) -> Option<rustix::fs::StatFs> {
     /// `TMPFS_MAGIC` of linux/magic.h.
     const TMPFS: rustix::fs::FsWord = 0x0102_1994;
     rustix::fs::fstatfs(fd).ok().filter(|stat| stat.f_type == TMPFS)
 }
 
-/// Whether a file is in memory alone.
+/// Whether a file is only in memory.
 pub(crate) fn is_on_tmpfs(fd: BorrowedFd<'_>) -> bool {
     tmpfs(fd).is_some()
 }
 
-/// Whether a file is on a file system that answers by itself: no server, local or not, can keep a
-/// call on it waiting, and fstat(2) waits for no disk. What is not known is not local; overlayfs
-/// says nothing of the file systems below it.
+/// Whether a file is on a file system that answers by itself: no server, local or remote, can delay
+/// a call on it, and fstat(2) waits for no disk. An unknown file system is not local. overlayfs
+/// reports nothing about the file systems below it.
 #[cfg(feature = "pager")]
 pub(crate) fn is_on_local_file_system(fd: BorrowedFd<'_>) -> bool {
     /// The magic numbers of statfs(2): ext2/3/4, XFS, Btrfs, F2FS, tmpfs, ramfs, hugetlbfs, ZFS,
@@ -232,7 +233,7 @@ pub(crate) fn is_on_local_file_system(fd: BorrowedFd<'_>) -> bool {
     rustix::fs::fstatfs(fd).is_ok_and(|stat| LOCAL.contains(&(stat.f_type as u32)))
 }
 
-/// Whether tmpfs has a page for every byte of the range, in memory or in swap: there the page cache
+/// Whether tmpfs has a page for every byte of the range, in memory or in swap. There the page cache
 /// is the file, and cachestat(2) (since 6.5) counts it.
 pub(crate) fn is_full_tmpfs(fd: BorrowedFd<'_>, range: &std::ops::Range<u64>) -> bool {
     let page = PageSize::system().bytes() as u64;
@@ -242,14 +243,14 @@ pub(crate) fn is_full_tmpfs(fd: BorrowedFd<'_>, range: &std::ops::Range<u64>) ->
             .is_ok_and(|stat| stat.cache + stat.evicted >= pages)
 }
 
-/// How many bytes of the range have no page yet, at most, in a file in memory.
+/// The largest possible number of bytes of the range that have no page yet, in a file in memory.
 pub(crate) fn missing(fd: BorrowedFd<'_>, range: &std::ops::Range<u64>) -> u64 {
     let page = PageSize::system().bytes() as u64;
     let len = range.end.saturating_sub(range.start);
     let present = match super::mm::cachestat(fd.as_raw_fd(), range.start, len) {
         Ok(stat) if len > 0 => (stat.cache + stat.evicted) * page,
-        // Before 6.5 only the pages of the whole file are known; those outside the range may all be
-        // there.
+        // Before 6.5 only the number of pages of the whole file is known, and all pages outside the
+        // range may exist.
         _ => rustix::fs::fstat(fd).map_or(0, |stat| {
             let outside = stat.st_size.cast_unsigned().saturating_sub(len);
             (stat.st_blocks.cast_unsigned() * 512).saturating_sub(outside)
@@ -259,7 +260,7 @@ pub(crate) fn missing(fd: BorrowedFd<'_>, range: &std::ops::Range<u64>) -> u64 {
 }
 
 /// Whether lseek(2) finds no hole in the range. It moves the descriptor's position for a moment, so
-/// it is for file systems where nothing else answers.
+/// it is for file systems where no other call reports holes.
 pub(crate) fn seeks_no_hole(
     fd: BorrowedFd<'_>,
     range: std::ops::Range<u64>,
@@ -270,27 +271,28 @@ pub(crate) fn seeks_no_hole(
     hole.map(|hole| hole >= range.end)
 }
 
-/// fallocate(2): backs the range with space, and leaves the bytes and the size alone.
+/// fallocate(2): allocates space for the range. The bytes and the size stay unchanged.
 pub(crate) fn allocate(fd: BorrowedFd<'_>, range: std::ops::Range<u64>) -> Result<(), Errno> {
     super::size_limit::within(|| {
         rustix::fs::fallocate(fd, FallocateFlags::KEEP_SIZE, range.start, range.end - range.start)
     })
 }
 
-/// Makes a file at least `length` bytes long, which is not zero, and backs the last one with space.
-/// Unlike ftruncate(2) it never cuts bytes off that another process has appended meanwhile.
+/// Makes a file at least `length` bytes long (`length` is not zero), and allocates space for the
+/// last byte. Unlike ftruncate(2) it never cuts off bytes that another process has appended
+/// meanwhile.
 pub(crate) fn extend(fd: BorrowedFd<'_>, length: u64) -> Result<(), Errno> {
     super::size_limit::within(|| rustix::fs::fallocate(fd, FallocateFlags::empty(), length - 1, 1))
 }
 
-/// How long this process may make files, if that is limited (RLIMIT_FSIZE).
+/// The largest length that this process may give to a file, if it is limited (RLIMIT_FSIZE).
 #[cfg(feature = "shm")]
 pub(crate) fn size_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Fsize).current
 }
 
-/// Makes zeros of the bytes from `start` on, of which there are `size - start`; they may lose their
-/// space. The file stays as long as it is where the file system can make holes, and else ends at
+/// Sets the bytes from `start` on to zero; there are `size - start` of them, and they may lose
+/// their space. The file keeps its length if the file system can make holes. Otherwise it ends at
 /// `start`.
 #[cfg(feature = "shm")]
 pub(crate) fn zero_behind(fd: BorrowedFd<'_>, start: u64, size: u64) -> Result<(), Errno> {
@@ -302,13 +304,13 @@ pub(crate) fn zero_behind(fd: BorrowedFd<'_>, start: u64, size: u64) -> Result<(
     }
 }
 
-/// Whether fs-verity protects the file's bytes from change (`FS_IOC_GETFLAGS`, `FS_VERITY_FL`).
+/// Whether fs-verity protects the file's bytes from changes (`FS_IOC_GETFLAGS`, `FS_VERITY_FL`).
 pub(crate) fn is_verity(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     const VERITY: u32 = 0x0010_0000;
     rustix::fs::ioctl_getflags(fd).map(|flags| flags.bits() & VERITY != 0)
 }
 
-/// pread(2): fewer bytes than asked for only at the end of the file.
+/// pread(2). It reads fewer bytes than requested only at the end of the file.
 pub(crate) fn read_at(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
     let mut done = 0;
     while done < buffer.len() {

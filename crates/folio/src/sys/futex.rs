@@ -1,5 +1,7 @@
 //! Waiting for a word of memory to change, within the process or across processes.
-//! Async-signal-safe: a handler may wait, if whoever changes the word never waits for its thread.
+//!
+//! The calls are async-signal-safe. A handler may wait if the thread that changes the word never
+//! waits for the handler's thread.
 //!
 //! Source: futex(2).
 
@@ -19,10 +21,10 @@ pub(crate) fn wait(word: &std::sync::atomic::AtomicU32, value: u32) {
     };
 }
 
-/// Wakes the one thread that waits for the word to change, if it does already.
+/// Wakes the thread that waits for the word to change, if there is one. At most one thread waits.
 #[cfg(feature = "pager")]
 pub(crate) fn wake(word: &std::sync::atomic::AtomicU32) {
-    // SAFETY: the kernel looks for sleepers at the word's address, and touches no memory.
+    // SAFETY: the kernel looks for waiting threads at the word's address, and accesses no memory.
     unsafe {
         libc::syscall(
             libc::SYS_futex,
@@ -33,8 +35,8 @@ pub(crate) fn wake(word: &std::sync::atomic::AtomicU32) {
     };
 }
 
-/// Waits while the word, which other processes may have mapped as well, is `value`, at most for
-/// `time`. May return earlier: who comes back looks at everything anew.
+/// Waits while the word is `value`, at most for `time`. Other processes may have mapped the word.
+/// The call may return earlier, so the caller checks its condition again.
 #[cfg(feature = "shm")]
 pub(crate) fn wait_shared(
     word: &std::sync::atomic::AtomicU32,
@@ -52,11 +54,12 @@ pub(crate) fn wait_shared(
     };
 }
 
-/// Wakes up to `count` threads, of any process, that wait for the word. How many there were.
+/// Wakes up to `count` threads, of any process, that wait for the word. Returns the number of woken
+/// threads.
 #[cfg(feature = "shm")]
 pub(crate) fn wake_shared(word: &std::sync::atomic::AtomicU32, count: u32) -> u32 {
     let count = i32::try_from(count).unwrap_or(i32::MAX);
-    // SAFETY: the kernel looks for sleepers at the word's address, and touches no memory.
+    // SAFETY: the kernel looks for waiting threads at the word's address, and accesses no memory.
     let woken = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, count) };
     u32::try_from(woken).unwrap_or(0)
 }

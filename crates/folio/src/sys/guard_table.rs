@@ -154,7 +154,7 @@ impl Guarded {
         vma_reserve::hold().map_err(NotOpened::NoAreas)?;
         if let Some(slot) = open.slot.filter(|slot| !slot.is_of(key)) {
             // This process is a child. Of the threads that opened those guards it has at most the
-            // one that forked. The guards of that thread go on; nobody closes the guards of the
+            // one that forked. The guards of that thread go on; no thread closes those of the
             // others. The new entry is made before the old one goes, so that a fault always finds
             // one of them.
             let goes_on = slot.is_visible_to(key);

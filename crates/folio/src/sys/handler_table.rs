@@ -1,27 +1,32 @@
-//! One entry of the table that the signal handler looks through: taken and freed by ordinary code,
-//! read by a handler that can come at any instruction and may not wait.
+//! One entry of the table that the signal handler reads. Ordinary code takes and frees the entry. A
+//! handler reads it; it can interrupt any instruction and must not wait.
 //!
 //! `tests/models/handler_table.rs` checks the protocol under every order of steps.
 
 use super::atomics::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence, yield_now};
 use std::ptr;
 
-/// Holds a reference for as long as it is entered, and keeps count of who looks at it.
+/// Holds a reference while a value is entered, and counts the handlers that use it.
+///
+/// # Invariants
+///
+/// - The thread that inserts a value keeps it in place until [`retire`](Self::retire) has returned.
+/// - `retire` returns only when no handler of this process uses the entry.
 #[derive(Debug)]
 pub(crate) struct HandlerSlot<T> {
-    /// Null: free. [`busy`]: taken, and not to be looked at.
+    /// Null: free. [`busy`]: taken, but handlers must not use it.
     pub(crate) entry: AtomicPtr<T>,
-    /// Handlers that look at the entry just now, in the lower half; in the upper one the process
-    /// that they are of. A child's copy may count handlers of threads that it does not have.
+    /// The lower half counts the handlers that use the entry now. The upper half is their process.
+    /// A child's copy may count handlers of threads that the child does not have.
     pub(crate) users: AtomicU64,
-    /// The process and the thread that entered it.
+    /// The process and the thread that entered the value.
     pub(crate) process: AtomicU64,
     pub(crate) thread: AtomicUsize,
 }
 
-/// Who takes a slot, or looks at one. After fork(2) a child has copies of its parent's slots: those
-/// of the one thread it has are as good as before; the others' threads are gone, and what they
-/// entered may be anything.
+/// The process and thread that take a slot or read it. After fork(2) a child has copies of its
+/// parent's slots. The slots of the one thread that the child has are valid. The other threads do
+/// not exist in the child, and the memory behind their slots may hold anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ThreadKey {
     pub(crate) process: u64,
@@ -38,44 +43,43 @@ fn busy<T>() -> *mut T {
 }
 
 impl<T> HandlerSlot<T> {
-    /// Enters `value` if the slot is free. Whether it was.
-    pub(crate) fn insert(&self, value: &T, who: ThreadKey) -> bool {
+    /// Enters `value` if the slot is free. Returns whether it was free.
+    pub(crate) fn insert(&self, value: &T, key: ThreadKey) -> bool {
         let free = self
             .entry
             .compare_exchange(ptr::null_mut(), busy(), Ordering::Acquire, Ordering::Relaxed)
             .is_ok();
         if free {
-            self.process.store(who.process, Ordering::Relaxed);
-            self.thread.store(who.thread, Ordering::Relaxed);
+            self.process.store(key.process, Ordering::Relaxed);
+            self.thread.store(key.thread, Ordering::Relaxed);
             self.entry.store(ptr::from_ref(value).cast_mut(), Ordering::Release);
         }
         free
     }
 
-    /// Hides the entry, and waits for those that look at it already.
-    pub(crate) fn retire(&self, who: ThreadKey) {
+    /// Hides the entry, and waits for the handlers that already use it.
+    pub(crate) fn retire(&self, key: ThreadKey) {
         self.entry.store(busy(), Ordering::Relaxed);
-        // Hide first, then count; `with_entry` counts first, then reads: one of the two sees the
-        // other.
+        // This thread hides the entry, then reads the count. `with_entry` counts, then reads the
+        // entry. So one of the two sees the other.
         fence(Ordering::SeqCst);
-        // A child waits for no handler of its parent's threads.
-        while Self::counts(self.users.load(Ordering::Acquire), who) {
+        // A child does not wait for handlers of its parent's threads.
+        while Self::counts(self.users.load(Ordering::Acquire), key) {
             yield_now();
         }
     }
 
-    /// Whether handlers of this process are counted in `users`.
-    fn counts(users: u64, who: ThreadKey) -> bool {
-        users >> 32 == of(who.process) >> 32 && users != of(who.process)
+    /// Whether `users` counts handlers of this process.
+    fn counts(users: u64, key: ThreadKey) -> bool {
+        users >> 32 == of(key.process) >> 32 && users != of(key.process)
     }
 
-    /// Counts a handler. What was counted in another process, of which this one is a child, is
-    /// gone.
-    fn enter(&self, who: ThreadKey) {
+    /// Counts a handler. A count that a parent process left is void, and starts again.
+    fn enter(&self, key: ThreadKey) {
         let mut users = self.users.load(Ordering::Relaxed);
         loop {
             let more =
-                if users >> 32 == of(who.process) >> 32 { users + 1 } else { of(who.process) + 1 };
+                if users >> 32 == of(key.process) >> 32 { users + 1 } else { of(key.process) + 1 };
             match self.users.compare_exchange_weak(
                 users,
                 more,
@@ -88,42 +92,44 @@ impl<T> HandlerSlot<T> {
         }
     }
 
-    /// Frees a slot that was silenced.
+    /// Frees a slot that was retired.
     pub(crate) fn release(&self) {
         self.entry.store(ptr::null_mut(), Ordering::Release);
     }
 
-    /// Whether it was entered in this very process, and not in one that this is a child of.
-    pub(crate) fn is_of(&self, who: ThreadKey) -> bool {
-        self.process.load(Ordering::Relaxed) == who.process
+    /// Whether the value was entered in this process, and not in an ancestor of it.
+    pub(crate) fn is_of(&self, key: ThreadKey) -> bool {
+        self.process.load(Ordering::Relaxed) == key.process
     }
 
-    /// Whether who entered it is in this process.
-    pub(crate) fn is_visible_to(&self, who: ThreadKey) -> bool {
-        self.is_of(who) || self.thread.load(Ordering::Relaxed) == who.thread
+    /// Whether the thread that entered the value exists in this process.
+    pub(crate) fn is_visible_to(&self, key: ThreadKey) -> bool {
+        self.is_of(key) || self.thread.load(Ordering::Relaxed) == key.thread
     }
 
-    /// Lets a handler look at the entry, if there is one that concerns `who`: the process and the
-    /// thread that run it. Never waits.
+    /// Calls `work` with the entry if there is one that is visible to `key`, the process and the
+    /// thread of the handler. Never waits.
     ///
     /// # Safety
     ///
-    /// Whoever took the slot keeps the value in place until [`retire`](Self::retire) has returned.
+    /// The thread that took the slot keeps the value in place until [`retire`](Self::retire) has
+    /// returned.
     pub(crate) unsafe fn with_entry<R>(
         &self,
-        who: ThreadKey,
+        key: ThreadKey,
         work: impl FnOnce(&T) -> Option<R>,
     ) -> Option<R> {
-        // Most slots are free, and a look at one costs a load.
+        // Most slots are free, and this check costs one load.
         if self.entry.load(Ordering::Relaxed).is_null() {
             return None;
         }
-        self.enter(who);
+        self.enter(key);
         fence(Ordering::SeqCst);
         let entry = self.entry.load(Ordering::Acquire);
         let entered = !entry.is_null() && entry != busy();
-        let result = if entered && self.is_visible_to(who) {
-            // SAFETY: entered, and whoever entered it waits in `retire` until `users` is back.
+        let result = if entered && self.is_visible_to(key) {
+            // SAFETY: the slot counts this handler as a user. By the invariants `retire` waits for
+            // it, and the value stays in place until `retire` has returned.
             work(unsafe { &*entry })
         } else {
             None

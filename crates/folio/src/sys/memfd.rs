@@ -1,5 +1,5 @@
-//! Files that live in memory (memfd_create(2)) and the seals that make promises about them
-//! (fcntl(2)).
+//! Files that live in memory (memfd_create(2)), and their seals, by which the kernel promises that
+//! they do not change (fcntl(2)).
 
 use crate::flags::HugePage;
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -8,17 +8,17 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub(crate) use rustix::fs::SealFlags as Seals;
 
-/// A new, empty memfd that can be sealed and is closed by exec. `name` shows in `/proc`, and needs
+/// A new, empty memfd that can be sealed and that exec closes. `name` is shown in `/proc`, and need
 /// not be unique.
 pub(crate) fn create(name: &str, huge: Option<HugePage>) -> Result<OwnedFd, Errno> {
     let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     if let Some(huge) = huge {
-        // memfd_create(2) takes the size in the same bits as mmap(2), behind a flag of its own.
+        // memfd_create(2) takes the page size in the same bits as mmap(2), with a flag of its own.
         let size = huge.flags().bits() & (libc::MAP_HUGE_MASK << libc::MAP_HUGE_SHIFT);
         flags |= MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(size.cast_unsigned());
     }
-    // Never executed: says so where the kernel knows the word (6.3), which also spares it a
-    // warning.
+    // The file is never executed. The flag is known since 6.3; it also avoids a warning of the
+    // kernel.
     match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
         Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags),
         result => result,
@@ -34,14 +34,14 @@ pub(crate) fn copy(from: BorrowedFd<'_>, name: &str, size: u64) -> Result<OwnedF
         if super::size_limit::within(|| rustix::fs::sendfile(&copy, from, Some(&mut next), rest))?
             == 0
         {
-            // The other one was cut short.
+            // The other file was truncated.
             return Err(Errno::IO);
         }
     }
     Ok(copy)
 }
 
-/// Adds seals; they can never be taken away. EBUSY for [`Seals::WRITE`] while a writable map exists
+/// Adds seals, which can never be removed. EBUSY for [`Seals::WRITE`] while a writable map exists
 /// anywhere.
 pub(crate) fn add_seals(fd: BorrowedFd<'_>, seals: SealFlags) -> Result<(), Errno> {
     rustix::fs::fcntl_add_seals(fd, seals)

@@ -36,7 +36,7 @@ pub(crate) unsafe fn munmap(addr: *mut u8, len: usize) -> Result<(), Errno> {
     check(unsafe { libc::munmap(addr.cast(), len) }).map(drop)
 }
 
-/// munmap(2) of a range that nobody needs again. At the process's limit of VMAs the kernel refuses
+/// munmap(2) of a range that is not needed again. At the process's limit of VMAs the kernel refuses
 /// to cut a VMA in two (ENOMEM). Then the addresses stay taken, and the memory behind them is given
 /// back (MADV_DONTNEED).
 ///
@@ -127,8 +127,7 @@ pub(crate) fn munlock(addr: *mut u8, len: usize) -> Result<(), Errno> {
 /// mincore(2): stores one byte for each base page in `pages`. The lowest bit says whether the page
 /// is resident.
 pub(crate) fn mincore(addr: *mut u8, pages: &mut [u8], page_bytes: usize) -> Result<(), Errno> {
-    // SAFETY: the kernel writes one byte for each page of the range, which is as many as `pages`
-    // holds.
+    // SAFETY: the kernel writes one byte for each page of the range, and `pages` has room for them.
     check(unsafe { libc::mincore(addr.cast(), pages.len() * page_bytes, pages.as_mut_ptr()) })
         .map(drop)
 }
@@ -146,7 +145,7 @@ pub(crate) fn mseal(addr: *mut u8, len: usize) -> Result<(), Errno> {
 pub(crate) fn name_area(addr: *mut u8, len: usize, name: &std::ffi::CStr) -> Result<(), Errno> {
     const PR_SET_VMA: i32 = 0x5356_4d41;
     const PR_SET_VMA_ANON_NAME: usize = 0;
-    // SAFETY: the kernel copies the name, which `CStr` ends with a NUL, and changes no byte of the
+    // SAFETY: the kernel copies the name, which `CStr` ends with a NUL. It changes no byte of the
     // range.
     check(unsafe {
         libc::prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, addr as usize, len, name.as_ptr() as usize)
@@ -171,7 +170,7 @@ pub(crate) fn cachestat(fd: RawFd, offset: u64, len: u64) -> Result<RawCacheStat
     const SYS_CACHESTAT: libc::c_long = 451;
     let range = [offset, len];
     let mut stat = RawCacheStat::default();
-    // SAFETY: the kernel reads two u64 from `range` and writes one `struct cachestat`, five u64, to
+    // SAFETY: the kernel reads two u64 from `range`, and writes one `struct cachestat`, five u64, to
     // `stat`.
     check(unsafe { libc::syscall(SYS_CACHESTAT, fd, range.as_ptr(), &raw mut stat, 0) })?;
     Ok(stat)

@@ -1,33 +1,34 @@
-//! Every system call, and nearly every `unsafe`. No policy: these modules do what they are told and
-//! return the errno.
+//! Every system call, and nearly every `unsafe`. These modules contain no policy: they make the
+//! calls and return the errno.
 //!
 //! | file | subject |
 //! | --- | --- |
 //! | [`mm`] | the calls on address ranges: mmap, munmap, mprotect, mremap, msync, madvise, mlock, mincore, mseal … |
 //! | [`memfd`] | files that live in memory, and their seals |
-//! | [`file`] | what a map needs to know of a file: size, owner, holes, name |
+//! | [`file`] | properties of a file that a map needs: size, owner, holes, name |
 //! | [`cgroup`] | the memory that the process's groups may use |
-//! | [`memory_room`] | how much memory a file in memory may still take |
-//! | [`open`] | opening a path that may name anything, without waiting |
-//! | [`stack`] | where stacks grow, so that no map is placed in their way |
+//! | [`memory_room`] | the amount of memory that a file in memory may still take |
+//! | [`open`] | opening a path that may name a file of any type, without waiting |
+//! | [`stack`] | the addresses into which stacks grow, so that no map is placed there |
 //! | [`ofd_lock`] | locks on bytes of a file, which end with their process |
-//! | [`fork`] | what fork must not cut in two, and descriptors that children must not have |
-//! | [`plain`] | text of others that does not steer a terminal |
-//! | [`process`] | what the process and the machine allow: limits, areas, the pool of huge pages |
-//! | [`identity`] | which process this is, across fork |
+//! | [`fork`] | sections that fork must not interrupt, and descriptors that children must not have |
+//! | [`plain`] | escapes text from outside, so that it cannot control a terminal |
+//! | [`process`] | the process's resources and limits: VMAs, locked memory, the pool of huge pages |
+//! | [`identity`] | the identity of this process, across fork |
 //! | [`per_process`] | a value that a forked child does not inherit |
+//! | [`thread`] | starting a thread that the program's signals do not reach |
 //! | [`copy`] | the copy routine that a fault ends early |
 //! | [`block_list`] | the list of slots that a signal handler walks; it grows without a lock |
-//! | [`handler_table`] | one entry of a table that a signal handler looks through |
-//! | [`guard_table`] | the wait-free table of guarded maps, and what a fault in one does |
-//! | [`shadow`] | the pages of a map that were replaced by zero pages, and how they come back |
+//! | [`handler_table`] | one entry of a table that a signal handler reads |
+//! | [`guard_table`] | the wait-free table of guarded maps, and the handler's answer to a fault in one |
+//! | [`shadow`] | the pages of a map that were replaced by zero pages, and the way back |
 //! | [`spare`] | the memory that a guard's last resort puts over its map |
 //! | [`vma_reserve`] | VMAs to give up at the process's limit of them |
 //! | [`lost_pages`] | pages that a region lost to a call that failed |
 //! | [`fork_mutex`] | a lock that fork cannot leave locked |
 //! | [`futex`] | waiting for a word of memory |
 //! | [`size_limit`] | writes beyond RLIMIT_FSIZE: an error, and no signal |
-//! | [`signal`] | the handler of SIGBUS and SIGSEGV, chained to what was there before |
+//! | [`signal`] | the handler of SIGBUS and SIGSEGV, chained to the earlier handler |
 
 pub(crate) mod block_list;
 pub(crate) mod cgroup;
@@ -69,7 +70,8 @@ pub(crate) fn last_errno() -> Errno {
     Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
 }
 
-/// Tells stderr. Nobody is left to tell of an error, and none ends the caller.
+/// Writes a line to stderr. Errors are ignored, since there is no place left to report them, and no
+/// error ends the caller.
 #[cfg(feature = "pager")]
 pub(crate) fn say(text: std::fmt::Arguments<'_>) {
     let line = format!("folio: {}\n", plain(&text.to_string()));
@@ -87,8 +89,8 @@ pub(crate) fn check(result: impl Into<i64>) -> Result<i64, Errno> {
     }
 }
 
-/// What [`handler_table`] and [`trap_cell`] are built on; their models in the tests put other ones
-/// there.
+/// The atomics that [`handler_table`] and [`fault_cell`](crate::pager::sys) use. Their loom models
+/// in the tests put others in their place.
 pub(crate) mod atomics {
     #[cfg(feature = "pager")]
     pub(crate) use std::sync::atomic::AtomicU32;

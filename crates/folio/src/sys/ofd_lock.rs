@@ -1,9 +1,9 @@
-//! Locks on bytes of a file that belong to an open file description: the kernel's own record of who
-//! lives.
+//! Locks on bytes of a file that belong to an open file description: the kernel's own record of the
+//! processes that live.
 //!
-//! Such a lock ends when the last descriptor of its description is closed, which the kernel does
-//! for a process that is killed. It needs no bytes that exist, so it can lie far beyond the end of
-//! the file.
+//! Such a lock ends when the last descriptor of its description is closed. The kernel closes the
+//! descriptors of a process that is killed. The locked bytes need not exist, so they can lie far
+//! beyond the end of the file.
 //!
 //! Source: fcntl(2), F_OFD_SETLK and F_OFD_GETLK.
 
@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 fn request(kind: i32, range: &Range<u64>) -> libc::flock {
-    // SAFETY: all zeroes is a valid `struct flock`; OFD locks want `l_pid` to be zero.
+    // SAFETY: all zeroes is a valid `struct flock`. OFD locks require `l_pid` to be zero.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = kind as i16;
     lock.l_whence = libc::SEEK_SET as i16;
@@ -30,8 +30,8 @@ fn set(fd: BorrowedFd<'_>, kind: i32, range: &Range<u64>) -> Result<(), Errno> {
     })
 }
 
-/// Takes the bytes for this description alone. `false` if another has one of them; nothing is
-/// waited for.
+/// Locks the bytes for this description alone. `false` if another description holds a lock on one
+/// of them. Never waits.
 pub(crate) fn try_lock(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<bool, Errno> {
     match set(fd, libc::F_WRLCK, range) {
         Ok(()) => Ok(true),
@@ -40,7 +40,7 @@ pub(crate) fn try_lock(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<bool, E
     }
 }
 
-/// Gives the bytes back, for every descriptor of the description.
+/// Unlocks the bytes, for every descriptor of the description.
 pub(crate) fn unlock(fd: BorrowedFd<'_>, range: &Range<u64>) -> Result<(), Errno> {
     set(fd, libc::F_UNLCK, range)
 }
@@ -57,20 +57,20 @@ pub(crate) fn is_held_elsewhere(
         return Ok(None);
     }
     let start = lock.l_start.cast_unsigned();
-    // A length of zero is "to the end of all offsets".
+    // A length of zero means "to the end of all offsets".
     let end =
         if lock.l_len == 0 { u64::MAX } else { start.saturating_add(lock.l_len.cast_unsigned()) };
     Ok(Some(start..end))
 }
 
 /// Whether the first lock in the range that another description or owner holds is a record lock of
-/// this very process (`F_SETLK`).
+/// this process (`F_SETLK`).
 #[cfg(feature = "pager")]
 pub(crate) fn is_own_record_lock(fd: BorrowedFd<'_>, range: &Range<u64>) -> bool {
     let mut lock = request(libc::F_WRLCK, range);
     // SAFETY: the kernel reads and writes one `struct flock`.
     let asked = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) });
-    // Locks of descriptions have the number -1.
+    // For locks of descriptions the kernel reports a `l_pid` of -1.
     asked.is_ok() && lock.l_pid == rustix::process::getpid().as_raw_nonzero().get()
 }
 
@@ -80,7 +80,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn a_lock_behind_a_files_end_is_seen_by_others_and_ends_with_its_description() {
+    fn other_descriptions_see_a_lock_beyond_the_end_until_its_own_closes() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let other = file.reopen().unwrap();
         let (mine, theirs) = (file.as_file().as_fd(), other.as_fd());

@@ -1,17 +1,17 @@
-//! Text of others (names of files and types, words of a source) that does not steer the terminal on
-//! which it is shown.
+//! Escapes text from outside (names of files and types, errors of a source), so that it cannot
+//! control the terminal on which it is shown.
 
 use std::borrow::Cow;
 
-/// The text with its control characters, and those that change the direction of writing, as Rust
+/// The text with control characters, and characters that change the direction of writing, as Rust
 /// escapes.
 pub(crate) fn plain(text: &str) -> Cow<'_, str> {
-    if !text.contains(steers) {
+    if !text.contains(is_control) {
         return Cow::Borrowed(text);
     }
     let mut plain = String::with_capacity(text.len() + 16);
     for character in text.chars() {
-        if steers(character) {
+        if is_control(character) {
             plain.extend(character.escape_default());
         } else {
             plain.push(character);
@@ -20,12 +20,12 @@ pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     Cow::Owned(plain)
 }
 
-/// [`plain`] for text that is kept.
+/// As [`plain`], for text that is kept.
 pub(crate) fn into_plain(text: Cow<'static, str>) -> Cow<'static, str> {
-    if text.contains(steers) { plain(&text).into_owned().into() } else { text }
+    if text.contains(is_control) { plain(&text).into_owned().into() } else { text }
 }
 
-fn steers(character: char) -> bool {
+fn is_control(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -1,6 +1,6 @@
-//! What the process has and the machine allows: areas and their limit, locked memory, address
-//! space, huge pages. Read from `/proc` and `/sys`, so on cold paths only: to explain an error, or
-//! to find out what a map is.
+//! The resources that the process has and that the machine allows: VMAs and their limit, locked
+//! memory, address space, huge pages. They are read from `/proc` and `/sys`, so only on cold paths:
+//! to explain an error, or to identify a map.
 
 use std::io::{BufRead, BufReader};
 use std::ops::Range;
@@ -10,10 +10,10 @@ use std::path::PathBuf;
 #[derive(Debug, Clone)]
 pub(crate) struct Vma {
     pub(crate) range: Range<usize>,
-    /// As the kernel writes it: `rw-p`.
+    /// The permissions as the kernel writes them: `rw-p`.
     pub(crate) rights: String,
     pub(crate) offset: u64,
-    /// The device that the inode lies on, major and minor.
+    /// The device that holds the inode, major and minor.
     pub(crate) device: (u32, u32),
     pub(crate) inode: u64,
     /// The mapped object, or `[heap]` and the like; `None` for anonymous memory.
@@ -23,12 +23,13 @@ pub(crate) struct Vma {
 }
 
 impl Vma {
-    /// Whether the pages are this process's own, and no file's.
+    /// Whether the pages belong to this process alone, and to no file.
     pub(crate) fn is_private_anonymous(&self) -> bool {
         self.rights.ends_with('p') && self.inode == 0
     }
 
-    /// Whether it is shared memory that has no file but the one that the kernel keeps behind it.
+    /// Whether the memory is shared, and has no file except the one that the kernel keeps behind
+    /// it.
     pub(crate) fn is_shared_anonymous(&self) -> bool {
         self.rights.ends_with('s')
             && self
@@ -51,15 +52,14 @@ fn parse_vma(line: &str) -> Option<Vma> {
     Some(Vma { range, rights, offset, device, inode, object, flags: String::new() })
 }
 
-/// A file of `/proc/self` line by line: a process at the limit of areas has megabytes of them, and
-/// no room to map a buffer for the whole list.
+/// A file of `/proc/self`, line by line. A process at the limit of VMAs has megabytes of lines, and
+/// no VMA left to map a buffer for the whole list.
 fn lines(path: &str) -> impl Iterator<Item = String> {
     let mut file = std::fs::File::open(path).ok().map(BufReader::new);
     std::iter::from_fn(move || {
         let mut line = Vec::new();
         file.as_mut()?.read_until(b'\n', &mut line).ok().filter(|&count| count > 0)?;
-        // Names of files need not be UTF-8; a lost character in a message is better than no
-        // message.
+        // File names need not be UTF-8. A message with a lost character is better than no message.
         Some(String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned())
     })
 }
@@ -68,48 +68,48 @@ fn vmas() -> impl Iterator<Item = Vma> {
     lines("/proc/self/maps").filter_map(|line| parse_vma(&line))
 }
 
-/// The area that holds `addr`.
+/// The VMA that contains `addr`.
 pub(crate) fn vma_at(addr: usize) -> Option<Vma> {
-    vmas().find(|area| area.range.contains(&addr))
+    vmas().find(|vma| vma.range.contains(&addr))
 }
 
-/// The areas that have an address of `range`, in order; `None` where `/proc` does not tell.
+/// The VMAs that share an address with `range`, in order; `None` if `/proc` cannot be read.
 pub(crate) fn vmas_in(range: &Range<usize>) -> Option<Vec<Vma>> {
     let mut all = vmas().peekable();
     all.peek()?;
-    let before = all.skip_while(|area| area.range.end <= range.start);
-    Some(before.take_while(|area| area.range.start < range.end).collect())
+    let before = all.skip_while(|vma| vma.range.end <= range.start);
+    Some(before.take_while(|vma| vma.range.start < range.end).collect())
 }
 
-/// Whether an area in `range` grows down (MAP_GROWSDOWN), as stacks of main threads do.
+/// Whether a VMA in `range` grows down (MAP_GROWSDOWN), as the stack of a main thread does.
 pub(crate) fn grows_down(range: &Range<usize>) -> bool {
     has_flag(range, "gd")
 }
 
-/// Whether one area covers the whole of `range`.
+/// Whether one VMA covers the whole of `range`.
 pub(crate) fn is_one_vma(range: &Range<usize>) -> bool {
-    vma_at(range.start).is_some_and(|area| range.end <= area.range.end)
+    vma_at(range.start).is_some_and(|vma| range.end <= vma.range.end)
 }
 
 /// The first address of `range` at which nothing is mapped.
 pub(crate) fn first_gap(range: Range<usize>) -> Option<usize> {
     let mut next = range.start;
-    for area in vmas() {
-        if next >= range.end || area.range.start > next {
+    for vma in vmas() {
+        if next >= range.end || vma.range.start > next {
             break;
         }
-        next = next.max(area.range.end);
+        next = next.max(vma.range.end);
     }
     (next < range.end).then_some(next)
 }
 
-/// Whether the kernel keeps the area at an address from forked children (VM_DONTCOPY: `dc` in
-/// `/proc/self/smaps`), as some drivers ask for. Where it does not tell, the answer is no.
+/// Whether the kernel keeps the VMA at an address from forked children (VM_DONTCOPY: `dc` in
+/// `/proc/self/smaps`), as some drivers request. The answer is no if `/proc` cannot be read.
 pub(crate) fn is_kept_from_children(addr: usize) -> bool {
     has_flag(&(addr..addr + 1), "dc")
 }
 
-/// How many areas the process has.
+/// The number of VMAs of the process.
 pub(crate) fn vma_count() -> usize {
     lines("/proc/self/maps").count()
 }
@@ -124,19 +124,19 @@ pub(crate) fn is_locked(range: &Range<usize>) -> bool {
     has_flag(range, "lo")
 }
 
-/// The areas that have a byte of `range`, with their flags, in order.
+/// The VMAs that share an address with `range`, with their flags, in order.
 pub(crate) fn vmas_with_flags(range: &Range<usize>) -> Vec<Vma> {
     let mut found: Vec<Vma> = Vec::new();
     let mut inside = false;
     for line in lines("/proc/self/smaps") {
         if let Some(flags) = line.strip_prefix("VmFlags:") {
-            if let Some(area) = found.last_mut().filter(|_| inside) {
-                flags.trim().clone_into(&mut area.flags);
+            if let Some(vma) = found.last_mut().filter(|_| inside) {
+                flags.trim().clone_into(&mut vma.flags);
             }
-        } else if let Some(area) = parse_vma(&line) {
-            inside = area.range.start < range.end && range.start < area.range.end;
+        } else if let Some(vma) = parse_vma(&line) {
+            inside = vma.range.start < range.end && range.start < vma.range.end;
             if inside {
-                found.push(area);
+                found.push(vma);
             }
         }
     }
@@ -152,11 +152,11 @@ pub(crate) fn address_end() -> usize {
         // With 52 bits, on machines that have them, an address beyond this one is free as well.
         () => 48,
     };
-    // The last page of x86-64 is nobody's.
+    // The last page of x86-64 cannot be mapped.
     (1 << bits) - if cfg!(target_arch = "x86_64") { 4096 } else { 0 }
 }
 
-/// Whether an area that lies in `range` has this flag in `/proc/self/smaps`.
+/// Whether a VMA that shares an address with `range` has this flag in `/proc/self/smaps`.
 fn has_flag(range: &Range<usize>, wanted: &str) -> bool {
     let mut inside = false;
     for line in lines("/proc/self/smaps") {
@@ -164,14 +164,14 @@ fn has_flag(range: &Range<usize>, wanted: &str) -> bool {
             if inside && flags.split_whitespace().any(|flag| flag == wanted) {
                 return true;
             }
-        } else if let Some(area) = parse_vma(&line) {
-            inside = area.range.start < range.end && range.start < area.range.end;
+        } else if let Some(vma) = parse_vma(&line) {
+            inside = vma.range.start < range.end && range.start < vma.range.end;
         }
     }
     false
 }
 
-/// The kernel's major and minor version; zeros if it does not say.
+/// The kernel's major and minor version; zeros if the release text has none.
 pub(crate) fn kernel_version() -> (u32, u32) {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
@@ -190,38 +190,39 @@ fn kib_field(path: &str, field: &str) -> Option<u64> {
     Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? << 10)
 }
 
-/// Bytes of the process's address space in use (what RLIMIT_AS limits).
+/// Bytes of the process's address space in use (the quantity that RLIMIT_AS limits).
 pub(crate) fn address_space() -> Option<u64> {
     kib_field("/proc/self/status", "VmSize")
 }
 
-/// Bytes of private writable memory the process has mapped (what RLIMIT_DATA limits).
+/// Bytes of private writable memory that the process has mapped (the quantity that RLIMIT_DATA
+/// limits).
 pub(crate) fn private_writable() -> Option<u64> {
     kib_field("/proc/self/status", "VmData")
 }
 
-/// Bytes the process has locked (what RLIMIT_MEMLOCK limits).
+/// Bytes that the process has locked (the quantity that RLIMIT_MEMLOCK limits).
 pub(crate) fn locked() -> Option<u64> {
     kib_field("/proc/self/status", "VmLck")
 }
 
-/// Whether `more` bytes of addresses would pass RLIMIT_AS.
+/// Whether `more` bytes of addresses would exceed RLIMIT_AS.
 pub(crate) fn passes_address_limit(more: usize) -> bool {
     limit(rustix::process::Resource::As)
         .is_some_and(|limit| address_space().unwrap_or(0).saturating_add(more as u64) > limit)
 }
 
-/// Whether the kernel can seal areas (mseal(2), since 6.10).
+/// Whether the kernel can seal VMAs (mseal(2), since 6.10).
 pub(crate) fn may_have_seals() -> bool {
     kernel_version() >= (6, 10)
 }
 
-/// The machine's default huge page, in bytes.
+/// The machine's default huge page size, in bytes.
 pub(crate) fn default_huge_page() -> Option<usize> {
     kib_field("/proc/meminfo", "Hugepagesize").map(|bytes| bytes as usize)
 }
 
-/// How many huge pages of `bytes` the pool has free, and has in all.
+/// The numbers of free huge pages and of all huge pages of `bytes` in the pool.
 pub(crate) fn huge_pool(bytes: usize) -> Option<(u64, u64)> {
     let read = |name: &str| {
         let path = format!("/sys/kernel/mm/hugepages/hugepages-{}kB/{name}", bytes >> 10);
@@ -235,15 +236,16 @@ pub(crate) fn limit(resource: rustix::process::Resource) -> Option<u64> {
     rustix::process::getrlimit(resource).current
 }
 
-/// Whether this program runs with rights that whoever started it does not have (set-user-ID, file
-/// capabilities): then what the environment says is not to be trusted.
+/// Whether this program runs with privileges that the user who started it does not have
+/// (set-user-ID, file capabilities). Then the environment must not be trusted.
 #[cfg(feature = "shm")]
 pub(crate) fn has_more_rights_than_its_starter() -> bool {
-    // SAFETY: only asks.
+    // SAFETY: the call only queries.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
-/// The number of this thread's network namespace: what it binds, others of the same one reach.
+/// The inode number of this thread's network namespace. Sockets reach each other only within one
+/// namespace.
 #[cfg(feature = "shm")]
 pub(crate) fn network() -> Option<u64> {
     rustix::fs::stat("/proc/thread-self/ns/net").ok().map(|stat| stat.st_ino)
@@ -267,8 +269,8 @@ fn capable(capability: u32) -> bool {
         .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
         .is_some_and(|caps| caps & (1 << capability) != 0)
 }
-/// Whether descriptors can be opened anew by their names in `/proc`. Without it
-/// calls by such a name fail with ENOENT though the file is there.
+/// Whether descriptors can be reopened by their names in `/proc`. Without it, calls by such a name
+/// fail with ENOENT although the file exists.
 pub(crate) fn has_proc() -> bool {
     rustix::fs::access("/proc/self/fd", rustix::fs::Access::EXISTS).is_ok()
 }

@@ -327,8 +327,8 @@ impl Shadow {
             return Ok(());
         };
         // This fails if the zero page still lies there, and if another map lies there by now. The
-        // two cases cannot be told apart, so the page is given up. SAFETY: MAP_FIXED_NOREPLACE
-        // replaces nothing.
+        // two cases look alike, so the page is given up.
+        // SAFETY: MAP_FIXED_NOREPLACE replaces nothing.
         let plug = unsafe {
             mm::mmap(to, len, libc::PROT_NONE, ANONYMOUS | libc::MAP_FIXED_NOREPLACE, -1, 0)
         };

@@ -1,16 +1,16 @@
-//! The access that a faulting instruction tried, as the kernel reports it to the signal handler.
+//! The kind of access that faulted, as the kernel reports it to the signal handler.
 //!
 //! Source: Intel SDM 3A, 4.7 (the page fault's error code, in `gregs[REG_ERR]`); Arm ARM, ESR_EL1
 //! (in a record of the context, arch/arm64/include/uapi/asm/sigcontext.h).
 
-/// See the module.
+/// The kind of access that an instruction made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AccessKind {
     Load,
     Store,
-    /// To run the page as code.
+    /// The instruction itself lies on the page: the program ran the page as code.
     Fetch,
-    /// The machine does not say. x86-64 always does.
+    /// The machine does not report the kind.
     #[cfg(any(not(target_arch = "x86_64"), test))]
     Unknown,
 }
@@ -23,7 +23,7 @@ impl AccessKind {
     pub(super) unsafe fn of(context: *const libc::c_void) -> Self {
         const WRITE: i64 = 1 << 1;
         const FETCH: i64 = 1 << 4;
-        // SAFETY: as the caller promised.
+        // SAFETY: the caller promises that `context` is the kernel's `ucontext_t`.
         let code = unsafe {
             (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_ERR as usize]
         };
@@ -43,8 +43,9 @@ impl AccessKind {
         const RECORDS: usize = 4096;
         const HEADER: usize = 8;
         const RECORD: usize = HEADER + size_of::<u64>();
-        // SAFETY: as the caller promised. The records follow `pstate`, at the next multiple of 16,
-        // 4096 bytes of them; each starts with a magic number and its length.
+        // SAFETY: the caller promises that `context` is the kernel's `ucontext_t`. Its records
+        // follow `pstate`, at the next multiple of 16, in 4096 bytes; each starts with a magic
+        // number and its length.
         unsafe {
             let context = context.cast::<libc::ucontext_t>();
             let after = (&raw const (*context).uc_mcontext.pstate).add(1).cast::<u8>();
@@ -69,7 +70,7 @@ impl AccessKind {
 
     #[cfg(any(target_arch = "aarch64", test))]
     fn of_syndrome(syndrome: u64) -> Self {
-        /// Aborts from user space.
+        /// The classes of aborts from user space.
         const INSTRUCTION_ABORT: u64 = 0x20;
         const DATA_ABORT: u64 = 0x24;
         const WRITE_NOT_READ: u64 = 1 << 6;
@@ -83,7 +84,7 @@ impl AccessKind {
 
     /// # Safety
     ///
-    /// None needed; as on the other machines.
+    /// There are no conditions; the function is unsafe because it is so on the other machines.
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub(super) unsafe fn of(_: *const libc::c_void) -> Self {
         Self::Unknown
@@ -95,7 +96,7 @@ mod tests {
     use super::AccessKind;
 
     #[test]
-    fn an_arm_syndrome_tells_loads_stores_and_fetches_apart() {
+    fn an_arm_syndrome_distinguishes_loads_stores_and_fetches() {
         assert_eq!(AccessKind::of_syndrome(0x9200_0007), AccessKind::Load);
         assert_eq!(AccessKind::of_syndrome(0x9200_004f), AccessKind::Store);
         assert_eq!(AccessKind::of_syndrome(0x8200_000f), AccessKind::Fetch);

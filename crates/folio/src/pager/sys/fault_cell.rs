@@ -1,13 +1,13 @@
-//! One place in which a thread waits, in its signal handler, for the page that it touched.
+//! A cell in which a thread waits, in its signal handler, for the page that it touched.
 //!
 //! ```text
 //! FREE -claim-> CLAIMED -ask-> ASKED -take-> TAKEN -done-> DONE -wait returns-> FREE
 //!                                 \----------done---------/
 //! ```
 //!
-//! The thread that faulted makes the first two steps and the last, the shard those between. Only
-//! the thread frees a cell, so nobody else's fault comes to lie in it while the thread still looks.
-//! `tests/models/fault_cell.rs` checks this under every order of steps.
+//! The thread that faulted makes the first two steps and the last; the driver thread makes those
+//! between. Only the thread that faulted frees a cell, so no other fault can use it while the
+//! thread still reads it. `tests/models/fault_cell.rs` checks this under every order of steps.
 
 use super::atomics::{AtomicU32, AtomicUsize, Ordering};
 use super::futex;
@@ -24,22 +24,22 @@ const DONE: u32 = 4;
 pub(crate) struct RawFault {
     /// An address of the page.
     pub(crate) address: usize,
-    /// A store.
+    /// The access is a store.
     pub(crate) write: bool,
     /// The page is there, and protected from stores.
     pub(crate) protected: bool,
-    /// The thread that faulted (gettid(2)), if that is known.
+    /// The thread that faulted (gettid(2)), if it is known.
     pub(crate) thread: Option<u32>,
 }
 
-/// See the module.
+/// A cell for one waiting thread.
 #[derive(Debug)]
 pub(super) struct FaultCell {
     state: AtomicU32,
     address: AtomicUsize,
     /// Bit 0: a store; bit 1: the page is protected.
     about: AtomicU32,
-    /// Zero: not known.
+    /// Zero if the thread is not known.
     thread: AtomicU32,
 }
 
@@ -53,9 +53,9 @@ impl FaultCell {
         }
     }
 
-    /// Takes the cell if it is free. Whether it was.
+    /// Takes the cell if it is free. Returns whether it was free.
     pub(super) fn claim(&self) -> bool {
-        // Most cells that are looked at are taken, and a look costs a load.
+        // Most cells that a thread tries are taken, and this check costs one load.
         self.state.load(Ordering::Relaxed) == FREE
             && self
                 .state
@@ -63,7 +63,7 @@ impl FaultCell {
                 .is_ok()
     }
 
-    /// Lets the driver see the fault. For the thread that claimed the cell.
+    /// Shows the fault to the driver thread. Only the thread that claimed the cell calls this.
     pub(super) fn ask(&self, fault: RawFault) {
         self.address.store(fault.address, Ordering::Relaxed);
         self.about
@@ -72,8 +72,8 @@ impl FaultCell {
         self.state.store(ASKED, Ordering::Release);
     }
 
-    /// Waits for the answer, and frees the cell. For the thread that asked; the cell must not be
-    /// touched afterwards.
+    /// Waits for the answer, and frees the cell. Only the thread that asked calls this; it does not
+    /// use the cell afterwards.
     pub(super) fn wait(&self) {
         loop {
             match self.state.load(Ordering::Acquire) {
@@ -84,7 +84,7 @@ impl FaultCell {
         self.state.store(FREE, Ordering::Release);
     }
 
-    /// For the shard: the fault, once.
+    /// For the driver thread: returns the fault, once.
     pub(super) fn take(&self) -> Option<RawFault> {
         if self.state.load(Ordering::Relaxed) != ASKED {
             return None;
@@ -100,14 +100,14 @@ impl FaultCell {
     }
 
     /// Lets the thread try again if its address lies in `range`, whether its fault was taken or
-    /// not. Whether it did.
+    /// not. Returns whether it did.
     pub(super) fn done(&self, range: &Range<usize>) -> bool {
         let state = self.state.load(Ordering::Acquire);
         if !matches!(state, ASKED | TAKEN) || !range.contains(&self.address.load(Ordering::Relaxed))
         {
             return false;
         }
-        // If the cell is someone else's by now, that thread faults once more.
+        // If another thread has the cell by now, that thread faults once more.
         let done =
             self.state.compare_exchange(state, DONE, Ordering::Release, Ordering::Relaxed).is_ok();
         if done {

@@ -1,4 +1,4 @@
-//! io_uring(7): reads, writes and polls under way without a thread each.
+//! io_uring(7): reads, writes and polls in flight, without a thread for each.
 
 use crate::sys::identity;
 use io_uring::{IoUring, opcode, squeue, types};
@@ -9,48 +9,50 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
-/// Operations under way. One thread pushes and submits: the kernel ends what a thread has submitted
-/// when the thread ends.
+/// Operations in flight. One thread pushes and submits them: when a thread ends, the kernel cancels
+/// the operations that it submitted.
 ///
 /// [`as_raw_fd`](Self::as_raw_fd) can be polled, and is readable when completions are there. Take
-/// all of them ([`completed`](Self::completed)) before sleeping: some may have been taken from the
-/// kernel already.
+/// all of them ([`completed`](Self::completed)) before sleeping: some may already have been taken
+/// from the kernel.
 ///
-/// Dropping it cancels what can be cancelled and waits for the rest, since the buffers are others'.
+/// Dropping the ring cancels the operations that can be cancelled and waits for the rest, since
+/// other values own the buffers.
 pub(crate) struct Ring {
     inner: ManuallyDrop<IoUring>,
-    /// Completions taken to make room.
+    /// Completions that were taken to make room.
     ready: VecDeque<Completion>,
     in_flight: usize,
-    /// Polls that are armed: they end only if they are removed.
+    /// Polls that are armed. They end only when they are removed.
     polls: Vec<u64>,
-    /// The process that made it: in a forked child the ring is the parent's.
+    /// The process that made the ring. In a forked child the ring belongs to the parent.
     process: u64,
 }
 
-/// The end of an operation, or one event of a poll that goes on.
+/// The end of an operation, or one event of a multishot poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Completion {
-    /// The number that the operation was pushed with.
+    /// The value with which the operation was pushed.
     pub(crate) user: u64,
-    /// As of the system call: a count, or an errno less than zero.
+    /// The result of the system call: a count, or a negative errno.
     pub(crate) result: i32,
     /// The poll stays armed. Without it the operation has ended, and a poll has to be pushed again.
     pub(crate) more: bool,
 }
 
-/// An operation that the ring pushes on its own behalf: its end is reported to nobody.
-const OWN: u64 = u64::MAX;
+/// The `user` of the ring's own operations. Their completions are not reported.
+const INTERNAL: u64 = u64::MAX;
 
 impl Ring {
-    /// A ring whose submission queue has room for so many operations; any number can be in flight.
+    /// A ring whose submission queue has room for `entries` operations. Any number can be in
+    /// flight.
     pub(crate) fn new(entries: u32) -> io::Result<Self> {
         let mut plain = IoUring::builder();
-        // A child would otherwise have the parent's queues writable.
+        // Otherwise a child could write to the parent's queues.
         plain.dontfork().setup_clamp().setup_cqsize(entries.saturating_mul(4).clamp(8, 32_768));
-        // Since 5.19: a completion does not interrupt the thread that computes, yet still ends its
-        // poll(2). DEFER_TASKRUN (6.1) is not used: completions would wait for the thread to ask
-        // the ring, whatever it does meanwhile.
+        // Since 5.19: a completion does not interrupt the thread while it computes, yet still ends
+        // its poll(2). DEFER_TASKRUN (6.1) is not used: completions would wait until the thread
+        // asks the ring, even while it does other work.
         let ring = plain.clone().setup_coop_taskrun().setup_taskrun_flag().build(entries);
         let ring = ring.or_else(|_| plain.build(entries))?;
         if !ring.params().is_feature_nodrop() {
@@ -72,8 +74,8 @@ impl Ring {
     ///
     /// # Safety
     ///
-    /// `len` bytes from `start` are writable and nobody else's until the operation completes, and
-    /// `fd` is open until it is submitted.
+    /// Until the operation completes, the `len` bytes from `start` are writable and nothing else
+    /// uses them. `fd` is open until the operation is submitted.
     pub(crate) unsafe fn push_read(
         &mut self,
         fd: RawFd,
@@ -89,8 +91,8 @@ impl Ring {
     ///
     /// # Safety
     ///
-    /// `len` bytes from `start` are readable and nobody changes them until the operation completes,
-    /// and `fd` is open until it is submitted.
+    /// Until the operation completes, the `len` bytes from `start` are readable and no thread
+    /// changes them. `fd` is open until the operation is submitted.
     pub(crate) unsafe fn push_write(
         &mut self,
         fd: RawFd,
@@ -108,8 +110,8 @@ impl Ring {
         self.push(&sync.build(), user)
     }
 
-    /// Adds a poll that goes on: each time that `events` come to a descriptor is a completion, as
-    /// long as those say that there are more to come (5.13; EINVAL before).
+    /// Adds a multishot poll: each time that `events` occur at a descriptor there is a completion,
+    /// for as long as the completions say that more will come (5.13; EINVAL before).
     pub(crate) fn push_poll(&mut self, fd: RawFd, events: i16, user: u64) -> io::Result<()> {
         let poll =
             opcode::PollAdd::new(types::Fd(fd), u32::from(events.cast_unsigned())).multi(true);
@@ -118,12 +120,12 @@ impl Ring {
         Ok(())
     }
 
-    /// Whether [`wait`](Self::wait) can end at a time (5.11).
+    /// Whether [`wait`](Self::wait) can end after a time (5.11).
     pub(crate) fn can_wait(&self) -> bool {
         self.inner.params().is_feature_ext_arg()
     }
 
-    /// Starts all that was added, and waits until a completion is there or the time is over.
+    /// Starts all added operations, and waits until a completion is there or the time is over.
     pub(crate) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         if !self.ready.is_empty() || self.take_all() > 0 {
             return self.submit();
@@ -139,8 +141,8 @@ impl Ring {
 
     fn push(&mut self, entry: &squeue::Entry, user: u64) -> io::Result<()> {
         let entry = entry.clone().user_data(user);
-        // SAFETY: the buffers and the descriptor are good, as the callers promise; the entry itself
-        // is copied.
+        // SAFETY: the callers promise that buffers and descriptor stay valid; the entry itself is
+        // copied.
         while unsafe { self.inner.submission().push(&entry) }.is_err() {
             self.submit()?;
         }
@@ -148,15 +150,14 @@ impl Ring {
         Ok(())
     }
 
-    /// Starts all that was added.
+    /// Starts all added operations.
     pub(crate) fn submit(&mut self) -> io::Result<()> {
         if self.inner.submission().is_empty() {
             return Ok(());
         }
         loop {
             match self.inner.submit() {
-                // The kernel stops behind an entry that it refuses; the entries behind it are for
-                // the next call.
+                // The kernel stops behind an entry that it refuses; the next call submits the rest.
                 Ok(count) if count > 0 && !self.inner.submission().is_empty() => {}
                 Ok(_) if self.inner.submission().is_empty() => return Ok(()),
                 Ok(_) => return Err(io::ErrorKind::ResourceBusy.into()),
@@ -165,8 +166,8 @@ impl Ring {
         }
     }
 
-    /// Starts all that was added, and waits until `count` completions are there, or all that are in
-    /// flight if those are fewer.
+    /// Starts all added operations, and waits until `count` completions are there, or all
+    /// operations in flight have completed if those are fewer.
     pub(crate) fn submit_and_wait(&mut self, count: usize) -> io::Result<()> {
         self.submit()?;
         loop {
@@ -174,8 +175,8 @@ impl Ring {
             if self.ready.len() >= count || self.in_flight == 0 {
                 return Ok(());
             }
-            // As many as are known to come: a poll may never fire, but then the caller waits for
-            // it.
+            // Wait for at most as many as are known to come. A poll may never fire, but then the
+            // caller waits for it.
             let wanted = (count - self.ready.len())
                 .min(self.in_flight)
                 .min(self.inner.params().cq_entries() as usize);
@@ -186,7 +187,8 @@ impl Ring {
         }
     }
 
-    /// After a call that failed for want of room: takes completions, so that it can be made again.
+    /// After a call that failed for lack of room: takes completions, so that the call can be
+    /// repeated.
     fn make_room(&mut self, error: io::Error) -> io::Result<()> {
         match error.raw_os_error() {
             Some(libc::EINTR) => Ok(()),
@@ -197,8 +199,8 @@ impl Ring {
                 if self.in_flight <= self.inner.submission().len() {
                     return Err(error);
                 }
-                // The kernel has no memory for more, and something is under way: it ends, and frees
-                // some.
+                // The kernel has no memory for more. An operation in flight completes some time,
+                // and frees some.
                 std::thread::sleep(std::time::Duration::from_millis(1));
                 Ok(())
             }
@@ -206,7 +208,7 @@ impl Ring {
         }
     }
 
-    /// Moves all completions that are there out of the kernel's queue.
+    /// Moves all present completions out of the kernel's queue.
     fn take_all(&mut self) -> usize {
         let mut count = 0;
         let mut queue = self.inner.completion();
@@ -217,26 +219,26 @@ impl Ring {
             let user = entry.user_data();
             if !more {
                 self.in_flight -= 1;
-                if let Some(place) = self.polls.iter().position(|&poll| poll == user) {
-                    self.polls.swap_remove(place);
+                if let Some(index) = self.polls.iter().position(|&poll| poll == user) {
+                    self.polls.swap_remove(index);
                 }
             }
-            if user != OWN {
+            if user != INTERNAL {
                 self.ready.push_back(Completion { user, result: entry.result(), more });
             }
         }
         count
     }
 
-    /// The next completion, if one is there.
+    /// The next completion, if there is one.
     pub(crate) fn completed(&mut self) -> Option<Completion> {
         if self.ready.is_empty() && self.take_all() == 0 {
             let queue = self.inner.submission();
-            // Some are with the kernel, which gives them out when it is asked: they did not fit, or
-            // wait for this thread.
+            // The kernel holds some back until it is asked: they did not fit, or they wait for this
+            // thread.
             if queue.cq_overflow() || queue.taskrun() {
                 drop(queue);
-                // An error here is met again by the next submit; nothing is lost.
+                // The next submit meets the same error again; nothing is lost.
                 let _ = self.inner.submit();
                 self.take_all();
             }
@@ -246,12 +248,12 @@ impl Ring {
 
     fn cancel_all(&mut self) -> io::Result<()> {
         for poll in self.polls.clone() {
-            self.push(&opcode::PollRemove::new(poll).build(), OWN)?;
+            self.push(&opcode::PollRemove::new(poll).build(), INTERNAL)?;
         }
-        // Since 5.19; elsewhere it is an error that nobody is told of, and all but polls end by
-        // themselves.
+        // Since 5.19. On older kernels it is an error, which is not reported, and all operations
+        // but polls end by themselves.
         let all = types::CancelBuilder::any().all();
-        self.push(&opcode::AsyncCancel2::new(all).build(), OWN)?;
+        self.push(&opcode::AsyncCancel2::new(all).build(), INTERNAL)?;
         self.submit()
     }
 }
@@ -269,20 +271,20 @@ impl Drop for Ring {
             return;
         }
         if self.in_flight > 0 {
-            // An operation that was not submitted counts as in flight, and is submitted here: its
+            // Entries that were not submitted count as in flight, and are submitted here: their
             // buffers are still there.
             let _ = self.cancel_all();
         }
         while self.in_flight > self.inner.submission().len() {
             self.ready.clear();
             if self.submit_and_wait(1).is_err() {
-                // Giving up would free memory that the kernel still writes to. Completions come
-                // without being asked for, too.
+                // Giving up would free memory to which the kernel still writes. Completions also
+                // come without a call.
                 std::thread::sleep(std::time::Duration::from_millis(1));
                 self.take_all();
             }
         }
-        // SAFETY: not used again.
+        // SAFETY: the field is not used again.
         unsafe { ManuallyDrop::drop(&mut self.inner) };
     }
 }

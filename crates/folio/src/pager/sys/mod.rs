@@ -1,15 +1,15 @@
-//! The system calls of the pager only.
+//! The system calls that only the pager makes.
 //!
 //! | file | subject |
 //! | --- | --- |
 //! | [`uffd`] | userfaultfd: faults that another thread serves |
-//! | [`io_uring`] | io_uring: reads and writes that end later |
-//! | [`discard`] | giving the pages of many ranges back at once |
-//! | [`pager_areas`] | the wait-free table of a pager's areas, and how a process ends that touches a lost page |
-//! | [`sigsegv_faults`] | faults that come as signals, and are answered by another thread as well |
-//! | [`fault_cell`] | where one thread waits for such an answer |
-//! | [`page_prot`] | what a thread may do with each page of an area whose faults come as signals |
-//! | [`fault_access`] | what an instruction that faulted tried to do |
+//! | [`io_uring`] | io_uring: reads and writes that complete later |
+//! | [`discard`] | giving back the pages of many ranges at once |
+//! | [`pager_areas`] | the wait-free table of the pagers' areas, and the message that ends a process that touches a lost page |
+//! | [`sigsegv_faults`] | faults that come as signals, which another thread serves as well |
+//! | [`fault_cell`] | the cell in which one thread waits for such an answer |
+//! | [`page_prot`] | the protection of each page of an area whose faults come as signals |
+//! | [`fault_access`] | the kind of access that faulted |
 
 pub(crate) mod discard;
 mod fault_access;

@@ -1,18 +1,18 @@
-//! The protection of each page of an area whose faults come as signals: two bits a page. The driver
-//! changes them, and the signal handler reads them.
+//! The protection of each page of an area whose faults come as signals: two bits for each page. The
+//! driver thread changes them, and the signal handler reads them.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The result of an access to a page.
+/// The state that an access to a page meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum PageProt {
-    /// Nothing is there.
+    /// The page is missing.
     Missing = 0,
     Readable = 1,
     Writable = 2,
-    /// Nothing is there, nor ever will be: an access ends.
+    /// The page is missing for ever: an access ends the process.
     Poisoned = 3,
 }
 
@@ -29,14 +29,14 @@ impl PageProt {
 
 const PAGES_A_WORD: usize = usize::BITS as usize / 2;
 
-/// See the module.
+/// The protection of every page of an area.
 #[derive(Debug)]
 pub(crate) struct PageProtTable(Box<[AtomicUsize]>);
 
 impl PageProtTable {
-    /// As many pages, all missing.
+    /// A table of `pages` pages, all missing.
     pub(crate) fn new(pages: usize) -> Self {
-        // Zeroed by the kernel, and not resident before a page of it is used.
+        // The kernel zeroes the table, and a page of it becomes resident only when it is used.
         let words = Box::into_raw(vec![0_usize; pages.div_ceil(PAGES_A_WORD)].into_boxed_slice());
         // SAFETY: `AtomicUsize` has the size, the alignment and the bits of `usize`.
         Self(unsafe { Box::from_raw(words as *mut [AtomicUsize]) })
@@ -51,12 +51,12 @@ impl PageProtTable {
         }
     }
 
-    /// For the shard, which is the only one to change them.
-    pub(crate) fn set(&self, pages: Range<usize>, right: PageProt) {
+    /// Only the driver thread calls this; no other thread changes the table.
+    pub(crate) fn set(&self, pages: Range<usize>, prot: PageProt) {
         for page in pages {
             let (word, shift) = (&self.0[page / PAGES_A_WORD], page % PAGES_A_WORD * 2);
             let others = word.load(Ordering::Relaxed) & !(3 << shift);
-            word.store(others | (right as usize) << shift, Ordering::Release);
+            word.store(others | (prot as usize) << shift, Ordering::Release);
         }
     }
 }

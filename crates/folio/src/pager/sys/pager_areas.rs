@@ -1,9 +1,9 @@
-//! The pager's areas: the wait-free table in which the signal handler looks an address up, and its
-//! answer to a fault in one: it waits for the page, or ends the process with a message that names
-//! the lost page.
+//! The pagers' areas: the wait-free table in which the signal handler looks an address up, and the
+//! handler's answer to a fault in an area. It waits for the page, or ends the process with a
+//! message that names the loss.
 //!
-//! Areas are not inherited across fork (they are DONTFORK): a child's access finds nothing mapped,
-//! and gets a message of its own.
+//! Areas are not inherited across fork (they are DONTFORK). An access of a child finds nothing
+//! mapped, and gets a message of its own.
 
 use crate::pager::sys::fault_access::AccessKind;
 use crate::pager::sys::sigsegv_faults::{EndReason, FaultStep, WatchedArea};
@@ -19,31 +19,38 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 const SEGV_MAPERR: i32 = 1;
 const SEGV_ACCERR: i32 = 2;
 
-/// How many pages' messages an area keeps: the last ones.
-const KEPT: usize = 8;
+/// The number of pages whose messages an area keeps: the last ones.
+const MAX_MESSAGES: usize = 8;
 
-/// An area in the table, until it is dropped: before its memory is unmapped.
+/// An area in the table. It is dropped before its memory is unmapped.
+///
+/// # Invariants
+///
+/// `entry` comes from `Box::leak`. Only `drop` frees it, after the slot was retired, so no handler
+/// uses it then. Its messages come from `Box::into_raw`. Only [`set_message`](Self::set_message)
+/// and `drop` replace or free them, for one caller at a time.
 #[derive(Debug)]
 pub(crate) struct PagerArea {
     entry: NonNull<AreaEntry>,
-    place: &'static AreaSlot,
+    area_slot: &'static AreaSlot,
 }
 
-// SAFETY: the entry is on the heap, and made of atomics and of values that nobody changes.
+// SAFETY: the entry is on the heap, and consists of atomics and of fields that never change.
 unsafe impl Send for PagerArea {}
-// SAFETY: as above.
+// SAFETY: the entry consists of atomics and of fields that never change.
 unsafe impl Sync for PagerArea {}
 
 #[derive(Debug)]
 struct AreaEntry {
     range: Range<usize>,
     page_bytes: usize,
-    /// The process that has the memory.
+    /// The process that owns the memory.
     owner: u64,
     name: Box<str>,
-    messages: [AtomicPtr<AreaMessage>; KEPT],
+    messages: [AtomicPtr<AreaMessage>; MAX_MESSAGES],
     next_message: AtomicUsize,
-    /// Handlers that read a message. They end the process, so they never leave.
+    /// The number of handlers that read a message. They end the process, so they are never
+    /// subtracted.
     readers: AtomicUsize,
     watched: Option<Arc<WatchedArea>>,
 }
@@ -57,17 +64,17 @@ struct AreaMessage {
 impl PagerArea {
     /// Enters the area of the object `name`, whose faults come by userfaultfd.
     pub(crate) fn new(range: Range<usize>, name: &str) -> Self {
-        Self::enter(range, name, None)
+        Self::insert(range, name, None)
     }
 
     /// Enters an area whose faults come as signals.
     pub(crate) fn watched(range: Range<usize>, name: &str, watched: Arc<WatchedArea>) -> Self {
-        // A handler that the program installed since would end the process at the first touch.
+        // A handler that the program has installed since would end the process at the first access.
         signal::ensure();
-        Self::enter(range, name, Some(watched))
+        Self::insert(range, name, Some(watched))
     }
 
-    fn enter(range: Range<usize>, name: &str, watched: Option<Arc<WatchedArea>>) -> Self {
+    fn insert(range: Range<usize>, name: &str, watched: Option<Arc<WatchedArea>>) -> Self {
         signal::set_area_faults(&FAULTS);
         signal::install();
         let key = ThreadKey { process: identity::token(), thread: 0 };
@@ -76,42 +83,44 @@ impl PagerArea {
             page_bytes: rustix::param::page_size(),
             owner: key.process,
             name: plain(name).into(),
-            messages: [const { AtomicPtr::new(ptr::null_mut()) }; KEPT],
+            messages: [const { AtomicPtr::new(ptr::null_mut()) }; MAX_MESSAGES],
             next_message: AtomicUsize::new(0),
             readers: AtomicUsize::new(0),
             watched,
         }));
-        let place = register(entry, key);
-        Self { entry: NonNull::from(entry), place }
+        let area_slot = register(entry, key);
+        Self { entry: NonNull::from(entry), area_slot }
     }
 
     fn entry(&self) -> &AreaEntry {
-        // SAFETY: leaked when it was made, and freed by `drop` at the earliest.
+        // SAFETY: by the invariants of `PagerArea` the entry is freed only by `drop`.
         unsafe { self.entry.as_ref() }
     }
 
-    /// The reason why a page, counted from the area's start, cannot be supplied: the process ends
-    /// with it if the page is accessed. The last 8 pages' reasons are kept.
+    /// Sets the reason why a page, counted from the area's start, cannot be supplied. If the page
+    /// is accessed, the process ends with this message. The reasons of the last 8 pages are kept.
     pub(crate) fn set_message(&mut self, page: usize, reason: String) {
         let entry = self.entry();
-        // SAFETY: only this function changes and frees them, for one caller at a time.
+        // SAFETY: by the invariants only this function and `drop` free messages, for one caller at
+        // a time.
         let of_page = |kept: &AtomicPtr<AreaMessage>| unsafe {
             kept.load(Ordering::Acquire).as_ref().is_some_and(|message| message.page == page)
         };
-        let index = entry
-            .messages
-            .iter()
-            .position(of_page)
-            .unwrap_or_else(|| entry.next_message.fetch_add(1, Ordering::Relaxed) % KEPT);
+        let index =
+            entry.messages.iter().position(of_page).unwrap_or_else(|| {
+                entry.next_message.fetch_add(1, Ordering::Relaxed) % MAX_MESSAGES
+            });
         let fresh = Box::into_raw(Box::new(AreaMessage {
             page,
             reason: into_plain(reason.into()).into_owned(),
         }));
         let old = entry.messages[index].swap(fresh, Ordering::AcqRel);
-        // Hide first, then count; a reader counts first, then reads: one of the two sees the other.
+        // This thread hides the message, then reads the count. A reader counts, then reads the
+        // message. So one of the two sees the other.
         fence(Ordering::SeqCst);
         if !old.is_null() && entry.readers.load(Ordering::Acquire) == 0 {
-            // SAFETY: made by `into_raw` above; nobody reads it, and nobody finds it any more.
+            // SAFETY: `old` comes from `into_raw`. It is hidden, and no reader is counted, so no
+            // thread uses it.
             drop(unsafe { Box::from_raw(old) });
         }
     }
@@ -121,29 +130,32 @@ impl Drop for PagerArea {
     fn drop(&mut self) {
         let owner = self.entry().owner;
         if identity::token() != owner {
-            // In a child the entry stays: it explains why there is nothing.
+            // In a child the entry stays, because it explains why nothing is mapped.
             return;
         }
-        self.place.end.store(0, Ordering::Relaxed);
-        self.place.slot.retire(ThreadKey { process: owner, thread: 0 });
-        self.place.slot.release();
-        // SAFETY: leaked when it was made; no handler looks at it any more.
+        self.area_slot.end.store(0, Ordering::Relaxed);
+        self.area_slot.slot.retire(ThreadKey { process: owner, thread: 0 });
+        self.area_slot.slot.release();
+        // SAFETY: the entry comes from `Box::leak`. The slot is retired, so no handler uses the
+        // entry any more.
         let entry = unsafe { Box::from_raw(self.entry.as_ptr()) };
         if let Some(watched) = &entry.watched {
-            // Threads that wait for a page of memory that goes away.
+            // Wakes the threads that wait for a page of the memory that goes away.
             watched.wake(&entry.range);
         }
         for message in entry.messages {
             let message = message.into_inner();
             if !message.is_null() {
-                // SAFETY: made by `into_raw`; a reader would have kept `silence` from returning.
+                // SAFETY: the message comes from `into_raw`. A handler that read it would have kept
+                // `retire` from returning.
                 drop(unsafe { Box::from_raw(message) });
             }
         }
     }
 }
 
-/// A slot, and a hint which addresses it is about: a fault need not enter the others.
+/// A slot, and the range of addresses that it concerns, as a hint: a fault need not read the other
+/// slots.
 #[derive(Debug)]
 struct AreaSlot {
     start: AtomicUsize,
@@ -197,8 +209,8 @@ fn register(entry: &AreaEntry, key: ThreadKey) -> &'static AreaSlot {
     area
 }
 
-/// Looks the address up, and lets `work` at its entry. `work` says `None` for an entry that is none
-/// of its business. For the signal handler.
+/// Looks the address up for the signal handler, and calls `work` with its entry. `work` returns
+/// `None` for an entry that does not concern it.
 fn find<R>(address: usize, mut work: impl FnMut(&AreaEntry) -> Option<R>) -> Option<R> {
     // An entry of a parent process explains a fault here, so every thread sees every entry: all
     // entries and look-ups have the same thread.
@@ -221,8 +233,8 @@ fn find<R>(address: usize, mut work: impl FnMut(&AreaEntry) -> Option<R>) -> Opt
     None
 }
 
-/// For the signal handler: if the page at `address` is one that comes by way of signals, waits
-/// until the access is worth trying again. Whether it is.
+/// For the signal handler: if the page at `address` is supplied by way of signals, waits for it.
+/// Returns whether to try the access again.
 ///
 /// # Safety
 ///
@@ -232,23 +244,26 @@ unsafe fn supply(context: *const libc::c_void, address: usize, signal: i32, code
         return false;
     }
     let Some(process) = identity::known_token() else { return false };
-    // SAFETY: as the caller promised; a SIGSEGV for an access.
-    let attempt = unsafe { AccessKind::of(context) };
+    // SAFETY: the caller promises that `context` is the kernel's. The signal is a SIGSEGV for an
+    // access.
+    let access = unsafe { AccessKind::of(context) };
     let step = find(address, |entry| {
         let watched = entry.watched.as_ref().filter(|_| entry.owner == process)?;
-        // The cell is claimed and the shard woken in here, where neither can go away.
-        Some(watched.await_page(address, entry.page_of(address), attempt))
+        // The cell is claimed and the driver woken while the slot counts this handler, so neither
+        // can go away.
+        Some(watched.await_page(address, entry.page_of(address), access))
     });
     match step {
         Some(FaultStep::Retry) => true,
         Some(FaultStep::Crowded) => {
-            // SAFETY: a system call without arguments, which a handler may make.
+            // SAFETY: sched_yield(2) takes no arguments, and a handler may call it.
             unsafe { libc::sched_yield() };
             true
         }
         Some(FaultStep::Wait(cell)) => {
             block_signals();
-            // SAFETY: a cell is freed only when it is free, and this thread is the one to free it.
+            // SAFETY: cells are freed only while each is free, and only this thread makes this cell
+            // free.
             unsafe { (*cell).wait() };
             true
         }
@@ -256,21 +271,20 @@ unsafe fn supply(context: *const libc::c_void, address: usize, signal: i32, code
     }
 }
 
-/// Keeps other signals' handlers off this thread while it waits, as a fault in the kernel does:
-/// SIGSEGV is blocked here, so one of them that touched a missing page would end the process. The
-/// mask comes back when the handler returns.
+/// Blocks other signals on this thread while it waits, as a fault in the kernel does. SIGSEGV is
+/// blocked here, so another signal's handler that touched a missing page would end the process. The
+/// mask is restored when the handler returns.
 fn block_signals() {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: both are async-signal-safe, and the set is theirs to fill and to read.
+    // SAFETY: both calls are async-signal-safe, and `all` has room for the set.
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), ptr::null_mut());
     }
 }
 
-/// For the signal handler: if the fault says that a page of the pager's cannot be supplied, writes
-/// a message and ends the process, as SIGBUS does. Else says whether the access is worth trying
-/// again.
+/// For the signal handler: if the fault says that a page of a pager cannot be supplied, writes a
+/// message and ends the process, as SIGBUS does. Otherwise returns whether to try the access again.
 ///
 /// # Safety
 ///
@@ -290,17 +304,19 @@ unsafe fn report(context: *const libc::c_void, address: usize, signal: i32, code
         match signal {
             libc::SIGBUS => entry.end(address, EndReason::Poisoned),
             libc::SIGSEGV if code == SEGV_ACCERR => {
-                // SAFETY: as the caller promised.
-                let attempt = unsafe { AccessKind::of(context) };
+                // SAFETY: the caller promises that `context` is the kernel's. The signal is a
+                // SIGSEGV for an access.
+                let access = unsafe { AccessKind::of(context) };
                 let why = match &entry.watched {
-                    Some(watched) => match watched.judge(entry.page_of(address), attempt) {
+                    Some(watched) => match watched.judge(entry.page_of(address), access) {
                         Err(FaultStep::End(why)) => why,
                         Err(FaultStep::Wrong) => return None,
-                        // The page was poisoned a moment ago, and is not any more.
+                        // The page was poisoned a moment ago, and no longer is.
                         _ => return Some(()),
                     },
-                    None if attempt == AccessKind::Fetch => return None,
-                    // All of the area is readable and writable, but for pages that were given up.
+                    None if access == AccessKind::Fetch => return None,
+                    // All of the area is readable and writable, except for pages that were given
+                    // up.
                     None => EndReason::Poisoned,
                 };
                 entry.end(address, why)
@@ -324,7 +340,7 @@ impl AreaEntry {
         self.readers.fetch_add(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         let kept = self.messages.iter().find_map(|kept| {
-            // SAFETY: counted as a reader, so that the message is not freed.
+            // SAFETY: this handler is counted as a reader, so a message that it finds is not freed.
             let message = unsafe { kept.load(Ordering::Acquire).as_ref() };
             message.filter(|message| message.page == page)
         });
@@ -350,7 +366,7 @@ impl AreaEntry {
     }
 }
 
-/// A number's digits.
+/// The decimal digits of a number.
 fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &str {
     let mut first = digits.len();
     loop {
@@ -363,21 +379,22 @@ fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &str {
     }
 }
 
-/// Writes the parts to stderr, in one piece where the kernel takes it.
+/// Writes the parts to stderr, in one piece if the kernel accepts it.
 fn write_line(parts: &[&[u8]]) {
-    const MOST: usize = 7;
-    let mut vector = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MOST];
+    const MAX_PARTS: usize = 7;
+    let mut vector = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MAX_PARTS];
     for (to, part) in vector.iter_mut().zip(parts) {
         *to = libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
     }
-    // A message beyond RLIMIT_FSIZE must not change how the process ends (SIGXFSZ).
+    // A message beyond RLIMIT_FSIZE must not end the process in another way (SIGXFSZ).
     block_signals();
-    // SAFETY: writev(2) is a plain system call, which reads the parts. Nobody is left to get an
-    // error.
-    unsafe { libc::writev(libc::STDERR_FILENO, vector.as_ptr(), parts.len().min(MOST) as i32) };
+    // SAFETY: writev(2) reads only the parts. An error is ignored: it cannot be reported anywhere.
+    unsafe {
+        libc::writev(libc::STDERR_FILENO, vector.as_ptr(), parts.len().min(MAX_PARTS) as i32)
+    };
 }
 
-/// Ends the process as SIGBUS does where nobody handles it.
+/// Ends the process as SIGBUS does without a handler.
 fn end_process() -> ! {
     // SAFETY: all zeroes is a valid sigaction, and zero is SIG_DFL; the calls are
     // async-signal-safe; the set is valid.
@@ -394,8 +411,8 @@ fn end_process() -> ! {
         libc::sigemptyset(only.as_mut_ptr());
         libc::sigaddset(only.as_mut_ptr(), libc::SIGBUS);
         libc::pthread_sigmask(libc::SIG_UNBLOCK, only.as_ptr(), ptr::null_mut());
-        // The signal is delivered at the latest now, unless the process is its namespace's first
-        // (PID 1), which only a handler can meet.
+        // The signal is delivered now at the latest. The exception is the first process of a
+        // namespace (PID 1), which gets no signal without a handler.
         libc::_exit(128 + libc::SIGBUS)
     }
 }

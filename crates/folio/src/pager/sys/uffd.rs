@@ -1,8 +1,9 @@
-//! userfaultfd: the kernel tells another thread of a page that is missing, and that thread supplies
-//! it.
+//! userfaultfd: the kernel reports a missing page to another thread, and that thread supplies the
+//! page.
 //!
-//! Thin: short counts, EAGAIN, EEXIST are data for callers that know their meaning for a page. The
-//! numbers of the ioctls are the same on every architecture that folio runs on.
+//! This module is thin: short counts, EAGAIN and EEXIST are results for the caller, which knows
+//! their meaning for a page. The numbers of the ioctls are the same on every architecture that
+//! folio runs on.
 //!
 //! Source: userfaultfd(2), ioctl_userfaultfd(2), Documentation/admin-guide/mm/userfaultfd.rst,
 //! include/uapi/linux/userfaultfd.h.
@@ -21,7 +22,7 @@ pub(crate) mod feature {
     pub(crate) const PAGEFAULT_FLAG_WP: u64 = 1 << 0;
     /// Missing pages of shared memory (4.11).
     pub(crate) const MISSING_SHMEM: u64 = 1 << 5;
-    /// The number of the thread that faulted comes with the fault (4.14).
+    /// Each fault names the thread that faulted (4.14).
     pub(crate) const THREAD_ID: u64 = 1 << 8;
     /// Pages of shared memory that are in the page cache, but not in the map (5.14).
     pub(crate) const MINOR_SHMEM: u64 = 1 << 10;
@@ -33,14 +34,14 @@ pub(crate) mod feature {
     pub(crate) const MOVE: u64 = 1 << 16;
 }
 
-/// The faults that a range is watched for (`UFFDIO_REGISTER_MODE_*`).
+/// The kinds of faults for which a range is registered (`UFFDIO_REGISTER_MODE_*`).
 pub(crate) mod watch {
     pub(crate) const MISSING: u64 = 1 << 0;
     pub(crate) const WP: u64 = 1 << 1;
     pub(crate) const MINOR: u64 = 1 << 2;
 }
 
-/// How the kernel was asked for a userfaultfd.
+/// The way in which the kernel is asked for a userfaultfd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UffdOpen {
     /// userfaultfd(2): for CAP_SYS_PTRACE, or with the sysctl vm.unprivileged_userfaultfd.
@@ -116,28 +117,28 @@ struct ProtectCall {
     mode: u64,
 }
 
-/// How far a call came.
+/// The extent to which a call succeeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Progress {
-    /// Bytes from the start of the range that are done.
+    /// Bytes from the start of the range for which the call is done.
     pub(crate) bytes: usize,
-    /// The errno that ended the call before the range did. EAGAIN after some bytes says only that
-    /// there are more.
+    /// The errno that ended the call before the end of the range. EAGAIN after some bytes means
+    /// only that there are more.
     pub(crate) stopped: Option<Errno>,
 }
 
 /// A fault that waits for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UffdFault {
-    /// Where: exact, or the start of the page ([`feature::EXACT_ADDRESS`]).
+    /// The exact address, or the start of the page.
     pub(crate) address: usize,
-    /// A store. A load that the kernel makes on its way to a store counts as one.
+    /// The access is a store. A load that the kernel makes on its way to a store counts as one.
     pub(crate) write: bool,
     /// The page is there and write-protected.
     pub(crate) wp: bool,
-    /// The page is in the page cache, and not in the map.
+    /// The page is in the page cache, but not in the map.
     pub(crate) minor: bool,
-    /// Thread that faulted, if that was asked for.
+    /// The thread that faulted, if that feature was requested.
     pub(crate) thread: u32,
 }
 
@@ -153,7 +154,7 @@ struct RawUffdMessage {
     padding: u32,
 }
 
-/// A userfaultfd, closed on drop and by exec.
+/// A userfaultfd. It is closed on drop and by exec.
 #[derive(Debug)]
 pub(crate) struct Uffd(OwnedFd);
 
@@ -164,16 +165,16 @@ impl AsFd for Uffd {
 }
 
 impl Uffd {
-    /// A new one. It does nothing before its [`handshake`](Self::handshake).
+    /// A new userfaultfd. It does nothing before its [`handshake`](Self::handshake).
     pub(crate) fn open(way: UffdOpen) -> Result<Self, Errno> {
         const USER_MODE_ONLY: i32 = 1;
         let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
         let fd = match way {
-            // SAFETY: makes a descriptor, and touches no memory.
+            // SAFETY: the call makes a descriptor, and accesses no memory.
             UffdOpen::Syscall => check(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })?,
             UffdOpen::UserModeOnly => {
                 let flags = flags | USER_MODE_ONLY;
-                // SAFETY: as above.
+                // SAFETY: the call makes a descriptor, and accesses no memory.
                 check(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })?
             }
             UffdOpen::Device => {
@@ -182,16 +183,16 @@ impl Uffd {
                     OFlags::RDWR | OFlags::CLOEXEC,
                     Mode::empty(),
                 )?;
-                // SAFETY: as above; the argument is a number.
+                // SAFETY: the call makes a descriptor, and its argument is a number.
                 check(unsafe { libc::ioctl(device.as_raw_fd(), IOC_NEW as _, flags) })?
             }
         };
-        // SAFETY: the kernel just made it, for nobody else.
+        // SAFETY: the kernel just made the descriptor, and nothing else owns it.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
     }
 
-    /// UFFDIO_API: asks for features, once; the answer is all that the kernel has. EINVAL for one
-    /// that it does not have.
+    /// UFFDIO_API: requests features, once. Returns all features of the kernel. EINVAL for a
+    /// feature that the kernel does not have.
     pub(crate) fn handshake(&self, features: u64) -> Result<u64, Errno> {
         let mut call = ApiCall { api: API, features, ioctls: 0 };
         // SAFETY: the struct is the one of this ioctl, which changes no other memory.
@@ -203,11 +204,12 @@ impl Uffd {
     ///
     /// # Safety
     ///
-    /// Accesses to the range hang until they are answered: it must be memory of the answering
-    /// process, and not used otherwise.
+    /// Accesses to the range block until they are answered. The range must be memory of the code
+    /// that answers, and other code must not rely on it.
     pub(crate) unsafe fn register(&self, start: usize, len: usize, mode: u64) -> Result<(), Errno> {
         let mut call = RegisterCall { range: UffdRange::new(start, len), mode, ioctls: 0 };
-        // SAFETY: the struct is the one of this ioctl; the range is the caller's.
+        // SAFETY: the struct is the one of this ioctl. The caller promises that the range is its
+        // own.
         unsafe { self.call(IOC_REGISTER, &raw mut call) }
     }
 
@@ -223,8 +225,7 @@ impl Uffd {
     ///
     /// # Safety
     ///
-    /// `from` has `len` bytes that nobody changes meanwhile, and the target is the caller's to
-    /// fill.
+    /// No thread changes the `len` bytes at `from` meanwhile, and the caller may fill the target.
     pub(crate) unsafe fn copy(
         &self,
         to: usize,
@@ -234,48 +235,49 @@ impl Uffd {
     ) -> Progress {
         const MODE_WP: u64 = 1 << 1;
         let mode = if protect { MODE_WP } else { 0 };
-        // SAFETY: passed on.
+        // SAFETY: the caller promises the conditions of this function, which are those of the
+        // ioctl.
         unsafe { self.transfer(IOC_COPY, to, from, len, mode) }
     }
 
-    /// UFFDIO_MOVE: the pages themselves leave one range for another, each in one step, writable,
-    /// and waiting threads are woken. EBUSY: a page is pinned, or shared. EEXIST: the target has a
-    /// page. ENOENT: the source has none.
+    /// UFFDIO_MOVE: the pages themselves leave one range for another, each in one step. They are
+    /// writable, and waiting threads are woken. EBUSY: a page is pinned, or shared. EEXIST: the
+    /// target has a page. ENOENT: the source has none.
     ///
     /// # Safety
     ///
-    /// Both ranges are the caller's to change.
+    /// The caller may change both ranges.
     pub(crate) unsafe fn r#move(&self, to: usize, from: usize, len: usize) -> Progress {
-        // SAFETY: passed on.
+        // SAFETY: the caller promises that it may change both ranges.
         unsafe { self.transfer(IOC_MOVE, to, from, len, 0) }
     }
 
     /// UFFDIO_CONTINUE: puts the page cache's pages into the map, write-protected if `protect`
-    /// (6.4, else EINVAL), and wakes.
+    /// (6.4, otherwise EINVAL), and wakes.
     ///
     /// # Safety
     ///
-    /// The range must show the bytes in the page cache.
+    /// The range must show the bytes that are in the page cache.
     pub(crate) unsafe fn r#continue(&self, start: usize, len: usize, protect: bool) -> Progress {
         const MODE_WP: u64 = 1 << 1;
         let mode = if protect { MODE_WP } else { 0 };
-        // SAFETY: passed on.
+        // SAFETY: the caller promises that the range must show the page cache's bytes.
         unsafe { self.fill(IOC_CONTINUE, start, len, mode) }
     }
 
-    /// UFFDIO_POISON: every access to these missing pages is a SIGBUS, in a system call EFAULT.
+    /// UFFDIO_POISON: every access to these missing pages is a SIGBUS, and in a system call EFAULT.
     /// Wakes.
     ///
     /// # Safety
     ///
     /// Nothing may rely on accesses to the range.
     pub(crate) unsafe fn poison(&self, start: usize, len: usize) -> Progress {
-        // SAFETY: passed on.
+        // SAFETY: the caller promises that nothing relies on accesses to the range.
         unsafe { self.fill(IOC_POISON, start, len, 0) }
     }
 
-    /// UFFDIO_WRITEPROTECT: stores to pages of the range that are there wait for an answer; or do
-    /// so no more, and those that wait are woken.
+    /// UFFDIO_WRITEPROTECT. With `protect`, stores to resident pages of the range wait for an
+    /// answer. Without it they no longer wait, and waiting threads are woken.
     pub(crate) fn write_protect(
         &self,
         start: usize,
@@ -288,14 +290,14 @@ impl Uffd {
             let mut call = ProtectCall { range: UffdRange::new(start, len), mode };
             // SAFETY: the struct is the one of this ioctl, which changes no byte.
             match unsafe { self.call(IOC_WRITEPROTECT, &raw mut call) } {
-                // Someone changed the address space meanwhile.
+                // Another thread changed the address space meanwhile.
                 Err(Errno::AGAIN | Errno::INTR) => std::thread::yield_now(),
                 result => return result,
             }
         }
     }
 
-    /// The faults that nobody has read yet, up to `limit`. Never waits.
+    /// The faults that no thread has read yet, up to `limit`. Never waits.
     pub(crate) fn read(&self, limit: usize, mut take: impl FnMut(UffdFault)) -> Result<(), Errno> {
         const BATCH: usize = 64;
         const EVENT_PAGEFAULT: u8 = 0x12;
@@ -304,7 +306,8 @@ impl Uffd {
         while left > 0 {
             let wanted = left.min(BATCH);
             let room = wanted * size_of::<RawUffdMessage>();
-            // SAFETY: the kernel writes whole messages, of which there is room for `room` bytes.
+            // SAFETY: the kernel writes whole messages, at most `room` bytes, for which `messages`
+            // has room.
             let got = check(unsafe {
                 libc::read(self.0.as_raw_fd(), messages.as_mut_ptr().cast(), room) as i64
             });
@@ -314,7 +317,7 @@ impl Uffd {
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(errno),
             };
-            // No other event was asked for.
+            // No other event was requested.
             for raw in messages[..count].iter().filter(|raw| raw.event == EVENT_PAGEFAULT) {
                 take(UffdFault {
                     address: raw.address as usize,
@@ -334,7 +337,8 @@ impl Uffd {
 
     /// # Safety
     ///
-    /// As for the two that use it.
+    /// The conditions of the ioctl `request`, which [`copy`](Self::copy) and [`move`](Self::move)
+    /// state.
     unsafe fn transfer(
         &self,
         request: libc::c_ulong,
@@ -345,26 +349,31 @@ impl Uffd {
     ) -> Progress {
         let mut call =
             TransferCall { to: to as u64, from: from as u64, len: len as u64, mode, done: 0 };
-        // SAFETY: the struct is the one of both ioctls; the ranges are the caller's.
+        // SAFETY: the struct is the one of both ioctls. The caller promises the conditions of
+        // `request`.
         let result = unsafe { self.call(request, &raw mut call) };
         Progress::of(result, len, call.done)
     }
 
     /// # Safety
     ///
-    /// As for the two that use it.
+    /// The conditions of the ioctl `request`, which [`continue`](Self::continue) and
+    /// [`poison`](Self::poison) state.
     unsafe fn fill(&self, request: libc::c_ulong, start: usize, len: usize, mode: u64) -> Progress {
         let mut call = FillCall { range: UffdRange::new(start, len), mode, done: 0 };
-        // SAFETY: the struct is the one of both ioctls; the range is the caller's.
+        // SAFETY: the struct is the one of both ioctls. The caller promises the conditions of
+        // `request`.
         let result = unsafe { self.call(request, &raw mut call) };
         Progress::of(result, len, call.done)
     }
 
     /// # Safety
     ///
-    /// `argument` is the struct that `request` takes, and the caller may make the request.
+    /// `argument` is the struct that `request` takes, and the caller keeps the conditions of the
+    /// request.
     unsafe fn call<T>(&self, request: libc::c_ulong, argument: *mut T) -> Result<(), Errno> {
-        // SAFETY: as the caller promised.
+        // SAFETY: the caller promises that `argument` is the struct of `request`, and that it keeps
+        // the conditions of the request.
         let result = unsafe { libc::ioctl(self.0.as_raw_fd(), request as _, argument) };
         if result == -1 { Err(last_errno()) } else { Ok(()) }
     }

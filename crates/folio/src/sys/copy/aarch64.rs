@@ -1,8 +1,8 @@
 //! The routines for aarch64. `x4` and `x5` hold the bounds of the checked side from the first
-//! instruction to the last; each routine is [`SPAN`] bytes long and its exit for a fault lies
+//! instruction to the last. Each routine is [`SPAN`] bytes long, and its exit for a fault lies
 //! [`STOP`] bytes behind its start.
 
-use super::{Outcome, Width};
+use super::{CopyOutcome, Width};
 use std::arch::naked_asm;
 use std::ops::Range;
 
@@ -18,8 +18,8 @@ pub(super) unsafe fn copy(
     from: *const u8,
     len: usize,
     checked: Range<usize>,
-) -> Outcome {
-    // SAFETY: as the caller promised.
+) -> CopyOutcome {
+    // SAFETY: the caller promises the conditions of `super::copy`.
     unsafe { copy_routine(to, from, len, 0, checked.start, checked.end) }
 }
 
@@ -35,7 +35,7 @@ pub(super) unsafe fn quick(
     checked: Range<usize>,
     before: u64,
 ) -> u64 {
-    // SAFETY: as the caller promised.
+    // SAFETY: the caller promises the conditions of `super::copy`.
     let outcome = unsafe { copy(to, from, len, checked) };
     if outcome.signal == 0 { before } else { before | 1 }
 }
@@ -44,8 +44,8 @@ pub(super) unsafe fn quick(
 ///
 /// As [`super::load`].
 #[inline]
-pub(super) unsafe fn load(from: *const u8, width: Width, checked: Range<usize>) -> Outcome {
-    // SAFETY: as the caller promised.
+pub(super) unsafe fn load(from: *const u8, width: Width, checked: Range<usize>) -> CopyOutcome {
+    // SAFETY: the caller promises the conditions of `super::load`.
     unsafe { access_routine(from.cast_mut(), 0, 0, width as u32, checked.start, checked.end) }
 }
 
@@ -58,16 +58,16 @@ pub(super) unsafe fn store(
     width: Width,
     value: u64,
     checked: Range<usize>,
-) -> Outcome {
-    // SAFETY: as the caller promised.
+) -> CopyOutcome {
+    // SAFETY: the caller promises the conditions of `super::store`.
     unsafe { access_routine(to, value, 1, width as u32, checked.start, checked.end) }
 }
 
 /// # Safety
 ///
 /// As [`super::touch`].
-pub(super) unsafe fn touch(at: *mut u8, checked: Range<usize>) -> Outcome {
-    // SAFETY: as the caller promised.
+pub(super) unsafe fn touch(at: *mut u8, checked: Range<usize>) -> CopyOutcome {
+    // SAFETY: the caller promises the conditions of `super::touch`.
     unsafe { access_routine(at, 0, 2, 1, checked.start, checked.end) }
 }
 
@@ -93,13 +93,13 @@ pub(super) fn recover(
         return false;
     }
     machine.regs[0] = address as u64;
-    machine.regs[1] = Outcome::encode(signal, code);
+    machine.regs[1] = CopyOutcome::encode(signal, code);
     machine.pc = (start + STOP) as u64;
     true
 }
 
-/// Blocks overlap at the end instead of a byte loop: the last block is the last so-many bytes,
-/// whatever came before.
+/// Blocks overlap at the end, so no byte loop is needed: the last block is the last bytes of the
+/// range, and may repeat bytes of the block before it.
 #[unsafe(naked)]
 unsafe extern "C" fn copy_routine(
     to: *mut u8,       // x0
@@ -108,7 +108,7 @@ unsafe extern "C" fn copy_routine(
     unused: usize,     // x3
     checked_lo: usize, // x4
     checked_hi: usize, // x5
-) -> Outcome {
+) -> CopyOutcome {
     naked_asm!(
         "2:",
         "add x6, x1, x2",
@@ -193,7 +193,7 @@ unsafe extern "C" fn copy_routine(
     )
 }
 
-/// One instruction touches the memory, of exactly the asked width.
+/// Exactly one instruction accesses the memory, with the requested width.
 #[unsafe(naked)]
 unsafe extern "C" fn access_routine(
     at: *mut u8,       // x0
@@ -202,7 +202,7 @@ unsafe extern "C" fn access_routine(
     width: u32,        // w3
     checked_lo: usize, // x4
     checked_hi: usize, // x5
-) -> Outcome {
+) -> CopyOutcome {
     naked_asm!(
         "2:",
         "mov x6, x1",
@@ -243,7 +243,7 @@ unsafe extern "C" fn access_routine(
         "14:",
         "str x6, [x0]",
         "ret",
-        // A store of what is there, as one atomic step.
+        // Stores the present byte again, as one atomic step.
         "16:",
         "ldxrb w8, [x0]",
         "stxrb w9, w8, [x0]",

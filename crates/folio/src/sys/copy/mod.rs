@@ -1,13 +1,19 @@
-//! A copy that a fault ends early: the heart of checked access.
+//! A copy that a fault ends early: the basis of checked access.
 //!
 //! The routine is a few instructions of assembly that keep the bounds of the *checked* side (the
 //! mapped one) in two registers. When an access to that side faults, the signal handler finds the
-//! program counter inside the routine, puts the address and the signal into its result registers,
-//! and sends it to its exit. Nothing else in the process notices. A fault on the other side is not
-//! the routine's business, and is handled as anyone else's.
+//! program counter inside the routine. It puts the address and the signal into the routine's result
+//! registers, and continues it at its exit. No other code in the process notices. A fault on the
+//! other side does not concern the routine, and is handled like any other fault.
 //!
-//! Where there is no assembly for a machine, the kernel copies (process_vm_readv(2) on the own
-//! process), at the price of a system call.
+//! On a machine without such assembly the kernel copies (process_vm_readv(2) on the own process),
+//! at the price of a system call.
+//!
+//! # Invariants
+//!
+//! Each routine accesses only the bytes of its two sides, and keeps the bounds of the checked side
+//! in fixed registers from its first instruction to its exit. So [`recover`] can send it to its
+//! exit from any instruction.
 
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64.rs"]
@@ -29,12 +35,12 @@ pub(crate) struct Trap {
     pub(crate) address: usize,
     /// SIGBUS or SIGSEGV.
     pub(crate) signal: i32,
-    /// `si_code`; what it means depends on the signal. Zero if it could not be learnt.
+    /// `si_code`; its meaning depends on the signal. Zero if it is unknown.
     pub(crate) code: i32,
 }
 
-/// What the assembly returns in two registers: a loaded value or the faulting address; zero, or
-/// signal and code.
+/// The two result registers of the assembly. The first is a loaded value or the faulting address;
+/// the second is zero, or the signal and its code.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct CopyOutcome {
@@ -54,14 +60,14 @@ impl CopyOutcome {
         Trap { address, signal: signal as u32 as i32, code: (signal >> 32) as i32 }
     }
 
-    /// How the handler writes signal and code into one register.
+    /// The format in which the handler writes signal and code into one register.
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     fn encode(signal: i32, code: i32) -> u64 {
         u64::from(signal.cast_unsigned()) | (u64::from(code.cast_unsigned()) << 32)
     }
 }
 
-/// How wide a single access is.
+/// The width of a single access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Width {
@@ -88,8 +94,8 @@ impl Width {
 /// # Safety
 ///
 /// The handler is installed. Each side is either a Rust allocation that is valid for the access, or
-/// lies wholly in `checked`, where nothing but mappings may be: memory that safe references point
-/// to only while nobody stores to it.
+/// lies wholly in `checked`. That range holds nothing but mappings; safe references may point into
+/// it only while no thread stores to it.
 #[inline]
 pub(crate) unsafe fn copy(
     to: *mut u8,
@@ -97,12 +103,12 @@ pub(crate) unsafe fn copy(
     len: usize,
     checked: Range<usize>,
 ) -> Result<(), Trap> {
-    // SAFETY: passed on.
+    // SAFETY: the caller promises the conditions of this function, which are those of the routine.
     unsafe { arch::copy(to, from, len, checked) }.value().map(drop)
 }
 
-/// As [`copy`], in fewer instructions: for a caller that only asks whether all went well. Returns
-/// `before`, or an odd number if a fault ended the copy. `at` is the checked side of the two.
+/// As [`copy`], in fewer instructions, for a caller that needs only success or failure. Returns
+/// `before`, or an odd number if a fault ended the copy. `at` is the start of the checked side.
 ///
 /// # Safety
 ///
@@ -116,7 +122,7 @@ pub(crate) unsafe fn quick(
     checked: Range<usize>,
     before: u64,
 ) -> u64 {
-    // SAFETY: passed on.
+    // SAFETY: the caller promises the conditions of this function, which are those of the routine.
     unsafe { arch::quick(to, from, len, at, checked, before) }
 }
 
@@ -124,15 +130,15 @@ pub(crate) unsafe fn quick(
 ///
 /// # Safety
 ///
-/// The handler is installed, `from` is aligned to `width` and lies in `checked`, where nothing but
-/// mappings may be.
+/// The handler is installed, `from` is aligned to `width` and lies in `checked`, and `checked`
+/// holds nothing but mappings.
 #[inline]
 pub(crate) unsafe fn load(
     from: *const u8,
     width: Width,
     checked: Range<usize>,
 ) -> Result<u64, Trap> {
-    // SAFETY: passed on.
+    // SAFETY: the caller promises the conditions of this function, which are those of the routine.
     unsafe { arch::load(from, width, checked) }.value().map(|value| value as u64)
 }
 
@@ -148,22 +154,22 @@ pub(crate) unsafe fn store(
     value: u64,
     checked: Range<usize>,
 ) -> Result<(), Trap> {
-    // SAFETY: passed on.
+    // SAFETY: the caller promises the conditions of this function, which are those of the routine.
     unsafe { arch::store(to, width, value, checked) }.value().map(drop)
 }
 
-/// Stores the byte at `at` over itself, as one atomic step: makes its page a written one.
+/// Stores the byte at `at` over itself, as one atomic step, so that its page becomes dirty.
 ///
 /// # Safety
 ///
-/// The handler is installed; `at` lies in `checked`, where nothing but mappings may be.
+/// The handler is installed, `at` lies in `checked`, and `checked` holds nothing but mappings.
 pub(crate) unsafe fn touch(at: *mut u8, checked: Range<usize>) -> Result<(), Trap> {
-    // SAFETY: passed on.
+    // SAFETY: the caller promises the conditions of this function, which are those of the routine.
     unsafe { arch::touch(at, checked) }.value().map(drop)
 }
 
 /// For the signal handler: if the interrupted code is one of the routines above and `address` lies
-/// in its checked range, makes it return the trap. Whether it did.
+/// in its checked range, makes the routine return the trap. Returns whether it did.
 ///
 /// # Safety
 ///
@@ -175,12 +181,12 @@ pub(super) unsafe fn recover(
     signal: i32,
     code: i32,
 ) -> bool {
-    // SAFETY: the caller passes the kernel's context, which is the handler's to change until it
+    // SAFETY: the caller passes the kernel's context, which the handler may change until it
     // returns.
     unsafe { arch::recover(&mut *context.cast(), address, signal, code) }
 }
 
-/// Where the interrupted code was; zero where folio does not know the machine.
+/// The address of the interrupted instruction; zero on a machine that folio does not know.
 ///
 /// # Safety
 ///
@@ -193,11 +199,11 @@ pub(super) unsafe fn program_counter(context: *const libc::c_void) -> usize {
     return usize::from(context.is_null());
 }
 
-/// The kernel copies on this machine, so no fault happens in a routine of ours.
+/// The kernel copies on this machine, so no fault happens in a routine of folio.
 ///
 /// # Safety
 ///
-/// None needed; as on the other machines.
+/// There are no conditions; the function is unsafe because it is so on the other machines.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(super) unsafe fn recover(_: *mut libc::c_void, _: usize, _: i32, _: i32) -> bool {
     false
@@ -217,13 +223,13 @@ mod tests {
     fn pages() -> Range<usize> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let len = READABLE + PAGE;
-        // SAFETY: a new anonymous map.
+        // SAFETY: the call makes a new anonymous map.
         let start = unsafe {
             mm::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
         };
         let start = start.unwrap();
         for i in 0..READABLE {
-            // SAFETY: inside the map just made.
+            // SAFETY: the byte lies in the map just made.
             unsafe { start.add(i).write((i * 7 + i / 251) as u8) };
         }
         // SAFETY: nothing refers to the last page.
@@ -235,16 +241,16 @@ mod tests {
 
     fn every_length_and_alignment(copy: Copy) {
         signal::install();
-        let area = pages();
+        let map = pages();
         let lengths = (0..300)
             .chain([511, 512, 513, 1000, 2048, 4000, 4096, 5000, 16384, 32767, 32768, 40_000]);
         for len in lengths {
             for shift in [0, 1, 3, 8, 15] {
-                let from = (area.start + shift) as *const u8;
+                let from = (map.start + shift) as *const u8;
                 let mut to = vec![0xEE_u8; len + 2];
                 // SAFETY: `to` has room for `len` bytes after the first; `from` lies in the checked
-                // area.
-                unsafe { copy(to.as_mut_ptr().add(1), from, len, area.clone()) }.value().unwrap();
+                // range.
+                unsafe { copy(to.as_mut_ptr().add(1), from, len, map.clone()) }.value().unwrap();
                 let want: Vec<u8> = (shift..shift + len).map(|i| (i * 7 + i / 251) as u8).collect();
                 assert_eq!(to[1..=len], want, "length {len}, shift {shift}");
                 assert_eq!((to[0], to[len + 1]), (0xEE, 0xEE), "length {len} wrote past its ends");
@@ -254,22 +260,23 @@ mod tests {
 
     fn a_fault_ends_the_copy(copy: Copy) -> Trap {
         signal::install();
-        let area = pages();
-        let edge = area.start + READABLE;
+        let map = pages();
+        let edge = map.start + READABLE;
         for len in [1, 2, 5, 9, 17, 40, 65, 200, 300, 1000, 16384, 32768, 40_000] {
             let mut to = vec![0_u8; len];
             let from = (edge + 1 - len) as *const u8;
-            // SAFETY: as above; the last byte lies on the page without access.
+            // SAFETY: `to` has room for `len` bytes; `from` lies in the checked range, and its last
+            // byte on the page without access.
             let trap =
-                unsafe { copy(to.as_mut_ptr(), from, len, area.clone()) }.value().unwrap_err();
+                unsafe { copy(to.as_mut_ptr(), from, len, map.clone()) }.value().unwrap_err();
             assert!(
                 (edge..edge + PAGE).contains(&trap.address),
                 "length {len}: {trap:?}, edge {edge:#x}"
             );
         }
         let mut to = [0_u8; 1];
-        // SAFETY: as above.
-        unsafe { copy(to.as_mut_ptr(), edge as *const u8, 1, area) }.value().unwrap_err()
+        // SAFETY: `to` has room for one byte; the other side lies in the checked range.
+        unsafe { copy(to.as_mut_ptr(), edge as *const u8, 1, map) }.value().unwrap_err()
     }
 
     #[test]
@@ -306,7 +313,7 @@ mod tests {
         if checked.contains(&(to as usize)) { to as usize } else { from as usize }
     }
 
-    /// [`arch::quick`] and the portable one, as a copy that says that it failed but not where.
+    /// [`arch::quick`] and the portable one, as a copy that reports a failure but not its address.
     fn quick_copies() -> [Copy; 2] {
         unsafe fn outcome(after: u64, checked: &Range<usize>) -> super::CopyOutcome {
             match after {
@@ -321,7 +328,7 @@ mod tests {
             len: usize,
             checked: Range<usize>,
         ) -> super::CopyOutcome {
-            // SAFETY: passed on.
+            // SAFETY: the caller promises the conditions of the copy.
             unsafe {
                 outcome(
                     arch::quick(to, from, len, side(to, from, &checked), checked.clone(), EPOCH),
@@ -335,7 +342,7 @@ mod tests {
             len: usize,
             checked: Range<usize>,
         ) -> super::CopyOutcome {
-            // SAFETY: passed on.
+            // SAFETY: the caller promises the conditions of the copy.
             unsafe {
                 outcome(
                     portable::quick(
@@ -363,26 +370,29 @@ mod tests {
     #[test]
     fn a_fault_ends_the_quick_routine_on_either_side_at_every_byte() {
         signal::install();
-        let area = pages();
-        let edge = area.start + READABLE;
+        let map = pages();
+        let edge = map.start + READABLE;
         for copy in quick_copies() {
             for len in 1..=70 {
-                // From the last byte being the first without access to the first being so.
+                // The first byte without access is the last byte at first, and the first byte in
+                // the end.
                 for inside in 0..len {
                     let mut buffer = vec![0x5A_u8; len];
                     let (at, bytes) = ((edge - inside) as *mut u8, buffer.as_mut_ptr());
-                    // SAFETY: `buffer` has room for `len` bytes; the other side lies in the area.
+                    // SAFETY: `buffer` has room for `len` bytes; the other side lies in the checked
+                    // range.
                     unsafe {
-                        copy(bytes, at, len, area.clone()).value().unwrap_err();
-                        copy(at, bytes, len, area.clone()).value().unwrap_err();
+                        copy(bytes, at, len, map.clone()).value().unwrap_err();
+                        copy(at, bytes, len, map.clone()).value().unwrap_err();
                     }
                 }
                 let mut buffer = vec![0x5A_u8; len];
                 let (at, bytes) = ((edge - len) as *mut u8, buffer.as_mut_ptr());
-                // SAFETY: as above; all of it is accessible.
+                // SAFETY: `buffer` has room for `len` bytes; the other side lies in the checked
+                // range, and all of it is accessible.
                 unsafe {
-                    copy(bytes, at, len, area.clone()).value().unwrap();
-                    copy(at, bytes, len, area.clone()).value().unwrap();
+                    copy(bytes, at, len, map.clone()).value().unwrap();
+                    copy(at, bytes, len, map.clone()).value().unwrap();
                 }
             }
         }
@@ -391,17 +401,17 @@ mod tests {
     #[test]
     fn a_quick_copy_to_the_area_writes_what_it_should() {
         signal::install();
-        let area = pages();
+        let map = pages();
         let copy = quick_copies()[0];
         for len in 0..300 {
             for shift in [1, 4, 8, 15, PAGE - 7] {
-                let to = (area.start + shift) as *mut u8;
+                let to = (map.start + shift) as *mut u8;
                 let bytes: Vec<u8> = (0..len).map(|i| (i * 3 + shift) as u8).collect();
                 let mut found = vec![0xEE_u8; len + 2];
-                // SAFETY: the area is the test's own, and no reference points to it.
+                // SAFETY: the map is the test's own, and no reference points to it.
                 unsafe {
                     to.sub(1).write_bytes(0xAB, len + 2);
-                    copy(to, bytes.as_ptr(), len, area.clone()).value().unwrap();
+                    copy(to, bytes.as_ptr(), len, map.clone()).value().unwrap();
                     to.sub(1).copy_to(found.as_mut_ptr(), len + 2);
                 }
                 assert_eq!(found[1..=len], bytes, "length {len}, shift {shift}");
@@ -417,16 +427,16 @@ mod tests {
     #[test]
     fn a_quick_copy_between_values_keeps_them() {
         signal::install();
-        let area = pages();
+        let map = pages();
         // Values that the compiler may hold in any register across the copies.
         let (mut sum, mut want) = (0.0_f64, 0.0_f64);
         for i in 0..1000_usize {
             let mut buffer = [0_u8; 64];
-            let from = (area.start + i) as *const u8;
-            // SAFETY: `buffer` has room for as many bytes; `from` lies in the area.
+            let from = (map.start + i) as *const u8;
+            // SAFETY: `buffer` has room for as many bytes; `from` lies in the checked range.
             let after = unsafe {
-                arch::quick(buffer.as_mut_ptr(), from, 64, from as usize, area.clone(), EPOCH)
-                    | arch::quick(buffer.as_mut_ptr(), from, 8, from as usize, area.clone(), EPOCH)
+                arch::quick(buffer.as_mut_ptr(), from, 64, from as usize, map.clone(), EPOCH)
+                    | arch::quick(buffer.as_mut_ptr(), from, 8, from as usize, map.clone(), EPOCH)
             };
             assert_eq!(after, EPOCH);
             sum += f64::from(buffer[63]) * 1.5;
@@ -438,8 +448,8 @@ mod tests {
     #[test]
     fn single_accesses_have_the_asked_width() {
         signal::install();
-        let area = pages();
-        let at = area.start as *mut u8;
+        let map = pages();
+        let at = map.start as *mut u8;
         for (load, store) in [
             (arch::load as unsafe fn(_, _, _) -> _, arch::store as unsafe fn(_, _, _, _) -> _),
             (portable::load, portable::store),
@@ -450,26 +460,26 @@ mod tests {
                 (Width::B4, 0xffff_ffff),
                 (Width::B8, u64::MAX),
             ] {
-                // SAFETY: aligned, in the area.
+                // SAFETY: the addresses are aligned and lie in the checked range.
                 unsafe {
-                    store(at, Width::B8, 0x1111_1111_1111_1111, area.clone()).value().unwrap();
-                    store(at, width, u64::MAX - 1, area.clone()).value().unwrap();
+                    store(at, Width::B8, 0x1111_1111_1111_1111, map.clone()).value().unwrap();
+                    store(at, width, u64::MAX - 1, map.clone()).value().unwrap();
                     assert_eq!(
-                        load(at, width, area.clone()).value().unwrap() as u64,
+                        load(at, width, map.clone()).value().unwrap() as u64,
                         (u64::MAX - 1) & mask
                     );
-                    let rest = load(at, Width::B8, area.clone()).value().unwrap() as u64 & !mask;
+                    let rest = load(at, Width::B8, map.clone()).value().unwrap() as u64 & !mask;
                     assert_eq!(rest, 0x1111_1111_1111_1111 & !mask, "wrote wider than {width:?}");
-                    arch::touch(at, area.clone()).value().unwrap();
-                    portable::touch(at, area.clone()).value().unwrap();
+                    arch::touch(at, map.clone()).value().unwrap();
+                    portable::touch(at, map.clone()).value().unwrap();
                     assert_eq!(
-                        load(at, width, area.clone()).value().unwrap() as u64,
+                        load(at, width, map.clone()).value().unwrap() as u64,
                         (u64::MAX - 1) & mask
                     );
                     let none = at.add(READABLE);
-                    assert!(arch::touch(none, area.clone()).value().is_err());
-                    assert!(load(none, width, area.clone()).value().is_err());
-                    assert!(store(none, width, 1, area.clone()).value().is_err());
+                    assert!(arch::touch(none, map.clone()).value().is_err());
+                    assert!(load(none, width, map.clone()).value().is_err());
+                    assert!(store(none, width, 1, map.clone()).value().is_err());
                 }
             }
         }

@@ -27,7 +27,8 @@ pub(super) unsafe fn copy(
         // page.
         match unsafe { call(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0) } {
             count if count > 0 => done += count.cast_unsigned(),
-            // A short count is followed by EFAULT at the page that stopped it.
+            // After a short count the next call returns EFAULT, at the page that stopped the first
+            // one.
             _ => {
                 return CopyOutcome {
                     value: theirs as usize + done,
@@ -51,18 +52,18 @@ pub(super) unsafe fn quick(
     checked: Range<usize>,
     before: u64,
 ) -> u64 {
-    // SAFETY: as the caller promised.
+    // SAFETY: the caller promises the conditions of `super::copy`.
     let outcome = unsafe { copy(to, from, len, checked) };
     if outcome.signal == 0 { before } else { before | 1 }
 }
 
 /// # Safety
 ///
-/// As [`super::load`]. The kernel copies an aligned word in one access where its copy routine does.
+/// As [`super::load`]. The kernel copies an aligned word in one access if its copy routine does so.
 pub(super) unsafe fn load(from: *const u8, width: Width, checked: Range<usize>) -> CopyOutcome {
     let mut bytes = [0_u8; 8];
     let len = width as usize;
-    // SAFETY: as the caller promised; `bytes` has room for any width.
+    // SAFETY: the caller promises the conditions of `super::load`; `bytes` has room for any width.
     let outcome = unsafe { copy(bytes.as_mut_ptr(), from, len, checked) };
     if outcome.signal != 0 {
         return outcome;
@@ -85,16 +86,17 @@ pub(super) unsafe fn store(
     let len = width as usize;
     let word = value.to_ne_bytes();
     let at = if cfg!(target_endian = "little") { 0 } else { 8 - len };
-    // SAFETY: as the caller promised.
+    // SAFETY: the caller promises the conditions of `super::store`; `word` has the bytes of any
+    // width.
     unsafe { copy(to, word[at..].as_ptr(), len, checked) }
 }
 
 /// # Safety
 ///
-/// As [`super::touch`]. Not one step: another thread's store in between is lost, so it is used
-/// before the map is shared.
+/// As [`super::touch`]. This is not one step: another thread's store in between is lost, so the
+/// caller uses it before the map is shared.
 pub(super) unsafe fn touch(at: *mut u8, checked: Range<usize>) -> CopyOutcome {
-    // SAFETY: as the caller promised.
+    // SAFETY: the caller promises the conditions of `super::touch`.
     unsafe {
         let byte = load(at, Width::B1, checked.clone());
         if byte.signal != 0 {

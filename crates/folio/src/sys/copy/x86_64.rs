@@ -1,7 +1,7 @@
 //! The routines for x86-64. `r8` and `r9` hold the bounds of the checked side from the first
-//! instruction to the last (in the quick ones, `r8` and `rcx` its start and length); each routine
-//! is [`SPAN`] bytes long (the quick ones [`QUICK_SPAN`]), and its exit for a fault lies [`STOP`]
-//! (or [`QUICK_STOP`]) bytes behind its start.
+//! instruction to the last; in the quick routines, `r8` and `rcx` hold its start and length. Each
+//! routine is [`SPAN`] bytes long (the quick ones [`QUICK_SPAN`]), and its exit for a fault lies
+//! [`STOP`] (or [`QUICK_STOP`]) bytes behind its start.
 
 use super::{CopyOutcome, Width};
 use std::arch::{asm, naked_asm};
@@ -11,12 +11,12 @@ const SPAN: usize = 768;
 const STOP: usize = 752;
 const QUICK_SPAN: usize = 64;
 const QUICK_STOP: usize = 48;
-/// Copies of so many bytes use AVX where the machine has it.
+/// Copies of this length and more use AVX if the machine has it.
 const AVX_FROM: usize = 256;
 const AVX: usize = 1;
-/// Copies of so many bytes use the string instruction where it is a fast one: it writes whole lines
-/// without having them fetched first, which halves the time of what goes to another core. Within a
-/// core it is slower below these lengths, and may be above.
+/// Copies of these lengths use the string instruction if it is a fast one. It writes whole cache
+/// lines without fetching them first, which halves the time of a copy that another core reads.
+/// Within one core it is slower below these lengths, and may be slower above them.
 const STRING_LENGTHS: RangeInclusive<usize> = 32 << 10..=1 << 20;
 const STRING: usize = 2;
 
@@ -30,7 +30,7 @@ pub(super) unsafe fn copy(
     len: usize,
     checked: Range<usize>,
 ) -> CopyOutcome {
-    // The routine asks for long copies only.
+    // Only long copies need to know the machine's features.
     let way = if len < AVX_FROM || !std::is_x86_feature_detected!("avx") {
         0
     } else if STRING_LENGTHS.contains(&len) && std::is_x86_feature_detected!("ermsb") {
@@ -38,7 +38,8 @@ pub(super) unsafe fn copy(
     } else {
         AVX
     };
-    // SAFETY: as the caller promised; `way` says what the machine has.
+    // SAFETY: the caller promises the conditions of `super::copy`; `way` names only instructions
+    // that the machine has.
     unsafe { copy_routine(to, from, len, way, checked.start, checked.end) }
 }
 
@@ -55,9 +56,9 @@ pub(super) unsafe fn quick(
     before: u64,
 ) -> u64 {
     let after;
-    // A call that says which registers it changes: all others, and so what the caller's loop needs,
-    // stay where they are. r10 and r11 are for the linker, too, which may send a call to another
-    // object through a stub.
+    // The `asm!` declares the registers that the call changes. All others keep their values, so the
+    // caller's loop keeps its registers. The linker may use r10 and r11, too: it may send a call to
+    // another object through a stub.
     macro_rules! call {
         ($routine:ident) => {
             asm!(
@@ -78,16 +79,18 @@ pub(super) unsafe fn quick(
             )
         };
     }
-    // A length that is known where this is compiled costs no comparison.
+    // A length that is constant at compile time costs no comparison.
     match len {
-        // SAFETY: the routine copies as the caller promised, changes no register but those above,
-        // and no memory but the copied bytes and its return address; after a fault the handler has
-        // it return too.
+        // SAFETY: the caller promises the conditions of `super::copy`. The routine changes no
+        // register but those above, and no memory but the copied bytes and its return address.
+        // After a fault the handler makes it return too.
         33..=64 => unsafe { call!(quick_64) },
-        // SAFETY: as above.
+        // SAFETY: the caller promises the conditions of `super::copy`. The routine changes no
+        // register but those above, and no memory but the copied bytes and its return address.
+        // After a fault the handler makes it return too.
         8..=16 => unsafe { call!(quick_16) },
         _ => {
-            // SAFETY: as the caller promised.
+            // SAFETY: the caller promises the conditions of `super::copy`.
             let outcome = unsafe { copy(to, from, len, checked) };
             after = if outcome.signal == 0 { before } else { before | 1 };
         }
@@ -107,7 +110,7 @@ pub(super) unsafe fn copy_sse2(
     len: usize,
     checked: Range<usize>,
 ) -> CopyOutcome {
-    // SAFETY: as the caller promised.
+    // SAFETY: the caller promises the conditions of `super::copy`.
     unsafe { copy_routine(to, from, len, 0, checked.start, checked.end) }
 }
 
@@ -116,7 +119,7 @@ pub(super) unsafe fn copy_sse2(
 /// As [`super::load`].
 #[inline]
 pub(super) unsafe fn load(from: *const u8, width: Width, checked: Range<usize>) -> CopyOutcome {
-    // SAFETY: as the caller promised.
+    // SAFETY: the caller promises the conditions of `super::load`.
     unsafe { access_routine(from.cast_mut(), 0, 0, width as u32, checked.start, checked.end) }
 }
 
@@ -130,7 +133,7 @@ pub(super) unsafe fn store(
     value: u64,
     checked: Range<usize>,
 ) -> CopyOutcome {
-    // SAFETY: as the caller promised.
+    // SAFETY: the caller promises the conditions of `super::store`.
     unsafe { access_routine(to, value, 1, width as u32, checked.start, checked.end) }
 }
 
@@ -138,7 +141,7 @@ pub(super) unsafe fn store(
 ///
 /// As [`super::touch`].
 pub(super) unsafe fn touch(at: *mut u8, checked: Range<usize>) -> CopyOutcome {
-    // SAFETY: as the caller promised.
+    // SAFETY: the caller promises the conditions of `super::touch`.
     unsafe { access_routine(at, 0, 2, 1, checked.start, checked.end) }
 }
 
@@ -169,8 +172,8 @@ pub(super) fn recover(
     };
     let low = registers[libc::REG_R8 as usize] as usize;
     let checked = if stop == QUICK_STOP {
-        // The access itself, from the start of its page on, which is the map's; a machine check
-        // names the start of what may be a huge page.
+        // The access itself, extended to the start of its page, which is the map's. A machine check
+        // reports the start of a page that may be a huge page.
         let page =
             if (signal, code) == (libc::SIGBUS, libc::BUS_MCEERR_AR) { 1 << 30 } else { 4096 };
         (low & !(page - 1))..low.saturating_add(registers[libc::REG_RCX as usize] as usize)
@@ -186,8 +189,8 @@ pub(super) fn recover(
     true
 }
 
-/// Blocks overlap at the end instead of a byte loop: the last block is the last so-many bytes,
-/// whatever came before.
+/// Blocks overlap at the end, so no byte loop is needed: the last block is the last bytes of the
+/// range, and may repeat bytes of the block before it.
 #[unsafe(naked)]
 unsafe extern "C" fn copy_routine(
     to: *mut u8,       // rdi
@@ -236,8 +239,8 @@ unsafe extern "C" fn copy_routine(
         "vzeroupper",
         "xor edx, edx",
         "ret",
-        // 32 KiB and more, as one instruction. What is left in rcx after a fault is not zero: some
-        // bytes are still to be copied.
+        // 32 KiB and more, as one instruction. After a fault rcx is not zero: it counts the bytes
+        // that are still to be copied.
         "5:",
         "mov rcx, rdx",
         "rep movsb",
@@ -340,8 +343,8 @@ unsafe extern "C" fn copy_routine(
     )
 }
 
-/// 33 to 64 bytes. The number in `rdx` stays; a fault makes it odd. Called by [`quick`] alone,
-/// which knows what else it changes: xmm0 to xmm3, and after a fault `rax`.
+/// 33 to 64 bytes. The number in `rdx` stays; a fault makes it odd. Only [`quick`] calls this. It
+/// declares the other registers that change: xmm0 to xmm3, and after a fault `rax`.
 ///
 /// | register | |
 /// | --- | --- |
@@ -394,7 +397,7 @@ unsafe extern "C" fn quick_16() {
     )
 }
 
-/// One instruction touches the memory, of exactly the asked width.
+/// Exactly one instruction accesses the memory, with the requested width.
 #[unsafe(naked)]
 unsafe extern "C" fn access_routine(
     at: *mut u8,       // rdi
@@ -445,7 +448,7 @@ unsafe extern "C" fn access_routine(
         "14:",
         "mov [rdi], rsi",
         "ret",
-        // A store of what is there, as one atomic step.
+        // Stores the present byte again, as one atomic step.
         "16:",
         "lock or byte ptr [rdi], 0",
         "ret",

@@ -1,4 +1,4 @@
-//! : an enum cannot be shared: another process may store what is none of its variants; use an integer
+//! : an enum cannot be shared: another process may store a number that is none of its variants; use an integer
 //! A number that is none of an enum's would be undefined behaviour to look at.
 use folio::shm::Share;
 
