@@ -1,5 +1,5 @@
 //! `map-small`: map all of a 4 KiB file whose descriptor is open, and unmap it, touching nothing.
-//! Every side asks the kernel for the length first, as who maps "all of a file" must.
+//! Every side asks the kernel for the length first, as a program that maps "all of a file" must.
 
 use super::{memmap2, mmap_rs};
 use crate::data::{Data, plain};

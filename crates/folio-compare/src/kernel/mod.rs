@@ -1,8 +1,8 @@
-//! The suite `kernel`: what folio's kernel engine costs beside its peers.
+//! The suite `kernel`: the cost of folio's kernel engine beside its peers.
 //!
 //! Both sides of a case do the same work: they map shared and read-only, find out the file's length
 //! where the caller would have to, and run the same loop over the bytes, compiled once where both
-//! get a slice. The file's bytes, their order and what is in the page cache and the page tables
+//! get a slice. The file's bytes, their order and the contents of the page cache and the page tables
 //! beforehand are the same.
 
 mod cold;
@@ -19,7 +19,7 @@ use crate::suite::Group;
 use anyhow::Result;
 use std::time::Instant;
 
-/// What makes a group: the names of its cases, and the function that prepares it.
+/// The parts of a group: the names of its cases, and the function that prepares it.
 struct Entry {
     cases: &'static [&'static str],
     make: for<'a> fn(&'a Data) -> Result<Group<'a>>,
@@ -71,7 +71,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
             data.warm()?;
         }
         let mut group = (entry.make)(&data)?;
-        // On a machine that is slow or busy, what is left of the time is shared out.
+        // On a machine that is slow or busy, the rest of the time is shared out.
         let planned: f64 = groups[done..].iter().map(|entry| entry.seconds).sum();
         let share = (options.seconds(QUICK) - start.elapsed().as_secs_f64()) / planned;
         let seconds = options.seconds(entry.seconds).min(entry.seconds * share.max(0.0));

@@ -1,12 +1,12 @@
 //! Copies of `N` bytes from random places of 1 GiB that is in the page cache, mapped and populated.
 //!
-//! * `read-64`, `read-4k`: folio's checked `read_at` beside pread(2), which is what a program that
+//! * `read-64`, `read-4k`: folio's checked `read_at` beside pread(2), the call of a program that
 //!   fears SIGBUS uses.
 //! * `read-64-copy`, `read-4k-copy`: the same beside a plain copy out of memmap2's slice, which
 //!   SIGBUS can kill.
 //!
-//! What memory itself costs here, above all the page-table walk for each of so many pages, is in
-//! both; the note at the first two says what a plain copy costs beside pread, which no checked one
+//! The cost of memory itself here, above all the page-table walk for each of so many pages, is in
+//! both; the note at the first two gives the cost of a plain copy beside pread, which no checked one
 //! can beat by much.
 //!
 //! Each read goes to another page. Places in a sample come from a list in random order, and no two
@@ -51,7 +51,7 @@ impl Places {
 
 /// Times the reads of one part of the list. Those of another come first, untimed: a program reads
 /// in one way, and the processor's caches hold the page tables or the kernel's records that this
-/// way needs, not what another side left.
+/// way needs, not the state that another side left.
 fn sample<const N: usize>(
     places: &mut Places,
     mut read: impl FnMut(&mut [u8; N], usize) -> Result<()>,

@@ -1,4 +1,4 @@
-//! Map 1 GiB that is in the page cache, load a byte of each page, unmap: what a map costs, its page
+//! Map 1 GiB that is in the page cache, load a byte of each page, unmap: the cost of a map, its page
 //! faults above all.
 //!
 //! folio's side opens one guard around the walk and touches the slice that it gets: that costs a

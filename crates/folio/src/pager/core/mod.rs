@@ -181,7 +181,7 @@ impl PinnedRange {
     }
 }
 
-/// What the core knows of the bytes of a run that leaves the map.
+/// The core's knowledge of the bytes of a run that leaves the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stability {
     /// They may be stored to until they are gone.

@@ -1,5 +1,5 @@
 //! E0599
-//! A read-only handle has no word for writing, and each kind has its own words for throwing bytes away.
+//! A read-only handle has no word for writing. Each kind has its own words for dropping bytes.
 use folio::*;
 
 pub fn file(map: &mut FileMap) -> Result<()> {
