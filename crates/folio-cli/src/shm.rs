@@ -42,16 +42,16 @@ pub(crate) struct Args {
 enum Command {
     /// List all segments: size, type, state, and the processes that have them open
     ///
-    /// "in use": processes have it open. "idle": no process has, and it is to be kept. "leftover":
+    /// "in use": processes have it open. "idle": no process has, and it is to be kept. "stale":
     /// no process has, and it should have gone with its last user, which was killed or might not
     /// remove it. "damaged": it is no segment that can be used. "closed": this user may not look.
     ///
-    /// A type "bell of NAME" is no segment, but the FIFO by which processes of other network
+    /// A type "notifier of NAME" is no segment, but the FIFO by which processes of other network
     /// namespaces (containers) notify a process of messages in NAME. Names that start with
     /// ".folio." are those of files.
     ///
     /// With --json each object has: name, role ("segment", "unfinished" for a file on its way to
-    /// becoming one, "bell"), of (the segment of a bell, or null), path, size (bytes), kind, type,
+    /// becoming one, "notifier"), of (the segment of a notifier, or null), path, size (bytes), kind, type,
     /// lifetime, state, why (of "damaged" and "closed"), users (pids), owner (uid), mode (octal). A
     /// name that is no UTF-8 is also given in bytes: name_bytes, path_bytes, of_bytes.
     #[command(after_help = HELP)]
@@ -139,8 +139,8 @@ fn table(entries: &[SegmentEntry]) -> String {
             state => state.name().to_owned(),
         };
         let what = match (entry.kind, &entry.type_name) {
-            _ if matches!(entry.role, Role::Bell { .. }) => {
-                bell_of(entry).map_or("bell".to_owned(), |of| format!("bell of {}", shown(of)))
+            _ if matches!(entry.role, Role::Notifier { .. }) => {
+                segment_of(entry).map_or("notifier".to_owned(), |of| format!("notifier of {}", shown(of)))
             }
             // The contents of channels and logs are folio's own, and called after their kind.
             (_, Some(name)) => shown(name),
@@ -165,17 +165,17 @@ fn table(entries: &[SegmentEntry]) -> String {
     text
 }
 
-/// The segment that a bell is of, if that is known.
-fn bell_of(entry: &SegmentEntry) -> Option<&OsStr> {
+/// The segment of a notifier FIFO, if that is known.
+fn segment_of(entry: &SegmentEntry) -> Option<&OsStr> {
     match &entry.role {
-        Role::Bell { of } => of.as_deref(),
+        Role::Notifier { of } => of.as_deref(),
         _ => None,
     }
 }
 
 fn to_json(entry: &SegmentEntry) -> Value {
     let role = match entry.role {
-        Role::Bell { .. } => "bell",
+        Role::Notifier { .. } => "notifier",
         Role::Unfinished => "unfinished",
         _ => "segment",
     };

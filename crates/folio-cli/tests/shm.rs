@@ -122,16 +122,16 @@ fn bells_are_listed_and_those_of_the_dead_are_collected() {
     let fields: Vec<_> = list[0].as_object().unwrap().keys().map(String::as_str).collect();
     let help = out(&folio(dir.path(), &["ls", "--help"]));
     assert!(fields.len() == 13 && fields.iter().all(|field| help.contains(field)), "{fields:?}");
-    let bells: Vec<_> = list.iter().filter(|entry| entry["role"] == "bell").collect();
+    let bells: Vec<_> = list.iter().filter(|entry| entry["role"] == "notifier").collect();
     assert!(list.len() == 3 && bells.len() == 2 && bells.iter().all(|bell| bell["of"] == "orders"));
     let (living, left) = if bells[0]["name"] == dead.as_str() { (1, 0) } else { (0, 1) };
     assert_eq!(
         (&bells[living]["state"], &bells[left]["state"]),
-        (&"in use".into(), &"leftover".into())
+        (&"in use".into(), &"stale".into())
     );
     assert_eq!(bells[living]["users"], serde_json::json!([std::process::id()]));
     let text = out(&folio(dir.path(), &["ls"]));
-    assert_eq!(text.matches("bell of orders").count(), 2, "{text}");
+    assert_eq!(text.matches("notifier of orders").count(), 2, "{text}");
     assert!(
         text.lines()
             .any(|line| line.starts_with("orders ") && line.ends_with("  channel of one sender")),

@@ -470,7 +470,7 @@ fn leavings_of_a_killed_receiver_are_collected_and_nothing_else() {
     let bystander = Victim::new(|| std::thread::sleep(PATIENCE));
     let state_of = |file: &str| {
         let entry = shm::list().unwrap().into_iter().find(|entry| entry.name == file).unwrap();
-        let Role::Bell { of } = entry.role else { panic!("{file} is no bell") };
+        let Role::Notifier { of } = entry.role else { panic!("{file} is no bell") };
         (of.unwrap(), entry.state, entry.users.iter().map(|user| user.pid).collect::<Vec<_>>())
     };
     let theirs = bells(&world).into_iter().find(|file| !mine.contains(file)).unwrap();
@@ -480,7 +480,7 @@ fn leavings_of_a_killed_receiver_are_collected_and_nothing_else() {
     );
     assert!(shm::remove_stale(false).unwrap().removed.is_empty());
     assert!(victim.kill());
-    assert_eq!(state_of(&theirs), ("killed".into(), SegmentState::Leftover, vec![]));
+    assert_eq!(state_of(&theirs), ("killed".into(), SegmentState::Stale, vec![]));
     assert_eq!(
         state_of(&mine[0]),
         ("living".into(), SegmentState::InUse, vec![std::process::id()])
@@ -573,7 +573,7 @@ fn a_ringer_of_a_dead_bell_takes_its_fifo_away() {
     here.hear();
     assert_eq!(bells(&world).len(), 1);
     let kept = shm::list().unwrap().into_iter().find(|entry| entry.role != Role::Segment).unwrap();
-    assert_eq!(kept.role, Role::Bell { of: Some("living".into()) });
+    assert_eq!(kept.role, Role::Notifier { of: Some("living".into()) });
 }
 
 /// The names that the FIFO of a bell could have whose party has this word: the number is somewhere

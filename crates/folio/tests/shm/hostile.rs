@@ -452,7 +452,7 @@ fn the_dead_leave_a_name_that_can_be_used_at_once() {
     for round in 0..4 {
         children.push(start());
         let entry = shm::list().unwrap().remove(0);
-        assert_eq!((&entry.state, entry.users.len()), (&SegmentState::Leftover, 0));
+        assert_eq!((&entry.state, entry.users.len()), (&SegmentState::Stale, 0));
         match round {
             0 => drop(Segment::<u64>::create("name").unwrap()),
             1 => {
@@ -568,7 +568,7 @@ fn a_truncated_segment_is_a_leftover_once_nobody_has_it() {
         });
     };
     lose(8192);
-    assert_eq!(shm::list().unwrap()[0].state, SegmentState::Leftover);
+    assert_eq!(shm::list().unwrap()[0].state, SegmentState::Stale);
     assert_eq!(shm::remove_stale(false).unwrap().removed.len(), 1);
     assert_eq!(world.files(), [""; 0]);
     lose(12_288);

@@ -123,7 +123,7 @@ fn a_leftover_that_its_last_user_may_not_remove_counts_as_absent() {
         let entry = shm::list().unwrap().remove(0);
         assert_eq!(
             (&entry.state, entry.owner, entry.users.len()),
-            (&SegmentState::Leftover, ANNA, 0)
+            (&SegmentState::Stale, ANNA, 0)
         );
         as_user(CARL, || {
             for _ in 0..2 {
@@ -132,7 +132,7 @@ fn a_leftover_that_its_last_user_may_not_remove_counts_as_absent() {
             // Its file says so, whichever way one comes to it.
             let error = ours().open_file::<[u64]>(world.file("left")).unwrap_err();
             assert!(
-                error.errno() == Errno::UCLEAN && error.to_string().contains("leftover"),
+                error.errno() == Errno::UCLEAN && error.to_string().contains("stale"),
                 "{error}"
             );
             let file = std::fs::File::open(world.file("left")).unwrap();
@@ -154,7 +154,7 @@ fn a_leftover_that_its_last_user_may_not_remove_counts_as_absent() {
                 "{error}"
             );
         });
-        assert_eq!(shm::list().unwrap()[0].state, SegmentState::Leftover);
+        assert_eq!(shm::list().unwrap()[0].state, SegmentState::Stale);
         assert_eq!(world.files(), ["folio.left"]);
         as_user(ANNA, || assert_eq!(shm::remove_stale(false).unwrap().removed.len(), 1));
         assert_eq!(world.files(), [""; 0]);
@@ -189,7 +189,7 @@ fn the_next_of_the_group_makes_it_anew_and_finds_zeros() {
             });
         });
         assert_eq!(std::fs::metadata(world.file("left")).unwrap().ino(), inode);
-        assert_eq!(shm::list().unwrap()[0].state, SegmentState::Leftover);
+        assert_eq!(shm::list().unwrap()[0].state, SegmentState::Stale);
         assert_eq!(shm::remove_stale(false).unwrap().removed.len(), 1);
     }
     // Of another type, and to be kept.
@@ -557,6 +557,6 @@ fn a_user_that_may_make_no_file_leaves_one_behind_without_a_signal() {
         lower_limit(libc::RLIMIT_FSIZE, 100);
         drop(segment);
     });
-    assert_eq!(shm::list().unwrap()[0].state, SegmentState::Leftover);
+    assert_eq!(shm::list().unwrap()[0].state, SegmentState::Stale);
     shm::remove("left").unwrap();
 }

@@ -73,7 +73,7 @@ fn a_leftover_of_an_untrusted_user_is_reported_as_one() {
     });
     as_user(OTHER, &|| {
         let made = SegmentOptions::new().mode(0o666).create::<u64>("left");
-        says(made, Errno::EXIST, &["a leftover", "user 60005", "folio shm rm"], &["in use"]);
+        says(made, Errno::EXIST, &["stale segment", "user 60005", "folio shm rm"], &["in use"]);
     });
 }
 

@@ -891,7 +891,7 @@ impl Drop for Attachment {
                         Ok(if self.is_another() {
                             MembershipVerdict::Stays
                         } else {
-                            MembershipVerdict::Leftover
+                            MembershipVerdict::Stale
                         })
                     };
                     let _ = retire(lease.as_fd(), name, self.inode, judge);
@@ -912,7 +912,7 @@ pub(in crate::shm) enum MembershipVerdict {
     Goes,
     /// It goes; and where this process may not take it away, its file is to say that nothing is
     /// there.
-    Leftover,
+    Stale,
 }
 
 /// Takes a segment's name away if nobody has it open, and `judge` says, when nobody can come any
@@ -957,7 +957,7 @@ fn execute(fd: BorrowedFd<'_>, path: &Path, verdict: MembershipVerdict) -> Resul
     match rustix::fs::unlink(path) {
         // In a directory with the sticky bit only its owner may. Others must not find what it
         // holds.
-        Err(errno @ (Errno::PERM | Errno::ACCESS)) if verdict == MembershipVerdict::Leftover => {
+        Err(errno @ (Errno::PERM | Errno::ACCESS)) if verdict == MembershipVerdict::Stale => {
             say_gone(fd)?;
             Err(errno)
         }

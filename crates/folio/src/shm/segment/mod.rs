@@ -701,7 +701,7 @@ fn reclaim_stale(fd: &OwnedFd, path: &Path) -> Result<StaleOutcome> {
     }
     let status = sys::file::status(fd).map_err(failed)?;
     let judge =
-        || Ok(if is_leftover() { MembershipVerdict::Leftover } else { MembershipVerdict::Stays });
+        || Ok(if is_leftover() { MembershipVerdict::Stale } else { MembershipVerdict::Stays });
     match retire(fd, path, (status.device, status.inode), judge) {
         Ok(true) => Ok(StaleOutcome::Reclaimed),
         Ok(false) => Ok(StaleOutcome::Used),
@@ -733,7 +733,7 @@ pub(in crate::shm) fn from_own_fd(
 
 /// A file that nothing is in any more.
 fn stale_error(call: &'static str, errno: Errno, subject: Subject) -> Error {
-    let rule = "it is a leftover: all processes that had it open have ended";
+    let rule = "it is a stale segment: all processes that had it open have ended";
     Error::rule_as(errno, call, subject, rule, "let the programs make it anew")
 }
 

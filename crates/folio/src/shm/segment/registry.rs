@@ -29,7 +29,7 @@ pub enum SegmentState {
     /// Nobody has it open, and it should have gone with its last user, who was killed, or was not
     /// its owner in a directory with the sticky bit; or it is a file that was on its way to
     /// becoming a segment, or the bell of a process that was killed.
-    Leftover,
+    Stale,
     /// It is no segment that can be used; why.
     Damaged(String),
     /// This process may not look; why.
@@ -42,7 +42,7 @@ impl SegmentState {
         match self {
             Self::InUse => "in use",
             Self::Idle => "idle",
-            Self::Leftover => "leftover",
+            Self::Stale => "stale",
             Self::Damaged(_) => "damaged",
             Self::Closed(_) => "closed",
         }
@@ -59,7 +59,7 @@ pub enum Role {
     Unfinished,
     /// A FIFO by which a process is told of messages by others that its socket cannot be reached
     /// by: of other network namespaces. It goes with the process that reads it.
-    Bell {
+    Notifier {
         /// The name of its segment, if that is in the directory and this process may read it.
         of: Option<OsString>,
     },
@@ -168,7 +168,7 @@ fn find(
         type_name: None,
         lifetime: None,
         users: Vec::new(),
-        state: SegmentState::Leftover,
+        state: SegmentState::Stale,
         owner: stat.st_uid,
         mode: stat.st_mode & 0o7777,
     };
@@ -186,7 +186,7 @@ fn examine_fifo(
     let mut segments = known.iter().filter(|known| known.id == segment).peekable();
     let of = segments.peek().map(|known| known.name.clone());
     let is_known = of.is_some();
-    let (mut entry, kind, found) = find(file, path, Role::Bell { of })?;
+    let (mut entry, kind, found) = find(file, path, Role::Notifier { of })?;
     if kind != rustix::fs::FileType::Fifo {
         entry.state = SegmentState::Damaged("it is no FIFO".into());
         return Some(entry);
@@ -200,7 +200,7 @@ fn examine_fifo(
         Ok(false) if party.is_some() || (!is_known && is_young(found.as_fd())) => {
             SegmentState::InUse
         }
-        Ok(false) => SegmentState::Leftover,
+        Ok(false) => SegmentState::Stale,
         Err(Errno::NOENT) => return None,
         Err(errno) => closed(errno),
     };
@@ -247,7 +247,7 @@ fn look(
     let anybody = !entry.users.is_empty() || participant::is_anybody_there(fd)?;
     if entry.role == Role::Unfinished {
         entry.state =
-            if anybody || is_young(fd) { SegmentState::InUse } else { SegmentState::Leftover };
+            if anybody || is_young(fd) { SegmentState::InUse } else { SegmentState::Stale };
         return Ok(());
     }
     match read_header(fd)? {
@@ -258,14 +258,14 @@ fn look(
             entry.state = match lifetime {
                 _ if anybody => SegmentState::InUse,
                 Lifetime::Kept => SegmentState::Idle,
-                Lifetime::WhileUsed => SegmentState::Leftover,
+                Lifetime::WhileUsed => SegmentState::Stale,
             };
         }
         // The users' own labels may be as wrong, but for people to see they are good enough.
         Err(flaw) => {
             entry.lifetime = flaw.lifetime;
             entry.state = match flaw.lifetime {
-                Some(Lifetime::WhileUsed) if !anybody => SegmentState::Leftover,
+                Some(Lifetime::WhileUsed) if !anybody => SegmentState::Stale,
                 // Somebody makes it anew.
                 _ if flaw.is_gone => SegmentState::InUse,
                 _ => SegmentState::Damaged(flaw.to_string()),
@@ -412,7 +412,7 @@ fn stays(path: &Path, errno: Errno) -> Error {
                 "in a directory with the sticky bit only a file's owner (user {}) or root may take it away",
                 status.owner
             ),
-            "have one of them do it; a leftover of your group's is made anew by who creates it",
+            "have one of them do it; a process that creates it recreates your group's stale segment",
         ),
         _ => Error::kernel("unlink", errno, subject),
     }
@@ -436,10 +436,10 @@ pub struct RemovedStale {
 /// Those of [`list`]. Files that cannot be removed are in the answer.
 pub fn remove_stale(dry_run: bool) -> Result<RemovedStale> {
     let mut collected = RemovedStale::default();
-    for entry in list()?.into_iter().filter(|entry| entry.state == SegmentState::Leftover) {
+    for entry in list()?.into_iter().filter(|entry| entry.state == SegmentState::Stale) {
         let retired = match entry.role {
             _ if dry_run => Ok(true),
-            Role::Bell { .. } => remove_dead_fifo(&entry.path),
+            Role::Notifier { .. } => remove_dead_fifo(&entry.path),
             _ => remove_stale_segment(&entry.path),
         };
         match retired {
@@ -483,7 +483,7 @@ fn remove_stale_segment(path: &Path) -> Result<bool, Errno> {
             });
         }
         let is_leftover = lifetime(fd)? == Some(Lifetime::WhileUsed);
-        Ok(if is_leftover { MembershipVerdict::Leftover } else { MembershipVerdict::Stays })
+        Ok(if is_leftover { MembershipVerdict::Stale } else { MembershipVerdict::Stays })
     })
 }
 
@@ -522,12 +522,12 @@ mod tests {
         let mut known = Vec::new();
         examine("used".as_ref(), &path, Role::Segment, &mut known).unwrap();
         let (id, me) = (segment.id(), known[0].parties[0].0.word());
-        let of = || Role::Bell { of: Some("used".into()) };
+        let of = || Role::Notifier { of: Some("used".into()) };
         assert_eq!(state_of(dir.path(), id, me, &known), (SegmentState::InUse, of()));
         // One of an earlier party of the same slot.
-        assert_eq!(state_of(dir.path(), id, me ^ 1 << 40, &known), (SegmentState::Leftover, of()));
+        assert_eq!(state_of(dir.path(), id, me ^ 1 << 40, &known), (SegmentState::Stale, of()));
         // Of a segment that is not here nobody can tell who its parties are.
-        let of = || Role::Bell { of: None };
+        let of = || Role::Notifier { of: None };
         assert_eq!(state_of(dir.path(), id ^ 1, me, &known), (SegmentState::InUse, of()));
         let old = SystemTime::now() - 2 * SETTLED;
         let (file, since) = (
@@ -540,7 +540,7 @@ mod tests {
         let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
         rustix::fs::utimensat(CWD, &fifo, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
         let found = examine_fifo(file.as_ref(), &fifo, (id ^ 1, me), &known).unwrap();
-        assert_eq!(found.state, SegmentState::Leftover);
+        assert_eq!(found.state, SegmentState::Stale);
         assert_eq!((remove_dead_fifo(&fifo), fifo.exists()), (Ok(true), false));
     }
 
