@@ -89,7 +89,7 @@ pub(crate) fn check(result: impl Into<i64>) -> Result<i64, Errno> {
     }
 }
 
-/// The atomics that [`handler_table`] and [`fault_cell`](crate::pager::sys) use. Their loom models
+/// The atomics that [`handler_table`] and `pager::sys::fault_cell` use. Their loom models
 /// in the tests put others in their place.
 pub(crate) mod atomics {
     #[cfg(feature = "pager")]
