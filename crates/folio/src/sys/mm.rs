@@ -170,7 +170,7 @@ pub(crate) fn cachestat(fd: RawFd, offset: u64, len: u64) -> Result<RawCacheStat
     const SYS_CACHESTAT: libc::c_long = 451;
     let range = [offset, len];
     let mut stat = RawCacheStat::default();
-    // SAFETY: the kernel reads two u64 from `range`, and writes one `struct cachestat`, five u64, to
+    // SAFETY: the kernel reads two u64 from `range`. It writes one `struct cachestat`, five u64, to
     // `stat`.
     check(unsafe { libc::syscall(SYS_CACHESTAT, fd, range.as_ptr(), &raw mut stat, 0) })?;
     Ok(stat)

@@ -12,7 +12,7 @@
 //! | [`stack`] | the addresses into which stacks grow, so that no map is placed there |
 //! | [`ofd_lock`] | locks on bytes of a file, which end with their process |
 //! | [`fork`] | sections that fork must not interrupt, and descriptors that children must not have |
-//! | [`plain`] | escapes text from outside, so that it cannot control a terminal |
+//! | [`escape`] | escapes text from outside, so that it cannot control a terminal |
 //! | [`process`] | the process's resources and limits: VMAs, locked memory, the pool of huge pages |
 //! | [`identity`] | the identity of this process, across fork |
 //! | [`per_process`] | a value that a forked child does not inherit |
@@ -33,6 +33,7 @@
 pub(crate) mod block_list;
 pub(crate) mod cgroup;
 pub(crate) mod copy;
+mod escape;
 pub(crate) mod file;
 #[cfg(any(feature = "pager", feature = "shm"))]
 pub(crate) mod fork;
@@ -51,7 +52,6 @@ pub(crate) mod ofd_lock;
 pub(crate) mod open;
 #[cfg(feature = "pager")]
 pub(crate) mod per_process;
-mod plain;
 pub(crate) mod process;
 pub(crate) mod shadow;
 pub(crate) mod signal;
@@ -61,7 +61,7 @@ pub(crate) mod stack;
 pub(crate) mod thread;
 mod vma_reserve;
 
-pub(crate) use plain::{into_plain, plain};
+pub(crate) use escape::{into_plain, plain};
 pub(crate) use rustix::io::Errno;
 
 /// The errno that the last libc call of this thread left.
@@ -89,7 +89,7 @@ pub(crate) fn check(result: impl Into<i64>) -> Result<i64, Errno> {
     }
 }
 
-/// The atomics that [`handler_table`] and [`fault_cell`](crate::pager::sys) use. Their loom models
+/// The atomics that [`handler_table`] and `pager::sys::fault_cell` use. Their loom models
 /// in the tests put others in their place.
 pub(crate) mod atomics {
     #[cfg(feature = "pager")]
