@@ -51,9 +51,10 @@ enum Command {
     /// ".folio." are those of files.
     ///
     /// With --json each object has: name, role ("segment", "unfinished" for a file on its way to
-    /// becoming one, "notifier"), of (the segment of a notifier, or null), path, size (bytes), kind, type,
-    /// lifetime, state, why (of "damaged" and "closed"), users (pids), owner (uid), mode (octal). A
-    /// name that is no UTF-8 is also given in bytes: name_bytes, path_bytes, of_bytes.
+    /// becoming one, "notifier"), of (the segment of a notifier, or null), path, size (bytes),
+    /// kind, type, lifetime, state, why (of "damaged" and "closed"), users (pids), owner (uid),
+    /// mode (octal). A name that is no UTF-8 is also given in bytes: name_bytes, path_bytes,
+    /// of_bytes.
     #[command(after_help = HELP)]
     Ls {
         /// One JSON array on standard output
@@ -139,9 +140,8 @@ fn table(entries: &[SegmentEntry]) -> String {
             state => state.name().to_owned(),
         };
         let what = match (entry.kind, &entry.type_name) {
-            _ if matches!(entry.role, Role::Notifier { .. }) => {
-                segment_of(entry).map_or("notifier".to_owned(), |of| format!("notifier of {}", shown(of)))
-            }
+            _ if matches!(entry.role, Role::Notifier { .. }) => segment_of(entry)
+                .map_or("notifier".to_owned(), |of| format!("notifier of {}", shown(of))),
             // The contents of channels and logs are folio's own, and called after their kind.
             (_, Some(name)) => shown(name),
             _ => "-".to_owned(),
@@ -191,7 +191,7 @@ fn to_json(entry: &SegmentEntry) -> Value {
     insert(&mut fields, "name", &entry.name);
     insert(&mut fields, "path", &entry.path);
     fields.insert("of".into(), Value::Null);
-    if let Some(of) = bell_of(entry) {
+    if let Some(of) = segment_of(entry) {
         insert(&mut fields, "of", of);
     }
     let rest = json!({

@@ -5,8 +5,8 @@
 //! folio maps with `Pattern::Random`. memmap2 maps as its documentation shows, with no advice, so
 //! that each fault reads as much around its page as the device's `read_ahead_kb` says; with the
 //! same advice (`memmap2-random`) it has the same cost as folio. The copies are few beside the
-//! file, as they would be in one that is larger than memory: pages that readahead brings in beside a page
-//! is hardly ever hit.
+//! file, as they would be in one that is larger than memory: pages that readahead brings in beside
+//! a page is hardly ever hit.
 
 use super::memmap2;
 use crate::data::{Data, Numbers, page};

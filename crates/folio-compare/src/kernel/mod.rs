@@ -2,8 +2,8 @@
 //!
 //! Both sides of a case do the same work: they map shared and read-only, find out the file's length
 //! where the caller would have to, and run the same loop over the bytes, compiled once where both
-//! get a slice. The file's bytes, their order and the contents of the page cache and the page tables
-//! beforehand are the same.
+//! get a slice. The file's bytes, their order and the contents of the page cache and the page
+//! tables beforehand are the same.
 
 mod cold;
 mod map_small;

@@ -6,8 +6,8 @@
 //!   SIGBUS can kill.
 //!
 //! The cost of memory itself here, above all the page-table walk for each of so many pages, is in
-//! both; the note at the first two gives the cost of a plain copy beside pread, which no checked one
-//! can beat by much.
+//! both; the note at the first two gives the cost of a plain copy beside pread, which no checked
+//! one can beat by much.
 //!
 //! Each read goes to another page. Places in a sample come from a list in random order, and no two
 //! samples in a row use the same part of it, so that no side finds in the processor's cache what

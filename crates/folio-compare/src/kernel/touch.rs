@@ -1,5 +1,5 @@
-//! Map 1 GiB that is in the page cache, load a byte of each page, unmap: the cost of a map, its page
-//! faults above all.
+//! Map 1 GiB that is in the page cache, load a byte of each page, unmap: the cost of a map, its
+//! page faults above all.
 //!
 //! folio's side opens one guard around the walk and touches the slice that it gets: that costs a
 //! few calls, once. Checked single-byte reads need no guard, and cost about 20 ns more a page.

@@ -128,7 +128,7 @@ impl CommandQueue {
         self.0.send(message);
     }
 
-    /// Asks, and waits for the answer; `None` if the shard has ended.
+    /// Asks, and waits for the answer; `None` if the driver has ended.
     pub(crate) fn ask<T>(&self, message: impl FnOnce(SyncSender<T>) -> Command) -> Option<T> {
         let (sender, receiver): (_, Receiver<T>) = sync_channel(1);
         self.send(message(sender));
@@ -140,12 +140,12 @@ impl CommandQueue {
         self.0.take(into);
     }
 
-    /// Says that the shard is about to sleep; whether it may: nothing has come.
+    /// Says that the driver is about to sleep; whether it may: nothing has come.
     pub(super) fn may_sleep(&self) -> bool {
         self.0.may_sleep()
     }
 
-    /// The shard is awake.
+    /// The driver is awake.
     pub(super) fn awake(&self) {
         self.0.awake();
     }

@@ -1,4 +1,4 @@
-//! How a shard learns of faults: by userfaultfd, or as signals where that is not allowed.
+//! How the driver learns of faults: by userfaultfd, or as signals where that is not allowed.
 
 use crate::pager::sys::sigsegv_faults::SigsegvFaults;
 use crate::pager::sys::uffd::Uffd;
@@ -12,7 +12,7 @@ pub(crate) use crate::pager::sys::sigsegv_faults::RawFault;
 #[derive(Debug)]
 pub(crate) enum FaultSource {
     Uffd(Arc<Uffd>),
-    /// The shard's own thread asks it for faults.
+    /// The driver's own thread asks it for faults.
     Signal(SigsegvFaults),
 }
 

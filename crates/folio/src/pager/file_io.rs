@@ -1,5 +1,5 @@
-//! Reads and writes of local files for a shard: by io_uring where it is allowed, else by a pool of
-//! threads with pread and pwrite.
+//! Reads and writes of local files for the driver: by io_uring where it is allowed, else by a pool
+//! of threads with pread and pwrite.
 
 use super::command::CommandQueue;
 use crate::pager::sys::io_uring::Ring;

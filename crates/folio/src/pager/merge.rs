@@ -19,10 +19,10 @@ type ImagePages = HashMap<u64, Box<[u8]>>;
 pub(super) struct PreImages {
     page: usize,
     pages: ImagePages,
-    /// Those of pages that are being written, by frame: a page that is stored to meanwhile has a
+    /// Those of pages that are being written, by extent: a page that is stored to meanwhile has a
     /// new one.
     writing: HashMap<ExtentId, ImagePages>,
-    /// Frames that were copied for a write while stores to them went on.
+    /// Extents that were copied for a write while stores to them went on.
     unprotected: HashSet<ExtentId>,
 }
 
@@ -49,16 +49,16 @@ impl PreImages {
         }
     }
 
-    /// The next write of the frame is of a copy that was made while stores went on.
-    pub(super) fn copied_unprotected(&mut self, frame: ExtentId) {
-        self.unprotected.insert(frame);
+    /// The next write of the extent is of a copy that was made while stores went on.
+    pub(super) fn copied_unprotected(&mut self, extent: ExtentId) {
+        self.unprotected.insert(extent);
     }
 
-    /// The write of a frame's bytes begins: the ranges, from the start of the run and up to `len`,
-    /// that are to be written.
+    /// The write of an extent's bytes begins: the ranges, from the start of the run and up to
+    /// `len`, that are to be written.
     pub(super) fn begin(
         &mut self,
-        frame: ExtentId,
+        extent: ExtentId,
         run: PageRun,
         bytes: &[u8],
         len: usize,
@@ -82,16 +82,16 @@ impl PreImages {
                 None => ranges.push(start..end),
             }
         }
-        self.writing.insert(frame, old);
-        if self.unprotected.remove(&frame) {
+        self.writing.insert(extent, old);
+        if self.unprotected.remove(&extent) {
             self.keep(run, bytes);
         }
         ranges
     }
 
     /// The write has ended. Bytes that were not written still differ from the older pre-image.
-    pub(super) fn ended(&mut self, frame: ExtentId, written: bool) {
-        if let Some(old) = self.writing.remove(&frame)
+    pub(super) fn ended(&mut self, extent: ExtentId, written: bool) {
+        if let Some(old) = self.writing.remove(&extent)
             && !written
         {
             self.pages.extend(old);
@@ -99,8 +99,8 @@ impl PreImages {
     }
 
     /// The run has left memory.
-    pub(super) fn forget(&mut self, frame: ExtentId, run: PageRun) {
-        self.unprotected.remove(&frame);
+    pub(super) fn forget(&mut self, extent: ExtentId, run: PageRun) {
+        self.unprotected.remove(&extent);
         if !self.pages.is_empty() {
             (run.first..run.end()).for_each(|page| _ = self.pages.remove(&page));
         }

@@ -4,12 +4,12 @@
 //! | file | subject |
 //! | --- | --- |
 //! | [`core`] | the mind: page states, readahead, replacement, write-back. No I/O, no clock, no `unsafe` |
-//! | [`shard`] | the driver: one thread that owns a core, and does what it wants |
+//! | [`driver`] | the driver: one thread that owns a core, and does what it wants |
 //! | [`store`] | where resident pages live, and how they enter and leave a map |
 //! | [`disk`] | local files: io_uring, or threads |
 //! | [`answers`] | what a source says of itself, asked on the thread that maps it |
 //! | [`handover`] | all other sources: threads that call them, and their versions |
-//! | [`inbox`] | what other threads ask of a shard |
+//! | [`inbox`] | what other threads ask of the driver |
 //! | [`mailbox`] | the inbox's queue, and how its reader sleeps |
 //! | [`pressure`] | the machine's memory pressure |
 //! | [`records`] | hashes of pages that left memory |
@@ -268,8 +268,8 @@ impl Builder {
             source_threads: self.source_threads,
             merges: self.merges,
         };
-        let shard = driver::Driver::new(config, Arc::clone(&inbox));
-        if crate::sys::thread::start(&self.name, move || serve(shard)).is_err() {
+        let driver = driver::Driver::new(config, Arc::clone(&inbox));
+        if crate::sys::thread::start(&self.name, move || serve(driver)).is_err() {
             return Err(Error::kernel("clone", Errno::AGAIN, Subject::named("a pager's thread")));
         }
         let inner = Inner {
@@ -283,10 +283,10 @@ impl Builder {
     }
 }
 
-/// Runs a shard. It must not end early: the kernel would show zeros for missing pages once the
+/// Runs the driver. It must not end early: the kernel would show zeros for missing pages once the
 /// userfaultfd is closed.
-fn serve(shard: driver::Driver) {
-    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| shard.run())).is_err() {
+fn serve(driver: driver::Driver) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| driver.run())).is_err() {
         crate::sys::say(format_args!(
             "the pager's thread has panicked: its maps cannot be served any more"
         ));

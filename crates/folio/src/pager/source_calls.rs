@@ -1,4 +1,4 @@
-//! How requests reach a source that is not read by the shard itself: on threads of a pool that no
+//! How requests reach a source that is not read by the driver itself: on threads of a pool that no
 //! stuck source of another map exhausts, with a look at its version before and after each read.
 
 use super::command::{Command, CommandQueue};
@@ -105,7 +105,7 @@ impl SourceCaller {
         });
     }
 
-    /// Makes a file for the object's private pages, and tells the shard: to open it may block.
+    /// Makes a file for the object's private pages, and tells the driver: to open it may block.
     pub(super) fn make_spill(
         &self,
         object: ObjectId,
@@ -119,7 +119,7 @@ impl SourceCaller {
     }
 
     /// Asks for the version of a source that is written, or the stamp of the file that it is, and
-    /// tells the shard.
+    /// tells the driver.
     pub(super) fn ask_version(&self, object: ObjectId, file: Option<Arc<LocalFile>>) {
         let (source, inbox) = (Arc::clone(&self.source), Arc::clone(&self.inbox));
         self.threads.post(move |thread| {
@@ -173,7 +173,8 @@ fn refuse(reads: Vec<ReadRequest>, error: &io::Error) {
     }
 }
 
-/// Is told of the end of reads, and tells the shard when the version has been asked for after them.
+/// Is told of the end of reads, and tells the driver when the version has been asked for after
+/// them.
 struct CheckedRead(Arc<VersionCheck>);
 
 struct VersionCheck {

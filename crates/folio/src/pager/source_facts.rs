@@ -1,4 +1,4 @@
-//! The answers of a source, asked once, on the thread of the caller that maps it. A shard asks a
+//! The answers of a source, asked once, on the thread of the caller that maps it. A driver asks a
 //! source nothing: it might wait for the answer, or take the source's panic for its own.
 
 use crate::error::{Errno, Error, Result, Subject};
@@ -39,7 +39,7 @@ pub(crate) enum SourceAccess {
     /// In memory: start and length of bytes that stay, and stay the same, for as long as the source
     /// lives.
     Bytes(usize, usize),
-    /// By the shard's own reads and writes, which end whatever other processes do.
+    /// By the driver's own reads and writes, which end whatever other processes do.
     File(Arc<LocalFile>),
     /// By a file's own threads: its file system may keep a call waiting.
     SlowFile(Arc<LocalFile>),

@@ -27,7 +27,7 @@
 
 // | folder | subject |
 // | --- | --- |
-// | `segment` | segments: the map, the header, the parties, the names |
+// | `segment` | segments: the map, the header, the participants, the names |
 // | `value` | which types may lie in shared memory, and references to a value |
 // | `wait` | how threads, descriptors and futures wait for other processes |
 // | `sync` | locks and all else for synchronising |

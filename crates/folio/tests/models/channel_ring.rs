@@ -22,7 +22,7 @@ mod atomics {
 }
 
 use atomics::{AtomicU32, AtomicU64, Ordering};
-use eventcount::{ASLEEP, BELL, EventCount};
+use eventcount::{ASLEEP, EventCount, NOTIFIED};
 use lock_word::LockWord;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
@@ -100,7 +100,7 @@ impl Memory {
 
     /// Rings the bell, if it was announced and is armed.
     fn pull(&self, doze: &EventCount) {
-        if doze.notify() & BELL != 0
+        if doze.notify() & NOTIFIED != 0
             && self.armed.load(Ordering::Relaxed) == 1
             && self.armed.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         {
@@ -113,7 +113,7 @@ impl Memory {
     fn poll(&self, doze: &EventCount, may_be_over: impl Fn() -> bool) {
         *self.rung.lock().unwrap() = false;
         self.armed.store(1, Ordering::Release);
-        doze.prepare_wait(BELL);
+        doze.prepare_wait(NOTIFIED);
         if may_be_over() {
             return;
         }

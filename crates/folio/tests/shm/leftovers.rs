@@ -121,10 +121,7 @@ fn a_leftover_that_its_last_user_may_not_remove_counts_as_absent() {
     for killed in [false, true] {
         leave_behind("left", 100, killed);
         let entry = shm::list().unwrap().remove(0);
-        assert_eq!(
-            (&entry.state, entry.owner, entry.users.len()),
-            (&SegmentState::Stale, ANNA, 0)
-        );
+        assert_eq!((&entry.state, entry.owner, entry.users.len()), (&SegmentState::Stale, ANNA, 0));
         as_user(CARL, || {
             for _ in 0..2 {
                 assert_eq!(ours().open::<[u64]>("left").unwrap_err().errno(), Errno::NOENT);

@@ -43,7 +43,8 @@ pub(crate) fn banned_words(tree: &Tree) -> Vec<Violation> {
 pub(crate) fn headless_clauses(tree: &Tree) -> Vec<Violation> {
     let opened = r"(^[ /!*>-]*|[.;:,(—…] |\b(and|or|but|if|of|to|that|by|for|with|from|on|in|into|than|then|as|is|are|be|at|over|behind|beside|not|only|about|say|says|see|sees|know|knows|keep|keeps|all|before|after|while|when|until|where|what) )";
     let headless = Regex::new(&format!(r"{opened}([Ww]hat|[Ww]ho)\b")).expect("clauses");
-    // "the caller, who": a relative clause belongs to the noun before it. "What to do" is no clause.
+    // "the caller, who": a relative clause belongs to the noun before it. "What to do" is no
+    // clause.
     let relative = Regex::new(r", who\b|\b[Ww]hat to\b").expect("relative clauses");
     matching(tree, |line| {
         let without = relative.replace_all(line, "");

@@ -1,4 +1,4 @@
-//! An object's pages: which frame each is in, which were spilled, and which could not be supplied.
+//! An object's pages: which extent each is in, which were spilled, and which could not be supplied.
 //! Nothing is kept of pages that were never touched.
 
 use super::PageRun;
@@ -7,7 +7,7 @@ use super::int_hash::IntMap;
 
 /// log2 of the pages of a chunk.
 const SHIFT: u32 = 9;
-/// Pages a chunk: 2 MiB of 4 KiB pages. A frame never crosses from one to the next.
+/// Pages a chunk: 2 MiB of 4 KiB pages. An extent never crosses from one to the next.
 pub(crate) const CHUNK: u64 = 1 << SHIFT;
 const NONE: u32 = u32::MAX;
 
@@ -15,7 +15,7 @@ type ChunkBits = [u64; (CHUNK / 64) as usize];
 
 #[derive(Debug)]
 struct TableChunk {
-    frames: Box<[u32; CHUNK as usize]>,
+    extents: Box<[u32; CHUNK as usize]>,
     used: u32,
 }
 
@@ -36,20 +36,20 @@ pub(crate) enum Mark {
 
 impl ChunkTable {
     pub(crate) fn extent_at(&self, page: u64) -> Option<ExtentId> {
-        let frame = self.chunks.get(&(page >> SHIFT))?.frames[(page % CHUNK) as usize];
-        (frame != NONE).then_some(ExtentId(frame))
+        let extent = self.chunks.get(&(page >> SHIFT))?.extents[(page % CHUNK) as usize];
+        (extent != NONE).then_some(ExtentId(extent))
     }
 
     /// `run` is in `extent_at`, or in none.
-    pub(crate) fn set(&mut self, run: PageRun, frame: Option<ExtentId>) {
+    pub(crate) fn set(&mut self, run: PageRun, extent: Option<ExtentId>) {
         let key = run.first >> SHIFT;
         let at = (run.first % CHUNK) as usize;
-        let value = frame.map_or(NONE, |frame| frame.0);
+        let value = extent.map_or(NONE, |extent| extent.0);
         let chunk = self
             .chunks
             .entry(key)
-            .or_insert_with(|| TableChunk { frames: Box::new([NONE; CHUNK as usize]), used: 0 });
-        for entry in &mut chunk.frames[at..at + run.len as usize] {
+            .or_insert_with(|| TableChunk { extents: Box::new([NONE; CHUNK as usize]), used: 0 });
+        for entry in &mut chunk.extents[at..at + run.len as usize] {
             chunk.used = chunk.used + u32::from(value != NONE) - u32::from(*entry != NONE);
             *entry = value;
         }
@@ -105,7 +105,7 @@ impl ChunkTable {
         !self.marks[mark as usize].is_empty()
     }
 
-    /// The frames that hold pages of `run` (which may be as long as the object), in order, each
+    /// The extents that hold pages of `run` (which may be as long as the object), in order, each
     /// once.
     pub(crate) fn extents_in(&self, first: u64, end: u64) -> Vec<ExtentId> {
         if first >= end {
@@ -123,21 +123,21 @@ impl ChunkTable {
             let start = key << SHIFT;
             let from = first.saturating_sub(start).min(CHUNK) as usize;
             let to = (end - start).min(CHUNK) as usize;
-            for &frame in &self.chunks[&key].frames[from..to] {
-                if frame != NONE && found.last() != Some(&ExtentId(frame)) {
-                    found.push(ExtentId(frame));
+            for &extent in &self.chunks[&key].extents[from..to] {
+                if extent != NONE && found.last() != Some(&ExtentId(extent)) {
+                    found.push(ExtentId(extent));
                 }
             }
         }
         found
     }
 
-    /// How many pages from `first` to before `end`, which lie in one chunk, are in frames.
+    /// How many pages from `first` to before `end`, which lie in one chunk, are in extents.
     pub(crate) fn count_in(&self, first: u64, end: u64) -> u64 {
         let Some(chunk) = self.chunks.get(&(first >> SHIFT)) else { return 0 };
         let at = (first % CHUNK) as usize;
-        let frames = &chunk.frames[at..at + (end - first) as usize];
-        frames.iter().filter(|&&frame| frame != NONE).count() as u64
+        let extents = &chunk.extents[at..at + (end - first) as usize];
+        extents.iter().filter(|&&extent| extent != NONE).count() as u64
     }
 
     /// Whether no page is in memory.

@@ -12,7 +12,7 @@ use super::{Core, FailureReason, ObjectId, PinnedRange, Ticket};
 
 /// Write-back for waiting stores is started so often, in microseconds.
 const PACE: u64 = 1_000;
-/// And so often while no write can be started: each look goes through all dirty frames.
+/// And so often while no write can be started: each look goes through all dirty extents.
 const IDLE_PACE: u64 = 20_000;
 
 /// A pin for stores that waits for write-back.
@@ -66,7 +66,7 @@ impl Core {
             return false;
         };
         let dirty = this.table.extents_in(pin.first, pin.end).into_iter().map(|id| {
-            let Extent { run, dirty, writing, .. } = &self.frames[id];
+            let Extent { run, dirty, writing, .. } = &self.extents[id];
             let pages = run.end().min(pin.end) - run.first.max(pin.first);
             if *dirty || *writing { pages } else { 0 }
         });
@@ -93,9 +93,9 @@ impl Core {
             else {
                 continue;
             };
-            let frame = this.table.extent_at(fault.page);
-            let dirty = frame.is_some_and(|id| self.frames[id].dirty);
-            match frame {
+            let extent = this.table.extent_at(fault.page);
+            let dirty = extent.is_some_and(|id| self.extents[id].dirty);
+            match extent {
                 _ if !dirty && self.may_dirty(fault.object) == 0 => {
                     self.throttle.stores.push_back(fault);
                 }
@@ -121,12 +121,12 @@ impl Core {
         self.pump_refused();
     }
 
-    /// A private page became dirty. Entries whose frames are clean again go away in time.
+    /// A private page became dirty. Entries whose extents are clean again go away in time.
     pub(super) fn dirtied_private(&mut self, id: ExtentId) {
         if self.private_order.len() as u64 > 64 + 2 * self.dirty {
-            let frames = &self.frames;
+            let extents = &self.extents;
             self.private_order
-                .retain(|&(id, at)| frames.get(id).is_some_and(|frame| dirty_since(frame, at)));
+                .retain(|&(id, at)| extents.get(id).is_some_and(|extent| dirty_since(extent, at)));
         }
         self.private_order.push_back((id, self.now));
     }
@@ -139,15 +139,16 @@ impl Core {
                 break;
             }
             let Some((id, at)) = self.private_order.pop_front() else { break };
-            let Some(frame) = self.frames.get(id).filter(|frame| dirty_since(frame, at)) else {
+            let Some(extent) = self.extents.get(id).filter(|extent| dirty_since(extent, at)) else {
                 continue;
             };
             self.private_order.push_back((id, at));
-            let due = may_retry(frame, self.now);
-            let idle =
-                frame.place == ExtentState::Installed && !frame.writing && frame.waiters.is_empty();
+            let due = may_retry(extent, self.now);
+            let idle = extent.place == ExtentState::Installed
+                && !extent.writing
+                && extent.waiters.is_empty();
             let free =
-                idle && self.may_write(frame.object) && !self.is_pinned(frame.object, frame.run);
+                idle && self.may_write(extent.object) && !self.is_pinned(extent.object, extent.run);
             if due && free {
                 self.take_out(id);
                 room -= 1;
@@ -198,16 +199,16 @@ impl Core {
                 self.fail(object, page, true, &reason);
                 continue;
             };
-            let frame = &self.frames[id];
-            let idle = !frame.writing && frame.waiters.is_empty();
-            let pinned = self.is_pinned(object, frame.run);
-            match frame.place {
+            let extent = &self.extents[id];
+            let idle = !extent.writing && extent.waiters.is_empty();
+            let pinned = self.is_pinned(object, extent.run);
+            match extent.place {
                 // Another store made it dirty meanwhile.
-                ExtentState::Installed if !frame.protected => {
+                ExtentState::Installed if !extent.protected => {
                     self.fault_in_extent(id, page, true, self.now);
                     continue;
                 }
-                ExtentState::Buffered if frame.dirty => {
+                ExtentState::Buffered if extent.dirty => {
                     self.fault_in_extent(id, page, true, self.now);
                     continue;
                 }
@@ -217,7 +218,7 @@ impl Core {
                     continue;
                 }
                 ExtentState::Installed if idle => {
-                    self.frames[id].doom = Disposal::WhenClean;
+                    self.extents[id].doom = Disposal::WhenClean;
                     self.take_out(id);
                 }
                 ExtentState::Buffered if idle => {

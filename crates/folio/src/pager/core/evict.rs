@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 const GHOST_RUN: u32 = 16;
 /// Take-outs under way at once: a batch, so that a fault seldom waits for one.
 const LEAVING: u64 = 512;
-/// Frames that are looked at to find one that may go.
+/// Extents that are looked at to find one that may go.
 const LOOKS: usize = 512;
 
 /// Lately dropped pages, by first page.
@@ -64,29 +64,29 @@ impl Core {
     pub(super) fn make_room(&mut self, pages: u64) -> bool {
         let mut limit = self.limit();
         while self.used + pages > limit {
-            let Some(frame) = self.unused_for_long().or_else(|| self.droppable()) else {
+            let Some(extent) = self.unused_for_long().or_else(|| self.droppable()) else {
                 return false;
             };
-            self.drop_extent(frame);
+            self.drop_extent(extent);
             limit = self.limit();
         }
         true
     }
 
     fn droppable(&self) -> Option<ExtentId> {
-        let mut next = self.frames.front(EvictionQueue::Inactive);
+        let mut next = self.extents.front(EvictionQueue::Inactive);
         for _ in 0..LOOKS {
-            let frame = next?;
-            if self.may_drop(frame) {
-                return Some(frame);
+            let extent = next?;
+            if self.may_drop(extent) {
+                return Some(extent);
             }
-            next = self.frames.after(frame);
+            next = self.extents.after(extent);
         }
         None
     }
 
-    pub(super) fn may_drop(&self, frame: ExtentId) -> bool {
-        let this = &self.frames[frame];
+    pub(super) fn may_drop(&self, extent: ExtentId) -> bool {
+        let this = &self.extents[extent];
         this.place == ExtentState::Buffered
             && !this.writing
             && this.waiters.is_empty()
@@ -94,31 +94,31 @@ impl Core {
             && (!this.dirty || this.doom == Disposal::Now)
     }
 
-    /// A frame that is outside the map goes away with its bytes.
+    /// An extent that is outside the map goes away with its bytes.
     pub(super) fn drop_extent(&mut self, id: ExtentId) {
-        let frame = self.frames.remove(id);
-        let Some(object) = self.objects.get_mut(&frame.object) else { return };
-        object.table.set(frame.run, None);
-        if frame.ahead {
-            object.readahead.wasted(frame.run.first);
-            self.ahead -= u64::from(frame.run.len);
-            self.counts.ahead_wasted += u64::from(frame.run.len);
+        let extent = self.extents.remove(id);
+        let Some(object) = self.objects.get_mut(&extent.object) else { return };
+        object.table.set(extent.run, None);
+        if extent.ahead {
+            object.readahead.wasted(extent.run.first);
+            self.ahead -= u64::from(extent.run.len);
+            self.counts.ahead_wasted += u64::from(extent.run.len);
         }
-        if frame.dirty {
-            self.dirty -= u64::from(frame.run.len);
-            object.dirty -= u64::from(frame.run.len);
+        if extent.dirty {
+            self.dirty -= u64::from(extent.run.len);
+            object.dirty -= u64::from(extent.run.len);
         }
-        if frame.buffer {
-            self.used -= u64::from(frame.run.len);
+        if extent.buffer {
+            self.used -= u64::from(extent.run.len);
         }
-        self.counts.pages_evicted += u64::from(frame.run.len);
-        if frame.run.len <= GHOST_RUN && !frame.ahead && !object.leaving {
+        self.counts.pages_evicted += u64::from(extent.run.len);
+        if extent.run.len <= GHOST_RUN && !extent.ahead && !object.leaving {
             let most = (self.limits.budget as usize).clamp(16, 1 << 20) / 2;
-            self.ghosts.add((frame.object, frame.run.first), most);
+            self.ghosts.add((extent.object, extent.run.first), most);
         }
-        let shown = frame.seen && !frame.dirty && !object.leaving;
-        let (object, run) = (frame.object, frame.run);
-        self.actions.push_back(CoreAction::Discard { frame: id, object, run, last: true, shown });
+        let shown = extent.seen && !extent.dirty && !object.leaving;
+        let (object, run) = (extent.object, extent.run);
+        self.actions.push_back(CoreAction::Discard { extent: id, object, run, last: true, shown });
     }
 
     pub(super) fn is_pinned(&self, object: ObjectId, run: PageRun) -> bool {
@@ -133,7 +133,7 @@ impl Core {
             // A source that takes no writes never gives back the pages that it is to write.
             let writing = core.writing.min(target / 2);
             limit.saturating_sub(core.used)
-                + core.frames.pages(EvictionQueue::Inactive)
+                + core.extents.pages(EvictionQueue::Inactive)
                 + core.leaving
                 + writing
         };
@@ -149,20 +149,21 @@ impl Core {
             && looks < LOOKS
         {
             looks += 1;
-            let small = self.frames.pages(EvictionQueue::Small);
-            let main = self.frames.pages(EvictionQueue::Main);
-            // Of a map whose writes never end all frames in the main queue may have to stay.
+            let small = self.extents.pages(EvictionQueue::Small);
+            let main = self.extents.pages(EvictionQueue::Main);
+            // Of a map whose writes never end all extents in the main queue may have to stay.
             let barren = small > 0 && refused >= main.min(LOOKS as u64 / 2);
             let from_small = small > limit / 10 || main == 0 || barren;
             let queue = if from_small { EvictionQueue::Small } else { EvictionQueue::Main };
-            let Some(victim) = self.frames.front(queue) else { break };
-            let frame = &self.frames[victim];
-            let (object, run) = (frame.object, frame.run);
-            let may =
-                frame.place == ExtentState::Installed && !frame.writing && frame.waiters.is_empty();
+            let Some(victim) = self.extents.front(queue) else { break };
+            let extent = &self.extents[victim];
+            let (object, run) = (extent.object, extent.run);
+            let may = extent.place == ExtentState::Installed
+                && !extent.writing
+                && extent.waiters.is_empty();
             if !may || self.is_pinned(object, run) {
                 refused += u64::from(!from_small);
-                self.frames.enqueue(victim, EvictionQueue::Main);
+                self.extents.enqueue(victim, EvictionQueue::Main);
                 continue;
             }
             looks = 0;
@@ -170,18 +171,18 @@ impl Core {
         }
     }
 
-    /// Takes the oldest frames out of their maps.
-    pub(super) fn relieve(&mut self, frames: u32) {
-        let mut left = frames;
+    /// Takes the oldest extents out of their maps.
+    pub(super) fn relieve(&mut self, extents: u32) {
+        let mut left = extents;
         for queue in [EvictionQueue::Small, EvictionQueue::Main] {
-            let mut next = self.frames.front(queue);
+            let mut next = self.extents.front(queue);
             while let Some(id) = next.filter(|_| left > 0) {
-                next = self.frames.after(id);
-                let frame = &self.frames[id];
-                let (object, run) = (frame.object, frame.run);
-                let may = frame.place == ExtentState::Installed
-                    && !frame.writing
-                    && frame.waiters.is_empty();
+                next = self.extents.after(id);
+                let extent = &self.extents[id];
+                let (object, run) = (extent.object, extent.run);
+                let may = extent.place == ExtentState::Installed
+                    && !extent.writing
+                    && extent.waiters.is_empty();
                 if may && !self.is_pinned(object, run) {
                     self.take_out(id);
                     left -= 1;
@@ -191,54 +192,56 @@ impl Core {
     }
 
     pub(super) fn take_out(&mut self, id: ExtentId) {
-        let frame = &mut self.frames[id];
-        frame.place = ExtentState::Leaving;
-        self.leaving += u64::from(frame.run.len);
-        let (object, run) = (frame.object, frame.run);
+        let extent = &mut self.extents[id];
+        extent.place = ExtentState::Leaving;
+        self.leaving += u64::from(extent.run.len);
+        let (object, run) = (extent.object, extent.run);
         let tracked = self.objects.get(&object).is_some_and(|object| object.traits.tracked);
-        let bytes = match (frame.doom, frame.dirty) {
+        let bytes = match (extent.doom, extent.dirty) {
             (Disposal::Now, _) => Stability::Unneeded,
-            (_, false) if frame.protected || !tracked => Stability::Unchanging,
+            (_, false) if extent.protected || !tracked => Stability::Unchanging,
             _ => Stability::MayChange,
         };
-        self.frames.enqueue(id, EvictionQueue::None);
-        self.actions.push_back(CoreAction::TakeOut { frame: id, object, run, bytes });
+        self.extents.enqueue(id, EvictionQueue::None);
+        self.actions.push_back(CoreAction::TakeOut { extent: id, object, run, bytes });
     }
 
     pub(super) fn taken_out(&mut self, id: ExtentId, result: &Result<(), FailureReason>) {
-        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == ExtentState::Leaving)
+        let Some(extent) =
+            self.extents.get(id).filter(|extent| extent.place == ExtentState::Leaving)
         else {
             return;
         };
-        let (len, tracked) = (u64::from(frame.run.len), self.objects[&frame.object].traits.tracked);
+        let (len, tracked) =
+            (u64::from(extent.run.len), self.objects[&extent.object].traits.tracked);
         self.leaving -= len;
-        let frame = &mut self.frames[id];
+        let extent = &mut self.extents[id];
         if result.is_err() {
             // Held by direct I/O: it stays, and counts as written to. Advice to evict does not wait
             // for it. A necessary eviction is tried again by a tick.
-            frame.place = ExtentState::Installed;
-            frame.failed = self.now.max(1);
-            if frame.doom == Disposal::WhenClean {
-                frame.doom = Disposal::None;
+            extent.place = ExtentState::Installed;
+            extent.failed = self.now.max(1);
+            if extent.doom == Disposal::WhenClean {
+                extent.doom = Disposal::None;
             }
-            self.frames.enqueue(id, EvictionQueue::Main);
+            self.extents.enqueue(id, EvictionQueue::Main);
             if tracked {
-                self.frames[id].protected = false;
+                self.extents[id].protected = false;
                 self.set_dirty(id);
             }
             return self.settle(id);
         }
-        (frame.place, frame.buffer, frame.protected) = (ExtentState::Buffered, true, false);
-        let wanted = !frame.waiters.is_empty() || frame.eager;
-        match (frame.doom, frame.dirty) {
+        (extent.place, extent.buffer, extent.protected) = (ExtentState::Buffered, true, false);
+        let wanted = !extent.waiters.is_empty() || extent.eager;
+        match (extent.doom, extent.dirty) {
             (Disposal::Now, _) | (Disposal::WhenClean, false)
-                if !wanted || frame.doom == Disposal::Now =>
+                if !wanted || extent.doom == Disposal::Now =>
             {
                 self.drop_extent(id);
             }
             _ if wanted => self.install(id),
             (_, true) => self.queue_write(id),
-            _ => self.frames.enqueue(id, EvictionQueue::Inactive),
+            _ => self.extents.enqueue(id, EvictionQueue::Inactive),
         }
     }
 }

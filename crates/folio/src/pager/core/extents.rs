@@ -2,11 +2,11 @@
 
 use super::{ObjectId, PageRun};
 
-/// A frame's number. It is used again when the frame is gone.
+/// An extent's number. It is used again when the extent is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ExtentId(pub(crate) u32);
 
-/// Where the bytes of a frame are.
+/// Where the bytes of an extent are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExtentState {
     /// On their way from the source into the buffer.
@@ -71,7 +71,7 @@ pub(crate) enum Disposal {
 
 /// A run of pages in memory. Booleans here are independent facts, not options.
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "independent facts about a frame")]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts about an extent")]
 pub(crate) struct Extent {
     pub(crate) object: ObjectId,
     pub(crate) run: PageRun,
@@ -93,7 +93,7 @@ pub(crate) struct Extent {
     pub(crate) seen: bool,
     /// Memory is held outside the map.
     pub(crate) buffer: bool,
-    /// The buffer stays when the frame is put into the map: it is being written.
+    /// The buffer stays when the extent is put into the map: it is being written.
     pub(crate) kept: bool,
     /// The buffer is memory beside the map's own.
     pub(crate) copied: bool,
@@ -116,11 +116,11 @@ struct QueueEnds {
     pages: u64,
 }
 
-/// Frames whose records are allocated together: a vector of all would have half as many again in
+/// Extents whose records are allocated together: a vector of all would have half as many again in
 /// reserve.
 const BLOCK: usize = 256;
 
-/// All frames, and their queues.
+/// All extents, and their queues.
 #[derive(Debug)]
 pub(crate) struct Extents {
     blocks: Vec<Box<[Option<Extent>]>>,
@@ -141,7 +141,7 @@ impl Extents {
     }
 
     pub(crate) fn add(&mut self, object: ObjectId, run: PageRun, place: ExtentState) -> ExtentId {
-        let frame = Extent {
+        let extent = Extent {
             object,
             run,
             place,
@@ -170,7 +170,7 @@ impl Extents {
             self.given += 1;
             self.given - 1
         });
-        *self.slot(ExtentId(id)) = Some(frame);
+        *self.slot(ExtentId(id)) = Some(extent);
         ExtentId(id)
     }
 
@@ -181,7 +181,7 @@ impl Extents {
     pub(crate) fn remove(&mut self, id: ExtentId) -> Extent {
         self.enqueue(id, EvictionQueue::None);
         self.free.push(id.0);
-        self.slot(id).take().expect("a frame is removed once")
+        self.slot(id).take().expect("an extent is removed once")
     }
 
     pub(crate) fn get(&self, id: ExtentId) -> Option<&Extent> {
@@ -207,13 +207,13 @@ impl Extents {
         self[id].queue
     }
 
-    /// The oldest frame of a queue.
+    /// The oldest extent of a queue.
     pub(crate) fn front(&self, queue: EvictionQueue) -> Option<ExtentId> {
         let front = self.queues[queue.index()?].front;
         (front != NIL).then_some(ExtentId(front))
     }
 
-    /// The frame after `id` in its queue.
+    /// The extent after `id` in its queue.
     pub(crate) fn after(&self, id: ExtentId) -> Option<ExtentId> {
         let after = self[id].after;
         (after != NIL).then_some(ExtentId(after))
@@ -231,11 +231,11 @@ impl Extents {
             after => self[ExtentId(after)].before = before,
         }
         self.queues[queue].pages -= u64::from(run.len);
-        let frame = &mut self[id];
-        (frame.queue, frame.before, frame.after) = (EvictionQueue::None, NIL, NIL);
+        let extent = &mut self[id];
+        (extent.queue, extent.before, extent.after) = (EvictionQueue::None, NIL, NIL);
     }
 
-    /// Puts a frame at the back of a queue, out of the one it was in.
+    /// Puts an extent at the back of a queue, out of the one it was in.
     pub(crate) fn enqueue(&mut self, id: ExtentId, queue: EvictionQueue) {
         self.detach(id);
         let Some(index) = queue.index() else { return };
@@ -244,12 +244,12 @@ impl Extents {
             NIL => self.queues[index].front = id.0,
             back => self[ExtentId(back)].after = id.0,
         }
-        let frame = &mut self[id];
-        (frame.queue, frame.before) = (queue, back);
-        self.queues[index].pages += u64::from(frame.run.len);
+        let extent = &mut self[id];
+        (extent.queue, extent.before) = (queue, back);
+        self.queues[index].pages += u64::from(extent.run.len);
     }
 
-    /// Puts a frame at the front of a queue: the next to go.
+    /// Puts an extent at the front of a queue: the next to go.
     pub(crate) fn enqueue_first(&mut self, id: ExtentId, queue: EvictionQueue) {
         self.detach(id);
         let Some(index) = queue.index() else { return };
@@ -258,12 +258,12 @@ impl Extents {
             NIL => self.queues[index].back = id.0,
             front => self[ExtentId(front)].before = id.0,
         }
-        let frame = &mut self[id];
-        (frame.queue, frame.after) = (queue, front);
-        self.queues[index].pages += u64::from(frame.run.len);
+        let extent = &mut self[id];
+        (extent.queue, extent.after) = (queue, front);
+        self.queues[index].pages += u64::from(extent.run.len);
     }
 
-    /// Changes which pages a frame is of, keeping the count of its queue.
+    /// Changes which pages an extent is of, keeping the count of its queue.
     pub(crate) fn reshape(&mut self, id: ExtentId, run: PageRun) {
         let old = std::mem::replace(&mut self[id].run, run);
         if let Some(queue) = self[id].queue.index() {
@@ -277,12 +277,12 @@ impl std::ops::Index<ExtentId> for Extents {
     type Output = Extent;
 
     fn index(&self, id: ExtentId) -> &Extent {
-        self.get(id).expect("a frame's number is used while it lives")
+        self.get(id).expect("an extent's number is used while it lives")
     }
 }
 
 impl std::ops::IndexMut<ExtentId> for Extents {
     fn index_mut(&mut self, id: ExtentId) -> &mut Extent {
-        self.slot(id).as_mut().expect("a frame's number is used while it lives")
+        self.slot(id).as_mut().expect("an extent's number is used while it lives")
     }
 }

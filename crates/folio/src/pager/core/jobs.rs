@@ -73,21 +73,21 @@ impl Core {
         let held = this.pins.held();
         this.pins.add(pin);
         self.held += this.pins.held() - held;
-        let frames = this.table.extents_in(first, end);
-        for &id in &frames {
-            let frame = &mut self.frames[id];
-            if frame.doom == Disposal::WhenClean {
-                frame.doom = Disposal::None;
+        let extents = this.table.extents_in(first, end);
+        for &id in &extents {
+            let extent = &mut self.extents[id];
+            if extent.doom == Disposal::WhenClean {
+                extent.doom = Disposal::None;
             }
         }
-        let present: u64 = frames
+        let present: u64 = extents
             .into_iter()
             .filter(|&id| {
-                matches!(self.frames[id].place, ExtentState::Installed | ExtentState::Copying)
+                matches!(self.extents[id].place, ExtentState::Installed | ExtentState::Copying)
             })
             .filter(|&id| !pin.stores || !self.awaits_write(id))
             .map(|id| {
-                let run = self.frames[id].run;
+                let run = self.extents[id].run;
                 run.end().min(end) - run.first.max(first)
             })
             .sum();
@@ -115,24 +115,24 @@ impl Core {
         };
         for (first, end) in this.pins.held_in(first, end) {
             for id in self.objects[&object].table.extents_in(first, end) {
-                let frame = &self.frames[id];
-                let held = frame.dirty && !frame.protected;
-                if frame.place == ExtentState::Installed && !held && !self.awaits_write(id) {
+                let extent = &self.extents[id];
+                let held = extent.dirty && !extent.protected;
+                if extent.place == ExtentState::Installed && !held && !self.awaits_write(id) {
                     self.let_store(id, first, end);
                 }
             }
         }
     }
 
-    /// Whether a frame is being written from the map's own memory, which must not change before
+    /// Whether an extent is being written from the map's own memory, which must not change before
     /// that has ended.
     pub(super) fn awaits_write(&self, id: ExtentId) -> bool {
-        let frame = &self.frames[id];
+        let extent = &self.extents[id];
         let tracked =
             |object: &super::CoreObject| object.traits.tracked && object.traits.shares_buffer;
-        self.objects.get(&frame.object).is_some_and(tracked)
-            && (frame.writing || frame.place == ExtentState::Copying)
-            && !frame.copied
+        self.objects.get(&extent.object).is_some_and(tracked)
+            && (extent.writing || extent.place == ExtentState::Copying)
+            && !extent.copied
     }
 
     /// A write has ended; if it was from the map's own memory (`waited`), the pins for stores that
@@ -252,7 +252,7 @@ impl Core {
                     return false;
                 }
                 let id = self.read(object, run);
-                self.frames[id].eager = true;
+                self.extents[id].eager = true;
                 run.end()
             };
         }
@@ -266,16 +266,16 @@ impl Core {
         self.absent_run(object, want.next, len)
     }
 
-    /// Puts a frame into the map as soon as that can be; returns the page behind it.
+    /// Puts an extent into the map as soon as that can be; returns the page behind it.
     pub(super) fn bring(&mut self, id: ExtentId) -> u64 {
-        let frame = &mut self.frames[id];
-        let end = frame.run.end();
-        match frame.place {
+        let extent = &mut self.extents[id];
+        let end = extent.run.end();
+        match extent.place {
             ExtentState::Buffered => {
-                frame.eager = true;
+                extent.eager = true;
                 self.install(id);
             }
-            ExtentState::Reading | ExtentState::Leaving => frame.eager = true,
+            ExtentState::Reading | ExtentState::Leaving => extent.eager = true,
             _ => {}
         }
         end
@@ -314,28 +314,28 @@ impl Core {
         let ids = self.objects[&object].table.extents_in(first, end);
         let mut pending = VecDeque::new();
         for id in ids {
-            let run = self.frames[id].run;
+            let run = self.extents[id].run;
             if !discard && self.is_pinned(object, run) {
                 continue;
             }
             pending.push_back(run.first);
-            self.frames[id].doom = if discard { Disposal::Now } else { Disposal::WhenClean };
+            self.extents[id].doom = if discard { Disposal::Now } else { Disposal::WhenClean };
             self.hasten(id);
         }
         self.evictions.push(EvictJob { object, ticket, pending, since: self.now });
     }
 
-    /// Lets a doomed frame go, if nothing is under way with it.
+    /// Lets a disposed extent go, if nothing is under way with it.
     fn hasten(&mut self, id: ExtentId) {
-        let frame = &self.frames[id];
-        match frame.place {
-            ExtentState::Installed if !frame.writing => self.take_out(id),
+        let extent = &self.extents[id];
+        match extent.place {
+            ExtentState::Installed if !extent.writing => self.take_out(id),
             ExtentState::Buffered
-                if !frame.writing && (!frame.dirty || frame.doom == Disposal::Now) =>
+                if !extent.writing && (!extent.dirty || extent.doom == Disposal::Now) =>
             {
                 self.drop_extent(id);
             }
-            ExtentState::Buffered if !frame.writing => self.queue_write(id),
+            ExtentState::Buffered if !extent.writing => self.queue_write(id),
             _ => {}
         }
     }
@@ -345,16 +345,16 @@ impl Core {
         let due: Vec<ExtentId> = (self.evictions.iter())
             .filter_map(|job| self.objects.get(&job.object)?.table.extent_at(*job.pending.front()?))
             .filter(|&id| {
-                let frame = &self.frames[id];
-                let busy = frame.failed != 0 && frame.failed + super::writeback::BUSY <= self.now;
-                busy && frame.doom != Disposal::None
-                    && frame.place == ExtentState::Installed
-                    && !frame.writing
+                let extent = &self.extents[id];
+                let busy = extent.failed != 0 && extent.failed + super::writeback::BUSY <= self.now;
+                busy && extent.doom != Disposal::None
+                    && extent.place == ExtentState::Installed
+                    && !extent.writing
             })
             .collect();
         for id in due {
             // Two evictions may want the same.
-            if self.frames[id].place == ExtentState::Installed {
+            if self.extents[id].place == ExtentState::Installed {
                 self.take_out(id);
             }
         }
@@ -371,8 +371,8 @@ impl Core {
     fn advance_eviction(&mut self, job: &mut EvictJob) -> bool {
         let Some(object) = self.objects.get(&job.object) else { return true };
         while let Some(&page) = job.pending.front() {
-            let frame = object.table.extent_at(page).and_then(|id| self.frames.get(id));
-            if frame.is_some_and(|frame| frame.doom != Disposal::None) {
+            let extent = object.table.extent_at(page).and_then(|id| self.extents.get(id));
+            if extent.is_some_and(|extent| extent.doom != Disposal::None) {
                 break;
             }
             job.pending.pop_front();

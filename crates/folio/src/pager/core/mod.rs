@@ -4,7 +4,7 @@
 //! | file | subject |
 //! | --- | --- |
 //! | [`extents`] | runs of pages in memory, their states, the queues of eviction |
-//! | [`table`] | which frame a page is in; what is remembered of pages that are not in memory |
+//! | [`table`] | which extent a page is in; what is remembered of pages that are not in memory |
 //! | [`readahead`] | what to read beside the page that is wanted |
 //! | [`ahead`] | how much is read ahead, and when such pages are dropped unused |
 //! | [`supply`] | faults, reads, installing, failing |
@@ -46,7 +46,7 @@ use readahead::Readahead;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-/// An object's number in its shard.
+/// An object's number in its driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ObjectId(pub(crate) u32);
 
@@ -141,7 +141,7 @@ pub(crate) struct ObjectTraits {
     pub(crate) shares_buffer: bool,
     /// Pages of the source's natural unit.
     pub(crate) block: u32,
-    /// The least part of a frame that becomes dirty alone, in pages.
+    /// The least part of an extent that becomes dirty alone, in pages.
     pub(crate) cut: u32,
     /// How long a page may take, in microseconds.
     pub(crate) deadline: u64,
@@ -205,23 +205,23 @@ pub(crate) enum CoreEvent {
         write: bool,
     },
     ReadDone {
-        frame: ExtentId,
+        extent: ExtentId,
         result: Result<(), FailureReason>,
     },
     WriteDone {
-        frame: ExtentId,
+        extent: ExtentId,
         result: Result<(), FailureReason>,
     },
     Installed {
-        frame: ExtentId,
+        extent: ExtentId,
         result: Result<(), FailureReason>,
     },
     TakenOut {
-        frame: ExtentId,
+        extent: ExtentId,
         result: Result<(), FailureReason>,
     },
     Copied {
-        frame: ExtentId,
+        extent: ExtentId,
         result: Result<(), FailureReason>,
     },
     Flushed {
@@ -279,7 +279,7 @@ pub(crate) enum CoreEvent {
     },
     /// Prefetches that paused for the driver to look for faults go on.
     GoOn,
-    /// So many frames leave their maps: each takes something that is scarce.
+    /// So many extents leave their maps: each takes something that is scarce.
     Relieve {
         extents: u32,
     },
@@ -291,21 +291,21 @@ pub(crate) enum CoreEvent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CoreAction {
     Read {
-        frame: ExtentId,
+        extent: ExtentId,
         object: ObjectId,
         run: PageRun,
         from: Backing,
     },
     /// Put the buffer's bytes into the map and wake who waits; with `keep` the buffer stays.
     Install {
-        frame: ExtentId,
+        extent: ExtentId,
         object: ObjectId,
         run: PageRun,
         mode: StoreAccess,
         keep: bool,
     },
     TakeOut {
-        frame: ExtentId,
+        extent: ExtentId,
         object: ObjectId,
         run: PageRun,
         bytes: Stability,
@@ -313,7 +313,7 @@ pub(crate) enum CoreAction {
     /// Protect the run, and put a copy of it into the buffer; without `protect` it may be stored to
     /// meanwhile.
     Copy {
-        frame: ExtentId,
+        extent: ExtentId,
         object: ObjectId,
         run: PageRun,
         protect: bool,
@@ -324,7 +324,7 @@ pub(crate) enum CoreAction {
         run: PageRun,
     },
     Write {
-        frame: ExtentId,
+        extent: ExtentId,
         object: ObjectId,
         run: PageRun,
         to: Backing,
@@ -332,7 +332,7 @@ pub(crate) enum CoreAction {
     /// Give the buffer back. `last` says that the bytes leave memory with it, `shown` that the
     /// program has seen them and may see them again.
     Discard {
-        frame: ExtentId,
+        extent: ExtentId,
         object: ObjectId,
         run: PageRun,
         last: bool,
@@ -430,7 +430,7 @@ pub(crate) const BUCKETS: usize = 32;
 pub(crate) struct Core {
     limits: Limits,
     now: u64,
-    frames: Extents,
+    extents: Extents,
     objects: IntMap<ObjectId, CoreObject>,
     /// Pages of memory in use: in maps and in buffers.
     used: u64,
@@ -440,7 +440,7 @@ pub(crate) struct Core {
     held: u64,
     /// Pages that are dirty.
     dirty: u64,
-    /// Dirty frames in the order in which they became so; entries may be stale.
+    /// Dirty extents in the order in which they became so; entries may be stale.
     dirty_order: VecDeque<(ExtentId, u64)>,
     /// The same for private maps.
     private_order: VecDeque<(ExtentId, u64)>,
@@ -448,7 +448,7 @@ pub(crate) struct Core {
     throttle: dirty_limit::Throttle,
     /// Faults that found no memory.
     stalled: VecDeque<page_in::Stalled>,
-    /// Frames that somebody waits for, with the last moment; entries may be stale.
+    /// Extents that somebody waits for, with the last moment; entries may be stale.
     waiting: VecDeque<(u64, ExtentId)>,
     ghosts: evict::Ghosts,
     /// Pages of pins that are not there yet.
@@ -461,7 +461,7 @@ pub(crate) struct Core {
     pin_jobs: Vec<jobs::PinJob>,
     syncs: Vec<writeback::SyncJob>,
     evictions: Vec<jobs::EvictJob>,
-    /// Frames outside the map that are to be written.
+    /// Extents outside the map that are to be written.
     to_write: IntMap<ObjectId, VecDeque<ExtentId>>,
     writing: u64,
     write_number: u64,
@@ -485,7 +485,7 @@ impl Core {
         Self {
             limits,
             now: 0,
-            frames: Extents::new(),
+            extents: Extents::new(),
             objects: IntMap::default(),
             used: 0,
             pinned: 0,
@@ -561,16 +561,16 @@ impl Core {
     pub(crate) fn record_bytes(&self) -> usize {
         let tables: usize = self.objects.values().map(|object| object.table.bytes()).sum();
         let orders = self.dirty_order.len() + self.private_order.len();
-        self.other_records + self.frames.bytes() + self.ghosts.bytes() + tables + 32 * orders
+        self.other_records + self.extents.bytes() + self.ghosts.bytes() + tables + 32 * orders
     }
 
     /// The runs of an object that are in the map now, in order.
     pub(crate) fn resident(&self, object: ObjectId) -> Vec<PageRun> {
         let Some(this) = self.objects.get(&object) else { return Vec::new() };
         let installed =
-            |frame: &ExtentId| self.frames[*frame].place == extents::ExtentState::Installed;
-        let frames = this.table.extents_in(0, this.pages);
-        frames.into_iter().filter(installed).map(|frame| self.frames[frame].run).collect()
+            |extent: &ExtentId| self.extents[*extent].place == extents::ExtentState::Installed;
+        let extents = this.table.extents_in(0, this.pages);
+        extents.into_iter().filter(installed).map(|extent| self.extents[extent].run).collect()
     }
 
     /// The recording since [`CoreEvent::Record`], which starts anew.
@@ -601,11 +601,11 @@ impl Core {
         match event {
             CoreEvent::Attach { object, pages, traits } => self.attach(object, pages, traits),
             CoreEvent::Fault { object, page, write } => self.fault(object, page, write),
-            CoreEvent::ReadDone { frame, result } => self.read_done(frame, result),
-            CoreEvent::WriteDone { frame, result } => self.write_done(frame, result),
-            CoreEvent::Installed { frame, result } => self.installed(frame, result),
-            CoreEvent::TakenOut { frame, result } => self.taken_out(frame, &result),
-            CoreEvent::Copied { frame, result } => self.copied(frame, result),
+            CoreEvent::ReadDone { extent, result } => self.read_done(extent, result),
+            CoreEvent::WriteDone { extent, result } => self.write_done(extent, result),
+            CoreEvent::Installed { extent, result } => self.installed(extent, result),
+            CoreEvent::TakenOut { extent, result } => self.taken_out(extent, &result),
+            CoreEvent::Copied { extent, result } => self.copied(extent, result),
             CoreEvent::Flushed { object, result } => self.flushed(object, &result),
             CoreEvent::Prefetch { object, runs } => self.prefetch(object, runs),
             CoreEvent::Advise { object, pattern } => {
@@ -641,7 +641,7 @@ impl Core {
                 }
             }
             CoreEvent::GoOn => {}
-            CoreEvent::Relieve { extents: frames } => self.relieve(frames),
+            CoreEvent::Relieve { extents } => self.relieve(extents),
             CoreEvent::Tick { now } => self.tick(now),
         }
         self.pump();

@@ -31,7 +31,7 @@ impl Core {
                 self.counts.faults_missing += 1;
                 self.missing(Stalled { object, page, write, since: self.now });
             }
-            Some(frame) => self.fault_in_extent(frame, page, write, self.now),
+            Some(extent) => self.fault_in_extent(extent, page, write, self.now),
         }
     }
 
@@ -53,9 +53,9 @@ impl Core {
 
     pub(super) fn fault_in_extent(&mut self, id: ExtentId, page: u64, write: bool, since: u64) {
         let waiter = FaultWaiter { page, write, since };
-        match self.frames[id].place {
+        match self.extents[id].place {
             ExtentState::Installed
-                if write && (self.frames[id].protected || self.frames[id].dirty) =>
+                if write && (self.extents[id].protected || self.extents[id].dirty) =>
             {
                 self.counts.faults_write += 1;
                 self.wait(id, waiter);
@@ -64,7 +64,7 @@ impl Core {
             ExtentState::Installed => {
                 // It came while the page was being put there.
                 self.counts.faults_spurious += 1;
-                let object = self.frames[id].object;
+                let object = self.extents[id].object;
                 self.actions.push_back(CoreAction::Wake { object, run: PageRun::one(page) });
             }
             ExtentState::Buffered => {
@@ -86,17 +86,17 @@ impl Core {
     }
 
     fn wait(&mut self, id: ExtentId, waiter: FaultWaiter) {
-        let frame = &mut self.frames[id];
-        if frame.doom == Disposal::WhenClean {
-            frame.doom = Disposal::None;
+        let extent = &mut self.extents[id];
+        if extent.doom == Disposal::WhenClean {
+            extent.doom = Disposal::None;
         }
-        frame.waiters.push(waiter);
-        if let Some(object) = self.objects.get(&frame.object) {
+        extent.waiters.push(waiter);
+        if let Some(object) = self.objects.get(&extent.object) {
             self.waiting.push_back((waiter.since + object.traits.deadline, id));
         }
     }
 
-    /// A page that is in no frame is wanted.
+    /// A page that is in no extent is wanted.
     pub(super) fn missing(&mut self, fault: Stalled) {
         let Stalled { object, page, write, since, .. } = fault;
         let window = self.ahead_window();
@@ -148,7 +148,7 @@ impl Core {
                 let run =
                     self.absent(object, page, PageRun { first: page, len: (end - page) as u32 });
                 let id = self.read(object, run);
-                self.frames[id].eager = true;
+                self.extents[id].eager = true;
                 page = run.end();
             } else {
                 page += 1;
@@ -156,8 +156,8 @@ impl Core {
         }
     }
 
-    /// The part of `run` around `page` that is inside the object and the page's chunk, in no frame,
-    /// and on the same backing.
+    /// The part of `run` around `page` that is inside the object and the page's chunk, in no
+    /// extent, and on the same backing.
     fn absent(&self, object: ObjectId, page: u64, run: PageRun) -> PageRun {
         let object = &self.objects[&object];
         let chunk = page - page % CHUNK;
@@ -176,7 +176,7 @@ impl Core {
 
     /// Starts to read a run, all of whose pages are in no extent. There is room.
     pub(super) fn read(&mut self, object: ObjectId, run: PageRun) -> ExtentId {
-        let id = self.frames.add(object, run, ExtentState::Reading);
+        let id = self.extents.add(object, run, ExtentState::Reading);
         let this = self.objects.get_mut(&object).expect("only objects that are attached are read");
         this.table.set(run, Some(id));
         let from = if this.table.is_marked(Mark::Spilled, run.first) {
@@ -185,12 +185,12 @@ impl Core {
             Backing::Source
         };
         this.reading += u64::from(run.len);
-        self.frames[id].buffer = true;
+        self.extents[id].buffer = true;
         self.used += u64::from(run.len);
         self.reading += u64::from(run.len);
         self.counts.reads += 1;
         self.counts.pages_read += u64::from(run.len);
-        self.actions.push_back(CoreAction::Read { frame: id, object, run, from });
+        self.actions.push_back(CoreAction::Read { extent: id, object, run, from });
         id
     }
 
@@ -198,23 +198,24 @@ impl Core {
     fn drop_behind(&mut self, object: ObjectId, page: u64) {
         let Some(behind) = page.checked_sub(2 * u64::from(self.max_run())) else { return };
         let Some(id) = self.objects[&object].table.extent_at(behind) else { return };
-        let frame = &self.frames[id];
-        if frame.place == ExtentState::Installed {
-            self.frames.enqueue_first(id, EvictionQueue::Small);
-        } else if frame.place == ExtentState::Buffered
-            && self.frames.queue(id) == EvictionQueue::Inactive
+        let extent = &self.extents[id];
+        if extent.place == ExtentState::Installed {
+            self.extents.enqueue_first(id, EvictionQueue::Small);
+        } else if extent.place == ExtentState::Buffered
+            && self.extents.queue(id) == EvictionQueue::Inactive
         {
-            self.frames.enqueue_first(id, EvictionQueue::Inactive);
+            self.extents.enqueue_first(id, EvictionQueue::Inactive);
         }
     }
 
     pub(super) fn read_done(&mut self, id: ExtentId, result: Result<(), FailureReason>) {
-        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == ExtentState::Reading)
+        let Some(extent) =
+            self.extents.get(id).filter(|extent| extent.place == ExtentState::Reading)
         else {
             return;
         };
-        let len = u64::from(frame.run.len);
-        let object = frame.object;
+        let len = u64::from(extent.run.len);
+        let object = extent.object;
         self.reading -= len;
         if let Some(object) = self.objects.get_mut(&object) {
             object.reading -= len;
@@ -222,16 +223,16 @@ impl Core {
         if let Err(reason) = result {
             return self.read_failed(id, &reason);
         }
-        let frame = &mut self.frames[id];
-        frame.place = ExtentState::Buffered;
-        if frame.doom == Disposal::Now
-            || (frame.doom == Disposal::WhenClean && frame.waiters.is_empty())
+        let extent = &mut self.extents[id];
+        extent.place = ExtentState::Buffered;
+        if extent.doom == Disposal::Now
+            || (extent.doom == Disposal::WhenClean && extent.waiters.is_empty())
         {
             return self.drop_extent(id);
         }
-        if frame.waiters.is_empty() && !frame.eager {
-            let queue = if frame.ahead { EvictionQueue::Ahead } else { EvictionQueue::Inactive };
-            return self.frames.enqueue(id, queue);
+        if extent.waiters.is_empty() && !extent.eager {
+            let queue = if extent.ahead { EvictionQueue::Ahead } else { EvictionQueue::Inactive };
+            return self.extents.enqueue(id, queue);
         }
         self.install(id);
     }
@@ -240,12 +241,12 @@ impl Core {
     /// other.
     fn read_failed(&mut self, id: ExtentId, reason: &FailureReason) {
         self.counts.read_errors += 1;
-        let frame = &mut self.frames[id];
-        frame.place = ExtentState::Buffered;
-        let (object, run) = (frame.object, frame.run);
-        let eager = frame.eager && frame.doom != Disposal::Now;
-        let waiters = std::mem::take(&mut frame.waiters);
-        frame.eager = false;
+        let extent = &mut self.extents[id];
+        extent.place = ExtentState::Buffered;
+        let (object, run) = (extent.object, extent.run);
+        let eager = extent.eager && extent.doom != Disposal::Now;
+        let waiters = std::mem::take(&mut extent.waiters);
+        extent.eager = false;
         self.no_longer_ahead(id);
         self.drop_extent(id);
         if self.objects.get(&object).is_none_or(|object| object.leaving) {
@@ -273,14 +274,14 @@ impl Core {
                     && self.make_room(u64::from(part.len))
                 {
                     let id = self.read(object, part);
-                    self.frames[id].eager = true;
+                    self.extents[id].eager = true;
                 }
                 page = part.end().max(page + 1);
             }
         }
         for FaultWaiter { page, write, since } in waiters {
-            if let Some(frame) = self.objects[&object].table.extent_at(page) {
-                self.wait(frame, FaultWaiter { page, write, since });
+            if let Some(extent) = self.objects[&object].table.extent_at(page) {
+                self.wait(extent, FaultWaiter { page, write, since });
                 continue;
             }
             let run = self.absent(
@@ -315,19 +316,19 @@ impl Core {
         self.pin_failed(object, page, reason);
     }
 
-    /// Puts a frame that is outside the map into it.
+    /// Puts an extent that is outside the map into it.
     pub(super) fn install(&mut self, id: ExtentId) {
-        if self.frames[id].place != ExtentState::Buffered {
+        if self.extents[id].place != ExtentState::Buffered {
             return;
         }
         if self.no_longer_ahead(id) {
-            self.counts.ahead_used += u64::from(self.frames[id].run.len);
+            self.counts.ahead_used += u64::from(self.extents[id].run.len);
         }
-        let frame = &self.frames[id];
-        let (object, run) = (frame.object, frame.run);
+        let extent = &self.extents[id];
+        let (object, run) = (extent.object, extent.run);
         let Some(this) = self.objects.get_mut(&object) else { return };
         let traits = this.traits;
-        let keep = frame.writing;
+        let keep = extent.writing;
         let len = u64::from(run.len);
         if keep && !traits.shares_buffer && !self.make_room(len) {
             // The write's end makes room, and installs it.
@@ -342,51 +343,51 @@ impl Core {
                 }
             }
         }
-        let frame = &self.frames[id];
-        let stored = run.len == 1 && frame.waiters.iter().any(|waiter| waiter.write);
-        let mode = match (traits.tracked, frame.writing) {
+        let extent = &self.extents[id];
+        let stored = run.len == 1 && extent.waiters.iter().any(|waiter| waiter.write);
+        let mode = match (traits.tracked, extent.writing) {
             (false, _) => StoreAccess::ReadOnly,
-            (true, false) if frame.dirty || (stored && self.may_dirty(object) > 0) => {
+            (true, false) if extent.dirty || (stored && self.may_dirty(object) > 0) => {
                 StoreAccess::Writable
             }
             (true, _) => StoreAccess::Protected,
         };
-        let frame = &mut self.frames[id];
-        frame.place = ExtentState::Installing;
-        frame.protected = mode == StoreAccess::Protected;
-        (frame.kept, frame.copied) = (keep, keep && !traits.shares_buffer);
-        let again = frame.seen;
+        let extent = &mut self.extents[id];
+        extent.place = ExtentState::Installing;
+        extent.protected = mode == StoreAccess::Protected;
+        (extent.kept, extent.copied) = (keep, keep && !traits.shares_buffer);
+        let again = extent.seen;
         if keep && !traits.shares_buffer {
             self.used += len;
         }
         let ghost = run.len <= 16 && self.ghosts.take((object, run.first));
-        let main = ghost || (again && !self.frames[id].eager);
-        self.frames.enqueue(id, if main { EvictionQueue::Main } else { EvictionQueue::Small });
+        let main = ghost || (again && !self.extents[id].eager);
+        self.extents.enqueue(id, if main { EvictionQueue::Main } else { EvictionQueue::Small });
         if mode == StoreAccess::Writable {
             // From here on a store goes unnoticed.
             self.set_dirty(id);
         }
-        self.actions.push_back(CoreAction::Install { frame: id, object, run, mode, keep });
+        self.actions.push_back(CoreAction::Install { extent: id, object, run, mode, keep });
     }
 
     pub(super) fn installed(&mut self, id: ExtentId, result: Result<(), FailureReason>) {
-        let Some(frame) =
-            self.frames.get(id).filter(|frame| frame.place == ExtentState::Installing)
+        let Some(extent) =
+            self.extents.get(id).filter(|extent| extent.place == ExtentState::Installing)
         else {
             return;
         };
-        let (object, run) = (frame.object, frame.run);
+        let (object, run) = (extent.object, extent.run);
         let shares = self.objects[&object].traits.shares_buffer;
         if let Err(reason) = result {
             return self.install_failed(id, &reason);
         }
-        let frame = &mut self.frames[id];
-        (frame.place, frame.seen) = (ExtentState::Installed, true);
-        frame.buffer = frame.kept || shares;
-        if std::mem::take(&mut frame.eager) {
+        let extent = &mut self.extents[id];
+        (extent.place, extent.seen) = (ExtentState::Installed, true);
+        extent.buffer = extent.kept || shares;
+        if std::mem::take(&mut extent.eager) {
             self.counts.pages_prefetched += u64::from(run.len);
         }
-        for waiter in &self.frames[id].waiters {
+        for waiter in &self.extents[id].waiters {
             let took = self.now.saturating_sub(waiter.since);
             self.latency[((u64::BITS - took.leading_zeros()) as usize).min(super::BUCKETS - 1)] +=
                 1;
@@ -405,60 +406,60 @@ impl Core {
     }
 
     fn install_failed(&mut self, id: ExtentId, reason: &FailureReason) {
-        let frame = &mut self.frames[id];
-        let (object, writing, len) = (frame.object, frame.writing, u64::from(frame.run.len));
-        frame.place = ExtentState::Buffered;
-        frame.eager = false;
-        let waiters = std::mem::take(&mut frame.waiters);
-        let (dirty, run) = (frame.dirty, frame.run);
-        if std::mem::take(&mut frame.copied) {
+        let extent = &mut self.extents[id];
+        let (object, writing, len) = (extent.object, extent.writing, u64::from(extent.run.len));
+        extent.place = ExtentState::Buffered;
+        extent.eager = false;
+        let waiters = std::mem::take(&mut extent.waiters);
+        let (dirty, run) = (extent.dirty, extent.run);
+        if std::mem::take(&mut extent.copied) {
             self.used -= len;
         }
         for page in run.first..run.end() {
             let mine = waiters.iter().any(|waiter| waiter.page == page);
             self.fail(object, page, mine, reason);
         }
-        self.frames.enqueue(id, EvictionQueue::None);
+        self.extents.enqueue(id, EvictionQueue::None);
         match (dirty, writing) {
             (true, false) => self.queue_write(id),
             (_, true) => {}
-            (false, false) => self.frames.enqueue(id, EvictionQueue::Inactive),
+            (false, false) => self.extents.enqueue(id, EvictionQueue::Inactive),
         }
     }
 
-    /// Serves who waits for a frame that is in the map.
+    /// Serves who waits for an extent that is in the map.
     pub(super) fn settle(&mut self, id: ExtentId) {
-        let frame = &mut self.frames[id];
-        if frame.place != ExtentState::Installed {
+        let extent = &mut self.extents[id];
+        if extent.place != ExtentState::Installed {
             return;
         }
-        let object = frame.object;
-        let waiters = std::mem::take(&mut frame.waiters);
+        let object = extent.object;
+        let waiters = std::mem::take(&mut extent.waiters);
         let mut id = id;
         for waiter in waiters {
-            // A frame may have been cut by the store before.
+            // An extent may have been cut by the store before.
             let Some(this) = self.objects[&object].table.extent_at(waiter.page) else { continue };
             id = this;
             if !waiter.write {
                 continue;
             }
-            let frame = &self.frames[id];
-            if frame.writing && self.objects[&object].traits.shares_buffer {
+            let extent = &self.extents[id];
+            if extent.writing && self.objects[&object].traits.shares_buffer {
                 // Bytes must not change while they are written: the write's end lets the store go
                 // on.
-                self.frames[id].waiters.push(waiter);
-            } else if frame.protected && !frame.dirty && self.may_dirty(object) == 0 {
+                self.extents[id].waiters.push(waiter);
+            } else if extent.protected && !extent.dirty && self.may_dirty(object) == 0 {
                 self.throttle(object, waiter.page, waiter.since);
-            } else if frame.protected {
+            } else if extent.protected {
                 self.make_writable(id, waiter.page);
             } else {
                 self.actions
                     .push_back(CoreAction::Unprotect { object, run: PageRun::one(waiter.page) });
             }
         }
-        let frame = &self.frames[id];
-        let tried = frame.failed != 0 && frame.failed + super::writeback::BUSY > self.now;
-        if frame.doom != Disposal::None && frame.waiters.is_empty() && !frame.writing && !tried {
+        let extent = &self.extents[id];
+        let tried = extent.failed != 0 && extent.failed + super::writeback::BUSY > self.now;
+        if extent.doom != Disposal::None && extent.waiters.is_empty() && !extent.writing && !tried {
             self.take_out(id);
         }
     }
@@ -481,7 +482,7 @@ impl Core {
                 continue;
             };
             match object.table.extent_at(fault.page) {
-                Some(frame) => self.fault_in_extent(frame, fault.page, fault.write, fault.since),
+                Some(extent) => self.fault_in_extent(extent, fault.page, fault.write, fault.since),
                 None if self.make_room(1) => self.missing(fault),
                 None => {
                     self.stalled.push_front(fault);
@@ -495,19 +496,19 @@ impl Core {
     pub(super) fn expire(&mut self) {
         let now = self.now;
         let mut late = Vec::new();
-        let frames = &self.frames;
+        let extents = &self.extents;
         self.waiting.retain(|&(deadline, id)| {
             if deadline <= now {
                 late.push(id);
             }
             // A waiter that was served since is not looked at again.
-            deadline > now && frames.get(id).is_some_and(|frame| !frame.waiters.is_empty())
+            deadline > now && extents.get(id).is_some_and(|extent| !extent.waiters.is_empty())
         });
         for id in late {
-            let Some(frame) = self.frames.get(id) else { continue };
-            let Some(object) = self.objects.get(&frame.object) else { continue };
-            let (object_id, deadline) = (frame.object, object.traits.deadline);
-            let place = self.frames[id].place;
+            let Some(extent) = self.extents.get(id) else { continue };
+            let Some(object) = self.objects.get(&extent.object) else { continue };
+            let (object_id, deadline) = (extent.object, object.traits.deadline);
+            let place = self.extents[id].place;
             let reason = match place {
                 ExtentState::Reading => FailureReason::Deadline,
                 // The bytes are there: the driver has only to finish the page's way into the map.
@@ -519,8 +520,8 @@ impl Core {
                 ExtentState::Buffered => self.no_memory(),
             };
             let (old, young): (Vec<FaultWaiter>, Vec<FaultWaiter>) =
-                self.frames[id].waiters.iter().partition(|waiter| waiter.since + deadline <= now);
-            self.frames[id].waiters = young;
+                self.extents[id].waiters.iter().partition(|waiter| waiter.since + deadline <= now);
+            self.extents[id].waiters = young;
             // Only a missing page can be poisoned.
             let inside = matches!(place, ExtentState::Installed | ExtentState::Copying);
             for waiter in old {

@@ -77,7 +77,7 @@ impl Core {
                         return true;
                     }
                     let id = self.read(object, run);
-                    self.frames[id].eager = true;
+                    self.extents[id].eager = true;
                     run.end()
                 };
                 let came = next - want.next;

@@ -53,12 +53,12 @@ impl Core {
         Window { pages: (self.ahead_share() / streams).max(1), shared: streams > 1 }
     }
 
-    /// The frame has been used, or will never be.
+    /// The extent has been used, or will never be.
     pub(super) fn no_longer_ahead(&mut self, id: ExtentId) -> bool {
-        let frame = &mut self.frames[id];
-        let was = std::mem::take(&mut frame.ahead);
+        let extent = &mut self.extents[id];
+        let was = std::mem::take(&mut extent.ahead);
         if was {
-            self.ahead -= u64::from(frame.run.len);
+            self.ahead -= u64::from(extent.run.len);
         }
         was
     }
@@ -68,9 +68,9 @@ impl Core {
         if !self.no_longer_ahead(id) {
             return;
         }
-        let frame = &self.frames[id];
-        self.counts.ahead_used += u64::from(frame.run.len);
-        let (object, window) = (frame.object, self.ahead_window());
+        let extent = &self.extents[id];
+        self.counts.ahead_used += u64::from(extent.run.len);
+        let (object, window) = (extent.object, self.ahead_window());
         let Some(this) = self.objects.get_mut(&object) else { return };
         let plan = this.readahead.access(page, false, window);
         self.read_ahead(object, &plan);
@@ -99,7 +99,8 @@ impl Core {
                     return;
                 }
                 let id = self.read(object, part);
-                (self.frames[id].ahead, self.frames[id].ahead_at) = (true, self.counts.pages_read);
+                (self.extents[id].ahead, self.extents[id].ahead_at) =
+                    (true, self.counts.pages_read);
                 self.ahead += len;
                 self.counts.ahead_read += len;
                 page = part.end();
@@ -120,8 +121,8 @@ impl Core {
 
     /// The page that was read ahead first, if so many pages were read since.
     fn unused_since(&self, pages: u64) -> Option<ExtentId> {
-        let oldest = self.frames.front(EvictionQueue::Ahead).filter(|&id| self.may_drop(id))?;
-        (self.frames[oldest].ahead_at + pages < self.counts.pages_read).then_some(oldest)
+        let oldest = self.extents.front(EvictionQueue::Ahead).filter(|&id| self.may_drop(id))?;
+        (self.extents[oldest].ahead_at + pages < self.counts.pages_read).then_some(oldest)
     }
 
     /// The page that was read ahead first, if nobody will use it any more.
@@ -133,7 +134,7 @@ impl Core {
     /// memory.
     pub(super) fn spare_ahead(&mut self) {
         let most = self.ahead_share().max(u64::from(self.max_run()));
-        while self.frames.pages(EvictionQueue::Ahead) > most && self.drop_ahead() {}
+        while self.extents.pages(EvictionQueue::Ahead) > most && self.drop_ahead() {}
         while self.leaving == 0 && self.lacks_memory() && self.drop_ahead() {
             self.pump_stalled();
         }
@@ -147,7 +148,7 @@ impl Core {
     }
 
     fn drop_ahead(&mut self) -> bool {
-        let Some(oldest) = self.frames.front(EvictionQueue::Ahead).filter(|&id| self.may_drop(id))
+        let Some(oldest) = self.extents.front(EvictionQueue::Ahead).filter(|&id| self.may_drop(id))
         else {
             return false;
         };
@@ -158,6 +159,10 @@ impl Core {
 
 /// The pages that were read ahead and are not used yet, by counting.
 #[cfg(test)]
-pub(super) fn counted(frames: &super::extents::Extents) -> u64 {
-    frames.iter().filter(|(_, frame)| frame.ahead).map(|(_, frame)| u64::from(frame.run.len)).sum()
+pub(super) fn counted(extents: &super::extents::Extents) -> u64 {
+    extents
+        .iter()
+        .filter(|(_, extent)| extent.ahead)
+        .map(|(_, extent)| u64::from(extent.run.len))
+        .sum()
 }

@@ -91,23 +91,23 @@ impl Scan {
         self.core.handle(event);
         while let Some(action) = self.core.next_action() {
             match action {
-                CoreAction::Read { frame, run, .. } => {
+                CoreAction::Read { extent, run, .. } => {
                     self.number += 1;
                     self.free = self.free.max(self.now) + self.each * u64::from(run.len);
-                    self.reads.insert((self.free + self.latency, self.number), frame);
+                    self.reads.insert((self.free + self.latency, self.number), extent);
                 }
-                CoreAction::Install { frame, object, run, .. } => {
+                CoreAction::Install { extent, object, run, .. } => {
                     self.map.extend((run.first..run.end()).map(|page| (object, page)));
                     for reader in self.readers.iter_mut().filter(|reader| reader.object == object) {
                         if reader.blocked && run.holds(reader.at) {
                             (reader.blocked, reader.ready) = (false, self.now);
                         }
                     }
-                    self.core.handle(CoreEvent::Installed { frame, result: Ok(()) });
+                    self.core.handle(CoreEvent::Installed { extent, result: Ok(()) });
                 }
-                CoreAction::TakeOut { frame, object, run, .. } => {
+                CoreAction::TakeOut { extent, object, run, .. } => {
                     (run.first..run.end()).for_each(|page| _ = self.map.remove(&(object, page)));
-                    self.core.handle(CoreEvent::TakenOut { frame, result: Ok(()) });
+                    self.core.handle(CoreEvent::TakenOut { extent, result: Ok(()) });
                 }
                 CoreAction::Wake { object, run } => {
                     for reader in self.readers.iter_mut().filter(|reader| reader.object == object) {
@@ -147,9 +147,9 @@ impl Scan {
                     }
                 }
                 (_, Some(_)) => {
-                    let ((at, _), frame) = self.reads.pop_first().unwrap();
+                    let ((at, _), extent) = self.reads.pop_first().unwrap();
                     self.now = self.now.max(at);
-                    self.event(CoreEvent::ReadDone { frame, result: Ok(()) });
+                    self.event(CoreEvent::ReadDone { extent, result: Ok(()) });
                 }
                 (_, None) => panic!("nothing goes on: {:?}", self.readers),
             }
@@ -246,11 +246,11 @@ fn a_prefetch_from_a_stuck_source_delays_no_pin_of_another_map() {
     while let Some(action) = core.next_action() {
         match action {
             CoreAction::Read { object: ObjectId(0), .. } => {}
-            CoreAction::Read { frame, .. } => {
-                core.handle(CoreEvent::ReadDone { frame, result: Ok(()) });
+            CoreAction::Read { extent, .. } => {
+                core.handle(CoreEvent::ReadDone { extent, result: Ok(()) });
             }
-            CoreAction::Install { frame, .. } => {
-                core.handle(CoreEvent::Installed { frame, result: Ok(()) });
+            CoreAction::Install { extent, .. } => {
+                core.handle(CoreEvent::Installed { extent, result: Ok(()) });
             }
             CoreAction::Reply { result, .. } => replied = result.is_ok(),
             other => panic!("{other:?}"),
@@ -270,7 +270,7 @@ fn streams_that_ended_leave_the_budget_to_others() {
     assert!(scan.core.ahead > 0, "something was read ahead in vain");
     scan.readers = vec![ScanReader::new(ObjectId(1), (0, DATA), false, 5)];
     assert_read_once(&mut scan, "after streams that stopped");
-    let left = scan.core.frames.iter().filter(|(_, frame)| frame.object == ObjectId(0)).count();
+    let left = scan.core.extents.iter().filter(|(_, extent)| extent.object == ObjectId(0)).count();
     assert_eq!(left, 0, "nothing of the streams that ended is in memory");
 }
 

@@ -237,31 +237,31 @@ impl Simulation {
         &mut self,
         object: ObjectId,
         event: fn(ExtentId, Result<(), FailureReason>) -> CoreEvent,
-        frame: ExtentId,
+        extent: ExtentId,
         result: Result<(), FailureReason>,
     ) {
         let most = if self.random.one_in(4) { 200 } else { 1 };
-        self.later(object, most, PlayedOutcome::Event(event, frame, result));
+        self.later(object, most, PlayedOutcome::Event(event, extent, result));
     }
 
-    /// The core's count is that of its frames.
+    /// The core's count is that of its extents.
     fn check_counts(&self) {
-        let used: u64 = (self.core.frames.iter())
-            .map(|(_, frame)| {
-                let len = u64::from(frame.run.len);
+        let used: u64 = (self.core.extents.iter())
+            .map(|(_, extent)| {
+                let len = u64::from(extent.run.len);
                 let inside = matches!(
-                    frame.place,
+                    extent.place,
                     ExtentState::Installed | ExtentState::Installing | ExtentState::Copying
                 );
-                assert!(inside || !frame.copied, "a copy beside nothing: {frame:?}");
-                len * (1 + u64::from(frame.copied))
+                assert!(inside || !extent.copied, "a copy beside nothing: {extent:?}");
+                len * (1 + u64::from(extent.copied))
             })
             .sum();
-        assert_eq!(used, self.core.used(), "the count of pages is not that of the frames");
-        let dirty: u64 = (self.core.frames.iter())
+        assert_eq!(used, self.core.used(), "the count of pages is not that of the extents");
+        let dirty: u64 = (self.core.extents.iter())
             .map(|(_, f)| if f.dirty { f.run.len.into() } else { 0 })
             .sum();
-        assert_eq!(dirty, self.core.dirty(), "the count of dirty pages is not that of the frames");
+        assert_eq!(dirty, self.core.dirty(), "the count of dirty pages is not that of the extents");
         let dirty: u64 = self.core.objects.values().map(|object| object.dirty).sum();
         assert_eq!(dirty, self.core.dirty(), "the count of dirty pages is not that of the objects");
         let writing: u64 = self.core.objects.values().map(|object| object.writing).sum();
@@ -279,10 +279,10 @@ impl Simulation {
             reading, self.core.reading,
             "the count of pages being read is not that of the objects"
         );
-        let ahead = super::readahead_share::counted(&self.core.frames);
+        let ahead = super::readahead_share::counted(&self.core.extents);
         assert_eq!(
             ahead, self.core.ahead,
-            "the count of pages read ahead is not that of the frames"
+            "the count of pages read ahead is not that of the extents"
         );
     }
 
@@ -300,20 +300,20 @@ impl Simulation {
     #[allow(clippy::too_many_lines, reason = "one arm an action")]
     fn perform(&mut self, action: CoreAction) {
         match action {
-            CoreAction::Read { frame, object, run, from } => {
+            CoreAction::Read { extent, object, run, from } => {
                 let world = self.worlds.get_mut(&object).unwrap();
                 assert!(run.end() <= world.pages, "a read past the end: {run:?}");
                 assert_eq!(run.first >> 9, (run.end() - 1) >> 9, "{run:?} crosses a chunk");
-                let old = world.buffers.insert(frame, (run, vec![0; run.len as usize]));
-                assert!(old.is_none(), "{frame:?} has a buffer already");
+                let old = world.buffers.insert(extent, (run, vec![0; run.len as usize]));
+                assert!(old.is_none(), "{extent:?} has a buffer already");
                 let most = if self.random.one_in(300) { 3 * DEADLINE } else { 500 };
-                self.later(object, most, PlayedOutcome::Read(frame, run, from));
+                self.later(object, most, PlayedOutcome::Read(extent, run, from));
             }
-            CoreAction::Install { frame, object, run, mode, keep } => {
+            CoreAction::Install { extent, object, run, mode, keep } => {
                 let refused = self.errors > 0 && self.random.one_in(400);
                 let world = self.worlds.get_mut(&object).unwrap();
                 if !refused {
-                    let (held, bytes) = world.buffers[&frame].clone();
+                    let (held, bytes) = world.buffers[&extent].clone();
                     assert_eq!(held, run, "the buffer is of other pages");
                     assert_eq!(world.traits.tracked, mode != StoreAccess::ReadOnly);
                     for (page, value) in (run.first..).zip(bytes) {
@@ -328,7 +328,7 @@ impl Simulation {
                         world.writing.iter().any(|w| w.first < run.end() && run.first < w.end());
                     assert_eq!(keep, being_written, "a buffer that is being written stays");
                     if !keep {
-                        world.buffers.remove(&frame);
+                        world.buffers.remove(&extent);
                     }
                     self.wake(object, run);
                 }
@@ -336,12 +336,12 @@ impl Simulation {
                     if refused { Err(FailureReason::Refused { errno: 12 }) } else { Ok(()) };
                 self.answer(
                     object,
-                    |frame, result| CoreEvent::Installed { frame, result },
-                    frame,
+                    |extent, result| CoreEvent::Installed { extent, result },
+                    extent,
                     result,
                 );
             }
-            CoreAction::TakeOut { frame, object, run, bytes } => {
+            CoreAction::TakeOut { extent, object, run, bytes } => {
                 let busy = self.errors > 0 && self.random.one_in(30);
                 let world = self.worlds.get_mut(&object).unwrap();
                 let still = (run.first..run.end()).all(|page| !world.map[&page].writable);
@@ -353,8 +353,8 @@ impl Simulation {
                     let bytes = (run.first..run.end())
                         .map(|page| world.map.remove(&page).unwrap().value)
                         .collect();
-                    let old = world.buffers.insert(frame, (run, bytes));
-                    assert!(old.is_none(), "{frame:?} has a buffer already");
+                    let old = world.buffers.insert(extent, (run, bytes));
+                    assert!(old.is_none(), "{extent:?} has a buffer already");
                 } else if world.traits.tracked {
                     // Put back, without the protection.
                     (run.first..run.end())
@@ -363,12 +363,12 @@ impl Simulation {
                 let result = if busy { Err(FailureReason::Busy) } else { Ok(()) };
                 self.answer(
                     object,
-                    |frame, result| CoreEvent::TakenOut { frame, result },
-                    frame,
+                    |extent, result| CoreEvent::TakenOut { extent, result },
+                    extent,
                     result,
                 );
             }
-            CoreAction::Copy { frame, object, run, protect } => {
+            CoreAction::Copy { extent, object, run, protect } => {
                 let busy = self.errors > 0 && self.random.one_in(30);
                 let world = self.worlds.get_mut(&object).unwrap();
                 let mut bytes = Vec::new();
@@ -378,17 +378,17 @@ impl Simulation {
                     bytes.push(mapped.value);
                 }
                 if !busy {
-                    let old = world.buffers.insert(frame, (run, bytes));
-                    assert!(old.is_none(), "{frame:?} has a buffer already");
+                    let old = world.buffers.insert(extent, (run, bytes));
+                    assert!(old.is_none(), "{extent:?} has a buffer already");
                     if world.traits.shares_buffer && !protect {
-                        world.beside.insert(frame);
+                        world.beside.insert(extent);
                     }
                 }
                 let result = if busy { Err(FailureReason::Busy) } else { Ok(()) };
                 self.answer(
                     object,
-                    |frame, result| CoreEvent::Copied { frame, result },
-                    frame,
+                    |extent, result| CoreEvent::Copied { extent, result },
+                    extent,
                     result,
                 );
             }
@@ -401,25 +401,25 @@ impl Simulation {
                 }
                 self.wake(object, run);
             }
-            CoreAction::Write { frame, object, run, to } => {
+            CoreAction::Write { extent, object, run, to } => {
                 let world = self.worlds.get_mut(&object).unwrap();
                 assert!(world.traits.tracked && (to == Backing::Spill) == world.traits.private);
                 assert!(run.end() <= world.pages);
-                assert_eq!(world.buffers[&frame].0, run);
+                assert_eq!(world.buffers[&extent].0, run);
                 assert!(
                     !world.writing.iter().any(|w| w.first < run.end() && run.first < w.end()),
                     "two writes overlap"
                 );
                 world.writing.push(run);
                 let most = if self.random.one_in(300) { 2 * DEADLINE } else { 1_000 };
-                self.later(object, most, PlayedOutcome::Write(frame, run, to));
+                self.later(object, most, PlayedOutcome::Write(extent, run, to));
             }
-            CoreAction::Discard { frame, object, run, last, .. } => {
+            CoreAction::Discard { extent, object, run, last, .. } => {
                 let world = self.worlds.get_mut(&object).unwrap();
                 assert!(!world.writing.contains(&run), "a buffer goes while it is being written");
                 assert!(!last || (run.first..run.end()).all(|page| !world.map.contains_key(&page)));
-                world.buffers.remove(&frame).expect("a buffer is discarded once");
-                world.beside.remove(&frame);
+                world.buffers.remove(&extent).expect("a buffer is discarded once");
+                world.beside.remove(&extent);
             }
             CoreAction::Flush { object } => {
                 let source = self.worlds[&object].source.clone();
@@ -498,9 +498,9 @@ impl Simulation {
                     mapped.value = self.stored;
                     world.expected.insert(page, self.stored);
                     if world.traits.shares_buffer && world.writing.iter().any(|w| w.holds(page)) {
-                        let frame = self.core.objects[&object].table.extent_at(page).unwrap();
+                        let extent = self.core.objects[&object].table.extent_at(page).unwrap();
                         assert!(
-                            world.beside.contains(&frame),
+                            world.beside.contains(&extent),
                             "page {page} changed while it was written"
                         );
                     }
@@ -562,8 +562,12 @@ impl Simulation {
                         (run.first..run.end()).filter(|page| !world.map.contains_key(page)).count()
                             as u64
                     };
-                    let pages = |(frame, (run, _)): (&ExtentId, &(PageRun, Vec<u64>))| {
-                        if world.beside.contains(frame) { u64::from(run.len) } else { outside(run) }
+                    let pages = |(extent, (run, _)): (&ExtentId, &(PageRun, Vec<u64>))| {
+                        if world.beside.contains(extent) {
+                            u64::from(run.len)
+                        } else {
+                            outside(run)
+                        }
                     };
                     world.buffers.iter().map(pages).sum()
                 } else {
@@ -796,8 +800,8 @@ impl Simulation {
                 self.event(CoreEvent::Budget { pages });
             }
             8 => {
-                let frames = self.random.below(10) as u32;
-                self.event(CoreEvent::Relieve { extents: frames });
+                let extents = self.random.below(10) as u32;
+                self.event(CoreEvent::Relieve { extents });
             }
             5 => {
                 let ticket = self.ticket(object, Asked::Evict);
@@ -821,11 +825,11 @@ impl Simulation {
         let held = |pin: &&(ObjectId, PinnedRange)| pin.0 == object && pin.1.stores;
         let Some(&(_, pin)) = self.pins.iter().find(held) else { return };
         let page = pin.first + self.random.below(pin.end - pin.first);
-        let frame =
-            self.core.objects[&object].table.extent_at(page).map(|id| &self.core.frames[id]);
+        let extent =
+            self.core.objects[&object].table.extent_at(page).map(|id| &self.core.extents[id]);
         let world = self.worlds.get_mut(&object).unwrap();
         // The driver copies in one step; here the end of it may be still to come.
-        let copying = frame.is_some_and(|frame| frame.place == ExtentState::Copying);
+        let copying = extent.is_some_and(|extent| extent.place == ExtentState::Copying);
         if !world.traits.tracked || copying {
             return;
         }
@@ -846,8 +850,8 @@ impl Simulation {
                     self.event(CoreEvent::Fault { object, page, write });
                 }
             }
-            PlayedOutcome::Event(make, frame, result) => self.event(make(frame, result)),
-            PlayedOutcome::Read(frame, run, from) => {
+            PlayedOutcome::Event(make, extent, result) => self.event(make(extent, result)),
+            PlayedOutcome::Read(extent, run, from) => {
                 let world = &self.worlds[&object];
                 let shows_one_version = !world.traits.tracked || world.traits.private;
                 let result = if world.changed && from == Backing::Source && shows_one_version {
@@ -865,16 +869,16 @@ impl Simulation {
                     let bytes = (run.first..run.end()).map(|page| values[&page]).collect();
                     world
                         .buffers
-                        .insert(frame, (run, bytes))
+                        .insert(extent, (run, bytes))
                         .expect("the buffer stays until the read ends");
                     Ok(())
                 };
-                self.event(CoreEvent::ReadDone { frame, result });
+                self.event(CoreEvent::ReadDone { extent, result });
             }
-            PlayedOutcome::Write(frame, run, to) => {
+            PlayedOutcome::Write(extent, run, to) => {
                 let world = self.worlds.get_mut(&object).unwrap();
                 world.writing.retain(|other| *other != run);
-                let bytes = world.buffers[&frame].1.clone();
+                let bytes = world.buffers[&extent].1.clone();
                 let values =
                     if to == Backing::Spill { &mut world.spill } else { &mut world.source };
                 for (page, value) in (run.first..).zip(bytes) {
@@ -893,7 +897,7 @@ impl Simulation {
                 } else {
                     Ok(())
                 };
-                self.event(CoreEvent::WriteDone { frame, result });
+                self.event(CoreEvent::WriteDone { extent, result });
             }
             PlayedOutcome::Flush(source) => {
                 let result = if failed {
@@ -944,8 +948,8 @@ impl Simulation {
             self.threads.iter().filter_map(|thread| Some((thread.object, thread.blocked?.0)));
         let told = blocked.map(|(object, page)| {
             let this = &self.core.objects[&object];
-            let frame = this.table.extent_at(page).map(|frame| &self.core.frames[frame]);
-            format!("{object:?} {:?} of {} pages, page {page}: {frame:?}", this.traits, this.pages)
+            let extent = this.table.extent_at(page).map(|extent| &self.core.extents[extent]);
+            format!("{object:?} {:?} of {} pages, page {page}: {extent:?}", this.traits, this.pages)
         });
         let core = &self.core;
         let memory = format!(
@@ -958,11 +962,11 @@ impl Simulation {
             core.leaving
         );
         let mut kinds = BTreeMap::new();
-        for (_, frame) in core.frames.iter() {
-            let Extent { object, place, dirty, writing, .. } = frame;
+        for (_, extent) in core.extents.iter() {
+            let Extent { object, place, dirty, writing, .. } = extent;
             *kinds
                 .entry(format!("{object:?} {place:?}, dirty {dirty}, writing {writing}"))
-                .or_insert(0) += frame.run.len;
+                .or_insert(0) += extent.run.len;
         }
         told.chain([memory, format!("pages by state: {kinds:?}")]).collect::<Vec<_>>().join("\n")
     }

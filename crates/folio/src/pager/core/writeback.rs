@@ -36,7 +36,7 @@ pub(crate) struct SyncJob {
     first: u64,
     end: u64,
     flush: bool,
-    /// First pages of the frames that were dirty when it began.
+    /// First pages of the extents that were dirty when it began.
     pending: VecDeque<u64>,
     phase: SyncPhase,
     failure: Option<Failure>,
@@ -48,14 +48,14 @@ impl Core {
     /// The bytes that were stored to extent `id` are not in the source.
     pub(super) fn set_dirty(&mut self, id: ExtentId) {
         let now = self.now;
-        let frame = &mut self.frames[id];
-        if frame.dirty {
+        let extent = &mut self.extents[id];
+        if extent.dirty {
             return;
         }
-        (frame.dirty, frame.dirtied) = (true, now);
-        self.dirty += u64::from(frame.run.len);
-        let object = frame.object;
-        let len = u64::from(self.frames[id].run.len);
+        (extent.dirty, extent.dirtied) = (true, now);
+        self.dirty += u64::from(extent.run.len);
+        let object = extent.object;
+        let len = u64::from(self.extents[id].run.len);
         let Some(this) = self.objects.get_mut(&object) else { return };
         this.dirty += len;
         if this.traits.private {
@@ -65,9 +65,9 @@ impl Core {
         }
     }
 
-    /// A store to `page` of a protected frame in the map.
+    /// A store to `page` of a protected extent in the map.
     pub(super) fn make_writable(&mut self, id: ExtentId, page: u64) {
-        let (object, run) = (self.frames[id].object, self.frames[id].run);
+        let (object, run) = (self.extents[id].object, self.extents[id].run);
         let widest = u64::from(self.max_run()).min(self.may_dirty(object).max(1));
         let Some(this) = self.objects.get_mut(&object) else { return };
         // A stream of stores gets ever longer runs, so that it does not fault at each page.
@@ -82,43 +82,43 @@ impl Core {
         }
     }
 
-    /// Pages of a frame in the map, from `first` to before `end`, can be stored to and are dirty:
+    /// Pages of an extent in the map, from `first` to before `end`, can be stored to and are dirty:
     /// they are cut off from the rest where that is possible. Returns the whole that became so.
     pub(super) fn let_store(&mut self, id: ExtentId, first: u64, end: u64) -> PageRun {
-        let frame = &self.frames[id];
-        let (object, run) = (frame.object, frame.run);
-        let whole = frame.writing || frame.dirty || run.len == 1;
+        let extent = &self.extents[id];
+        let (object, run) = (extent.object, extent.run);
+        let whole = extent.writing || extent.dirty || run.len == 1;
         let cut = self.objects.get(&object).map_or(1, |object| u64::from(object.traits.cut));
         let first = (first - first % cut).max(run.first);
         let end = end.next_multiple_of(cut).min(run.end());
         let store = if whole { run } else { PageRun { first, len: (end - first) as u32 } };
         let id = if store == run { id } else { self.cut(id, store) };
-        self.frames[id].protected = false;
+        self.extents[id].protected = false;
         self.set_dirty(id);
         self.actions.push_back(CoreAction::Unprotect { object, run: store });
         store
     }
 
-    /// Makes `part` of a frame without a buffer a frame of its own.
+    /// Makes `part` of an extent without a buffer an extent of its own.
     fn cut(&mut self, id: ExtentId, part: PageRun) -> ExtentId {
-        let (object, run) = (self.frames[id].object, self.frames[id].run);
+        let (object, run) = (self.extents[id].object, self.extents[id].run);
         let (queue, doom, protected) =
-            (self.frames.queue(id), self.frames[id].doom, self.frames[id].protected);
-        let buffer = self.frames[id].buffer;
+            (self.extents.queue(id), self.extents[id].doom, self.extents[id].protected);
+        let buffer = self.extents[id].buffer;
         let left = PageRun { first: run.first, len: (part.first - run.first) as u32 };
         let right = PageRun { first: part.end(), len: (run.end() - part.end()) as u32 };
         let mut made = id;
         let mut kept = false;
         for piece in [left, part, right].into_iter().filter(|piece| piece.len > 0) {
             let this = if std::mem::replace(&mut kept, true) {
-                let this = self.frames.add(object, piece, ExtentState::Installed);
-                let frame = &mut self.frames[this];
-                (frame.doom, frame.protected, frame.buffer, frame.seen) =
+                let this = self.extents.add(object, piece, ExtentState::Installed);
+                let extent = &mut self.extents[this];
+                (extent.doom, extent.protected, extent.buffer, extent.seen) =
                     (doom, protected, buffer, true);
-                self.frames.enqueue(this, queue);
+                self.extents.enqueue(this, queue);
                 this
             } else {
-                self.frames.reshape(id, piece);
+                self.extents.reshape(id, piece);
                 id
             };
             if let Some(object) = self.objects.get_mut(&object) {
@@ -131,14 +131,14 @@ impl Core {
         made
     }
 
-    /// The number of the write that begins with frame `id`.
+    /// The number of the write that begins with extent `id`.
     fn number(&mut self, id: ExtentId) {
         if self.write_numbers.contains_key(&id) {
             return;
         }
         self.write_number += 1;
         self.write_numbers.insert(id, self.write_number);
-        let object = self.frames[id].object;
+        let object = self.extents[id].object;
         if let Some(object) = self.objects.get_mut(&object) {
             object.writes.insert(self.write_number);
         }
@@ -152,9 +152,9 @@ impl Core {
         }
     }
 
-    /// Takes a copy of a dirty frame in the map, to be written. Whether there was memory for it.
+    /// Takes a copy of a dirty extent in the map, to be written. Whether there was memory for it.
     fn copy(&mut self, id: ExtentId) -> bool {
-        let (object, run) = (self.frames[id].object, self.frames[id].run);
+        let (object, run) = (self.extents[id].object, self.extents[id].run);
         let protect = !self.is_held(object, run);
         // Pages that may be stored to during their write are written from a copy, whatever the
         // store.
@@ -166,16 +166,16 @@ impl Core {
             self.used += u64::from(run.len);
         }
         self.number(id);
-        let frame = &mut self.frames[id];
-        (frame.place, frame.protected, frame.copied) = (ExtentState::Copying, protect, copied);
-        self.actions.push_back(CoreAction::Copy { frame: id, object, run, protect });
+        let extent = &mut self.extents[id];
+        (extent.place, extent.protected, extent.copied) = (ExtentState::Copying, protect, copied);
+        self.actions.push_back(CoreAction::Copy { extent: id, object, run, protect });
         true
     }
 
-    /// There is no memory for a copy of a dirty frame: the frame itself leaves the map to be
+    /// There is no memory for a copy of a dirty extent: the extent itself leaves the map to be
     /// written, unless a write or an eviction under way makes room soon.
     fn take_out_to_write(&mut self, id: ExtentId) {
-        let (object, run) = (self.frames[id].object, self.frames[id].run);
+        let (object, run) = (self.extents[id].object, self.extents[id].run);
         let writes = self.objects.get(&object).is_some_and(|object| !object.writes.is_empty());
         if !writes && self.leaving == 0 && !self.is_pinned(object, run) {
             self.take_out(id);
@@ -183,18 +183,19 @@ impl Core {
     }
 
     pub(super) fn copied(&mut self, id: ExtentId, result: Result<(), FailureReason>) {
-        let Some(frame) = self.frames.get(id).filter(|frame| frame.place == ExtentState::Copying)
+        let Some(extent) =
+            self.extents.get(id).filter(|extent| extent.place == ExtentState::Copying)
         else {
             return;
         };
-        let (object, run) = (frame.object, frame.run);
+        let (object, run) = (extent.object, extent.run);
         let now = self.now;
         let waited = self.awaits_write(id);
-        let frame = &mut self.frames[id];
-        frame.place = ExtentState::Installed;
+        let extent = &mut self.extents[id];
+        extent.place = ExtentState::Installed;
         if let Err(reason) = result {
-            (frame.protected, frame.failed) = (false, now.max(1));
-            if std::mem::take(&mut frame.copied) {
+            (extent.protected, extent.failed) = (false, now.max(1));
+            if std::mem::take(&mut extent.copied) {
                 self.used -= u64::from(run.len);
             }
             self.numbered_end(id, object);
@@ -215,9 +216,9 @@ impl Core {
             self.hold_after_write(object, run, waited);
             return self.settle(id);
         }
-        (frame.buffer, frame.kept) = (true, true);
+        (extent.buffer, extent.kept) = (true, true);
         self.start_write(id);
-        if !self.frames[id].protected {
+        if !self.extents[id].protected {
             // Stores go on unnoticed.
             self.set_dirty(id);
         }
@@ -225,12 +226,12 @@ impl Core {
         self.settle(id);
     }
 
-    /// Writes a dirty frame from its buffer.
+    /// Writes a dirty extent from its buffer.
     fn start_write(&mut self, id: ExtentId) {
         self.number(id);
-        let frame = &mut self.frames[id];
-        let (object, run) = (frame.object, frame.run);
-        (frame.dirty, frame.writing, frame.failed) = (false, true, 0);
+        let extent = &mut self.extents[id];
+        let (object, run) = (extent.object, extent.run);
+        (extent.dirty, extent.writing, extent.failed) = (false, true, 0);
         self.dirty -= u64::from(run.len);
         self.writing += u64::from(run.len);
         if let Some(object) = self.objects.get_mut(&object) {
@@ -240,17 +241,17 @@ impl Core {
         self.counts.writes += 1;
         let private = self.objects[&object].traits.private;
         let to = if private { Backing::Spill } else { Backing::Source };
-        self.actions.push_back(CoreAction::Write { frame: id, object, run, to });
+        self.actions.push_back(CoreAction::Write { extent: id, object, run, to });
     }
 
     pub(super) fn write_done(&mut self, id: ExtentId, result: Result<(), FailureReason>) {
-        if self.frames.get(id).is_none_or(|frame| !frame.writing) {
+        if self.extents.get(id).is_none_or(|extent| !extent.writing) {
             return;
         }
         let waited = self.awaits_write(id);
-        let frame = &mut self.frames[id];
-        frame.writing = false;
-        let (object, run) = (frame.object, frame.run);
+        let extent = &mut self.extents[id];
+        extent.writing = false;
+        let (object, run) = (extent.object, extent.run);
         self.writing -= u64::from(run.len);
         if let Some(object) = self.objects.get_mut(&object) {
             object.writing -= u64::from(run.len);
@@ -278,24 +279,24 @@ impl Core {
                 self.counts.write_errors += 1;
                 self.retries = true;
                 self.set_dirty(id);
-                self.frames[id].failed = self.now.max(1);
+                self.extents[id].failed = self.now.max(1);
                 self.write_failed(object, run, &reason);
             }
         }
-        let frame = &self.frames[id];
-        match frame.place {
+        let extent = &self.extents[id];
+        match extent.place {
             ExtentState::Installed => {
                 self.release_copy(id);
                 self.hold_after_write(object, run, waited);
                 self.settle(id);
             }
             ExtentState::Buffered => {
-                let wanted = !frame.waiters.is_empty() || frame.eager;
-                match (frame.doom, frame.dirty) {
+                let wanted = !extent.waiters.is_empty() || extent.eager;
+                match (extent.doom, extent.dirty) {
                     (Disposal::Now, _) => self.drop_extent(id),
                     (Disposal::WhenClean, false) if !wanted => self.drop_extent(id),
                     _ if wanted => self.install(id),
-                    (_, false) => self.frames.enqueue(id, EvictionQueue::Inactive),
+                    (_, false) => self.extents.enqueue(id, EvictionQueue::Inactive),
                     // Tried again by a tick.
                     (_, true) => {}
                 }
@@ -305,19 +306,19 @@ impl Core {
         }
     }
 
-    /// The buffer of a frame in the map is not needed any more.
+    /// The buffer of an extent in the map is not needed any more.
     pub(super) fn release_copy(&mut self, id: ExtentId) {
-        let frame = &mut self.frames[id];
-        let (object, run) = (frame.object, frame.run);
+        let extent = &mut self.extents[id];
+        let (object, run) = (extent.object, extent.run);
         let shares = self.objects[&object].traits.shares_buffer;
-        if frame.place == ExtentState::Installed && frame.kept && !frame.writing {
-            frame.kept = false;
-            frame.buffer = shares;
-            if std::mem::take(&mut frame.copied) {
+        if extent.place == ExtentState::Installed && extent.kept && !extent.writing {
+            extent.kept = false;
+            extent.buffer = shares;
+            if std::mem::take(&mut extent.copied) {
                 self.used -= u64::from(run.len);
             }
             self.actions.push_back(CoreAction::Discard {
-                frame: id,
+                extent: id,
                 object,
                 run,
                 last: false,
@@ -353,9 +354,9 @@ impl Core {
         }
     }
 
-    /// A dirty frame outside the map is written as soon as its object may write.
+    /// A dirty extent outside the map is written as soon as its object may write.
     pub(super) fn queue_write(&mut self, id: ExtentId) {
-        self.to_write.entry(self.frames[id].object).or_default().push_back(id);
+        self.to_write.entry(self.extents[id].object).or_default().push_back(id);
     }
 
     /// Whether one more write of an object may be under way.
@@ -363,21 +364,21 @@ impl Core {
         self.objects.get(&object).is_some_and(|object| object.writes.len() < WINDOW)
     }
 
-    /// Writes the dirty frames outside their maps.
+    /// Writes the dirty extents outside their maps.
     pub(super) fn pump_writes(&mut self) {
         if self.to_write.is_empty() {
             return;
         }
         let mut waiting = std::mem::take(&mut self.to_write);
-        waiting.retain(|&object, frames| {
+        waiting.retain(|&object, extents| {
             while self.may_write(object) {
-                let Some(id) = frames.pop_front() else { return false };
-                // The frame's number may be another frame's by now.
-                if self.frames.get(id).is_some_and(|frame| {
-                    frame.object == object
-                        && frame.place == ExtentState::Buffered
-                        && frame.dirty
-                        && !frame.writing
+                let Some(id) = extents.pop_front() else { return false };
+                // The extent's number may be another extent's by now.
+                if self.extents.get(id).is_some_and(|extent| {
+                    extent.object == object
+                        && extent.place == ExtentState::Buffered
+                        && extent.dirty
+                        && !extent.writing
                 }) {
                     self.start_write(id);
                 }
@@ -392,7 +393,7 @@ impl Core {
         let now = self.now;
         for _ in 0..self.dirty_order.len() {
             let Some((id, dirtied)) = self.dirty_order.pop_front() else { return };
-            let Some(frame) = self.frames.get(id).filter(|frame| dirty_since(frame, dirtied))
+            let Some(extent) = self.extents.get(id).filter(|extent| dirty_since(extent, dirtied))
             else {
                 continue;
             };
@@ -400,13 +401,13 @@ impl Core {
             let many = self.throttle.waits()
                 || self.dirty.saturating_sub(self.pinned) > self.limits.budget / 4;
             let old = dirtied + self.limits.dirty_age <= now;
-            let due = may_retry(frame, now);
-            let window = self.may_write(frame.object) && !self.is_held(frame.object, frame.run);
-            if due && window && (old || many || frame.failed != 0) && !frame.writing {
-                match frame.place {
+            let due = may_retry(extent, now);
+            let window = self.may_write(extent.object) && !self.is_held(extent.object, extent.run);
+            if due && window && (old || many || extent.failed != 0) && !extent.writing {
+                match extent.place {
                     // Copies leave room for reads, should the writes never end.
                     ExtentState::Installed => {
-                        let spare = u64::from(frame.run.len) + self.limit() / 16;
+                        let spare = u64::from(extent.run.len) + self.limit() / 16;
                         if !(self.make_room(spare) && self.copy(id)) && self.throttle.waits() {
                             self.take_out_to_write(id);
                         }
@@ -427,17 +428,17 @@ impl Core {
         if !self.retries {
             return;
         }
-        let failed = |frame: &Extent| {
-            frame.place == ExtentState::Buffered
-                && frame.dirty
-                && !frame.writing
-                && frame.failed != 0
+        let failed = |extent: &Extent| {
+            extent.place == ExtentState::Buffered
+                && extent.dirty
+                && !extent.writing
+                && extent.failed != 0
         };
         let all: Vec<(ExtentId, u64)> = self
-            .frames
+            .extents
             .iter()
-            .filter(|(_, frame)| failed(frame))
-            .map(|(id, frame)| (id, frame.failed))
+            .filter(|(_, extent)| failed(extent))
+            .map(|(id, extent)| (id, extent.failed))
             .collect();
         self.retries = !all.is_empty();
         let due = all.into_iter().filter(|(_, failed)| failed + RETRY <= now);
@@ -461,11 +462,11 @@ impl Core {
             .extents_in(first, end)
             .into_iter()
             .filter(|&id| {
-                let frame = &self.frames[id];
+                let extent = &self.extents[id];
                 // One that is leaving may come back stored to.
-                !private && (frame.dirty || frame.writing || frame.place == ExtentState::Leaving)
+                !private && (extent.dirty || extent.writing || extent.place == ExtentState::Leaving)
             })
-            .map(|id| self.frames[id].run.first)
+            .map(|id| self.extents[id].run.first)
             .collect();
         self.syncs.push(SyncJob {
             object,
@@ -496,15 +497,15 @@ impl Core {
                     job.pending.pop_front();
                     continue;
                 };
-                let frame = &self.frames[id];
+                let extent = &self.extents[id];
                 let window = self.may_write(job.object);
-                let done = match (frame.dirty, frame.writing, frame.place) {
+                let done = match (extent.dirty, extent.writing, extent.place) {
                     (false, _, ExtentState::Leaving) => false,
                     (false, ..) => true,
                     // A copy of pages that may be stored to meanwhile is not enough.
-                    (true, _, ExtentState::Copying) if frame.protected => true,
+                    (true, _, ExtentState::Copying) if extent.protected => true,
                     (true, false, ExtentState::Installed)
-                        if frame.failed > 0 && frame.failed + BUSY > self.now =>
+                        if extent.failed > 0 && extent.failed + BUSY > self.now =>
                     {
                         false
                     }
@@ -572,12 +573,12 @@ impl Core {
     }
 }
 
-/// Whether a frame is dirty since then: else its entry in an order of dirty frames is stale.
-pub(super) fn dirty_since(frame: &Extent, then: u64) -> bool {
-    frame.dirty && frame.dirtied == then
+/// Whether an extent is dirty since then: else its entry in an order of dirty extents is stale.
+pub(super) fn dirty_since(extent: &Extent, then: u64) -> bool {
+    extent.dirty && extent.dirtied == then
 }
 
-/// Whether a frame may be written: its last write has not failed, or long ago.
-pub(super) fn may_retry(frame: &Extent, now: u64) -> bool {
-    frame.failed == 0 || frame.failed + RETRY <= now
+/// Whether an extent may be written: its last write has not failed, or long ago.
+pub(super) fn may_retry(extent: &Extent, now: u64) -> bool {
+    extent.failed == 0 || extent.failed + RETRY <= now
 }

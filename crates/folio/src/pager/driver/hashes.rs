@@ -148,13 +148,13 @@ impl Driver {
         let waited =
             object.unjudged.extract_if(.., |&mut (other, _)| other == leaf).map(|(_, op)| op);
         for op in waited.collect::<Vec<_>>() {
-            let frame = op.frame;
+            let extent = op.extent;
             let outcome = match &result {
                 Ok(()) => self.finish_read(op),
                 Err(reason) => Some(Err(reason.clone())),
             };
             if let Some(outcome) = outcome {
-                self.report(frame, id, OperationKind::Read, outcome);
+                self.report(extent, id, OperationKind::Read, outcome);
             }
         }
         self.spill_hashes(id);
@@ -165,7 +165,7 @@ impl Driver {
     pub(super) fn end_unjudged(&mut self, id: ObjectId) {
         let Some(object) = self.objects.get_mut(&id) else { return };
         for (_, op) in std::mem::take(&mut object.unjudged) {
-            self.report(op.frame, id, OperationKind::Read, Err(FailureReason::PastEnd));
+            self.report(op.extent, id, OperationKind::Read, Err(FailureReason::PastEnd));
         }
     }
 }

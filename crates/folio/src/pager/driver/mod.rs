@@ -99,7 +99,7 @@ struct DriverObject {
 }
 
 impl DriverObject {
-    /// The source, if the shard reads and writes it itself.
+    /// The source, if the driver reads and writes it itself.
     fn file(&self) -> Option<&Arc<LocalFile>> {
         match &self.reach {
             SourceAccess::File(file) => Some(file),
@@ -118,13 +118,13 @@ impl DriverObject {
     }
 }
 
-/// The buffers of frames, by number.
+/// The buffers of extents, by number.
 #[derive(Default)]
 struct OperationTable(Vec<Option<BufferSlot>>);
 
 impl OperationTable {
-    fn insert(&mut self, frame: ExtentId, slot: BufferSlot) {
-        let at = frame.0 as usize;
+    fn insert(&mut self, extent: ExtentId, slot: BufferSlot) {
+        let at = extent.0 as usize;
         if self.0.capacity() <= at {
             // An eighth more at a time: records count against the budget.
             self.0.reserve_exact((at + 1 - self.0.len()).max(1024).max(self.0.len() / 8));
@@ -135,12 +135,12 @@ impl OperationTable {
         self.0[at] = Some(slot);
     }
 
-    fn remove(&mut self, frame: ExtentId) -> Option<BufferSlot> {
-        self.0.get_mut(frame.0 as usize)?.take()
+    fn remove(&mut self, extent: ExtentId) -> Option<BufferSlot> {
+        self.0.get_mut(extent.0 as usize)?.take()
     }
 
-    fn get(&self, frame: ExtentId) -> Option<&BufferSlot> {
-        self.0.get(frame.0 as usize)?.as_ref()
+    fn get(&self, extent: ExtentId) -> Option<&BufferSlot> {
+        self.0.get(extent.0 as usize)?.as_ref()
     }
 
     fn bytes(&self) -> usize {
@@ -150,7 +150,7 @@ impl OperationTable {
 
 /// A run that is to leave its map.
 struct PendingEviction {
-    frame: ExtentId,
+    extent: ExtentId,
     object: ObjectId,
     run: PageRun,
     wanted: bool,
@@ -158,7 +158,7 @@ struct PendingEviction {
 
 /// An operation under way.
 struct Operation {
-    frame: ExtentId,
+    extent: ExtentId,
     object: ObjectId,
     kind: OperationKind,
     /// Where the buffer is, how much of it is asked for, and how much of that is done.
@@ -230,8 +230,8 @@ pub(crate) struct Driver {
     imaged: bool,
 }
 
-// SAFETY: the pointers in operations are to buffers of this shard, which moves to its thread before
-// it has any.
+// SAFETY: the pointers in operations are to buffers of this driver, which moves to its thread
+// before it has any.
 unsafe impl Send for Driver {}
 
 impl Driver {
@@ -464,8 +464,8 @@ impl Driver {
     fn limit_vma_count(&mut self) {
         let runs: usize = self.objects.values().map(|object| object.store.vma_cost()).sum();
         if runs > self.most_areas {
-            let frames = (runs - self.most_areas * 3 / 4) as u32;
-            self.event(CoreEvent::Relieve { extents: frames });
+            let extents = (runs - self.most_areas * 3 / 4) as u32;
+            self.event(CoreEvent::Relieve { extents });
         }
     }
 
@@ -680,15 +680,15 @@ impl Driver {
     /// Does what the core wants; an outcome that is known at once is returned.
     fn perform(&mut self, action: CoreAction) -> Option<CoreEvent> {
         match action {
-            CoreAction::Read { frame, object, run, from } => {
-                let result = self.read(frame, object, run, from);
-                result.transpose().map(|result| CoreEvent::ReadDone { frame, result })
+            CoreAction::Read { extent, object, run, from } => {
+                let result = self.read(extent, object, run, from);
+                result.transpose().map(|result| CoreEvent::ReadDone { extent, result })
             }
-            CoreAction::Install { frame, object, run, mode, keep } => {
-                let result = self.install(frame, object, run, mode, keep);
-                Some(CoreEvent::Installed { frame, result })
+            CoreAction::Install { extent, object, run, mode, keep } => {
+                let result = self.install(extent, object, run, mode, keep);
+                Some(CoreEvent::Installed { extent, result })
             }
-            CoreAction::TakeOut { frame, object, run, bytes } => {
+            CoreAction::TakeOut { extent, object, run, bytes } => {
                 let this = self.objects.get_mut(&object)?;
                 let together = match bytes {
                     Stability::MayChange => false,
@@ -697,21 +697,21 @@ impl Driver {
                 };
                 if together {
                     let wanted = bytes != Stability::Unneeded;
-                    self.departing.push(PendingEviction { frame, object, run, wanted });
+                    self.departing.push(PendingEviction { extent, object, run, wanted });
                     return None;
                 }
                 let taken = this.store.take_out(&mut self.pool, run_of(run));
-                let result = self.fill(frame, taken);
-                Some(CoreEvent::TakenOut { frame, result })
+                let result = self.fill(extent, taken);
+                Some(CoreEvent::TakenOut { extent, result })
             }
-            CoreAction::Copy { frame, object, run, protect } => {
+            CoreAction::Copy { extent, object, run, protect } => {
                 let this = self.objects.get_mut(&object)?;
                 let copied = this.store.snapshot(&mut self.pool, run_of(run), protect);
                 if let Some(images) = this.images.as_mut().filter(|_| !protect && copied.is_ok()) {
-                    images.copied_unprotected(frame);
+                    images.copied_unprotected(extent);
                 }
-                let result = self.fill(frame, copied);
-                Some(CoreEvent::Copied { frame, result })
+                let result = self.fill(extent, copied);
+                Some(CoreEvent::Copied { extent, result })
             }
             CoreAction::Unprotect { object, run } => {
                 self.keep_image(object, run);
@@ -719,15 +719,15 @@ impl Driver {
                 let _ = self.objects.get_mut(&object)?.store.unprotect(run_of(run));
                 None
             }
-            CoreAction::Write { frame, object, run, to } => {
-                let result = self.write(frame, object, run, to);
+            CoreAction::Write { extent, object, run, to } => {
+                let result = self.write(extent, object, run, to);
                 if !matches!(result, Ok(None)) {
-                    self.write_ended(object, frame, result.is_ok());
+                    self.write_ended(object, extent, result.is_ok());
                 }
-                result.transpose().map(|result| CoreEvent::WriteDone { frame, result })
+                result.transpose().map(|result| CoreEvent::WriteDone { extent, result })
             }
-            CoreAction::Discard { frame, object, run, last, shown } => {
-                self.discard(frame, object, run, last, shown);
+            CoreAction::Discard { extent, object, run, last, shown } => {
+                self.discard(extent, object, run, last, shown);
                 None
             }
             CoreAction::Flush { object } => {
@@ -817,10 +817,10 @@ impl Driver {
         });
         let mut refused = Vec::new();
         // SAFETY: the bytes were copied, or nobody wants them, and nobody stores to these runs of
-        // this shard's maps.
+        // this driver's maps.
         unsafe { self.discarder.discard(ranges, |place, _| refused.push(going[place])) };
         for (place, (departure, outcome)) in departing.iter().zip(outcomes).enumerate() {
-            let &PendingEviction { frame, object: id, run, .. } = departure;
+            let &PendingEviction { extent, object: id, run, .. } = departure;
             let outcome = match (outcome, self.objects.get_mut(&id)) {
                 (Ok(Some(slot)), Some(object)) if refused.contains(&place) => {
                     // A part of it may be gone.
@@ -846,24 +846,24 @@ impl Driver {
             let result = match outcome {
                 Ok(slot) => {
                     if let Some(slot) = slot {
-                        self.slots.insert(frame, slot);
+                        self.slots.insert(extent, slot);
                     }
                     Ok(())
                 }
                 Err(_) => Err(FailureReason::Busy),
             };
-            self.event(CoreEvent::TakenOut { frame, result });
+            self.event(CoreEvent::TakenOut { extent, result });
         }
     }
 
     fn fill(
         &mut self,
-        frame: ExtentId,
+        extent: ExtentId,
         slot: Result<BufferSlot, Errno>,
     ) -> Result<(), FailureReason> {
         match slot {
             Ok(slot) => {
-                self.slots.insert(frame, slot);
+                self.slots.insert(extent, slot);
                 Ok(())
             }
             Err(_) => Err(FailureReason::Busy),
@@ -872,13 +872,13 @@ impl Driver {
 
     fn install(
         &mut self,
-        frame: ExtentId,
+        extent: ExtentId,
         object: ObjectId,
         run: PageRun,
         mode: StoreAccess,
         keep: bool,
     ) -> Result<(), FailureReason> {
-        let (Some(object), Some(slot)) = (self.objects.get_mut(&object), self.slots.remove(frame))
+        let (Some(object), Some(slot)) = (self.objects.get_mut(&object), self.slots.remove(extent))
         else {
             return Err(FailureReason::PastEnd);
         };
@@ -899,24 +899,24 @@ impl Driver {
         match object.store.install(&mut self.pool, run_of(run), slot, mode, keep) {
             Ok(kept) => {
                 if let Some(slot) = kept {
-                    self.slots.insert(frame, slot);
+                    self.slots.insert(extent, slot);
                 }
                 Ok(())
             }
             Err((slot, errno)) => {
-                self.slots.insert(frame, slot);
+                self.slots.insert(extent, slot);
                 Err(FailureReason::Refused { errno: errno.raw_os_error() })
             }
         }
     }
 
-    fn discard(&mut self, frame: ExtentId, id: ObjectId, run: PageRun, last: bool, shown: bool) {
+    fn discard(&mut self, extent: ExtentId, id: ObjectId, run: PageRun, last: bool, shown: bool) {
         if let Some(images) =
             self.objects.get_mut(&id).and_then(|object| object.images.as_mut()).filter(|_| last)
         {
-            images.forget(frame, run);
+            images.forget(extent, run);
         }
-        let Some(slot) = self.slots.remove(frame) else { return };
+        let Some(slot) = self.slots.remove(extent) else { return };
         let Some(object) = self.objects.get_mut(&id) else { return self.pool.give(slot) };
         if shown && !object.constant {
             // SAFETY: the slot holds the run's bytes, outside the map, and only this thread has it.
@@ -949,7 +949,7 @@ impl Driver {
     /// Starts to read a run; `Some` if it ended at once.
     fn read(
         &mut self,
-        frame: ExtentId,
+        extent: ExtentId,
         id: ObjectId,
         run: PageRun,
         from: Backing,
@@ -959,20 +959,20 @@ impl Driver {
         if from == Backing::Source
             && let Some(slot) = object.in_source(run, self.page)
         {
-            self.slots.insert(frame, slot);
+            self.slots.insert(extent, slot);
             self.keep_budget();
             return Ok(Some(()));
         }
         let slot = object.store.stage(&mut self.pool, run_of(run)).map_err(refused)?;
         let buffer = slot.buffer();
         let room = slot.pages() * self.page;
-        self.slots.insert(frame, slot);
+        self.slots.insert(extent, slot);
         self.keep_budget();
         let object = self.objects.get_mut(&id).ok_or(FailureReason::PastEnd)?;
         let offset = run.first * self.page as u64;
         let len = (object.len - offset.min(object.len)).min(room as u64) as usize;
         let op = Operation {
-            frame,
+            extent,
             object: id,
             kind: OperationKind::Read,
             buffer,
@@ -1012,7 +1012,7 @@ impl Driver {
                 let sink = object.caller.reads();
                 self.ops.insert(number, op);
                 // SAFETY: the slot is the operation's until it ends, and anonymous memory is
-                // initialised. The shard, and with it the pool, lives until every operation has
+                // initialised. The driver, and with it the pool, lives until every operation has
                 // ended.
                 let request = unsafe { ReadRequest::new(offset, buffer, len, sink, number) };
                 self.batches.entry(id).or_default().reads.push(request);
@@ -1076,7 +1076,7 @@ impl Driver {
     /// An operation ended, or a part of it.
     fn ended(&mut self, number: u64, result: io::Result<usize>) {
         let Some(mut op) = self.ops.remove(&number) else { return };
-        let (frame, object, kind) = (op.frame, op.object, op.kind);
+        let (extent, object, kind) = (op.extent, op.object, op.kind);
         let op_counts = op.backing == Backing::Source
             && (kind == OperationKind::Write
                 || (kind == OperationKind::Flush && op.file.is_none()));
@@ -1099,7 +1099,7 @@ impl Driver {
                     OperationKind::Read if op.done >= op.len => match self.judge(&mut op) {
                         Ok(ReadVerdict::Settled) => {
                             if let Some(outcome) = self.finish_read(op) {
-                                self.report(frame, object, kind, outcome);
+                                self.report(extent, object, kind, outcome);
                             }
                             return;
                         }
@@ -1120,27 +1120,27 @@ impl Driver {
             // The disk's flush is not counted.
             if op_counts && self.eviction_done(object) {
                 if let Some(this) = self.objects.get_mut(&object) {
-                    this.late = Some((frame, kind, outcome));
+                    this.late = Some((extent, kind, outcome));
                 }
                 return;
             }
-            self.report(frame, object, kind, outcome);
+            self.report(extent, object, kind, outcome);
         }
     }
 
     fn report(
         &mut self,
-        frame: ExtentId,
+        extent: ExtentId,
         object: ObjectId,
         kind: OperationKind,
         result: Result<(), FailureReason>,
     ) {
         if kind == OperationKind::Write {
-            self.write_ended(object, frame, result.is_ok());
+            self.write_ended(object, extent, result.is_ok());
         }
         self.event(match kind {
-            OperationKind::Read => CoreEvent::ReadDone { frame, result },
-            OperationKind::Write => CoreEvent::WriteDone { frame, result },
+            OperationKind::Read => CoreEvent::ReadDone { extent, result },
+            OperationKind::Write => CoreEvent::WriteDone { extent, result },
             OperationKind::Flush => CoreEvent::Flushed { object, result },
         });
     }
@@ -1191,21 +1191,21 @@ impl Driver {
     /// Starts to write a run; `Some` if it ended at once.
     fn write(
         &mut self,
-        frame: ExtentId,
+        extent: ExtentId,
         id: ObjectId,
         run: PageRun,
         to: Backing,
     ) -> Result<Option<()>, FailureReason> {
         let offset = run.first * self.page as u64;
         let object = self.objects.get_mut(&id).ok_or(FailureReason::PastEnd)?;
-        let buffer = self.slots.get(frame).ok_or(FailureReason::PastEnd)?.buffer();
+        let buffer = self.slots.get(extent).ok_or(FailureReason::PastEnd)?.buffer();
         let mut len = (object.len - offset.min(object.len))
             .min(u64::from(run.len) * self.page as u64) as usize;
         if to == Backing::Spill {
             len = run.len as usize * self.page;
         }
         let op = Operation {
-            frame,
+            extent,
             object: id,
             kind: OperationKind::Write,
             buffer,
@@ -1274,21 +1274,21 @@ impl Driver {
         match guard.looked(version) {
             Ok(writes) => {
                 for op in writes {
-                    let (frame, kind) = (op.frame, op.kind);
+                    let (extent, kind) = (op.extent, op.kind);
                     if let Err(reason) = self.launch(op) {
                         self.eviction_done(id);
-                        self.report(frame, id, kind, Err(reason));
+                        self.report(extent, id, kind, Err(reason));
                     }
                 }
             }
             Err((writes, reason)) => {
                 for op in writes {
-                    self.report(op.frame, id, op.kind, Err(reason.clone()));
+                    self.report(op.extent, id, op.kind, Err(reason.clone()));
                 }
             }
         }
-        if let Some((frame, kind, outcome)) = late {
-            self.report(frame, id, kind, outcome);
+        if let Some((extent, kind, outcome)) = late {
+            self.report(extent, id, kind, outcome);
         }
     }
 
@@ -1308,10 +1308,10 @@ impl Driver {
         true
     }
 
-    /// A frame's write has ended, whichever way it was made.
-    fn write_ended(&mut self, id: ObjectId, frame: ExtentId, written: bool) {
+    /// An extent's write has ended, whichever way it was made.
+    fn write_ended(&mut self, id: ObjectId, extent: ExtentId, written: bool) {
         if let Some(images) = self.objects.get_mut(&id).and_then(|object| object.images.as_mut()) {
-            images.ended(frame, written);
+            images.ended(extent, written);
         }
     }
 
@@ -1334,7 +1334,7 @@ impl Driver {
         let (buffer, len, offset) = (op.buffer, op.len, op.offset);
         // SAFETY: nobody changes a buffer that is being written.
         let bytes = unsafe { std::slice::from_raw_parts(buffer, op.run.len as usize * self.page) };
-        let ranges = images.begin(op.frame, op.run, bytes, len);
+        let ranges = images.begin(op.extent, op.run, bytes, len);
         if ranges.is_empty() {
             return Ok(Some(()));
         }
@@ -1384,9 +1384,9 @@ impl Driver {
         let made =
             file.map(|file| object.spill = Some(Arc::new(file))).map_err(|error| reason_of(&error));
         for op in awaiting {
-            let frame = op.frame;
+            let extent = op.extent;
             if let Err(reason) = made.clone().and_then(|()| self.start(op)) {
-                self.report(frame, id, OperationKind::Write, Err(reason));
+                self.report(extent, id, OperationKind::Write, Err(reason));
             }
         }
     }
@@ -1395,7 +1395,7 @@ impl Driver {
     fn flush(&mut self, id: ObjectId) -> Option<Result<(), FailureReason>> {
         let object = self.objects.get(&id)?;
         let op = Operation {
-            frame: ExtentId(u32::MAX),
+            extent: ExtentId(u32::MAX),
             object: id,
             kind: OperationKind::Flush,
             buffer: std::ptr::null_mut(),

@@ -25,7 +25,7 @@ pub struct Paged {
     len: usize,
 }
 
-/// The calls that all handles of the pager have. They work on the handle's `lease` and `len`.
+/// The calls that all handles of the pager have. They work on the handle's `object` and `len`.
 macro_rules! paged_calls {
     () => {
         /// Its length in bytes.

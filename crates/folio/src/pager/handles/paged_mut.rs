@@ -158,7 +158,7 @@ impl Deref for PagedMut {
 
 impl DerefMut for PagedMut {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: the lease keeps the area mapped and is this handle's alone, which is borrowed
+        // SAFETY: the object keeps the area mapped and is this handle's alone, which is borrowed
         // mutably. Write-back reads pages only after they left the map or were protected.
         unsafe { std::slice::from_raw_parts_mut(self.lease.start(), self.len) }
     }

@@ -37,7 +37,7 @@ impl PagedShared {
     /// ECHILD in a forked child.
     pub fn view(&self) -> Result<ViewMut<'_>> {
         self.lease.check_owner_process("view")?;
-        // SAFETY: the lease keeps the area mapped for as long as the view borrows the handle, and
+        // SAFETY: the object keeps the area mapped for as long as the view borrows the handle, and
         // no reference to its bytes exists: a shared object has shared handles only.
         Ok(unsafe { ViewMut::new(self.lease.start(), self.len) })
     }

@@ -97,7 +97,7 @@ impl Deref for PinnedMut<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: inside the map, which the lease keeps; the bytes are this value's alone, as its
+        // SAFETY: inside the map, which the object keeps; the bytes are this value's alone, as its
         // maker promised.
         unsafe { std::slice::from_raw_parts(self.pin.start(), self.pin.range.len()) }
     }
@@ -129,7 +129,7 @@ impl<'a> PinnedShared<'a> {
     /// ECHILD in a forked child.
     pub fn view(&self) -> Result<ViewMut<'_>> {
         self.pin.lease.check_owner_process("view")?;
-        // SAFETY: inside the map, which the lease keeps for as long as this is borrowed; shared
+        // SAFETY: inside the map, which the object keeps for as long as this is borrowed; shared
         // maps have no slices.
         Ok(unsafe { ViewMut::new(self.pin.start(), self.pin.range.len()) })
     }

@@ -109,7 +109,7 @@ impl Holder {
         if reads && !shares {
             return Finding::Nothing;
         }
-        // A lease that is upgraded and not returned could be the last, and would be dropped under
+        // A object that is upgraded and not returned could be the last, and would be dropped under
         // the lock.
         match &self.lease {
             Some(lease) if shares => lease.upgrade().map_or(Finding::Wait, Finding::Share),

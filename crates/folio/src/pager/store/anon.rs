@@ -116,7 +116,7 @@ impl AnonStore {
         advance(
             len,
             self.page,
-            // SAFETY: map and pool are the shard's to change.
+            // SAFETY: map and pool are the driver's to change.
             |done| unsafe { self.uffd.r#move(to + done, from + done, len - done) },
             |_| Err(Errno::EXIST),
         )

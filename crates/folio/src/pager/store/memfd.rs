@@ -34,7 +34,7 @@ impl Views {
         let fd = memfd::create("folio-pager", None)?;
         size_limit::set_length(&fd, len as u64)?;
         // Any code of the process can open it through /proc. Shorter, it would have a SIGBUS for
-        // the shard.
+        // the driver.
         memfd::add_seals(fd.as_fd(), memfd::Seals::SHRINK | memfd::Seals::GROW)?;
         if file::status(fd.as_fd())?.size != len as u64 {
             return Err(Errno::IO);

@@ -6,9 +6,9 @@
 //! | [`private`] | anonymous memory, filled from the pool by moving or copying pages |
 //! | [`memfd`] | shared memory, filled through a second view |
 //! | [`trapped`] | the same where faults come as signals |
-//! | [`pool`] | the staging memory of a shard |
+//! | [`pool`] | the staging memory of the driver |
 //!
-//! Only the shard's own thread calls these. A fault on a page that is in the map is answered with
+//! Only the driver's own thread calls these. A fault on a page that is in the map is answered with
 //! [`Store::wake`].
 
 mod anon;
@@ -310,7 +310,7 @@ impl Store {
             }
         };
         if marks {
-            // SAFETY: the map is the shard's, and the page is missing.
+            // SAFETY: the map is the driver's, and the page is missing.
             let poison = |_| unsafe { uffd.poison(start, size) };
             return advance(size, size, poison, |_| Err(Errno::EXIST)).map_err(|(_, errno)| errno);
         }
@@ -464,7 +464,7 @@ fn copy_in(
     advance(
         len,
         page,
-        // SAFETY: the map is the shard's to fill, from a slot that the shard has.
+        // SAFETY: the map is the driver's to fill, from a slot that the driver has.
         |done| unsafe {
             match uffd.copy(to + done, from + done, len - done, protect) {
                 // A call does not cross from one area to the next: mlock(2) of a part makes two.

@@ -1,5 +1,5 @@
-//! The staging memory of a shard: where bytes are read to before they are in a map, and where pages
-//! go that leave one.
+//! The staging memory of the driver: where bytes are read to before they are in a map, and where
+//! pages go that leave one.
 //!
 //! Two kinds of chunks of 512 pages: of huge pages, for runs of a whole chunk, and of small ones
 //! for all others, since a small run in memory that is advised to be huge would cost 2 MiB. A free
@@ -327,7 +327,7 @@ impl Drop for Pool {
         // A child has not inherited the areas.
         if identity::token() == self.process {
             for &(start, len) in &self.areas {
-                // SAFETY: the pool's own; slots end with the shard that owns both.
+                // SAFETY: the pool's own; slots end with the driver that owns both.
                 unsafe { mm::release(start as *mut u8, len) };
             }
         }

@@ -31,13 +31,13 @@ struct TestDriver {
     page: usize,
 }
 
-/// The shard, or a report that the kernel lacks a feature which it takes.
-fn shard(kind: StoreKind, tracked: bool) -> Option<TestDriver> {
-    let shard = offered(kind, tracked);
-    if shard.is_none() {
+/// The driver, or a report that the kernel lacks a feature which it takes.
+fn driver(kind: StoreKind, tracked: bool) -> Option<TestDriver> {
+    let driver = offered(kind, tracked);
+    if driver.is_none() {
         skip(&format!("the kernel lacks a feature of {kind:?}"));
     }
-    shard
+    driver
 }
 
 fn offered(kind: StoreKind, tracked: bool) -> Option<TestDriver> {
@@ -132,7 +132,7 @@ impl TestDriver {
 }
 
 fn word(at: usize) -> &'static AtomicU64 {
-    // SAFETY: in the map of a shard that outlives the use.
+    // SAFETY: in the map of the driver that outlives the use.
     unsafe { &*(at as *const AtomicU64) }
 }
 
@@ -143,13 +143,13 @@ const KINDS: [StoreKind; 4] =
 fn a_load_of_a_missing_page_waits_for_its_bytes() {
     for kind in KINDS {
         for mode in [InstallMode::ReadOnly, InstallMode::Protected, InstallMode::Writable] {
-            let Some(mut shard) = shard(kind, mode != InstallMode::ReadOnly) else { continue };
-            let at = shard.at(RUN);
+            let Some(mut driver) = driver(kind, mode != InstallMode::ReadOnly) else { continue };
+            let at = driver.at(RUN);
             let loader = std::thread::spawn(move || word(at + 8).load(Ordering::SeqCst));
-            while shard.faults() == 0 {
+            while driver.faults() == 0 {
                 std::thread::yield_now();
             }
-            shard.fill(RUN, 7, mode);
+            driver.fill(RUN, 7, mode);
             assert_eq!(loader.join().unwrap(), u64::from_ne_bytes([7; 8]), "{kind:?} {mode:?}");
         }
     }
@@ -158,9 +158,9 @@ fn a_load_of_a_missing_page_waits_for_its_bytes() {
 #[test]
 fn no_store_is_lost_to_eviction_or_to_a_snapshot() {
     for kind in KINDS {
-        let Some(mut shard) = shard(kind, true) else { continue };
-        let at = shard.at(RUN);
-        shard.fill(RUN, 0, InstallMode::Writable);
+        let Some(mut driver) = driver(kind, true) else { continue };
+        let at = driver.at(RUN);
+        driver.fill(RUN, 0, InstallMode::Writable);
         let stop = Arc::new(AtomicBool::new(false));
         let made = Arc::new(AtomicU64::new(0));
         let writer = std::thread::spawn({
@@ -180,9 +180,9 @@ fn no_store_is_lost_to_eviction_or_to_a_snapshot() {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
             let taken = if round % 2 == 0 {
-                shard.store.take_out(&mut shard.pool, RUN)
+                driver.store.take_out(&mut driver.pool, RUN)
             } else {
-                shard.store.snapshot(&mut shard.pool, RUN, true)
+                driver.store.snapshot(&mut driver.pool, RUN, true)
             };
             match taken {
                 Ok(slot) => {
@@ -196,20 +196,20 @@ fn no_store_is_lost_to_eviction_or_to_a_snapshot() {
                         } else {
                             InstallMode::Writable
                         };
-                        shard.store.install(&mut shard.pool, RUN, slot, mode, false).unwrap();
+                        driver.store.install(&mut driver.pool, RUN, slot, mode, false).unwrap();
                     } else {
-                        shard.pool.give(slot);
+                        driver.pool.give(slot);
                     }
                 }
                 Err(errno) => assert_eq!(errno, Errno::BUSY),
             }
-            shard.store.unprotect(RUN).unwrap();
-            shard.faults();
-            shard.store.wake(RUN).unwrap();
+            driver.store.unprotect(RUN).unwrap();
+            driver.faults();
+            driver.store.wake(RUN).unwrap();
             std::thread::yield_now();
         }
         stop.store(true, Ordering::SeqCst);
-        shard.join(writer);
+        driver.join(writer);
         assert_eq!(word(at).load(Ordering::SeqCst), made.load(Ordering::SeqCst), "{kind:?}");
     }
 }
@@ -217,16 +217,16 @@ fn no_store_is_lost_to_eviction_or_to_a_snapshot() {
 #[test]
 fn a_page_that_was_taken_out_is_missing_and_a_discarded_one_too() {
     for kind in KINDS {
-        let Some(mut shard) = shard(kind, true) else { continue };
-        let at = shard.at(RUN);
-        shard.fill(RUN, 5, InstallMode::Protected);
-        let slot = shard.store.take_out(&mut shard.pool, RUN).unwrap();
-        shard.store.discard(&mut shard.pool, RUN, slot).unwrap();
+        let Some(mut driver) = driver(kind, true) else { continue };
+        let at = driver.at(RUN);
+        driver.fill(RUN, 5, InstallMode::Protected);
+        let slot = driver.store.take_out(&mut driver.pool, RUN).unwrap();
+        driver.store.discard(&mut driver.pool, RUN, slot).unwrap();
         let loader = std::thread::spawn(move || word(at).load(Ordering::SeqCst));
-        while shard.faults() == 0 {
+        while driver.faults() == 0 {
             std::thread::yield_now();
         }
-        shard.fill(RUN, 9, InstallMode::Protected);
+        driver.fill(RUN, 9, InstallMode::Protected);
         assert_eq!(loader.join().unwrap(), u64::from_ne_bytes([9; 8]), "{kind:?}");
     }
 }
@@ -235,7 +235,7 @@ fn a_page_that_was_taken_out_is_missing_and_a_discarded_one_too() {
 fn a_system_call_on_a_poisoned_page_is_efault_until_it_is_supplied() {
     for kind in KINDS {
         for marks in [true, false] {
-            let Some(mut shard) = shard(kind, true) else { continue };
+            let Some(mut driver) = driver(kind, true) else { continue };
             if marks
                 && kind != StoreKind::Trapped
                 && Uffd::open(UffdOpen::Syscall).unwrap().handshake(0).unwrap() & feature::POISON
@@ -249,11 +249,11 @@ fn a_system_call_on_a_poisoned_page_is_efault_until_it_is_supplied() {
                 let byte = unsafe { std::slice::from_raw_parts(at as *const u8, 1) };
                 rustix::io::write(&file, byte)
             };
-            let at = shard.at(RUN);
-            shard.store.poison(RUN.first, marks, "lost").unwrap();
+            let at = driver.at(RUN);
+            driver.store.poison(RUN.first, marks, "lost").unwrap();
             assert_eq!(write(at), Err(Errno::FAULT), "{kind:?} {marks}");
-            shard.store.unpoison(RUN.first).unwrap();
-            shard.fill(RUN, 3, InstallMode::Protected);
+            driver.store.unpoison(RUN.first).unwrap();
+            driver.fill(RUN, 3, InstallMode::Protected);
             assert_eq!(write(at), Ok(1), "{kind:?} {marks}");
         }
     }
@@ -312,30 +312,30 @@ fn every_chunk_of_a_reserved_range_can_be_a_huge_page() {
 
 #[test]
 fn a_huge_page_stays_one_on_its_way_into_the_map_and_out_again() {
-    let Some(mut shard) = shard(StoreKind::Moved, false) else { return };
+    let Some(mut driver) = driver(StoreKind::Moved, false) else { return };
     let run = SlotRun { first: 512, pages: 512 };
-    let slot = shard.store.stage(&mut shard.pool, run).unwrap();
+    let slot = driver.store.stage(&mut driver.pool, run).unwrap();
     // SAFETY: the slot has that many pages.
-    unsafe { slot.buffer().write_bytes(6, run.pages * shard.page) };
-    let staged = huge_kib(shard.pool.first_area());
+    unsafe { slot.buffer().write_bytes(6, run.pages * driver.page) };
+    let staged = huge_kib(driver.pool.first_area());
     if staged == 0 && !gives_huge_pages() {
         return skip("the machine gives no huge pages");
     }
-    assert_eq!(staged * 1024, run.pages * shard.page, "the first slot of the pool is a huge page");
+    assert_eq!(staged * 1024, run.pages * driver.page, "the first slot of the pool is a huge page");
     let loader = std::thread::spawn({
-        let at = shard.at(run);
+        let at = driver.at(run);
         move || word(at).load(Ordering::SeqCst)
     });
-    while shard.faults() == 0 {
+    while driver.faults() == 0 {
         std::thread::yield_now();
     }
-    shard.store.install(&mut shard.pool, run, slot, InstallMode::ReadOnly, false).unwrap();
+    driver.store.install(&mut driver.pool, run, slot, InstallMode::ReadOnly, false).unwrap();
     assert_eq!(loader.join().unwrap(), u64::from_ne_bytes([6; 8]));
-    assert_eq!((huge_kib(shard.store.address()), huge_kib(shard.pool.first_area())), (staged, 0));
-    let slot = shard.store.take_out(&mut shard.pool, run).unwrap();
-    assert_eq!((huge_kib(shard.store.address()), huge_kib(shard.pool.first_area())), (0, staged));
-    shard.pool.give(slot);
-    assert_eq!(shard.pool.resident_idle(), run.pages * shard.page);
+    assert_eq!((huge_kib(driver.store.address()), huge_kib(driver.pool.first_area())), (staged, 0));
+    let slot = driver.store.take_out(&mut driver.pool, run).unwrap();
+    assert_eq!((huge_kib(driver.store.address()), huge_kib(driver.pool.first_area())), (0, staged));
+    driver.pool.give(slot);
+    assert_eq!(driver.pool.resident_idle(), run.pages * driver.page);
 }
 
 /// The end of a child that runs `work`, and its output on stderr. Zero for `work` that returns.
@@ -379,13 +379,13 @@ fn touch(at: usize) {
 fn a_lost_page_ends_the_process_with_a_message_that_says_what_was_lost() {
     for kind in KINDS {
         let (end, text) = child(|| {
-            let Some(mut shard) = offered(kind, true) else {
+            let Some(mut driver) = offered(kind, true) else {
                 std::io::stderr().write_all(b"skipped").unwrap();
                 return;
             };
-            shard.poison(5, "the disk is gone");
-            shard.poison(6, "the checksum is wrong");
-            touch(shard.store.address() + 5 * shard.page + 8);
+            driver.poison(5, "the disk is gone");
+            driver.poison(6, "the checksum is wrong");
+            touch(driver.store.address() + 5 * driver.page + 8);
         });
         if text == "skipped" {
             skip(&format!("the kernel lacks a feature of {kind:?}"));
@@ -402,13 +402,13 @@ fn a_lost_page_ends_the_process_with_a_message_that_says_what_was_lost() {
 #[test]
 fn the_last_reasons_are_kept_and_an_older_page_ends_without_one() {
     let (end, text) = child(|| {
-        let mut shard = trapped(64, true, 4);
+        let mut driver = trapped(64, true, 4);
         for page in 0..20 {
             for _ in 0..2 {
-                shard.poison(page, "lost");
+                driver.poison(page, "lost");
             }
         }
-        touch(shard.store.address());
+        touch(driver.store.address());
     });
     let said = "folio: object: page at offset 0 could not be supplied: the reason is not known\n";
     assert_eq!((end, text.as_str()), (BY_SIGBUS, said));
@@ -417,9 +417,9 @@ fn the_last_reasons_are_kept_and_an_older_page_ends_without_one() {
 #[test]
 fn a_child_that_touches_its_parents_memory_gets_an_error_that_says_so() {
     for kind in KINDS {
-        let Some(mut shard) = shard(kind, true) else { continue };
-        shard.fill(RUN, 1, InstallMode::Writable);
-        let at = shard.at(RUN);
+        let Some(mut driver) = driver(kind, true) else { continue };
+        driver.fill(RUN, 1, InstallMode::Writable);
+        let at = driver.at(RUN);
         let (end, text) = child(|| touch(at));
         let said = "folio: this memory belongs to the parent process: a pager's memory is not inherited across fork\n";
         assert_eq!((end, text.as_str()), (BY_SIGBUS, said), "{kind:?}");
@@ -429,13 +429,13 @@ fn a_child_that_touches_its_parents_memory_gets_an_error_that_says_so() {
 #[test]
 fn an_area_that_is_gone_is_nobodys() {
     for kind in KINDS {
-        if shard(kind, true).is_none() {
+        if driver(kind, true).is_none() {
             continue;
         }
         let (end, text) = child(|| {
-            let shard = shard(kind, true).expect("the parent made one");
-            let at = shard.at(RUN);
-            drop(shard);
+            let driver = driver(kind, true).expect("the parent made one");
+            let at = driver.at(RUN);
+            drop(driver);
             touch(at);
         });
         assert_eq!(end, -libc::SIGSEGV, "{kind:?} {text}");
@@ -447,12 +447,12 @@ fn an_area_that_is_gone_is_nobodys() {
 fn a_checked_copy_of_a_lost_page_is_an_error() {
     signal::install();
     for kind in KINDS {
-        let Some(mut shard) = shard(kind, true) else { continue };
-        shard.fill(SlotRun { first: 0, pages: 1 }, 7, InstallMode::Protected);
-        shard.poison(1, "lost");
-        let start = shard.store.address();
-        let mut bytes = vec![0_u8; 2 * shard.page];
-        // SAFETY: the buffer has as many bytes; the other side is the shard's map.
+        let Some(mut driver) = driver(kind, true) else { continue };
+        driver.fill(SlotRun { first: 0, pages: 1 }, 7, InstallMode::Protected);
+        driver.poison(1, "lost");
+        let start = driver.store.address();
+        let mut bytes = vec![0_u8; 2 * driver.page];
+        // SAFETY: the buffer has as many bytes; the other side is the driver's map.
         let trap = unsafe {
             copy::copy(
                 bytes.as_mut_ptr(),
@@ -462,10 +462,10 @@ fn a_checked_copy_of_a_lost_page_is_an_error() {
             )
         };
         assert!(
-            (start + shard.page..start + 2 * shard.page).contains(&trap.unwrap_err().address),
+            (start + driver.page..start + 2 * driver.page).contains(&trap.unwrap_err().address),
             "{kind:?}"
         );
-        assert_eq!(bytes[shard.page - 1], 7, "{kind:?}");
+        assert_eq!(bytes[driver.page - 1], 7, "{kind:?}");
     }
 }
 
@@ -473,23 +473,26 @@ fn a_checked_copy_of_a_lost_page_is_an_error() {
 fn a_checked_copy_of_a_missing_page_waits_for_its_bytes() {
     signal::install();
     for kind in KINDS {
-        let Some(mut shard) = shard(kind, true) else { continue };
-        let at = shard.at(RUN);
+        let Some(mut driver) = driver(kind, true) else { continue };
+        let at = driver.at(RUN);
         let copier = std::thread::spawn(move || {
             let mut bytes = [0_u8; 100];
-            // SAFETY: the buffer has as many bytes; the other side is the shard's map.
+            // SAFETY: the buffer has as many bytes; the other side is the driver's map.
             unsafe { copy::copy(bytes.as_mut_ptr(), at as *const u8, 100, at..at + 100) }
                 .map(|()| bytes[99])
         });
         let fault = loop {
-            if let Some(&fault) = shard.take().first() {
+            if let Some(&fault) = driver.take().first() {
                 break fault;
             }
             std::thread::yield_now();
         };
-        assert!((at..at + shard.page).contains(&fault.address) || fault.address == at, "{fault:?}");
+        assert!(
+            (at..at + driver.page).contains(&fault.address) || fault.address == at,
+            "{fault:?}"
+        );
         assert!(!fault.write && !fault.protected, "{fault:?}");
-        shard.fill(RUN, 7, InstallMode::Protected);
+        driver.fill(RUN, 7, InstallMode::Protected);
         assert_eq!(copier.join().unwrap(), Ok(7), "{kind:?}");
     }
 }
@@ -497,18 +500,18 @@ fn a_checked_copy_of_a_missing_page_waits_for_its_bytes() {
 #[test]
 fn a_store_to_a_protected_page_differs_from_a_load_of_a_missing_one() {
     for kind in KINDS {
-        let Some(mut shard) = shard(kind, true) else { continue };
-        let at = shard.at(RUN);
-        shard.fill(RUN, 0, InstallMode::Protected);
+        let Some(mut driver) = driver(kind, true) else { continue };
+        let at = driver.at(RUN);
+        driver.fill(RUN, 0, InstallMode::Protected);
         let writer = std::thread::spawn(move || word(at).store(5, Ordering::SeqCst));
         let fault = loop {
-            if let Some(&fault) = shard.take().first() {
+            if let Some(&fault) = driver.take().first() {
                 break fault;
             }
             std::thread::yield_now();
         };
         assert!(fault.write && fault.protected, "{kind:?} {fault:?}");
-        shard.store.unprotect(RUN).unwrap();
+        driver.store.unprotect(RUN).unwrap();
         writer.join().unwrap();
         assert_eq!(word(at).load(Ordering::SeqCst), 5);
     }
@@ -518,10 +521,10 @@ fn a_store_to_a_protected_page_differs_from_a_load_of_a_missing_one() {
 fn a_store_to_an_object_that_is_never_written_is_a_segmentation_fault() {
     for filled in [false, true] {
         let (end, text) = child(|| {
-            let mut shard = trapped(64, false, 4);
-            let at = shard.at(RUN);
+            let mut driver = trapped(64, false, 4);
+            let at = driver.at(RUN);
             if filled {
-                shard.fill(RUN, 1, InstallMode::ReadOnly);
+                driver.fill(RUN, 1, InstallMode::ReadOnly);
             }
             word(at).store(1, Ordering::SeqCst);
         });
@@ -532,9 +535,9 @@ fn a_store_to_an_object_that_is_never_written_is_a_segmentation_fault() {
 #[test]
 fn the_shards_own_fault_ends_instead_of_waiting_for_itself() {
     let (end, text) = child(|| {
-        let mut shard = trapped(64, true, 4);
-        assert_eq!(shard.faults(), 0);
-        touch(shard.at(RUN));
+        let mut driver = trapped(64, true, 4);
+        assert_eq!(driver.faults(), 0);
+        touch(driver.at(RUN));
     });
     assert_eq!(end, BY_SIGBUS);
     assert!(text.contains("a pager's own thread"), "{text}");
@@ -562,8 +565,8 @@ fn threads_that_outnumber_the_cells_all_come_through() {
     const THREADS: usize = 8;
     const PAGES: usize = 512;
     const ROUNDS: usize = 3000;
-    let mut shard = trapped(PAGES, true, 4);
-    let (start, page) = (shard.store.address(), shard.page);
+    let mut driver = trapped(PAGES, true, 4);
+    let (start, page) = (driver.store.address(), driver.page);
     let left = Arc::new(AtomicU64::new(THREADS as u64));
     let threads: Vec<_> = (0..THREADS)
         .map(|thread| {
@@ -589,20 +592,20 @@ fn threads_that_outnumber_the_cells_all_come_through() {
     let mut filled = vec![false; PAGES];
     let mut turn = 0;
     while left.load(Ordering::SeqCst) > 0 {
-        for fault in shard.take() {
+        for fault in driver.take() {
             let index = (fault.address - start) / page;
             let run = SlotRun { first: index, pages: 1 };
-            let slot = shard.store.stage(&mut shard.pool, run).unwrap();
+            let slot = driver.store.stage(&mut driver.pool, run).unwrap();
             word(slot.buffer() as usize).store((index * page) as u64 + 1, Ordering::SeqCst);
             filled[index] = true;
             let mode = if fault.write { InstallMode::Writable } else { InstallMode::Protected };
-            shard.store.install(&mut shard.pool, run, slot, mode, false).unwrap();
+            driver.store.install(&mut driver.pool, run, slot, mode, false).unwrap();
         }
         // Pages go all the time, so that faults never end.
         for _ in 0..4 {
             turn = (turn + 1) % PAGES;
             if filled[turn] {
-                shard.store.take_out(&mut shard.pool, SlotRun { first: turn, pages: 1 }).unwrap();
+                driver.store.take_out(&mut driver.pool, SlotRun { first: turn, pages: 1 }).unwrap();
             }
         }
         std::thread::yield_now();
@@ -611,13 +614,13 @@ fn threads_that_outnumber_the_cells_all_come_through() {
         thread.join().unwrap();
     }
     let whole = SlotRun { first: 0, pages: PAGES };
-    let slot = shard.store.take_out(&mut shard.pool, whole).unwrap();
+    let slot = driver.store.take_out(&mut driver.pool, whole).unwrap();
     let stores: u64 = (0..PAGES)
         .flat_map(|index| (1..=THREADS).map(move |thread| index * page + 8 * thread))
         .map(|offset| word(slot.buffer() as usize + offset).load(Ordering::SeqCst))
         .sum();
     assert!(stores > (THREADS * ROUNDS / 3) as u64, "{stores} stores");
-    assert_eq!(shard.store.vma_cost(), 2);
+    assert_eq!(driver.store.vma_cost(), 2);
 }
 
 #[test]
@@ -628,14 +631,14 @@ fn other_signals_wait_while_a_thread_waits_for_a_page() {
     }
     // SAFETY: nobody else uses this signal; the handler is async-signal-safe.
     unsafe { libc::signal(libc::SIGURG, count as *const () as usize) };
-    let mut shard = trapped(64, true, 4);
-    let at = shard.at(RUN);
+    let mut driver = trapped(64, true, 4);
+    let at = driver.at(RUN);
     let waiter = std::thread::spawn(move || {
         let before = SEEN.load(Ordering::SeqCst);
         touch(at);
         before
     });
-    while shard.faults() == 0 {
+    while driver.faults() == 0 {
         std::thread::yield_now();
     }
     // The thread is a few instructions before it blocks signals at worst.
@@ -644,7 +647,7 @@ fn other_signals_wait_while_a_thread_waits_for_a_page() {
     unsafe { libc::pthread_kill(waiter.as_pthread_t(), libc::SIGURG) };
     std::thread::sleep(std::time::Duration::from_millis(20));
     assert_eq!(SEEN.load(Ordering::SeqCst), 0);
-    shard.fill(RUN, 1, InstallMode::Protected);
+    driver.fill(RUN, 1, InstallMode::Protected);
     assert_eq!(waiter.join().unwrap(), 0);
     assert_eq!(SEEN.load(Ordering::SeqCst), 1);
 }
@@ -661,9 +664,9 @@ fn areas_in(range: std::ops::Range<usize>) -> usize {
 
 #[test]
 fn the_areas_that_a_map_takes_are_counted() {
-    let mut shard = trapped(2 * CHUNK, true, 4);
-    let start = shard.store.address();
-    let whole = start..start + 2 * CHUNK * shard.page;
+    let mut driver = trapped(2 * CHUNK, true, 4);
+    let start = driver.store.address();
+    let whole = start..start + 2 * CHUNK * driver.page;
     let mut random = 7_u64;
     for _ in 0..600 {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -671,14 +674,14 @@ fn the_areas_that_a_map_takes_are_counted() {
         let run =
             SlotRun { first, pages: 1 + (random >> 50) as usize % (CHUNK - first % CHUNK).min(24) };
         match random >> 60 & 3 {
-            0 => shard.fill(run, 1, InstallMode::Protected),
-            1 => shard.fill(run, 1, InstallMode::Writable),
-            2 => drop(shard.store.take_out(&mut shard.pool, run).unwrap()),
-            _ => shard.poison(first, "lost"),
+            0 => driver.fill(run, 1, InstallMode::Protected),
+            1 => driver.fill(run, 1, InstallMode::Writable),
+            2 => drop(driver.store.take_out(&mut driver.pool, run).unwrap()),
+            _ => driver.poison(first, "lost"),
         }
     }
-    assert!(shard.store.vma_cost() > 20);
-    assert_eq!(areas_in(whole), shard.store.vma_cost() - 1);
+    assert!(driver.store.vma_cost() > 20);
+    assert_eq!(areas_in(whole), driver.store.vma_cost() - 1);
 }
 
 #[test]
@@ -688,39 +691,39 @@ fn at_the_limit_of_areas_a_map_stays_as_it_was() {
         return;
     }
     let (end, text) = child(|| {
-        let mut shard = trapped(64, true, 4);
-        let at = shard.at(RUN);
-        shard.fill(SlotRun { first: RUN.first, pages: 2 }, 1, InstallMode::Protected);
-        shard.fill(SlotRun { first: RUN.first + 2, pages: 6 }, 2, InstallMode::Writable);
-        let before = shard.store.vma_cost();
-        let len = 2 * limit * shard.page;
+        let mut driver = trapped(64, true, 4);
+        let at = driver.at(RUN);
+        driver.fill(SlotRun { first: RUN.first, pages: 2 }, 1, InstallMode::Protected);
+        driver.fill(SlotRun { first: RUN.first + 2, pages: 6 }, 2, InstallMode::Writable);
+        let before = driver.store.vma_cost();
+        let len = 2 * limit * driver.page;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new map.
         let filler =
             unsafe { mm::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) }.unwrap();
         // SAFETY: pages of that map.
         let split = |n: usize| unsafe {
-            mm::mprotect(filler.add((2 * n + 1) * shard.page), shard.page, libc::PROT_READ)
+            mm::mprotect(filler.add((2 * n + 1) * driver.page), driver.page, libc::PROT_READ)
         };
         assert!((0..limit).any(|n| split(n).is_err()), "no limit");
         // The middle of an area, so that it takes two more.
         let inside = SlotRun { first: RUN.first + 3, pages: 2 };
-        let refused = shard.store.take_out(&mut shard.pool, inside).err();
+        let refused = driver.store.take_out(&mut driver.pool, inside).err();
         let middle = SlotRun { first: 20, pages: 1 };
-        let slot = shard.store.stage(&mut shard.pool, middle).unwrap();
+        let slot = driver.store.stage(&mut driver.pool, middle).unwrap();
         let mode = InstallMode::Protected;
-        let also = shard
+        let also = driver
             .store
-            .install(&mut shard.pool, middle, slot, mode, false)
+            .install(&mut driver.pool, middle, slot, mode, false)
             .err()
             .map(|(_, errno)| errno);
         // SAFETY: the filler is nobody's.
         unsafe { mm::munmap(filler, len) }.unwrap();
         assert_eq!((refused, also), (Some(Errno::NOMEM), Some(Errno::NOMEM)));
-        assert_eq!(shard.store.vma_cost(), before);
+        assert_eq!(driver.store.vma_cost(), before);
         assert_eq!(word(at).load(Ordering::SeqCst), u64::from_ne_bytes([1; 8]));
-        word(at + 3 * shard.page).store(9, Ordering::SeqCst);
-        shard.store.take_out(&mut shard.pool, inside).unwrap();
+        word(at + 3 * driver.page).store(9, Ordering::SeqCst);
+        driver.store.take_out(&mut driver.pool, inside).unwrap();
     });
     assert_eq!(end, 0, "{text}");
 }
@@ -733,19 +736,19 @@ fn areas_come_and_go_while_threads_wait_in_others() {
                 for round in 0..100_u8 {
                     // More than one block of the table, of all four together.
                     let others: Vec<_> = (0..20).map(|_| trapped(8, true, 1)).collect();
-                    let mut shard = trapped(64, true, 2);
-                    let at = shard.at(RUN);
+                    let mut driver = trapped(64, true, 2);
+                    let at = driver.at(RUN);
                     let loaders: Vec<_> = (0..3)
                         .map(|_| std::thread::spawn(move || word(at).load(Ordering::SeqCst)))
                         .collect();
-                    while shard.faults() == 0 {
+                    while driver.faults() == 0 {
                         std::thread::yield_now();
                     }
                     drop(others);
                     let byte = maker ^ round;
-                    shard.fill(RUN, byte, InstallMode::Protected);
+                    driver.fill(RUN, byte, InstallMode::Protected);
                     for loader in loaders {
-                        assert_eq!(shard.join(loader), u64::from_ne_bytes([byte; 8]));
+                        assert_eq!(driver.join(loader), u64::from_ne_bytes([byte; 8]));
                     }
                 }
             })

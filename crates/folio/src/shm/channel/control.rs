@@ -25,13 +25,13 @@ pub(super) struct ChannelControl {
     /// The turn to send, in a channel of many senders.
     pub(super) turn: CachePadded<Turn>,
     /// The receiver's.
-    pub(super) bell: CachePadded<NotifierSlot>,
+    pub(super) notifier: CachePadded<NotifierSlot>,
     /// Whether there ever was a sender. One that is among `senders` counts without it.
     pub(super) sent: CachePadded<AtomicU32>,
     /// The senders: each zero, or an owner. A channel of one sender uses the first alone.
     pub(super) senders: [AtomicU64; SENDERS],
-    /// The senders' bells, each at its sender's place.
-    pub(super) bells: [NotifierSlot; SENDERS],
+    /// The senders' notifiers, each at its sender's place.
+    pub(super) notifiers: [NotifierSlot; SENDERS],
 }
 
 /// The receiver, as the senders see it.
@@ -41,7 +41,7 @@ pub(super) struct Side {
     /// Zero: there was none yet. [`NOBODY`](crate::shm::segment::owner::Owner::NOBODY): it has
     /// left. Else the owner.
     pub(super) owner: AtomicU64,
-    pub(super) doze: EventCount,
+    pub(super) event_count: EventCount,
 }
 
 /// The turn to send.
@@ -51,7 +51,7 @@ pub(super) struct Turn {
     pub(super) lock: Lock,
     /// Whether a sender that found the turn taken wants its notifier signalled. The sender that
     /// gives the turn back has the line at hand.
-    pub(super) doze: EventCount,
+    pub(super) event_count: EventCount,
 }
 
 // SAFETY: atomics alone.

@@ -42,20 +42,20 @@ impl ChannelMemory {
         &self.control().senders[..if self.many { SENDERS } else { 1 }]
     }
 
-    /// The cord of the sender at each place.
+    /// The slot of the sender at each place.
     pub(super) fn sender_notifiers(&self) -> &[NotifierSlot] {
-        &self.control().bells[..if self.many { SENDERS } else { 1 }]
+        &self.control().notifiers[..if self.many { SENDERS } else { 1 }]
     }
 
     pub(super) fn receiver_notifier(&self) -> &[NotifierSlot] {
-        std::slice::from_ref(&self.control().bell.0)
+        std::slice::from_ref(&self.control().notifier.0)
     }
 
     /// Tells the receiver, if it wants to be told, that there is something for it.
     #[inline]
     pub(super) fn wake_receiver(&self) {
-        let doze = &self.control().receiver.0.doze;
-        self.wake_side(doze, 1, || self.receiver_notifier());
+        let event_count = &self.control().receiver.0.event_count;
+        self.wake_side(event_count, 1, || self.receiver_notifier());
     }
 
     /// Notifies the senders that wait for room, if they asked for it, that there may be some. One
@@ -69,7 +69,7 @@ impl ChannelMemory {
     /// A sender that sleeps for it sleeps on the lock.
     #[inline]
     pub(super) fn wake_next_turn(&self) {
-        self.wake_side(&self.control().turn.0.doze, 1, || self.sender_notifiers());
+        self.wake_side(&self.control().turn.0.event_count, 1, || self.sender_notifiers());
     }
 
     #[cold]

@@ -285,9 +285,9 @@ impl Channel {
         self.link.limit()
     }
 
-    /// Whether the channel's memory is whole, this process a party of it, and its name still there,
-    /// as [`Segment::check`](crate::shm::Segment::check). Calls that wait find out as much by
-    /// themselves.
+    /// Whether the channel's memory is whole, this process a participant of it, and its name still
+    /// there, as [`Segment::check`](crate::shm::Segment::check). Calls that wait find out as much
+    /// by themselves.
     ///
     /// # Errors
     ///
@@ -407,7 +407,7 @@ mod tests {
         let channel = Channel::anonymous(256).unwrap();
         let mut receiver = channel.receiver().unwrap();
         receiver.set_wait(Wait::new().timeout(Duration::from_secs(60)));
-        // It has its place and said nothing yet: a party that has never lived.
+        // It has its place and said nothing yet: a participant that has never lived.
         let dead = Owner::new(200, 7).word();
         channel.link.scribble(std::mem::offset_of!(ChannelControl, senders), &dead.to_ne_bytes());
         let error = receiver.recv(&mut Vec::new()).unwrap_err();
@@ -427,10 +427,10 @@ mod tests {
             rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() == 1
         };
         sender.poll_fd().unwrap();
-        let cord = std::mem::offset_of!(ChannelControl, bells)
+        let notifier_slot = std::mem::offset_of!(ChannelControl, notifiers)
             + size_of::<crate::shm::wait::notifier::NotifierSlot>();
         for garbage in [0, u64::MAX, 1, 0x0123_4567_89ab_cdef] {
-            for word in [cord, cord + 8] {
+            for word in [notifier_slot, notifier_slot + 8] {
                 while sender.try_send(&[7; 20]).unwrap() {}
                 channel.link.scribble(word, &garbage.to_ne_bytes());
                 // It goes off by itself, or something else makes it look again: that heals it.

@@ -5,7 +5,7 @@ use super::ring::{Consumer, FoundMessage};
 use crate::access::View;
 use crate::error::{Errno, Error, Result};
 use crate::shm::segment::owner::Owner;
-use crate::shm::wait::eventcount::{ASLEEP, BELL};
+use crate::shm::wait::eventcount::{ASLEEP, NOTIFIED};
 use crate::shm::wait::poll_handle::{self, PollHandle, Pollable};
 use crate::shm::wait::{Check, Wait, WaitPhase};
 use crate::sys;
@@ -32,7 +32,7 @@ pub struct Receiver {
     process: u64,
     wait: Wait,
     parks: u64,
-    bell: Option<Box<PollHandle>>,
+    notifier: Option<Box<PollHandle>>,
     asked: Option<Instant>,
 }
 
@@ -43,7 +43,7 @@ impl Receiver {
         link.claim(&control.receiver.0.owner)
             .map_err(|why| link.taken("receiver", "receiver", why))?;
         // The last receiver's wishes for a notification are of no use to this one.
-        control.receiver.0.doze.cancel_wait(ASLEEP | BELL);
+        control.receiver.0.event_count.cancel_wait(ASLEEP | NOTIFIED);
         let consumer = match Consumer::resume(&link, link.capacity()) {
             Ok(consumer) => consumer,
             Err(corrupt) => {
@@ -59,7 +59,7 @@ impl Receiver {
             process: sys::identity::token(),
             wait: Wait::new(),
             parks: 0,
-            bell: None,
+            notifier: None,
             asked: None,
         })
     }
@@ -191,7 +191,7 @@ impl Receiver {
     }
 
     /// A future of the next message. It needs no runtime: a thread of its own, one for the process,
-    /// waits for the bells of all receivers.
+    /// waits for the notifiers of all receivers.
     ///
     /// Dropping the future loses no message. Errors are those of [`try_recv`](Self::try_recv) and
     /// [`poll_fd`](Self::poll_fd).
@@ -200,8 +200,8 @@ impl Receiver {
     }
 
     fn ring(&self) {
-        if let Some(bell) = &self.bell {
-            bell.signal();
+        if let Some(notifier) = &self.notifier {
+            notifier.signal();
         }
     }
 
@@ -218,8 +218,8 @@ impl Receiver {
     fn recheck_after_arming(&mut self, call: &'static str) -> Result<Option<FoundMessage>> {
         // The look may have passed the end of the ring, for which a sender waits.
         self.link.wake_sender();
-        if let Some(bell) = &self.bell {
-            bell.clear();
+        if let Some(notifier) = &self.notifier {
+            notifier.clear();
             self.arm();
             if self.consumer.is_ready(&self.link) {
                 // A descriptor that is readable once too often does no harm.
@@ -228,7 +228,7 @@ impl Receiver {
             }
         }
         let now = Instant::now();
-        let ask = self.asked.is_none_or(|asked| now - asked >= ASK) || self.bell.is_some();
+        let ask = self.asked.is_none_or(|asked| now - asked >= ASK) || self.notifier.is_some();
         if ask {
             self.asked = Some(now);
         }
@@ -249,12 +249,16 @@ impl Receiver {
 
     /// From here on the next message rings.
     fn arm(&mut self) {
-        let Self { link, consumer, bell, .. } = self;
-        let Some(bell) = bell else { return };
-        bell.arm(&link.attachment, link.receiver_notifier());
-        link.control().receiver.0.doze.prepare_wait_and_settle(BELL, || consumer.is_ready(link));
+        let Self { link, consumer, notifier, .. } = self;
+        let Some(notifier) = notifier else { return };
+        notifier.arm(&link.attachment, link.receiver_notifier());
+        link.control()
+            .receiver
+            .0
+            .event_count
+            .prepare_wait_and_settle(NOTIFIED, || consumer.is_ready(link));
         let senders = link.senders().iter();
-        bell.watch(
+        notifier.watch(
             &link.attachment,
             senders.filter_map(|place| Owner::in_word(place.load(Ordering::Acquire))),
         );
@@ -272,12 +276,12 @@ impl Receiver {
     #[cold]
     fn wait(&mut self, call: &'static str) -> Result<FoundMessage> {
         let Self { link, consumer, parks, wait, .. } = self;
-        let doze = &link.control().receiver.0.doze;
+        let event_count = &link.control().receiver.0.event_count;
         let mut first = true;
         // The look before this may have passed the end of the ring, for which a sender may wait; so
         // may those below.
         link.wake_sender();
-        wait.until_counted(&link.attachment, call, &doze.0, parks, |phase| {
+        wait.until_counted(&link.attachment, call, &event_count.0, parks, |phase| {
             let before = consumer.position();
             if let Some(found) = next(link, consumer, call)? {
                 return Ok(Check::Done(found));
@@ -299,8 +303,8 @@ impl Receiver {
             // A sender that left before the announcement told nobody.
             let is_ready =
                 || consumer.is_ready(link) || matches!(senders(link, false), Senders::Gone { .. });
-            let Some(word) = doze.prepare_wait_and_settle(ASLEEP, is_ready) else {
-                doze.cancel_wait(ASLEEP);
+            let Some(word) = event_count.prepare_wait_and_settle(ASLEEP, is_ready) else {
+                event_count.cancel_wait(ASLEEP);
                 return Ok(Check::Again);
             };
             Ok(Check::Sleep(word))
@@ -390,11 +394,11 @@ enum Senders {
 
 impl Pollable for Receiver {
     fn poll_handle(&mut self) -> Result<&mut PollHandle> {
-        self.link.check("bell", self.process)?;
-        if self.bell.is_none() {
-            let bell =
+        self.link.check("poll_fd", self.process)?;
+        if self.notifier.is_none() {
+            let notifier =
                 PollHandle::with_own_slot(&self.link.attachment, self.link.receiver_notifier(), 0)?;
-            self.bell = Some(Box::new(bell));
+            self.notifier = Some(Box::new(notifier));
             if !self.consumer.is_ready(&self.link) {
                 self.arm();
             }
@@ -402,7 +406,7 @@ impl Pollable for Receiver {
             self.ring();
         }
         // It was just made, if there was none.
-        Ok(self.bell.as_mut().expect("a bell that was just made"))
+        Ok(self.notifier.as_mut().expect("a notifier that was just made"))
     }
 }
 
@@ -413,8 +417,8 @@ impl Drop for Receiver {
         }
         let control = self.link.control();
         // Before the attachment: its files in the directory go before the segment's name.
-        if let Some(mut bell) = self.bell.take() {
-            bell.end(&self.link.attachment, self.link.receiver_notifier());
+        if let Some(mut notifier) = self.notifier.take() {
+            notifier.end(&self.link.attachment, self.link.receiver_notifier());
         }
         let (me, nobody) = (self.link.attachment.me().word(), Owner::NOBODY.word());
         let owner = &control.receiver.0.owner;

@@ -8,7 +8,7 @@ use crate::error::{Errno, Error, Result};
 use crate::shm::ring::memory::Unclaimed;
 use crate::shm::ring::message_header::{Corrupt, is_before};
 use crate::shm::segment::owner::Owner;
-use crate::shm::wait::eventcount::{ASLEEP, BELL};
+use crate::shm::wait::eventcount::{ASLEEP, NOTIFIED};
 use crate::shm::wait::poll_handle::{self, PollHandle, Pollable};
 use crate::shm::wait::{Check, Wait, WaitPhase};
 use crate::sys;
@@ -38,7 +38,7 @@ pub struct Sender {
     wait: Wait,
     parks: u64,
     asked: Option<Instant>,
-    bell: Option<Box<PollHandle>>,
+    notifier: Option<Box<PollHandle>>,
 }
 
 /// The obstacle of a try that failed.
@@ -112,7 +112,7 @@ impl Sender {
             wait: Wait::new(),
             parks: 0,
             asked: None,
-            bell: None,
+            notifier: None,
         };
         sender.link.control().sent.0.store(1, Ordering::Release);
         if !sender.link.many {
@@ -220,7 +220,7 @@ impl Sender {
     }
 
     /// A future that sends a message when there is room. It needs no runtime: a thread of its own,
-    /// one for the process, waits for the bells.
+    /// one for the process, waits for the notifiers.
     ///
     /// Dropping the future sends nothing, if it has not been ready: the message is sent whole, by
     /// the poll that is. Errors are those of [`try_send`](Self::try_send) and
@@ -338,15 +338,15 @@ impl Sender {
     }
 
     #[cold]
-    /// There was no room. Is there now, can there ever be, and does the bell have to ring?
+    /// There was no room. Is there now, can there ever be, and does the notifier have to ring?
     fn recheck_after_arming(
         &mut self,
         call: &'static str,
         len: usize,
         met: WouldBlock,
     ) -> Result<Option<MessagePlace>> {
-        if let Some(bell) = &self.bell {
-            bell.clear();
+        if let Some(notifier) = &self.notifier {
+            notifier.clear();
             self.arm(met);
             if met.may_be_over(&self.link) || met.is_left_by_the_dead(&self.link) {
                 // A descriptor that is readable once too often does no harm.
@@ -368,22 +368,22 @@ impl Sender {
 
     /// From here on it rings when a try may go better than the last one.
     fn arm(&mut self, met: WouldBlock) {
-        let Self { link, bell, .. } = self;
-        let Some(bell) = bell else { return };
-        bell.arm(&link.attachment, link.sender_notifiers());
+        let Self { link, notifier, .. } = self;
+        let Some(notifier) = notifier else { return };
+        notifier.arm(&link.attachment, link.sender_notifiers());
         let control = link.control();
-        let doze = match met {
-            WouldBlock::Turn => &control.turn.0.doze,
+        let event_count = match met {
+            WouldBlock::Turn => &control.turn.0.event_count,
             WouldBlock::NoRoom(_) => &control.room.0,
         };
-        doze.prepare_wait_and_settle(BELL, || met.may_be_over(link));
+        event_count.prepare_wait_and_settle(NOTIFIED, || met.may_be_over(link));
         let receiver = Owner::in_word(control.receiver.0.owner.load(Ordering::Acquire));
-        bell.watch(&link.attachment, receiver.into_iter().chain(met.holder(link)));
+        notifier.watch(&link.attachment, receiver.into_iter().chain(met.holder(link)));
     }
 
     fn ring(&self) {
-        if let Some(bell) = &self.bell {
-            bell.signal();
+        if let Some(notifier) = &self.notifier {
+            notifier.signal();
         }
     }
 
@@ -391,7 +391,7 @@ impl Sender {
     /// each time.
     fn is_time_to_ask(&mut self) -> bool {
         let now = Instant::now();
-        let ask = self.asked.is_none_or(|asked| now - asked >= ASK) || self.bell.is_some();
+        let ask = self.asked.is_none_or(|asked| now - asked >= ASK) || self.notifier.is_some();
         if ask {
             self.asked = Some(now);
         }
@@ -477,10 +477,10 @@ impl Sender {
         // The end of the ring may have been published, for the receiver to pass.
         self.link.wake_receiver();
         let Self { link, producer, parks, wait, .. } = self;
-        let doze = &link.control().room.0;
+        let event_count = &link.control().room.0;
         let mut first = true;
         let wait = wait.since(start);
-        wait.until_counted(&link.attachment, call, &doze.0, parks, |phase| {
+        wait.until_counted(&link.attachment, call, &event_count.0, parks, |phase| {
             let found = producer.find(link, len as u64);
             match (found, phase) {
                 (Ok(place), _) => return Ok(Check::Done(place)),
@@ -504,10 +504,10 @@ impl Sender {
             }
             // A message that was published just before may have to be notified once more: its end
             // of the ring may have come since.
-            let slept =
-                doze.prepare_wait_and_settle(ASLEEP, || producer.find(link, len as u64).is_ok());
+            let slept = event_count
+                .prepare_wait_and_settle(ASLEEP, || producer.find(link, len as u64).is_ok());
             let Some(word) = slept else {
-                doze.cancel_wait(ASLEEP);
+                event_count.cancel_wait(ASLEEP);
                 return Ok(Check::Again);
             };
             link.wake_receiver();
@@ -549,19 +549,19 @@ fn refuse(link: &ChannelMemory, call: &'static str, len: usize, blocked: NoPlace
 
 impl Pollable for Sender {
     fn poll_handle(&mut self) -> Result<&mut PollHandle> {
-        self.check("bell")?;
-        if self.bell.is_none() {
-            let bell = PollHandle::with_own_slot(
+        self.check("poll_fd")?;
+        if self.notifier.is_none() {
+            let notifier = PollHandle::with_own_slot(
                 &self.link.attachment,
                 self.link.sender_notifiers(),
                 self.place,
             )?;
-            self.bell = Some(Box::new(bell));
+            self.notifier = Some(Box::new(notifier));
             // Whether there is room or not: the first try is the caller's, and arms it.
             self.ring();
         }
         // It was just made, if there was none.
-        Ok(self.bell.as_mut().expect("a bell that was just made"))
+        Ok(self.notifier.as_mut().expect("a notifier that was just made"))
     }
 }
 
@@ -573,8 +573,8 @@ impl Drop for Sender {
         self.producer.abandon();
         self.end_turn();
         // Before the attachment: its files in the directory go before the segment's name.
-        if let Some(mut bell) = self.bell.take() {
-            bell.end(&self.link.attachment, self.link.sender_notifiers());
+        if let Some(mut notifier) = self.notifier.take() {
+            notifier.end(&self.link.attachment, self.link.sender_notifiers());
         }
         let control = self.link.control();
         let me = self.link.attachment.me().word();

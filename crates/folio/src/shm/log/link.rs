@@ -7,8 +7,8 @@ use crate::shm::wait::eventcount::EventCount;
 use crate::shm::wait::notifier::NotifierSlot;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many readers can have a bell at a time. All others are not known to anyone.
-pub(super) const BELLS: usize = 128;
+/// How many readers can have a notifier at a time. All others are not known to anyone.
+pub(super) const NOTIFIERS: usize = 128;
 
 /// The control block beside the ring. All of it is zero at first.
 #[repr(C)]
@@ -20,7 +20,7 @@ pub(super) struct LogControl {
     /// The writer reads this after each entry.
     pub(super) readers: CachePadded<EventCount>,
     pub(super) writer: CachePadded<Appending>,
-    pub(super) bells: [NotifierSlot; BELLS],
+    pub(super) notifiers: [NotifierSlot; NOTIFIERS],
 }
 
 #[repr(C)]
@@ -67,7 +67,7 @@ impl LogMemory {
     /// Tells the readers that want to be told.
     #[inline]
     pub(super) fn wake_readers(&self) {
-        self.wake_side(&self.control().readers.0, u32::MAX, || &self.control().bells);
+        self.wake_side(&self.control().readers.0, u32::MAX, || &self.control().notifiers);
     }
 }
 

@@ -265,9 +265,9 @@ impl Log {
         self.link.limit()
     }
 
-    /// Whether the log's memory is whole, this process a party of it, and its name still there, as
-    /// [`Segment::check`](crate::shm::Segment::check). Calls that wait find out as much by
-    /// themselves.
+    /// Whether the log's memory is whole, this process a participant of it, and its name still
+    /// there, as [`Segment::check`](crate::shm::Segment::check). Calls that wait find out as much
+    /// by themselves.
     ///
     /// # Errors
     ///

@@ -6,7 +6,7 @@ use super::link::LogMemory;
 use crate::error::{Errno, Error, Result};
 use crate::shm::ring::message_header::Corrupt;
 use crate::shm::segment::owner::Owner;
-use crate::shm::wait::eventcount::{ASLEEP, BELL};
+use crate::shm::wait::eventcount::{ASLEEP, NOTIFIED};
 use crate::shm::wait::poll_handle::{self, PollHandle, Pollable};
 use crate::shm::wait::{Check, Wait, WaitPhase};
 use std::os::fd::BorrowedFd;
@@ -55,7 +55,7 @@ pub struct LogReader {
     chain: entries::EntryReader,
     wait: Wait,
     parks: u64,
-    bell: Option<Box<PollHandle>>,
+    notifier: Option<Box<PollHandle>>,
     asked: Option<Instant>,
     /// When it last asked for the log's name.
     checked: Option<Instant>,
@@ -70,7 +70,7 @@ impl LogReader {
             chain,
             wait: Wait::new(),
             parks: 0,
-            bell: None,
+            notifier: None,
             asked: None,
             checked: None,
         })
@@ -160,10 +160,10 @@ impl LogReader {
         NextFuture { reader: self, buffer }
     }
 
-    /// There was nothing. Does the bell have to ring for what comes, and can anything come?
+    /// There was nothing. Does the notifier have to ring for what comes, and can anything come?
     fn recheck_after_arming(&mut self, buffer: &mut Vec<u8>) -> Result<Option<Read>> {
-        if let Some(bell) = self.bell.as_ref().filter(|bell| bell.is_here()) {
-            bell.clear();
+        if let Some(notifier) = self.notifier.as_ref().filter(|notifier| notifier.is_here()) {
+            notifier.clear();
             self.arm();
             if self.chain.is_ready(&self.link) {
                 // A descriptor that is readable once too often does no harm.
@@ -172,7 +172,7 @@ impl LogReader {
             }
         }
         let now = Instant::now();
-        if self.bell.is_some() || self.checked.is_none_or(|checked| now - checked >= ASK) {
+        if self.notifier.is_some() || self.checked.is_none_or(|checked| now - checked >= ASK) {
             self.checked = Some(now);
             self.link.attachment.check_name()?;
         }
@@ -185,8 +185,8 @@ impl LogReader {
             return Ok(Some(read));
         }
         let now = Instant::now();
-        // Of a writer that had died when the bell was armed no ring will tell.
-        let ask = self.asked.is_none_or(|asked| now - asked >= ASK) || self.bell.is_some();
+        // Of a writer that had died when the notifier was armed no ring will tell.
+        let ask = self.asked.is_none_or(|asked| now - asked >= ASK) || self.notifier.is_some();
         if ask {
             self.asked = Some(now);
         }
@@ -197,27 +197,27 @@ impl LogReader {
     }
 
     fn ring(&self) {
-        if let Some(bell) = self.bell.as_ref().filter(|bell| bell.is_here()) {
-            bell.signal();
+        if let Some(notifier) = self.notifier.as_ref().filter(|notifier| notifier.is_here()) {
+            notifier.signal();
         }
     }
 
     /// From here on the next entry rings.
     fn arm(&mut self) {
-        let Self { link, chain, bell, .. } = self;
-        let (control, Some(bell)) = (link.control(), bell) else { return };
-        bell.arm(&link.attachment, &control.bells);
-        control.readers.0.prepare_wait_and_settle(BELL, || chain.is_ready(link));
+        let Self { link, chain, notifier, .. } = self;
+        let (control, Some(notifier)) = (link.control(), notifier) else { return };
+        notifier.arm(&link.attachment, &control.notifiers);
+        control.readers.0.prepare_wait_and_settle(NOTIFIED, || chain.is_ready(link));
         let writer = Owner::in_word(control.writer.0.owner.load(Ordering::Acquire));
-        bell.watch(&link.attachment, writer.into_iter());
+        notifier.watch(&link.attachment, writer.into_iter());
     }
 
     #[cold]
     fn wait(&mut self, buffer: &mut Vec<u8>) -> Result<Read> {
         let Self { link, chain, parks, wait, .. } = self;
-        let doze = &link.control().readers.0;
+        let event_count = &link.control().readers.0;
         let mut first = true;
-        wait.until_counted(&link.attachment, "next", &doze.0, parks, |phase| {
+        wait.until_counted(&link.attachment, "next", &event_count.0, parks, |phase| {
             if let Some(read) = look(link, chain, buffer, "next")? {
                 return Ok(Check::Done(read));
             }
@@ -235,7 +235,7 @@ impl LogReader {
             // Others may sleep on the same word: the announcement stays. A writer that left before
             // it told nobody.
             let is_ready = || chain.is_ready(link) || writer_gone(link, false).is_some();
-            let Some(word) = doze.prepare_wait_and_settle(ASLEEP, is_ready) else {
+            let Some(word) = event_count.prepare_wait_and_settle(ASLEEP, is_ready) else {
                 return Ok(Check::Again);
             };
             Ok(Check::Sleep(word))
@@ -291,42 +291,45 @@ fn begin(link: &LogMemory, start: Start, call: &'static str) -> Result<entries::
 impl Pollable for LogReader {
     fn poll_handle(&mut self) -> Result<&mut PollHandle> {
         self.link.attachment.check()?;
-        if self.bell.as_ref().is_some_and(|bell| !bell.is_here()) {
+        if self.notifier.as_ref().is_some_and(|notifier| !notifier.is_here()) {
             return Err(Error::rule_as(
                 Errno::PERM,
-                "bell",
+                "poll_fd",
                 self.link.subject(),
-                "a bell stays with the process that made it, and this is a forked child",
+                "a notifier stays with the process that made it, and this is a forked child",
                 "make a reader in the child, from the `Log`",
             ));
         }
-        if self.bell.is_none() {
-            let Some(bell) =
-                PollHandle::with_any_slot(&self.link.attachment, &self.link.control().bells)?
+        if self.notifier.is_none() {
+            let Some(notifier) =
+                PollHandle::with_any_slot(&self.link.attachment, &self.link.control().notifiers)?
             else {
                 return Err(Error::rule_as(
                     Errno::AGAIN,
-                    "bell",
+                    "poll_fd",
                     self.link.subject(),
-                    format!("at most {} readers of a log can have a bell", super::link::BELLS),
-                    "wait with `next`, or have one reader's bell tell several",
+                    format!(
+                        "at most {} readers of a log can have a notifier",
+                        super::link::NOTIFIERS
+                    ),
+                    "wait with `next`, or have one reader's notifier tell several",
                 ));
             };
-            self.bell = Some(Box::new(bell));
+            self.notifier = Some(Box::new(notifier));
             self.arm();
             // Whatever there is or not: the first look is the caller's.
             self.ring();
         }
         // It was just made, if there was none.
-        Ok(self.bell.as_mut().expect("a bell that was just made"))
+        Ok(self.notifier.as_mut().expect("a notifier that was just made"))
     }
 }
 
 impl Drop for LogReader {
     fn drop(&mut self) {
         // Before the attachment: its files in the directory go before the segment's name.
-        if let Some(mut bell) = self.bell.take_if(|bell| bell.is_here()) {
-            bell.end(&self.link.attachment, &self.link.control().bells);
+        if let Some(mut notifier) = self.notifier.take_if(|notifier| notifier.is_here()) {
+            notifier.end(&self.link.attachment, &self.link.control().notifiers);
         }
     }
 }

@@ -58,7 +58,7 @@ impl<C: ControlBlock> RingOptions<'_, C> {
     }
 
     pub(in crate::shm) fn open_or_create_file(&self, path: &Path) -> Result<Arc<Attachment>> {
-        self.open_or_create_path(&SegmentPath::file(path), &self.contents("at_path")?)
+        self.open_or_create_path(&SegmentPath::file(path), &self.contents("open_or_create_file")?)
     }
 
     fn open_or_create_path(

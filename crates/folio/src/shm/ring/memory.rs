@@ -5,7 +5,7 @@ use crate::error::{Errno, Error, Result, Subject};
 use crate::shm::ring::message_header::Corrupt;
 use crate::shm::segment::attachment::Attachment;
 use crate::shm::segment::owner::Owner;
-use crate::shm::wait::eventcount::{ASLEEP, BELL, EventCount};
+use crate::shm::wait::eventcount::{ASLEEP, EventCount, NOTIFIED};
 use crate::shm::wait::notifier::NotifierSlot;
 use crate::sys;
 use crate::sys::copy::Trap;
@@ -81,7 +81,7 @@ pub(in crate::shm) enum Unclaimed {
 
 /// Claims a place for `me`, unless who has it lives.
 fn claim(place: &AtomicU64, me: Owner, is_alive: impl Fn(Owner) -> bool) -> Result<(), Unclaimed> {
-    /// Far more than there are parties that could claim it at the same time.
+    /// Far more than there are participants that could claim it at the same time.
     const TRIES: usize = 1000;
     for _ in 0..TRIES {
         let found = place.load(Ordering::Acquire);
@@ -216,24 +216,30 @@ impl<C: ControlBlock> RingMemory<C> {
     #[inline]
     pub(in crate::shm) fn wake_side<'a>(
         &'a self,
-        doze: &EventCount,
+        event_count: &EventCount,
         wakes: u32,
-        cords: impl FnOnce() -> &'a [NotifierSlot],
+        notifier_slots: impl FnOnce() -> &'a [NotifierSlot],
     ) {
-        let how = doze.notify();
+        let how = event_count.notify();
         if how != 0 {
-            self.tell(doze, how, wakes, cords());
+            self.tell(event_count, how, wakes, notifier_slots());
         }
     }
 
     #[cold]
-    fn tell(&self, doze: &EventCount, how: u32, wakes: u32, cords: &[NotifierSlot]) {
+    fn tell(
+        &self,
+        event_count: &EventCount,
+        how: u32,
+        wakes: u32,
+        notifier_slots: &[NotifierSlot],
+    ) {
         if how & ASLEEP != 0 {
-            futex::wake_shared(&doze.0, wakes);
+            futex::wake_shared(&event_count.0, wakes);
         }
-        if how & BELL != 0 {
-            for cord in cords {
-                cord.notify(&self.attachment);
+        if how & NOTIFIED != 0 {
+            for notifier_slot in notifier_slots {
+                notifier_slot.notify(&self.attachment);
             }
         }
     }

@@ -1,8 +1,9 @@
-//! A process's attachment to a segment: the map, the party, and whether both are still good. One
-//! for each process and segment; all handles share it.
+//! A process's attachment to a segment: the map, the participant, and whether both are still good.
+//! One for each process and segment; all handles share it.
 //!
-//! A forked child has the map, but is no party: its first use makes it one ([`Attachment::check`]).
-//! The lock of its parent's party it does not have ([`crate::sys::fork`]).
+//! A forked child has the map, but is no participant: its first use makes it one
+//! ([`Attachment::check`]). The lock of its parent's participant it does not have
+//! ([`crate::sys::fork`]).
 
 use crate::error::{Errno, Error, Result, Subject};
 use crate::flags::MapFlags;
@@ -74,8 +75,8 @@ pub(crate) struct Attachment {
     facts: HeaderFields,
     /// How the file is called. Set while no thread forks only.
     path: OnceLock<PathBuf>,
-    /// The name that goes with the last party, once the segment is known to have it. Set while no
-    /// thread forks only.
+    /// The name that goes with the last participant, once the segment is known to have it. Set
+    /// while no thread forks only.
     name: OnceLock<PathBuf>,
     /// Whether it is an error that the file has no name any more: it was made or opened by one, and
     /// not by a descriptor only.
@@ -85,7 +86,7 @@ pub(crate) struct Attachment {
     guarded: Guarded,
     /// How often the guard was opened: once in each process, from the first one to this.
     guards: AtomicUsize,
-    /// The process whose party this is, and the party.
+    /// The process whose participant this is, and the participant.
     process: AtomicU64,
     owner: AtomicU64,
     /// The process that recreates the segment from a stale one, until it has
@@ -96,7 +97,7 @@ pub(crate) struct Attachment {
     lease: ForkMutex<Option<OwnFd>>,
     /// The notifier of the futures of this process. Set only while forks are blocked (see
     /// `sys::fork`).
-    bell: ForkMutex<Option<Arc<dyn FutureNotifier>>>,
+    notifier: ForkMutex<Option<Arc<dyn FutureNotifier>>>,
     /// How often threads of this process have parked here.
     pub(in crate::shm) parks: AtomicU64,
 }
@@ -157,9 +158,9 @@ impl Attachment {
         unsafe { &*self.region.as_ptr().add(SLOTS_AT).cast::<[ParticipantSlot; SLOTS]>() }
     }
 
-    /// Slots from here on have never had a bell.
+    /// Slots from here on have never had a notifier.
     pub(in crate::shm) fn process_notifiers(&self) -> &AtomicU32 {
-        &self.changing().bells
+        &self.changing().notifiers
     }
 
     /// This process's notifier for the futures of the segment. `make` makes it if there is none.
@@ -167,16 +168,17 @@ impl Attachment {
         &self,
         make: impl FnOnce(&Self) -> Result<Arc<dyn FutureNotifier>>,
     ) -> Result<Arc<dyn FutureNotifier>> {
-        let found = || self.bell.lock().as_ref().filter(|bell| bell.is_mine()).map(Arc::clone);
-        if let Some(bell) = found() {
-            return Ok(bell);
+        let found =
+            || self.notifier.lock().as_ref().filter(|notifier| notifier.is_mine()).map(Arc::clone);
+        if let Some(notifier) = found() {
+            return Ok(notifier);
         }
         let fresh = make(self)?;
         Ok(sys::fork::held_off(|_| {
             // Another thread may have been first.
             found().unwrap_or_else(|| {
                 // A forked child leaves its parent's notifier as it is.
-                std::mem::forget(self.bell.lock().replace(Arc::clone(&fresh)));
+                std::mem::forget(self.notifier.lock().replace(Arc::clone(&fresh)));
                 Arc::clone(&fresh)
             })
         }))
@@ -197,20 +199,20 @@ impl Attachment {
         }
     }
 
-    /// Whether the segment can be used: by this process (a forked child becomes a party of its own
-    /// here), and with nothing of it lost. A few loads.
+    /// Whether the segment can be used: by this process (a forked child becomes a participant of
+    /// its own here), and with nothing of it lost. A few loads.
     ///
     /// # Errors
     ///
-    /// EIO if a process truncated the segment; those of becoming a party.
+    /// EIO if a process truncated the segment; those of becoming a participant.
     #[inline]
     pub(crate) fn check(&self) -> Result<()> {
         let here = self.process.load(Ordering::Acquire) == sys::identity::token();
         if here && self.is_whole() { Ok(()) } else { self.check_closely() }
     }
 
-    /// The half of [`check`](Self::check) that goes before an access: this process is a party, and
-    /// a page that is gone becomes zeros in it, and no signal.
+    /// The half of [`check`](Self::check) that goes before an access: this process is a
+    /// participant, and a page that is gone becomes zeros in it, and no signal.
     #[inline]
     pub(in crate::shm) fn ensure_joined(&self) -> Result<()> {
         if self.process.load(Ordering::Acquire) == sys::identity::token() {
@@ -346,7 +348,7 @@ impl Attachment {
         )
     }
 
-    /// This process's party. In a forked child that cannot become one it is nobody;
+    /// This process's participant. In a forked child that cannot become one it is nobody;
     /// [`check`](Self::check) says why.
     #[inline]
     pub(crate) fn me(&self) -> Owner {
@@ -376,7 +378,7 @@ impl Attachment {
         }
     }
 
-    /// Makes this process a party, unless it is one.
+    /// Makes this process a participant, unless it is one.
     fn join(&self) -> Result<()> {
         sys::signal::ensure();
         let start = Instant::now();
@@ -393,8 +395,8 @@ impl Attachment {
         }
     }
 
-    /// One attempt to make this process a party, unless it is one; or why it cannot be now. The
-    /// first one opens the guard.
+    /// One attempt to make this process a participant, unless it is one; or why it cannot be now.
+    /// The first one opens the guard.
     fn try_join(&self, is_guarded: &mut bool) -> Result<Option<NoSlot>> {
         sys::fork::held_off(|forks| {
             let token = sys::identity::token();
@@ -431,7 +433,7 @@ impl Attachment {
         })
     }
 
-    /// Notes which network namespace this process is of, which has just become a party with
+    /// Notes which network namespace this process is of, which has just become a participant with
     /// `lease`.
     fn note_network(&self, lease: BorrowedFd<'_>) {
         let network = &self.changing().network;
@@ -453,8 +455,8 @@ impl Attachment {
         }
     }
 
-    /// Whether parties may be of several network namespaces, with that of this thread, which may
-    /// have left its process's.
+    /// Whether participants may be of several network namespaces, with that of this thread, which
+    /// may have left its process's.
     pub(in crate::shm) fn is_mixed_with_this_thread(&self) -> bool {
         let network = &self.changing().network;
         if sys::process::network() != Some(network.load(Ordering::Acquire)) {
@@ -463,7 +465,7 @@ impl Attachment {
         self.is_mixed()
     }
 
-    /// Whether parties may be of several network namespaces.
+    /// Whether participants may be of several network namespaces.
     pub(in crate::shm) fn is_mixed(&self) -> bool {
         self.changing().network.load(Ordering::Acquire) == MIXED
     }
@@ -502,7 +504,7 @@ impl Attachment {
         Ok(())
     }
 
-    /// Notes what this process is a party by. While no thread forks.
+    /// Notes what this process is a participant by. While no thread forks.
     fn record_membership(&self, owner: Owner, lease: OwnFd, token: u64) {
         self.note_network(lease.as_fd());
         self.owner.store(owner.word(), Ordering::Relaxed);
@@ -546,8 +548,8 @@ impl Attachment {
         )
     }
 
-    /// Notes that the segment has this name, which goes away with its last party if that is its
-    /// lifetime.
+    /// Notes that the segment has this name, which goes away with its last participant if that is
+    /// its lifetime.
     pub(crate) fn note_name(&self, path: &Path) {
         let (path, name) = (path.to_owned(), path.to_owned());
         sys::fork::held_off(|_| {
@@ -670,7 +672,7 @@ impl Attachment {
     }
 
     /// All of [`recreate_in_place`](Self::recreate_in_place) that can fail: `lease` is to bar
-    /// everybody, and then the file is made anew.
+    /// everybody, and then the file is recreated.
     fn rebuild(
         lease: BorrowedFd<'_>,
         file: OwnedFd,
@@ -789,7 +791,7 @@ impl Attachment {
         if let Err(error) = fresh.join() {
             return if fresh.is_past() { Ok(None) } else { Err(error) };
         }
-        // Another thread may have been first: then this one's party leaves again.
+        // Another thread may have been first: then this one's participant leaves again.
         match fresh.register() {
             Some(first) => first.agreed(&fresh.facts).map(|()| Some(first)),
             None => Ok(Some(fresh)),
@@ -827,7 +829,7 @@ impl Attachment {
             owner: AtomicU64::new(Owner::NOBODY.word()),
             maker: AtomicU64::new(0),
             lease: ForkMutex::with(None),
-            bell: ForkMutex::with(None),
+            notifier: ForkMutex::with(None),
             parks: AtomicU64::new(0),
         })
     }
@@ -867,8 +869,8 @@ impl Drop for Attachment {
     fn drop(&mut self) {
         let mine = self.process.load(Ordering::Acquire) == sys::identity::token();
         let this: *const Self = self;
-        match sys::fork::held_off(|_| self.bell.lock().take()) {
-            Some(bell) if bell.is_mine() => bell.end(),
+        match sys::fork::held_off(|_| self.notifier.lock().take()) {
+            Some(notifier) if notifier.is_mine() => notifier.end(),
             parents => std::mem::forget(parents),
         }
         sys::fork::held_off(|forks| {
@@ -935,7 +937,7 @@ pub(in crate::shm) fn retire(
     result
 }
 
-/// The number of a segment that parties of several network namespaces have used, by its file.
+/// The number of a segment that participants of several network namespaces have used, by its file.
 fn mixed(fd: BorrowedFd<'_>) -> Option<u64> {
     let mut network = [0; 8];
     let count = rustix::io::pread(fd, &mut network, NETWORK_AT as u64).ok()?;

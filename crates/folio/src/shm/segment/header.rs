@@ -14,8 +14,8 @@
 //! | 64 | bytes of an element |
 //! | 128 | the type's name, up to 256 bytes |
 //! | 504 | checksum of all of the above |
-//! | 512 | state, 4 bytes; growths, 4 bytes; bytes of data now, 8 bytes; network, 8 bytes; slots that had bells, 4 bytes; 4 not used |
-//! | 4096 | slots of 16 bytes: generation, pid, bell |
+//! | 512 | state, 4 bytes; growths, 4 bytes; bytes of data now, 8 bytes; network, 8 bytes; slots that had notifiers, 4 bytes; 4 not used |
+//! | 4096 | slots of 16 bytes: generation, pid, notifier |
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -46,23 +46,23 @@ pub(crate) struct MutableHeader {
     pub(crate) growths: AtomicU32,
     /// Bytes of data now.
     pub(crate) length: AtomicU64,
-    /// The number of the network namespace of all parties; zero while there was none yet; or
+    /// The number of the network namespace of all participants; zero while there was none yet; or
     /// [`MIXED`].
     pub(crate) network: AtomicU64,
-    /// Slots from here on have never had a [bell](ParticipantSlot::bell).
-    pub(crate) bells: AtomicU32,
+    /// Slots from here on have never had a [notifier](ParticipantSlot::notifier).
+    pub(crate) notifiers: AtomicU32,
     _fill: AtomicU32,
 }
 
 /// Where `MutableHeader::network` lies in the file.
 pub(crate) const NETWORK_AT: usize = FIXED + std::mem::offset_of!(MutableHeader, network);
-/// There are, or were, parties of several network namespaces, or of one that could not be told: not
-/// all reach each other's sockets.
+/// There are, or were, participants of several network namespaces, or of one that could not be
+/// told: not all reach each other's sockets.
 pub(crate) const MIXED: u64 = u64::MAX;
 
 /// The segment is as it should be.
 pub(crate) const READY: u32 = 1;
-/// Pages of it went away under a party's hands: nothing in it is to be believed any more.
+/// Pages of it went away under a participant's hands: nothing in it is to be believed any more.
 pub(crate) const LOST: u32 = 2;
 /// Its last participant has left, and could not remove the name: a stale segment, whatever else the
 /// header says. A process that recreates it leaves the state so until all of it is made.
@@ -77,8 +77,9 @@ pub(crate) struct ParticipantSlot {
     pub(crate) generation: AtomicU32,
     /// A label for people; zero when its owner left in good order.
     pub(crate) pid: AtomicU32,
-    /// The number of the party's bell, and whether that wants to be rung; zero if it has none.
-    pub(crate) bell: AtomicU64,
+    /// The number of the participant's notifier, and whether that wants to be rung; zero if it has
+    /// none.
+    pub(crate) notifier: AtomicU64,
 }
 
 /// The contents of a segment.

@@ -6,9 +6,9 @@
 // | this one | segments, and the builder |
 // | `name` | names, and the files they stand for |
 // | `header` | the first bytes of a segment, and how they are checked |
-// | `party` | who uses a segment: locks that end with their process |
-// | `owner` | a party as a word of shared memory |
-// | `attachment` | one process's map, party and state of a segment |
+// | `participant` | who uses a segment: locks that end with their process |
+// | `owner` | a participant as a word of shared memory |
+// | `attachment` | one process's map, participant and state of a segment |
 // | `registry` | all segments with a name: list, remove, collect |
 
 pub(super) mod attachment;
@@ -566,7 +566,7 @@ impl SegmentOptions {
             "create",
             subject,
             format!(
-                "it is a leftover that only its owner (user {}) or root may take away, and made anew it would let in more \
+                "it is a stale segment that only its owner (user {}) or root may take away, and recreated it would let in more \
                  users (mode {mode:o}, group {}) than are asked for",
                 stat.st_uid, stat.st_gid
             ),
@@ -695,13 +695,12 @@ fn reclaim_stale(fd: &OwnedFd, path: &Path) -> Result<StaleOutcome> {
     let failed = |errno| Error::kernel("fcntl", errno, Subject::named(path.display().to_string()));
     let fd = fd.as_fd();
     // A file that is no segment is not stale either.
-    let is_leftover = || lifetime(fd) == Ok(Some(Lifetime::WhileUsed));
-    if !is_leftover() || participant::is_anybody_there(fd).map_err(failed)? {
+    let is_stale = || lifetime(fd) == Ok(Some(Lifetime::WhileUsed));
+    if !is_stale() || participant::is_anybody_there(fd).map_err(failed)? {
         return Ok(StaleOutcome::Used);
     }
     let status = sys::file::status(fd).map_err(failed)?;
-    let judge =
-        || Ok(if is_leftover() { MembershipVerdict::Stale } else { MembershipVerdict::Stays });
+    let judge = || Ok(if is_stale() { MembershipVerdict::Stale } else { MembershipVerdict::Stays });
     match retire(fd, path, (status.device, status.inode), judge) {
         Ok(true) => Ok(StaleOutcome::Reclaimed),
         Ok(false) => Ok(StaleOutcome::Used),
@@ -774,7 +773,7 @@ pub(in crate::shm) fn exists(options: &SegmentOptions, spot: &SegmentPath) -> Er
         {
             return refuse(
                 format!(
-                    "the name is taken by a leftover, whose processes have all ended, and this process does not \
+                    "the name is taken by a stale segment, whose processes have all ended, and this process does not \
                          take it away: {why}"
                 ),
                 "have its owner or root remove it (`folio shm rm`), or trust the owner (SegmentOptions::owner)",

@@ -11,8 +11,8 @@ const PREFIX: &str = "folio.";
 /// The names of files on their way to becoming segments, where file systems have none without a
 /// name.
 const TEMPORARY: &str = ".folio.";
-/// The names of FIFOs of bells: the segment's number, the owner and the bell's own follow.
-const BELL: &str = ".folio.bell-";
+/// The names of FIFOs of notifiers: the segment's number, the owner and the notifier's own follow.
+const NOTIFIED: &str = ".folio.bell-";
 /// The longest name of a file is 255 bytes; a temporary one has some more than the segment's.
 const LONGEST: usize = 200;
 
@@ -84,15 +84,15 @@ pub(crate) fn temporary(path: &Path) -> PathBuf {
     path.with_file_name(format!("{TEMPORARY}{short}.new-{:016x}", crate::shm::random()))
 }
 
-/// The name of a bell's FIFO, in the directory of the segment's file.
+/// The name of a notifier's FIFO, in the directory of the segment's file.
 pub(crate) fn notifier_fifo(segment: u64, owner: u64, number: u64) -> String {
-    format!("{BELL}{segment:016x}-{owner:016x}-{number:016x}")
+    format!("{NOTIFIED}{segment:016x}-{owner:016x}-{number:016x}")
 }
 
-/// The segment's number and the owner, if a file of the directory is called as the FIFOs of bells
-/// are.
+/// The segment's number and the owner, if a file of the directory is called as the FIFOs of
+/// notifiers are.
 pub(crate) fn of_notifier_fifo(file: &OsStr) -> Option<(u64, u64)> {
-    let mut numbers = file.to_str()?.strip_prefix(BELL)?.split('-').map(|digits| {
+    let mut numbers = file.to_str()?.strip_prefix(NOTIFIED)?.split('-').map(|digits| {
         let plain = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         let number = digits.len() == 16 && digits.bytes().all(plain);
         number.then(|| u64::from_str_radix(digits, 16).ok()).flatten()

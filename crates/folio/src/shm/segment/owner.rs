@@ -4,8 +4,9 @@
 use crate::shm::segment::header::SLOTS;
 use crate::shm::sync::lock_word::WAITERS;
 
-/// A party of a segment: one process that has it open. Never zero. The generation in the upper half
-/// tells the claims of one slot apart, so that a dead owner stays dead when its slot is used again.
+/// A participant of a segment: one process that has it open. Never zero. The generation in the
+/// upper half tells the claims of one slot apart, so that a dead owner stays dead when its slot is
+/// used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Owner(u64);
 

@@ -72,7 +72,7 @@ pub(in crate::shm) fn claim(
 fn settle(slots: &[ParticipantSlot; SLOTS], slot: usize) -> Owner {
     let place = &slots[slot];
     // It is this process's alone now.
-    place.bell.store(0, Ordering::Relaxed);
+    place.notifier.store(0, Ordering::Relaxed);
     let generation = another_than(place.generation.load(Ordering::Relaxed));
     place.generation.store(generation, Ordering::Release);
     place.pid.store(pid(), Ordering::Relaxed);
@@ -82,7 +82,7 @@ fn settle(slots: &[ParticipantSlot; SLOTS], slot: usize) -> Owner {
 /// The slot that a process that has [locked all](lock_all) keeps when it admits the others.
 const KEPT: usize = 0;
 
-/// Becomes a party by the bar that one has, which stays.
+/// Becomes a participant by the bar that one has, which stays.
 pub(in crate::shm) fn claim_locked(slots: &[ParticipantSlot; SLOTS]) -> Owner {
     settle(slots, KEPT)
 }
@@ -93,8 +93,8 @@ pub(in crate::shm) fn admit_others(lease: BorrowedFd<'_>) -> Result<(), Errno> {
 }
 
 /// A generation that is not zero, which is none, nor the last one. Drawn, for a file may be an old
-/// copy of itself (after a power loss, or out of a backup) whose locks name parties that its slots
-/// know nothing of: counting would come to those again.
+/// copy of itself (after a power loss, or out of a backup) whose locks name participants that its
+/// slots know nothing of: counting would come to those again.
 fn another_than(last: u32) -> u32 {
     loop {
         let drawn = crate::shm::random() as u32;

@@ -28,7 +28,7 @@ pub enum SegmentState {
     Idle,
     /// Nobody has it open, and it should have gone with its last user, who was killed, or was not
     /// its owner in a directory with the sticky bit; or it is a file that was on its way to
-    /// becoming a segment, or the bell of a process that was killed.
+    /// becoming a segment, or the notifier of a process that was killed.
     Stale,
     /// It is no segment that can be used; why.
     Damaged(String),
@@ -106,7 +106,7 @@ pub struct SegmentEntry {
 struct KnownSegment {
     id: u64,
     name: OsString,
-    parties: Vec<(Owner, User)>,
+    participants: Vec<(Owner, User)>,
 }
 
 /// All segments with a name, and folio's other files in their directory, in the order of their
@@ -191,13 +191,15 @@ fn examine_fifo(
         entry.state = SegmentState::Damaged("it is no FIFO".into());
         return Some(entry);
     }
-    let party = segments.flat_map(|known| &known.parties).find(|(party, _)| party.word() == owner);
-    entry.users.extend(party.map(|(_, user)| user.clone()));
+    let participant = segments
+        .flat_map(|known| &known.participants)
+        .find(|(participant, _)| participant.word() == owner);
+    entry.users.extend(participant.map(|(_, user)| user.clone()));
     entry.state = match crate::shm::sys::fifo::is_read(path) {
         Ok(true) => SegmentState::InUse,
         // A living process is about to read it, or to remove it. A dead participant never comes
         // back.
-        Ok(false) if party.is_some() || (!is_known && is_young(found.as_fd())) => {
+        Ok(false) if participant.is_some() || (!is_known && is_young(found.as_fd())) => {
             SegmentState::InUse
         }
         Ok(false) => SegmentState::Stale,
@@ -242,8 +244,8 @@ fn look(
 ) -> Result<(), Errno> {
     let fd = fd.as_fd();
     // First who it is: that waits for those who only remove it.
-    let parties = participants(fd)?;
-    entry.users = parties.iter().map(|(_, user)| user.clone()).collect();
+    let participants = participants(fd)?;
+    entry.users = participants.iter().map(|(_, user)| user.clone()).collect();
     let anybody = !entry.users.is_empty() || participant::is_anybody_there(fd)?;
     if entry.role == Role::Unfinished {
         entry.state =
@@ -252,7 +254,7 @@ fn look(
     }
     match read_header(fd)? {
         Ok((HeaderFields { kind, lifetime, type_name, id, .. }, _)) => {
-            known.push(KnownSegment { id, name: entry.name.clone(), parties });
+            known.push(KnownSegment { id, name: entry.name.clone(), participants });
             (entry.kind, entry.lifetime, entry.type_name) =
                 (Some(kind), Some(lifetime), Some(type_name));
             entry.state = match lifetime {
@@ -286,7 +288,7 @@ fn users(fd: BorrowedFd<'_>) -> Result<Vec<User>, Errno> {
     Ok(participants(fd)?.into_iter().map(|(_, user)| user).collect())
 }
 
-/// The parties whose slots are locked, and their processes' labels.
+/// The participants whose slots are locked, and their processes' labels.
 fn participants(fd: BorrowedFd<'_>) -> Result<Vec<(Owner, User)>, Errno> {
     const EACH: usize = size_of::<ParticipantSlot>();
     let taken = participant::taken(fd)?;
@@ -302,8 +304,9 @@ fn participants(fd: BorrowedFd<'_>) -> Result<Vec<(Owner, User)>, Errno> {
         std::mem::offset_of!(ParticipantSlot, generation),
         std::mem::offset_of!(ParticipantSlot, pid),
     );
-    let party = |slot| (Owner::new(slot, word(slot, generation)), User { pid: word(slot, pid) });
-    Ok(taken.into_iter().map(party).collect())
+    let participant =
+        |slot| (Owner::new(slot, word(slot, generation)), User { pid: word(slot, pid) });
+    Ok(taken.into_iter().map(participant).collect())
 }
 
 /// Removes a segment's name, if nobody has it open. Nothing is deleted while a process lives that
@@ -456,7 +459,7 @@ pub fn remove_stale(dry_run: bool) -> Result<RemovedStale> {
     Ok(collected)
 }
 
-/// Takes the FIFO of a bell away whose owner is dead, and so stays unread. Whether it did.
+/// Takes the FIFO of a notifier away whose owner is dead, and so stays unread. Whether it did.
 fn remove_dead_fifo(path: &Path) -> Result<bool, Errno> {
     match crate::shm::sys::fifo::remove_unread(path) {
         Err(Errno::BUSY | Errno::INVAL) => Ok(false),
@@ -482,8 +485,8 @@ fn remove_stale_segment(path: &Path) -> Result<bool, Errno> {
                 MembershipVerdict::Goes
             });
         }
-        let is_leftover = lifetime(fd)? == Some(Lifetime::WhileUsed);
-        Ok(if is_leftover { MembershipVerdict::Stale } else { MembershipVerdict::Stays })
+        let is_stale = lifetime(fd)? == Some(Lifetime::WhileUsed);
+        Ok(if is_stale { MembershipVerdict::Stale } else { MembershipVerdict::Stays })
     })
 }
 
@@ -521,12 +524,12 @@ mod tests {
         let segment: Segment<u64> = SegmentOptions::new().create_file(&path).unwrap();
         let mut known = Vec::new();
         examine("used".as_ref(), &path, Role::Segment, &mut known).unwrap();
-        let (id, me) = (segment.id(), known[0].parties[0].0.word());
+        let (id, me) = (segment.id(), known[0].participants[0].0.word());
         let of = || Role::Notifier { of: Some("used".into()) };
         assert_eq!(state_of(dir.path(), id, me, &known), (SegmentState::InUse, of()));
-        // One of an earlier party of the same slot.
+        // One of an earlier participant of the same slot.
         assert_eq!(state_of(dir.path(), id, me ^ 1 << 40, &known), (SegmentState::Stale, of()));
-        // Of a segment that is not here nobody can tell who its parties are.
+        // Of a segment that is not here nobody can tell who its participants are.
         let of = || Role::Notifier { of: None };
         assert_eq!(state_of(dir.path(), id ^ 1, me, &known), (SegmentState::InUse, of()));
         let old = SystemTime::now() - 2 * SETTLED;

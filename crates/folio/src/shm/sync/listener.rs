@@ -1,8 +1,8 @@
 //! A descriptor for poll(2) and epoll(7) that is readable when an event may be set.
 //!
-//! It is an eventfd of its own, which the thread that waits for all bells makes readable when the
-//! party's bell rings: so what one listener or future of the process has heard is not lost to
-//! another.
+//! It is an eventfd of its own, which the thread that waits for all notifiers makes readable when
+//! the participant's notifier rings: so what one listener or future of the process has heard is not
+//! lost to another.
 
 use crate::error::{Errno, Error, Result};
 use crate::shm::sync::event::Event;

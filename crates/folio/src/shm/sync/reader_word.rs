@@ -29,7 +29,7 @@ pub(crate) enum Entered {
 }
 
 impl ReaderWord {
-    /// Counts one thread of the party in.
+    /// Counts one thread of the participant in.
     pub(crate) fn enter(&self, generation: u32, writer: &LockWord) -> Entered {
         let mine = u64::from(generation) << 32;
         let more = |word: u64| {
@@ -46,10 +46,10 @@ impl ReaderWord {
         if writer.0.load(Ordering::Acquire) == 0 { Entered::Reading } else { Entered::Writer }
     }
 
-    /// Counts one thread of the party out. Whether a writer has to be woken.
+    /// Counts one thread of the participant out. Whether a writer has to be woken.
     pub(crate) fn leave(&self, generation: u32, writer: &LockWord) -> bool {
         let mine = u64::from(generation) << 32;
-        // A word that is not this party's was overwritten.
+        // A word that is not this participant's was overwritten.
         let fewer = |word: u64| (word & !COUNT == mine && word & COUNT != 0).then(|| word - 1);
         let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::Relaxed, fewer);
         fence(Ordering::SeqCst);

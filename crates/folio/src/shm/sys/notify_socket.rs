@@ -38,17 +38,17 @@ fn errno(error: &std::io::Error) -> Errno {
 }
 
 impl NotifySocket {
-    /// A bell that `name` rings, and that rings by itself once in every `interval`.
+    /// A notifier that `name` rings, and that rings by itself once in every `interval`.
     pub(crate) fn new(name: &[u8], interval: Duration) -> Result<Self, Errno> {
         let address = SocketAddr::from_abstract_name(name).map_err(|error| errno(&error))?;
         let socket = UnixDatagram::bind_addr(&address).map_err(|error| errno(&error))?;
         socket.set_nonblocking(true).map_err(|error| errno(&error))?;
         let timer = timer(interval)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let bell = Self { epoll, socket, timer, address, fifo: None };
-        bell.add(bell.socket.as_fd(), RING)?;
-        bell.add(bell.timer.as_fd(), RING)?;
-        Ok(bell)
+        let notifier = Self { epoll, socket, timer, address, fifo: None };
+        notifier.add(notifier.socket.as_fd(), RING)?;
+        notifier.add(notifier.timer.as_fd(), RING)?;
+        Ok(notifier)
     }
 
     fn add(&self, fd: BorrowedFd<'_>, what: u64) -> Result<(), Errno> {
@@ -119,7 +119,7 @@ pub(crate) fn has_ended(process: &OwnedFd) -> bool {
     rustix::event::poll(&mut fds, Some(&now)) == Ok(1)
 }
 
-/// Rings the bell of this name, in whatever process it is. Whether it rings; one that has rung
+/// Rings the notifier of this name, in whatever process it is. Whether it rings; one that has rung
 /// already counts. If not, there may be none, or this process cannot reach it: it has no descriptor
 /// left, or another network namespace.
 pub(crate) fn signal(name: &[u8]) -> bool {
@@ -136,9 +136,9 @@ pub(crate) fn signal(name: &[u8]) -> bool {
     let is_full = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
     match socket.send_to_addr(&[1], &address) {
         Ok(_) => true,
-        // The bell's queue is full of rings; or this socket's buffer is, of rings that other bells
-        // have not taken. Or this thread has left the network namespace that the socket was made
-        // in.
+        // The notifier's queue is full of rings; or this socket's buffer is, of rings that other
+        // notifiers have not taken. Or this thread has left the network namespace that the socket
+        // was made in.
         Err(_) => match unbound().and_then(|own| own.send_to_addr(&[1], &address)) {
             Ok(_) => true,
             Err(error) => is_full(&error),

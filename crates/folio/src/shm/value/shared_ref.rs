@@ -335,8 +335,8 @@ impl<T: InPlace> Deref for SharedRef<'_, T> {
 }
 
 /// A value in a segment, which it keeps attached. Clones are handles of the same value; threads
-/// share it, and a forked child's copy becomes a party of its own at its first operation that can
-/// return an error (see [`Segment`](crate::shm::Segment)).
+/// share it, and a forked child's copy becomes a participant of its own at its first operation that
+/// can return an error (see [`Segment`](crate::shm::Segment)).
 pub struct Shared<T> {
     attachment: Arc<Attachment>,
     at: *mut T,
@@ -378,7 +378,7 @@ impl<T: Share> Shared<T> {
         unsafe { SharedRef::new(&self.attachment, self.at) }
     }
 
-    /// Whether the segment is whole, this process a party of it, and its name still there, as
+    /// Whether the segment is whole, this process a participant of it, and its name still there, as
     /// [`Segment::check`](crate::shm::Segment::check).
     ///
     /// # Errors

@@ -31,10 +31,10 @@ const SETTLE: Duration = Duration::from_micros(2);
 
 /// The other side sleeps on the word.
 pub(crate) const ASLEEP: u32 = 1;
-/// The other side wants its bell rung.
-pub(crate) const BELL: u32 = 2;
+/// The other side wants its notifier rung.
+pub(crate) const NOTIFIED: u32 = 2;
 /// The flags that can be announced. The bits above count the wakes.
-const HOW: u32 = ASLEEP | BELL;
+const HOW: u32 = ASLEEP | NOTIFIED;
 
 /// The word between two sides: how the sleeping side wants to be notified. It lies in shared
 /// memory, and may hold any value.

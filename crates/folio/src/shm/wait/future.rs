@@ -38,7 +38,7 @@ impl Reactor {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let fresh = Arc::new(Self { process, epoll, wakers: Mutex::default() });
         let own = Arc::clone(&fresh);
-        sys::thread::start("folio-bells", move || own.run())
+        sys::thread::start("folio-notifiers", move || own.run())
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
         *reactor = Some(Arc::clone(&fresh));
         Ok(fresh)
@@ -140,10 +140,10 @@ pub(crate) fn refused(errno: Errno) -> Error {
         return Error::rule_as(
             errno,
             "clone",
-            Subject::named("the thread that waits for all bells"),
+            Subject::named("the thread that waits for all notifiers"),
             "this process may start no more threads, or has no memory for the stack of one",
             "end some, or raise the limit (ulimit -u, ulimit -v, a container's pids.max)",
         );
     }
-    Error::kernel("epoll_ctl", errno, Subject::named("a bell"))
+    Error::kernel("epoll_ctl", errno, Subject::named("a notifier"))
 }

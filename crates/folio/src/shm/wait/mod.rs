@@ -8,9 +8,9 @@
 // | file | subject |
 // | --- | --- |
 // | this one | the policy: how threads wait |
-// | `doze` | how one side of a ring tells the other that it sleeps |
-// | `bell`, `future` | a descriptor to poll, and futures |
-// | `hanging` | the bell of a ring's side |
+// | `event_count` | how one side of a ring tells the other that it sleeps |
+// | `notifier`, `future` | a descriptor to poll, and futures |
+// | `hanging` | the notifier of a ring's side |
 // | `bell_word`, `party_bell` | what wakes the futures of a process for locks and events |
 
 pub(super) mod eventcount;

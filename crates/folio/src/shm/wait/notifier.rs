@@ -1,4 +1,4 @@
-//! A bell: a descriptor for poll(2) and epoll(7) that is readable when there is something to
+//! A notifier: a descriptor for poll(2) and epoll(7) that is readable when there is something to
 //! receive, or room to send. It costs the other side a system call, and only when it was asked for.
 //!
 //! It is a socket in the abstract namespace, named after the segment, its owner and a number drawn
@@ -25,33 +25,34 @@ use std::time::Duration;
 /// How often it rings by itself.
 const BACKSTOP: Duration = Duration::from_millis(500);
 
-/// By what a bell is rung, in shared memory: zero if nobody has one.
+/// By what a notifier is rung, in shared memory: zero if nobody has one.
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct NotifierSlot {
     owner: AtomicU64,
-    /// The bell's number, and whether it is [`ARMED`].
+    /// The notifier's number, and whether it is [`ARMED`].
     number: AtomicU64,
 }
 
-/// The name of a bell's socket.
+/// The name of a notifier's socket.
 fn socket_name(segment: u64, owner: u64, number: u64) -> Vec<u8> {
     format!("folio/{segment:016x}/{owner:016x}/{number:016x}").into_bytes()
 }
 
-/// The path of a bell's FIFO, if the segment has a directory.
+/// The path of a notifier's FIFO, if the segment has a directory.
 fn fifo_path(attachment: &Attachment, owner: u64, number: u64) -> Result<Option<PathBuf>, Errno> {
     let directory = attachment.directory()?;
     Ok(directory
         .map(|directory| directory.join(name::notifier_fifo(attachment.id(), owner, number))))
 }
 
-/// Rings the bell of these numbers, which may be any. Whether it rings.
+/// Rings the notifier of these numbers, which may be any. Whether it rings.
 fn signal(attachment: &Attachment, owner: u64, number: u64) -> bool {
     if crate::shm::sys::notify_socket::signal(&socket_name(attachment.id(), owner, number)) {
         return true;
     }
-    // If it is this process that has gone elsewhere the bell has a FIFO from its next arming on.
+    // If it is this process that has gone elsewhere the notifier has a FIFO from its next arming
+    // on.
     if !attachment.is_mixed_with_this_thread() {
         return false;
     }
@@ -98,14 +99,14 @@ pub(crate) enum NotifyOutcome {
     Dead,
 }
 
-/// Rings the bell of this owner whose number a word holds, if it is armed.
+/// Rings the notifier of this owner whose number a word holds, if it is armed.
 pub(crate) fn notify(attachment: &Attachment, owner: u64, word: &AtomicU64) -> NotifyOutcome {
     let Some(number) = notifier_word::disarm(word) else { return NotifyOutcome::Delivered };
     if signal(attachment, owner, number) {
         return NotifyOutcome::Delivered;
     }
     if Owner::in_word(owner).is_some_and(|owner| attachment.is_alive(owner)) {
-        // This process cannot reach it, or cannot now: others may, and this one later. (On a cord
+        // This process cannot reach it, or cannot now: others may, and this one later. (On a slot
         // they look when it was announced anew.)
         notifier_word::arm_again(word, number);
         return NotifyOutcome::Delivered;
@@ -113,7 +114,7 @@ pub(crate) fn notify(attachment: &Attachment, owner: u64, word: &AtomicU64) -> N
     NotifyOutcome::Dead
 }
 
-/// The bell itself, in the process that hears it.
+/// The notifier itself, in the process that hears it.
 #[derive(Debug)]
 pub(crate) struct Notifier {
     inner: crate::shm::sys::notify_socket::NotifySocket,
@@ -126,24 +127,24 @@ pub(crate) struct Notifier {
 }
 
 impl Notifier {
-    /// Makes a bell.
+    /// Makes a notifier.
     pub(crate) fn new(attachment: &Attachment) -> Result<Self> {
         let number = crate::shm::random() & !ARMED;
-        let refused = |errno| Error::kernel("bind", errno, Subject::named("a bell"));
+        let refused = |errno| Error::kernel("bind", errno, Subject::named("a notifier"));
         let owner = attachment.me().word();
         let name = socket_name(attachment.id(), owner, number);
         let inner =
             crate::shm::sys::notify_socket::NotifySocket::new(&name, BACKSTOP).map_err(refused)?;
-        let mut bell = Self { inner, owner, number, reaches: false, watched: Vec::new() };
-        // It may have changed its network namespace since it has become a party.
+        let mut notifier = Self { inner, owner, number, reaches: false, watched: Vec::new() };
+        // It may have changed its network namespace since it has become a participant.
         if attachment.is_mixed_with_this_thread() {
-            bell.ensure_fifo(attachment);
+            notifier.ensure_fifo(attachment);
         }
-        Ok(bell)
+        Ok(notifier)
     }
 
-    /// Gives it a FIFO, once the segment has parties of several network namespaces. To be asked
-    /// before it is armed.
+    /// Gives it a FIFO, once the segment has participants of several network namespaces. To be
+    /// asked before it is armed.
     pub(crate) fn ensure_fifo(&mut self, attachment: &Attachment) {
         if self.reaches || !attachment.is_mixed() {
             return;
@@ -163,35 +164,46 @@ impl Notifier {
         self.inner.attach_fifo(crate::shm::sys::fifo::Fifo::make(&path, attachment.file())?)
     }
 
-    /// Ties it to a cord, which is this party's alone or nobody's.
-    pub(crate) fn register(&self, cord: &NotifierSlot, attachment: &Attachment) {
-        cord.owner.store(0, Ordering::Relaxed);
-        cord.number.store(self.number, Ordering::Relaxed);
-        cord.owner.store(attachment.me().word(), Ordering::Release);
+    /// Ties it to a slot, which is this participant's alone or nobody's.
+    pub(crate) fn register(&self, notifier_slot: &NotifierSlot, attachment: &Attachment) {
+        notifier_slot.owner.store(0, Ordering::Relaxed);
+        notifier_slot.number.store(self.number, Ordering::Relaxed);
+        notifier_slot.owner.store(attachment.me().word(), Ordering::Release);
     }
 
-    /// Ties it to a cord that others might take as well. Whether it did.
-    pub(crate) fn try_register(&self, cord: &NotifierSlot, attachment: &Attachment) -> bool {
-        let (me, found) = (attachment.me().word(), cord.owner.load(Ordering::Relaxed));
+    /// Ties it to a slot that others might take as well. Whether it did.
+    pub(crate) fn try_register(
+        &self,
+        notifier_slot: &NotifierSlot,
+        attachment: &Attachment,
+    ) -> bool {
+        let (me, found) = (attachment.me().word(), notifier_slot.owner.load(Ordering::Relaxed));
         let free = Owner::in_word(found).is_none_or(|owner| !attachment.is_alive(owner));
         if free
-            && cord.owner.compare_exchange(found, me, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            && notifier_slot
+                .owner
+                .compare_exchange(found, me, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
         {
-            cord.number.store(self.number, Ordering::Release);
+            notifier_slot.number.store(self.number, Ordering::Release);
             return true;
         }
         false
     }
 
     /// Whether it is still registered in a slot: other processes can write to shared memory.
-    pub(crate) fn is_registered(&self, cord: &NotifierSlot, attachment: &Attachment) -> bool {
-        cord.owner.load(Ordering::Relaxed) == attachment.me().word()
-            && cord.number.load(Ordering::Relaxed) & !ARMED == self.number
+    pub(crate) fn is_registered(
+        &self,
+        notifier_slot: &NotifierSlot,
+        attachment: &Attachment,
+    ) -> bool {
+        notifier_slot.owner.load(Ordering::Relaxed) == attachment.me().word()
+            && notifier_slot.number.load(Ordering::Relaxed) & !ARMED == self.number
     }
 
-    /// Has it ring, once, when the cord that it is tied to is pulled. To be announced afterwards.
-    pub(crate) fn arm(&self, cord: &NotifierSlot) {
-        cord.number.store(self.number | ARMED, Ordering::Release);
+    /// Has it ring, once, when the slot that it is tied to is pulled. To be announced afterwards.
+    pub(crate) fn arm(&self, notifier_slot: &NotifierSlot) {
+        notifier_slot.number.store(self.number | ARMED, Ordering::Release);
     }
 
     /// As [`arm`](Self::arm), for a word that is its owner's alone.
@@ -200,10 +212,11 @@ impl Notifier {
     }
 
     /// Unties it.
-    pub(crate) fn unregister(&self, cord: &NotifierSlot, attachment: &Attachment) {
-        if cord.number.load(Ordering::Relaxed) & !ARMED == self.number {
+    pub(crate) fn unregister(&self, notifier_slot: &NotifierSlot, attachment: &Attachment) {
+        if notifier_slot.number.load(Ordering::Relaxed) & !ARMED == self.number {
             let me = attachment.me().word();
-            let _ = cord.owner.compare_exchange(me, 0, Ordering::Relaxed, Ordering::Relaxed);
+            let _ =
+                notifier_slot.owner.compare_exchange(me, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
@@ -221,28 +234,33 @@ impl Notifier {
         self.inner.clear();
     }
 
-    /// Has it ring when one of these parties ends, and no others. Those that were named before are
-    /// taken to be alive.
-    pub(crate) fn watch(&mut self, attachment: &Attachment, parties: impl Iterator<Item = Owner>) {
+    /// Has it ring when one of these participants ends, and no others. Those that were named before
+    /// are taken to be alive.
+    pub(crate) fn watch(
+        &mut self,
+        attachment: &Attachment,
+        participants: impl Iterator<Item = Owner>,
+    ) {
         let mut before = std::mem::take(&mut self.watched);
         let hears_an_end =
             before.iter().any(|(_, process)| process.is_some()) && self.inner.watches_an_end();
-        for party in parties {
+        for participant in participants {
             // One process may be several senders.
-            if self.watched.iter().any(|(owner, _)| *owner == party) {
+            if self.watched.iter().any(|(owner, _)| *owner == participant) {
                 continue;
             }
-            let watched = if let Some(at) = before.iter().position(|(owner, _)| *owner == party) {
-                before.swap_remove(at).1
-            } else {
-                let process = attachment.pid_of(party).map(|pid| self.inner.watch(pid));
-                self.signal_for_the_dead(attachment, party);
-                match process {
-                    // There may be a descriptor for it the next time.
-                    Some(Err(errno)) if sys::file::is_exhausted(errno) => continue,
-                    process => process.and_then(Result::ok),
-                }
-            };
+            let watched =
+                if let Some(at) = before.iter().position(|(owner, _)| *owner == participant) {
+                    before.swap_remove(at).1
+                } else {
+                    let process = attachment.pid_of(participant).map(|pid| self.inner.watch(pid));
+                    self.signal_for_the_dead(attachment, participant);
+                    match process {
+                        // There may be a descriptor for it the next time.
+                        Some(Err(errno)) if sys::file::is_exhausted(errno) => continue,
+                        process => process.and_then(Result::ok),
+                    }
+                };
             // The participant itself stored the number, and it may be another process's here: of
             // another pid namespace. Or the participant has outlived its process, in a child that
             // has its lock. Such an end would signal for ever.
@@ -254,14 +272,14 @@ impl Notifier {
                 }
                 process => (None, process),
             };
-            self.watched.push((party, process));
+            self.watched.push((participant, process));
             if let Some(ended) = ended {
                 self.inner.forget(&ended);
-                // If it was the party's own end it is heard by this.
-                self.signal_for_the_dead(attachment, party);
+                // If it was the participant's own end it is heard by this.
+                self.signal_for_the_dead(attachment, participant);
             }
         }
-        // A forked child may have copies, which would keep a dead one's descriptor in the bell.
+        // A forked child may have copies, which would keep a dead one's descriptor in the notifier.
         before
             .iter()
             .filter_map(|(_, process)| process.as_ref())
@@ -270,8 +288,8 @@ impl Notifier {
 
     /// Signals if this participant has ended: another process may have had its number by then, and
     /// nobody signals.
-    fn signal_for_the_dead(&self, attachment: &Attachment, party: Owner) {
-        if !attachment.is_alive(party) {
+    fn signal_for_the_dead(&self, attachment: &Attachment, participant: Owner) {
+        if !attachment.is_alive(participant) {
             self.inner.signal();
         }
     }
@@ -296,17 +314,17 @@ mod tests {
         let place = segment.shared_ref();
         let attachment = place.attachment();
         let dead = Owner::new(200, 7).word();
-        let cord = NotifierSlot { owner: AtomicU64::new(dead), number: AtomicU64::new(1) };
-        let bell = Notifier::new(attachment).unwrap();
+        let notifier_slot = NotifierSlot { owner: AtomicU64::new(dead), number: AtomicU64::new(1) };
+        let notifier = Notifier::new(attachment).unwrap();
         let is_readable = || {
-            let mut fds = [rustix::event::PollFd::new(&bell, rustix::event::PollFlags::IN)];
+            let mut fds = [rustix::event::PollFd::new(&notifier, rustix::event::PollFlags::IN)];
             rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() == 1
         };
-        assert!(bell.try_register(&cord, attachment) && !is_readable());
-        bell.arm(&cord);
-        // It looked before the cord was tied anew, and comes to it now.
-        cord.notify_owner(attachment, dead);
+        assert!(notifier.try_register(&notifier_slot, attachment) && !is_readable());
+        notifier.arm(&notifier_slot);
+        // It looked before the slot was tied anew, and comes to it now.
+        notifier_slot.notify_owner(attachment, dead);
         assert!(is_readable(), "the arming was taken away, and nobody rings");
-        assert!(bell.is_registered(&cord, attachment));
+        assert!(notifier.is_registered(&notifier_slot, attachment));
     }
 }

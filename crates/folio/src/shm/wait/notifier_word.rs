@@ -12,7 +12,7 @@
 
 use super::atomics::{AtomicU64, Ordering, fence};
 
-/// The bell wants to be rung: once. Numbers of bells are without it.
+/// The notifier wants to be rung: once. Numbers of notifiers are without it.
 pub(crate) const ARMED: u64 = 1;
 
 /// For the owner of the notifier: from here on every notification signals. The looks come after
@@ -22,7 +22,7 @@ pub(crate) fn arm(word: &AtomicU64, number: u64) {
     fence(Ordering::SeqCst);
 }
 
-/// For who has changed what others wait for, before it looks at their bells.
+/// For who has changed what others wait for, before it looks at their notifiers.
 pub(crate) fn check_notifiers() {
     fence(Ordering::SeqCst);
 }

@@ -10,7 +10,7 @@ use crate::sys;
 use std::os::fd::BorrowedFd;
 use std::task::{Context, Poll};
 
-/// Which cord a bell hangs on.
+/// Which slot a notifier hangs on.
 #[derive(Debug, Clone, Copy)]
 enum SlotChoice {
     /// This one, which is its side's alone.
@@ -22,41 +22,45 @@ enum SlotChoice {
 /// See the [module](self).
 #[derive(Debug)]
 pub(in crate::shm) struct PollHandle {
-    bell: Notifier,
+    notifier: Notifier,
     on: SlotChoice,
     /// The process that made it.
     process: u64,
     waiting: Waiting,
 }
 
-fn tie(bell: &Notifier, attachment: &Attachment, cords: &[NotifierSlot]) -> Option<usize> {
-    cords.iter().position(|cord| bell.try_register(cord, attachment))
+fn tie(
+    notifier: &Notifier,
+    attachment: &Attachment,
+    notifier_slots: &[NotifierSlot],
+) -> Option<usize> {
+    notifier_slots.iter().position(|notifier_slot| notifier.try_register(notifier_slot, attachment))
 }
 
 impl PollHandle {
-    fn new(bell: Notifier, on: SlotChoice) -> Self {
-        Self { bell, on, process: sys::identity::token(), waiting: Waiting::new() }
+    fn new(notifier: Notifier, on: SlotChoice) -> Self {
+        Self { notifier, on, process: sys::identity::token(), waiting: Waiting::new() }
     }
 
-    /// A bell on one of these cords, which is this side's alone.
+    /// A notifier on one of these slot, which is this side's alone.
     pub(in crate::shm) fn with_own_slot(
         attachment: &Attachment,
-        cords: &[NotifierSlot],
-        cord: usize,
+        notifier_slots: &[NotifierSlot],
+        notifier_slot: usize,
     ) -> Result<Self> {
-        let bell = Notifier::new(attachment)?;
-        bell.register(&cords[cord], attachment);
-        Ok(Self::new(bell, SlotChoice::Own(cord)))
+        let notifier = Notifier::new(attachment)?;
+        notifier.register(&notifier_slots[notifier_slot], attachment);
+        Ok(Self::new(notifier, SlotChoice::Own(notifier_slot)))
     }
 
-    /// A bell on one of these cords, if one is free.
+    /// A notifier on one of these slot, if one is free.
     pub(in crate::shm) fn with_any_slot(
         attachment: &Attachment,
-        cords: &[NotifierSlot],
+        notifier_slots: &[NotifierSlot],
     ) -> Result<Option<Self>> {
-        let bell = Notifier::new(attachment)?;
-        let cord = tie(&bell, attachment, cords);
-        Ok(cord.map(|cord| Self::new(bell, SlotChoice::Any(cord))))
+        let notifier = Notifier::new(attachment)?;
+        let notifier_slot = tie(&notifier, attachment, notifier_slots);
+        Ok(notifier_slot.map(|notifier_slot| Self::new(notifier, SlotChoice::Any(notifier_slot))))
     }
 
     /// Whether it is this process's, and not a forked child's copy.
@@ -65,66 +69,68 @@ impl PollHandle {
     }
 
     fn slot(&self) -> usize {
-        let (SlotChoice::Own(cord) | SlotChoice::Any(cord)) = self.on;
-        cord
+        let (SlotChoice::Own(notifier_slot) | SlotChoice::Any(notifier_slot)) = self.on;
+        notifier_slot
     }
 
-    /// Has it ring, once, when its cord is pulled. To be announced afterwards.
-    pub(in crate::shm) fn arm(&mut self, attachment: &Attachment, cords: &[NotifierSlot]) {
-        self.bell.ensure_fifo(attachment);
+    /// Has it ring, once, when its slot is pulled. To be announced afterwards.
+    pub(in crate::shm) fn arm(&mut self, attachment: &Attachment, notifier_slots: &[NotifierSlot]) {
+        self.notifier.ensure_fifo(attachment);
         // Other processes can write to shared memory.
-        if !self.bell.is_registered(&cords[self.slot()], attachment) {
+        if !self.notifier.is_registered(&notifier_slots[self.slot()], attachment) {
             match self.on {
-                SlotChoice::Own(cord) => self.bell.register(&cords[cord], attachment),
-                // Where there is no cord left it rings by itself, every half second.
-                SlotChoice::Any(_) => match tie(&self.bell, attachment, cords) {
-                    Some(cord) => self.on = SlotChoice::Any(cord),
+                SlotChoice::Own(notifier_slot) => {
+                    self.notifier.register(&notifier_slots[notifier_slot], attachment);
+                }
+                // Where there is no slot left it rings by itself, every half second.
+                SlotChoice::Any(_) => match tie(&self.notifier, attachment, notifier_slots) {
+                    Some(notifier_slot) => self.on = SlotChoice::Any(notifier_slot),
                     None => return,
                 },
             }
         }
-        self.bell.arm(&cords[self.slot()]);
+        self.notifier.arm(&notifier_slots[self.slot()]);
     }
 
-    /// Has it ring when one of these parties ends, but for this process's own.
+    /// Has it ring when one of these participants ends, but for this process's own.
     pub(in crate::shm) fn watch(
         &mut self,
         attachment: &Attachment,
-        parties: impl Iterator<Item = Owner>,
+        participants: impl Iterator<Item = Owner>,
     ) {
         // Those that have ended are asked about in another place.
         let others =
-            parties.filter(|&owner| owner != attachment.me() && attachment.is_alive(owner));
-        self.bell.watch(attachment, others);
+            participants.filter(|&owner| owner != attachment.me() && attachment.is_alive(owner));
+        self.notifier.watch(attachment, others);
     }
 
     pub(in crate::shm) fn signal(&self) {
-        self.bell.signal();
+        self.notifier.signal();
     }
 
     pub(in crate::shm) fn clear(&self) {
-        self.bell.clear();
+        self.notifier.clear();
     }
 
     pub(in crate::shm) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+        self.notifier.as_fd()
     }
 
-    /// Takes it off its cord.
-    pub(in crate::shm) fn end(&mut self, attachment: &Attachment, cords: &[NotifierSlot]) {
-        self.waiting.end(self.bell.as_fd());
-        self.bell.unregister(&cords[self.slot()], attachment);
+    /// Takes it off its slot.
+    pub(in crate::shm) fn end(&mut self, attachment: &Attachment, notifier_slots: &[NotifierSlot]) {
+        self.waiting.end(self.notifier.as_fd());
+        self.notifier.unregister(&notifier_slots[self.slot()], attachment);
     }
 
     fn wake_when_readable(&mut self, context: &Context<'_>) -> Result<()> {
-        let asked = self.waiting.wake_when_readable(self.bell.as_fd(), context.waker());
+        let asked = self.waiting.wake_when_readable(self.notifier.as_fd(), context.waker());
         asked.map_err(future::refused)
     }
 }
 
-/// A side that can have a bell.
+/// A side that can have a notifier.
 pub(in crate::shm) trait Pollable {
-    /// Its bell, which is made if there is none yet. A new one is readable.
+    /// Its notifier, which is made if there is none yet. A new one is readable.
     fn poll_handle(&mut self) -> Result<&mut PollHandle>;
 }
 

@@ -1,6 +1,6 @@
-//! A party's bell: the one that wakes all futures of a process that wait for locks, conditions and
-//! events of a segment, whatever they wait for there. Its word lies in the party's slot;
-//! `bell_word` tells how waiters and wakers use it.
+//! A participant's notifier: the one that wakes all futures of a process that wait for locks,
+//! conditions and events of a segment, whatever they wait for there. Its word lies in the
+//! participant's slot; `bell_word` tells how waiters and wakers use it.
 //!
 //! It is made when a future has to wait for the first time. When it is signalled, all wakers are
 //! woken, and each future looks again: one of them gets the value, the others arm the notifier anew
@@ -22,14 +22,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 
-/// Holders whose end rings, at most: each is a descriptor. Of others the bell learns when it goes
-/// off by itself.
+/// Holders whose end rings, at most: each is a descriptor. Of others the notifier learns when it
+/// goes off by itself.
 const WATCHED: usize = 32;
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct ProcessNotifier {
-    /// The process whose bell it is: in a forked child it is nobody's.
+    /// The process whose notifier it is: in a forked child it is nobody's.
     process: u64,
     heard: Mutex<ListenedState>,
 }
@@ -37,8 +37,8 @@ pub(crate) struct ProcessNotifier {
 /// The notifier, and the state of its listener.
 #[derive(Debug)]
 struct ListenedState {
-    bell: Notifier,
-    /// The thread of the process that waits for all bells.
+    notifier: Notifier,
+    /// The thread of the process that waits for all notifiers.
     waiting: Waiting,
     /// Whether that thread waits for this one.
     is_awaited: bool,
@@ -53,7 +53,7 @@ struct ListenedState {
 impl ProcessNotifier {
     fn new(attachment: &Attachment) -> Result<Self> {
         let heard = ListenedState {
-            bell: Notifier::new(attachment)?,
+            notifier: Notifier::new(attachment)?,
             waiting: Waiting::new(),
             is_awaited: false,
             has_rung: false,
@@ -84,8 +84,8 @@ impl FutureNotifier for ProcessNotifier {
 
     fn end(&self) {
         let mut heard = self.heard();
-        let ListenedState { bell, waiting, .. } = &mut *heard;
-        let waker = waiting.end(bell.as_fd());
+        let ListenedState { notifier, waiting, .. } = &mut *heard;
+        let waker = waiting.end(notifier.as_fd());
         let wakers = std::mem::take(&mut heard.wakers);
         drop(heard);
         drop((waker, wakers));
@@ -96,14 +96,14 @@ impl FutureNotifier for ProcessNotifier {
     }
 }
 
-/// By which the thread that waits for all bells tells this one that it rings.
+/// By which the thread that waits for all notifiers tells this one that it rings.
 impl Wake for ProcessNotifier {
     fn wake(self: Arc<Self>) {
         let mut heard = self.heard();
         (heard.is_awaited, heard.has_rung) = (false, true);
         // First this, then the wakers: a future that comes later arms it anew, and a signal after
         // this is seen.
-        heard.bell.clear();
+        heard.notifier.clear();
         let wakers = std::mem::take(&mut heard.wakers);
         drop(heard);
         for waker in wakers.into_values() {
@@ -112,17 +112,18 @@ impl Wake for ProcessNotifier {
     }
 }
 
-/// One who waits for something in a segment, and is told by its party's bell to look again.
+/// One who waits for something in a segment, and is told by its participant's notifier to look
+/// again.
 #[derive(Debug)]
 pub(crate) struct Sleeper<'a> {
     attachment: &'a Attachment,
-    /// The bell, and this one's number there.
-    bell: Option<(Arc<ProcessNotifier>, u64)>,
+    /// The notifier, and this one's number there.
+    notifier: Option<(Arc<ProcessNotifier>, u64)>,
 }
 
 impl<'a> Sleeper<'a> {
     pub(in crate::shm) fn new(attachment: &'a Attachment) -> Self {
-        Self { attachment, bell: None }
+        Self { attachment, notifier: None }
     }
 
     pub(in crate::shm) fn attachment(&self) -> &'a Attachment {
@@ -131,12 +132,12 @@ impl<'a> Sleeper<'a> {
 
     /// Whether it has said before that it waits.
     pub(in crate::shm) fn has_waited(&self) -> bool {
-        self.bell.is_some()
+        self.notifier.is_some()
     }
 
-    /// From here on `waker` is woken, once, when the bell rings: when someone changes what others
-    /// of the segment wait for, and when the process ends that holds it. Before it waits, it looks
-    /// once more, and says where it looks that it waits.
+    /// From here on `waker` is woken, once, when the notifier rings: when someone changes what
+    /// others of the segment wait for, and when the process ends that holds it. Before it waits, it
+    /// looks once more, and says where it looks that it waits.
     ///
     /// # Errors
     ///
@@ -148,15 +149,15 @@ impl<'a> Sleeper<'a> {
     ) -> Result<()> {
         let attachment = self.attachment;
         attachment.check_name()?;
-        let (bell, mut number) = match self.bell.take() {
-            Some((bell, number)) if bell.is_mine() => (bell, number),
+        let (notifier, mut number) = match self.notifier.take() {
+            Some((notifier, number)) if notifier.is_mine() => (notifier, number),
             other => {
                 leave_to_parent(other);
                 (ProcessNotifier::of(attachment)?, 0)
             }
         };
         let waker = waker.clone();
-        let mut heard = bell.heard();
+        let mut heard = notifier.heard();
         if number == 0 {
             heard.last += 1;
             number = heard.last;
@@ -164,19 +165,19 @@ impl<'a> Sleeper<'a> {
         let before = heard.wakers.insert(number, waker);
         let me = attachment.me();
         heard.watch(attachment, holder.filter(|&holder| holder != me));
-        let awaited = heard.await_notification(&bell);
+        let awaited = heard.await_notification(&notifier);
         let slot = me.slot().filter(|_| awaited.is_ok());
         if let Some(slot) = slot {
-            let bells = attachment.process_notifiers();
-            if bells.load(Ordering::Relaxed) <= slot as u32 {
-                bells.fetch_max(slot as u32 + 1, Ordering::Relaxed);
+            let notifiers = attachment.process_notifiers();
+            if notifiers.load(Ordering::Relaxed) <= slot as u32 {
+                notifiers.fetch_max(slot as u32 + 1, Ordering::Relaxed);
             }
-            heard.bell.ensure_fifo(attachment);
-            heard.bell.arm_word(&attachment.slots()[slot].bell);
+            heard.notifier.ensure_fifo(attachment);
+            heard.notifier.arm_word(&attachment.slots()[slot].notifier);
         }
         drop(heard);
         drop(before);
-        self.bell = Some((bell, number));
+        self.notifier = Some((notifier, number));
         awaited.map_err(|errno| {
             self.cancel_wait();
             refused(errno)
@@ -185,9 +186,9 @@ impl<'a> Sleeper<'a> {
 
     /// It waits no more.
     pub(in crate::shm) fn cancel_wait(&mut self) {
-        match self.bell.take() {
-            Some((bell, number)) if bell.is_mine() => {
-                let waker = bell.heard().wakers.remove(&number);
+        match self.notifier.take() {
+            Some((notifier, number)) if notifier.is_mine() => {
+                let waker = notifier.heard().wakers.remove(&number);
                 drop(waker);
             }
             other => leave_to_parent(other),
@@ -197,8 +198,8 @@ impl<'a> Sleeper<'a> {
 
 /// A forked child leaves its copy of a parent's notifier as it is: another thread may have been at
 /// it.
-fn leave_to_parent(bell: Option<(Arc<ProcessNotifier>, u64)>) {
-    std::mem::forget(bell);
+fn leave_to_parent(notifier: Option<(Arc<ProcessNotifier>, u64)>) {
+    std::mem::forget(notifier);
 }
 
 impl Drop for Sleeper<'_> {
@@ -208,17 +209,17 @@ impl Drop for Sleeper<'_> {
 }
 
 impl ListenedState {
-    /// Has the thread that waits for all bells wait for this one.
+    /// Has the thread that waits for all notifiers wait for this one.
     fn await_notification(&mut self, this: &Arc<ProcessNotifier>) -> Result<(), Errno> {
         if !self.is_awaited {
             let waker = Waker::from(Arc::clone(this));
-            self.waiting.wake_when_readable(self.bell.as_fd(), &waker)?;
+            self.waiting.wake_when_readable(self.notifier.as_fd(), &waker)?;
             self.is_awaited = true;
         }
         Ok(())
     }
 
-    /// Has the bell ring when the holder's process ends, too.
+    /// Has the notifier ring when the holder's process ends, too.
     fn watch(&mut self, attachment: &Attachment, holder: Option<Owner>) {
         // One that has ended would ring without end.
         let gone = std::mem::take(&mut self.has_rung) && !self.holders.is_empty();
@@ -233,7 +234,7 @@ impl ListenedState {
             self.holders.push(holder);
         }
         if gone || new.is_some() {
-            self.bell.watch(attachment, self.holders.iter().copied());
+            self.notifier.watch(attachment, self.holders.iter().copied());
         }
     }
 }
@@ -243,18 +244,18 @@ impl ListenedState {
 pub(in crate::shm) fn notify_all_processes(attachment: &Attachment) {
     check_notifiers();
     let end = attachment.process_notifiers().load(Ordering::Acquire) as usize;
-    for (slot, ParticipantSlot { generation, bell, .. }) in
+    for (slot, ParticipantSlot { generation, notifier, .. }) in
         attachment.slots().iter().enumerate().take(end.min(SLOTS))
     {
-        let number = bell.load(Ordering::Relaxed);
+        let number = notifier.load(Ordering::Relaxed);
         if number == 0 {
             continue;
         }
         let owner = Owner::new(slot, generation.load(Ordering::Acquire));
-        if notify(attachment, owner.word(), bell) == NotifyOutcome::Dead {
+        if notify(attachment, owner.word(), notifier) == NotifyOutcome::Dead {
             // A new participant may have it just now: only the number that was found is cleared.
             let silent = number & !ARMED;
-            let _ = bell.compare_exchange(silent, 0, Ordering::Relaxed, Ordering::Relaxed);
+            let _ = notifier.compare_exchange(silent, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 }

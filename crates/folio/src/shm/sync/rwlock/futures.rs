@@ -98,8 +98,8 @@ impl<'a, T: Share> WriteLockRequest<'a, T> {
         Self { at, sleeper: Sleeper::new(at.attachment()), waits: None }
     }
 
-    /// Whether a thread of another party, or of this one, reads: then `context` is woken when it
-    /// may have gone.
+    /// Whether a thread of another participant, or of this one, reads: then `context` is woken when
+    /// it may have gone.
     fn has_readers(&mut self, context: &mut Context<'_>) -> Result<bool> {
         look_at_readers();
         while let Some((word, reader, seen)) = self.at.living_reader() {

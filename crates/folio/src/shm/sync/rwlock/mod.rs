@@ -57,7 +57,7 @@ pub struct RwLock<T> {
     end: AtomicU32,
     /// Whether who has the writer's lock has come past the readers.
     writing: Writing,
-    /// For each slot: the generation of the party that reads, and how many of its threads do.
+    /// For each slot: the generation of the participant that reads, and how many of its threads do.
     readers: [ReaderWord; SLOTS],
     value: UnsafeCell<T>,
 }
@@ -495,7 +495,7 @@ pub(in crate::shm) enum ReaderWait<'a, T: Share> {
     ToWait,
 }
 
-/// Waits until no thread of the party in a slot reads, or the party is dead.
+/// Waits until no thread of the participant in a slot reads, or the participant is dead.
 fn wait_for_reader(
     attachment: &Attachment,
     wait: Wait,
