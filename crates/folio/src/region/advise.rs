@@ -1,6 +1,6 @@
-//! Calls that leave a region's bytes and range alone, and change where the bytes are, when, and at
-//! what cost: write-back, advice, locking, populating, naming. (Discarding is here too, since it is
-//! advice to the kernel.)
+//! Calls that leave a region's bytes and range alone, and change the place, the time and the cost
+//! of the bytes: write-back, advice, locking, populating, naming. (Discarding is here too, since it
+//! is advice to the kernel.)
 
 use super::{Errno, Error, Region, Result};
 use crate::advice::{Advice, Discard, UncheckedAdvice};

@@ -319,7 +319,7 @@ fn futures_of_several_receivers_are_woken_by_one_thread() {
     let threads = std::fs::read_dir("/proc/self/task").unwrap().filter(|task| {
         let name =
             std::fs::read_to_string(task.as_ref().unwrap().path().join("comm")).unwrap_or_default();
-        name.trim_end() == "folio-bells"
+        name.trim_end() == "folio-notifiers"
     });
     assert_eq!(threads.count(), 1);
 }

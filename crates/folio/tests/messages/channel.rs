@@ -672,3 +672,15 @@ fn a_channel_is_passed_over_a_socket() {
     ChannelOptions::new().many_senders().anonymous().unwrap().send_to(&here).unwrap();
     fails_with(Channel::receive_from(&there), Errno::INVAL, "channel of many senders");
 }
+
+#[test]
+fn a_channel_file_is_made_once_and_opened_only_where_it_is() {
+    let dir = crate::common::disk_dir();
+    let path = dir.path().join("channel");
+    fails_with(Channel::open_file(&path), Errno::NOENT, "channel");
+    let made = Channel::create_file(&path, 1 << 12).unwrap();
+    fails_with(Channel::create_file(&path, 1 << 12), Errno::EXIST, "channel");
+    made.sender().unwrap().send(b"by its path").unwrap();
+    let opened = Channel::open_file(&path).unwrap();
+    assert_eq!(receive(&mut opened.receiver().unwrap()), b"by its path");
+}

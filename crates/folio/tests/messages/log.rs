@@ -485,3 +485,15 @@ fn a_future_that_is_polled_after_the_writer_has_died_says_so() {
         Poll::Pending => panic!("it waits for a dead one"),
     }
 }
+
+#[test]
+fn a_log_file_is_made_once_and_opened_only_where_it_is() {
+    let dir = disk_dir();
+    let path = dir.path().join("log");
+    fails_with(Log::open_file(&path), Errno::NOENT, "log");
+    let made = Log::create_file(&path, 1 << 12).unwrap();
+    fails_with(Log::create_file(&path, 1 << 12), Errno::EXIST, "log");
+    made.writer().unwrap().append(b"by its path").unwrap();
+    let opened = Log::open_file(&path).unwrap();
+    assert_eq!(entry(&mut opened.reader(Start::Oldest).unwrap()), (0, b"by its path".to_vec()));
+}

@@ -70,7 +70,7 @@ fn every_thread_of_folios_blocks_all_signals_but_those_of_its_own_faults() {
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             assert!(waiting.as_mut().poll(&mut context).is_pending());
             // A thread has its name a moment after it has started.
-            let wanted = ["folio-pager", "folio-io", "folio-bells"];
+            let wanted = ["folio-pager", "folio-io", "folio-notifiers"];
             let deadline = Instant::now() + Duration::from_secs(20);
             let found = loop {
                 let found = threads();

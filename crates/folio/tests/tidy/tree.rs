@@ -64,7 +64,8 @@ impl File {
     }
 
     /// The numbered lines of prose: comments of a Rust file, the text of a Markdown file. Code
-    /// blocks, tables and lines with an address are no prose.
+    /// blocks, tables, lines with an address, and the expected error at the head of a program that
+    /// does not compile are no prose.
     pub(crate) fn prose(&self) -> Vec<(usize, &str)> {
         let rust = has_extension(Path::new(&self.path), &["rs"]);
         if !rust && !has_extension(Path::new(&self.path), &["md"]) {
@@ -78,6 +79,9 @@ impl File {
                 in_code = false;
                 continue;
             };
+            if number == 1 && self.path.contains("/compile_fail/") {
+                continue;
+            }
             if text.starts_with("```") {
                 in_code = !in_code;
             } else if !in_code && !text.starts_with('|') && !text.contains("://") {

@@ -146,6 +146,24 @@ impl ChannelOptions {
         self.channel(self.making().open_or_create(name)?)
     }
 
+    /// Makes a channel that is the file at `path`. It is there again after a restart.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::create_file`]; EINVAL for a size that no memory has.
+    pub fn create_file(&self, path: impl AsRef<Path>) -> Result<Channel> {
+        self.channel(self.making().create_file(path.as_ref())?)
+    }
+
+    /// Opens a channel that is the file at `path`, of any size.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::open_file`].
+    pub fn open_file(&self, path: impl AsRef<Path>) -> Result<Channel> {
+        self.channel(self.making().open_file(path.as_ref())?)
+    }
+
     /// Opens a channel that is the file at `path`, or makes it. Messages that were sent and not
     /// received are there again after a restart.
     ///
@@ -234,6 +252,24 @@ impl Channel {
     /// Those of [`ChannelOptions::open_or_create`].
     pub fn open_or_create(name: &str, bytes: usize) -> Result<Self> {
         ChannelOptions::new().bytes(bytes).open_or_create(name)
+    }
+
+    /// As [`ChannelOptions::create_file`], with one sender.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ChannelOptions::create_file`].
+    pub fn create_file(path: impl AsRef<Path>, bytes: usize) -> Result<Self> {
+        ChannelOptions::new().bytes(bytes).create_file(path)
+    }
+
+    /// As [`ChannelOptions::open_file`], with one sender.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ChannelOptions::open_file`].
+    pub fn open_file(path: impl AsRef<Path>) -> Result<Self> {
+        ChannelOptions::new().open_file(path)
     }
 
     /// As [`ChannelOptions::open_or_create_file`], with one sender.

@@ -130,6 +130,24 @@ impl LogOptions {
         Log::new(self.making().open_or_create(name)?)
     }
 
+    /// Makes a log that is the file at `path`. It is there again after a restart.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::create_file`]; EINVAL for a size that no memory has.
+    pub fn create_file(&self, path: impl AsRef<Path>) -> Result<Log> {
+        Log::new(self.making().create_file(path.as_ref())?)
+    }
+
+    /// Opens a log that is the file at `path`, of any size.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SegmentOptions::open_file`].
+    pub fn open_file(&self, path: impl AsRef<Path>) -> Result<Log> {
+        Log::new(self.making().open_file(path.as_ref())?)
+    }
+
     /// Opens a log that is the file at `path`, or makes it.
     ///
     /// # Errors
@@ -215,6 +233,24 @@ impl Log {
     /// Those of [`LogOptions::open_or_create`].
     pub fn open_or_create(name: &str, bytes: usize) -> Result<Self> {
         LogOptions::new().bytes(bytes).open_or_create(name)
+    }
+
+    /// As [`LogOptions::create_file`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LogOptions::create_file`].
+    pub fn create_file(path: impl AsRef<Path>, bytes: usize) -> Result<Self> {
+        LogOptions::new().bytes(bytes).create_file(path)
+    }
+
+    /// As [`LogOptions::open_file`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LogOptions::open_file`].
+    pub fn open_file(path: impl AsRef<Path>) -> Result<Self> {
+        LogOptions::new().open_file(path)
     }
 
     /// As [`LogOptions::open_or_create_file`].

@@ -43,9 +43,7 @@ impl<C: ControlBlock> RingOptions<'_, C> {
 
     pub(in crate::shm) fn create(&self, name: &str) -> Result<Arc<Attachment>> {
         let contents = self.contents("create")?;
-        let spot = self.path_of("create", name)?;
-        let made = self.segment.create_at(&spot, &contents, contents.length, |_| Ok(()))?;
-        made.ok_or_else(|| segment::exists(self.segment, &spot))
+        self.create_path(&self.path_of("create", name)?, &contents)
     }
 
     pub(in crate::shm) fn open(&self, name: &str) -> Result<Arc<Attachment>> {
@@ -57,8 +55,25 @@ impl<C: ControlBlock> RingOptions<'_, C> {
         self.open_or_create_path(&self.path_of("open_or_create", name)?, &contents)
     }
 
+    pub(in crate::shm) fn create_file(&self, path: &Path) -> Result<Arc<Attachment>> {
+        self.create_path(&SegmentPath::file(path), &self.contents("create_file")?)
+    }
+
+    pub(in crate::shm) fn open_file(&self, path: &Path) -> Result<Arc<Attachment>> {
+        self.segment.open_existing(&SegmentPath::file(path), &self.any)
+    }
+
     pub(in crate::shm) fn open_or_create_file(&self, path: &Path) -> Result<Arc<Attachment>> {
         self.open_or_create_path(&SegmentPath::file(path), &self.contents("open_or_create_file")?)
+    }
+
+    fn create_path(
+        &self,
+        path: &SegmentPath,
+        contents: &SegmentContents<'_>,
+    ) -> Result<Arc<Attachment>> {
+        let made = self.segment.create_at(path, contents, contents.length, |_| Ok(()))?;
+        made.ok_or_else(|| segment::exists(self.segment, path))
     }
 
     fn open_or_create_path(

@@ -310,7 +310,7 @@ fn participants(fd: BorrowedFd<'_>) -> Result<Vec<(Owner, User)>, Errno> {
 }
 
 /// Removes a segment's name, if nobody has it open. Nothing is deleted while a process lives that
-/// uses it. The FIFOs of killed processes' [notifiers](Role::Bell) go too.
+/// uses it. The FIFOs of killed processes' [notifiers](Role::Notifier) go too.
 ///
 /// # Errors
 ///
@@ -431,8 +431,8 @@ pub struct RemovedStale {
 }
 
 /// Removes all stale files: names of segments that should have gone with their last user, which was
-/// killed, files that were on their way to becoming segments, and [notifier FIFOs](Role::Bell) of
-/// killed processes. With `dry_run` it only lists them.
+/// killed, files that were on their way to becoming segments, and [notifier FIFOs](Role::Notifier)
+/// of killed processes. With `dry_run` it only lists them.
 ///
 /// # Errors
 ///

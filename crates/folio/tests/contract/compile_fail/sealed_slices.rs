@@ -1,5 +1,5 @@
 //! E0596
-//! A promise that nobody changes the bytes, the kernel's or the caller's, is no leave to change them.
+//! A promise that nobody changes the bytes, the kernel's or the caller's, allows no change of them.
 use folio::*;
 
 pub fn stable(stable: &mut Stable<ReadWrite>) {
