@@ -143,6 +143,7 @@ impl Region {
     /// # Errors
     ///
     /// EINVAL for a range outside the region, ENOMEM for a part that was unmapped.
+    #[doc(alias = "mincore")]
     pub fn residency(&self, range: impl RangeBounds<usize>) -> Result<Residency> {
         Residency::of(self, self.resolve("mincore", range)?, None)
     }

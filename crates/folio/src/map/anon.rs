@@ -35,6 +35,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// assert_eq!((block[1000], block[1001], block.len()), (7, 0, 1 << 20));
 /// # Ok::<(), folio::Error>(())
 /// ```
+#[doc(alias = "MAP_ANONYMOUS")]
+#[doc(alias = "map_anon")]
 #[derive(Debug)]
 pub struct Anon {
     mapping: Mapping,

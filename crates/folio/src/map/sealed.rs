@@ -31,6 +31,7 @@ use std::os::unix::net::UnixStream;
 /// ```
 ///
 /// Source: memfd_create(2), fcntl(2) "File Sealing".
+#[doc(alias = "memfd_create")]
 #[derive(Debug)]
 pub struct Sealed {
     mapping: Mapping,

@@ -36,6 +36,8 @@ use std::sync::atomic;
 /// assert_eq!(counter.load(Ordering::Relaxed), 1);
 /// # Ok::<(), folio::Error>(())
 /// ```
+#[doc(alias = "memfd_create")]
+#[doc(alias = "MAP_SHARED")]
 #[derive(Debug)]
 pub struct SharedMem {
     mapping: Mapping,

@@ -96,6 +96,7 @@ const LEAST: usize = 4 << 20;
 /// ```
 ///
 /// Source: userfaultfd(2).
+#[doc(alias = "userfaultfd")]
 #[derive(Debug, Clone)]
 pub struct Pager {
     inner: Arc<Inner>,

@@ -46,6 +46,8 @@ impl Region {
     ///
     /// EIO if the device failed: changes may be lost. EBUSY for [`WriteBack::Invalidate`] of locked
     /// memory.
+    #[doc(alias = "msync")]
+    #[doc(alias = "flush")]
     pub fn sync(&self, range: impl RangeBounds<usize>, how: WriteBack) -> Result<()> {
         let flags = match how {
             WriteBack::Wait => libc::MS_SYNC,
@@ -63,6 +65,7 @@ impl Region {
     ///
     /// EINVAL where the kernel does not know the advice or does not take it for this memory, EFAULT
     /// (populating) for a page that cannot be supplied; see each [`Advice`].
+    #[doc(alias = "madvise")]
     pub fn advise(&self, range: impl RangeBounds<usize>, advice: Advice) -> Result<()> {
         self.advise_range(
             "madvise",
@@ -140,6 +143,7 @@ impl Region {
     /// memory cgroup it could not be provoked.
     ///
     /// Source: mlock(2).
+    #[doc(alias = "mlock")]
     pub fn lock(&self, range: impl RangeBounds<usize>) -> Result<()> {
         self.advise_range("mlock", range, format_args!("lock"), None, |at, len| {
             sys::mm::mlock(at, len, false)
@@ -163,6 +167,7 @@ impl Region {
     /// # Errors
     ///
     /// ENOMEM if a part is not mapped.
+    #[doc(alias = "munlock")]
     pub fn unlock(&self, range: impl RangeBounds<usize>) -> Result<()> {
         self.advise_range("munlock", range, format_args!("unlock"), None, sys::mm::munlock)
     }

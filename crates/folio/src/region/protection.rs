@@ -18,6 +18,7 @@ impl Region {
     /// does not know: a part of it may have the new one.
     ///
     /// Source: mprotect(2).
+    #[doc(alias = "mprotect")]
     pub fn protect(&mut self, range: impl RangeBounds<usize>, prot: Prot) -> Result<()> {
         let range = self.whole_pages("mprotect", range)?;
         if range.is_empty() {

@@ -30,6 +30,7 @@ impl Region {
     /// ENOMEM at `vm.max_map_count`, EPERM for sealed memory.
     ///
     /// Source: munmap(2).
+    #[doc(alias = "munmap")]
     pub fn unmap(mut self) -> Result<(), ConversionError<Self>> {
         match self.release_all() {
             Ok(()) => Ok(()),
@@ -230,6 +231,7 @@ impl Region {
     /// The region is unchanged then.
     ///
     /// Source: mremap(2).
+    #[doc(alias = "mremap")]
     pub fn resize(&mut self, length: usize, how: Resize) -> Result<()> {
         self.adopt_lost_pages();
         let new = self.resizable(length)?;

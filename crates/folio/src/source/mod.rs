@@ -44,6 +44,11 @@ use std::time::Duration;
 /// **No promise of a source is trusted.** What a source says twice differently, a page that is not
 /// the same when it is read again, a read that is short: all become errors, never a changed
 /// `&[u8]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no source of the pager",
+    note = "any reader at offsets (`ReadAt`: a `File`, for one) becomes one by `Blocking::new(name, reader)`",
+    note = "a reader that has to seek becomes one by `Blocking::seekable(name, reader)`"
+)]
 pub trait Source: Send + Sync + 'static {
     /// Its name in messages: a path, a URL.
     fn name(&self) -> String;

@@ -29,9 +29,12 @@ use std::path::Path;
 use std::sync::atomic::{Ordering, fence};
 
 /// A file mapped read-only, shared: it shows the file as it is now.
+#[doc(alias = "Mmap")]
+#[doc(alias = "mmap")]
 pub type FileMap = MappedFile<ReadOnly>;
 
 /// A file mapped shared and writable: stores reach the file and everyone who maps it.
+#[doc(alias = "MmapMut")]
 pub type FileMapMut = MappedFile<ReadWrite>;
 
 /// A file mapped copy-on-write: stores stay in this process. Pages that were not yet stored to
@@ -652,6 +655,7 @@ impl<A: FileAccess> MappedFile<A> {
     ///
     /// EINVAL for a range that is not whole pages, EACCES for a right that the file was not opened
     /// with, ENOMEM at `vm.max_map_count`.
+    #[doc(alias = "mprotect")]
     pub fn protect(&mut self, range: impl RangeBounds<usize>, prot: Prot) -> Result<()> {
         self.mapping.protect((range.start_bound().cloned(), range.end_bound().cloned()), prot)
     }
@@ -669,6 +673,7 @@ impl<A: FileAccess> MappedFile<A> {
     /// [`MapOptions::map`], and EBADF if it keeps no descriptor. In a reservation: EEXIST if
     /// something lies behind the map, ENOMEM where the reservation ends, EBADF if the map keeps no
     /// descriptor. The map is unchanged then.
+    #[doc(alias = "mremap")]
     pub fn resize(&mut self, length: usize) -> Result<()> {
         let page = self.page_size();
         if self.mapping.region.is_empty() {
@@ -762,6 +767,7 @@ impl<A: FileAccess> MappedFile<A> {
     /// # Errors
     ///
     /// EINVAL for a range outside the map.
+    #[doc(alias = "mincore")]
     pub fn residency(&self, range: impl RangeBounds<usize>) -> Result<Residency> {
         let range = self.mapping.shift("mincore", range)?;
         Residency::of(&self.mapping.region, range, self.keep.descriptor())
@@ -876,6 +882,8 @@ impl<A: WriteAccess> MappedFile<A> {
     ///
     /// EIO if the device failed: changes may be lost. EBUSY for [`WriteBack::Invalidate`] of locked
     /// pages.
+    #[doc(alias = "msync")]
+    #[doc(alias = "flush")]
     pub fn sync(&self, range: impl RangeBounds<usize>, how: WriteBack) -> Result<()> {
         self.mapping.region.sync(self.mapping.shift("msync", range)?, how)
     }

@@ -34,6 +34,8 @@ use std::sync::Arc;
 /// never ignored.
 ///
 /// Source: mmap(2), and the source that each option names.
+#[doc(alias = "MmapOptions")]
+#[doc(alias = "mmap")]
 #[derive(Debug, Clone, Default)]
 pub struct MapOptions {
     offset: u64,

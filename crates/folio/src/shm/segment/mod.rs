@@ -854,6 +854,7 @@ fn missing(spot: &SegmentPath) -> Error {
 /// field!(visits.count).fetch_add(1, Ordering::Relaxed);
 /// # Ok::<(), folio::Error>(())
 /// ```
+#[doc(alias = "shm_open")]
 pub struct Segment<T: Shape + ?Sized> {
     attachment: Arc<Attachment>,
     of: PhantomData<fn() -> Box<T>>,
