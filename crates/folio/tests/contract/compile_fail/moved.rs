@@ -1,4 +1,5 @@
-//! E0505 A borrow from a map does not outlive it.
+//! E0505
+//! A borrow from a map does not outlive it.
 use folio::*;
 use std::sync::atomic::{AtomicU32, Ordering};
 

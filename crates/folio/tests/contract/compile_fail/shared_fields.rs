@@ -1,4 +1,5 @@
-//! E0609 A field that others can change is reached through the handle only.
+//! E0609
+//! A field that others can change is reached through the handle only.
 use folio::shm::{Mutex, Segment, Share, Shared};
 
 #[derive(Clone, Copy, Share)]

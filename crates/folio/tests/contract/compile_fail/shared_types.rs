@@ -1,4 +1,5 @@
-//! E0277 Memory that other processes write has no type with an invalid bit pattern, and no address.
+//! E0277
+//! Memory that other processes write has no type with an invalid bit pattern, and no address.
 use folio::shm::{Mutex, RwLock, Segment, Share};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
 

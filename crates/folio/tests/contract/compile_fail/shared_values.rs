@@ -1,4 +1,5 @@
-//! E0599 A value is copied if it is plain data and used in place if it is made of atomics; a
+//! E0599
+//! A value is copied if it is plain data and used in place if it is made of atomics; a
 //! guarded value is reached by way of its lock, and a torn one by way of a repair.
 use folio::shm::{Locked, Mutex, RwLock, Segment, Share, field};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,4 +1,5 @@
-//! E0277 Bytes that others wrote become values of types for which any bits will do; processes share
+//! E0277
+//! Bytes that others wrote become values of types for which any bits will do; processes share
 //! integers.
 use folio::*;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
