@@ -4,7 +4,8 @@
 use crate::error::{Errno, Error, Result, Subject};
 use crate::shm::ring::memory::{ControlBlock, data_len};
 use crate::shm::ring::message_header;
-use crate::shm::segment::attachment::{Attachment, SegmentContents};
+use crate::shm::segment::attachment::Attachment;
+use crate::shm::segment::file_io::SegmentContents;
 use crate::shm::segment::{self, SegmentOptions, SegmentPath};
 use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;

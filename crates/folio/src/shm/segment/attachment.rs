@@ -10,13 +10,18 @@ use crate::flags::MapFlags;
 use crate::page::PageSize;
 use crate::prot::Prot;
 use crate::region::{Placement, Region, Request};
-use crate::shm::segment::header::{
-    FIXED, GONE, HeaderError, HeaderFields, LOST, Lifetime, MIXED, MutableHeader, NETWORK_AT,
-    ParticipantSlot, READY, SLOTS, SLOTS_AT, STATE_AT, SegmentKind, data_at, short_name,
+use crate::shm::segment::file_io::{
+    Inode, SegmentContents, allocate, compare, inode_of, is_outdated, lifetime, new_facts,
+    no_segment, read_header, too_large, write,
 };
+use crate::shm::segment::header::{
+    FIXED, GONE, HeaderFields, LOST, Lifetime, MIXED, MutableHeader, ParticipantSlot, READY, SLOTS,
+    SLOTS_AT, STATE_AT,
+};
+use crate::shm::segment::name;
 use crate::shm::segment::owner::Owner;
 use crate::shm::segment::participant::{self, NoSlot};
-use crate::shm::segment::{dead_fifos, name};
+use crate::shm::segment::retire::{MembershipVerdict, has_name, retire, say_gone};
 use crate::sys;
 use crate::sys::fork::OwnFd;
 use crate::sys::fork_mutex::ForkMutex;
@@ -31,21 +36,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
-
-/// The contents of a new segment, or the contents that an existing one must have.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SegmentContents<'a> {
-    pub(crate) kind: SegmentKind,
-    pub(crate) fingerprint: u64,
-    pub(crate) type_name: &'a str,
-    /// Bytes of an element; of a value, its size.
-    pub(crate) element: u64,
-    /// Bytes of data: at the start, or at least.
-    pub(crate) length: u64,
-}
-
-/// A file, whatever its names.
-type Inode = ((u32, u32), u64);
 
 /// The attachments of this process. Changed while no thread forks only, so that a child finds it
 /// whole.
@@ -907,276 +897,12 @@ impl Drop for Attachment {
     }
 }
 
-/// What to do with an unused name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::shm) enum MembershipVerdict {
-    Stays,
-    Goes,
-    /// It goes; and where this process may not take it away, its file is to say that nothing is
-    /// there.
-    Stale,
-}
-
-/// Takes a segment's name away if nobody has it open, and `judge` says, when nobody can come any
-/// more, that it is to go. Whether it did.
-pub(in crate::shm) fn retire(
-    fd: BorrowedFd<'_>,
-    path: &Path,
-    inode: Inode,
-    judge: impl FnOnce() -> Result<MembershipVerdict, Errno>,
-) -> Result<bool, Errno> {
-    if !participant::lock_all(fd)? {
-        return Ok(false);
-    }
-    // While it is barred nobody else takes the name from this file.
-    let result = match has_name(path, inode) {
-        Ok(true) => judge().and_then(|verdict| execute(fd, path, verdict)),
-        other => other,
-    };
-    participant::unlock_all(fd);
-    result
-}
-
-/// The number of a segment that participants of several network namespaces have used, by its file.
-fn mixed(fd: BorrowedFd<'_>) -> Option<u64> {
-    let mut network = [0; 8];
-    let count = rustix::io::pread(fd, &mut network, NETWORK_AT as u64).ok()?;
-    if count < network.len() || u64::from_ne_bytes(network) != MIXED {
-        return None;
-    }
-    read_header(fd).ok()?.ok().map(|(facts, _)| facts.id)
-}
-
-fn execute(fd: BorrowedFd<'_>, path: &Path, verdict: MembershipVerdict) -> Result<bool, Errno> {
-    if verdict == MembershipVerdict::Stays {
-        return Ok(false);
-    }
-    // First: when the name has gone, or the header says so, nobody can tell any more whose they
-    // were.
-    if let Some(segment) = mixed(fd) {
-        dead_fifos::remove(name::parent(path), segment, |_| false);
-    }
-    match rustix::fs::unlink(path) {
-        // In a directory with the sticky bit only its owner may. Others must not find what it
-        // holds.
-        Err(errno @ (Errno::PERM | Errno::ACCESS)) if verdict == MembershipVerdict::Stale => {
-            say_gone(fd)?;
-            Err(errno)
-        }
-        result => result.map(|()| true),
-    }
-}
-
-/// Whether a path names this file. It takes no descriptor: the caller may have none to spare.
-fn has_name(path: &Path, inode: Inode) -> Result<bool, Errno> {
-    match sys::file::status_of(path) {
-        Ok(status) => Ok((status.device, status.inode) == inode),
-        Err(Errno::NOENT) => Ok(false),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// Writes into the header of a segment, which is barred, that nothing is there.
-fn say_gone(fd: BorrowedFd<'_>) -> Result<(), Errno> {
-    let state = GONE.to_ne_bytes();
-    // The kernel would write a part of it.
-    if sys::file::size_limit().is_some_and(|limit| limit < (STATE_AT + state.len()) as u64) {
-        return Err(Errno::FBIG);
-    }
-    match sys::size_limit::within(|| rustix::io::pwrite(fd, &state, STATE_AT as u64))? {
-        count if count == state.len() => Ok(()),
-        _ => Err(Errno::NOSPC),
-    }
-}
-
-fn inode_of(file: BorrowedFd<'_>) -> Result<Inode> {
-    let status = sys::file::status(file)
-        .map_err(|errno| Error::kernel("fstat", errno, Subject::file(file)))?;
-    Ok((status.device, status.inode))
-}
-
-/// The header of a new segment.
-fn new_facts(
-    contents: &SegmentContents<'_>,
-    reserve: u64,
-    lifetime: Lifetime,
-    subject: &Subject,
-) -> Result<HeaderFields> {
-    let reserve = reserve.max(contents.length).max(1);
-    if reserve > 1 << 56 {
-        return Err(too_large("create", subject.clone()));
-    }
-    Ok(HeaderFields {
-        kind: contents.kind,
-        lifetime,
-        fingerprint: contents.fingerprint,
-        id: crate::shm::random(),
-        data_at: data_at(PageSize::system().bytes()),
-        reserve,
-        element: contents.element,
-        type_name: short_name(contents.type_name).to_owned(),
-    })
-}
-
-/// Writes the start of a file, which has space for it.
-fn write(file: BorrowedFd<'_>, bytes: &[u8], subject: &Subject) -> Result<()> {
-    match sys::size_limit::within(|| rustix::io::pwrite(file, bytes, 0)) {
-        Ok(count) if count == bytes.len() => Ok(()),
-        result => {
-            Err(Error::kernel("pwrite", result.err().unwrap_or(Errno::NOSPC), subject.clone()))
-        }
-    }
-}
-
-/// When a file's name goes away, if it is a segment, or was one before pages of it went away.
-pub(in crate::shm) fn lifetime(fd: BorrowedFd<'_>) -> Result<Option<Lifetime>, Errno> {
-    Ok(read_header(fd)?.map_or_else(|flaw| flaw.lifetime, |(facts, _)| Some(facts.lifetime)))
-}
-
-/// Whether the file holds another segment than when `header_fields` were read in it, or a stale
-/// one.
-fn is_outdated(file: BorrowedFd<'_>, facts: &HeaderFields) -> bool {
-    match read_header(file) {
-        Ok(Ok((now, _))) => now.id != facts.id,
-        Ok(Err(flaw)) => flaw.is_gone,
-        Err(_) => false,
-    }
-}
-
-/// Whether the file says that nothing is in it any more, or not yet.
-pub(in crate::shm) fn is_gone(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
-    Ok(read_header(fd)?.is_err_and(|flaw| flaw.is_gone))
-}
-
-/// Reads and checks a file's header. The outer error is the kernel's.
-pub(in crate::shm) fn read_header(
-    fd: BorrowedFd<'_>,
-) -> Result<Result<(HeaderFields, u64), HeaderError>, Errno> {
-    let mut bytes = [0; FIXED + size_of::<MutableHeader>()];
-    let count = rustix::io::retry_on_intr(|| rustix::io::pread(fd, &mut bytes, 0))?;
-    // In this order: a segment that grows meanwhile has a longer file before its header says so.
-    let size = sys::file::status(fd)?.size;
-    Ok(HeaderFields::parse(&bytes[..count], size, PageSize::system().bytes()))
-}
-
-/// Gives a range of a file space, and makes it as long as that. A full file system is an error
-/// here, and never a signal later.
-fn allocate(file: BorrowedFd<'_>, range: Range<u64>, subject: &Subject) -> Result<()> {
-    let Range { start, end } = range;
-    if let Some(limit) = sys::file::size_limit().filter(|&limit| end > limit) {
-        return Err(Error::rule_as(
-            Errno::FBIG,
-            "fallocate",
-            subject.clone(),
-            format!(
-                "this process may make no file longer than {limit} bytes (RLIMIT_FSIZE), and {end} are needed in all"
-            ),
-            "make it smaller, or raise the limit (ulimit -f)",
-        ));
-    }
-    let flags = rustix::fs::FallocateFlags::empty();
-    let errno = match sys::memory_room::check(file, &range) {
-        Err(short) if short.errno == Errno::NOMEM => {
-            return Err(Error::short(subject.clone(), short));
-        }
-        Err(short) => short.errno,
-        Ok(_) => {
-            match sys::size_limit::within(|| rustix::fs::fallocate(file, flags, start, end - start))
-            {
-                Ok(()) => return Ok(()),
-                Err(errno) => errno,
-            }
-        }
-    };
-    if !matches!(errno, Errno::NOSPC | Errno::DQUOT) {
-        return Err(Error::kernel("fallocate", errno, subject.clone()));
-    }
-    let free = rustix::fs::fstatvfs(file).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-    let free = free.map_or_else(|_| "an unknown number of".to_owned(), |free| free.to_string());
-    Err(Error::rule_as(
-        errno,
-        "fallocate",
-        subject.clone(),
-        format!("its file system has {free} bytes free, and {end} are needed in all"),
-        "make it smaller, free space there (`folio shm gc`), or give it more (a container's /dev/shm has 64 MB by default: --shm-size)",
-    ))
-}
-
-fn too_large(call: &'static str, subject: Subject) -> Error {
-    let rule = "the segment and its reserve must fit into the process's addresses";
-    Error::rule(call, subject, rule, "ask for a smaller reserve")
-}
-
-#[cold]
-fn no_segment(
-    call: &'static str,
-    subject: Subject,
-    path: Option<&Path>,
-    flaw: &HeaderError,
-) -> Error {
-    let other_version = flaw.field == "layout version";
-    let errno = if other_version { Errno::INVAL } else { Errno::UCLEAN };
-    // The command knows the names of the directory, and no others.
-    let is_name = path.is_some_and(|path| path.parent() == Some(&*super::name::directory()));
-    let remedy = match (other_version, path) {
-        (true, Some(_)) if is_name => {
-            "use the same version of folio in all programs, or remove it (`folio shm rm`)"
-        }
-        (true, _) => "use the same version of folio in all programs",
-        (false, Some(_)) if is_name => {
-            "remove it (`folio shm rm`), and let the programs make it anew"
-        }
-        (false, Some(_)) => {
-            "check the path; a file that was a segment is removed with rm(1) and made anew"
-        }
-        (false, None) => "pass the descriptor of a segment (Segment::file, Segment::send)",
-    };
-    Error::rule_as(
-        errno,
-        call,
-        subject,
-        format!("it is no segment that can be used: {flaw}"),
-        remedy,
-    )
-}
-
-/// Whether a segment holds what is wanted.
-fn compare(
-    call: &'static str,
-    subject: impl Fn() -> Subject,
-    facts: &HeaderFields,
-    length: u64,
-    wanted: &SegmentContents<'_>,
-) -> Result<()> {
-    let SegmentContents { kind, fingerprint, type_name, element, length: least } = *wanted;
-    let refuse = |rule: String| {
-        let remedy = "build both programs with the same type, or use another name";
-        Err(Error::rule(call, subject(), rule, remedy))
-    };
-    if facts.kind != kind {
-        return refuse(format!("it holds {}, and {kind} is asked for", facts.kind));
-    }
-    let of = |name: &str, bytes: u64, print: u64| {
-        format!("`{name}` ({bytes} bytes, layout {print:016x})")
-    };
-    if (facts.fingerprint, facts.element) != (fingerprint, element) {
-        let there = of(&facts.type_name, facts.element, facts.fingerprint);
-        let asked = of(type_name, element, fingerprint);
-        return refuse(format!("it holds {there}, and {asked} is asked for"));
-    }
-    if length < least {
-        return refuse(format!("it has {length} bytes of data, and {least} are asked for"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{
-        Attachment, Lifetime, MembershipVerdict, SegmentContents, SegmentKind, Subject, compare,
-        inode_of, new_facts, retire,
-    };
+    use super::{Attachment, Lifetime, MembershipVerdict, SegmentContents, Subject, retire};
+    use super::{compare, inode_of, new_facts};
     use crate::shm::segment::anonymous;
+    use crate::shm::segment::header::SegmentKind;
     use std::os::fd::{AsFd, OwnedFd};
     use std::path::Path;
     use std::sync::Arc;

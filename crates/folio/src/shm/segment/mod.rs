@@ -13,19 +13,21 @@
 
 pub(super) mod attachment;
 pub(super) mod dead_fifos;
+pub(super) mod file_io;
 pub(super) mod header;
 pub(super) mod name;
 pub(super) mod owner;
 pub(super) mod participant;
 pub(super) mod registry;
+pub(super) mod retire;
 
 use crate::access::{View, ViewMut};
 use crate::error::{Errno, Error, Result, Subject};
 use crate::map::scm_rights;
-use crate::shm::segment::attachment::{
-    Attachment, MembershipVerdict, SegmentContents, is_gone, lifetime, retire,
-};
+use crate::shm::segment::attachment::Attachment;
+use crate::shm::segment::file_io::{SegmentContents, is_gone, lifetime};
 use crate::shm::segment::header::{Lifetime, SegmentKind};
+use crate::shm::segment::retire::{MembershipVerdict, retire};
 use crate::shm::value::share::{Plain, Share};
 use crate::shm::value::shared_ref::{Shared, SharedRef};
 use crate::sys;

@@ -1,13 +1,14 @@
 //! All segments with a name: their participants, the stale ones, and the removal of those.
 
 use crate::error::{Errno, Error, Result, Subject};
-use crate::shm::segment::attachment::{MembershipVerdict, lifetime, read_header, retire};
+use crate::shm::segment::file_io::{lifetime, read_header};
 use crate::shm::segment::header::{
     FIXED, HEAD, HeaderFields, Lifetime, ParticipantSlot, SLOTS, SLOTS_AT, SegmentKind,
 };
 use crate::shm::segment::name;
 use crate::shm::segment::owner::Owner;
 use crate::shm::segment::participant;
+use crate::shm::segment::retire::{MembershipVerdict, retire};
 use crate::sys;
 use rustix::fs::{Mode, OFlags};
 use std::ffi::{OsStr, OsString};
@@ -496,7 +497,8 @@ mod tests {
         Role, SETTLED, SegmentState, examine, examine_fifo, name, remove_dead_fifo,
         remove_stale_segment,
     };
-    use crate::shm::segment::attachment::{Attachment, SegmentContents};
+    use crate::shm::segment::attachment::Attachment;
+    use crate::shm::segment::file_io::SegmentContents;
     use crate::shm::{Lifetime, Segment, SegmentKind, SegmentOptions};
     use rustix::fs::{CWD, FileType, Mode};
     use std::path::Path;
