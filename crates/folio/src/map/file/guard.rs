@@ -21,8 +21,8 @@ impl<A: FileAccess> MappedFile<A> {
     ///
     /// In a process that has reached its limit of areas (`vm.max_map_count`) or of address space
     /// (RLIMIT_AS), a page cannot be replaced by itself. Then the whole map is given up: the guard
-    /// fails, and so does every access afterwards. The file loses nothing; a [`FileMapPrivate`]
-    /// loses its own changes.
+    /// fails, and so does every access afterwards. The file loses nothing; a
+    /// [`FileMapPrivate`](crate::FileMapPrivate) loses its own changes.
     ///
     /// For that case the first guard of a map takes as many spare addresses as the map has, and
     /// some VMAs. They stay until the map is dropped. Where the kernel refuses them, the guard is
@@ -30,8 +30,9 @@ impl<A: FileAccess> MappedFile<A> {
     ///
     /// # Errors
     ///
-    /// A [`Fault`] that names the first page of the map that could not be supplied, and the cause.
-    /// EPERM for a map that was [sealed](Self::seal), whose pages cannot be replaced.
+    /// A [`Fault`](crate::Fault) that names the first page of the map that could not be supplied,
+    /// and the cause. EPERM for a map that was [sealed](Self::seal), whose pages cannot be
+    /// replaced.
     pub fn guard<R>(&self, work: impl FnOnce(&View<'_>) -> R) -> Result<R> {
         self.guard_range(.., work)
     }

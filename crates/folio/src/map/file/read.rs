@@ -15,8 +15,8 @@ impl<A: FileAccess> MappedFile<A> {
     ///
     /// # Errors
     ///
-    /// A [`Fault`] for a page that cannot be supplied, with the cause; the contents of `buffer` are
-    /// then unspecified. EINVAL for bytes outside the map.
+    /// A [`Fault`](crate::Fault) for a page that cannot be supplied, with the cause; the contents
+    /// of `buffer` are then unspecified. EINVAL for bytes outside the map.
     #[inline]
     pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> Result<()> {
         self.read_at_as("read_at", buffer, offset)

@@ -98,10 +98,10 @@ impl<A: FileAccess> MappedFile<A> {
     ///
     /// # Errors
     ///
-    /// Those of [`Region::resize`]; for a map that was made without bytes, those of
-    /// [`MapOptions::map`], and EBADF if it keeps no descriptor. In a reservation: EEXIST if
-    /// something lies behind the map, ENOMEM where the reservation ends, EBADF if the map keeps no
-    /// descriptor. The map is unchanged then.
+    /// Those of [`Region::resize`](crate::Region::resize); for a map that was made without bytes,
+    /// those of [`MapOptions::map`], and EBADF if it keeps no descriptor. In a reservation: EEXIST
+    /// if something lies behind the map, ENOMEM where the reservation ends, EBADF if the map keeps
+    /// no descriptor. The map is unchanged then.
     #[doc(alias = "mremap")]
     pub fn resize(&mut self, length: usize) -> Result<()> {
         let page = self.page_size();

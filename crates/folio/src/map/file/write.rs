@@ -9,13 +9,14 @@ use std::ops::RangeBounds;
 use std::sync::atomic::{Ordering, fence};
 
 impl<A: WriteAccess> MappedFile<A> {
-    /// Copies `bytes` to `offset` of the map. In a [`FileMapMut`] the file changes, and everyone
-    /// sees it at once; the file does not grow. In a [`FileMapPrivate`] the pages are copied first.
+    /// Copies `bytes` to `offset` of the map. In a [`FileMapMut`](crate::FileMapMut) the file
+    /// changes, and everyone sees it at once; the file does not grow. In a
+    /// [`FileMapPrivate`](crate::FileMapPrivate) the pages are copied first.
     ///
     /// # Errors
     ///
-    /// A [`Fault`] for a page that cannot be supplied or written, with the cause; bytes before it
-    /// may have been stored. EINVAL for bytes outside the map.
+    /// A [`Fault`](crate::Fault) for a page that cannot be supplied or written, with the cause;
+    /// bytes before it may have been stored. EINVAL for bytes outside the map.
     #[inline]
     pub fn write_at(&self, bytes: &[u8], offset: usize) -> Result<()> {
         self.write_at_as("write_at", bytes, offset)
@@ -54,13 +55,13 @@ impl<A: WriteAccess> MappedFile<A> {
         self.mapping.start()
     }
 
-    /// Writes changed pages back to the file; see [`Region::sync`]. A private map has nothing to
-    /// write back.
+    /// Writes changed pages back to the file; see [`Region::sync`](crate::Region::sync). A private
+    /// map has nothing to write back.
     ///
     /// # Errors
     ///
-    /// EIO if the device failed: changes may be lost. EBUSY for [`WriteBack::Invalidate`] of locked
-    /// pages.
+    /// EIO if the device failed: changes may be lost. EBUSY for
+    /// [`WriteBack::Invalidate`](crate::WriteBack::Invalidate) of locked pages.
     #[doc(alias = "msync")]
     #[doc(alias = "flush")]
     pub fn sync(&self, range: impl RangeBounds<usize>, how: WriteBack) -> Result<()> {
