@@ -89,8 +89,8 @@ impl WriteAccess for Private {}
 ///
 /// * [`read_at`](Self::read_at), [`read`](Self::read) and their like return an error for bytes that
 ///   cannot be supplied, at the price of a memcpy;
-/// * [`guard`](Self::guard) runs a closure over a [view](View), and throws its result away if a
-///   page could not be supplied;
+/// * [`guard`](Self::guard) runs a closure over a [view](crate::View), and throws its result away
+///   if a page could not be supplied;
 /// * `unsafe` [`guard_slice`](Self::guard_slice) and [`assume_stable`](Self::assume_stable) give
 ///   `&[u8]` to a caller that can promise that nobody changes the file meanwhile.
 ///
