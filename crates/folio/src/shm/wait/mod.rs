@@ -8,10 +8,10 @@
 // | file | subject |
 // | --- | --- |
 // | this one | the policy: how threads wait |
-// | `event_count` | how one side of a ring tells the other that it sleeps |
+// | `eventcount` | the word by which one side of a ring announces its sleep |
 // | `notifier`, `future` | a descriptor to poll, and futures |
-// | `hanging` | the notifier of a ring's side |
-// | `bell_word`, `party_bell` | what wakes the futures of a process for locks and events |
+// | `poll_handle` | the notifier of a ring's side |
+// | `notifier_word`, `process_notifier` | the wake of a process's futures for locks and events |
 
 pub(super) mod eventcount;
 pub(super) mod future;

@@ -42,7 +42,7 @@ impl PollHandle {
         Self { notifier, on, process: sys::identity::token(), waiting: Waiting::new() }
     }
 
-    /// A notifier on one of these slot, which is this side's alone.
+    /// A notifier on one of these slots, which is this side's alone.
     pub(in crate::shm) fn with_own_slot(
         attachment: &Attachment,
         notifier_slots: &[NotifierSlot],
@@ -53,7 +53,7 @@ impl PollHandle {
         Ok(Self::new(notifier, SlotChoice::Own(notifier_slot)))
     }
 
-    /// A notifier on one of these slot, if one is free.
+    /// A notifier on one of these slots, if one is free.
     pub(in crate::shm) fn with_any_slot(
         attachment: &Attachment,
         notifier_slots: &[NotifierSlot],

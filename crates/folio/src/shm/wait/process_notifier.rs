@@ -1,6 +1,6 @@
 //! A participant's notifier: the one that wakes all futures of a process that wait for locks,
 //! conditions and events of a segment, whatever they wait for there. Its word lies in the
-//! participant's slot; `bell_word` tells how waiters and wakers use it.
+//! participant's slot; `notifier_word` tells how waiters and wakers use it.
 //!
 //! It is made when a future has to wait for the first time. When it is signalled, all wakers are
 //! woken, and each future looks again: one of them gets the value, the others arm the notifier anew
